@@ -1,0 +1,115 @@
+"""Checkpoints that are whole or not there, hold only tensors and plain values, and know what they belong to."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from cggm_med.config import Tree, differences
+from cggm_med.errors import CheckpointError
+from cggm_med.files import atomic_file
+
+FORMAT = 1
+# Settings that change where and how fast a run computes, but not what.
+FREE_SETTINGS = ("data.path", "data.splits", "data.cache", "data.workers", "train.device", "train.log_every")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that training needs to continue as if it had never stopped.
+
+    Random numbers need no state: each is drawn from the seed and the step, or the seed, epoch and sample.
+
+    Attributes:
+        step: optimizer steps that are done.
+        config: resolved settings of the run.
+        data: digest of each prepared case.
+        best: score and epoch of the best validation so far, if any.
+        model, strategy, optimizer: state dictionaries.
+    """
+
+    step: int
+    config: Tree
+    data: dict[str, str]
+    best: Mapping[str, float] | None
+    model: dict[str, Any]
+    strategy: dict[str, Any]
+    optimizer: dict[str, Any]
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, whole or not at all; an older one at ``path`` stays until the new one is on disk."""
+    content = {
+        "format": FORMAT,
+        "step": checkpoint.step,
+        "config": json.dumps(checkpoint.config),
+        "data": checkpoint.data,
+        "best": None if checkpoint.best is None else dict(checkpoint.best),
+        "model": checkpoint.model,
+        "strategy": checkpoint.strategy,
+        "optimizer": checkpoint.optimizer,
+    }
+    with atomic_file(path) as file:
+        torch.save(content, file)
+
+
+def load(path: Path, device: torch.device) -> Checkpoint:
+    """Read a checkpoint; nothing in the file is executed.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, or not one of ours.
+    """
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no checkpoint {path}; train first, or name another run folder") from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} is damaged or holds more than tensors and numbers") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        version = content.get("format") if isinstance(content, dict) else None
+        raise CheckpointError(f"{path} has checkpoint format {version}, this version reads {FORMAT}")
+    del content["format"]
+    return Checkpoint(**{**content, "config": json.loads(content["config"])})
+
+
+def require_same_run(checkpoint: Checkpoint, config: Tree, data: dict[str, str], path: Path) -> None:
+    """Refuse a checkpoint that was made with other settings or other data.
+
+    Raises:
+        CheckpointError: names every setting that differs.
+    """
+    changed = [line for line in differences(checkpoint.config, config) if line.split(":")[0] not in FREE_SETTINGS]
+    if changed:
+        raise CheckpointError(
+            f"{path} was made with other settings (checkpoint != now): {'; '.join(changed)}. "
+            "Start a new run for new settings"
+        )
+    if changed := differences(checkpoint.data, data):
+        cases = ", ".join(line.split(":")[0] for line in changed)
+        raise CheckpointError(f"{path} was made with other data; what differs: {cases}. Start a new run")
+
+
+def restore(
+    checkpoint: Checkpoint, model: nn.Module, strategy: nn.Module, optimizer: Optimizer | None, path: Path
+) -> None:
+    """Load the states into live objects.
+
+    Raises:
+        CheckpointError: if names or shapes of the weights do not fit.
+    """
+    try:
+        model.load_state_dict(checkpoint.model)
+        strategy.load_state_dict(checkpoint.strategy)
+        if optimizer is not None:
+            optimizer.load_state_dict(checkpoint.optimizer)
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path} does not fit this model: {' '.join(str(error).split())[:300]}") from error

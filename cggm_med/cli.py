@@ -1,0 +1,162 @@
+"""The command line: parses and delegates. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cggm_med.errors import CggmMedError
+
+app = typer.Typer(
+    name="cggm-med",
+    help="Multimodal medical image segmentation whose modalities are balanced while they train.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+TaskName = Annotated[str, typer.Option("--task", help="What to learn; see 'cggm-med tasks'.")]
+Data = Annotated[Path | None, typer.Option("--data", help="Folder, dataset.json or JSON list of cases.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="One setting, such as optim.lr=1e-3; may be repeated.", metavar="KEY=VALUE"),
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML or JSON file with settings.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
+
+
+@app.command()
+def train(
+    task: TaskName = "brats2021",
+    data: Data = None,
+    strategy: Annotated[str | None, typer.Option(help="How to balance; see 'cggm-med strategies'. [cggm]")] = None,
+    preset: Annotated[str | None, typer.Option(help="Named settings of the task: tiny, base, full.")] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    out: Annotated[Path | None, typer.Option(help="New run folder. [runs/DATE-TASK-STRATEGY]")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue this run folder instead of starting one.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Train, then score the held-out cases.
+
+    Without --data the task's embedded data are used. Settings: defaults < preset < --config < --set.
+    """
+    overrides = _overrides(settings, data)
+    from rich.console import Console
+
+    from cggm_med import distributed, engine, run
+    from cggm_med.config import read_file
+
+    console = Console(soft_wrap=True, highlight=False)
+    if resume is not None:
+        ignored = [name for name, value in [("--config", config), ("--out", out), ("--preset", preset)] if value]
+        if ignored:
+            raise typer.BadParameter(f"{', '.join(ignored)} cannot go with --resume: the run keeps its settings")
+        if strategy is not None:
+            overrides["strategy"] = {**overrides.get("strategy", {}), "name": strategy}
+        stored = read_file(run.RunFolder(resume).config) if run.RunFolder(resume).config.exists() else {}
+        name = overrides.get("train", {}).get("device") or stored.get("train", {}).get("device", "auto")
+        with distributed.processes(engine.select_device(name)):
+            run.resume(resume, overrides, console)
+        return
+    layers = [read_file(config)] if config is not None else []
+    resolved = run.make_config(task, [*layers, overrides], preset=preset, strategy=strategy)
+    device = engine.select_device(resolved.train.device)
+    with distributed.processes(device):
+        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        stamp = distributed.gather_json(stamp, device)[0]
+        folder = out or Path("runs") / f"{stamp}-{resolved.task.name}-{resolved.strategy.name}"
+        run.start(resolved, folder, console)
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")],
+    data: Data = None,
+    split: Annotated[str | None, typer.Option(help="train, validation or test of the run, or all.")] = None,
+    settings: Settings = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for table and pictures. [RUN/evaluations/NAME]")] = None,
+    debug: Debug = False,
+) -> None:
+    """Score a finished run on its held-out cases, or on other data with --data."""
+    overrides = _overrides(settings, data)
+    from rich.console import Console
+
+    from cggm_med import distributed, engine, run
+
+    console = Console(soft_wrap=True, highlight=False)
+    with distributed.processes(engine.select_device(overrides.get("train", {}).get("device", "auto"))):
+        run.evaluate(folder, overrides, console, split=split, out=out)
+
+
+@app.command()
+def tasks() -> None:
+    """List the installed tasks."""
+    from cggm_med.registry import TASKS
+
+    _list(TASKS)
+
+
+@app.command()
+def strategies() -> None:
+    """List the installed balancing strategies."""
+    from cggm_med.registry import STRATEGIES
+
+    _list(STRATEGIES)
+
+
+@app.command()
+def doctor() -> None:
+    """Show versions and devices, and what is missing with the command that mends it."""
+    from cggm_med.doctor import examine
+
+    healthy = True
+    for finding in examine():
+        healthy = healthy and finding.ok
+        typer.echo(f"{'ok     ' if finding.ok else 'MISSING'} {finding.name}: {finding.found}")
+        if finding.mend:
+            typer.echo(f"        {finding.mend}")
+    if not healthy:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend are one line on stderr and exit code 1; 2 for wrong usage."""
+    try:
+        app()
+    except CggmMedError as error:
+        if "--debug" in sys.argv:
+            raise
+        typer.echo(f"{type(error).__name__}: {error}", err=True)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        typer.echo("stopped; continue with: cggm-med train --resume RUN", err=True)
+        raise SystemExit(130) from None
+
+
+def _overrides(settings: list[str] | None, data: Path | None) -> dict[str, Any]:
+    """The command line's settings as a nested dictionary."""
+    from cggm_med.config import parse_overrides
+
+    overrides = parse_overrides(settings or [])
+    if data is not None:
+        overrides["data"] = {**overrides.get("data", {}), "path": os.path.abspath(data)}
+    return overrides
+
+
+def _list(group: str) -> None:
+    """One line a plug-in; one that cannot be imported is listed with its error and harms no other."""
+    from cggm_med import registry
+
+    for name in registry.names(group):
+        try:
+            plugin = registry.load(group, name)
+            typer.echo(f"{name:12} {plugin.description}  {plugin.url}".rstrip())
+        except Exception as error:  # a third-party package may fail in any way
+            typer.echo(f"{name:12} cannot be loaded: {type(error).__name__}: {error}")

@@ -1,0 +1,255 @@
+"""Settings as strict, frozen dataclasses: defaults < task preset < file < ``--set a.b=c``.
+
+A task and a strategy bring dataclasses of their own for the sections ``task``, ``data``, ``model`` and ``strategy``;
+``optim`` and ``train`` are the same for all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+
+from cggm_med.errors import ConfigError, UnknownName
+
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimizer and its schedule: linear warm-up, then a cosine from ``lr`` to ``lr * final_lr_fraction``.
+
+    Attributes:
+        name: ``adamw``, or ``sgd`` with Nesterov momentum.
+        lr: largest learning rate.
+        weight_decay: decoupled for AdamW, as an L2 term for SGD.
+        momentum: of SGD; AdamW keeps torch's own betas.
+        warmup_fraction: share of all steps in which the learning rate rises from zero.
+        final_lr_fraction: share of ``lr`` that is left at the last step.
+        clip_norm: largest norm of the model's gradient.
+    """
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 1e-2
+    momentum: float = 0.9
+    warmup_fraction: float = 0.05
+    final_lr_fraction: float = 0.01
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, "optim.lr", self.lr, "more than 0")
+        require(0 <= self.warmup_fraction < 1, "optim.warmup_fraction", self.warmup_fraction, "at least 0, below 1")
+        require(0 <= self.final_lr_fraction <= 1, "optim.final_lr_fraction", self.final_lr_fraction, "from 0 to 1")
+        require(self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "more than 0")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long and on what to train.
+
+    Attributes:
+        epochs: number of epochs.
+        steps_per_epoch: optimizer steps in an epoch.
+        batch_size: samples in a step, summed over all processes.
+        seed: of initial weights, splits, sampling and augmentation.
+        device: ``auto`` (CUDA when present), ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: ``auto`` (bfloat16 autocast on CUDA, float32 elsewhere), ``float32`` or ``bfloat16``.
+        validate_every: epochs between two validations.
+        checkpoint_every: steps between two checkpoints; one is written at the end of training in any case.
+        log_every: steps between two lines of ``metrics.jsonl``.
+    """
+
+    epochs: int = 100
+    steps_per_epoch: int = 100
+    batch_size: int = 2
+    seed: int = 0
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    validate_every: int = 5
+    checkpoint_every: int = 100
+    log_every: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "steps_per_epoch", "batch_size", "validate_every", "checkpoint_every", "log_every"):
+            require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
+        require(self.seed >= 0, "train.seed", self.seed, "at least 0")
+
+    @property
+    def steps(self) -> int:
+        """All optimizer steps of the run."""
+        return self.epochs * self.steps_per_epoch
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run's numbers; written to the run folder as ``config.yaml``."""
+
+    task: Any
+    data: Any
+    model: Any
+    strategy: Any
+    preset: str = ""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def require(condition: bool, key: str, given: object, expected: str) -> None:
+    """Raise a ConfigError that names the key, what was given and what was expected, unless ``condition`` holds."""
+    if not condition:
+        raise ConfigError(f"{key} is {given}, expected {expected}")
+
+
+def resolve(sections: Mapping[str, type], layers: Sequence[Tree]) -> RunConfig:
+    """Merge nested settings, later layers over earlier ones, into one checked RunConfig.
+
+    Args:
+        sections: the dataclass of each of ``task``, ``data``, ``model`` and ``strategy``.
+        layers: nested dictionaries; keys that no dataclass declares are errors.
+
+    Raises:
+        UnknownName: for an unknown key; lists the valid ones.
+        ConfigError: for a value of the wrong type.
+
+    Example:
+        >>> empty = dataclasses.make_dataclass("Empty", [])
+        >>> config = resolve(dict.fromkeys(["task", "data", "model", "strategy"], empty), [{"optim": {"lr": "1e-3"}}])
+        >>> config.optim.lr
+        0.001
+    """
+    merged: Tree = {}
+    for layer in layers:
+        merged = _merge(merged, layer)
+    types_of = {"optim": OptimConfig, "train": TrainConfig, **sections}
+    known = [*types_of, "preset"]
+    for key in merged:
+        if key not in known:
+            raise UnknownName("configuration section", key, known)
+    parts = {name: _build(cls, merged.get(name, {}), name) for name, cls in types_of.items()}
+    return RunConfig(preset=str(merged.get("preset", "")), **parts)
+
+
+def read_file(path: Path) -> Tree:
+    """Read nested settings from a YAML or JSON file.
+
+    Raises:
+        ConfigError: if the file is missing or is not a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read configuration {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds {type(content).__name__}, expected settings such as 'optim: {{lr: 1e-3}}'")
+    return content
+
+
+def parse_overrides(assignments: Sequence[str]) -> Tree:
+    """Turn ``a.b=c`` words into a nested dictionary; values are read as YAML.
+
+    Example:
+        >>> parse_overrides(["task.modalities=[flair,t1ce]", "optim.lr=1e-3"])
+        {'task': {'modalities': ['flair', 't1ce']}, 'optim': {'lr': '1e-3'}}
+    """
+    tree: Tree = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {assignment}: expected KEY=VALUE, such as --set optim.lr=1e-3")
+        try:
+            leaf: Any = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {assignment}: {value!r} is not valid YAML") from error
+        for part in reversed(key.strip().split(".")):
+            leaf = {part: leaf}
+        tree = _merge(tree, leaf)
+    return tree
+
+
+def to_tree(config: RunConfig) -> Tree:
+    """The configuration as nested plain values, ready for YAML or JSON."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+    return typing.cast(Tree, plain(dataclasses.asdict(config)))
+
+
+def differences(a: Tree, b: Tree, prefix: str = "") -> list[str]:
+    """Dotted keys in which two configurations differ, with both values.
+
+    Example:
+        >>> differences({"optim": {"lr": 1}}, {"optim": {"lr": 2}})
+        ['optim.lr: 1 != 2']
+    """
+    found: list[str] = []
+    for key in sorted({*a, *b}):
+        left, right = a.get(key), b.get(key)
+        if isinstance(left, dict) and isinstance(right, dict):
+            found += differences(left, right, f"{prefix}{key}.")
+        elif left != right:
+            found.append(f"{prefix}{key}: {left} != {right}")
+    return found
+
+
+def _merge(below: Tree, above: Tree) -> Tree:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _build(cls: type, values: Any, prefix: str) -> Any:
+    """Make a dataclass from plain values, naming the dotted key of whatever does not fit."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{prefix} is {values!r}, expected settings such as {prefix}.KEY=VALUE")
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+    for key in values:
+        if key not in fields:
+            raise UnknownName("configuration key", f"{prefix}.{key}", [f"{prefix}.{name}" for name in fields])
+    return cls(**{key: _coerce(value, fields[key], f"{prefix}.{key}") for key, value in values.items()})
+
+
+def _coerce(value: Any, kind: Any, key: str) -> Any:
+    """Convert a YAML value to an annotated type; YAML reads 1e-3 as a string, so text is tried as a number too."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _coerce(value, next(arg for arg in args if arg is not type(None)), key)
+    if origin is Literal:
+        if value in args:
+            return value
+        raise UnknownName(f"value of {key}", str(value), [str(arg) for arg in args])
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{key} is {value!r}, expected a list such as [a,b]")
+        if len(args) == 2 and args[1] is Ellipsis:
+            args = (args[0],) * len(value)
+        if len(args) != len(value):
+            raise ConfigError(f"{key} has {len(value)} values, expected {len(args)}")
+        return tuple(_coerce(item, arg, key) for item, arg in zip(value, args, strict=True))
+    if kind is bool and isinstance(value, bool):
+        return value
+    if kind is str and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        return str(value)
+    if kind in (int, float) and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        try:
+            number = float(value)
+            if kind is float or number == int(number):
+                return kind(number)
+        except (ValueError, OverflowError):
+            pass
+    raise ConfigError(f"{key} is {value!r}, expected {getattr(kind, '__name__', kind)}")

@@ -1,0 +1,235 @@
+"""Checking images before they are used: readable, on one grid, finite, with labels that are known."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import math
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import voxel_sizes
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+
+from cggm_med.data.cases import LABEL, Case
+from cggm_med.data.labels import LabelConvention
+from cggm_med.errors import DataError
+
+# Scanners and tools write affines in single precision; a shift that matters to a voxel is hundreds of times larger.
+TOLERANCE_VOXELS = 0.05
+# No deflate stream can grow by more (https://zlib.net/zlib_tech.html).
+LARGEST_GZIP_RATIO = 1032
+# What nibabel, gzip and numpy raise for damaged files.
+UNREADABLE = (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError, OverflowError, MemoryError)
+
+
+@dataclass(frozen=True)
+class CaseGeometry:
+    """The one grid of a case's images.
+
+    Attributes:
+        shape: voxels along x, y and z.
+        affine: rows of the 4 x 4 matrix from voxel indices to scanner coordinates in mm, RAS+.
+        spacing: size of a voxel along x, y and z in mm.
+        orientation: where the x, y and z axes point to, such as ``"LPS"``.
+    """
+
+    shape: tuple[int, ...]
+    affine: tuple[tuple[float, ...], ...]
+    spacing: tuple[float, ...]
+    orientation: str
+
+
+def check_cases(
+    cases: Sequence[Case], convention: LabelConvention | None, *, progress: Callable[[Case], None] | None = None
+) -> dict[str, CaseGeometry]:
+    """Read every file of every case once and prove that the cases can be used.
+
+    Args:
+        cases: the cases to check.
+        convention: what label values may occur; None leaves label values unchecked.
+        progress: called after each case.
+
+    Returns:
+        Geometry of each case by its id.
+
+    Raises:
+        DataError: if any case is at fault; lists every problem of every case.
+    """
+    problems: list[str] = []
+    geometries: dict[str, CaseGeometry] = {}
+    for case in cases:
+        geometry, found = _inspect(case, convention)
+        problems += found
+        if geometry is not None:
+            geometries[case.id] = geometry
+        if progress is not None:
+            progress(case)
+    if problems:
+        raise DataError(f"{len(problems)} problems in {len(cases)} cases; mend or leave out these files:", problems)
+    return geometries
+
+
+def case_problems(case: Case, convention: LabelConvention | None) -> list[str]:
+    """Every problem of one case, one line each; empty if it can be used. Runs in worker processes."""
+    return _inspect(case, convention)[1]
+
+
+def largest_displacement(reference: NDArray[np.float64], affine: NDArray[np.float64], shape: Sequence[int]) -> float:
+    """How far any corner of a volume moves between two affines, in voxels of ``reference``.
+
+    Example:
+        >>> shifted = np.eye(4)
+        >>> shifted[0, 3] = 0.5
+        >>> largest_displacement(2 * np.eye(4), 2 * np.eye(4) @ shifted, (10, 10, 10))
+        0.5
+    """
+    corners = np.array([[*corner, 1.0] for corner in itertools.product(*((-0.5, n - 0.5) for n in shape))])
+    moved = corners @ (np.linalg.inv(reference) @ affine).T - corners
+    return float(np.linalg.norm(moved[:, :3], axis=1).max())
+
+
+@dataclass(frozen=True)
+class _Grid:
+    role: str
+    path: Path
+    shape: tuple[int, ...]
+    affine: NDArray[np.float64]
+
+    @property
+    def orientation(self) -> str:
+        return "".join(nib.aff2axcodes(self.affine))
+
+    def differs(self, other: _Grid) -> str | None:
+        """One sentence if ``other`` is not this grid."""
+        names = f"{self.role} {self.path} and {other.role} {other.path}"
+        if self.shape != other.shape:
+            return f"{names} differ in shape: {_times(self.shape)} and {_times(other.shape)}"
+        moved = largest_displacement(self.affine, other.affine, self.shape)
+        if moved <= TOLERANCE_VOXELS:
+            return None
+        turned = self.orientation != other.orientation
+        how = f"orientation: {self.orientation} and {other.orientation}" if turned else "affine"
+        return f"{names} differ in {how}; a corner moves by {moved:.3g} voxels, allowed are {TOLERANCE_VOXELS}"
+
+
+def _inspect(case: Case, convention: LabelConvention | None) -> tuple[CaseGeometry | None, list[str]]:
+    """Geometry of a case, if all is well, and its problems."""
+    volumes: dict[Path, dict[str, int | None]] = {}
+    for modality, image in case.images.items():
+        volumes.setdefault(image.path, {})[modality] = image.channel
+    if case.label is not None:
+        volumes.setdefault(case.label, {})[LABEL] = None
+    grids: list[_Grid] = []
+    problems: list[str] = []
+    for path, channels in volumes.items():
+        grid, found = _inspect_file(path, channels, convention)
+        grids += [grid] if grid is not None else []
+        problems += found
+    problems += [differs for other in grids[1:] if (differs := grids[0].differs(other))]
+    if problems or not grids:
+        return None, [f"{case.id}: {problem}" for problem in problems]
+    first = grids[0]
+    spacing = tuple(float(mm) for mm in voxel_sizes(first.affine))
+    affine = tuple(tuple(float(value) for value in row) for row in first.affine)
+    return CaseGeometry(first.shape, affine, spacing, first.orientation), []
+
+
+def _inspect_file(
+    path: Path, channels: Mapping[str, int | None], convention: LabelConvention | None
+) -> tuple[_Grid | None, list[str]]:
+    """Grid and problems of one file, which holds the volumes of ``channels``: a modality or the label by channel."""
+    name = f"{', '.join(channels)} {path}"
+    try:
+        # Damaged numbers are reported below in words; numpy's warnings about them would come on top.
+        with np.errstate(all="ignore"):
+            image = nib.load(path)
+            problems = _header_problems(image, path, channels)
+            if problems:
+                return None, [f"{name}: {problem}" for problem in problems]
+            grid = _Grid(", ".join(channels), path, image.shape[:3], image.affine)
+            for role, volume in _volumes(image, path, channels):
+                found = _label_problems(volume, convention) if role == LABEL else _image_problems(volume)
+                problems += [f"{role} {path}: {problem}" for problem in found]
+            return grid, problems
+    except UNREADABLE as error:
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        return None, [f"{name} cannot be read: {reason}; it may be damaged or incomplete, copy it anew"]
+
+
+def _header_problems(image: Any, path: Path, channels: Mapping[str, int | None]) -> list[str]:
+    """What is wrong with a file as far as its header tells, so that nothing impossible is allocated or computed."""
+    if not isinstance(image, nib.Nifti1Image):
+        return [f"it is a {type(image).__name__}; expected one NIfTI file (.nii or .nii.gz)"]
+    shape, dtype = image.shape, image.get_data_dtype()
+    highest = max((channel for channel in channels.values() if channel is not None), default=None)
+    if highest is None and len(shape) != 3:
+        return [f"shape {_times(shape)}; expected 3 axes (x, y, z)"]
+    if highest is not None and (len(shape) != 4 or shape[3] <= highest):
+        return [f"shape {_times(shape)}; expected 4 axes (x, y, z, modality) with at least {highest + 1} modalities"]
+    if min(shape) < 1:
+        return [f"shape {_times(shape)} holds no voxel"]
+    if dtype.kind not in "iuf":
+        return [f"its voxels are {dtype} (complex or colour); expected real numbers"]
+
+    packed = path.suffix.lower() == ".gz"
+    promised = image.dataobj.offset + math.prod(shape) * dtype.itemsize
+    size = path.stat().st_size
+    if promised > size * (LARGEST_GZIP_RATIO if packed else 1):
+        return [f"its header promises {promised} bytes and the file has {size}; it is damaged or incomplete"]
+
+    # nibabel mends these fields while it loads, and a mended size of 1 mm would be taken for the truth.
+    with gzip.open(path) if packed else path.open("rb") as file:
+        raw = type(image).header_class.from_fileobj(file, check=False)
+    spacing = [float(mm) for mm in raw["pixdim"][1:4]]
+    if not all(0 < mm < math.inf for mm in spacing):
+        return [f"spacing {_times(spacing)} mm; expected positive numbers"]
+    axes = image.affine[:3, :3]
+    if not np.isfinite(image.affine).all():
+        return ["its affine holds NaN or infinity"]
+    # The volume of a voxel relative to that of a box with the same edges.
+    if not abs(np.linalg.det(axes)) > 1e-6 * np.prod(np.linalg.norm(axes, axis=0)):
+        return [f"its affine is degenerate: {axes.tolist()} maps the volume to a plane or a point"]
+    return []
+
+
+def _volumes(image: Any, path: Path, channels: Mapping[str, int | None]) -> Iterable[tuple[str, NDArray[np.generic]]]:
+    """Each role's volume ``(x, y, z)``; a compressed file is unpacked once and to its end."""
+    if path.suffix.lower() != ".gz":
+        for role, channel in channels.items():
+            yield role, np.asanyarray(image.dataobj if channel is None else image.dataobj[..., channel])
+        return
+    with gzip.open(path) as file:
+        data = np.asanyarray(type(image).from_stream(file).dataobj)
+        # The checksum stands at the end of the stream; without reading on, changed voxels would pass.
+        while file.read(1 << 20):
+            pass
+    for role, channel in channels.items():
+        yield role, data if channel is None else data[..., channel]
+
+
+def _image_problems(volume: NDArray[np.generic]) -> list[str]:
+    low, high = volume.min(), volume.max()
+    if np.isfinite(low) and np.isfinite(high):
+        return [f"image is constant ({low:g}): no signal"] if low == high else []
+    nan, infinite = int(np.isnan(volume).sum()), int(np.isinf(volume).sum())
+    counts = [f"{count} {what} voxels" for count, what in ((nan, "NaN"), (infinite, "infinite")) if count]
+    return [f"{' and '.join(counts)} of {volume.size}"]
+
+
+def _label_problems(volume: NDArray[np.generic], convention: LabelConvention | None) -> list[str]:
+    if convention is None or not (strange := convention.undeclared(volume)):
+        return []
+    shown = ", ".join(f"{value:g}" for value in strange[:5]) + (", ..." if len(strange) > 5 else "")
+    return [f"it holds {shown}; convention {convention.name} declares {convention.describe()}"]
+
+
+def _times(numbers: Iterable[float]) -> str:
+    return " x ".join(f"{number:g}" for number in numbers)

@@ -1,0 +1,129 @@
+"""Label conventions: what the numbers of a segmentation mean, and which regions are made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cggm_med.errors import DataError, UnknownName
+
+
+@dataclass(frozen=True)
+class LabelConvention:
+    """Meaning of the label numbers of a data set; 0 is background in all of them.
+
+    The same tumour tissue bears different numbers in different releases (enhancing tumour is 4 in BraTS 2021 and 3 in
+    BraTS 2023), so numbers never travel through the package without their convention.
+
+    Attributes:
+        name: the convention's name.
+        meanings: what each label but 0 stands for.
+        regions: the labels that make up each region; a label may belong to several regions.
+        paint: the label that stands for each region when regions are turned into labels. The order counts: every
+            region is painted over those before it, so the outermost comes first.
+
+    Raises:
+        ValueError: if the parts contradict one another.
+
+    Example:
+        >>> brats = LabelConvention(
+        ...     name="brats2021",
+        ...     meanings={1: "necrotic core", 2: "oedema", 4: "enhancing tumour"},
+        ...     regions={"WT": (1, 2, 4), "TC": (1, 4), "ET": (4,)},
+        ...     paint={"WT": 2, "TC": 1, "ET": 4},
+        ... )
+        >>> brats.to_regions(np.array([[[0, 1, 2, 4]]])).astype(int)[:, 0, 0]
+        array([[0, 1, 1, 1],
+               [0, 1, 0, 1],
+               [0, 0, 0, 1]])
+    """
+
+    name: str
+    meanings: Mapping[int, str]
+    regions: Mapping[str, tuple[int, ...]]
+    paint: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        def demand(holds: bool, what: str) -> None:
+            if not holds:
+                raise ValueError(f"label convention {self.name}: {what}")
+
+        demand(bool(self.regions), "it has no regions")
+        demand(all(0 < label < 256 for label in self.meanings), "labels must lie between 1 and 255")
+        demand(set(self.paint) == set(self.regions), f"paint names {set(self.paint)}, regions {set(self.regions)}")
+        for region, labels in self.regions.items():
+            demand(bool(labels) and set(labels) <= set(self.meanings), f"{region} is {labels}; expected known labels")
+            demand(self.paint[region] in labels, f"{region} is painted {self.paint[region]}, which lies outside it")
+        order = list(self.paint)
+        for k, region in enumerate(order):
+            for later in order[k + 1 :]:
+                # Else every voxel of `region` would come back as a voxel of `later` too.
+                both = self.paint[region] in self.regions[later]
+                demand(not both, f"{region} is painted {self.paint[region]}, which makes it {later} as well")
+
+    def to_regions(self, labels: NDArray[np.generic]) -> NDArray[np.bool_]:
+        """Masks ``(region, x, y, z)`` of a label map ``(x, y, z)``, regions in declared order."""
+        return np.stack([np.isin(labels, values) for values in self.regions.values()])
+
+    def to_labels(self, regions: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """Label map ``(x, y, z)`` of region masks ``(region, x, y, z)``, painted from the outermost region inwards.
+
+        Raises:
+            ValueError: if the masks are not boolean or their number is wrong.
+        """
+        if regions.dtype != np.bool_ or len(regions) != len(self.regions):
+            raise ValueError(
+                f"got {regions.dtype} masks of shape {regions.shape}; expected bool (region, x, y, z), "
+                f"one mask for each of {', '.join(self.regions)}"
+            )
+        masks = dict(zip(self.regions, regions, strict=True))
+        labels = np.zeros(regions.shape[1:], np.uint8)
+        for region, label in self.paint.items():
+            labels[masks[region]] = label
+        return labels
+
+    def undeclared(self, labels: NDArray[np.generic]) -> list[int | float]:
+        """Values of a label map that the convention does not declare, sorted; fractions and NaN are such values.
+
+        Example:
+            >>> one = LabelConvention("lesion", {1: "lesion"}, {"lesion": (1,)}, {"lesion": 1})
+            >>> one.undeclared(np.array([0.0, 0.5, 1.0, 7.0]))
+            [0.5, 7]
+        """
+        # Filtering first keeps the sort inside np.unique away from the millions of voxels that are in order.
+        strange = np.unique(labels[~np.isin(labels, [0, *self.meanings])])
+        return [int(value) if float(value).is_integer() else float(value) for value in strange]
+
+    def describe(self) -> str:
+        """The labels and their meanings in one line, such as ``0 background, 1 lesion``."""
+        return ", ".join(f"{label} {meaning}" for label, meaning in {0: "background", **self.meanings}.items())
+
+
+def detect_convention(
+    name_from_layout: str | None, asked: str | None, conventions: Mapping[str, LabelConvention]
+) -> LabelConvention:
+    """The convention that was asked for, else the one that the layout on disk implies.
+
+    It is never told from the values that occur: 1, 2, 3 mean different tissue in different releases.
+
+    Args:
+        name_from_layout: ``CaseList.label_convention``.
+        asked: the user's choice; it wins.
+        conventions: the task's conventions by name.
+
+    Raises:
+        UnknownName: if there is no convention of that name.
+        DataError: if neither says which.
+    """
+    name = asked if asked is not None else name_from_layout
+    if name is None:
+        raise DataError(
+            "the files do not tell what their label numbers mean; say it with --set task.labels=NAME:",
+            [f"{name}: {convention.describe()}" for name, convention in conventions.items()],
+        )
+    if name not in conventions:
+        raise UnknownName("label convention", name, conventions, "Choose one with --set task.labels=NAME")
+    return conventions[name]

@@ -1,0 +1,190 @@
+"""Patches out of a volume for training, and a volume out of patches for prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from monai.inferers import sliding_window_inference
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from cggm_med.data.augment import Augmentation
+from cggm_med.data.preprocess import PreparedCase
+from cggm_med.typing import Batch
+
+
+def random_seed(*key: int) -> int:
+    """A well-mixed seed from a few whole numbers, such as run seed, epoch and position.
+
+    Example:
+        >>> random_seed(0, 1, 2) != random_seed(0, 2, 1)
+        True
+    """
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+
+
+@dataclass(frozen=True)
+class PatchSampling:
+    """How training patches are drawn.
+
+    Attributes:
+        patch_size: voxels along x, y, z.
+        foreground: share of patches that are centred on a voxel of a region; each region is as likely as the others.
+        seed: of the run.
+    """
+
+    patch_size: tuple[int, int, int]
+    foreground: float
+    seed: int
+
+
+class PatchDataset(Dataset[tuple[Tensor, Tensor, str]]):
+    """Training patches by (epoch, position): the same pair gives the same patch in any process and any order.
+
+    Every case is visited equally often, in an order that is shuffled anew each time all have been seen.
+
+    Args:
+        cases: preprocessed cases.
+        sampling: how to draw.
+        augmentation: random changes.
+        epoch_size: patches in an epoch.
+    """
+
+    def __init__(
+        self, cases: Sequence[PreparedCase], sampling: PatchSampling, augmentation: Augmentation, epoch_size: int
+    ) -> None:
+        self.cases, self.sampling, self.augmentation, self.epoch_size = list(cases), sampling, augmentation, epoch_size
+
+    def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, Tensor, str]:
+        """Image ``(modality, x, y, z)``, target ``(region, x, y, z)`` and case id of one patch."""
+        epoch, position = index
+        seed = self.sampling.seed
+        visit, turn = divmod(epoch * self.epoch_size + position, len(self.cases))
+        order = np.random.Generator(np.random.Philox(random_seed(seed, 0, visit))).permutation(len(self.cases))
+        case = self.cases[order[turn]]
+        random = np.random.Generator(np.random.Philox(random_seed(seed, 1, epoch, position)))
+        image = case.image()
+        size = self.augmentation.read_size(self.sampling.patch_size)
+        start = self._start(case, image.shape[1:], size, random)
+        patch = torch.from_numpy(crop(image, start, size))
+        target = torch.from_numpy(crop(case.target(), start, size))
+        patch, target = self.augmentation(
+            patch, target, self.sampling.patch_size, random_seed(seed, 2, epoch, position)
+        )
+        return patch, target, case.id
+
+    def _start(
+        self, case: PreparedCase, shape: Sequence[int], size: Sequence[int], random: np.random.Generator
+    ) -> tuple[int, ...]:
+        """First voxel of the patch; it may lie outside where the volume is smaller than the patch."""
+        regions = np.unique(case.centres[:, 0])
+        if len(regions) and random.random() < self.sampling.foreground:
+            candidates = case.centres[case.centres[:, 0] == random.choice(regions)]
+            centre = candidates[random.integers(len(candidates))][1:]
+            start = [int(c) - s // 2 for c, s in zip(centre, size, strict=True)]
+        else:
+            start = [int(random.integers(min(0, n - s), max(0, n - s) + 1)) for n, s in zip(shape, size, strict=True)]
+        return tuple(min(max(a, min(0, n - s)), max(0, n - s)) for a, n, s in zip(start, shape, size, strict=True))
+
+
+def crop(volume: NDArray[Any], start: Sequence[int], size: Sequence[int]) -> NDArray[Any]:
+    """A window of ``(channel, x, y, z)``, with zeros where it reaches outside; reads only what lies inside.
+
+    Example:
+        >>> crop(np.ones((1, 2, 2, 2)), (-1, 0, 0), (2, 2, 2)).sum()
+        4.0
+    """
+    out = np.zeros((volume.shape[0], *size), dtype=volume.dtype)
+    inside, here = [slice(None)], [slice(None)]
+    for a, s, n in zip(start, size, volume.shape[1:], strict=True):
+        first, last = max(a, 0), min(a + s, n)
+        inside.append(slice(first, last))
+        here.append(slice(first - a, last - a))
+    out[tuple(here)] = volume[tuple(inside)]
+    return out
+
+
+class StepSampler(Sampler[list[tuple[int, int]]]):
+    """The (epoch, position) pairs of each remaining step, this process's share of each batch.
+
+    Args:
+        first_step: step to begin with; more than 0 when resuming.
+        steps: all steps of the run.
+        steps_per_epoch: steps in an epoch.
+        batch_size: samples in a step over all processes.
+        rank: this process.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self, first_step: int, steps: int, steps_per_epoch: int, batch_size: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        if batch_size % world_size:
+            raise ValueError(f"train.batch_size {batch_size} cannot be shared by {world_size} processes")
+        self.first_step, self.steps, self.steps_per_epoch = first_step, steps, steps_per_epoch
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+
+    def __len__(self) -> int:
+        return self.steps - self.first_step
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step in range(self.first_step, self.steps):
+            epoch, within = divmod(step, self.steps_per_epoch)
+            first = within * self.batch_size
+            yield [(epoch, first + i) for i in range(self.rank, self.batch_size, self.world_size)]
+
+
+def patch_loader(
+    dataset: PatchDataset, sampler: StepSampler, modalities: Sequence[str], *, workers: int, pin_memory: bool
+) -> DataLoader[Batch]:
+    """Batches of patches, made in ``workers`` background processes."""
+    return DataLoader(  # the data set yields samples, collated into batches
+        dataset,  # type: ignore[arg-type]
+        batch_sampler=sampler,
+        collate_fn=_Collate(tuple(modalities)),
+        num_workers=workers,
+        pin_memory=pin_memory,
+    )
+
+
+@dataclass(frozen=True)
+class _Collate:
+    modalities: tuple[str, ...]
+
+    def __call__(self, samples: Sequence[tuple[Tensor, Tensor, str]]) -> Batch:
+        image = torch.stack([sample[0] for sample in samples])
+        inputs = {m: image[:, i : i + 1].contiguous() for i, m in enumerate(self.modalities)}
+        return Batch(inputs, torch.stack([sample[1] for sample in samples]), tuple(sample[2] for sample in samples))
+
+
+def predict_volume(
+    predict: Callable[[Tensor], Tensor],
+    image: Tensor,
+    patch_size: Sequence[int],
+    *,
+    overlap: float,
+    batch_size: int = 4,
+) -> Tensor:
+    """Predict a whole volume from overlapping patches, blended with Gaussian weights.
+
+    The inverse of cutting patches: with a ``predict`` that returns its input, the volume comes back.
+
+    Args:
+        predict: maps ``(patch, modality, x, y, z)`` to ``(patch, channel, x, y, z)``.
+        image: ``(modality, x, y, z)``.
+        patch_size: voxels along x, y, z.
+        overlap: share of a patch that its neighbour covers too, in [0, 1).
+        batch_size: patches predicted at once.
+
+    Returns:
+        ``(channel, x, y, z)``.
+    """
+    volume: Tensor = sliding_window_inference(
+        image[None], tuple(patch_size), batch_size, predict, overlap=overlap, mode="gaussian"
+    )
+    return volume[0]

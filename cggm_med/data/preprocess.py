@@ -1,0 +1,325 @@
+"""Deterministic preprocessing with MONAI, done once a case and cached on disk; and its exact way back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import monai
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, CropForegroundd, NormalizeIntensityd, Orientationd, Spacingd, SpatialResample
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cggm_med.data.cases import Case
+from cggm_med.data.geometry import case_problems
+from cggm_med.data.labels import LabelConvention
+from cggm_med.errors import DataError
+from cggm_med.files import atomic_folder
+
+VERSION = 1  # part of every cache key: raise it whenever the same files would give other numbers
+CANDIDATES = 5000  # voxels kept a region as possible patch centres
+RAS = (("L", "R"), ("P", "A"), ("I", "S"))
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is done to every case, in this order.
+
+    Reorient to RAS+; subtract the constant background, so that it is exactly 0; crop to the voxels where any modality
+    differs from it; z-score each modality inside those voxels; resample to a common spacing if one is given.
+
+    Attributes:
+        modalities: channels of the image, in order.
+        convention: meaning of the label values.
+        spacing: target voxel size in mm, or None to keep each case's own.
+    """
+
+    modalities: tuple[str, ...]
+    convention: LabelConvention
+    spacing: tuple[float, float, float] | None = None
+
+    def key(self, case: Case) -> str:
+        """Digest of everything that the result depends on: file contents, settings and versions."""
+        settings = {
+            "version": VERSION,
+            "monai": monai.__version__,
+            "modalities": self.modalities,
+            "channels": [case.images[m].channel for m in self.modalities],
+            "regions": {name: list(values) for name, values in self.convention.regions.items()},
+            "labels": sorted(self.convention.meanings),
+            "spacing": self.spacing,
+        }
+        digest = hashlib.blake2b(json.dumps(settings).encode(), digest_size=20)
+        assert case.label is not None  # noqa: S101 - find_cases was asked for labels
+        files = [case.images[m].path for m in self.modalities] + [case.label]
+        for path, content in dict.fromkeys(files).items():
+            content = _digest_of(path)
+            digest.update(content)
+        return digest.hexdigest()
+
+    def transform(self) -> Compose:
+        """The MONAI transforms behind it, over a dictionary with ``image`` and ``target``."""
+        both = ["image", "target"]
+        steps: list[Callable[..., Any]] = [
+            Orientationd(both, axcodes="RAS", labels=RAS),
+            CropForegroundd(both, source_key="image", select_fn=_foreground, allow_smaller=True),
+            NormalizeIntensityd("image", nonzero=True, channel_wise=True),
+        ]
+        if self.spacing is not None:
+            steps.append(Spacingd(both, pixdim=self.spacing, mode=("bilinear", "nearest"), padding_mode="border"))
+        return Compose(steps)
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """A preprocessed case on disk, read piece by piece.
+
+    Attributes:
+        id: of the case.
+        patient: whom it shows.
+        folder: where its arrays lie.
+        source: the case that it was made from.
+    """
+
+    id: str
+    patient: str
+    folder: Path
+    source: Case
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What is needed to find the way back to the case's own grid."""
+        facts: dict[str, Any] = json.loads((self.folder / "case.json").read_text())
+        return facts
+
+    def image(self) -> NDArray[np.float32]:
+        """``(modality, x, y, z)`` in RAS+, mapped from disk: only the pages that are touched are read."""
+        return np.load(self.folder / "image.npy", mmap_mode="r", allow_pickle=False)
+
+    def target(self) -> NDArray[np.uint8]:
+        """``(region, x, y, z)`` of 0 and 1, mapped from disk."""
+        return np.load(self.folder / "target.npy", mmap_mode="r", allow_pickle=False)
+
+    @cached_property
+    def centres(self) -> NDArray[np.int32]:
+        """``(n, 4)``: region, x, y, z of voxels that lie in a region."""
+        return np.load(self.folder / "centres.npy", allow_pickle=False)
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size of the case's own grid in mm, along its own axes."""
+        x, y, z = np.linalg.norm(np.array(self.facts["affine"])[:3, :3], axis=0).tolist()
+        return (x, y, z)
+
+    def to_native(self, volume: Tensor) -> NDArray[np.float32]:
+        """Bring ``(channel, x, y, z)`` from the preprocessed grid to the case's own grid and orientation.
+
+        Resampling is undone by linear interpolation; what was cropped away becomes 0; axes are turned back exactly.
+        """
+        facts = self.facts
+        cropped = [stop - start for start, stop in zip(facts["crop_start"], facts["crop_stop"], strict=True)]
+        if list(volume.shape[1:]) != cropped:
+            resample = SpatialResample(mode="bilinear", padding_mode="border")
+            image = MetaTensor(volume, affine=torch.tensor(facts["prepared_affine"], dtype=torch.float64))
+            volume = resample(image, dst_affine=torch.tensor(facts["cropped_affine"]), spatial_size=cropped).as_tensor()
+        oriented = np.zeros((volume.shape[0], *facts["oriented_shape"]), dtype=np.float32)
+        window = tuple(slice(a, b) for a, b in zip(facts["crop_start"], facts["crop_stop"], strict=True))
+        oriented[(slice(None), *window)] = volume.cpu().numpy()
+        native = nib.orientations.io_orientation(np.array(facts["affine"]))
+        back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), native)
+        return np.stack([nib.orientations.apply_orientation(channel, back) for channel in oriented])
+
+    def native_target(self, convention: LabelConvention) -> NDArray[np.bool_]:
+        """True regions on the case's own grid, read from its label file."""
+        assert self.source.label is not None  # noqa: S101 - find_cases was asked for labels
+        return convention.to_regions(np.asanyarray(nib.load(self.source.label).dataobj))
+
+
+def prepare(
+    cases: Sequence[Case],
+    preprocessing: Preprocessing,
+    cache: Path,
+    *,
+    workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[PreparedCase]:
+    """Check and preprocess all cases; what the cache already holds is not touched again.
+
+    Args:
+        cases: with labels.
+        preprocessing: what to do.
+        cache: folder for the results, one subfolder a key.
+        workers: processes that share the work.
+        progress: called with the number of finished cases and of all.
+
+    Raises:
+        DataError: lists every problem of every case.
+    """
+    work = _Prepare(cases, preprocessing, cache)
+    loader = DataLoader(work, batch_size=None, num_workers=min(workers, len(cases)), collate_fn=_unchanged)
+    folders: list[Path] = []
+    problems: list[str] = []
+    for done, (folder, found) in enumerate(loader, start=1):
+        folders.append(Path(folder))
+        problems += found
+        if progress is not None:
+            progress(done, len(cases))
+    if problems:
+        names = sorted(preprocessing.convention.meanings)
+        raise DataError(
+            f"{len(problems)} problems in {len(cases)} cases (labels read as "
+            f"'{preprocessing.convention.name}': {names}); mend or remove these files, nothing was trained:",
+            problems,
+        )
+    prepared = [PreparedCase(c.id, c.patient, folder, c) for c, folder in zip(cases, folders, strict=True)]
+    if preprocessing.spacing is None:
+        _require_one_spacing(prepared)
+    return prepared
+
+
+class _Prepare(Dataset[tuple[str, list[str]]]):
+    """The work of ``prepare`` as a data set, so that its loader spreads it over processes."""
+
+    def __init__(self, cases: Sequence[Case], preprocessing: Preprocessing, cache: Path) -> None:
+        self.cases, self.preprocessing, self.cache = cases, preprocessing, cache
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, index: int) -> tuple[str, list[str]]:
+        case = self.cases[index]
+        folder = Path()
+        try:
+            folder = self.cache / self.preprocessing.key(case)
+            if (folder / "case.json").exists():
+                return str(folder), []
+        except OSError as error:
+            return str(folder), [f"{case.id}: cannot read {error.filename}: {error.strerror}"]
+        problems = case_problems(case, self.preprocessing.convention)
+        if not problems:
+            _write(folder, _preprocess(case, self.preprocessing))
+        return str(folder), problems
+
+
+def _unchanged(item: Any) -> Any:
+    """Samples are not batches here, so nothing is to be collated."""
+    return item
+
+
+def _foreground(image: Tensor) -> Tensor:
+    return image != 0
+
+
+def _preprocess(case: Case, preprocessing: Preprocessing) -> dict[str, Any]:
+    """Arrays and facts of one checked case."""
+    convention = preprocessing.convention
+    read: dict[Path, NDArray[Any]] = {}
+    channels, backgrounds = [], {}
+    for modality in preprocessing.modalities:
+        file = case.images[modality]
+        if file.path not in read:
+            read[file.path] = np.asanyarray(nib.load(file.path).dataobj)
+        data = read[file.path] if file.channel is None else read[file.path][..., file.channel]
+        data = np.asarray(data, dtype=np.float32)
+        background = background_value(data)
+        backgrounds[modality] = background
+        channels.append(data if background is None else data - np.float32(background))
+    first = nib.load(case.images[preprocessing.modalities[0]].path)
+    labels = np.asanyarray(nib.load(case.label).dataobj)
+    affine = torch.tensor(first.affine, dtype=torch.float64)
+    sample = {
+        "image": MetaTensor(torch.from_numpy(np.stack(channels)), affine=affine),
+        "target": MetaTensor(torch.from_numpy(convention.to_regions(labels).astype(np.uint8)), affine=affine),
+    }
+    oriented, crop, *rest = preprocessing.transform().transforms
+    sample = oriented(sample)
+    oriented_shape = list(sample["image"].shape[1:])
+    sample = crop(sample)
+    cropped_affine = sample["image"].affine.tolist()
+    for step in rest:
+        sample = step(sample)
+    target = sample["target"].as_tensor().numpy().astype(np.uint8)
+    return {
+        "image": sample["image"].as_tensor().numpy().astype(np.float32),
+        "target": target,
+        "centres": _centres(target),
+        "facts": {
+            "affine": first.affine.tolist(),
+            "background": backgrounds,
+            "oriented_shape": oriented_shape,
+            "crop_start": [int(i) for i in sample["foreground_start_coord"]],
+            "crop_stop": [int(i) for i in sample["foreground_end_coord"]],
+            "cropped_affine": cropped_affine,
+            "prepared_affine": sample["image"].affine.tolist(),
+        },
+    }
+
+
+def background_value(image: NDArray[Any]) -> float | None:
+    """The constant that surrounds the brain: the value of most voxels on the six faces of the volume.
+
+    It is 0 in raw BraTS files and another number in copies that were normalised. None if no single value covers half
+    of the faces; such an image is normalised over all its voxels.
+
+    Example:
+        >>> volume = np.full((8, 8, 8), -3.5)
+        >>> volume[2:6, 2:6, 2:6] = 1
+        >>> background_value(volume)
+        -3.5
+    """
+    faces = np.concatenate([image[index].ravel() for axis in range(3) for index in _ends(axis)])
+    values, counts = np.unique(faces, return_counts=True)
+    most = int(counts.argmax())
+    return float(values[most]) if counts[most] * 2 >= len(faces) else None
+
+
+def _ends(axis: int) -> tuple[Any, Any]:
+    before: tuple[Any, ...] = (slice(None),) * axis
+    return (*before, 0), (*before, -1)
+
+
+def _centres(target: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Up to ``CANDIDATES`` voxels a region, evenly spread over its list of voxels."""
+    found = []
+    for region, mask in enumerate(target):
+        voxels = np.argwhere(mask)
+        if len(voxels) > CANDIDATES:
+            voxels = voxels[np.linspace(0, len(voxels) - 1, CANDIDATES).astype(np.int64)]
+        found.append(np.column_stack([np.full(len(voxels), region), voxels]))
+    return np.concatenate(found).astype(np.int32)
+
+
+def _write(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write one case, whole or not at all."""
+    with atomic_folder(folder) as temporary:
+        for name in ("image", "target", "centres"):
+            np.save(temporary / f"{name}.npy", content[name], allow_pickle=False)
+        (temporary / "case.json").write_text(json.dumps(content["facts"]))
+
+
+def _digest_of(path: Path) -> bytes:
+    digest = hashlib.blake2b(digest_size=20)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.digest()
+
+
+def _require_one_spacing(prepared: Sequence[PreparedCase]) -> None:
+    """Refuse cases whose voxels differ in size when no common spacing was asked for: scale would be meaningless."""
+    sizes: dict[tuple[float, ...], str] = {}
+    for case in prepared:
+        sizes.setdefault(tuple(sorted(round(s, 2) for s in case.spacing)), case.id)
+    if len(sizes) > 1:
+        found = [f"{case}: {' x '.join(map(str, size))} mm" for size, case in sizes.items()]
+        raise DataError("voxel sizes differ between cases; choose one, such as --set data.spacing=[1,1,1]:", found)

@@ -1,0 +1,103 @@
+"""Several processes as one: what torchrun starts, how they agree, how they end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+from torch.nn import Parameter
+
+
+def active() -> bool:
+    """Whether several processes train together."""
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def rank() -> int:
+    """Number of this process; 0 writes the files."""
+    return distributed.get_rank() if active() else 0
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return distributed.get_world_size() if active() else 1
+
+
+@contextlib.contextmanager
+def processes(device: torch.device) -> Iterator[None]:
+    """Join the other processes that torchrun started, for the duration of the block; alone, do nothing.
+
+    Args:
+        device: where this process computes; decides between nccl and gloo.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+        # Leaving while another process still talks aborts it now and then.
+        distributed.barrier()
+    finally:
+        distributed.destroy_process_group()
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if active():
+        distributed.barrier()
+
+
+@contextlib.contextmanager
+def first_process_first() -> Iterator[None]:
+    """Let the first process run the block before the others do, so that they find on disk what it wrote."""
+    if rank() != 0:
+        barrier()
+    yield
+    if rank() == 0:
+        barrier()
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The sum of a tensor over all processes, the same bits on each."""
+    if active():
+        values = values.clone()
+        distributed.all_reduce(values)
+    return values
+
+
+def average_gradients(parameters: Iterable[Parameter]) -> None:
+    """Replace each gradient by its mean over all processes, in one exchange."""
+    if not active():
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([g.reshape(-1) for g in gradients])
+    distributed.all_reduce(flat)
+    flat /= world_size()
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def gather_json(content: Any, device: torch.device) -> list[Any]:
+    """What every process has to say, in the order of their numbers, on each of them.
+
+    Sent as JSON text: torch's own gathering of objects would unpickle what it receives.
+    """
+    if not active():
+        return [content]
+    text = torch.tensor(list(json.dumps(content).encode()), dtype=torch.uint8, device=device)
+    lengths = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(world_size())]
+    distributed.all_gather(lengths, torch.tensor([len(text)], device=device))
+    longest = int(max(lengths).item())
+    padded = torch.zeros(longest, dtype=torch.uint8, device=device)
+    padded[: len(text)] = text
+    received = [torch.zeros_like(padded) for _ in range(world_size())]
+    distributed.all_gather(received, padded)
+    return [
+        json.loads(bytes(part[: int(n)].cpu().tolist()).decode()) for part, n in zip(received, lengths, strict=True)
+    ]

@@ -1,0 +1,315 @@
+"""The one training loop: a step that reads like the paper's algorithm box, and the walk over all steps."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from cggm_med.report import CaseScore, HeadScore
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import SGD, AdamW, Optimizer
+
+from cggm_med import checkpoint as checkpoints
+from cggm_med import distributed
+from cggm_med.config import OptimConfig, RunConfig, require, to_tree
+from cggm_med.data.patches import random_seed
+from cggm_med.errors import NonFiniteLoss
+from cggm_med.models.base import MultimodalModel
+from cggm_med.strategies.base import BalancingStrategy, Criterion
+from cggm_med.task import CaseResult, Task
+from cggm_med.typing import Batch, Outputs
+
+Record = dict[str, Any]
+
+
+def train_step(
+    model: MultimodalModel,
+    strategy: BalancingStrategy,
+    optimizer: Optimizer,
+    criterion: Criterion,
+    batch: Batch,
+    *,
+    clip_norm: float,
+    autocast: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+) -> dict[str, Tensor]:
+    """One optimizer step; returns the named losses, still on the device."""
+    with autocast():
+        features, target = strategy.adapt_features(model.encode(batch.inputs), batch.target)
+        fused = model.fuse(features)
+        outputs = Outputs(features, fused, model.head(fused[0]), model.deep_logits(fused))
+        losses = strategy.losses(outputs, target, criterion)
+    optimizer.zero_grad()
+    strategy.backward(losses, model)
+    clip_grad_norm_(model.parameters(), clip_norm)
+    strategy.modulate(model, optimizer)
+    optimizer.step()
+    return {name: loss.detach() for name, loss in losses.items()}
+
+
+def train(
+    task: Task,
+    model: MultimodalModel,
+    strategy: BalancingStrategy,
+    config: RunConfig,
+    folder: Path,
+    *,
+    device: torch.device,
+    log: Callable[[Record], None],
+    resume: checkpoints.Checkpoint | None = None,
+) -> None:
+    """Train to the last step, writing ``last.pt`` and ``best.pt`` to ``folder``.
+
+    Killed at any moment and resumed from ``last.pt``, a run on the CPU ends with the same bits.
+
+    Args:
+        task: prepared.
+        model: on ``device``.
+        strategy: set up, on ``device``.
+        config: of the run.
+        folder: for checkpoints.
+        device: where to compute.
+        log: receives a record every ``train.log_every`` steps and at each validation.
+        resume: where to continue.
+
+    Raises:
+        NonFiniteLoss: names the step, its cases and the last good checkpoint.
+    """
+    settings, tree, data = config.train, to_tree(config), task.contents()
+    criterion = task.criterion().to(device)
+    optimizer = make_optimizer(model, strategy, config.optim, device)
+    autocast = precision(settings.precision, device)
+    first_step, best = 0, None
+    if resume is not None:
+        checkpoints.require_same_run(resume, tree, data, folder / "last.pt")
+        checkpoints.restore(resume, model, strategy, optimizer, folder / "last.pt")
+        first_step, best = resume.step, resume.best
+    if first_step >= settings.steps:
+        return
+
+    def save(name: str, done: int) -> None:
+        if distributed.rank() == 0:
+            states = (model.state_dict(), strategy.state_dict(), optimizer.state_dict())
+            checkpoints.save(folder / name, checkpoints.Checkpoint(done, tree, data, best, *states))
+
+    pending: list[tuple[int, Batch, Tensor]] = []
+    started = time.monotonic()
+    for step, cpu_batch in enumerate(task.batches(first_step, device.type == "cuda"), start=first_step):
+        # Whatever a step draws at random depends on the seed and the step alone, so there is no state to resume.
+        torch.manual_seed(random_seed(settings.seed, 3, step, distributed.rank()))
+        lr = learning_rate(config.optim, step, settings.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        batch = cpu_batch.to(device)
+        model.train()
+        losses = train_step(
+            model, strategy, optimizer, criterion, batch, clip_norm=config.optim.clip_norm, autocast=autocast
+        )
+        done = step + 1
+        epoch_ends = done % settings.steps_per_epoch == 0
+        epoch = step // settings.steps_per_epoch
+        pending.append((step, cpu_batch, torch.stack(list(losses.values())).sum()))
+        to_log = done % settings.log_every == 0
+        to_validate = epoch_ends and ((epoch + 1) % settings.validate_every == 0 or done == settings.steps)
+        to_save = done % settings.checkpoint_every == 0 or done == settings.steps
+        # On a GPU, looking at a loss waits for it; so losses are looked at together, before anything is written.
+        if device.type == "cpu" or to_log or to_validate or to_save:
+            total = _require_finite(pending, folder / "last.pt")
+            pending.clear()
+        if to_log:
+            seconds = time.monotonic() - started
+            log(
+                {
+                    "kind": "train",
+                    "step": done,
+                    "epoch": epoch,
+                    "loss": total,
+                    "losses": {name: value.item() for name, value in losses.items()},
+                    "learning_rate": lr,
+                    **_readable(strategy.diagnostics(), model.modalities),
+                    "seconds_per_step": seconds / (done - first_step),
+                }
+            )
+        if to_validate and task.splits.validation:
+            results = evaluate(task, model, strategy, task.splits.validation, config, device=device, full=False)
+            scores = mean_by_target(results, task.targets)
+            mean = sum(scores.values()) / len(scores)
+            if best is None or mean > best["score"]:
+                best = {"score": mean, "epoch": float(epoch), "step": float(done)}
+                save("best.pt", done)
+            log({"kind": "validation", "step": done, "epoch": epoch, "dice": scores, "mean_dice": mean})
+        if to_save:
+            save("last.pt", done)
+    distributed.barrier()
+
+
+def evaluate(
+    task: Task,
+    model: MultimodalModel,
+    strategy: BalancingStrategy,
+    cases: tuple[str, ...],
+    config: RunConfig,
+    *,
+    device: torch.device,
+    full: bool,
+    draw: Mapping[str, Path] | None = None,
+) -> list[CaseResult]:
+    """Score cases, shared among the processes; every process gets all results, in the order of ``cases``.
+
+    Args:
+        task: prepared.
+        model: the network.
+        strategy: has the classifier heads, if any.
+        cases: ids.
+        config: of the run.
+        device: where to compute.
+        full: see ``Task.evaluate``; also scores the classifier heads.
+        draw: files for pictures, by case.
+    """
+    model.eval()
+    mine = cases[distributed.rank() :: distributed.world_size()]
+    heads = strategy.heads if full else None
+    autocast = precision(config.train.precision, device)
+    results = []
+    for result in task.evaluate(model, heads, mine, device=device, autocast=autocast, full=full):
+        if draw and result.draw is not None and result.case in draw:
+            result.draw(draw[result.case])
+        results.append(result)
+    return _gather(results, cases, device)
+
+
+def mean_by_target(results: list[CaseResult], targets: tuple[str, ...]) -> dict[str, float]:
+    """Mean Dice over cases of each target."""
+    return {
+        target: sum(s.dice for r in results for s in r.scores if s.region == target) / len(results)
+        for target in targets
+    }
+
+
+def make_optimizer(
+    model: MultimodalModel, strategy: BalancingStrategy, config: OptimConfig, device: torch.device
+) -> Optimizer:
+    """An optimizer with one parameter group per modality, one for what they share and one for the classifier heads.
+
+    Raises:
+        ValueError: if a modality matches no parameter, or two modalities claim the same one.
+    """
+    owner: dict[int, str] = {}
+    groups: list[dict[str, Any]] = []
+    for modality in model.modalities:
+        parameters = model.modality_parameters(modality)
+        for parameter in parameters:
+            other = owner.setdefault(id(parameter), modality)
+            if other != modality:
+                raise ValueError(f"modalities '{other}' and '{modality}' share a parameter; neither can be balanced")
+        groups.append({"params": parameters, "modality": modality})
+    shared = [p for p in model.parameters() if id(p) not in owner]
+    groups.append({"params": shared, "modality": None})
+    if own := list(strategy.parameters()):
+        groups.append({"params": own, "modality": None})
+    if config.name == "sgd":
+        nesterov = config.momentum > 0
+        return SGD(groups, config.lr, momentum=config.momentum, weight_decay=config.weight_decay, nesterov=nesterov)
+    # Fused on CUDA, where it also takes a learning rate that stays on the device. Never on the CPU: there, torch 2.13
+    # scrambles updates when a gradient's memory layout differs from its parameter's.
+    return AdamW(groups, config.lr, weight_decay=config.weight_decay, fused=device.type == "cuda")
+
+
+def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
+    """Linear warm-up to ``lr``, then a cosine to ``lr * final_lr_fraction``; a function of the step alone.
+
+    Example:
+        >>> config = OptimConfig(lr=1.0, warmup_fraction=0.1, final_lr_fraction=0.0)
+        >>> [round(learning_rate(config, step, 100), 3) for step in (0, 9, 10, 55, 100)]
+        [0.1, 1.0, 1.0, 0.5, 0.0]
+    """
+    warmup = round(config.warmup_fraction * steps)
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    low = config.final_lr_fraction
+    return config.lr * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def select_device(name: str) -> torch.device:
+    """The device to train on; ``auto`` is this process's GPU if there is one.
+
+    Raises:
+        ConfigError: if CUDA is asked for and absent, or the name is no device.
+    """
+    if name == "auto":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    kind = name.split(":")[0]
+    require(kind in ("cpu", "cuda"), "train.device", name, "auto, cpu, cuda or cuda:N")
+    if kind == "cuda":
+        require(torch.cuda.is_available(), "train.device", name, "cpu or auto: torch sees no CUDA device here")
+        if name == "cuda":
+            name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(name)
+        # Patches have one size, so the fastest convolution is worth searching for once.
+        torch.backends.cudnn.benchmark = True
+    return torch.device(name)
+
+
+def precision(name: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
+    """The context in which the network computes. No loss scaling: strategies read gradients as they are (ADR 0002)."""
+    low = name == "bfloat16" or (name == "auto" and device.type == "cuda")
+    return lambda: torch.autocast(device.type, torch.bfloat16, enabled=low)
+
+
+def build(task: Task, strategy: BalancingStrategy, config: RunConfig, device: torch.device) -> MultimodalModel:
+    """The seeded model and its strategy, both on ``device``.
+
+    Classifier heads draw their weights from a stream of their own, so that every strategy starts with the same model.
+    """
+    torch.manual_seed(config.train.seed)
+    model = task.model().to(device)
+    torch.manual_seed(random_seed(config.train.seed, 4))
+    strategy.setup(model, lambda: task.unimodal_heads(model), task.score_sums, config.train.steps_per_epoch)
+    strategy.to(device)
+    return model
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Number of trainable values."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def _require_finite(pending: list[tuple[int, Batch, Tensor]], last: Path) -> float:
+    """The newest loss, if all pending ones are finite."""
+    values = torch.stack([loss for *_, loss in pending]).tolist()
+    for (step, batch, _), value in zip(pending, values, strict=True):
+        if not math.isfinite(value):
+            saved = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was written yet"
+            raise NonFiniteLoss(
+                f"loss is {value} at step {step + 1} (cases {', '.join(batch.ids)}); {saved}. "
+                "Look at these cases, or lower optim.lr"
+            )
+    return float(values[-1])
+
+
+def _readable(diagnostics: Mapping[str, Tensor], modalities: tuple[str, ...]) -> Record:
+    """Diagnostics as numbers: a vector by modality, a scalar as it is."""
+    return {
+        name: dict(zip(modalities, value.tolist(), strict=True)) if value.ndim else value.item()
+        for name, value in diagnostics.items()
+    }
+
+
+def _gather(results: list[CaseResult], cases: tuple[str, ...], device: torch.device) -> list[CaseResult]:
+    if not distributed.active():
+        return results
+    mine = [[r.case, [vars(s) for s in r.scores], [vars(s) for s in r.head_scores]] for r in results]
+    everyone = [item for part in distributed.gather_json(mine, device) for item in part]
+    by_case = {
+        case: CaseResult(case, tuple(CaseScore(**s) for s in scores), tuple(HeadScore(**s) for s in head_scores))
+        for case, scores, head_scores in everyone
+    }
+    return [by_case[case] for case in cases]

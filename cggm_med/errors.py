@@ -1,0 +1,71 @@
+"""The error tree: every failure that a user can mend, as one clear message.
+
+    CggmMedError
+    |-- UnknownName          no task, strategy, preset or key of that name
+    |-- ConfigError          a setting has the wrong type or an impossible value
+    |-- DataError            files that are missing, damaged or contradict one another; lists every bad case
+    |-- CheckpointError      a checkpoint that is damaged, foreign or made with another configuration
+    |-- NonFiniteLoss        training stopped because the loss is NaN or infinite
+    `-- OutputError          a folder or file that cannot be written
+
+A message says what was given, what was expected and what mends it. The command line prints it without a traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class CggmMedError(Exception):
+    """Base of all errors that the package raises on purpose."""
+
+
+class UnknownName(CggmMedError):
+    """A name that is not among the known ones.
+
+    Args:
+        kind: what the name stands for, such as ``"task"``.
+        name: the name that was given.
+        known: the names that exist.
+        mend: what to do when the name ought to exist.
+
+    Example:
+        >>> str(UnknownName("task", "brats21", ["brats2021"]))
+        "no task 'brats21'. Did you mean 'brats2021'? Known: brats2021"
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], mend: str = "") -> None:
+        known = sorted(known)
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        guess = f" Did you mean '{close[0]}'?" if close else ""
+        super().__init__(f"no {kind} '{name}'.{guess} Known: {', '.join(known) or 'none'}{mend and '. ' + mend}")
+
+
+class ConfigError(CggmMedError):
+    """A setting of the wrong type or with an impossible value."""
+
+
+class DataError(CggmMedError):
+    """Files that are missing, damaged or contradict one another.
+
+    Args:
+        summary: one line that says what is wrong and what mends it.
+        problems: one line for every bad case, so that all can be mended at once.
+    """
+
+    def __init__(self, summary: str, problems: Sequence[str] = ()) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n  ".join([summary, *self.problems]))
+
+
+class CheckpointError(CggmMedError):
+    """A checkpoint or run folder that is damaged, foreign or made with another configuration."""
+
+
+class NonFiniteLoss(CggmMedError):
+    """Training stopped because a loss is NaN or infinite."""
+
+
+class OutputError(CggmMedError):
+    """A folder or file that cannot be written."""

@@ -1,0 +1,1 @@
+"""Multimodal networks: one encoder per modality, mask-aware fusion, one head."""

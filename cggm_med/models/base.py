@@ -1,0 +1,75 @@
+"""The contract of a multimodal network: encode each modality, fuse, predict."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from cggm_med.errors import UnknownName
+from cggm_med.typing import Features
+
+
+class MultimodalModel(nn.Module, ABC):
+    """A network with one encoder per modality.
+
+    A subclass fills ``encoders`` (keyed by modality; each maps a tensor to a tuple of feature maps, finest first) and
+    ``head`` (maps the finest fused features to logits), and says how features are fused.
+
+    Attributes:
+        modalities: names, in the order in which features are summed.
+        encoders: one encoder a modality.
+        head: last layer; reads ``fused[0]``.
+    """
+
+    encoders: nn.ModuleDict
+    head: nn.Module
+
+    def __init__(self, modalities: Sequence[str]) -> None:
+        super().__init__()
+        self.modalities = tuple(modalities)
+
+    def encode(self, inputs: Mapping[str, Tensor]) -> dict[str, Features]:
+        """Each given modality's features. A modality that is left out is really absent: nothing stands for it.
+
+        Raises:
+            UnknownName: for a modality that the model has no encoder for.
+        """
+        for modality in inputs:
+            if modality not in self.modalities:
+                raise UnknownName("modality in this model", modality, self.modalities)
+        return {m: Features(self.encoders[m](inputs[m])) for m in self.modalities if m in inputs}
+
+    @abstractmethod
+    def fuse(self, features: Mapping[str, Features]) -> tuple[Tensor, ...]:
+        """One set of maps, finest first, from the features of the modalities that are present."""
+
+    def deep_logits(self, fused: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Predictions from the coarser fused maps, for deep supervision; none by default."""
+        return ()
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Logits from any non-empty subset of the modalities."""
+        logits: Tensor = self.head(self.fuse(self.encode(inputs))[0])
+        return logits
+
+    def modality_modules(self, modality: str) -> Iterable[nn.Module]:
+        """The parts of the network that only this modality passes through."""
+        return (self.encoders[modality],)
+
+    def modality_parameters(self, modality: str) -> list[Parameter]:
+        """The parameters that only this modality trains: the one way in which a strategy finds an encoder.
+
+        Raises:
+            UnknownName: if the model has no such modality.
+            ValueError: if nothing of the modality can be trained, so that balancing it would silently do nothing.
+        """
+        if modality not in self.modalities:
+            raise UnknownName("modality in this model", modality, self.modalities)
+        modules = self.modality_modules(modality)
+        parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+        if not parameters:
+            raise ValueError(f"modality '{modality}' matches no trainable parameter; balancing it would do nothing")
+        return parameters

@@ -1,0 +1,367 @@
+"""A run folder from its first line to its last: train, resume and evaluate, with everything written down."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+
+from cggm_med import checkpoint as checkpoints
+from cggm_med import distributed, engine, registry
+from cggm_med.config import RunConfig, Tree, differences, read_file, resolve, to_tree
+from cggm_med.data.splits import Splits, write_splits
+from cggm_med.errors import CheckpointError, DataError, OutputError, UnknownName
+from cggm_med.figures import learning_figure, modality_figure
+from cggm_med.files import writable_folder, write_json, write_text
+from cggm_med.models.base import MultimodalModel
+from cggm_med.progress import RunProgress
+from cggm_med.report import Report, print_report
+from cggm_med.strategies.base import BalancingStrategy
+from cggm_med.task import Task
+
+DRAWN_CASES = 4
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where the files of a run are.
+
+    Attributes:
+        path: the folder itself.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """Resolved settings."""
+        return self.path / "config.yaml"
+
+    @property
+    def splits(self) -> Path:
+        """Case ids of training, validation and test."""
+        return self.path / "splits.json"
+
+    @property
+    def data(self) -> Path:
+        """Digest of each case that the run saw."""
+        return self.path / "data.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One line a logged step or validation."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder with ``last.pt`` and, if there is a validation split, ``best.pt``."""
+        return self.path / "checkpoints"
+
+    @property
+    def weights(self) -> Path:
+        """The checkpoint that speaks for the run: the best by validation, else the last."""
+        best = self.checkpoints / "best.pt"
+        return best if best.exists() else self.checkpoints / "last.pt"
+
+
+def make_config(task: str, layers: Sequence[Tree], preset: str | None = None, strategy: str | None = None) -> RunConfig:
+    """Resolve settings: defaults < preset of the task < ``layers`` in their order.
+
+    Args:
+        task: registered name.
+        layers: nested settings, such as a file's and the command line's.
+        preset: name of one of the task's presets; default: what the layers say, else what suits the data.
+        strategy: registered name; default: what the layers say, else ``cggm``.
+
+    Raises:
+        UnknownName: for an unknown task, strategy, preset or key.
+
+    Example:
+        >>> make_config("brats2021", [{"optim": {"lr": 0.01}}]).preset
+        'tiny'
+    """
+    cls = registry.load(registry.TASKS, task)
+    said: Tree = {}
+    for layer in layers:
+        said |= {key: value for key, value in layer.items() if key == "preset"}
+        for section, key in (("task", "name"), ("strategy", "name"), ("data", "path")):
+            if isinstance(layer.get(section), dict) and key in layer[section]:
+                said[f"{section}.{key}"] = layer[section][key]
+    named = said.get("task.name", task)
+    if named != task:
+        raise UnknownName(f"task in these settings (they are for '{named}')", task, [named])
+    strategy = strategy or said.get("strategy.name", "cggm")
+    preset = preset or said.get("preset") or cls.default_preset(embedded=said.get("data.path") is None)
+    if preset not in cls.presets:
+        raise UnknownName(f"preset of task {task}", str(preset), cls.presets)
+    sections = {
+        "task": cls.TaskConfig,
+        "data": cls.DataConfig,
+        "model": cls.ModelConfig,
+        "strategy": registry.load(registry.STRATEGIES, strategy).Config,
+    }
+    names: Tree = {"preset": preset, "task": {"name": task}, "strategy": {"name": strategy}}
+    return resolve(sections, [cls.presets[preset], *layers, names])
+
+
+def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
+    """Train from the beginning and score the held-out cases.
+
+    Args:
+        config: resolved settings.
+        folder: new or empty.
+        console: for progress and the table.
+
+    Returns:
+        The scores, or None if no case was held out.
+
+    Raises:
+        OutputError: if the folder holds files already or cannot be written.
+    """
+    if distributed.rank() == 0:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise OutputError(f"{folder} is not an empty folder; choose another with --out, or --resume {folder}")
+        writable_folder(folder)
+    task, strategy = _make(config)
+    say = _speaker(console)
+    task.find(say)
+    splits = task.default_splits()
+    task.prepare(splits, say)
+    run = RunFolder(folder)
+    if distributed.rank() == 0:
+        write_text(run.config, yaml.safe_dump(to_tree(config), sort_keys=False))
+        write_splits(run.splits, splits)
+        write_json(run.data, task.contents())
+    return _train(config, run, task, strategy, console, None)
+
+
+def resume(folder: Path, overrides: Tree, console: Console) -> Report | None:
+    """Continue a run from its last checkpoint and score the held-out cases.
+
+    Args:
+        folder: of the run.
+        overrides: settings that do not change its numbers, such as ``data.workers``.
+        console: for progress and the table.
+
+    Raises:
+        CheckpointError: if the folder is no run, or settings or data differ from the run's; names what differs.
+    """
+    run = RunFolder(folder)
+    stored = _stored(run)
+    config = make_config(str(stored["task"]["name"]), [stored, overrides])
+    changed = [x for x in differences(stored, to_tree(config)) if x.split(":")[0] not in checkpoints.FREE_SETTINGS]
+    if changed:
+        raise CheckpointError(f"{folder} cannot be resumed with other settings (run != now): {'; '.join(changed)}")
+    task, strategy = _make(config)
+    say = _speaker(console)
+    task.find(say)
+    task.prepare(_read_splits(run), say)
+    last = run.checkpoints / "last.pt"
+    checkpoint = None
+    if last.exists():
+        checkpoint = checkpoints.load(last, torch.device("cpu"))
+        say(f"resuming at step {checkpoint.step} of {config.train.steps}")
+    else:
+        say("no checkpoint yet: starting at step 0")
+    if distributed.rank() == 0 and run.metrics.exists():
+        step = 0 if checkpoint is None else checkpoint.step
+        kept = [record for record in read_metrics(run.metrics) if record["step"] <= step]
+        write_text(run.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+    return _train(config, run, task, strategy, console, checkpoint)
+
+
+def evaluate(folder: Path, overrides: Tree, console: Console, *, split: str | None, out: Path | None) -> Report:
+    """Score a finished run on its own held-out cases or on other data.
+
+    Args:
+        folder: of the run.
+        overrides: settings such as ``data.path`` and ``task.labels``.
+        console: for the table.
+        split: ``train``, ``validation`` or ``test`` of the run, or ``all``; default: the run's held-out cases, or with
+            other data all cases, provided that none was trained on.
+        out: folder for table and pictures; default: inside the run folder.
+
+    Raises:
+        CheckpointError: if the folder is no run or its weights do not fit.
+        DataError: if a case was trained on and ``split`` was not given.
+    """
+    run = RunFolder(folder)
+    stored = _stored(run)
+    config = make_config(str(stored["task"]["name"]), [stored, overrides])
+    other_data = "path" in overrides.get("data", {})
+    task, strategy = _make(config)
+    say = _speaker(console)
+    found = task.find(say)
+    known = {"all": found, **{name: getattr(_read_splits(run), name) for name in ("train", "validation", "test")}}
+    chosen = split or ("all" if other_data else held_out(_read_splits(run)))
+    if chosen not in known:
+        raise UnknownName("split", str(chosen), known)
+    cases = tuple(case for case in known[chosen] if case in found)
+    if not cases:
+        raise DataError(f"split '{chosen}' of {folder} has no case in these data; choose another with --split")
+    task.prepare(Splits(train=(), validation=(), test=cases), say)
+    if split is None and other_data:
+        seen = json.loads(run.data.read_text())
+        own = _read_splits(run)
+        trained = {seen[id] for id in (*own.train, *own.validation)}
+        familiar = [id for id, content in task.contents().items() if content in trained]
+        if familiar:
+            raise DataError(
+                f"{len(familiar)} of {len(cases)} cases were used to train this run ({', '.join(familiar[:5])}, ...): "
+                "--split test scores its held-out cases, --split all scores everything, seen or not"
+            )
+    device = engine.select_device(config.train.device)
+    model = engine.build(task, strategy, config, device)
+    checkpoint = checkpoints.load(run.weights, device)
+    checkpoints.restore(checkpoint, model, strategy, None, run.weights)
+    name = Path(config.data.path).stem if other_data else str(chosen)
+    target = out or folder / "evaluations" / name
+    return _score(config, run, task, model, strategy, cases, str(chosen), checkpoint, device, target, console)
+
+
+def held_out(splits: Splits) -> str | None:
+    """The split that a run is scored on: test, else validation, else none."""
+    return "test" if splits.test else "validation" if splits.validation else None
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a ``metrics.jsonl``; a last line that was cut off by a crash is left out."""
+    records = []
+    for line in path.read_text().splitlines(keepends=True):
+        if line.endswith("\n"):
+            records.append(json.loads(line))
+    return records
+
+
+def _make(config: RunConfig) -> tuple[Task, BalancingStrategy]:
+    task = registry.load(registry.TASKS, config.task.name)(config)
+    return task, registry.load(registry.STRATEGIES, config.strategy.name)(config.strategy)
+
+
+def _stored(run: RunFolder) -> Tree:
+    if not run.config.exists():
+        raise CheckpointError(f"{run.path} is not a run folder: it has no {run.config.name}")
+    return read_file(run.config)
+
+
+def _read_splits(run: RunFolder) -> Splits:
+    try:
+        content = json.loads(run.splits.read_text())
+        return Splits(**{name: tuple(content[name]) for name in ("train", "validation", "test")})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{run.path} is not a complete run folder: {run.splits.name} is missing or damaged"
+        ) from error
+
+
+def _speaker(console: Console) -> Any:
+    return console.print if distributed.rank() == 0 else lambda text: None
+
+
+def _train(
+    config: RunConfig,
+    run: RunFolder,
+    task: Task,
+    strategy: BalancingStrategy,
+    console: Console,
+    checkpoint: checkpoints.Checkpoint | None,
+) -> Report | None:
+    device = engine.select_device(config.train.device)
+    model = engine.build(task, strategy, config, device)
+    say = _speaker(console)
+    say(
+        f"training {config.task.name} with {config.strategy.name} on {device}: "
+        f"{engine.parameter_count(model) / 1e6:.2f} M parameters, {len(task.splits.train)} training, "
+        f"{len(task.splits.validation)} validation, {len(task.splits.test)} test cases; run folder {run.path}"
+    )
+    first = distributed.rank() == 0
+    progress = RunProgress(
+        console if first else Console(quiet=True), checkpoint.step if checkpoint else 0, config.train.steps
+    )
+
+    def log(record: engine.Record) -> None:
+        if first:
+            with run.metrics.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            progress(record)
+
+    with progress:
+        engine.train(task, model, strategy, config, run.checkpoints, device=device, log=log, resume=checkpoint)
+    if first and run.metrics.exists():
+        records = read_metrics(run.metrics)
+        learning_figure(run.path / "figures" / "learning.png", records)
+        modality_figure(run.path / "figures" / "modalities.png", records, task.modalities)
+    split = held_out(task.splits)
+    if split is None:
+        say("no case was held out, so there is nothing to score")
+        return None
+    weights = checkpoints.load(run.weights, device)
+    checkpoints.restore(weights, model, strategy, None, run.weights)
+    cases = getattr(task.splits, split)
+    return _score(config, run, task, model, strategy, cases, split, weights, device, run.path, console)
+
+
+def _score(
+    config: RunConfig,
+    run: RunFolder,
+    task: Task,
+    model: MultimodalModel,
+    strategy: BalancingStrategy,
+    cases: tuple[str, ...],
+    split: str,
+    weights: checkpoints.Checkpoint,
+    device: torch.device,
+    folder: Path,
+    console: Console,
+) -> Report:
+    """Evaluate, write ``results.json``, ``results.md`` and pictures to ``folder``, and print the table."""
+    _speaker(console)(f"scoring {len(cases)} {split} cases")
+    pictures = {case: folder / "figures" / f"{case}.png" for case in cases[:DRAWN_CASES]}
+    results = engine.evaluate(task, model, strategy, cases, config, device=device, full=True, draw=pictures)
+    chosen = "last step"
+    if weights.best is not None and run.weights.name == "best.pt":
+        chosen = f"highest mean validation Dice, {weights.best['score']:.3f} at step {weights.best['step']:.0f}"
+        if split == "validation":
+            chosen += "; these scores are of the cases that it was chosen by, so they are optimistic"
+    report = Report(
+        task=config.task.name,
+        strategy=config.strategy.name,
+        split=split,
+        scores=tuple(score for result in results for score in result.scores),
+        head_scores=tuple(score for result in results for score in result.head_scores),
+        rules={**task.rules(), "checkpoint": chosen},
+        provenance=_provenance(config, device),
+    )
+    if distributed.rank() == 0:
+        write_json(folder / "results.json", report.to_json())
+        write_text(folder / "results.md", report.to_markdown())
+        print_report(report, console)
+        console.print(f"written: {folder / 'results.md'} and pictures in {folder / 'figures'}")
+    return report
+
+
+def _provenance(config: RunConfig, device: torch.device) -> Mapping[str, str]:
+    packages = ("cggm-med", "torch", "monai", "torchio", "nibabel", "numpy")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
+    return {
+        "command": " ".join(["cggm-med", *sys.argv[1:]]),
+        "data": "embedded phantom (synthetic)" if config.data.path is None else Path(config.data.path).name,
+        "modalities": ", ".join(config.task.modalities),
+        "preset": config.preset,
+        "seed": str(config.train.seed),
+        "steps": str(config.train.steps),
+        "versions": f"{versions}, Python {platform.python_version()}",
+        "device": f"{hardware}, {distributed.world_size()} process(es)",
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+    }

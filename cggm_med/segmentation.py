@@ -1,0 +1,356 @@
+"""Segmentation of overlapping regions in 3-D scans: everything that segmentation tasks share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import nibabel as nib
+import numpy as np
+import torch
+from cggm_med.figures import contour_figure
+from cggm_med.metrics import dice, empty_region, hausdorff95
+from cggm_med.report import CaseScore, HeadScore
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cggm_med import distributed
+from cggm_med.config import RunConfig, require
+from cggm_med.data.augment import Amount, Augmentation
+from cggm_med.data.cases import NamedFiles, find_cases
+from cggm_med.data.labels import LabelConvention, detect_convention
+from cggm_med.data.patches import PatchDataset, PatchSampling, StepSampler, patch_loader, predict_volume
+from cggm_med.data.preprocess import PreparedCase, Preprocessing, prepare
+from cggm_med.data.splits import Splits, from_sections, read_splits, split_by_patient
+from cggm_med.errors import DataError
+from cggm_med.losses import RegionLoss, soft_dice_sums
+from cggm_med.models.base import MultimodalModel
+from cggm_med.models.segmentation import SegmentationModel
+from cggm_med.models.unimodal import UnimodalHeads, VoxelwiseHead
+from cggm_med.task import CaseResult, Task, TaskConfig
+from cggm_med.typing import Batch
+
+
+@dataclass(frozen=True)
+class SegmentationTaskConfig(TaskConfig):
+    """Settings of a segmentation task.
+
+    Attributes:
+        labels: name of the convention in which label files are written; default: what the layout of the data implies.
+    """
+
+    labels: str | None = None
+
+
+@dataclass(frozen=True)
+class SegmentationDataConfig:
+    """Where the scans are and how they reach the network.
+
+    Attributes:
+        path: folder or JSON list; default: the task's embedded data.
+        splits: JSON file with case ids for train, validation and test; default: drawn by patient from the seed.
+        validation: share of the patients to choose the best checkpoint by.
+        test: share of the patients that are scored at the end.
+        spacing: common voxel size in mm; default: the cases' own, which must then agree.
+        patch_size: voxels along x, y, z.
+        foreground: share of patches that are centred on a voxel of a region.
+        augmentation: ``none``, ``light`` or ``standard``.
+        overlap: share of a patch that its neighbour covers too when a volume is predicted.
+        empty_hd95_mm: HD95 of a region that is missed or made up, in mm; 374 is the penalty of the BraTS challenge.
+        cache: folder for preprocessed cases; default: ``$XDG_CACHE_HOME/cggm-med`` or ``~/.cache/cggm-med``.
+        workers: processes that read and augment.
+    """
+
+    path: str | None = None
+    splits: str | None = None
+    validation: float = 0.15
+    test: float = 0.15
+    spacing: tuple[float, float, float] | None = None
+    patch_size: tuple[int, int, int] = (96, 96, 96)
+    foreground: float = 0.5
+    augmentation: Amount = "standard"
+    overlap: float = 0.5
+    empty_hd95_mm: float = 374.0
+    cache: str | None = None
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("validation", "test", "overlap"):
+            require(0 <= getattr(self, name) < 1, f"data.{name}", getattr(self, name), "at least 0, below 1")
+        require(0 <= self.foreground <= 1, "data.foreground", self.foreground, "from 0 to 1")
+        require(all(s > 0 for s in self.spacing or ()), "data.spacing", self.spacing, "more than 0 mm along each axis")
+        require(all(n > 0 for n in self.patch_size), "data.patch_size", self.patch_size, "at least 1 voxel an axis")
+        require(self.workers >= 0, "data.workers", self.workers, "at least 0")
+
+
+@dataclass(frozen=True)
+class SegmentationModelConfig:
+    """The network.
+
+    Attributes:
+        channels: feature channels of each scale of every encoder, finest first.
+        deep_supervision: also learn from predictions at coarser scales.
+    """
+
+    channels: tuple[int, ...] = (16, 32, 64, 128)
+    deep_supervision: bool = False
+
+    def __post_init__(self) -> None:
+        require(len(self.channels) >= 2, "model.channels", list(self.channels), "at least 2 scales")
+
+
+class SegmentationTask(Task):
+    """Base of tasks that segment overlapping regions; a subclass states facts and can make embedded data.
+
+    Attributes:
+        layouts: ways in which files are named.
+        decathlon_modalities: names in a Medical Segmentation Decathlon ``dataset.json``, lower case, to modalities.
+        decathlon_convention: label convention of that layout.
+        conventions: label conventions by name; all declare the same regions, which are the targets.
+    """
+
+    TaskConfig = SegmentationTaskConfig
+    DataConfig = SegmentationDataConfig
+    ModelConfig = SegmentationModelConfig
+    layouts: ClassVar[Sequence[NamedFiles]]
+    decathlon_modalities: ClassVar[Mapping[str, str]] = {}
+    decathlon_convention: ClassVar[str] = ""
+    conventions: ClassVar[Mapping[str, LabelConvention]]
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(config)
+        data, channels = config.data, config.model.channels
+        coarsest = 2 ** (len(channels) - 1)
+        # Instance normalisation needs more than one voxel on the coarsest grid.
+        require(
+            all(n % coarsest == 0 and n >= 2 * coarsest for n in data.patch_size),
+            "data.patch_size",
+            list(data.patch_size),
+            f"multiples of {coarsest}, at least {2 * coarsest}, for a network of {len(channels)} scales",
+        )
+        require(len(self.modalities) > 0, "task.modalities", [], "at least one of " + ", ".join(self.known_modalities))
+        unique = len(set(self.modalities)) == len(self.modalities)
+        require(unique, "task.modalities", list(self.modalities), "each modality once")
+        self.cases: dict[str, PreparedCase] = {}
+
+    def embedded_data(self, cache: Path, say: Callable[[str], None]) -> Path:
+        """Make or find the data for runs without ``data.path``.
+
+        Raises:
+            DataError: if the task has none.
+        """
+        raise DataError(
+            f"task '{self.config.task.name}' has no embedded data; give a folder or JSON list with --data PATH"
+        )
+
+    def find(self, say: Callable[[str], None]) -> tuple[str, ...]:
+        """Find the scans, and settle in which convention their labels are written."""
+        data = self.config.data
+        if data.path is not None:
+            path = Path(data.path)
+        else:
+            with distributed.first_process_first():
+                path = self.embedded_data(cache_folder(data.cache), say)
+        self.found = find_cases(
+            path,
+            self.modalities,
+            self.layouts,
+            decathlon_modalities=self.decathlon_modalities,
+            decathlon_convention=self.decathlon_convention,
+            known_modalities=self.known_modalities,
+        )
+        self.convention = detect_convention(self.found.label_convention, self.config.task.labels, self.conventions)
+        return tuple(case.id for case in self.found.cases)
+
+    def default_splits(self) -> Splits:
+        """From ``data.splits``, else from the sections of a datalist, else drawn by patient."""
+        data = self.config.data
+        if data.splits is not None:
+            return read_splits(Path(data.splits), self.found.cases)
+        if self.found.sections is not None:
+            return from_sections(self.found)
+        seed = self.config.train.seed
+        return split_by_patient(self.found.cases, validation=data.validation, test=data.test, seed=seed)
+
+    def prepare(self, splits: Splits, say: Callable[[str], None]) -> None:
+        """Check and preprocess the scans; in several processes the first does the work for all."""
+        data = self.config.data
+        wanted = {*splits.train, *splits.validation, *splits.test}
+        cases = [case for case in self.found.cases if case.id in wanted]
+        if unknown := wanted - {case.id for case in cases}:
+            raise DataError(f"cases of the split that the data do not have: {', '.join(sorted(unknown))}")
+        say(
+            f"{len(cases)} cases ({self.found.layout}), labels as in {self.convention.name}; checking and preprocessing"
+        )
+        preprocessing = Preprocessing(self.modalities, self.convention, data.spacing)
+        with distributed.first_process_first():
+            prepared = prepare(cases, preprocessing, cache_folder(data.cache) / "preprocessed", workers=data.workers)
+        self.cases = {case.id: case for case in prepared}
+        self.splits = splits
+        plain = [c.id for c in prepared if None in c.facts["background"].values()]
+        if plain:
+            say(f"no constant background in {', '.join(plain)}: normalised over the whole image")
+
+    def contents(self) -> dict[str, str]:
+        """The cache key of each case, a digest of its files and preprocessing."""
+        return {id: case.folder.name for id, case in sorted(self.cases.items())}
+
+    def batches(self, first_step: int, pin_memory: bool) -> Iterable[Batch]:
+        """Augmented patches of the training cases."""
+        data, train = self.config.data, self.config.train
+        cases = [self.cases[id] for id in self.splits.train]
+        present = {region for case in cases for region in np.unique(case.centres[:, 0]).tolist()}
+        missing = [name for i, name in enumerate(self.targets) if i not in present]
+        if missing:
+            raise DataError(
+                f"region {', '.join(missing)} has no voxel in any of the {len(cases)} training cases (labels read as "
+                f"'{self.convention.name}'); check the convention (--set task.labels=NAME) or train on more cases"
+            )
+        sampling = PatchSampling(data.patch_size, data.foreground, train.seed)
+        size = train.batch_size * train.steps_per_epoch
+        dataset = PatchDataset(cases, sampling, Augmentation(data.augmentation), size)
+        sampler = StepSampler(
+            first_step,
+            train.steps,
+            train.steps_per_epoch,
+            train.batch_size,
+            distributed.rank(),
+            distributed.world_size(),
+        )
+        return patch_loader(dataset, sampler, self.modalities, workers=data.workers, pin_memory=pin_memory)
+
+    def model(self) -> SegmentationModel:
+        """A 3-D U-Net with one encoder per modality."""
+        settings = self.config.model
+        return SegmentationModel(
+            self.modalities, len(self.targets), settings.channels, deep_supervision=settings.deep_supervision
+        )
+
+    def unimodal_heads(self, model: MultimodalModel) -> UnimodalHeads:
+        """Voxel-wise heads on each encoder's pyramid."""
+        channels = self.config.model.channels
+        return UnimodalHeads({m: VoxelwiseHead(channels, len(self.targets)) for m in model.modalities})
+
+    def criterion(self) -> nn.Module:
+        """Soft Dice plus cross-entropy."""
+        return RegionLoss()
+
+    def score_sums(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Sums of the soft Dice."""
+        return soft_dice_sums(logits, target)
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        model: MultimodalModel,
+        heads: UnimodalHeads | None,
+        cases: Sequence[str],
+        *,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        full: bool,
+    ) -> Iterator[CaseResult]:
+        """Dice and, when ``full``, HD95 of each region on the case's own grid."""
+        regions = len(self.targets)
+        for id in cases:
+            case = self.cases[id]
+
+            def predict(patch: Tensor) -> Tensor:
+                with autocast():
+                    features = model.encode({m: patch[:, i : i + 1] for i, m in enumerate(self.modalities)})
+                    logits = [model.head(model.fuse(features)[0])]
+                    if heads is not None:
+                        size = patch.shape[2:]
+                        logits += [F.interpolate(x, size, mode="trilinear") for x in heads(features).values()]
+                return torch.sigmoid(torch.cat(logits, dim=1).float())
+
+            image = torch.from_numpy(np.array(case.image())).to(device)
+            volume = predict_volume(predict, image, self.config.data.patch_size, overlap=self.config.data.overlap)
+            truth = case.native_target(self.convention)
+            fused, *unimodal = (case.to_native(part) >= 0.5 for part in volume.split(regions))
+            scores = tuple(
+                self._score(case, name, p, t, full) for name, p, t in zip(self.targets, fused, truth, strict=True)
+            )
+            head_scores = tuple(
+                HeadScore(id, modality, name, dice(torch.from_numpy(p), torch.from_numpy(t)))
+                for modality, prediction in zip(self.modalities, unimodal, strict=False)
+                for name, p, t in zip(self.targets, prediction, truth, strict=True)
+            )
+            yield CaseResult(id, scores, head_scores, _Drawing(self.targets, case, truth, fused, scores))
+
+    def _score(
+        self, case: PreparedCase, region: str, predicted: NDArray[np.bool_], true: NDArray[np.bool_], full: bool
+    ) -> CaseScore:
+        p, t = torch.from_numpy(predicted), torch.from_numpy(true)
+        spacing = case.spacing
+        ml = float(np.prod(spacing)) / 1000
+        empty_mm = self.config.data.empty_hd95_mm
+        return CaseScore(
+            case=case.id,
+            region=region,
+            dice=dice(p, t),
+            hd95_mm=hausdorff95(p, t, spacing, empty_mm=empty_mm) if full else 0.0,
+            empty=empty_region(p, t),
+            target_ml=float(t.sum()) * ml,
+            predicted_ml=float(p.sum()) * ml,
+        )
+
+    def rules(self) -> dict[str, str]:
+        """Definitions of Dice, HD95 and the treatment of empty regions."""
+        penalty = self.config.data.empty_hd95_mm
+        regions = "; ".join(f"{r} = {list(labels)}" for r, labels in self.convention.regions.items())
+        return {
+            "grid": "each case's own grid and spacing, whole volume",
+            "regions": f"{regions} (labels of {self.convention.name})",
+            "Dice": "2 |P and T| / (|P| + |T|) per case and region, then averaged over cases",
+            "HD95": "larger of the two directed 95th percentiles of surface distances, in mm",
+            "empty region": "nothing there and nothing predicted: Dice 1, HD95 0; "
+            f"missed or made up: Dice 0, HD95 {penalty:g} mm",
+            "threshold": "probability of at least 0.5, no post-processing",
+        }
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """Draws one case with true and predicted contours, in RAS+ axes."""
+
+    regions: Sequence[str]
+    case: PreparedCase
+    truth: NDArray[np.bool_]
+    prediction: NDArray[np.bool_]
+    scores: Sequence[CaseScore]
+
+    def __call__(self, path: Path) -> None:
+        affine = np.array(self.case.facts["affine"])
+        turn = nib.orientations.io_orientation(affine)
+        axes = [int(a) for a in np.argsort(turn[:, 0])]
+
+        def canonical(volume: NDArray[Any]) -> NDArray[Any]:
+            return np.asarray(nib.orientations.apply_orientation(volume, turn))
+
+        images = {}
+        for modality, file in self.case.source.images.items():
+            data = np.asanyarray(nib.load(file.path).dataobj)
+            images[modality] = canonical(data if file.channel is None else data[..., file.channel])
+        contour_figure(
+            path,
+            self.case.id,
+            images,
+            np.stack([canonical(mask) for mask in self.truth]),
+            np.stack([canonical(mask) for mask in self.prediction]),
+            self.regions,
+            tuple(self.case.spacing[a] for a in axes),
+            {score.region: score.dice for score in self.scores},
+        )
+
+
+def cache_folder(setting: str | None) -> Path:
+    """Folder for what can be made again: the setting, or the user's cache."""
+    if setting is not None:
+        return Path(setting)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cggm-med"

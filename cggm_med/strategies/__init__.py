@@ -1,0 +1,1 @@
+"""Balancing strategies: one file a paper, all behind the hooks of ``BalancingStrategy``."""

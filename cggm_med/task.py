@@ -1,0 +1,162 @@
+"""The contract of a task: what is learned from which modalities, on what data, and how it is scored."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from cggm_med.report import CaseScore, HeadScore
+from torch import Tensor, nn
+
+from cggm_med.config import RunConfig, Tree
+from cggm_med.data.splits import Splits
+from cggm_med.errors import UnknownName
+from cggm_med.models.base import MultimodalModel
+from cggm_med.models.unimodal import UnimodalHeads
+from cggm_med.typing import Batch
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """Settings that every task has.
+
+    Attributes:
+        name: registered name.
+        modalities: what to train on, a subset of what the task knows.
+    """
+
+    name: str
+    modalities: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """One evaluated case.
+
+    Attributes:
+        case: its id.
+        scores: one for each target.
+        head_scores: one for each modality and target, if there are heads.
+        draw: writes a picture of the case to a file, if the task can draw one.
+    """
+
+    case: str
+    scores: tuple[CaseScore, ...]
+    head_scores: tuple[HeadScore, ...]
+    draw: Callable[[Path], None] | None = None
+
+
+class Task(ABC):
+    """A task is created from a run's configuration; ``prepare`` finds and checks its data. It never trains.
+
+    Attributes:
+        TaskConfig: dataclass of the section ``task``.
+        DataConfig: dataclass of the section ``data``; has ``path``, ``cache`` and ``workers``.
+        ModelConfig: dataclass of the section ``model``.
+        presets: named settings, chosen by ``--preset``.
+        description: one line for ``cggm-med tasks``.
+        url: where the data come from.
+        known_modalities: every modality that the task can be trained on.
+        targets: names of what is predicted.
+    """
+
+    TaskConfig: ClassVar[type[TaskConfig]] = TaskConfig
+    DataConfig: ClassVar[type]
+    ModelConfig: ClassVar[type]
+    presets: ClassVar[Mapping[str, Tree]] = {}
+    description: ClassVar[str] = ""
+    url: ClassVar[str] = ""
+    known_modalities: ClassVar[tuple[str, ...]]
+    targets: ClassVar[tuple[str, ...]]
+
+    splits: Splits
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.modalities: tuple[str, ...] = config.task.modalities
+        for modality in self.modalities:
+            if modality not in self.known_modalities:
+                raise UnknownName("modality", modality, self.known_modalities)
+
+    @classmethod
+    @abstractmethod
+    def default_preset(cls, embedded: bool) -> str:
+        """Preset when none is asked for; ``embedded`` says whether the task makes its own data."""
+
+    @abstractmethod
+    def find(self, say: Callable[[str], None]) -> tuple[str, ...]:
+        """Find the data on disk, without reading them through, and return the ids of all cases.
+
+        Args:
+            say: told in one line what is being done.
+
+        Raises:
+            DataError: if files are missing or their names are ambiguous; lists every bad case.
+        """
+
+    @abstractmethod
+    def default_splits(self) -> Splits:
+        """Which cases to train, choose and test on, from the configuration or the data's own list."""
+
+    @abstractmethod
+    def prepare(self, splits: Splits, say: Callable[[str], None]) -> None:
+        """Check and preprocess the cases of ``splits`` and keep to it from now on.
+
+        Raises:
+            DataError: lists every problem of every case.
+        """
+
+    @abstractmethod
+    def contents(self) -> dict[str, str]:
+        """A digest of each prepared case: equal digests mean equal numbers, whatever the case is called."""
+
+    @abstractmethod
+    def batches(self, first_step: int, pin_memory: bool) -> Iterable[Batch]:
+        """The batch of each remaining step, this process's share of it."""
+
+    @abstractmethod
+    def model(self) -> MultimodalModel:
+        """A new network with random weights."""
+
+    @abstractmethod
+    def unimodal_heads(self, model: MultimodalModel) -> UnimodalHeads:
+        """New classifier heads, one for each of the model's modalities."""
+
+    @abstractmethod
+    def criterion(self) -> nn.Module:
+        """The loss, a function of logits and target; also takes the logits of the classifier heads."""
+
+    @abstractmethod
+    def score_sums(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Additive sums ``(target, 3)`` behind a score in [0, 1]; see ``BalancingStrategy.setup``."""
+
+    @abstractmethod
+    def evaluate(
+        self,
+        model: MultimodalModel,
+        heads: UnimodalHeads | None,
+        cases: Sequence[str],
+        *,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        full: bool,
+    ) -> Iterator[CaseResult]:
+        """Predict and score cases, one after the other.
+
+        Args:
+            model: in evaluation mode.
+            heads: to score each modality by itself, or None.
+            cases: ids.
+            device: where the model is.
+            autocast: context for the network's computations.
+            full: also compute what is too slow for every validation, such as surface distances.
+        """
+
+    @abstractmethod
+    def rules(self) -> dict[str, str]:
+        """How the scores are defined, for the report: a number without its rule says little."""

@@ -1,0 +1,58 @@
+"""The words of the house: what travels between data, model, strategy and engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Features(NamedTuple):
+    """What one modality's encoder found.
+
+    Attributes:
+        maps: feature maps, finest first: ``(batch, channel, x, y, z)`` for volumes, ``(batch, channel)`` for vectors.
+        present: ``(batch,)`` booleans, False where this sample lacks the modality; None where no sample does.
+    """
+
+    maps: tuple[Tensor, ...]
+    present: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples to train on.
+
+    Attributes:
+        inputs: one tensor a modality, such as ``(batch, 1, x, y, z)``.
+        target: what is learned, such as ``(batch, region, x, y, z)`` with values 0 and 1.
+        ids: the case that each sample comes from.
+    """
+
+    inputs: dict[str, Tensor]
+    target: Tensor
+    ids: tuple[str, ...]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on ``device``."""
+        inputs = {modality: x.to(device, non_blocking=True) for modality, x in self.inputs.items()}
+        return Batch(inputs, self.target.to(device, non_blocking=True), self.ids)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model computed in one step.
+
+    Attributes:
+        features: each present modality's features.
+        fused: the features after fusion and decoder, finest first; the head reads ``fused[0]``.
+        logits: the prediction before the sigmoid or softmax.
+        deep_logits: predictions at coarser scales, for deep supervision; empty without it.
+    """
+
+    features: dict[str, Features]
+    fused: tuple[Tensor, ...]
+    logits: Tensor
+    deep_logits: tuple[Tensor, ...] = ()

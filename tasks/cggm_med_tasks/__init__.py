@@ -1,0 +1,1 @@
+"""The built-in tasks, registered through the same entry points as anybody's."""

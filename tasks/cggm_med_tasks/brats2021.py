@@ -1,0 +1,141 @@
+"""BraTS: glioma segmentation from FLAIR, T1, T1ce and T2.
+
+Targets are the overlapping regions whole tumour (WT), tumour core (TC) and enhancing tumour (ET).
+
+Paper: Baid et al. 2021, https://arxiv.org/abs/2107.02314. Data: Synapse syn27046444, after registration; licence
+CC BY 4.0 for the 2023 and later releases, see the challenge for earlier ones. Also read: BraTS 2018-2020 (same names),
+BraTS 2023 and later, Task01 of the Medical Segmentation Decathlon, and lists of any other files by modality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from cggm_med.config import Tree, require
+from cggm_med.data.cases import NamedFiles
+from cggm_med.data.labels import LabelConvention
+from cggm_med.data.phantom import VERSION, write_phantom
+from cggm_med.files import atomic_folder
+from cggm_med.segmentation import SegmentationDataConfig, SegmentationTask, SegmentationTaskConfig
+
+MODALITIES = ("flair", "t1", "t1ce", "t2")
+
+# Whole tumour: every label. Tumour core: all but oedema. Enhancing tumour: one label.
+CONVENTIONS = {
+    "brats2021": LabelConvention(
+        name="brats2021",
+        meanings={1: "necrotic core", 2: "oedema", 4: "enhancing tumour"},
+        regions={"WT": (1, 2, 4), "TC": (1, 4), "ET": (4,)},
+        paint={"WT": 2, "TC": 1, "ET": 4},
+    ),
+    "brats2023": LabelConvention(
+        name="brats2023",
+        meanings={1: "necrotic core", 2: "oedema", 3: "enhancing tumour"},
+        regions={"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)},
+        paint={"WT": 2, "TC": 1, "ET": 3},
+    ),
+    "brats2013": LabelConvention(
+        name="brats2013",
+        meanings={1: "necrosis", 2: "oedema", 3: "non-enhancing tumour", 4: "enhancing tumour"},
+        regions={"WT": (1, 2, 3, 4), "TC": (1, 3, 4), "ET": (4,)},
+        paint={"WT": 2, "TC": 1, "ET": 4},
+    ),
+    "msd": LabelConvention(
+        name="msd",
+        meanings={1: "oedema", 2: "non-enhancing tumour", 3: "enhancing tumour"},
+        regions={"WT": (1, 2, 3), "TC": (2, 3), "ET": (3,)},
+        paint={"WT": 1, "TC": 2, "ET": 3},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class BraTSTaskConfig(SegmentationTaskConfig):
+    """Settings of the task, see the base class."""
+
+    name: str = "brats2021"
+    modalities: tuple[str, ...] = MODALITIES
+
+
+@dataclass(frozen=True)
+class BraTSDataConfig(SegmentationDataConfig):
+    """Settings of the data.
+
+    Attributes:
+        phantom_cases: patients of the embedded phantom, used when no path is given.
+    """
+
+    phantom_cases: int = 24
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.phantom_cases >= 3, "data.phantom_cases", self.phantom_cases, "at least 3")
+
+
+class BraTS2021(SegmentationTask):
+    """Glioma segmentation: WT, TC and ET from up to four MRI modalities."""
+
+    TaskConfig = BraTSTaskConfig
+    DataConfig = BraTSDataConfig
+    description = "glioma in MRI: whole tumour, tumour core and enhancing tumour from FLAIR, T1, T1ce, T2"
+    url = "https://arxiv.org/abs/2107.02314"
+    known_modalities = MODALITIES
+    targets = ("WT", "TC", "ET")
+    conventions = CONVENTIONS
+    layouts = (
+        NamedFiles(
+            name="BraTS 2021",
+            suffixes={"flair": "_flair", "t1": "_t1", "t1ce": "_t1ce", "t2": "_t2"},
+            label_suffix="_seg",
+            label_convention="brats2021",
+            patient_pattern=r"(.+)",
+        ),
+        NamedFiles(
+            name="BraTS 2023",
+            suffixes={"flair": "-t2f", "t1": "-t1n", "t1ce": "-t1c", "t2": "-t2w"},
+            label_suffix="-seg",
+            label_convention="brats2023",
+            patient_pattern=r"(.+?)(?:-\d{3})?$",  # the last number is the time point
+        ),
+    )
+    decathlon_modalities: ClassVar = {"flair": "flair", "t1w": "t1", "t1gd": "t1ce", "t2w": "t2"}
+    decathlon_convention = "msd"
+    presets: ClassVar[dict[str, Tree]] = {
+        # Minutes on two CPU cores; the embedded phantom has 2 mm voxels.
+        "tiny": {
+            "data": {"patch_size": [40, 40, 40], "augmentation": "light", "validation": 0.17, "test": 0.25},
+            "model": {"channels": [8, 16, 32, 64]},
+            "optim": {"lr": 3e-3},
+            "train": {"epochs": 10, "steps_per_epoch": 40, "validate_every": 5, "checkpoint_every": 40},
+        },
+        # A few hours on one mid-range GPU.
+        "base": {
+            "data": {"patch_size": [96, 96, 96], "workers": 8},
+            "model": {"channels": [16, 32, 64, 128, 256]},
+            "train": {"epochs": 100, "steps_per_epoch": 250, "checkpoint_every": 250, "log_every": 25},
+        },
+        # The width and depth of nnU-Net, in every encoder.
+        "full": {
+            "data": {"patch_size": [128, 128, 128], "workers": 12},
+            "model": {"channels": [32, 64, 128, 256, 320, 320], "deep_supervision": True},
+            "train": {"epochs": 300, "steps_per_epoch": 250, "checkpoint_every": 250, "log_every": 25},
+        },
+    }
+
+    @classmethod
+    def default_preset(cls, embedded: bool) -> str:
+        """``tiny`` for the embedded phantom, ``base`` for real scans."""
+        return "tiny" if embedded else "base"
+
+    def embedded_data(self, cache: Path, say: Callable[[str], None]) -> Path:
+        """A phantom of BraTS-like cases, written once to the cache."""
+        cases, seed = self.config.data.phantom_cases, 0
+        folder = cache / "phantom" / f"brats2021-v{VERSION}-seed{seed}-{cases}cases"
+        say(f"no --data given: using {cases} synthetic phantom cases in {folder} (not real patients)")
+        if not folder.exists():
+            with atomic_folder(folder) as temporary:
+                write_phantom(temporary, cases=cases, seed=seed)
+        return folder

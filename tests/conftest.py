@@ -1,0 +1,44 @@
+"""What all tests share: offline, seeded, and one small phantom data set for the whole session."""
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+
+from cggm_med.data.phantom import write_phantom
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_runtest_setup():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory) -> Path:
+    """Six small cases in the layout of BraTS 2021, 5 mm voxels."""
+    folder = tmp_path_factory.mktemp("data") / "phantom"
+    write_phantom(folder, cases=6, seed=0, shape=(48, 48, 32), spacing_mm=5.0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    """A cache that the tests of a session share."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def shared_data():
+    """Finds a file of the shared real data; skips the test where there is none."""
+
+    def find(name: str) -> Path:
+        path = SHARED / name
+        if not path.exists():
+            pytest.skip(f"no shared data: {name}")
+        return path
+
+    return find
