@@ -160,3 +160,7 @@ def _list(group: str) -> None:
             typer.echo(f"{name:12} {plugin.description}  {plugin.url}".rstrip())
         except Exception as error:  # a third-party package may fail in any way
             typer.echo(f"{name:12} cannot be loaded: {type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Literal
 
@@ -63,13 +64,16 @@ def hausdorff95(prediction: Tensor, target: Tensor, spacing_mm: Sequence[float],
     low = (voxels.amin(0) - 1).clamp_min(0).tolist()
     high = (voxels.amax(0) + 2).tolist()
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    distance = compute_hausdorff_distance(
-        prediction[box][None, None].float(),
-        target[box][None, None].float(),
-        include_background=True,
-        percentile=95,
-        spacing=list(spacing_mm),
-    )
+    with warnings.catch_warnings():
+        # MONAI 1.6 passes an argument to itself that it has deprecated.
+        warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
+        distance = compute_hausdorff_distance(
+            prediction[box][None, None].float(),
+            target[box][None, None].float(),
+            include_background=True,
+            percentile=95,
+            spacing=list(spacing_mm),
+        )
     return float(distance.item())
 
 

@@ -96,8 +96,8 @@ def crop(volume: NDArray[Any], start: Sequence[int], size: Sequence[int]) -> NDA
     """A window of ``(channel, x, y, z)``, with zeros where it reaches outside; reads only what lies inside.
 
     Example:
-        >>> crop(np.ones((1, 2, 2, 2)), (-1, 0, 0), (2, 2, 2)).sum()
-        4.0
+        >>> crop(np.ones((1, 2, 1, 1)), (-1, 0, 0), (2, 1, 1)).ravel().tolist()
+        [0.0, 1.0]
     """
     out = np.zeros((volume.shape[0], *size), dtype=volume.dtype)
     inside, here = [slice(None)], [slice(None)]

@@ -1,0 +1,145 @@
+"""A run that is killed and resumed ends with the same bits as one that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from settings import quiet, small_config, small_settings
+
+from cggm_med import checkpoint as checkpoints
+from cggm_med import engine, run
+
+CPU = torch.device("cpu")
+
+
+def equal(a, b) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+def final_state(folder):
+    state = vars(checkpoints.load(folder / "checkpoints" / "last.pt", CPU))
+    return {key: value for key, value in state.items() if key != "config"}
+
+
+def metrics(folder):
+    """What was logged, without how long it took."""
+    records = run.read_metrics(folder / "metrics.jsonl")
+    return [{key: value for key, value in record.items() if key != "seconds_per_step"} for record in records]
+
+
+def assert_same_run(folder, reference):
+    assert equal(final_state(folder), final_state(reference))
+    assert metrics(folder) == metrics(reference)
+    scores = [json.loads((f / "results.json").read_text())["scores"] for f in (folder, reference)]
+    assert scores[0] == scores[1]
+
+
+class Killed(Exception):
+    """Stands for a kill that this process survives."""
+
+
+def kill_at(monkeypatch, step):
+    """Die right after the optimizer step with this number, before anything is logged or written."""
+    real = engine.train_step
+    count = iter(range(1, 1000))
+
+    def train_step(*args, **kwargs):
+        losses = real(*args, **kwargs)
+        if next(count) == step:
+            raise Killed
+        return losses
+
+    monkeypatch.setattr(engine, "train_step", train_step)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, phantom, cache):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run.start(small_config(phantom, cache, strategy__warmup_steps="2", data__augmentation="standard"), folder, quiet())
+    return folder
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5, 8, 12])
+def test_killed_in_a_step_and_resumed(step, uninterrupted, tmp_path, phantom, cache, monkeypatch):
+    config = small_config(phantom, cache, strategy__warmup_steps="2", data__augmentation="standard")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, step)
+        run.start(config, tmp_path / "run", quiet())
+    run.resume(tmp_path / "run", {}, quiet())
+    assert_same_run(tmp_path / "run", uninterrupted)
+
+
+def test_killed_three_times_in_one_epoch_with_other_workers_each_time(
+    uninterrupted, tmp_path, phantom, cache, monkeypatch
+):
+    config = small_config(
+        phantom, cache, strategy__warmup_steps="2", data__augmentation="standard", train__checkpoint_every="1"
+    )
+    reference = tmp_path / "reference"
+    run.start(config, reference, quiet())
+    for attempt, workers in enumerate((0, 1, 2)):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            kill_at(patch, 2)
+            if attempt == 0:
+                run.start(config, tmp_path / "run", quiet())
+            else:
+                run.resume(tmp_path / "run", {"data": {"workers": workers}}, quiet())
+    run.resume(tmp_path / "run", {}, quiet())
+    assert_same_run(tmp_path / "run", reference)
+
+
+def test_killed_while_writing_a_checkpoint(uninterrupted, tmp_path, phantom, cache, monkeypatch):
+    config = small_config(phantom, cache, strategy__warmup_steps="2", data__augmentation="standard")
+    saves = iter(range(1, 100))
+    real = torch.save
+
+    def half_a_save(content, file):
+        if next(saves) == 5:
+            file.write(b"half")
+            raise Killed
+        real(content, file)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(torch, "save", half_a_save)
+        run.start(config, tmp_path / "run", quiet())
+    run.resume(tmp_path / "run", {}, quiet())
+    assert_same_run(tmp_path / "run", uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_really_killed(uninterrupted, tmp_path, phantom, cache):
+    """SIGKILL at a moment of the machine's choosing."""
+    folder = tmp_path / "run"
+    settings = small_settings(phantom, cache, strategy__warmup_steps="2", data__augmentation="standard")
+    command = [sys.executable, "-m", "cggm_med.cli", "train", "--preset", "tiny", "--out", str(folder)]
+    process = subprocess.Popen(
+        [*command, *(word for setting in settings for word in ("--set", setting))], stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoints" / "last.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert final_state(folder)["step"] < 12
+    run.resume(folder, {}, quiet())
+    assert_same_run(folder, uninterrupted)
+
+
+def test_resuming_a_finished_run_only_scores_it_again(uninterrupted, tmp_path):
+    import shutil
+
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    run.resume(tmp_path / "run", {}, quiet())
+    assert_same_run(tmp_path / "run", uninterrupted)

@@ -1,0 +1,27 @@
+"""Run by torchrun: train through the real entry and leave each process's weights behind."""
+
+import sys
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from cggm_med import distributed, engine, run
+from cggm_med.config import parse_overrides
+
+out, *settings = sys.argv[1:]
+config = run.make_config("brats2021", [parse_overrides(settings)], preset="tiny")
+torch.set_num_threads(1)
+built = {}
+
+
+def keep(task, strategy, *args):
+    built["model"], built["strategy"] = real_build(task, strategy, *args), strategy
+    return built["model"]
+
+
+real_build, engine.build = engine.build, keep
+with distributed.processes(torch.device("cpu")):
+    run.start(config, Path(out) / "run", Console(quiet=True))
+    states = {name: module.state_dict() for name, module in built.items()}
+    torch.save(states, Path(out) / f"process{distributed.rank()}.pt")

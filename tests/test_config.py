@@ -1,0 +1,124 @@
+"""Settings: layers override in order, types are strict, every mistake names its key."""
+
+import dataclasses
+
+import pytest
+
+from cggm_med.config import (
+    OptimConfig,
+    TrainConfig,
+    differences,
+    parse_overrides,
+    read_file,
+    resolve,
+    to_tree,
+)
+from cggm_med.errors import ConfigError, UnknownName
+from cggm_med.run import make_config
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    text: str | None = None
+    sizes: tuple[int, int] = (1, 2)
+    names: tuple[str, ...] = ()
+    flag: bool = False
+    rate: float = 1.0
+
+
+SECTIONS = dict.fromkeys(["task", "data", "model", "strategy"], Sample)
+
+
+def test_later_layers_win_and_leave_the_rest():
+    config = resolve(SECTIONS, [{"optim": {"lr": 1, "momentum": 0.5}}, {"optim": {"lr": 2}}])
+    assert (config.optim.lr, config.optim.momentum) == (2.0, 0.5)
+
+
+def test_defaults_preset_file_and_command_line_in_that_order():
+    default = OptimConfig().momentum
+    file = {"optim": {"lr": 0.1}, "train": {"epochs": 7}}
+    config = make_config("brats2021", [file, parse_overrides(["train.epochs=9"])], preset="tiny")
+    assert config.optim.momentum == default
+    assert config.model.channels == (8, 16, 32, 64)  # preset
+    assert config.optim.lr == 0.1  # file over preset
+    assert config.train.epochs == 9  # command line over file
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "expected"),
+    [
+        ("data.rate=1e-3", "rate", 0.001),
+        ("data.rate=2", "rate", 2.0),
+        ("data.sizes=[3, '4']", "sizes", (3, 4)),
+        ("data.names=[a,b]", "names", ("a", "b")),
+        ("data.names=[]", "names", ()),
+        ("data.flag=true", "flag", True),
+        ("data.text=null", "text", None),
+        ("data.text=5", "text", "5"),
+    ],
+)
+def test_values_become_what_their_annotation_says(given, key, expected):
+    value = getattr(resolve(SECTIONS, [parse_overrides([given])]).data, key)
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("data.rate=fast", "data.rate is 'fast', expected float"),
+        ("data.sizes=[1]", "data.sizes has 1 values, expected 2"),
+        ("data.sizes=3", "data.sizes is 3, expected a list"),
+        ("data.flag=1", "data.flag is 1, expected bool"),
+        ("data.rate=true", "data.rate is True, expected float"),
+        ("train.epochs=1.5", "train.epochs is 1.5, expected int"),
+        ("train.epochs=.inf", "train.epochs is inf, expected int"),
+        ("data=3", "data is 3, expected settings"),
+        ("optim.lr=-1", "optim.lr is -1.0, expected more than 0"),
+        ("data.rate", "expected KEY=VALUE"),
+        ("data.rate=[", "is not valid YAML"),
+    ],
+)
+def test_wrong_values_are_refused_by_key(given, message):
+    with pytest.raises(ConfigError) as error:
+        resolve(SECTIONS, [parse_overrides([given])])
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "guess"), [("optim.learning_rate=1", "optim."), ("data.raet=1", "'data.rate'"), ("optm.lr=1", "'optim'")]
+)
+def test_unknown_keys_list_the_valid_ones(given, guess):
+    with pytest.raises(UnknownName, match="Known: ") as error:
+        resolve(SECTIONS, [parse_overrides([given])])
+    assert guess in str(error.value)
+
+
+def test_a_literal_names_its_choices():
+    with pytest.raises(UnknownName, match="Did you mean 'adamw'\\? Known: adamw, sgd"):
+        resolve(SECTIONS, [{"optim": {"name": "adam"}}])
+
+
+def test_a_resolved_configuration_reads_back_as_itself(tmp_path):
+    import yaml
+
+    config = make_config("brats2021", [{"task": {"modalities": ["t2", "flair"]}}])
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(to_tree(config)))
+    assert make_config("brats2021", [read_file(path)]) == config
+
+
+def test_differences_name_dotted_keys():
+    a, b = to_tree(make_config("brats2021", [])), to_tree(make_config("brats2021", [{"train": {"seed": 3}}]))
+    assert differences(a, b) == ["train.seed: 0 != 3"]
+    assert differences(a, a) == []
+
+
+def test_configurations_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        TrainConfig().epochs = 3
+
+
+def test_a_settings_file_for_another_task_is_refused():
+    with pytest.raises(UnknownName, match="they are for 'food101'"):
+        make_config("brats2021", [{"task": {"name": "food101"}}])

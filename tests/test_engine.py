@@ -1,0 +1,141 @@
+"""The engine: optimizer groups, schedule, the step, and stopping on a loss that is not finite."""
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent / "strategies"))
+from problems import CPU, MODALITIES, set_up, small_batch, small_model, trained
+
+from cggm_med import engine
+from cggm_med.config import OptimConfig
+from cggm_med.errors import ConfigError, NonFiniteLoss
+from cggm_med.losses import RegionLoss
+from cggm_med.strategies.cggm import CGGM, CGGMConfig
+from cggm_med.strategies.joint import Joint
+
+
+def joint():
+    return Joint(Joint.Config("joint"))
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_every_parameter_stands_in_exactly_one_group(name):
+    model, strategy = small_model(deep_supervision=True), CGGM(CGGMConfig("cggm"))
+    set_up(strategy, model)
+    optimizer = engine.make_optimizer(model, strategy, OptimConfig(name=name), CPU)
+    ids = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(ids) == sorted(id(p) for module in (model, strategy) for p in module.parameters())
+    by_modality = {g["modality"]: g["params"] for g in optimizer.param_groups if g["modality"]}
+    assert list(by_modality) == list(MODALITIES)
+    for modality, parameters in by_modality.items():
+        assert {id(p) for p in parameters} == {id(p) for p in model.modality_parameters(modality)}
+
+
+def test_a_joint_step_is_what_plain_torch_does():
+    """Independent authority: the same step written out with autograd and torch's own optimizer."""
+    config = OptimConfig(clip_norm=0.5)
+    model = trained(joint(), steps=2, optim=config)
+    other = small_model()
+    optimizer = torch.optim.AdamW(other.parameters(), config.lr, weight_decay=config.weight_decay)
+    for step in range(2):
+        batch = small_batch(step)
+        loss = RegionLoss()(other(batch.inputs), batch.target)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(other.parameters(), config.clip_norm)
+        optimizer.step()
+    for name, parameter in other.named_parameters():
+        torch.testing.assert_close(model.get_parameter(name), parameter, msg=name)
+
+
+def test_training_lowers_the_loss():
+    model, strategy = small_model(), CGGM(CGGMConfig("cggm"))
+    set_up(strategy, model)
+    optimizer = engine.make_optimizer(model, strategy, OptimConfig(lr=1e-2), CPU)
+    losses = [
+        engine.train_step(model, strategy, optimizer, RegionLoss(), small_batch(), clip_norm=1.0)["task"].item()
+        for _ in range(30)
+    ]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_gradients_are_clipped_before_the_factor_and_without_the_heads():
+    model, strategy = small_model(), CGGM(CGGMConfig("cggm", unimodal_weight=0))
+    set_up(strategy, model)
+    seen = []
+    strategy.modulate = lambda model, optimizer: seen.append(
+        torch.cat([p.grad.flatten() for p in model.parameters()]).norm().item()
+    )
+    optimizer = engine.make_optimizer(model, strategy, OptimConfig(), CPU)
+    engine.train_step(model, strategy, optimizer, RegionLoss(), small_batch(), clip_norm=0.01)
+    assert seen == [pytest.approx(0.01, rel=1e-3)]
+
+
+def test_the_schedule_rises_then_falls_and_depends_on_the_step_alone():
+    config = OptimConfig(lr=0.1, warmup_fraction=0.1, final_lr_fraction=0.01)
+    rates = [engine.learning_rate(config, step, 200) for step in range(200)]
+    assert rates[:20] == pytest.approx([0.1 * (i + 1) / 20 for i in range(20)])
+    assert all(a >= b for a, b in zip(rates[20:], rates[21:], strict=False))
+    assert rates[110] == pytest.approx(0.1 * (0.01 + 0.99 * 0.5))  # half-way down the cosine
+    assert engine.learning_rate(config, 200, 200) == pytest.approx(0.001)
+
+
+def test_no_warm_up_starts_at_the_top():
+    assert engine.learning_rate(OptimConfig(lr=0.1, warmup_fraction=0), 0, 10) == 0.1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_names_step_and_cases(value, tmp_path):
+    pending = [(4, small_batch(), torch.tensor(1.0)), (5, small_batch(), torch.tensor(value))]
+    with pytest.raises(NonFiniteLoss, match=r"at step 6 \(cases case0, case1\); no checkpoint was written yet"):
+        engine._require_finite(pending, tmp_path / "last.pt")
+    (tmp_path / "last.pt").touch()
+    with pytest.raises(NonFiniteLoss, match="last good checkpoint is .*last.pt"):
+        engine._require_finite(pending, tmp_path / "last.pt")
+
+
+def test_devices_are_checked():
+    assert engine.select_device("cpu") == CPU
+    with pytest.raises(ConfigError, match=r"train\.device is tpu, expected auto, cpu, cuda"):
+        engine.select_device("tpu")
+    if not torch.cuda.is_available():
+        assert engine.select_device("auto") == CPU
+        with pytest.raises(ConfigError, match="no CUDA device here"):
+            engine.select_device("cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_cuda_step_in_bfloat16_applies_the_factor():
+    device = engine.select_device("cuda")
+    model, strategy = small_model().to(device), CGGM(CGGMConfig("cggm", warmup_steps=0))
+    set_up(strategy, model)
+    strategy.to(device)
+    optimizer = engine.make_optimizer(model, strategy, OptimConfig(), device)
+    autocast = engine.precision("auto", device)
+    for step in range(3):
+        batch = small_batch(step).to(device)
+        losses = engine.train_step(model, strategy, optimizer, RegionLoss(), batch, clip_norm=1.0, autocast=autocast)
+    assert all(torch.isfinite(x) for x in losses.values())
+    assert strategy.factor.mean().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_autocast_is_bfloat16_only_where_asked_for():
+    with engine.precision("bfloat16", CPU)():
+        assert torch.ones(2, 2).mm(torch.ones(2, 2)).dtype == torch.bfloat16
+    with engine.precision("auto", CPU)():
+        assert torch.ones(2, 2).mm(torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_every_strategy_starts_with_the_same_model(phantom, cache):
+    from cggm_med.registry import STRATEGIES, names
+    from cggm_med.run import _make, make_config
+
+    states = []
+    for name in names(STRATEGIES):
+        task, strategy = _make(make_config("brats2021", [], strategy=name))
+        states.append(engine.build(task, strategy, task.config, CPU).state_dict())
+    assert all(torch.equal(state[key], states[0][key]) for state in states for key in state)
