@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import platform
@@ -49,7 +50,7 @@ def examine() -> Iterator[Finding]:
         yield Finding("GPU", True, f"none; training on the CPU with {torch.get_num_threads()} threads", hint)
     if importlib.util.find_spec("torchvision") is not None:
         try:
-            import torchvision  # type: ignore[import-untyped] # noqa: F401
+            importlib.import_module("torchvision")
         except Exception as error:  # a build for another torch fails in many ways
             yield Finding(
                 "torchvision",

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cggm_med.report import CaseScore, HeadScore
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, AdamW, Optimizer
@@ -23,6 +22,7 @@ from cggm_med.config import OptimConfig, RunConfig, require, to_tree
 from cggm_med.data.patches import random_seed
 from cggm_med.errors import NonFiniteLoss
 from cggm_med.models.base import MultimodalModel
+from cggm_med.report import CaseScore, HeadScore
 from cggm_med.strategies.base import BalancingStrategy, Criterion
 from cggm_med.task import CaseResult, Task
 from cggm_med.typing import Batch, Outputs

@@ -36,8 +36,8 @@ def dice(prediction: Tensor, target: Tensor) -> float:
         0.6666666666666666
     """
     _require_same_shape(prediction, target)
-    both = int(prediction.sum()) + int(target.sum())
-    return 2 * int((prediction & target).sum()) / both if both else 1.0
+    both = int(prediction.count_nonzero() + target.count_nonzero())
+    return 2 * int((prediction & target).count_nonzero()) / both if both else 1.0
 
 
 def hausdorff95(prediction: Tensor, target: Tensor, spacing_mm: Sequence[float], *, empty_mm: float) -> float:
@@ -59,17 +59,12 @@ def hausdorff95(prediction: Tensor, target: Tensor, spacing_mm: Sequence[float],
     empty = empty_region(prediction, target)
     if empty != "none":
         return 0.0 if empty == "both" else empty_mm
-    voxels = torch.nonzero(prediction | target)
-    # A margin of one voxel keeps "touches the outside" true for voxels at the edge of the box.
-    low = (voxels.amin(0) - 1).clamp_min(0).tolist()
-    high = (voxels.amax(0) + 2).tolist()
-    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     with warnings.catch_warnings():
         # MONAI 1.6 passes an argument to itself that it has deprecated.
         warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
         distance = compute_hausdorff_distance(
-            prediction[box][None, None].float(),
-            target[box][None, None].float(),
+            prediction[None, None].float(),
+            target[None, None].float(),
             include_background=True,
             percentile=95,
             spacing=list(spacing_mm),

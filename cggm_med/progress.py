@@ -7,7 +7,8 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Column
 
 
 class RunProgress:
@@ -23,8 +24,9 @@ class RunProgress:
         self.console, self.steps = console, steps
         self.bar: Progress | None = None
         if console.is_terminal:
-            columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-            self.bar = Progress(*columns, console=console)
+            # The text takes what the bar leaves and wraps in a narrow terminal, so that no factor is cut off.
+            text = TextColumn("{task.description}", table_column=Column(ratio=1), markup=False)
+            self.bar = Progress(BarColumn(12), MofNCompleteColumn(), text, console=console, expand=True)
             self.row = self.bar.add_task("starting", total=steps, completed=first_step)
 
     def __enter__(self) -> RunProgress:
@@ -40,16 +42,20 @@ class RunProgress:
         """Show one record of ``metrics.jsonl``."""
         if record["kind"] == "validation":
             scores = " ".join(f"{name} {value:.3f}" for name, value in record["dice"].items())
-            self.console.print(f"step {record['step']}: validation Dice {scores}, mean {record['mean_dice']:.3f}")
+            self._say(f"step {record['step']}: validation Dice {scores}, mean {record['mean_dice']:.3f}")
             return
-        text = f"loss {record['loss']:.3f}"
+        # Not the bar's own estimate: it forgets what is older than 30 s, and slow runs log less often than that.
+        text = f"{_clock((self.steps - record['step']) * record['seconds_per_step'])} left  loss {record['loss']:.3f}"
         if "factor" in record:
             text += "  factors " + " ".join(f"{m} {value:.2f}" for m, value in record["factor"].items())
         if self.bar is not None:
             self.bar.update(self.row, completed=record["step"], description=text)
         else:
-            left = (self.steps - record["step"]) * record["seconds_per_step"]
-            self.console.print(f"step {record['step']}/{self.steps}  {text}  {_clock(left)} left")
+            self._say(f"step {record['step']}/{self.steps}  {text}")
+
+    def _say(self, line: str) -> None:
+        # A log file keeps one record a line, however wide; names in brackets are no markup.
+        self.console.print(line, soft_wrap=True, markup=False)
 
 
 def _clock(seconds: float) -> str:

@@ -12,9 +12,6 @@ from typing import Any, ClassVar
 import nibabel as nib
 import numpy as np
 import torch
-from cggm_med.figures import contour_figure
-from cggm_med.metrics import dice, empty_region, hausdorff95
-from cggm_med.report import CaseScore, HeadScore
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,10 +25,13 @@ from cggm_med.data.patches import PatchDataset, PatchSampling, StepSampler, patc
 from cggm_med.data.preprocess import PreparedCase, Preprocessing, prepare
 from cggm_med.data.splits import Splits, from_sections, read_splits, split_by_patient
 from cggm_med.errors import DataError
+from cggm_med.figures import contour_figure
 from cggm_med.losses import RegionLoss, soft_dice_sums
+from cggm_med.metrics import dice, empty_region, hausdorff95
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.models.unimodal import UnimodalHeads, VoxelwiseHead
+from cggm_med.report import CaseScore, HeadScore
 from cggm_med.task import CaseResult, Task, TaskConfig
 from cggm_med.typing import Batch
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from cggm_med.report import CaseScore, HeadScore
 from torch import Tensor, nn
 
 from cggm_med.config import RunConfig, Tree
@@ -18,6 +17,7 @@ from cggm_med.data.splits import Splits
 from cggm_med.errors import UnknownName
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.unimodal import UnimodalHeads
+from cggm_med.report import CaseScore, HeadScore
 from cggm_med.typing import Batch
 
 

@@ -95,7 +95,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
     for name, write in (
         ("torch.pt", lambda p: torch.save(Bomb(), p)),
         ("plain.pt", lambda p: p.write_bytes(pickle.dumps(Bomb(), protocol=2))),
-    ):  # noqa: E501
+    ):
         write(tmp_path / name)
         with pytest.raises(CheckpointError, match="more than tensors"):
             checkpoints.load(tmp_path / name, CPU)

@@ -1,5 +1,6 @@
 """The engine: optimizer groups, schedule, the step, and stopping on a loss that is not finite."""
 
+import itertools
 import math
 import sys
 from pathlib import Path
@@ -79,7 +80,7 @@ def test_the_schedule_rises_then_falls_and_depends_on_the_step_alone():
     config = OptimConfig(lr=0.1, warmup_fraction=0.1, final_lr_fraction=0.01)
     rates = [engine.learning_rate(config, step, 200) for step in range(200)]
     assert rates[:20] == pytest.approx([0.1 * (i + 1) / 20 for i in range(20)])
-    assert all(a >= b for a, b in zip(rates[20:], rates[21:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[20:]))
     assert rates[110] == pytest.approx(0.1 * (0.01 + 0.99 * 0.5))  # half-way down the cosine
     assert engine.learning_rate(config, 200, 200) == pytest.approx(0.001)
 

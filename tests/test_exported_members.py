@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 import cggm_med
 
 
@@ -21,12 +23,8 @@ def test_nothing_else_is_public():
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    try:
+    with pytest.raises(AttributeError, match="nothing_of_that_name"):
         cggm_med.nothing_of_that_name  # noqa: B018
-    except AttributeError as error:
-        assert "nothing_of_that_name" in str(error)
-    else:
-        raise AssertionError("no error")
 
 
 def test_importing_the_package_is_light():

@@ -279,7 +279,7 @@ def test_factors_follow_an_independent_transcription():
 
 
 def test_the_slowest_modality_is_found_most_of_the_time():
-    """Learning curves of known speed with 12 % correlated noise; chance is a quarter, the published analysis found .72."""
+    """Learning curves of known speed with 12 % correlated noise; chance is a quarter, the analysis found .72."""
     random, hits, steps = np.random.default_rng(0), [], np.arange(700)[:, None]
     times = np.array([120, 300, 500, 700])
     clean = np.exp(-steps / times)

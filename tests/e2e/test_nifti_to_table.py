@@ -1,0 +1,197 @@
+"""From freshly written NIfTI through the command line to a Dice table, for every layout that users have."""
+
+import json
+import re
+
+import nibabel as nib
+import numpy as np
+import pytest
+from settings import small_settings
+
+from cggm_med import cli
+from cggm_med.data.phantom import make_case
+
+AFFINE = np.diag([-5.0, -5.0, 5.0, 1.0])
+CASES, SHAPE = 6, (48, 48, 32)
+TO_2023 = np.array([0, 1, 2, 0, 3], np.uint8)  # 1 NCR, 2 ED, 4 ET -> 1, 2, 3
+TO_MSD = np.array([0, 2, 1, 0, 3], np.uint8)  # -> 1 oedema, 2 non-enhancing, 3 enhancing
+
+
+def save(array, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, AFFINE), path)
+
+
+def brats2021(folder, cases):
+    for i, case in enumerate(cases):
+        name = f"BraTS2021_{i:05d}"
+        for kind, array in {**case.images, "seg": case.labels}.items():
+            save(array, folder / name / f"{name}_{kind}.nii.gz")
+    return folder
+
+
+def brats2023(folder, cases):
+    """Without case folders, with odd letter case and one uncompressed file, as copies in the wild."""
+    for i, case in enumerate(cases):
+        name = f"BraTS-GLI-{i:05d}-000"
+        save(case.images["flair"], folder / f"{name}-t2f.nii.gz")
+        save(case.images["t1"], folder / f"{name}-T1N.nii.gz")
+        save(case.images["t1ce"], folder / f"{name}-t1c.nii")
+        save(case.images["t2"], folder / f"{name}-t2W.nii.gz")
+        save(TO_2023[case.labels], folder / f"{name}-seg.nii.gz")
+    return folder
+
+
+def decathlon(folder, cases):
+    training = []
+    for i, case in enumerate(cases):
+        stack = np.stack([case.images[m] for m in ("flair", "t1", "t1ce", "t2")], axis=-1)
+        save(stack, folder / "imagesTr" / f"BRATS_{i:03d}.nii.gz")
+        save(TO_MSD[case.labels], folder / "labelsTr" / f"BRATS_{i:03d}.nii.gz")
+        training.append({"image": f"./imagesTr/BRATS_{i:03d}.nii.gz", "label": f"./labelsTr/BRATS_{i:03d}.nii.gz"})
+    content = {
+        "name": "BRATS",
+        "modality": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"},
+        "labels": {"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"},
+        "training": training,
+        "test": ["./imagesTs/BRATS_900.nii.gz"],
+    }
+    (folder / "dataset.json").write_text(json.dumps(content))
+    return folder
+
+
+def datalist(folder, cases):
+    sections = {"training": [], "validation": [], "test": []}
+    for i, case in enumerate(cases):
+        entry = {"id": f"p{i}", "label": f"p{i}/truth.nii.gz"}
+        save(case.labels, folder / f"p{i}" / "truth.nii.gz")
+        for modality, array in case.images.items():
+            save(array, folder / f"p{i}" / f"scan_{modality}.nii.gz")
+            entry[modality] = f"p{i}/scan_{modality}.nii.gz"
+        sections["training" if i < 4 else "validation" if i == 4 else "test"].append(entry)
+    (folder / "list.json").write_text(json.dumps(sections))
+    return folder / "list.json"
+
+
+@pytest.fixture(scope="module")
+def cases():
+    return [make_case(7, index, SHAPE, 5.0) for index in range(CASES)]
+
+
+def command(monkeypatch, *words):
+    monkeypatch.setattr("sys.argv", ["cggm-med", *map(str, words)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code
+
+
+def train(monkeypatch, data, cache, out, *words):
+    settings = small_settings(data, cache, train__epochs="1")
+    flags = [word for setting in settings for word in ("--set", setting)]
+    command(monkeypatch, "train", "--preset", "tiny", "--out", out, *flags, *words)
+
+
+def dice_table(text):
+    """Mean Dice by region from a Markdown or terminal table."""
+    return {m[1]: float(m[2]) for m in re.finditer(r"^[|│] (\w+) +[|│] (\d\.\d{3})(?: ±)?", text, re.M)}
+
+
+@pytest.mark.parametrize(
+    ("write", "flags"),
+    [
+        (brats2021, []),
+        (brats2023, []),
+        (decathlon, []),
+        (datalist, ["--set", "task.labels=brats2021"]),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_every_layout_gives_the_same_table(write, flags, cases, tmp_path, monkeypatch, capsys, cache):
+    data = write(tmp_path / "data", cases)
+    train(monkeypatch, data, cache, tmp_path / "run", *flags)
+    printed = capsys.readouterr().out
+    written = (tmp_path / "run" / "results.md").read_text()
+    table = dice_table(written)
+    assert set(table) >= {"WT", "TC", "ET", "mean"}
+    assert {region: table[region] for region in ("WT", "TC", "ET")}.items() <= dice_table(printed).items()
+
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    for score in results["scores"]:
+        index = int(re.sub(r"\D", "", score["case"].removeprefix("BraTS2021").removesuffix("-000")))
+        labels = {"WT": (1, 2, 4), "TC": (1, 4), "ET": (4,)}[score["region"]]
+        ml = float(np.isin(cases[index].labels, labels).sum()) * 0.125
+        assert score["target_ml"] == pytest.approx(ml)  # the right patient's right label, whatever its number
+
+
+def test_the_run_folder_holds_what_the_readme_says(cases, tmp_path, monkeypatch, cache):
+    run = tmp_path / "run"
+    train(monkeypatch, datalist(tmp_path / "data", cases), cache, run, "--set", "task.labels=brats2021")
+    files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert files == {
+        "config.yaml", "splits.json", "data.json", "metrics.jsonl", "results.json", "results.md",
+        "checkpoints/last.pt", "checkpoints/best.pt",
+        "figures/learning.png", "figures/modalities.png", "figures/p5.png",
+    }  # fmt: skip
+    assert json.loads((run / "splits.json").read_text()) == {
+        "train": ["p0", "p1", "p2", "p3"], "validation": ["p4"], "test": ["p5"]
+    }  # fmt: skip
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    first = records[0]
+    assert set(first["factor"]) == set(first["score"]) == {"flair", "t1", "t1ce", "t2"}
+    assert records[-1]["kind"] == "validation"
+    head_scores = json.loads((run / "results.json").read_text())["head_scores"]
+    assert {score["modality"] for score in head_scores} == {"flair", "t1", "t1ce", "t2"}
+
+
+def test_any_subset_of_modalities_and_joint_training(cases, tmp_path, monkeypatch, cache):
+    data = brats2021(tmp_path / "data", cases)
+    subset = ["--set", "task.modalities=[t1ce,flair]", "--strategy", "joint"]
+    train(monkeypatch, data, cache, tmp_path / "run", *subset)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["provenance"]["modalities"] == "t1ce, flair"
+    assert results["head_scores"] == []
+    assert not (tmp_path / "run" / "figures" / "modalities.png").exists()
+
+
+def test_evaluate_repeats_the_table_and_scores_other_data(cases, tmp_path, monkeypatch, cache):
+    run = tmp_path / "run"
+    train(monkeypatch, brats2021(tmp_path / "data", cases), cache, run)
+    results = json.loads((run / "results.json").read_text())
+
+    command(monkeypatch, "evaluate", run)
+    again = json.loads((run / "evaluations" / "test" / "results.json").read_text())
+    assert again["scores"] == results["scores"]
+    assert again["head_scores"] == results["head_scores"]
+
+    others = [make_case(8, index, SHAPE, 5.0) for index in range(2)]
+    command(monkeypatch, "evaluate", run, "--data", brats2023(tmp_path / "other", others), "--out", tmp_path / "out")
+    foreign = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [s["case"] for s in foreign["scores"]][::3] == ["BraTS-GLI-00000-000", "BraTS-GLI-00001-000"]
+    assert foreign["split"] == "all"
+
+
+def test_deep_supervision_trains(cases, tmp_path, monkeypatch, cache):
+    data = brats2021(tmp_path / "data", cases)
+    deep = ["--set", "model.deep_supervision=true", "--set", "model.channels=[4,4,8]"]
+    train(monkeypatch, data, cache, tmp_path / "run", *deep)
+    assert (tmp_path / "run" / "results.md").exists()
+
+
+@pytest.mark.parametrize("pipeline", ["brats2021_cggm", "brats2021_joint", "brats2013_cggm"])
+def test_every_shipped_pipeline_runs(pipeline, cases, tmp_path, monkeypatch, cache):
+    from pathlib import Path
+
+    config = Path(__file__).parents[2] / "pipelines" / pipeline / "configs" / "train.yaml"
+    data = brats2021(tmp_path / "data", cases)
+    small = small_settings(data, cache, train__epochs="1", train__steps_per_epoch="2")
+    flags = [word for setting in [*small, "data.spacing=[5,5,5]"] for word in ("--set", setting)]
+    command(monkeypatch, "train", "--config", config, "--out", tmp_path / "run", *flags)
+    assert (tmp_path / "run" / "results.md").exists()
+
+
+def test_all_pipelines_are_tested():
+    from pathlib import Path
+
+    names = {path.name for path in (Path(__file__).parents[2] / "pipelines").iterdir() if path.is_dir()}
+    marks = test_every_shipped_pipeline_runs.pytestmark
+    assert names == {name for mark in marks for name in mark.args[1]}
