@@ -9,11 +9,10 @@ machine that slows down or a busy neighbour hits all variants alike. Printed is 
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import statistics
-import threading
 import time
-from pathlib import Path
 
 import torch
 
@@ -68,24 +67,12 @@ class Variant:
             before = torch.cuda.memory_allocated()
             self.step()
             return (torch.cuda.max_memory_allocated() - before) / 1e6
-        before, peak, done = resident(), [0], threading.Event()
-
-        def watch() -> None:
-            while not done.is_set():
-                peak[0] = max(peak[0], resident())
-                time.sleep(0.0005)
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        self.step()
-        done.set()
-        watcher.join()
-        return (max(peak[0], before) - before) / 1e6
-
-
-def resident() -> int:
-    """Memory of this process in bytes (Linux)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+        # What the process occupies says little, since freed memory is kept for reuse: so allocations are added up.
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            self.step()
+        events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+        events.sort(key=lambda e: e.start_ns())
+        return max(itertools.accumulate(e.nbytes() for e in events)) / 1e6
 
 
 def quartiles(values: list[float]) -> str:
@@ -120,7 +107,7 @@ def main() -> None:
             pair: [a / b for a, b in zip(times[pair[0]], times[pair[1]], strict=True)]
             for pair in (("cggm", "joint"), ("cggm", "cggm, g = 0"))
         }
-        memory = {label: statistics.median(variants[label].peak_megabytes() for _ in range(5)) for label in variants}
+        memory = {label: variants[label].peak_megabytes() for label in variants}
         print(
             f"| {preset} | {1000 * statistics.median(times['joint']):.0f} | {quartiles(ratio['cggm', 'joint'])} "
             f"| {quartiles(ratio['cggm', 'cggm, g = 0'])} | {memory['cggm'] / memory['joint']:.3f} "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,19 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from cggm_med.files import atomic_file
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; light ones first, to stand out on grey scans.
-REGION_COLOURS = ("#56B4E9", "#E69F00", "#F0E442", "#CC79A7", "#009E73")
+# Okabe and Ito's palette, which colour-blind readers can tell apart; neighbours on grey scans far apart.
+REGION_COLOURS = ("#56B4E9", "#F0E442", "#D55E00", "#009E73", "#CC79A7")
 LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-SMOOTHING = 0.9  # decay of the smoothed training loss
+DASHED = (0, (2.2, 1.6))
+PANEL_INCHES = 2.7
+MARGIN_MM = 4.0
+SMOOTHED_SHARE = 0.05  # standard deviation of the smoothing, as a share of a curve's records
+DPI = 200
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -47,43 +53,45 @@ def contour_figure(
         spacing_mm: voxel size along x, y, z.
         dice: by region, for the title.
     """
+    inside = {modality: image != image[0, 0, 0] for modality, image in images.items()}
+    box = _box(np.logical_or.reduce([*inside.values(), *target]), spacing_mm)
+    target, prediction = target[(slice(None), *box)], prediction[(slice(None), *box)]
     anything = target.any(0) if target.any() else prediction.any(0)
-    planes = [("axial", 2), ("coronal", 1)]
-    figure = Figure(figsize=(2.7 * len(images), 6.2), layout="constrained", facecolor="black")
-    axes = figure.subplots(len(planes), len(images), squeeze=False)
-    for row, (plane, axis) in zip(axes, planes, strict=True):
-        extent = anything.sum(axis=tuple(a for a in range(3) if a != axis))
-        index = int(extent.argmax()) if extent.any() else anything.shape[axis] // 2
+    x_mm, y_mm, z_mm = (n * mm for n, mm in zip(anything.shape, spacing_mm, strict=True))
+    heights = [PANEL_INCHES * y_mm / x_mm, PANEL_INCHES * z_mm / x_mm]
+    # Below the width of two panels the legend would not fit; an inch of height goes to title and legend.
+    size = (PANEL_INCHES * max(2, len(images)), sum(heights) + 1)
+    figure = Figure(figsize=size, layout="constrained", facecolor="black")
+    axes = figure.subplots(2, len(images), squeeze=False, height_ratios=heights)
+    for row, (plane, axis) in zip(axes, [("axial", 2), ("coronal", 1)], strict=True):
         across, up = (a for a in range(3) if a != axis)
+        index = int(anything.sum(axis=(across, up)).argmax()) if anything.any() else anything.shape[axis] // 2
         for ax, (modality, image) in zip(row, images.items(), strict=True):
-            inside = image[image != image[0, 0, 0]]
-            low, high = np.percentile(inside, [1, 99.5]) if inside.size else (0, 1)
+            brain = image[inside[modality]]
+            low, high = np.percentile(brain, [1, 99.5]) if brain.size else (0, 1)
             aspect = spacing_mm[up] / spacing_mm[across]
-            ax.imshow(_slice(image, axis, index), cmap="gray", vmin=low, vmax=high, origin="lower", aspect=aspect)
-            for colour, true, predicted in zip(REGION_COLOURS, target, prediction, strict=False):
-                _contour(ax, _slice(true, axis, index), colour, "solid")
-                _contour(ax, _slice(predicted, axis, index), "white", (0, (2, 2)), width=0.7)
-                _contour(ax, _slice(predicted, axis, index), colour, (0, (2, 2)))
+            ax.imshow(_slice(image[box], axis, index), cmap="gray", vmin=low, vmax=high, origin="lower", aspect=aspect)
+            for masks, predicted in ((target, False), (prediction, True)):
+                for colour, mask in zip(cycle(REGION_COLOURS), masks, strict=False):
+                    _contour(ax, _slice(mask, axis, index), colour, predicted)
             ax.set_axis_off()
-            if row is axes[0]:
+            if axis == 2:
                 ax.set_title(modality, color="white", fontsize=11)
-        row[0].text(0.02, 0.02, plane, transform=row[0].transAxes, color="0.7", fontsize=8)
-        row[0].text(0.02, 0.95, "R", transform=row[0].transAxes, color="0.7", fontsize=8)
+        _corner(row[0], 0, 1, "R")
+        _corner(row[-1], 1, 1, "L")
+        _corner(row[0], 0, 0, plane)
     scores = "   ".join(f"{region} {dice[region]:.2f}" for region in regions)
-    figure.suptitle(f"{case_id}   Dice: {scores}", color="white", fontsize=11)
-    handles = [Line2D([], [], color=c, label=r) for c, r in zip(REGION_COLOURS, regions, strict=False)]
-    handles += [
-        Line2D([], [], color="0.8", label="true"),
-        Line2D([], [], color="0.8", ls=(0, (2, 2)), label="predicted"),
-    ]
+    figure.suptitle(f"{case_id}\nDice:  {scores}", color="white", fontsize=11)
+    handles = [Line2D([], [], color=c, label=r) for c, r in zip(cycle(REGION_COLOURS), regions, strict=False)]
+    handles += [Line2D([], [], color="0.8", label="true"), Line2D([], [], color="0.8", ls=DASHED, label="predicted")]
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=len(handles), labelcolor="white", frameon=False, fontsize=9
+        handles=handles, loc="outside lower center", ncols=len(handles), labelcolor="white", frameon=False, fontsize=10
     )
     _write(path, figure)
 
 
 def learning_figure(path: Path, records: Records) -> None:
-    """Training loss and validation Dice over steps.
+    """Training loss and, if there was any, validation Dice over steps.
 
     Args:
         path: PNG file to write.
@@ -91,20 +99,21 @@ def learning_figure(path: Path, records: Records) -> None:
     """
     training = [r for r in records if r["kind"] == "train"]
     validation = [r for r in records if r["kind"] == "validation"]
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    steps = [r["step"] for r in training]
-    losses = [r["losses"].get("task", r["loss"]) for r in training]
-    left.plot(steps, losses, color=LINE_COLOURS[0], alpha=0.3, lw=1)
-    left.plot(steps, _smooth(losses), color=LINE_COLOURS[0], lw=1.8)
-    _label(left, "training loss of the fused prediction")
-    for colour, region in zip(LINE_COLOURS, validation[0]["dice"] if validation else (), strict=False):
-        steps = [r["step"] for r in validation]
-        right.plot(steps, [r["dice"][region] for r in validation], "o-", color=colour, ms=3, lw=1.5, label=region)
-    _label(right, "validation Dice")
-    right.set_ylim(0, 1)
+    panels = 2 if validation else 1
+    figure = Figure(figsize=(4.5 * panels, 3.4), layout="constrained")
+    axes = figure.subplots(1, panels, sharex=True, squeeze=False)[0]
+    if training:
+        losses = [r["losses"].get("task", r["loss"]) for r in training]
+        _curve(axes[0], [r["step"] for r in training], losses, LINE_COLOURS[0])
+    _label(axes[0], "training loss of the fused prediction")
     if validation:
-        right.legend(frameon=False, loc="lower right")
+        steps = [r["step"] for r in validation]
+        for colour, region in zip(cycle(LINE_COLOURS), validation[0]["dice"], strict=False):
+            axes[1].plot(steps, [r["dice"][region] for r in validation], "o-", color=colour, ms=3, label=region)
+        axes[1].plot(steps, [r["mean_dice"] for r in validation], "o--", color="0.2", ms=3, label="mean")
+        _label(axes[1], "validation Dice")
+        axes[1].set_ylim(0, 1)
+        axes[1].legend(frameon=False, loc="lower left", ncols=2, fontsize=9)
     _write(path, figure)
 
 
@@ -119,26 +128,37 @@ def modality_figure(path: Path, records: Records, modalities: Sequence[str]) -> 
     Returns:
         Whether there was anything to draw; joint training has neither scores nor factors.
     """
-    panels = [("score", "soft Dice of each modality's head"), ("factor", "factor on each encoder's update")]
-    panels = [(key, title) for key, title in panels if any(key in r for r in records)]
+    titles = {"score": "soft Dice of each modality's head", "factor": "factor on each encoder's update"}
+    shown = {key: [r for r in records if key in r] for key in titles}
+    panels = [key for key in titles if shown[key]]
     if not panels:
         return False
-    figure = Figure(figsize=(4.5 * len(panels), 3.4), layout="constrained")
-    for ax, (key, title) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        shown = [r for r in records if key in r]
-        steps = [r["step"] for r in shown]
-        for colour, modality in zip(LINE_COLOURS, modalities, strict=False):
-            values = [r[key][modality] for r in shown]
-            if key == "score":  # one batch's score is noisy, factors are smooth already
-                ax.plot(steps, values, color=colour, alpha=0.2, lw=1)
-                values = _smooth(values)
-            ax.plot(steps, values, color=colour, lw=1.8, label=modality)
+    figure = Figure(figsize=(4.5 * len(panels), 3.6), layout="constrained")
+    for ax, key in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        steps = [r["step"] for r in shown[key]]
+        for colour, modality in zip(cycle(LINE_COLOURS), modalities, strict=False):
+            values = [r[key][modality] for r in shown[key]]
+            if key == "score":
+                _curve(ax, steps, values, colour)
+            else:  # as applied: smoothed, a factor would seem to leave 1 before it does
+                ax.plot(steps, values, color=colour, lw=1.5)
+        _label(ax, titles[key])
         if key == "factor":
-            ax.axhline(1, color="0.6", lw=0.8, zorder=0)
-        _label(ax, title)
-        ax.legend(frameon=False, fontsize=9)
+            ax.axhline(1, color="0.4", lw=0.8, zorder=0)
+    handles = [Line2D([], [], color=c, lw=1.8, label=m) for c, m in zip(cycle(LINE_COLOURS), modalities, strict=False)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=10)
     _write(path, figure)
     return True
+
+
+def _box(shown: NDArray[np.bool_], spacing_mm: Sequence[float]) -> tuple[slice, ...]:
+    """Bounding box with a margin, so that the brain and not its empty surroundings fill a panel."""
+    box = []
+    for axis, mm in enumerate(spacing_mm):
+        filled = np.flatnonzero(shown.any(axis=tuple(a for a in range(3) if a != axis)))
+        margin = round(MARGIN_MM / mm)
+        box.append(slice(max(0, filled[0] - margin), filled[-1] + 1 + margin) if filled.size else slice(None))
+    return tuple(box)
 
 
 def _slice(volume: NDArray[Any], axis: int, index: int) -> NDArray[Any]:
@@ -146,21 +166,42 @@ def _slice(volume: NDArray[Any], axis: int, index: int) -> NDArray[Any]:
     return np.flip(np.take(volume, index, axis=axis), axis=0).T
 
 
-def _contour(ax: Axes, mask: NDArray[np.bool_], colour: str, style: Any, width: float = 1.3) -> None:
-    if mask.any() and not mask.all():
-        ax.contour(mask.astype(float), levels=[0.5], colors=[colour], linestyles=[style], linewidths=width)
+def _contour(ax: Axes, mask: NDArray[np.bool_], colour: str, predicted: bool) -> None:
+    if not mask.any():
+        return
+    # One empty pixel around closes the contour of a mask at the edge of the volume.
+    rows, columns = (np.arange(-1, n + 1) for n in mask.shape)
+    style = DASHED if predicted else "solid"
+    view = ax.axis()
+    lines = ax.contour(
+        columns, rows, np.pad(mask, 1), levels=[0.5], colors=[colour], linestyles=[style], linewidths=1.4
+    )
+    ax.axis(view)
+    if predicted:  # a dark rim shows the dashes where they lie on a solid line of their own colour
+        lines.set_path_effects([withStroke(linewidth=2.3, foreground="black")])
 
 
-def _smooth(values: Sequence[float]) -> list[float]:
-    """Running mean that starts at the first value."""
-    smooth: list[float] = []
-    for value in values:
-        smooth.append(value if not smooth else SMOOTHING * smooth[-1] + (1 - SMOOTHING) * value)
-    return smooth
+def _corner(ax: Axes, x: float, y: float, text: str) -> None:
+    across, up = ("left", "right")[int(x)], ("bottom", "top")[int(y)]
+    ax.text(x, y, text, transform=ax.transAxes, ha=across, va=up, color="0.85", fontsize=10)
+
+
+def _curve(ax: Axes, steps: Sequence[int], values: Sequence[float], colour: str) -> None:
+    """The values themselves, pale, and their course."""
+    ax.plot(steps, values, color=colour, alpha=0.3, lw=0.8)
+    ax.plot(steps, _smooth(values), color=colour, lw=1.8)
+
+
+def _smooth(values: Sequence[float]) -> NDArray[np.float64]:
+    """Gaussian mean over neighbours on both sides, which unlike a running mean does not lag behind."""
+    width = SMOOTHED_SHARE * len(values)
+    reach = np.arange(-int(3 * width), int(3 * width) + 1)
+    kernel = np.exp(-0.5 * (reach / width) ** 2)
+    return np.convolve(values, kernel, mode="same") / np.convolve(np.ones(len(values)), kernel, mode="same")
 
 
 def _label(ax: Axes, title: str) -> None:
-    ax.set_title(title, fontsize=10)
+    ax.set_title(title, fontsize=11)
     ax.set_xlabel("step")
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.25, lw=0.6)
@@ -169,4 +210,4 @@ def _label(ax: Axes, title: str) -> None:
 def _write(path: Path, figure: Figure) -> None:
     FigureCanvasAgg(figure)
     with atomic_file(path) as file:
-        figure.savefig(file, format="png", dpi=130)
+        figure.savefig(file, format="png", dpi=DPI)

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from monai.metrics import compute_hausdorff_distance
 from torch import Tensor
 
@@ -67,7 +66,7 @@ def hausdorff95(prediction: Tensor, target: Tensor, spacing_mm: Sequence[float],
             target[None, None].float(),
             include_background=True,
             percentile=95,
-            spacing=list(spacing_mm),
+            spacing=[float(mm) for mm in spacing_mm],  # MONAI refuses a mix of int and float
         )
     return float(distance.item())
 

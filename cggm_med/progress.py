@@ -41,13 +41,13 @@ class RunProgress:
     def __call__(self, record: Mapping[str, Any]) -> None:
         """Show one record of ``metrics.jsonl``."""
         if record["kind"] == "validation":
-            scores = " ".join(f"{name} {value:.3f}" for name, value in record["dice"].items())
-            self._say(f"step {record['step']}: validation Dice {scores}, mean {record['mean_dice']:.3f}")
+            scores = " ".join(f"{name}={value:.3f}" for name, value in record["dice"].items())
+            self._say(f"step {record['step']}: validation Dice {scores} mean={record['mean_dice']:.3f}")
             return
         # Not the bar's own estimate: it forgets what is older than 30 s, and slow runs log less often than that.
         text = f"{_clock((self.steps - record['step']) * record['seconds_per_step'])} left  loss {record['loss']:.3f}"
         if "factor" in record:
-            text += "  factors " + " ".join(f"{m} {value:.2f}" for m, value in record["factor"].items())
+            text += "  factors " + " ".join(f"{m}={value:.2f}" for m, value in record["factor"].items())
         if self.bar is not None:
             self.bar.update(self.row, completed=record["step"], description=text)
         else:
