@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from cggm_med import distributed
 from cggm_med.config import RunConfig, require
 from cggm_med.data.augment import Amount, Augmentation
-from cggm_med.data.cases import NamedFiles, find_cases
 from cggm_med.data.labels import LabelConvention, detect_convention
+from cggm_med.data.layouts import NamedFiles, find_cases
 from cggm_med.data.patches import PatchDataset, PatchSampling, StepSampler, patch_loader, predict_volume
 from cggm_med.data.preprocess import PreparedCase, Preprocessing, prepare
 from cggm_med.data.splits import Splits, from_sections, read_splits, split_by_patient

@@ -6,21 +6,19 @@ import gzip
 import itertools
 import math
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.affines import voxel_sizes
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from cggm_med.data.cases import LABEL, Case
 from cggm_med.data.labels import LabelConvention
-from cggm_med.errors import DataError
 
 # Scanners and tools write affines in single precision; a shift that matters to a voxel is hundreds of times larger.
 TOLERANCE_VOXELS = 0.05
@@ -30,56 +28,26 @@ LARGEST_GZIP_RATIO = 1032
 UNREADABLE = (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError, OverflowError, MemoryError)
 
 
-@dataclass(frozen=True)
-class CaseGeometry:
-    """The one grid of a case's images.
-
-    Attributes:
-        shape: voxels along x, y and z.
-        affine: rows of the 4 x 4 matrix from voxel indices to scanner coordinates in mm, RAS+.
-        spacing: size of a voxel along x, y and z in mm.
-        orientation: where the x, y and z axes point to, such as ``"LPS"``.
-    """
-
-    shape: tuple[int, ...]
-    affine: tuple[tuple[float, ...], ...]
-    spacing: tuple[float, ...]
-    orientation: str
-
-
-def check_cases(
-    cases: Sequence[Case], convention: LabelConvention | None, *, progress: Callable[[Case], None] | None = None
-) -> dict[str, CaseGeometry]:
-    """Read every file of every case once and prove that the cases can be used.
+def case_problems(case: Case, convention: LabelConvention | None) -> list[str]:
+    """Every problem of one case, one line each; empty if it can be used. Reads every file once.
 
     Args:
-        cases: the cases to check.
+        case: its files.
         convention: what label values may occur; None leaves label values unchecked.
-        progress: called after each case.
-
-    Returns:
-        Geometry of each case by its id.
-
-    Raises:
-        DataError: if any case is at fault; lists every problem of every case.
     """
+    volumes: dict[Path, dict[str, int | None]] = {}
+    for modality, image in case.images.items():
+        volumes.setdefault(image.path, {})[modality] = image.channel
+    if case.label is not None:
+        volumes.setdefault(case.label, {})[LABEL] = None
+    grids: list[_Grid] = []
     problems: list[str] = []
-    geometries: dict[str, CaseGeometry] = {}
-    for case in cases:
-        geometry, found = _inspect(case, convention)
+    for path, channels in volumes.items():
+        grid, found = _inspect_file(path, channels, convention)
+        grids += [grid] if grid is not None else []
         problems += found
-        if geometry is not None:
-            geometries[case.id] = geometry
-        if progress is not None:
-            progress(case)
-    if problems:
-        raise DataError(f"{len(problems)} problems in {len(cases)} cases; mend or leave out these files:", problems)
-    return geometries
-
-
-def case_problems(case: Case, convention: LabelConvention | None) -> list[str]:
-    """Every problem of one case, one line each; empty if it can be used. Runs in worker processes."""
-    return _inspect(case, convention)[1]
+    problems += [differs for other in grids[1:] if (differs := grids[0].differs(other))]
+    return [f"{case.id}: {problem}" for problem in problems]
 
 
 def largest_displacement(reference: NDArray[np.float64], affine: NDArray[np.float64], shape: Sequence[int]) -> float:
@@ -118,28 +86,6 @@ class _Grid:
         turned = self.orientation != other.orientation
         how = f"orientation: {self.orientation} and {other.orientation}" if turned else "affine"
         return f"{names} differ in {how}; a corner moves by {moved:.3g} voxels, allowed are {TOLERANCE_VOXELS}"
-
-
-def _inspect(case: Case, convention: LabelConvention | None) -> tuple[CaseGeometry | None, list[str]]:
-    """Geometry of a case, if all is well, and its problems."""
-    volumes: dict[Path, dict[str, int | None]] = {}
-    for modality, image in case.images.items():
-        volumes.setdefault(image.path, {})[modality] = image.channel
-    if case.label is not None:
-        volumes.setdefault(case.label, {})[LABEL] = None
-    grids: list[_Grid] = []
-    problems: list[str] = []
-    for path, channels in volumes.items():
-        grid, found = _inspect_file(path, channels, convention)
-        grids += [grid] if grid is not None else []
-        problems += found
-    problems += [differs for other in grids[1:] if (differs := grids[0].differs(other))]
-    if problems or not grids:
-        return None, [f"{case.id}: {problem}" for problem in problems]
-    first = grids[0]
-    spacing = tuple(float(mm) for mm in voxel_sizes(first.affine))
-    affine = tuple(tuple(float(value) for value in row) for row in first.affine)
-    return CaseGeometry(first.shape, affine, spacing, first.orientation), []
 
 
 def _inspect_file(

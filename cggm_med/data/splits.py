@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cggm_med.data.cases import Case, CaseList, natural_key, read_json
+from cggm_med.data.cases import Case, CaseList, natural_key
+from cggm_med.data.layouts import read_json
 from cggm_med.errors import ConfigError, DataError, UnknownName
 from cggm_med.files import write_json
 

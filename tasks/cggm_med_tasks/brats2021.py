@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from cggm_med.config import Tree, require
-from cggm_med.data.cases import NamedFiles
 from cggm_med.data.labels import LabelConvention
+from cggm_med.data.layouts import NamedFiles
 from cggm_med.data.phantom import VERSION, write_phantom
 from cggm_med.files import atomic_folder
 from cggm_med.segmentation import SegmentationDataConfig, SegmentationTask, SegmentationTaskConfig

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cggm_med.data.cases import CaseList, ImageFile, NamedFiles, find_cases, natural_key, read_json
+from cggm_med.data.cases import CaseList, ImageFile, natural_key
+from cggm_med.data.layouts import NamedFiles, find_cases, read_json
 from cggm_med.errors import DataError, UnknownName
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")

@@ -1,0 +1,309 @@
+"""Finding cases on disk, in every layout that users have: which files belong together, and under which id."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cggm_med.data.cases import LABEL, SECTIONS, Case, CaseList, ImageFile, natural_key
+from cggm_med.errors import DataError, UnknownName
+
+
+@dataclass(frozen=True)
+class NamedFiles:
+    """A layout with one file a modality, told by the end of the file's name.
+
+    Attributes:
+        name: the layout's name, for messages.
+        suffixes: what follows the case id in each modality's file name, such as ``{"flair": "_flair"}``.
+        label_suffix: the same for the label.
+        label_convention: name of the convention that such labels follow; None where the layout does not tell.
+        patient_pattern: regular expression; its group 1, matched at the start of the case id, is the patient.
+    """
+
+    name: str
+    suffixes: Mapping[str, str]
+    label_suffix: str
+    label_convention: str | None
+    patient_pattern: str
+
+    def tell(self, name: str) -> tuple[str, str] | None:
+        """Case id and role (a modality or ``"label"``) of a file name; None if it is none of this layout's.
+
+        Example:
+            >>> layout = NamedFiles("brats2023", {"t2": "-t2w"}, "-seg", None, "(.+)-[0-9]+")
+            >>> layout.tell("BraTS-GLI-00001-000-t2W.nii.gz")
+            ('BraTS-GLI-00001-000', 't2')
+        """
+        stem = _stem(name)
+        ends = [(len(end), role) for role, end in self._ends().items() if stem.lower().endswith(end.lower())]
+        # The longest end wins, so that a suffix may end with another one.
+        length, role = max(ends, default=(0, ""))
+        return (stem[:-length], role) if 0 < length < len(stem) else None
+
+    def expected(self, case_id: str, role: str, like: Path) -> str:
+        """File name that ``role`` of a case should have, with the extension of its sibling ``like``."""
+        return case_id + self._ends()[role] + like.name[len(_stem(like.name)) :]
+
+    def _ends(self) -> dict[str, str]:
+        return {**self.suffixes, LABEL: self.label_suffix}
+
+
+def find_cases(
+    path: Path,
+    modalities: Sequence[str],
+    layouts: Sequence[NamedFiles],
+    *,
+    decathlon_modalities: Mapping[str, str],
+    decathlon_convention: str,
+    known_modalities: Sequence[str],
+    need_labels: bool = True,
+) -> CaseList:
+    """Find the cases that a folder or a JSON file holds, without opening an image.
+
+    Three kinds of layout are read: folders of named files, with or without a folder for each case; the Medical
+    Segmentation Decathlon (``dataset.json``, http://medicaldecathlon.com), one 4-D file a case; and MONAI-style
+    datalists, whose paths are absolute or relative to the list.
+
+    Args:
+        path: a folder, or a ``.json`` file.
+        modalities: those to read, in the order in which ``Case.images`` shall hold them.
+        layouts: the named-file layouts to look for.
+        decathlon_modalities: modality of each name, in lower case, that a ``dataset.json`` may use.
+        decathlon_convention: name of the label convention of such a data set.
+        known_modalities: all modalities that a datalist may name.
+        need_labels: whether a case without label is an error.
+
+    Raises:
+        UnknownName: for a modality, a datalist section or a datalist key that does not exist.
+        DataError: if nothing is found, or any case is incomplete, ambiguous or listed twice; names every such case.
+    """
+    for modality in modalities:
+        if modality not in known_modalities:
+            raise UnknownName("modality", modality, known_modalities)
+    listing = path / "dataset.json" if path.is_dir() else path
+    if path.is_dir() and not listing.is_file():
+        return _read_named(path, modalities, layouts, need_labels)
+    if not path.exists():
+        raise DataError(f"{path} does not exist; expected a folder of images or a datalist (.json)")
+    if listing.suffix.lower() != ".json":
+        raise DataError(f"{path} is a file; expected a folder of images or a datalist (.json)")
+    content = read_json(listing)
+    if not isinstance(content, dict):
+        raise DataError(f"{listing} holds a {type(content).__name__}; expected a JSON object with a section 'training'")
+    if "modality" in content:
+        channels = _decathlon_channels(listing, content["modality"], decathlon_modalities, modalities)
+        return _read_decathlon(listing, content.get("training"), channels, decathlon_convention, need_labels)
+    return _read_datalist(listing, content, modalities, known_modalities, need_labels)
+
+
+def read_json(path: Path) -> Any:
+    """Content of a JSON file.
+
+    Raises:
+        DataError: if it cannot be read or parsed; names line and column.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}") from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON in UTF-8: {error}") from error
+
+
+def _read_named(folder: Path, modalities: Sequence[str], layouts: Sequence[NamedFiles], need_labels: bool) -> CaseList:
+    paths = _files_under(folder)
+    told = [(layout, [(file, *of) for file in paths if (of := layout.tell(file.name))]) for layout in layouts]
+    held = [(layout, files) for layout, files in told if any(role != LABEL for _, _, role in files)]
+    if not held:
+        known = [f"{layout.name}: *{', *'.join(layout.suffixes.values())} (.nii or .nii.gz)" for layout in layouts]
+        known += ["decathlon: dataset.json", "datalist: give the path of the .json file"]
+        raise DataError(f"no images found in {folder} (searched its subfolders too); known layouts:", known)
+    if len(held) > 1:
+        samples = [f"{layout.name}: {files[0][0]}" for layout, files in held]
+        raise DataError(f"{folder} holds more than one layout; give a folder with one of them:", samples)
+    ((layout, files),) = held
+    for modality in modalities:
+        if modality not in layout.suffixes:
+            raise DataError(f"layout {layout.name} has no modality {modality}; it has {', '.join(layout.suffixes)}")
+
+    # Letter case varies between the files of one case and between the cases of one patient: the first spelling counts.
+    ids: dict[str, str] = {}
+    patients: dict[str, str] = {}
+    found: dict[str, dict[str, list[Path]]] = {}
+    for file, case_id, role in files:
+        found.setdefault(ids.setdefault(case_id.lower(), case_id), {}).setdefault(role, []).append(file)
+    cases, problems = [], []
+    for case_id, roles in sorted(found.items(), key=lambda item: natural_key(item[0])):
+        some_file = next(iter(roles.values()))[0]
+        wanted = [*modalities, LABEL] if need_labels else modalities
+        missing = [f"no {r} (expected {layout.expected(case_id, r, some_file)})" for r in wanted if r not in roles]
+        if missing:
+            problems.append(f"{case_id}: {', '.join(missing)}")
+        role, several = max(roles.items(), key=lambda item: len(item[1]))
+        if len(several) > 1:
+            one_folder = several[0].parent == several[1].parent
+            what = f"two files of {role}" if one_folder else "the same id twice"
+            problems.append(f"{case_id}: {what}: {several[0]} and {several[1]}")
+        patient = re.match(layout.patient_pattern, case_id, re.IGNORECASE)
+        if not (patient and patient[1]):
+            problems.append(f"{case_id}: its patient cannot be told from its name; write a datalist that names it")
+        elif not missing:
+            images = {modality: ImageFile(roles[modality][0]) for modality in modalities}
+            spelled = patients.setdefault(patient[1].lower(), patient[1])
+            cases.append(Case(case_id, spelled, images, roles.get(LABEL, [None])[0]))
+    return _finish(folder, cases, problems, layout.name, layout.label_convention)
+
+
+def _decathlon_channels(
+    path: Path, named: Any, decathlon_modalities: Mapping[str, str], modalities: Sequence[str]
+) -> dict[str, int | None]:
+    """Channel of each wanted modality; None where the data set has but one modality and its files are 3-D."""
+    counted = isinstance(named, dict) and set(named) == {str(channel) for channel in range(len(named))}
+    names = [str(named[str(channel)]) for channel in range(len(named))] if counted else []
+    told = [decathlon_modalities.get(name.lower()) for name in names]
+    if not names or any(told.count(modality) > 1 for modality in modalities):
+        raise DataError(
+            f'{path}: "modality" is {named}; expected names by channel, such as {{"0": "FLAIR"}}, each once'
+        )
+    for modality in modalities:
+        if modality not in told:
+            raise DataError(f"{path} has no modality {modality}; it names {', '.join(names)}")
+    return {modality: told.index(modality) if len(names) > 1 else None for modality in modalities}
+
+
+def _read_decathlon(
+    path: Path, training: Any, channels: Mapping[str, int | None], convention: str, need_labels: bool
+) -> CaseList:
+    cases, problems = [], []
+    first: dict[str, Path] = {}
+    # The section "test" lists images without labels; there is nothing to learn or to measure on them.
+    for number, entry in enumerate(training if isinstance(training, list) else []):
+        where = f"training[{number}]"
+        if not (isinstance(entry, dict) and isinstance(entry.get("image"), str) and entry["image"]):
+            problems.append(f'{where}: expected {{"image": path, "label": path}}')
+            continue
+        image, label = path.parent / entry["image"], entry.get(LABEL)
+        case_id = _stem(image.name) or image.name
+        files = {"image": image, LABEL: path.parent / label} if label and isinstance(label, str) else {"image": image}
+        problems += _absent(case_id, files)
+        if need_labels and LABEL not in files:
+            problems.append(f"{case_id}: no label (expected the key '{LABEL}' in {where})")
+        if case_id in first:
+            problems.append(f"{case_id}: the same id twice: {first[case_id]} and {image}")
+        first.setdefault(case_id, image)
+        images = {modality: ImageFile(image, channel) for modality, channel in channels.items()}
+        cases.append(Case(case_id, case_id, images, files.get(LABEL)))
+    return _finish(path, cases, problems, "decathlon", convention)
+
+
+def _read_datalist(
+    path: Path, content: dict[str, Any], modalities: Sequence[str], known: Sequence[str], need_labels: bool
+) -> CaseList:
+    cases, problems = [], []
+    first: dict[str, str] = {}
+    user: dict[Path, str] = {}
+    sections: dict[str, list[str]] = {}
+    for section, where, entry in _datalist_entries(path, content, ("id", "patient", LABEL, *known)):
+        if wrong := _wrong_entry(entry):
+            problems.append(f"{where}: {wrong}")
+            continue
+        case_id = entry["id"]
+        wanted = [*modalities, LABEL] if need_labels else modalities
+        if missing := [f"no {role} (expected the key '{role}' in {where})" for role in wanted if not entry.get(role)]:
+            problems.append(f"{case_id}: {', '.join(missing)}")
+        files = {role: path.parent / entry[role] for role in (*modalities, LABEL) if entry.get(role)}
+        problems += _absent(case_id, files)
+        if first.setdefault(case_id, where) != where:
+            problems.append(f"{case_id}: the same id twice: {first[case_id]} and {where}")
+        for role, file in files.items():
+            if user.setdefault(file, f"{where} {role}") != f"{where} {role}":
+                problems.append(f"{case_id}: {role} is the same file as {user[file]}: {file}")
+        sections.setdefault(section, []).append(case_id)
+        if not missing:
+            images = {modality: ImageFile(files[modality]) for modality in modalities}
+            cases.append(Case(case_id, entry.get("patient") or case_id, images, files.get(LABEL)))
+    ordered = {section: tuple(sorted(ids, key=natural_key)) for section, ids in sections.items()}
+    return _finish(path, cases, problems, "datalist", None, ordered)
+
+
+def _datalist_entries(path: Path, content: dict[str, Any], keys: Sequence[str]) -> Iterator[tuple[str, str, Any]]:
+    """Section, place such as ``training[0]``, and content of each entry, whose keys are known."""
+    for section, entries in content.items():
+        # Lists of objects are sections; other things, such as "name" or "numTraining", describe the data set.
+        is_section = isinstance(entries, list) and any(isinstance(entry, dict) for entry in entries)
+        if section not in SECTIONS:
+            if is_section:
+                raise UnknownName("datalist section", section, SECTIONS, f"It stands in {path}")
+            continue
+        for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
+            where = f"{section}[{number}]"
+            for key in entry if isinstance(entry, dict) else ():
+                if key not in keys:
+                    raise UnknownName("datalist key", key, keys, f"It stands in {where} of {path}")
+            yield section, where, entry
+
+
+def _wrong_entry(entry: Any) -> str | None:
+    """What is wrong with a datalist entry as such, before its files are looked at."""
+    if not isinstance(entry, dict):
+        return "expected an object with id, modalities and label"
+    for key, value in entry.items():
+        # null is how exporters of tables write a cell that is empty.
+        if value is not None and not (isinstance(value, str) and value):
+            return f"{key} is {value!r}; expected a text"
+    if not entry.get("id"):
+        return "no id"
+    # Results are written under the id, so it must not lead to another folder.
+    if not re.fullmatch(r"(?!\.+$)[^/\\\x00-\x1f]{1,128}", entry["id"]):
+        return f"id {entry['id']!r} cannot be a file name"
+    return None
+
+
+def _finish(
+    path: Path,
+    cases: list[Case],
+    problems: list[str],
+    layout: str,
+    convention: str | None,
+    sections: Mapping[str, tuple[str, ...]] | None = None,
+) -> CaseList:
+    if problems:
+        raise DataError(f"{path} ({layout}): mend or leave out these cases:", problems)
+    if not cases:
+        raise DataError(f"{path} ({layout}) lists no case; expected a section 'training' with at least one")
+    return CaseList(tuple(sorted(cases, key=lambda case: natural_key(case.id))), layout, convention, sections)
+
+
+def _files_under(folder: Path) -> list[Path]:
+    """All files that are not hidden, sorted by folder; links to folders are followed, each folder once."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"cannot read folder {error.filename}: {error.strerror}; allow it or give another") from error
+
+    files: list[Path] = []
+    seen: set[str] = set()
+    for root, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        new = (real := os.path.realpath(root)) not in seen
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if new and not name.startswith("."))
+        # A leading dot also marks the AppleDouble twins (._name.nii.gz) that macOS leaves beside the images.
+        files += [Path(root, name) for name in sorted(names) if new and not name.startswith(".")]
+    return files
+
+
+def _absent(case_id: str, files: Mapping[str, Path]) -> list[str]:
+    return [f"{case_id}: {role} does not exist: {file}" for role, file in files.items() if not os.path.isfile(file)]
+
+
+def _stem(name: str) -> str:
+    """A NIfTI file's name without its extension; empty for any other file."""
+    match = re.fullmatch(r"(.*)\.nii(\.gz)?", name, re.IGNORECASE)
+    return match[1] if match else ""
