@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -68,17 +67,30 @@ def load(path: Path, device: torch.device) -> Checkpoint:
     Raises:
         CheckpointError: if the file is missing, damaged, or not one of ours.
     """
+    if not path.exists():
+        raise CheckpointError(f"no checkpoint {path}; train first, or name another run folder")
     try:
+        _require_whole(path)
         content = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"no checkpoint {path}; train first, or name another run folder") from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} is damaged or holds more than tensors and numbers") from error
+    except Exception as error:  # there is hardly one that a damaged archive or pickle does not raise
+        raise CheckpointError(
+            f"{path} is damaged or holds more than tensors and numbers; put a whole copy in its place, or train anew"
+        ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         version = content.get("format") if isinstance(content, dict) else None
         raise CheckpointError(f"{path} has checkpoint format {version}, this version reads {FORMAT}")
-    del content["format"]
-    return Checkpoint(**{**content, "config": json.loads(content["config"])})
+    try:
+        del content["format"]
+        return Checkpoint(**{**content, "config": json.loads(content["config"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a checkpoint of a run: {error}; name another run folder") from error
+
+
+def _require_whole(path: Path) -> None:
+    """Compare the checksums inside the file with its bytes; torch would load changed weights without a word."""
+    with zipfile.ZipFile(path) as archive:
+        if (changed := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"the checksum of {changed} is wrong")
 
 
 def require_same_run(checkpoint: Checkpoint, config: Tree, data: dict[str, str], path: Path) -> None:
@@ -112,4 +124,5 @@ def restore(
         if optimizer is not None:
             optimizer.load_state_dict(checkpoint.optimizer)
     except (RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{path} does not fit this model: {' '.join(str(error).split())[:300]}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{path} does not fit this model, keep the settings of its run: {reason}") from error

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,7 +64,7 @@ def train(
             overrides["strategy"] = {**overrides.get("strategy", {}), "name": strategy}
         stored = read_file(run.RunFolder(resume).config) if run.RunFolder(resume).config.exists() else {}
         name = overrides.get("train", {}).get("device") or stored.get("train", {}).get("device", "auto")
-        with distributed.processes(engine.select_device(name)):
+        with distributed.processes(engine.select_device(name)), _interruptible(resume):
             run.resume(resume, overrides, console)
         return
     layers = [read_file(config)] if config is not None else []
@@ -72,7 +74,8 @@ def train(
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         stamp = distributed.gather_json(stamp, device)[0]
         folder = out or Path("runs") / f"{stamp}-{resolved.task.name}-{resolved.strategy.name}"
-        run.start(resolved, folder, console)
+        with _interruptible(folder):
+            run.start(resolved, folder, console)
 
 
 @app.command()
@@ -135,9 +138,16 @@ def main() -> None:
             raise
         typer.echo(f"{type(error).__name__}: {error}", err=True)
         raise SystemExit(1) from None
+
+
+@contextlib.contextmanager
+def _interruptible(folder: Path) -> Iterator[None]:
+    """Answer Ctrl-C with the command that continues the run."""
+    try:
+        yield
     except KeyboardInterrupt:
-        typer.echo("stopped; continue with: cggm-med train --resume RUN", err=True)
-        raise SystemExit(130) from None
+        typer.echo(f"stopped; continue with: cggm-med train --resume {folder}", err=True)
+        raise typer.Exit(130) from None
 
 
 def _overrides(settings: list[str] | None, data: Path | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ A task and a strategy bring dataclasses of their own for the sections ``task``, 
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -44,7 +45,9 @@ class OptimConfig:
     clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        require(self.lr > 0, "optim.lr", self.lr, "more than 0")
+        require(0 < self.lr < math.inf, "optim.lr", self.lr, "more than 0 and finite")
+        require(0 <= self.weight_decay < math.inf, "optim.weight_decay", self.weight_decay, "at least 0 and finite")
+        require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "at least 0, below 1")
         require(0 <= self.warmup_fraction < 1, "optim.warmup_fraction", self.warmup_fraction, "at least 0, below 1")
         require(0 <= self.final_lr_fraction <= 1, "optim.final_lr_fraction", self.final_lr_fraction, "from 0 to 1")
         require(self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "more than 0")
@@ -79,7 +82,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "steps_per_epoch", "batch_size", "validate_every", "checkpoint_every", "log_every"):
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
-        require(self.seed >= 0, "train.seed", self.seed, "at least 0")
+        require(0 <= self.seed < 2**63, "train.seed", self.seed, "at least 0, below 2**63")
 
     @property
     def steps(self) -> int:
@@ -130,7 +133,7 @@ def resolve(sections: Mapping[str, type], layers: Sequence[Tree]) -> RunConfig:
     known = [*types_of, "preset"]
     for key in merged:
         if key not in known:
-            raise UnknownName("configuration section", key, known)
+            raise UnknownName("configuration section", str(key), known)
     parts = {name: _build(cls, merged.get(name, {}), name) for name, cls in types_of.items()}
     return RunConfig(preset=str(merged.get("preset", "")), **parts)
 
@@ -139,16 +142,19 @@ def read_file(path: Path) -> Tree:
     """Read nested settings from a YAML or JSON file.
 
     Raises:
-        ConfigError: if the file is missing or is not a mapping.
+        ConfigError: if the file is missing or does not hold sections with settings.
     """
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
-        raise ConfigError(f"cannot read configuration {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; expected a YAML or JSON file with settings") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are no text, or 2024-13-01 as a date
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds {type(content).__name__}, expected settings such as 'optim: {{lr: 1e-3}}'")
+    for key, value in content.items():
+        if not isinstance(value, dict) and key != "preset":
+            raise ConfigError(f"{path}: {key} is {value!r}, expected settings such as 'optim: {{lr: 1e-3}}'")
     return content
 
 
@@ -166,10 +172,17 @@ def parse_overrides(assignments: Sequence[str]) -> Tree:
             raise ConfigError(f"--set {assignment}: expected KEY=VALUE, such as --set optim.lr=1e-3")
         try:
             leaf: Any = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {assignment}: {value!r} is not valid YAML") from error
-        for part in reversed(key.strip().split(".")):
+        except (yaml.YAMLError, ValueError) as error:
+            raise ConfigError(f"--set {assignment}: {value!r} is not valid YAML; put text in quotes") from error
+        section, *below = key.strip().split(".")
+        for part in reversed(below):
             leaf = {part: leaf}
+        if not isinstance(leaf, dict) and section != "preset":
+            raise ConfigError(
+                f"--set {assignment}: {section} is {leaf!r}, expected settings written SECTION.KEY=VALUE, "
+                "such as optim.lr=1e-3"
+            )
+        leaf = {section: leaf}
         tree = _merge(tree, leaf)
     return tree
 
@@ -245,6 +258,8 @@ def _coerce(value: Any, kind: Any, key: str) -> Any:
         return value
     if kind is str and isinstance(value, (str, int, float)) and not isinstance(value, bool):
         return str(value)
+    if kind is int and type(value) is int:
+        return value
     if kind in (int, float) and isinstance(value, (str, int, float)) and not isinstance(value, bool):
         try:
             number = float(value)

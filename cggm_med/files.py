@@ -85,6 +85,37 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def append_text(path: Path, text: str) -> None:
+    """Add ``text`` to the end of ``path``.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    try:
+        with path.open("a") as file:
+            file.write(text)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}; make room, or allow it") from error
+
+
+@contextlib.contextmanager
+def results_folder(path: Path) -> Iterator[Path]:
+    """A writable folder; if the block made it and ends with an error before anything was written, it goes again.
+
+    Raises:
+        OutputError: if it is a file, or cannot be created or written.
+    """
+    made = not path.exists()
+    writable_folder(path)
+    try:
+        yield path
+    except BaseException:
+        if made:
+            with contextlib.suppress(OSError):  # which refuses to remove a folder that holds anything
+                path.rmdir()
+        raise
+
+
 def writable_folder(path: Path) -> Path:
     """Create ``path`` if need be and prove that a file can be written in it.
 

@@ -325,7 +325,7 @@ def _score(
     console: Console,
 ) -> Report:
     """Evaluate, write ``results.json``, ``results.md`` and pictures to ``folder``, and print the table."""
-    _speaker(console)(f"scoring {len(cases)} {split} cases")
+    _speaker(console)(f"scoring {len(cases)} cases ({split})")
     pictures = {case: folder / "figures" / f"{case}.png" for case in cases[:DRAWN_CASES]}
     results = engine.evaluate(task, model, strategy, cases, config, device=device, full=True, draw=pictures)
     chosen = "last step"

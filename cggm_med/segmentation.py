@@ -35,6 +35,8 @@ from cggm_med.report import CaseScore, HeadScore
 from cggm_med.task import CaseResult, Task, TaskConfig
 from cggm_med.typing import Batch
 
+MANY_CASES = 50  # from here on, preparing them takes long enough to be told how far it is
+
 
 @dataclass(frozen=True)
 class SegmentationTaskConfig(TaskConfig):
@@ -188,8 +190,14 @@ class SegmentationTask(Task):
             f"{len(cases)} cases ({self.found.layout}), labels as in {self.convention.name}; checking and preprocessing"
         )
         preprocessing = Preprocessing(self.modalities, self.convention, data.spacing)
+
+        def progress(done: int, total: int) -> None:
+            if total >= MANY_CASES and done * 10 // total > (done - 1) * 10 // total:
+                say(f"{done} of {total} cases ready")
+
+        cache = cache_folder(data.cache) / "preprocessed"
         with distributed.first_process_first():
-            prepared = prepare(cases, preprocessing, cache_folder(data.cache) / "preprocessed", workers=data.workers)
+            prepared = prepare(cases, preprocessing, cache, workers=data.workers, progress=progress)
         self.cases = {case.id: case for case in prepared}
         self.splits = splits
         plain = [c.id for c in prepared if None in c.facts["background"].values()]

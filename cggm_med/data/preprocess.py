@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from cggm_med.data.cases import Case
 from cggm_med.data.geometry import case_problems
 from cggm_med.data.labels import LabelConvention
-from cggm_med.errors import DataError
+from cggm_med.errors import DataError, OutputError
 from cggm_med.files import atomic_folder
 
 VERSION = 1  # part of every cache key: raise it whenever the same files would give other numbers
@@ -164,12 +164,15 @@ def prepare(
 
     Raises:
         DataError: lists every problem of every case.
+        OutputError: if the cache cannot be written.
     """
     work = _Prepare(cases, preprocessing, cache)
     loader = DataLoader(work, batch_size=None, num_workers=min(workers, len(cases)), collate_fn=_unchanged)
     folders: list[Path] = []
     problems: list[str] = []
-    for done, (folder, found) in enumerate(loader, start=1):
+    for done, (folder, found, unwritten) in enumerate(loader, start=1):
+        if unwritten:
+            raise OutputError(f"{unwritten} for preprocessed cases with --set data.cache=FOLDER")
         folders.append(Path(folder))
         problems += found
         if progress is not None:
@@ -177,8 +180,9 @@ def prepare(
     if problems:
         names = sorted(preprocessing.convention.meanings)
         raise DataError(
-            f"{len(problems)} problems in {len(cases)} cases (labels read as "
-            f"'{preprocessing.convention.name}': {names}); mend or remove these files, nothing was trained:",
+            f"{len(problems)} problem{'s' * (len(problems) > 1)} in {len(cases)} cases; expected are finite voxels, one "
+            f"grid a case, and labels {names} ({preprocessing.convention.name}; another with --set task.labels=NAME). "
+            "Mend or leave out these files:",
             problems,
         )
     prepared = [PreparedCase(c.id, c.patient, folder, c) for c, folder in zip(cases, folders, strict=True)]
@@ -187,8 +191,12 @@ def prepare(
     return prepared
 
 
-class _Prepare(Dataset[tuple[str, list[str]]]):
-    """The work of ``prepare`` as a data set, so that its loader spreads it over processes."""
+class _Prepare(Dataset[tuple[str, list[str], str]]):
+    """The work of ``prepare`` as a data set, so that its loader spreads it over processes.
+
+    Each item is a folder, the problems of the case, and why the folder could not be written, if so: an error that is
+    raised in another process would reach the user inside a traceback.
+    """
 
     def __init__(self, cases: Sequence[Case], preprocessing: Preprocessing, cache: Path) -> None:
         self.cases, self.preprocessing, self.cache = cases, preprocessing, cache
@@ -196,19 +204,22 @@ class _Prepare(Dataset[tuple[str, list[str]]]):
     def __len__(self) -> int:
         return len(self.cases)
 
-    def __getitem__(self, index: int) -> tuple[str, list[str]]:
+    def __getitem__(self, index: int) -> tuple[str, list[str], str]:
         case = self.cases[index]
         folder = Path()
         try:
             folder = self.cache / self.preprocessing.key(case)
             if (folder / "case.json").exists():
-                return str(folder), []
+                return str(folder), [], ""
         except OSError as error:
-            return str(folder), [f"{case.id}: cannot read {error.filename}: {error.strerror}"]
+            return str(folder), [f"{case.id}: cannot read {error.filename}: {error.strerror}"], ""
         problems = case_problems(case, self.preprocessing.convention)
         if not problems:
-            _write(folder, _preprocess(case, self.preprocessing))
-        return str(folder), problems
+            try:
+                _write(folder, _preprocess(case, self.preprocessing))
+            except OutputError as error:
+                return str(folder), [], str(error)
+        return str(folder), problems, ""
 
 
 def _unchanged(item: Any) -> Any:

@@ -101,7 +101,7 @@ def read_splits(path: Path, cases: Sequence[Case]) -> Splits:
     if not (isinstance(content, dict) and len(content) == len(NAMES) and all(map(_is_ids, content.values()))):
         raise DataError(f'{path}: expected {{"train": [case ids], "validation": [case ids], "test": [case ids]}}')
     splits = Splits(**{name: tuple(ids) for name, ids in content.items()})
-    check_splits(splits, cases)
+    check_splits(splits, cases, where=f"the splits in {path}")
     return splits
 
 
@@ -110,10 +110,15 @@ def write_splits(path: Path, splits: Splits) -> None:
     write_json(path, asdict(splits))
 
 
-def check_splits(splits: Splits, cases: Sequence[Case]) -> None:
+def check_splits(splits: Splits, cases: Sequence[Case], where: str = "these splits") -> None:
     """Prove that nothing is trained on and measured on at once.
 
     Cases that stand in no split are allowed: a study may use part of a data set.
+
+    Args:
+        splits: to be checked.
+        cases: all cases of the data.
+        where: what the message calls the splits.
 
     Raises:
         DataError: for ids that no case has, ids or patients in two splits, and empty training; lists all of them.
@@ -137,7 +142,7 @@ def check_splits(splits: Splits, cases: Sequence[Case]) -> None:
                     f"patient {patient_of[case_id]} stands in {other_split} (case {other}) and {split} (case {case_id})"
                 )
     if problems:
-        raise DataError("these splits cannot be used; mend the file or split anew:", problems)
+        raise DataError(f"{where} cannot be used; mend the file or split anew:", problems)
 
 
 def _draw(patient: str, seed: int) -> bytes:
