@@ -30,8 +30,10 @@ VARIANTS = {
 class Variant:
     """One strategy with its own copy of the model, ready to step."""
 
-    def __init__(self, settings: dict, preset: str, device: torch.device, batch_size: int) -> None:
+    def __init__(self, settings: dict, preset: str, device: torch.device, batch_size: int, patch: int) -> None:
         layers = [{"strategy": settings, "train": {"batch_size": batch_size}}]
+        if patch:
+            layers.append({"data": {"patch_size": [patch] * 3}})
         config = run.make_config("brats2021", layers, preset=preset)
         task = load(TASKS, "brats2021")(config)
         self.strategy = load(STRATEGIES, config.strategy.name)(config.strategy)
@@ -54,6 +56,21 @@ class Variant:
         )
         self.wait()
         return time.perf_counter() - start
+
+    def factor_seconds(self, repeats: int = 50) -> float:
+        """Seconds that CGGM's factor takes in a step by itself: scores to factors, factors to updates."""
+        strategy = self.strategy
+        sums = torch.rand(len(self.model.modalities), 3, 3, device=self.device) + 1
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.wait()
+        start = time.perf_counter()
+        for _ in range(repeats):
+            strategy.observe(self.model.modalities, sums)
+            strategy.modulate(self.model, self.optimizer)
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+        self.wait()
+        return (time.perf_counter() - start) / repeats
 
     def wait(self) -> None:
         """Until the device is idle."""
@@ -88,15 +105,18 @@ def main() -> None:
     parser.add_argument("--presets", nargs="+", default=["tiny", "base"])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch-size", type=int, default=0, help="default: 4 for tiny, 1 for larger presets")
+    parser.add_argument("--patch", type=int, default=0, help="edge of the patch; default: the preset's")
     options = parser.parse_args()
     device = torch.device(options.device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{name}, torch {torch.__version__}; median ratio (quartiles) of {options.rounds} rounds\n")
-    print("| preset | joint ms | cggm / joint | cggm / (g = 0) | peak memory cggm / joint |")
-    print("| --- | --- | --- | --- | --- |")
+    print("| preset | joint ms | cggm / joint | cggm / (g = 0) | factor alone | peak memory cggm / joint |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for preset in options.presets:
         batch_size = options.batch_size or (4 if preset == "tiny" else 1)
-        variants = {label: Variant(settings, preset, device, batch_size) for label, settings in VARIANTS.items()}
+        variants = {
+            label: Variant(settings, preset, device, batch_size, options.patch) for label, settings in VARIANTS.items()
+        }
         for variant in variants.values():
             variant.step()
         times: dict[str, list[float]] = {label: [] for label in variants}
@@ -107,10 +127,12 @@ def main() -> None:
             pair: [a / b for a, b in zip(times[pair[0]], times[pair[1]], strict=True)]
             for pair in (("cggm", "joint"), ("cggm", "cggm, g = 0"))
         }
+        share = variants["cggm"].factor_seconds() / statistics.median(times["joint"])
+        alone = f"{share:.2%} of a joint step"
         memory = {label: variants[label].peak_megabytes() for label in variants}
         print(
             f"| {preset} | {1000 * statistics.median(times['joint']):.0f} | {quartiles(ratio['cggm', 'joint'])} "
-            f"| {quartiles(ratio['cggm', 'cggm, g = 0'])} | {memory['cggm'] / memory['joint']:.3f} "
+            f"| {quartiles(ratio['cggm', 'cggm, g = 0'])} | {alone} | {memory['cggm'] / memory['joint']:.3f} "
             f"({memory['cggm']:.0f} / {memory['joint']:.0f} MB) |",
             flush=True,
         )

@@ -67,11 +67,13 @@ def load(path: Path, device: torch.device) -> Checkpoint:
     Raises:
         CheckpointError: if the file is missing, damaged, or not one of ours.
     """
-    if not path.exists():
-        raise CheckpointError(f"no checkpoint {path}; train first, or name another run folder")
     try:
         _require_whole(path)
         content = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no checkpoint {path}; train first, or name another run folder") from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}; allow it, or copy it anew") from error
     except Exception as error:  # there is hardly one that a damaged archive or pickle does not raise
         raise CheckpointError(
             f"{path} is damaged or holds more than tensors and numbers; put a whole copy in its place, or train anew"

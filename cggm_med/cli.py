@@ -27,7 +27,11 @@ TaskName = Annotated[str, typer.Option("--task", help="What to learn; see 'cggm-
 Data = Annotated[Path | None, typer.Option("--data", help="Folder, dataset.json or JSON list of cases.")]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", help="One setting, such as optim.lr=1e-3; may be repeated.", metavar="KEY=VALUE"),
+    typer.Option(
+        "--set",
+        help="One setting, such as optim.lr=1e-3; may be repeated. All keys stand in the config.yaml of any run.",
+        metavar="KEY=VALUE",
+    ),
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML or JSON file with settings.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
@@ -38,7 +42,7 @@ def train(
     task: TaskName = "brats2021",
     data: Data = None,
     strategy: Annotated[str | None, typer.Option(help="How to balance; see 'cggm-med strategies'. [cggm]")] = None,
-    preset: Annotated[str | None, typer.Option(help="Named settings of the task: tiny, base, full.")] = None,
+    preset: Annotated[str | None, typer.Option(help="tiny, base or full. [base; tiny without --data]")] = None,
     config: ConfigFile = None,
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="New run folder. [runs/DATE-TASK-STRATEGY]")] = None,
@@ -64,7 +68,7 @@ def train(
             overrides["strategy"] = {**overrides.get("strategy", {}), "name": strategy}
         stored = read_file(run.RunFolder(resume).config) if run.RunFolder(resume).config.exists() else {}
         name = overrides.get("train", {}).get("device") or stored.get("train", {}).get("device", "auto")
-        with distributed.processes(engine.select_device(name)), _interruptible(resume):
+        with distributed.processes(engine.select_device(str(name))), _interruptible(resume):
             run.resume(resume, overrides, console)
         return
     layers = [read_file(config)] if config is not None else []
@@ -87,14 +91,14 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder for table and pictures. [RUN/evaluations/NAME]")] = None,
     debug: Debug = False,
 ) -> None:
-    """Score a finished run on its held-out cases, or on other data with --data."""
+    """Score a finished run on its held-out cases or on other data."""
     overrides = _overrides(settings, data)
     from rich.console import Console
 
     from cggm_med import distributed, engine, run
 
     console = Console(soft_wrap=True, highlight=False)
-    with distributed.processes(engine.select_device(overrides.get("train", {}).get("device", "auto"))):
+    with distributed.processes(engine.select_device(str(overrides.get("train", {}).get("device", "auto")))):
         run.evaluate(folder, overrides, console, split=split, out=out)
 
 
@@ -116,7 +120,7 @@ def strategies() -> None:
 
 @app.command()
 def doctor() -> None:
-    """Show versions and devices, and what is missing with the command that mends it."""
+    """Show versions, devices, and how to mend what is missing."""
     from cggm_med.doctor import examine
 
     healthy = True

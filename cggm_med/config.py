@@ -147,7 +147,7 @@ def read_file(path: Path) -> Tree:
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}; expected a YAML or JSON file with settings") from error
+        raise ConfigError(f"cannot read {path}: {error.strerror}; expected a YAML or JSON file of settings") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are no text, or 2024-13-01 as a date
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):

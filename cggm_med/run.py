@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -20,9 +21,9 @@ from cggm_med import checkpoint as checkpoints
 from cggm_med import distributed, engine, registry
 from cggm_med.config import RunConfig, Tree, differences, read_file, resolve, to_tree
 from cggm_med.data.splits import Splits, write_splits
-from cggm_med.errors import CheckpointError, DataError, OutputError, UnknownName
+from cggm_med.errors import CheckpointError, ConfigError, DataError, OutputError, UnknownName
 from cggm_med.figures import learning_figure, modality_figure
-from cggm_med.files import writable_folder, write_json, write_text
+from cggm_med.files import append_text, results_folder, write_json, write_text
 from cggm_med.models.base import MultimodalModel
 from cggm_med.progress import RunProgress
 from cggm_med.report import Report, print_report
@@ -85,6 +86,7 @@ def make_config(task: str, layers: Sequence[Tree], preset: str | None = None, st
 
     Raises:
         UnknownName: for an unknown task, strategy, preset or key.
+        ConfigError: for a value that cannot be, and for settings of another strategy.
 
     Example:
         >>> make_config("brats2021", [{"optim": {"lr": 0.01}}]).preset
@@ -99,11 +101,19 @@ def make_config(task: str, layers: Sequence[Tree], preset: str | None = None, st
                 said[f"{section}.{key}"] = layer[section][key]
     named = said.get("task.name", task)
     if named != task:
-        raise UnknownName(f"task in these settings (they are for '{named}')", task, [named])
-    strategy = strategy or said.get("strategy.name", "cggm")
-    preset = preset or said.get("preset") or cls.default_preset(embedded=said.get("data.path") is None)
+        raise UnknownName(f"task in these settings (they are for '{named}')", task, [str(named)], f"Say --task {named}")
+    strategy = strategy or str(said.get("strategy.name", "cggm"))
+    for layer in layers:
+        foreign = layer.get("strategy", {})
+        if len(foreign) > 1 and foreign.get("name", strategy) != strategy:
+            keys = ", ".join(f"strategy.{key}" for key in foreign if key != "name")
+            raise ConfigError(
+                f"strategy is '{strategy}', and {keys} are settings of '{foreign['name']}'; leave them out, or use "
+                f"strategy '{foreign['name']}'"
+            )
+    preset = str(preset or said.get("preset") or cls.default_preset(embedded=said.get("data.path") is None))
     if preset not in cls.presets:
-        raise UnknownName(f"preset of task {task}", str(preset), cls.presets)
+        raise UnknownName(f"preset of task {task}", preset, cls.presets)
     sections = {
         "task": cls.TaskConfig,
         "data": cls.DataConfig,
@@ -128,20 +138,22 @@ def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
     Raises:
         OutputError: if the folder holds files already or cannot be written.
     """
-    if distributed.rank() == 0:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise OutputError(f"{folder} is not an empty folder; choose another with --out, or --resume {folder}")
-        writable_folder(folder)
     task, strategy = _make(config)
     say = _speaker(console)
-    task.find(say)
-    splits = task.default_splits()
-    task.prepare(splits, say)
     run = RunFolder(folder)
-    if distributed.rank() == 0:
-        write_text(run.config, yaml.safe_dump(to_tree(config), sort_keys=False))
-        write_splits(run.splits, splits)
-        write_json(run.data, task.contents())
+    first = distributed.rank() == 0
+    # The folder is tried before the data are read, which may take long.
+    with results_folder(folder) if first else contextlib.nullcontext():
+        if first and any(folder.iterdir()):
+            resume = f", or continue its run with --resume {folder}" if run.config.exists() else ""
+            raise OutputError(f"{folder} is not empty; choose another folder with --out{resume}")
+        task.find(say)
+        splits = task.default_splits()
+        task.prepare(splits, say)
+        if first:
+            write_text(run.config, yaml.safe_dump(to_tree(config), sort_keys=False))
+            write_splits(run.splits, splits)
+            write_json(run.data, task.contents())
     return _train(config, run, task, strategy, console, None)
 
 
@@ -161,7 +173,10 @@ def resume(folder: Path, overrides: Tree, console: Console) -> Report | None:
     config = make_config(str(stored["task"]["name"]), [stored, overrides])
     changed = [x for x in differences(stored, to_tree(config)) if x.split(":")[0] not in checkpoints.FREE_SETTINGS]
     if changed:
-        raise CheckpointError(f"{folder} cannot be resumed with other settings (run != now): {'; '.join(changed)}")
+        raise CheckpointError(
+            f"{folder} cannot be resumed with other settings (run != now): {'; '.join(changed)}; "
+            "leave them as they were, or start a new run"
+        )
     task, strategy = _make(config)
     say = _speaker(console)
     task.find(say)
@@ -211,13 +226,12 @@ def evaluate(folder: Path, overrides: Tree, console: Console, *, split: str | No
         raise DataError(f"split '{chosen}' of {folder} has no case in these data; choose another with --split")
     task.prepare(Splits(train=(), validation=(), test=cases), say)
     if split is None and other_data:
-        seen = json.loads(run.data.read_text())
         own = _read_splits(run)
-        trained = {seen[id] for id in (*own.train, *own.validation)}
+        trained = _read_contents(run, (*own.train, *own.validation))
         familiar = [id for id, content in task.contents().items() if content in trained]
         if familiar:
             raise DataError(
-                f"{len(familiar)} of {len(cases)} cases were used to train this run ({', '.join(familiar[:5])}, ...): "
+                f"{len(familiar)} of {len(cases)} cases were used to train this run ({_first_of(familiar)}): "
                 "--split test scores its held-out cases, --split all scores everything, seen or not"
             )
     device = engine.select_device(config.train.device)
@@ -250,8 +264,13 @@ def _make(config: RunConfig) -> tuple[Task, BalancingStrategy]:
 
 def _stored(run: RunFolder) -> Tree:
     if not run.config.exists():
-        raise CheckpointError(f"{run.path} is not a run folder: it has no {run.config.name}")
-    return read_file(run.config)
+        raise CheckpointError(
+            f"{run.path} is not a run folder: it has no {run.config.name}; name the one that 'cggm-med train' printed"
+        )
+    stored = read_file(run.config)
+    if "name" not in stored.get("task", {}):
+        raise CheckpointError(f"{run.config} is damaged: it names no task; put back a whole copy")
+    return stored
 
 
 def _read_splits(run: RunFolder) -> Splits:
@@ -262,6 +281,22 @@ def _read_splits(run: RunFolder) -> Splits:
         raise CheckpointError(
             f"{run.path} is not a complete run folder: {run.splits.name} is missing or damaged"
         ) from error
+
+
+def _read_contents(run: RunFolder, ids: Sequence[str]) -> set[str]:
+    """Digests of the files of cases that the run saw."""
+    try:
+        contents = json.loads(run.data.read_text())
+        return {contents[id] for id in ids}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{run.path} is not a complete run folder: {run.data.name} is missing or damaged, so it cannot be told "
+            "which cases it was trained on; --split all scores everything, seen or not"
+        ) from error
+
+
+def _first_of(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def _speaker(console: Console) -> Any:
@@ -291,8 +326,7 @@ def _train(
 
     def log(record: engine.Record) -> None:
         if first:
-            with run.metrics.open("a") as file:
-                file.write(json.dumps(record) + "\n")
+            append_text(run.metrics, json.dumps(record) + "\n")
             progress(record)
 
     with progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -85,7 +86,9 @@ class SegmentationDataConfig:
         for name in ("validation", "test", "overlap"):
             require(0 <= getattr(self, name) < 1, f"data.{name}", getattr(self, name), "at least 0, below 1")
         require(0 <= self.foreground <= 1, "data.foreground", self.foreground, "from 0 to 1")
-        require(all(s > 0 for s in self.spacing or ()), "data.spacing", self.spacing, "more than 0 mm along each axis")
+        finite = all(0 < s < math.inf for s in self.spacing or ())
+        require(finite, "data.spacing", self.spacing, "more than 0 mm along each axis")
+        require(0 <= self.empty_hd95_mm < math.inf, "data.empty_hd95_mm", self.empty_hd95_mm, "at least 0 mm, finite")
         require(all(n > 0 for n in self.patch_size), "data.patch_size", self.patch_size, "at least 1 voxel an axis")
         require(self.workers >= 0, "data.workers", self.workers, "at least 0")
 
@@ -104,6 +107,7 @@ class SegmentationModelConfig:
 
     def __post_init__(self) -> None:
         require(len(self.channels) >= 2, "model.channels", list(self.channels), "at least 2 scales")
+        require(all(c > 0 for c in self.channels), "model.channels", list(self.channels), "at least 1 channel a scale")
 
 
 class SegmentationTask(Task):
@@ -203,6 +207,8 @@ class SegmentationTask(Task):
         plain = [c.id for c in prepared if None in c.facts["background"].values()]
         if plain:
             say(f"no constant background in {', '.join(plain)}: normalised over the whole image")
+        if splits.train:
+            self._require_all_regions(splits.train)
 
     def contents(self) -> dict[str, str]:
         """The cache key of each case, a digest of its files and preprocessing."""
@@ -212,13 +218,6 @@ class SegmentationTask(Task):
         """Augmented patches of the training cases."""
         data, train = self.config.data, self.config.train
         cases = [self.cases[id] for id in self.splits.train]
-        present = {region for case in cases for region in np.unique(case.centres[:, 0]).tolist()}
-        missing = [name for i, name in enumerate(self.targets) if i not in present]
-        if missing:
-            raise DataError(
-                f"region {', '.join(missing)} has no voxel in any of the {len(cases)} training cases (labels read as "
-                f"'{self.convention.name}'); check the convention (--set task.labels=NAME) or train on more cases"
-            )
         sampling = PatchSampling(data.patch_size, data.foreground, train.seed)
         size = train.batch_size * train.steps_per_epoch
         dataset = PatchDataset(cases, sampling, Augmentation(data.augmentation), size)
@@ -231,6 +230,16 @@ class SegmentationTask(Task):
             distributed.world_size(),
         )
         return patch_loader(dataset, sampler, self.modalities, workers=data.workers, pin_memory=pin_memory)
+
+    def _require_all_regions(self, ids: Sequence[str]) -> None:
+        """Refuse to train on cases in which a region never occurs: nothing could be learned about it."""
+        present = {region for id in ids for region in np.unique(self.cases[id].centres[:, 0]).tolist()}
+        missing = [name for i, name in enumerate(self.targets) if i not in present]
+        if missing:
+            raise DataError(
+                f"region {', '.join(missing)} has no voxel in any of the {len(ids)} training cases (labels read as "
+                f"'{self.convention.name}'); check the convention (--set task.labels=NAME) or train on more cases"
+            )
 
     def model(self) -> SegmentationModel:
         """A 3-D U-Net with one encoder per modality."""

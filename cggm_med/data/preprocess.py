@@ -180,8 +180,8 @@ def prepare(
     if problems:
         names = sorted(preprocessing.convention.meanings)
         raise DataError(
-            f"{len(problems)} problem{'s' * (len(problems) > 1)} in {len(cases)} cases; expected are finite voxels, one "
-            f"grid a case, and labels {names} ({preprocessing.convention.name}; another with --set task.labels=NAME). "
+            f"{len(problems)} problem{'s' * (len(problems) > 1)} in {len(cases)} cases; expected are finite voxels, "
+            f"one grid a case and labels {names} ({preprocessing.convention.name}; others: --set task.labels=NAME). "
             "Mend or leave out these files:",
             problems,
         )
