@@ -31,14 +31,14 @@ class Checkpoint:
     Attributes:
         step: optimizer steps that are done.
         config: resolved settings of the run.
-        data: digest of each prepared case.
+        data: digests of each prepared case.
         best: score and epoch of the best validation so far, if any.
         model, strategy, optimizer: state dictionaries.
     """
 
     step: int
     config: Tree
-    data: dict[str, str]
+    data: Tree
     best: Mapping[str, float] | None
     model: dict[str, Any]
     strategy: dict[str, Any]
@@ -95,7 +95,7 @@ def _require_whole(path: Path) -> None:
             raise zipfile.BadZipFile(f"the checksum of {changed} is wrong")
 
 
-def require_same_run(checkpoint: Checkpoint, config: Tree, data: dict[str, str], path: Path) -> None:
+def require_same_run(checkpoint: Checkpoint, config: Tree, data: Tree, path: Path) -> None:
     """Refuse a checkpoint that was made with other settings or other data.
 
     Raises:

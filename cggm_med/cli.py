@@ -59,16 +59,15 @@ def train(
     from cggm_med import distributed, engine, run
     from cggm_med.config import read_file
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
     if resume is not None:
         ignored = [name for name, value in [("--config", config), ("--out", out), ("--preset", preset)] if value]
         if ignored:
             raise typer.BadParameter(f"{', '.join(ignored)} cannot go with --resume: the run keeps its settings")
         if strategy is not None:
             overrides["strategy"] = {**overrides.get("strategy", {}), "name": strategy}
-        stored = read_file(run.RunFolder(resume).config) if run.RunFolder(resume).config.exists() else {}
-        name = overrides.get("train", {}).get("device") or stored.get("train", {}).get("device", "auto")
-        with distributed.processes(engine.select_device(str(name))), _interruptible(resume):
+        device = engine.select_device(run.device_setting(resume, overrides))
+        with distributed.processes(device), _interruptible(resume):
             run.resume(resume, overrides, console)
         return
     layers = [read_file(config)] if config is not None else []
@@ -97,8 +96,8 @@ def evaluate(
 
     from cggm_med import distributed, engine, run
 
-    console = Console(soft_wrap=True, highlight=False)
-    with distributed.processes(engine.select_device(str(overrides.get("train", {}).get("device", "auto")))):
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    with distributed.processes(engine.select_device(run.device_setting(folder, overrides))):
         run.evaluate(folder, overrides, console, split=split, out=out)
 
 
@@ -150,7 +149,8 @@ def _interruptible(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo(f"stopped; continue with: cggm-med train --resume {folder}", err=True)
+        started = (folder / "config.yaml").exists()
+        typer.echo(f"stopped; continue with: cggm-med train --resume {folder}" if started else "stopped", err=True)
         raise typer.Exit(130) from None
 
 
@@ -160,7 +160,10 @@ def _overrides(settings: list[str] | None, data: Path | None) -> dict[str, Any]:
 
     overrides = parse_overrides(settings or [])
     if data is not None:
-        overrides["data"] = {**overrides.get("data", {}), "path": os.path.abspath(data)}
+        overrides["data"] = {**overrides.get("data", {}), "path": str(data)}
+    if isinstance(overrides.get("data"), dict) and isinstance(overrides["data"].get("path"), str):
+        # A run is resumed from any folder.
+        overrides["data"]["path"] = os.path.abspath(overrides["data"]["path"])
     return overrides
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -18,7 +19,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from cggm_med import checkpoint as checkpoints
 from cggm_med import distributed
-from cggm_med.config import OptimConfig, RunConfig, require, to_tree
+from cggm_med.config import OptimConfig, RunConfig, Tree, require, to_tree
 from cggm_med.data.patches import random_seed
 from cggm_med.errors import NonFiniteLoss
 from cggm_med.models.base import MultimodalModel
@@ -82,7 +83,8 @@ def train(
     Raises:
         NonFiniteLoss: names the step, its cases and the last good checkpoint.
     """
-    settings, tree, data = config.train, to_tree(config), task.contents()
+    settings, tree = config.train, to_tree(config)
+    data: Tree = dict(task.contents())
     criterion = task.criterion().to(device)
     optimizer = make_optimizer(model, strategy, config.optim, device)
     autocast = precision(settings.precision, device)
@@ -246,12 +248,12 @@ def select_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-    kind = name.split(":")[0]
-    require(kind in ("cpu", "cuda"), "train.device", name, "auto, cpu, cuda or cuda:N")
-    if kind == "cuda":
-        require(torch.cuda.is_available(), "train.device", name, "cpu or auto: torch sees no CUDA device here")
+    require(re.fullmatch(r"cpu|cuda(:\d+)?", name) is not None, "train.device", name, "auto, cpu, cuda or cuda:N")
+    if name != "cpu":
         if name == "cuda":
             name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        count = torch.cuda.device_count()
+        require(int(name.split(":")[1]) < count, "train.device", name, f"cpu or auto: torch sees {count} CUDA devices")
         torch.cuda.set_device(name)
         # Patches have one size, so the fastest convolution is worth searching for once.
         torch.backends.cudnn.benchmark = True

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from cggm_med import checkpoint as checkpoints
 from cggm_med import distributed, engine, registry
-from cggm_med.config import RunConfig, Tree, differences, read_file, resolve, to_tree
+from cggm_med.config import RunConfig, Tree, differences, read_file, require, resolve, to_tree
 from cggm_med.data.splits import Splits, write_splits
 from cggm_med.errors import CheckpointError, ConfigError, DataError, OutputError, UnknownName
 from cggm_med.figures import learning_figure, modality_figure
@@ -150,6 +150,7 @@ def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
         task.find(say)
         splits = task.default_splits()
         task.prepare(splits, say)
+        config = task.config
         if first:
             write_text(run.config, yaml.safe_dump(to_tree(config), sort_keys=False))
             write_splits(run.splits, splits)
@@ -228,7 +229,7 @@ def evaluate(folder: Path, overrides: Tree, console: Console, *, split: str | No
     if split is None and other_data:
         own = _read_splits(run)
         trained = _read_contents(run, (*own.train, *own.validation))
-        familiar = [id for id, content in task.contents().items() if content in trained]
+        familiar = [id for id, files in task.contents().items() if not trained.isdisjoint(files.values())]
         if familiar:
             raise DataError(
                 f"{len(familiar)} of {len(cases)} cases were used to train this run ({_first_of(familiar)}): "
@@ -241,6 +242,15 @@ def evaluate(folder: Path, overrides: Tree, console: Console, *, split: str | No
     name = Path(config.data.path).stem if other_data else str(chosen)
     target = out or folder / "evaluations" / name
     return _score(config, run, task, model, strategy, cases, str(chosen), checkpoint, device, target, console)
+
+
+def device_setting(folder: Path, overrides: Tree) -> str:
+    """``train.device`` for a stored run: what is said now, else what the run says."""
+    stored = read_file(RunFolder(folder).config) if RunFolder(folder).config.exists() else {}
+    for settings in (overrides, stored):
+        if isinstance(settings.get("train"), dict) and "device" in settings["train"]:
+            return str(settings["train"]["device"])
+    return "auto"
 
 
 def held_out(splits: Splits) -> str | None:
@@ -258,6 +268,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _make(config: RunConfig) -> tuple[Task, BalancingStrategy]:
+    processes, size = distributed.world_size(), config.train.batch_size
+    require(size % processes == 0, "train.batch_size", size, f"a multiple of {processes}, the number of processes")
     task = registry.load(registry.TASKS, config.task.name)(config)
     return task, registry.load(registry.STRATEGIES, config.strategy.name)(config.strategy)
 
@@ -287,8 +299,8 @@ def _read_contents(run: RunFolder, ids: Sequence[str]) -> set[str]:
     """Digests of the files of cases that the run saw."""
     try:
         contents = json.loads(run.data.read_text())
-        return {contents[id] for id in ids}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return {digest for id in ids for digest in contents[id].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{run.path} is not a complete run folder: {run.data.name} is missing or damaged, so it cannot be told "
             "which cases it was trained on; --split all scores everything, seen or not"
@@ -319,6 +331,8 @@ def _train(
         f"{engine.parameter_count(model) / 1e6:.2f} M parameters, {len(task.splits.train)} training, "
         f"{len(task.splits.validation)} validation, {len(task.splits.test)} test cases; run folder {run.path}"
     )
+    if held_out(task.splits) is None:
+        say("no case is held out, so nothing will be scored at the end")
     first = distributed.rank() == 0
     progress = RunProgress(
         console if first else Console(quiet=True), checkpoint.step if checkpoint else 0, config.train.steps
@@ -337,7 +351,6 @@ def _train(
         modality_figure(run.path / "figures" / "modalities.png", records, task.modalities)
     split = held_out(task.splits)
     if split is None:
-        say("no case was held out, so there is nothing to score")
         return None
     weights = checkpoints.load(run.weights, device)
     checkpoints.restore(weights, model, strategy, None, run.weights)

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +23,7 @@ from cggm_med.data.augment import Amount, Augmentation
 from cggm_med.data.labels import LabelConvention, detect_convention
 from cggm_med.data.layouts import NamedFiles, find_cases
 from cggm_med.data.patches import PatchDataset, PatchSampling, StepSampler, patch_loader, predict_volume
-from cggm_med.data.preprocess import PreparedCase, Preprocessing, prepare
+from cggm_med.data.preprocess import PreparedCase, Preprocessing, common_spacing, prepare
 from cggm_med.data.splits import Splits, from_sections, read_splits, split_by_patient
 from cggm_med.errors import DataError
 from cggm_med.figures import contour_figure
@@ -59,7 +59,7 @@ class SegmentationDataConfig:
         splits: JSON file with case ids for train, validation and test; default: drawn by patient from the seed.
         validation: share of the patients to choose the best checkpoint by.
         test: share of the patients that are scored at the end.
-        spacing: common voxel size in mm; default: the cases' own, which must then agree.
+        spacing: common voxel size in mm along right, anterior, superior; default: the cases' own, which must agree.
         patch_size: voxels along x, y, z.
         foreground: share of patches that are centred on a voxel of a region.
         augmentation: ``none``, ``light`` or ``standard``.
@@ -202,6 +202,9 @@ class SegmentationTask(Task):
         cache = cache_folder(data.cache) / "preprocessed"
         with distributed.first_process_first():
             prepared = prepare(cases, preprocessing, cache, workers=data.workers, progress=progress)
+        if data.spacing is None:
+            # Written to the run's settings, so that whatever the network meets later is brought to this size.
+            self.config = replace(self.config, data=replace(data, spacing=common_spacing(prepared)))
         self.cases = {case.id: case for case in prepared}
         self.splits = splits
         plain = [c.id for c in prepared if None in c.facts["background"].values()]
@@ -210,9 +213,9 @@ class SegmentationTask(Task):
         if splits.train:
             self._require_all_regions(splits.train)
 
-    def contents(self) -> dict[str, str]:
-        """The cache key of each case, a digest of its files and preprocessing."""
-        return {id: case.folder.name for id, case in sorted(self.cases.items())}
+    def contents(self) -> dict[str, dict[str, str]]:
+        """Digests of each case's image files, and the cache key of all that was made of them and the label."""
+        return {id: {**case.facts["files"], "prepared": case.folder.name} for id, case in sorted(self.cases.items())}
 
     def batches(self, first_step: int, pin_memory: bool) -> Iterable[Batch]:
         """Augmented patches of the training cases."""

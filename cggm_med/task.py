@@ -107,13 +107,19 @@ class Task(ABC):
     def prepare(self, splits: Splits, say: Callable[[str], None]) -> None:
         """Check and preprocess the cases of ``splits`` and keep to it from now on.
 
+        Settings that the data decide are written to ``config``.
+
         Raises:
             DataError: lists every problem of every case.
         """
 
     @abstractmethod
-    def contents(self) -> dict[str, str]:
-        """A digest of each prepared case: equal digests mean equal numbers, whatever the case is called."""
+    def contents(self) -> dict[str, dict[str, str]]:
+        """Digests behind each prepared case, whatever it is called.
+
+        ``prepared`` stands for all numbers that the network sees; the others for one source file each, by which a case
+        is known again when it was prepared in another way.
+        """
 
     @abstractmethod
     def batches(self, first_step: int, pin_memory: bool) -> Iterable[Batch]:

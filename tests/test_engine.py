@@ -116,11 +116,12 @@ def test_a_loss_that_is_not_finite_names_step_and_cases(value, tmp_path):
 
 def test_devices_are_checked():
     assert engine.select_device("cpu") == CPU
-    with pytest.raises(ConfigError, match=r"train\.device is tpu, expected auto, cpu, cuda"):
-        engine.select_device("tpu")
+    for wrong in ("tpu", "cpu:x", "cuda:"):
+        with pytest.raises(ConfigError, match=rf"train\.device is {wrong}, expected auto, cpu, cuda"):
+            engine.select_device(wrong)
     if not torch.cuda.is_available():
         assert engine.select_device("auto") == CPU
-        with pytest.raises(ConfigError, match="no CUDA device here"):
+        with pytest.raises(ConfigError, match="torch sees 0 CUDA devices"):
             engine.select_device("cuda")
 
 

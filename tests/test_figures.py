@@ -127,6 +127,20 @@ def test_the_brain_fills_the_panel_whatever_surrounds_it(tmp_path):
     assert np.ptp(lit) > 0.45 * wide.shape[1], "a single modality takes one of two panels' width"
 
 
+def test_a_few_bright_voxels_do_not_darken_the_rest(tmp_path, figure):
+    """The tissue is uniform from 50 to 51, hence black at 50.01 and white at 50.995, its percentiles 1 and 99.5."""
+    image = brain()
+    image[10, 10, 10:20] = 1e4
+    contours(tmp_path / "a.png", [box()], image=image)
+    assert figure[0].axes[0].images[0].get_clim() == pytest.approx((50.01, 50.995), abs=0.002)
+
+
+def test_slices_go_through_a_false_region_where_nothing_is_true(tmp_path):
+    """A prediction in a corner, which slices through the middle would not meet."""
+    pixels = contours(tmp_path / "a.png", [np.zeros_like(box())], [box(6, 12)])
+    assert len(places(pixels, REGION_COLOURS[0])) == 3, "axial, coronal and legend"
+
+
 def test_a_prediction_shows_on_the_very_same_contour(tmp_path):
     """Dashes: lines of the region's colour that dark rims interrupt."""
     missed = contours(tmp_path / "a.png", [box()])
@@ -211,5 +225,6 @@ def test_scores_without_factors_get_one_panel(tmp_path, figure):
 def test_factors_are_drawn_as_applied(tmp_path, figure):
     records = [r | {"factor": {"t1": f}} for r, f in zip(train_records(3), (1.0, 1.0, 2.0), strict=True)]
     assert modality_figure(tmp_path / "a.png", records, ("t1",))
-    curve, _one = figure[0].axes[0].lines
+    curve, unchanged = figure[0].axes[0].lines
     assert curve.get_ydata().tolist() == [1, 1, 2]
+    assert list(unchanged.get_ydata()) == [1, 1]

@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, CropForegroundd, NormalizeIntensityd, Orientationd, Spacingd, SpatialResample
+from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cggm_med.data.cases import Case
-from cggm_med.data.geometry import case_problems
+from cggm_med.data.cases import LABEL, Case
+from cggm_med.data.geometry import UNREADABLE, case_problems
 from cggm_med.data.labels import LabelConvention
 from cggm_med.errors import DataError, OutputError
 from cggm_med.files import atomic_folder
@@ -48,8 +49,19 @@ class Preprocessing:
     convention: LabelConvention
     spacing: tuple[float, float, float] | None = None
 
-    def key(self, case: Case) -> str:
-        """Digest of everything that the result depends on: file contents, settings and versions."""
+    def resampling(self, case: Case) -> tuple[float, float, float] | None:
+        """The spacing to resample a case to; None if its voxels have that size already."""
+        if self.spacing is None or np.allclose(spacing_along_axes(_affine_of(case)), self.spacing, rtol=0.01):
+            return None
+        return self.spacing
+
+    def key(self, case: Case, files: Mapping[str, str]) -> str:
+        """Digest of everything that the result depends on: file contents, settings and versions.
+
+        Args:
+            case: the case.
+            files: what ``digests`` said of it.
+        """
         settings = {
             "version": VERSION,
             "monai": monai.__version__,
@@ -57,17 +69,12 @@ class Preprocessing:
             "channels": [case.images[m].channel for m in self.modalities],
             "regions": {name: list(values) for name, values in self.convention.regions.items()},
             "labels": sorted(self.convention.meanings),
-            "spacing": self.spacing,
+            "spacing": self.resampling(case),
+            "files": files,
         }
-        digest = hashlib.blake2b(json.dumps(settings).encode(), digest_size=20)
-        assert case.label is not None  # noqa: S101 - find_cases was asked for labels
-        files = [case.images[m].path for m in self.modalities] + [case.label]
-        for path, content in dict.fromkeys(files).items():
-            content = _digest_of(path)
-            digest.update(content)
-        return digest.hexdigest()
+        return hashlib.blake2b(json.dumps(settings).encode(), digest_size=20).hexdigest()
 
-    def transform(self) -> Compose:
+    def transform(self, spacing: tuple[float, float, float] | None) -> Compose:
         """The MONAI transforms behind it, over a dictionary with ``image`` and ``target``."""
         both = ["image", "target"]
         steps: list[Callable[..., Any]] = [
@@ -75,8 +82,8 @@ class Preprocessing:
             CropForegroundd(both, source_key="image", select_fn=_foreground, allow_smaller=True),
             NormalizeIntensityd("image", nonzero=True, channel_wise=True),
         ]
-        if self.spacing is not None:
-            steps.append(Spacingd(both, pixdim=self.spacing, mode=("bilinear", "nearest"), padding_mode="border"))
+        if spacing is not None:
+            steps.append(Spacingd(both, pixdim=spacing, mode=("bilinear", "nearest"), padding_mode="border"))
         return Compose(steps)
 
 
@@ -185,10 +192,7 @@ def prepare(
             "Mend or leave out these files:",
             problems,
         )
-    prepared = [PreparedCase(c.id, c.patient, folder, c) for c, folder in zip(cases, folders, strict=True)]
-    if preprocessing.spacing is None:
-        _require_one_spacing(prepared)
-    return prepared
+    return [PreparedCase(c.id, c.patient, folder, c) for c, folder in zip(cases, folders, strict=True)]
 
 
 class _Prepare(Dataset[tuple[str, list[str], str]]):
@@ -208,15 +212,16 @@ class _Prepare(Dataset[tuple[str, list[str], str]]):
         case = self.cases[index]
         folder = Path()
         try:
-            folder = self.cache / self.preprocessing.key(case)
+            files = digests(case)
+            folder = self.cache / self.preprocessing.key(case, files)
             if (folder / "case.json").exists():
                 return str(folder), [], ""
-        except OSError as error:
-            return str(folder), [f"{case.id}: cannot read {error.filename}: {error.strerror}"], ""
+        except UNREADABLE:
+            pass  # the check says in words what is wrong
         problems = case_problems(case, self.preprocessing.convention)
         if not problems:
             try:
-                _write(folder, _preprocess(case, self.preprocessing))
+                _write(folder, _preprocess(case, self.preprocessing, files))
             except OutputError as error:
                 return str(folder), [], str(error)
         return str(folder), problems, ""
@@ -231,7 +236,7 @@ def _foreground(image: Tensor) -> Tensor:
     return image != 0
 
 
-def _preprocess(case: Case, preprocessing: Preprocessing) -> dict[str, Any]:
+def _preprocess(case: Case, preprocessing: Preprocessing, files: Mapping[str, str]) -> dict[str, Any]:
     """Arrays and facts of one checked case."""
     convention = preprocessing.convention
     read: dict[Path, NDArray[Any]] = {}
@@ -252,7 +257,7 @@ def _preprocess(case: Case, preprocessing: Preprocessing) -> dict[str, Any]:
         "image": MetaTensor(torch.from_numpy(np.stack(channels)), affine=affine),
         "target": MetaTensor(torch.from_numpy(convention.to_regions(labels).astype(np.uint8)), affine=affine),
     }
-    oriented, crop, *rest = preprocessing.transform().transforms
+    oriented, crop, *rest = preprocessing.transform(preprocessing.resampling(case)).transforms
     sample = oriented(sample)
     oriented_shape = list(sample["image"].shape[1:])
     sample = crop(sample)
@@ -267,6 +272,7 @@ def _preprocess(case: Case, preprocessing: Preprocessing) -> dict[str, Any]:
         "facts": {
             "affine": first.affine.tolist(),
             "background": backgrounds,
+            "files": {m: files[m] for m in preprocessing.modalities},
             "oriented_shape": oriented_shape,
             "crop_start": [int(i) for i in sample["foreground_start_coord"]],
             "crop_stop": [int(i) for i in sample["foreground_end_coord"]],
@@ -318,19 +324,50 @@ def _write(folder: Path, content: Mapping[str, Any]) -> None:
         (temporary / "case.json").write_text(json.dumps(content["facts"]))
 
 
-def _digest_of(path: Path) -> bytes:
+def digests(case: Case) -> dict[str, str]:
+    """Digest of the file behind each modality and the label."""
+    assert case.label is not None  # noqa: S101 - find_cases was asked for labels
+    paths = {**{m: file.path for m, file in case.images.items()}, LABEL: case.label}
+    of = {path: _digest_of(path) for path in dict.fromkeys(paths.values())}
+    return {role: of[path] for role, path in paths.items()}
+
+
+def spacing_along_axes(affine: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Voxel size in mm along right, anterior and superior, whatever the order of the array's axes.
+
+    Example:
+        >>> spacing_along_axes(np.array([[0, 0, 2.0, 0], [3, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]))
+        (2.0, 3.0, 1.0)
+    """
+    axes = nib.orientations.io_orientation(affine)[:, 0].astype(int)
+    x, y, z = (float(size) for _, size in sorted(zip(axes, voxel_sizes(affine), strict=True)))
+    return (x, y, z)
+
+
+def _affine_of(case: Case) -> NDArray[np.float64]:
+    affine: NDArray[np.float64] = nib.load(next(iter(case.images.values())).path).affine
+    return affine
+
+
+def _digest_of(path: Path) -> str:
     digest = hashlib.blake2b(digest_size=20)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
-    return digest.digest()
+    return digest.hexdigest()
 
 
-def _require_one_spacing(prepared: Sequence[PreparedCase]) -> None:
-    """Refuse cases whose voxels differ in size when no common spacing was asked for: scale would be meaningless."""
-    sizes: dict[tuple[float, ...], str] = {}
+def common_spacing(prepared: Sequence[PreparedCase]) -> tuple[float, float, float]:
+    """The voxel size of all cases in mm, along right, anterior and superior.
+
+    Raises:
+        DataError: if they differ, since then the size of a structure in voxels would mean nothing.
+    """
+    sizes: dict[tuple[float, float, float], str] = {}
     for case in prepared:
-        sizes.setdefault(tuple(sorted(round(s, 2) for s in case.spacing)), case.id)
+        x, y, z = spacing_along_axes(np.array(case.facts["affine"]))
+        sizes.setdefault((round(x, 2), round(y, 2), round(z, 2)), case.id)
     if len(sizes) > 1:
         found = [f"{case}: {' x '.join(map(str, size))} mm" for size, case in sizes.items()]
         raise DataError("voxel sizes differ between cases; choose one, such as --set data.spacing=[1,1,1]:", found)
+    return next(iter(sizes))

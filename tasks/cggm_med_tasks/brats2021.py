@@ -109,7 +109,7 @@ class BraTS2021(SegmentationTask):
             "data": {"patch_size": [32, 32, 32], "augmentation": "light", "validation": 0.17, "test": 0.25},
             "model": {"channels": [8, 16, 32, 64]},
             "optim": {"lr": 3e-3},
-            "train": {"epochs": 10, "steps_per_epoch": 40, "batch_size": 4, "checkpoint_every": 40},
+            "train": {"epochs": 10, "steps_per_epoch": 50, "batch_size": 4, "checkpoint_every": 50},
         },
         # A few hours on one mid-range GPU.
         "base": {

@@ -10,7 +10,7 @@ import torch
 
 from cggm_med.data.cases import Case, ImageFile
 from cggm_med.data.labels import LabelConvention
-from cggm_med.data.preprocess import Preprocessing, background_value, prepare
+from cggm_med.data.preprocess import Preprocessing, background_value, common_spacing, digests, prepare
 from cggm_med.errors import DataError
 
 CONVENTION = LabelConvention(
@@ -130,9 +130,9 @@ def test_the_cache_is_used_and_never_serves_other_numbers(tmp_path):
 
 def test_a_changed_version_is_another_key(tmp_path, monkeypatch):
     case = write_case(tmp_path / "a")
-    before = preprocessing().key(case)
+    before = preprocessing().key(case, digests(case))
     monkeypatch.setattr("cggm_med.data.preprocess.VERSION", 2)
-    assert preprocessing().key(case) != before
+    assert preprocessing().key(case, digests(case)) != before
 
 
 def test_a_write_that_dies_leaves_no_entry(tmp_path, monkeypatch):
@@ -142,7 +142,7 @@ def test_a_write_that_dies_leaves_no_entry(tmp_path, monkeypatch):
         raise RuntimeError("killed")
 
     monkeypatch.setattr(json, "dumps", fail)
-    monkeypatch.setattr("cggm_med.data.preprocess.Preprocessing.key", lambda self, case: "key")
+    monkeypatch.setattr("cggm_med.data.preprocess.Preprocessing.key", lambda self, case, files: "key")
     with pytest.raises(RuntimeError):
         prepare([case], preprocessing(), tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
@@ -167,9 +167,20 @@ def test_voxel_sizes_that_differ_need_a_common_one(tmp_path):
         write_case(tmp_path / "b", name="b", affine=LPS @ np.diag([2, 2, 2, 1])),
     ]
     with pytest.raises(DataError, match=r"data\.spacing=\[1,1,1\]"):
-        prepare(cases, preprocessing(), tmp_path / "cache")
+        common_spacing(prepare(cases, preprocessing(), tmp_path / "cache"))
     one, two = prepare(cases, preprocessing((2, 2, 2)), tmp_path / "cache")
     assert one.image().shape[1] * 2 == pytest.approx(two.image().shape[1], abs=2)
+
+
+def test_a_spacing_that_the_voxels_have_already_changes_nothing(tmp_path):
+    """So that a run which wrote down what it found can be resumed and scored."""
+    case = write_case(tmp_path / "a", affine=RSA)
+    (own,) = prepare([case], preprocessing(), tmp_path / "cache")
+    assert common_spacing([own]) == (0.8, 2.0, 1.5)  # along right, anterior, superior
+    (same,) = prepare([case], preprocessing((0.8, 2.0, 1.5)), tmp_path / "cache")
+    (other,) = prepare([case], preprocessing((0.8, 1.5, 2.0)), tmp_path / "cache")
+    assert same.folder == own.folder
+    assert other.folder != own.folder
 
 
 def test_processes_that_share_the_work_change_nothing(tmp_path):

@@ -6,10 +6,11 @@ import re
 import nibabel as nib
 import numpy as np
 import pytest
+import yaml
 from settings import small_settings
 
 from cggm_med import cli
-from cggm_med.data.phantom import make_case
+from cggm_med.data.phantom import PhantomCase, make_case
 
 AFFINE = np.diag([-5.0, -5.0, 5.0, 1.0])
 CASES, SHAPE = 6, (48, 48, 32)
@@ -168,6 +169,33 @@ def test_evaluate_repeats_the_table_and_scores_other_data(cases, tmp_path, monke
     foreign = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [s["case"] for s in foreign["scores"]][::3] == ["BraTS-GLI-00000-000", "BraTS-GLI-00001-000"]
     assert foreign["split"] == "all"
+
+
+def test_other_scans_are_brought_to_the_voxel_size_of_the_training(cases, tmp_path, monkeypatch, cache):
+    run = tmp_path / "run"
+    train(monkeypatch, brats2021(tmp_path / "data", cases), cache, run)
+    assert yaml.safe_load((run / "config.yaml").read_text())["data"]["spacing"] == [5, 5, 5]
+    monkeypatch.setattr("test_nifti_to_table.AFFINE", np.diag([-2.5, -2.5, 2.5, 1.0]))
+    fine = [np.kron(array, np.ones((2, 2, 2), array.dtype)) for array in (*cases[0].images.values(), cases[0].labels)]
+    case = PhantomCase(dict(zip(cases[0].images, fine, strict=False)), fine[-1], cases[0].tissue)
+    command(monkeypatch, "evaluate", run, "--data", brats2023(tmp_path / "fine", [case]), "--out", tmp_path / "out")
+    newest = max((cache / "preprocessed").iterdir(), key=lambda folder: folder.stat().st_mtime_ns)
+    facts = json.loads((newest / "case.json").read_text())
+    np.testing.assert_allclose(nib.affines.voxel_sizes(np.array(facts["prepared_affine"])), 5)
+    np.testing.assert_allclose(nib.affines.voxel_sizes(np.array(facts["affine"])), 2.5)
+    score = json.loads((tmp_path / "out" / "results.json").read_text())["scores"][2]
+    assert score["target_ml"] == pytest.approx((cases[0].labels == 4).sum() * 0.125)
+
+
+def test_a_trained_case_is_known_again_however_it_is_prepared(cases, tmp_path, monkeypatch, cache, capsys):
+    run, data = tmp_path / "run", brats2021(tmp_path / "data", cases)
+    train(monkeypatch, data, cache, run)
+    for setting in ("data.spacing=[6,6,6]", "task.labels=brats2013"):
+        monkeypatch.setattr("sys.argv", ["cggm-med", "evaluate", str(run), "--data", str(data), "--set", setting])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert end.value.code == 1
+        assert "were used to train this run" in capsys.readouterr().err
 
 
 def test_deep_supervision_trains(cases, tmp_path, monkeypatch, cache):
