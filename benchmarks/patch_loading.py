@@ -10,9 +10,10 @@ import time
 
 import torch
 
-from cggm_med import engine, run
+from cggm_med import engine
 from cggm_med.config import parse_overrides
 from cggm_med.registry import STRATEGIES, TASKS, load
+from cggm_med.settings import make_config
 
 
 def main() -> None:
@@ -22,7 +23,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="settings, such as data.augmentation=standard")
     options = parser.parse_args()
     settings = ["data.workers=1", f"train.steps_per_epoch={options.batches + 5}", "train.epochs=1", *options.set]
-    config = run.make_config("brats2021", [parse_overrides(settings)], preset="tiny")
+    config = make_config("brats2021", [parse_overrides(settings)], preset="tiny")
     task = load(TASKS, "brats2021")(config)
     task.find(print)
     task.prepare(task.default_splits(), print)

@@ -16,8 +16,9 @@ import time
 
 import torch
 
-from cggm_med import engine, run
+from cggm_med import engine
 from cggm_med.registry import STRATEGIES, TASKS, load
+from cggm_med.settings import make_config
 from cggm_med.typing import Batch
 
 VARIANTS = {
@@ -34,7 +35,7 @@ class Variant:
         layers = [{"strategy": settings, "train": {"batch_size": batch_size}}]
         if patch:
             layers.append({"data": {"patch_size": [patch] * 3}})
-        config = run.make_config("brats2021", layers, preset=preset)
+        config = make_config("brats2021", layers, preset=preset)
         task = load(TASKS, "brats2021")(config)
         self.strategy = load(STRATEGIES, config.strategy.name)(config.strategy)
         self.model = engine.build(task, self.strategy, config, device).train()

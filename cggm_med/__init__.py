@@ -57,7 +57,7 @@ _HOME = {
     "NamedFiles": "data.layouts",
     "LabelConvention": "data.labels",
     "Report": "report",
-    "make_config": "run",
+    "make_config": "settings",
     "make_optimizer": "engine",
     "train_step": "engine",
 }

@@ -58,6 +58,8 @@ def train(
 
     from cggm_med import distributed, engine, run
     from cggm_med.config import read_file
+    from cggm_med.run_folder import RunFolder
+    from cggm_med.settings import make_config
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
     if resume is not None:
@@ -66,12 +68,12 @@ def train(
             raise typer.BadParameter(f"{', '.join(ignored)} cannot go with --resume: the run keeps its settings")
         if strategy is not None:
             overrides["strategy"] = {**overrides.get("strategy", {}), "name": strategy}
-        device = engine.select_device(run.device_setting(resume, overrides))
+        device = engine.select_device(RunFolder(resume).device_setting(overrides))
         with distributed.processes(device), _interruptible(resume):
             run.resume(resume, overrides, console)
         return
     layers = [read_file(config)] if config is not None else []
-    resolved = run.make_config(task, [*layers, overrides], preset=preset, strategy=strategy)
+    resolved = make_config(task, [*layers, overrides], preset=preset, strategy=strategy)
     device = engine.select_device(resolved.train.device)
     with distributed.processes(device):
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -95,9 +97,10 @@ def evaluate(
     from rich.console import Console
 
     from cggm_med import distributed, engine, run
+    from cggm_med.run_folder import RunFolder
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    with distributed.processes(engine.select_device(run.device_setting(folder, overrides))):
+    with distributed.processes(engine.select_device(RunFolder(folder).device_setting(overrides))):
         run.evaluate(folder, overrides, console, split=split, out=out)
 
 

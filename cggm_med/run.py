@@ -1,4 +1,4 @@
-"""A run folder from its first line to its last: train, resume and evaluate, with everything written down."""
+"""A run from its first line to its last: train, resume and evaluate, with everything written down."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import json
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,109 +18,20 @@ from rich.console import Console
 
 from cggm_med import checkpoint as checkpoints
 from cggm_med import distributed, engine, registry
-from cggm_med.config import RunConfig, Tree, differences, read_file, require, resolve, to_tree
+from cggm_med.config import RunConfig, Tree, differences, require, to_tree
 from cggm_med.data.splits import Splits, write_splits
-from cggm_med.errors import CheckpointError, ConfigError, DataError, OutputError, UnknownName
+from cggm_med.errors import CheckpointError, DataError, OutputError, UnknownName
 from cggm_med.figures import learning_figure, modality_figure
 from cggm_med.files import append_text, results_folder, write_json, write_text
 from cggm_med.models.base import MultimodalModel
 from cggm_med.progress import RunProgress
 from cggm_med.report import Report, print_report
+from cggm_med.run_folder import RunFolder
+from cggm_med.settings import make_config
 from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task import Task
 
 DRAWN_CASES = 4
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """Where the files of a run are.
-
-    Attributes:
-        path: the folder itself.
-    """
-
-    path: Path
-
-    @property
-    def config(self) -> Path:
-        """Resolved settings."""
-        return self.path / "config.yaml"
-
-    @property
-    def splits(self) -> Path:
-        """Case ids of training, validation and test."""
-        return self.path / "splits.json"
-
-    @property
-    def data(self) -> Path:
-        """Digest of each case that the run saw."""
-        return self.path / "data.json"
-
-    @property
-    def metrics(self) -> Path:
-        """One line a logged step or validation."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder with ``last.pt`` and, if there is a validation split, ``best.pt``."""
-        return self.path / "checkpoints"
-
-    @property
-    def weights(self) -> Path:
-        """The checkpoint that speaks for the run: the best by validation, else the last."""
-        best = self.checkpoints / "best.pt"
-        return best if best.exists() else self.checkpoints / "last.pt"
-
-
-def make_config(task: str, layers: Sequence[Tree], preset: str | None = None, strategy: str | None = None) -> RunConfig:
-    """Resolve settings: defaults < preset of the task < ``layers`` in their order.
-
-    Args:
-        task: registered name.
-        layers: nested settings, such as a file's and the command line's.
-        preset: name of one of the task's presets; default: what the layers say, else what suits the data.
-        strategy: registered name; default: what the layers say, else ``cggm``.
-
-    Raises:
-        UnknownName: for an unknown task, strategy, preset or key.
-        ConfigError: for a value that cannot be, and for settings of another strategy.
-
-    Example:
-        >>> make_config("brats2021", [{"optim": {"lr": 0.01}}]).preset
-        'tiny'
-    """
-    cls = registry.load(registry.TASKS, task)
-    said: Tree = {}
-    for layer in layers:
-        said |= {key: value for key, value in layer.items() if key == "preset"}
-        for section, key in (("task", "name"), ("strategy", "name"), ("data", "path")):
-            if isinstance(layer.get(section), dict) and key in layer[section]:
-                said[f"{section}.{key}"] = layer[section][key]
-    named = said.get("task.name", task)
-    if named != task:
-        raise UnknownName(f"task in these settings (they are for '{named}')", task, [str(named)], f"Say --task {named}")
-    strategy = strategy or str(said.get("strategy.name", "cggm"))
-    for layer in layers:
-        foreign = layer.get("strategy", {})
-        if len(foreign) > 1 and foreign.get("name", strategy) != strategy:
-            keys = ", ".join(f"strategy.{key}" for key in foreign if key != "name")
-            raise ConfigError(
-                f"strategy is '{strategy}', and {keys} are settings of '{foreign['name']}'; leave them out, or use "
-                f"strategy '{foreign['name']}'"
-            )
-    preset = str(preset or said.get("preset") or cls.default_preset(embedded=said.get("data.path") is None))
-    if preset not in cls.presets:
-        raise UnknownName(f"preset of task {task}", preset, cls.presets)
-    sections = {
-        "task": cls.TaskConfig,
-        "data": cls.DataConfig,
-        "model": cls.ModelConfig,
-        "strategy": registry.load(registry.STRATEGIES, strategy).Config,
-    }
-    names: Tree = {"preset": preset, "task": {"name": task}, "strategy": {"name": strategy}}
-    return resolve(sections, [cls.presets[preset], *layers, names])
 
 
 def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
@@ -170,7 +80,7 @@ def resume(folder: Path, overrides: Tree, console: Console) -> Report | None:
         CheckpointError: if the folder is no run, or settings or data differ from the run's; names what differs.
     """
     run = RunFolder(folder)
-    stored = _stored(run)
+    stored = run.stored_settings()
     config = make_config(str(stored["task"]["name"]), [stored, overrides])
     changed = [x for x in differences(stored, to_tree(config)) if x.split(":")[0] not in checkpoints.FREE_SETTINGS]
     if changed:
@@ -181,7 +91,7 @@ def resume(folder: Path, overrides: Tree, console: Console) -> Report | None:
     task, strategy = _make(config)
     say = _speaker(console)
     task.find(say)
-    task.prepare(_read_splits(run), say)
+    task.prepare(run.read_splits(), say)
     last = run.checkpoints / "last.pt"
     checkpoint = None
     if last.exists():
@@ -191,7 +101,7 @@ def resume(folder: Path, overrides: Tree, console: Console) -> Report | None:
         say("no checkpoint yet: starting at step 0")
     if distributed.rank() == 0 and run.metrics.exists():
         step = 0 if checkpoint is None else checkpoint.step
-        kept = [record for record in read_metrics(run.metrics) if record["step"] <= step]
+        kept = [record for record in run.read_metrics() if record["step"] <= step]
         write_text(run.metrics, "".join(json.dumps(record) + "\n" for record in kept))
     return _train(config, run, task, strategy, console, checkpoint)
 
@@ -212,14 +122,14 @@ def evaluate(folder: Path, overrides: Tree, console: Console, *, split: str | No
         DataError: if a case was trained on and ``split`` was not given.
     """
     run = RunFolder(folder)
-    stored = _stored(run)
+    stored = run.stored_settings()
     config = make_config(str(stored["task"]["name"]), [stored, overrides])
     other_data = "path" in overrides.get("data", {})
     task, strategy = _make(config)
     say = _speaker(console)
     found = task.find(say)
-    known = {"all": found, **{name: getattr(_read_splits(run), name) for name in ("train", "validation", "test")}}
-    chosen = split or ("all" if other_data else held_out(_read_splits(run)))
+    known = {"all": found, **{name: getattr(run.read_splits(), name) for name in ("train", "validation", "test")}}
+    chosen = split or ("all" if other_data else held_out(run.read_splits()))
     if chosen not in known:
         raise UnknownName("split", str(chosen), known)
     cases = tuple(case for case in known[chosen] if case in found)
@@ -227,8 +137,8 @@ def evaluate(folder: Path, overrides: Tree, console: Console, *, split: str | No
         raise DataError(f"split '{chosen}' of {folder} has no case in these data; choose another with --split")
     task.prepare(Splits(train=(), validation=(), test=cases), say)
     if split is None and other_data:
-        own = _read_splits(run)
-        trained = _read_contents(run, (*own.train, *own.validation))
+        own = run.read_splits()
+        trained = run.digests((*own.train, *own.validation))
         familiar = [id for id, files in task.contents().items() if not trained.isdisjoint(files.values())]
         if familiar:
             raise DataError(
@@ -244,27 +154,9 @@ def evaluate(folder: Path, overrides: Tree, console: Console, *, split: str | No
     return _score(config, run, task, model, strategy, cases, str(chosen), checkpoint, device, target, console)
 
 
-def device_setting(folder: Path, overrides: Tree) -> str:
-    """``train.device`` for a stored run: what is said now, else what the run says."""
-    stored = read_file(RunFolder(folder).config) if RunFolder(folder).config.exists() else {}
-    for settings in (overrides, stored):
-        if isinstance(settings.get("train"), dict) and "device" in settings["train"]:
-            return str(settings["train"]["device"])
-    return "auto"
-
-
 def held_out(splits: Splits) -> str | None:
     """The split that a run is scored on: test, else validation, else none."""
     return "test" if splits.test else "validation" if splits.validation else None
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a ``metrics.jsonl``; a last line that was cut off by a crash is left out."""
-    records = []
-    for line in path.read_text().splitlines(keepends=True):
-        if line.endswith("\n"):
-            records.append(json.loads(line))
-    return records
 
 
 def _make(config: RunConfig) -> tuple[Task, BalancingStrategy]:
@@ -272,39 +164,6 @@ def _make(config: RunConfig) -> tuple[Task, BalancingStrategy]:
     require(size % processes == 0, "train.batch_size", size, f"a multiple of {processes}, the number of processes")
     task = registry.load(registry.TASKS, config.task.name)(config)
     return task, registry.load(registry.STRATEGIES, config.strategy.name)(config.strategy)
-
-
-def _stored(run: RunFolder) -> Tree:
-    if not run.config.exists():
-        raise CheckpointError(
-            f"{run.path} is not a run folder: it has no {run.config.name}; name the one that 'cggm-med train' printed"
-        )
-    stored = read_file(run.config)
-    if "name" not in stored.get("task", {}):
-        raise CheckpointError(f"{run.config} is damaged: it names no task; put back a whole copy")
-    return stored
-
-
-def _read_splits(run: RunFolder) -> Splits:
-    try:
-        content = json.loads(run.splits.read_text())
-        return Splits(**{name: tuple(content[name]) for name in ("train", "validation", "test")})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{run.path} is not a complete run folder: {run.splits.name} is missing or damaged"
-        ) from error
-
-
-def _read_contents(run: RunFolder, ids: Sequence[str]) -> set[str]:
-    """Digests of the files of cases that the run saw."""
-    try:
-        contents = json.loads(run.data.read_text())
-        return {digest for id in ids for digest in contents[id].values()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{run.path} is not a complete run folder: {run.data.name} is missing or damaged, so it cannot be told "
-            "which cases it was trained on; --split all scores everything, seen or not"
-        ) from error
 
 
 def _first_of(names: Sequence[str], most: int = 5) -> str:
@@ -346,7 +205,7 @@ def _train(
     with progress:
         engine.train(task, model, strategy, config, run.checkpoints, device=device, log=log, resume=checkpoint)
     if first and run.metrics.exists():
-        records = read_metrics(run.metrics)
+        records = run.read_metrics()
         learning_figure(run.path / "figures" / "learning.png", records)
         modality_figure(run.path / "figures" / "modalities.png", records, task.modalities)
     split = held_out(task.splits)

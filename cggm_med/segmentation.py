@@ -23,7 +23,8 @@ from cggm_med.data.augment import Amount, Augmentation
 from cggm_med.data.labels import LabelConvention, detect_convention
 from cggm_med.data.layouts import NamedFiles, find_cases
 from cggm_med.data.patches import PatchDataset, PatchSampling, StepSampler, patch_loader, predict_volume
-from cggm_med.data.preprocess import PreparedCase, Preprocessing, common_spacing, prepare
+from cggm_med.data.prepared import PreparedCase, common_spacing
+from cggm_med.data.preprocess import Preprocessing, prepare
 from cggm_med.data.splits import Splits, from_sections, read_splits, split_by_patient
 from cggm_med.errors import DataError
 from cggm_med.figures import contour_figure

@@ -149,7 +149,8 @@ def test_autocast_is_bfloat16_only_where_asked_for():
 
 def test_every_strategy_starts_with_the_same_model(phantom, cache):
     from cggm_med.registry import STRATEGIES, names
-    from cggm_med.run import _make, make_config
+    from cggm_med.run import _make
+    from cggm_med.settings import make_config
 
     states = []
     for name in names(STRATEGIES):

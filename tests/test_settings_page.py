@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from cggm_med.config import to_tree
-from cggm_med.run import make_config
+from cggm_med.settings import make_config
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "settings.md"
 PRESETS = ("tiny", "base", "full")

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cggm_med.data.augment import Augmentation
-from cggm_med.data.preprocess import PreparedCase
+from cggm_med.data.prepared import PreparedCase
 from cggm_med.typing import Batch
 
 

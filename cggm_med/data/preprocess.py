@@ -1,12 +1,12 @@
-"""Deterministic preprocessing with MONAI, done once a case and cached on disk; and its exact way back."""
+"""Deterministic preprocessing with MONAI, done once a case and cached on disk."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, CropForegroundd, NormalizeIntensityd, Orientationd, Spacingd, SpatialResample
-from nibabel.affines import voxel_sizes
+from monai.transforms import Compose, CropForegroundd, NormalizeIntensityd, Orientationd, Spacingd
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -24,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from cggm_med.data.cases import LABEL, Case
 from cggm_med.data.geometry import UNREADABLE, case_problems
 from cggm_med.data.labels import LabelConvention
+from cggm_med.data.prepared import PreparedCase, spacing_along_axes
 from cggm_med.errors import DataError, OutputError
 from cggm_med.files import atomic_folder
 
@@ -87,71 +87,6 @@ class Preprocessing:
         return Compose(steps)
 
 
-@dataclass(frozen=True)
-class PreparedCase:
-    """A preprocessed case on disk, read piece by piece.
-
-    Attributes:
-        id: of the case.
-        patient: whom it shows.
-        folder: where its arrays lie.
-        source: the case that it was made from.
-    """
-
-    id: str
-    patient: str
-    folder: Path
-    source: Case
-
-    @cached_property
-    def facts(self) -> dict[str, Any]:
-        """What is needed to find the way back to the case's own grid."""
-        facts: dict[str, Any] = json.loads((self.folder / "case.json").read_text())
-        return facts
-
-    def image(self) -> NDArray[np.float32]:
-        """``(modality, x, y, z)`` in RAS+, mapped from disk: only the pages that are touched are read."""
-        return np.load(self.folder / "image.npy", mmap_mode="r", allow_pickle=False)
-
-    def target(self) -> NDArray[np.uint8]:
-        """``(region, x, y, z)`` of 0 and 1, mapped from disk."""
-        return np.load(self.folder / "target.npy", mmap_mode="r", allow_pickle=False)
-
-    @cached_property
-    def centres(self) -> NDArray[np.int32]:
-        """``(n, 4)``: region, x, y, z of voxels that lie in a region."""
-        return np.load(self.folder / "centres.npy", allow_pickle=False)
-
-    @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Voxel size of the case's own grid in mm, along its own axes."""
-        x, y, z = np.linalg.norm(np.array(self.facts["affine"])[:3, :3], axis=0).tolist()
-        return (x, y, z)
-
-    def to_native(self, volume: Tensor) -> NDArray[np.float32]:
-        """Bring ``(channel, x, y, z)`` from the preprocessed grid to the case's own grid and orientation.
-
-        Resampling is undone by linear interpolation; what was cropped away becomes 0; axes are turned back exactly.
-        """
-        facts = self.facts
-        cropped = [stop - start for start, stop in zip(facts["crop_start"], facts["crop_stop"], strict=True)]
-        if list(volume.shape[1:]) != cropped:
-            resample = SpatialResample(mode="bilinear", padding_mode="border")
-            image = MetaTensor(volume, affine=torch.tensor(facts["prepared_affine"], dtype=torch.float64))
-            volume = resample(image, dst_affine=torch.tensor(facts["cropped_affine"]), spatial_size=cropped).as_tensor()
-        oriented = np.zeros((volume.shape[0], *facts["oriented_shape"]), dtype=np.float32)
-        window = tuple(slice(a, b) for a, b in zip(facts["crop_start"], facts["crop_stop"], strict=True))
-        oriented[(slice(None), *window)] = volume.cpu().numpy()
-        native = nib.orientations.io_orientation(np.array(facts["affine"]))
-        back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), native)
-        return np.stack([nib.orientations.apply_orientation(channel, back) for channel in oriented])
-
-    def native_target(self, convention: LabelConvention) -> NDArray[np.bool_]:
-        """True regions on the case's own grid, read from its label file."""
-        assert self.source.label is not None  # noqa: S101 - find_cases was asked for labels
-        return convention.to_regions(np.asanyarray(nib.load(self.source.label).dataobj))
-
-
 def prepare(
     cases: Sequence[Case],
     preprocessing: Preprocessing,
@@ -211,13 +146,11 @@ class _Prepare(Dataset[tuple[str, list[str], str]]):
     def __getitem__(self, index: int) -> tuple[str, list[str], str]:
         case = self.cases[index]
         folder = Path()
-        try:
+        with contextlib.suppress(*UNREADABLE):  # the check below says in words what is wrong
             files = digests(case)
             folder = self.cache / self.preprocessing.key(case, files)
             if (folder / "case.json").exists():
                 return str(folder), [], ""
-        except UNREADABLE:
-            pass  # the check says in words what is wrong
         problems = case_problems(case, self.preprocessing.convention)
         if not problems:
             try:
@@ -332,18 +265,6 @@ def digests(case: Case) -> dict[str, str]:
     return {role: of[path] for role, path in paths.items()}
 
 
-def spacing_along_axes(affine: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Voxel size in mm along right, anterior and superior, whatever the order of the array's axes.
-
-    Example:
-        >>> spacing_along_axes(np.array([[0, 0, 2.0, 0], [3, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]))
-        (2.0, 3.0, 1.0)
-    """
-    axes = nib.orientations.io_orientation(affine)[:, 0].astype(int)
-    x, y, z = (float(size) for _, size in sorted(zip(axes, voxel_sizes(affine), strict=True)))
-    return (x, y, z)
-
-
 def _affine_of(case: Case) -> NDArray[np.float64]:
     affine: NDArray[np.float64] = nib.load(next(iter(case.images.values())).path).affine
     return affine
@@ -355,19 +276,3 @@ def _digest_of(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def common_spacing(prepared: Sequence[PreparedCase]) -> tuple[float, float, float]:
-    """The voxel size of all cases in mm, along right, anterior and superior.
-
-    Raises:
-        DataError: if they differ, since then the size of a structure in voxels would mean nothing.
-    """
-    sizes: dict[tuple[float, float, float], str] = {}
-    for case in prepared:
-        x, y, z = spacing_along_axes(np.array(case.facts["affine"]))
-        sizes.setdefault((round(x, 2), round(y, 2), round(z, 2)), case.id)
-    if len(sizes) > 1:
-        found = [f"{case}: {' x '.join(map(str, size))} mm" for size, case in sizes.items()]
-        raise DataError("voxel sizes differ between cases; choose one, such as --set data.spacing=[1,1,1]:", found)
-    return next(iter(sizes))

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cggm_med import run
 from cggm_med.config import parse_overrides
+from cggm_med.settings import make_config
 
 SMALL = {
     "data.patch_size": "[16,16,16]",
@@ -29,7 +29,7 @@ def small_settings(phantom: Path, cache: Path, **changes: str) -> list[str]:
 
 
 def small_config(phantom: Path, cache: Path, **changes: str):
-    return run.make_config("brats2021", [parse_overrides(small_settings(phantom, cache, **changes))], preset="tiny")
+    return make_config("brats2021", [parse_overrides(small_settings(phantom, cache, **changes))], preset="tiny")
 
 
 def quiet() -> Console:

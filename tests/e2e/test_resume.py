@@ -13,6 +13,7 @@ from settings import quiet, small_config, small_settings
 
 from cggm_med import checkpoint as checkpoints
 from cggm_med import engine, run
+from cggm_med.run_folder import RunFolder
 
 CPU = torch.device("cpu")
 
@@ -34,7 +35,7 @@ def final_state(folder):
 
 def metrics(folder):
     """What was logged, without how long it took."""
-    records = run.read_metrics(folder / "metrics.jsonl")
+    records = RunFolder(folder).read_metrics()
     return [{key: value for key, value in record.items() if key != "seconds_per_step"} for record in records]
 
 

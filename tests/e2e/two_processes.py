@@ -8,9 +8,10 @@ from rich.console import Console
 
 from cggm_med import distributed, engine, run
 from cggm_med.config import parse_overrides
+from cggm_med.settings import make_config
 
 out, *settings = sys.argv[1:]
-config = run.make_config("brats2021", [parse_overrides(settings)], preset="tiny")
+config = make_config("brats2021", [parse_overrides(settings)], preset="tiny")
 torch.set_num_threads(1)
 built = {}
 

@@ -1,0 +1,112 @@
+"""The folder that a run leaves behind: where its files are, and reading them back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cggm_med.config import Tree, read_file
+from cggm_med.data.splits import Splits
+from cggm_med.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where the files of a run are.
+
+    Attributes:
+        path: the folder itself.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """Resolved settings."""
+        return self.path / "config.yaml"
+
+    @property
+    def splits(self) -> Path:
+        """Case ids of training, validation and test."""
+        return self.path / "splits.json"
+
+    @property
+    def data(self) -> Path:
+        """Digest of each case that the run saw."""
+        return self.path / "data.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One line a logged step or validation."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder with ``last.pt`` and, if there is a validation split, ``best.pt``."""
+        return self.path / "checkpoints"
+
+    @property
+    def weights(self) -> Path:
+        """The checkpoint that speaks for the run: the best by validation, else the last."""
+        best = self.checkpoints / "best.pt"
+        return best if best.exists() else self.checkpoints / "last.pt"
+
+    def stored_settings(self) -> Tree:
+        """The settings in ``config.yaml``.
+
+        Raises:
+            CheckpointError: if the folder is no run.
+        """
+        if not self.config.exists():
+            raise CheckpointError(
+                f"{self.path} is not a run folder: it has no {self.config.name}; "
+                "name the one that 'cggm-med train' printed"
+            )
+        stored = read_file(self.config)
+        if not isinstance(stored.get("task"), dict) or "name" not in stored["task"]:
+            raise CheckpointError(f"{self.config} is damaged: it names no task; put back a whole copy")
+        return stored
+
+    def device_setting(self, overrides: Tree) -> str:
+        """``train.device``: what is said now, else what the run says."""
+        for settings in (overrides, self.stored_settings()):
+            if isinstance(settings.get("train"), dict) and "device" in settings["train"]:
+                return str(settings["train"]["device"])
+        return "auto"
+
+    def read_splits(self) -> Splits:
+        """The splits that the run keeps to.
+
+        Raises:
+            CheckpointError: if they are missing or damaged.
+        """
+        try:
+            content = json.loads(self.splits.read_text())
+            return Splits(**{name: tuple(content[name]) for name in ("train", "validation", "test")})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{self.path} is not a complete run folder: {self.splits.name} is missing or damaged"
+            ) from error
+
+    def digests(self, ids: Sequence[str]) -> set[str]:
+        """Digests of the files of cases that the run saw.
+
+        Raises:
+            CheckpointError: if they are missing or damaged.
+        """
+        try:
+            contents = json.loads(self.data.read_text())
+            return {digest for id in ids for digest in contents[id].values()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{self.path} is not a complete run folder: {self.data.name} is missing or damaged, so it cannot be "
+                "told which cases it was trained on; --split all scores everything, seen or not"
+            ) from error
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The records of ``metrics.jsonl``; a last line that was cut off by a crash is left out."""
+        lines = self.metrics.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -1,0 +1,58 @@
+"""From layers of settings to the configuration of a run: knows the tasks, their presets and the strategies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cggm_med import registry
+from cggm_med.config import RunConfig, Tree, resolve
+from cggm_med.errors import ConfigError, UnknownName
+
+
+def make_config(task: str, layers: Sequence[Tree], preset: str | None = None, strategy: str | None = None) -> RunConfig:
+    """Resolve settings: defaults < preset of the task < ``layers`` in their order.
+
+    Args:
+        task: registered name.
+        layers: nested settings, such as a file's and the command line's.
+        preset: name of one of the task's presets; default: what the layers say, else what suits the data.
+        strategy: registered name; default: what the layers say, else ``cggm``.
+
+    Raises:
+        UnknownName: for an unknown task, strategy, preset or key.
+        ConfigError: for a value that cannot be, and for settings of another strategy.
+
+    Example:
+        >>> make_config("brats2021", [{"optim": {"lr": 0.01}}]).preset
+        'tiny'
+    """
+    cls = registry.load(registry.TASKS, task)
+    said: Tree = {}
+    for layer in layers:
+        said |= {key: value for key, value in layer.items() if key == "preset"}
+        for section, key in (("task", "name"), ("strategy", "name"), ("data", "path")):
+            if isinstance(layer.get(section), dict) and key in layer[section]:
+                said[f"{section}.{key}"] = layer[section][key]
+    named = said.get("task.name", task)
+    if named != task:
+        raise UnknownName(f"task in these settings (they are for '{named}')", task, [str(named)], f"Say --task {named}")
+    strategy = strategy or str(said.get("strategy.name", "cggm"))
+    for layer in layers:
+        foreign = layer.get("strategy", {})
+        if len(foreign) > 1 and foreign.get("name", strategy) != strategy:
+            keys = ", ".join(f"strategy.{key}" for key in foreign if key != "name")
+            raise ConfigError(
+                f"strategy is '{strategy}', and {keys} are settings of '{foreign['name']}'; leave them out, or use "
+                f"strategy '{foreign['name']}'"
+            )
+    preset = str(preset or said.get("preset") or cls.default_preset(embedded=said.get("data.path") is None))
+    if preset not in cls.presets:
+        raise UnknownName(f"preset of task {task}", preset, cls.presets)
+    sections = {
+        "task": cls.TaskConfig,
+        "data": cls.DataConfig,
+        "model": cls.ModelConfig,
+        "strategy": registry.load(registry.STRATEGIES, strategy).Config,
+    }
+    names: Tree = {"preset": preset, "task": {"name": task}, "strategy": {"name": strategy}}
+    return resolve(sections, [cls.presets[preset], *layers, names])
