@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-# The tensors of the tests are too small to share; threads that wait for one another only make it slow on a busy machine.
+# The tensors of the tests are too small to share: threads that wait for one another are slow on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
