@@ -128,16 +128,18 @@ def evaluate(folder: Path, overrides: Tree, console: Console, *, split: str | No
     task, strategy = _make(config)
     say = _speaker(console)
     found = task.find(say)
-    known = {"all": found, **{name: getattr(run.read_splits(), name) for name in ("train", "validation", "test")}}
-    chosen = split or ("all" if other_data else held_out(run.read_splits()))
+    own = run.read_splits()
+    known = {"all": found, **dict(own.items())}
+    chosen = split or ("all" if other_data else held_out(own))
+    if chosen is None:
+        raise DataError(f"{folder} held no case out; name other scans with --data, or cases of the run with --split")
     if chosen not in known:
-        raise UnknownName("split", str(chosen), known)
+        raise UnknownName("split", chosen, known)
     cases = tuple(case for case in known[chosen] if case in found)
     if not cases:
         raise DataError(f"split '{chosen}' of {folder} has no case in these data; choose another with --split")
     task.prepare(Splits(train=(), validation=(), test=cases), say)
     if split is None and other_data:
-        own = run.read_splits()
         trained = run.digests((*own.train, *own.validation))
         familiar = [id for id, files in task.contents().items() if not trained.isdisjoint(files.values())]
         if familiar:
@@ -149,9 +151,9 @@ def evaluate(folder: Path, overrides: Tree, console: Console, *, split: str | No
     model = engine.build(task, strategy, config, device)
     checkpoint = checkpoints.load(run.weights, device)
     checkpoints.restore(checkpoint, model, strategy, None, run.weights)
-    name = Path(config.data.path).stem if other_data else str(chosen)
+    name = Path(config.data.path).stem if other_data else chosen
     target = out or folder / "evaluations" / name
-    return _score(config, run, task, model, strategy, cases, str(chosen), checkpoint, device, target, console)
+    return _score(config, run, task, model, strategy, cases, chosen, checkpoint, device, target, console)
 
 
 def held_out(splits: Splits) -> str | None:

@@ -313,6 +313,8 @@ def test_folders_that_are_no_runs(finished, refused, tmp_path):
     shutil.copy(finished / "config.yaml", folder)
     (folder / "splits.json").write_text("{")
     says(refused("train", "--resume", folder), "splits.json is missing or damaged")
+    (folder / "splits.json").write_text('{"train": ["a"], "validation": [], "test": []}')
+    says(refused("evaluate", folder), "held no case out; name other scans with --data, or", "with --split")
     shutil.rmtree(folder / "checkpoints")
     shutil.copy(finished / "splits.json", folder)
     says(refused("evaluate", folder), "no checkpoint", "last.pt; train first, or name another run folder")
