@@ -5,7 +5,7 @@ Example:
 
     >>> import torch
     >>> from cggm_med import CGGM, CGGMConfig, Batch, RegionLoss, SegmentationModel, UnimodalHeads, VoxelwiseHead
-    >>> from cggm_med import OptimConfig, make_optimizer, soft_dice_sums, train_step
+    >>> from cggm_med import OptimConfig, Step, make_optimizer, soft_dice_sums, train_step
     >>> model = SegmentationModel(["flair", "t1ce"], regions=3, channels=(4, 8))
     >>> strategy = CGGM(CGGMConfig("cggm"))
     >>> heads = lambda: UnimodalHeads({m: VoxelwiseHead((4, 8), regions=3) for m in model.modalities})
@@ -13,7 +13,7 @@ Example:
     >>> optimizer = make_optimizer(model, strategy, OptimConfig(), torch.device("cpu"))
     >>> scans = {m: torch.randn(2, 1, 8, 8, 8) for m in model.modalities}
     >>> batch = Batch(scans, torch.ones(2, 3, 8, 8, 8), ids=("a", "b"))
-    >>> losses = train_step(model, strategy, optimizer, RegionLoss(), batch, clip_norm=1.0)
+    >>> losses = train_step(model, strategy, optimizer, RegionLoss(), batch, Step(0, steps=100), clip_norm=1.0)
     >>> sorted(losses)
     ['flair', 't1ce', 'task']
 """
@@ -28,6 +28,9 @@ _HOME = {
     "Batch": "typing",
     "Features": "typing",
     "Outputs": "typing",
+    "UnimodalOutput": "typing",
+    "Step": "step",
+    "SubsetOptions": "subsets",
     "CggmMedError": "errors",
     "ConfigError": "errors",
     "CheckpointError": "errors",
@@ -39,12 +42,18 @@ _HOME = {
     "RunConfig": "config",
     "TrainConfig": "config",
     "MultimodalModel": "models.base",
+    "LateFusionModel": "models.late_fusion",
     "SegmentationModel": "models.segmentation",
     "UnimodalHeads": "models.unimodal",
+    "UnimodalHead": "models.unimodal",
+    "VectorHead": "models.unimodal",
     "VoxelwiseHead": "models.unimodal",
     "RegionLoss": "losses",
-    "soft_dice_sums": "losses",
+    "soft_dice_sums": "scores",
+    "true_class_sums": "scores",
+    "residual_sums": "scores",
     "BalancingStrategy": "strategies.base",
+    "FactorStrategy": "strategies.base",
     "StrategyConfig": "strategies.base",
     "Joint": "strategies.joint",
     "CGGM": "strategies.cggm",

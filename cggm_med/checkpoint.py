@@ -33,7 +33,7 @@ class Checkpoint:
         config: resolved settings of the run.
         data: digests of each prepared case.
         best: score and epoch of the best validation so far, if any.
-        model, strategy, optimizer: state dictionaries.
+        model, strategy, optimizer, monitor: state dictionaries.
     """
 
     step: int
@@ -43,6 +43,7 @@ class Checkpoint:
     model: dict[str, Any]
     strategy: dict[str, Any]
     optimizer: dict[str, Any]
+    monitor: dict[str, Any]
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -56,6 +57,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "model": checkpoint.model,
         "strategy": checkpoint.strategy,
         "optimizer": checkpoint.optimizer,
+        "monitor": checkpoint.monitor,
     }
     with atomic_file(path) as file:
         torch.save(content, file)
@@ -113,9 +115,14 @@ def require_same_run(checkpoint: Checkpoint, config: Tree, data: Tree, path: Pat
 
 
 def restore(
-    checkpoint: Checkpoint, model: nn.Module, strategy: nn.Module, optimizer: Optimizer | None, path: Path
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    strategy: nn.Module,
+    path: Path,
+    optimizer: Optimizer | None = None,
+    monitor: nn.Module | None = None,
 ) -> None:
-    """Load the states into live objects.
+    """Load the states into live objects; optimizer and monitor only to go on training.
 
     Raises:
         CheckpointError: if names or shapes of the weights do not fit.
@@ -125,6 +132,8 @@ def restore(
         strategy.load_state_dict(checkpoint.strategy)
         if optimizer is not None:
             optimizer.load_state_dict(checkpoint.optimizer)
+        if monitor is not None:
+            monitor.load_state_dict(checkpoint.monitor)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{path} does not fit this model, keep the settings of its run: {reason}") from error

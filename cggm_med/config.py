@@ -67,6 +67,14 @@ class TrainConfig:
         validate_every: epochs between two validations.
         checkpoint_every: steps between two checkpoints; one is written at the end of training in any case.
         log_every: steps between two lines of ``metrics.jsonl``.
+        accumulate: equal parts in which each process computes its share of a batch, to save memory.
+        modality_dropout: probability of leaving each modality of each sample out of the fusion.
+        modality_dropout_schedule: ``constant``, or ``annealed``: falling linearly to zero at the last step.
+        subset_view: weight of a second loss, of a prediction from a random proper subset of the modalities.
+        subset_view_guided: draw subsets such that two thirds lack the modality that scores best.
+        subset_view_every: steps between two such losses.
+        log_shapley: also log each modality's Shapley share of the fused score, which costs a prediction from every
+            subset whenever something is logged.
     """
 
     epochs: int = 100
@@ -78,10 +86,20 @@ class TrainConfig:
     validate_every: int = 5
     checkpoint_every: int = 100
     log_every: int = 10
+    accumulate: int = 1
+    modality_dropout: float = 0.0
+    modality_dropout_schedule: Literal["constant", "annealed"] = "constant"
+    subset_view: float = 0.0
+    subset_view_guided: bool = False
+    subset_view_every: int = 1
+    log_shapley: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "steps_per_epoch", "batch_size", "validate_every", "checkpoint_every", "log_every"):
+        counts = ("epochs", "steps_per_epoch", "batch_size", "validate_every", "checkpoint_every", "log_every")
+        for name in (*counts, "accumulate", "subset_view_every"):
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
+        require(0 <= self.modality_dropout < 1, "train.modality_dropout", self.modality_dropout, "at least 0, below 1")
+        require(0 <= self.subset_view < math.inf, "train.subset_view", self.subset_view, "at least 0 and finite")
         require(0 <= self.seed < 2**63, "train.seed", self.seed, "at least 0, below 2**63")
 
     @property

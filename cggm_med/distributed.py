@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
-from torch.nn import Parameter
 
 
 def active() -> bool:
@@ -71,16 +70,15 @@ def sum_over_processes(values: Tensor) -> Tensor:
     return values
 
 
-def average_gradients(parameters: Iterable[Parameter]) -> None:
-    """Replace each gradient by its mean over all processes, in one exchange."""
-    if not active():
+def average(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its mean over all processes, in one exchange; the same bits on each."""
+    if not active() or not tensors:
         return
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([g.reshape(-1) for g in gradients])
+    flat = torch.cat([x.reshape(-1) for x in tensors])
     distributed.all_reduce(flat)
     flat /= world_size()
-    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
+    for x, mean in zip(tensors, flat.split([x.numel() for x in tensors]), strict=True):
+        x.copy_(mean.view_as(x))
 
 
 def gather_json(content: Any, device: torch.device) -> list[Any]:

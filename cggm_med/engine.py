@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import os
 import re
@@ -14,19 +15,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, AdamW, Optimizer
 
 from cggm_med import checkpoint as checkpoints
 from cggm_med import distributed
 from cggm_med.config import OptimConfig, RunConfig, Tree, require, to_tree
-from cggm_med.data.patches import random_seed
+from cggm_med.diagnostics import Comparison, Monitor, clip_gradients, step_if_finite
 from cggm_med.errors import NonFiniteLoss
 from cggm_med.models.base import MultimodalModel
 from cggm_med.report import CaseScore, HeadScore
-from cggm_med.strategies.base import BalancingStrategy, Criterion
+from cggm_med.step import Step, random_seed
+from cggm_med.strategies.base import BalancingStrategy, Criterion, fused_loss
+from cggm_med.subsets import SubsetOptions
 from cggm_med.task import CaseResult, Task
-from cggm_med.typing import Batch, Outputs
+from cggm_med.typing import Batch
 
 Record = dict[str, Any]
 
@@ -37,22 +39,63 @@ def train_step(
     optimizer: Optimizer,
     criterion: Criterion,
     batch: Batch,
+    step: Step,
     *,
     clip_norm: float,
+    options: SubsetOptions = SubsetOptions(),  # noqa: B008 - frozen
+    accumulate: int = 1,
     autocast: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+    monitor: Monitor | None = None,
+    comparison: Comparison | None = None,
 ) -> dict[str, Tensor]:
-    """One optimizer step; returns the named losses, still on the device."""
-    with autocast():
-        features, target = strategy.adapt_features(model.encode(batch.inputs), batch.target)
-        fused = model.fuse(features)
-        outputs = Outputs(features, fused, model.head(fused[0]), model.deep_logits(fused))
-        losses = strategy.losses(outputs, target, criterion)
+    """One optimizer step; returns the named losses, still on the device.
+
+    Args:
+        model: in training mode.
+        strategy: set up.
+        optimizer: from ``make_optimizer``; it has the same learning rates afterwards.
+        criterion: function of logits and target.
+        batch: this process's share of the samples, on any device.
+        step: where training stands; decides all random draws but those inside the model.
+        clip_norm: largest norm of the model's gradient.
+        options: modality dropout and subset view.
+        accumulate: equal parts in which the batch is computed; the update is that of the whole batch.
+        autocast: context for the network's computations.
+        monitor: counts clipped and skipped steps.
+        comparison: takes in how the modalities compare.
+    """
+    device = next(model.parameters()).device
     optimizer.zero_grad()
-    strategy.backward(losses, model)
-    clip_grad_norm_(model.parameters(), clip_norm)
-    strategy.modulate(model, optimizer)
-    optimizer.step()
-    return {name: loss.detach() for name, loss in losses.items()}
+    total_losses: dict[str, Tensor] = {}
+    for i, whole_part in enumerate(batch.split(accumulate)):
+        part, now = whole_part.to(device), dataclasses.replace(step, part=i, parts=accumulate)
+        with autocast():
+            features = model.encode(part.inputs)
+            seen = options.dropout(strategy.adapt_features(features, now), now)
+            subset = options.view(features, now, strategy.guide(features))
+            fused, *second = model.predict([seen] if subset is None else [seen, subset])
+            outputs = dataclasses.replace(fused, features=features, unimodal=strategy.unimodal(features))
+            strategy.watch(model, outputs, part.target, now)
+            losses = strategy.losses(model, outputs, part.target, criterion, now)
+            if second:
+                losses["subset"] = options.subset_view * fused_loss(second[0], part.target, criterion)
+            if comparison is not None:
+                comparison.add(model, strategy, outputs, part.target, criterion, now)
+        if accumulate > 1:
+            losses = {name: loss / accumulate for name, loss in losses.items()}
+        strategy.backward(losses, model)
+        for name, loss in losses.items():
+            total_losses[name] = total_losses[name] + loss.detach() if name in total_losses else loss.detach()
+    strategy.combine(model)
+    norms, norm = clip_gradients(model, clip_norm)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    strategy.modulate(model, optimizer, step)
+    step_if_finite(optimizer, norm)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    if monitor is not None:
+        monitor.record(norms, norm, clip_norm)
+    return total_losses
 
 
 def train(
@@ -88,44 +131,57 @@ def train(
     criterion = task.criterion().to(device)
     optimizer = make_optimizer(model, strategy, config.optim, device)
     autocast = precision(settings.precision, device)
+    monitor = Monitor(len(model.modalities)).to(device)
+    options = SubsetOptions(**{f.name: getattr(settings, f.name) for f in dataclasses.fields(SubsetOptions)})
     first_step, best = 0, None
     if resume is not None:
         checkpoints.require_same_run(resume, tree, data, folder / "last.pt")
-        checkpoints.restore(resume, model, strategy, optimizer, folder / "last.pt")
+        checkpoints.restore(resume, model, strategy, folder / "last.pt", optimizer, monitor)
         first_step, best = resume.step, resume.best
     if first_step >= settings.steps:
         return
 
     def save(name: str, done: int) -> None:
         if distributed.rank() == 0:
-            states = (model.state_dict(), strategy.state_dict(), optimizer.state_dict())
+            states = [module.state_dict() for module in (model, strategy, optimizer, monitor)]
             checkpoints.save(folder / name, checkpoints.Checkpoint(done, tree, data, best, *states))
 
     pending: list[tuple[int, Batch, Tensor]] = []
     started = time.monotonic()
-    for step, cpu_batch in enumerate(task.batches(first_step, device.type == "cuda"), start=first_step):
+    for step, batch in enumerate(task.batches(first_step, device.type == "cuda"), start=first_step):
         # Whatever a step draws at random depends on the seed and the step alone, so there is no state to resume.
         torch.manual_seed(random_seed(settings.seed, 3, step, distributed.rank()))
         lr = learning_rate(config.optim, step, settings.steps)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        batch = cpu_batch.to(device)
+        done = step + 1
+        to_log = done % settings.log_every == 0
+        comparison = Comparison(settings.log_shapley) if to_log else None
         model.train()
         losses = train_step(
-            model, strategy, optimizer, criterion, batch, clip_norm=config.optim.clip_norm, autocast=autocast
+            model,
+            strategy,
+            optimizer,
+            criterion,
+            batch,
+            Step(step, settings.steps, settings.seed),
+            clip_norm=config.optim.clip_norm,
+            options=options,
+            accumulate=settings.accumulate,
+            autocast=autocast,
+            monitor=monitor,
+            comparison=comparison,
         )
-        done = step + 1
         epoch_ends = done % settings.steps_per_epoch == 0
         epoch = step // settings.steps_per_epoch
-        pending.append((step, cpu_batch, torch.stack(list(losses.values())).sum()))
-        to_log = done % settings.log_every == 0
+        pending.append((step, batch, torch.stack(list(losses.values())).sum()))
         to_validate = epoch_ends and ((epoch + 1) % settings.validate_every == 0 or done == settings.steps)
         to_save = done % settings.checkpoint_every == 0 or done == settings.steps
         # On a GPU, looking at a loss waits for it; so losses are looked at together, before anything is written.
         if device.type == "cpu" or to_log or to_validate or to_save:
             total = _require_finite(pending, folder / "last.pt")
             pending.clear()
-        if to_log:
+        if comparison is not None:
             seconds = time.monotonic() - started
             log(
                 {
@@ -135,7 +191,9 @@ def train(
                     "loss": total,
                     "losses": {name: value.item() for name, value in losses.items()},
                     "learning_rate": lr,
-                    **_readable(strategy.diagnostics(), model.modalities),
+                    **_readable(
+                        {**monitor.values(), **comparison.values(), **strategy.diagnostics()}, model.modalities
+                    ),
                     "seconds_per_step": seconds / (done - first_step),
                 }
             )
@@ -216,11 +274,18 @@ def make_optimizer(
     groups.append({"params": shared, "modality": None})
     if own := list(strategy.parameters()):
         groups.append({"params": own, "modality": None})
+    # Fused on CUDA, where it takes learning rates and skips steps without asking the CPU. Never on the CPU: there,
+    # torch 2.13 scrambles updates when a gradient's memory layout differs from its parameter's.
     if config.name == "sgd":
         nesterov = config.momentum > 0
-        return SGD(groups, config.lr, momentum=config.momentum, weight_decay=config.weight_decay, nesterov=nesterov)
-    # Fused on CUDA, where it also takes a learning rate that stays on the device. Never on the CPU: there, torch 2.13
-    # scrambles updates when a gradient's memory layout differs from its parameter's.
+        return SGD(
+            groups,
+            config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=nesterov,
+            fused=device.type == "cuda",
+        )
     return AdamW(groups, config.lr, weight_decay=config.weight_decay, fused=device.type == "cuda")
 
 

@@ -1,8 +1,7 @@
-"""The training loss and the soft Dice statistics of overlapping regions."""
+"""The training loss of overlapping regions."""
 
 from __future__ import annotations
 
-import torch
 from monai.losses import DiceLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -51,18 +50,3 @@ def subsample(target: Tensor, logits: Tensor) -> Tensor:
     for axis, (f, c) in enumerate(zip(fine, coarse, strict=True), start=2):
         target = target[(slice(None),) * axis + (slice(None, None, f // c),)]
     return target
-
-
-def soft_dice_sums(logits: Tensor, target: Tensor) -> Tensor:
-    """Sums from which the soft Dice of each region follows, additive over batches and processes.
-
-    Returns:
-        ``(region, 3)`` in float32: twice the soft intersection, predicted plus true volume, true volume, in voxels.
-        The Dice of a region is the first over the second; the third says whether the region occurred at all.
-    """
-    probability = torch.sigmoid(logits.detach().float())
-    truth = subsample(target, logits).float()
-    axes = [0, *range(2, truth.ndim)]
-    volume = truth.sum(axes)
-    intersection = (probability * truth).sum(axes)
-    return torch.stack([2 * intersection, probability.sum(axes) + volume, volume], dim=-1)

@@ -20,6 +20,7 @@ from cggm_med import checkpoint as checkpoints
 from cggm_med import distributed, engine, registry
 from cggm_med.config import RunConfig, Tree, differences, require, to_tree
 from cggm_med.data.splits import Splits, write_splits
+from cggm_med.diagnostics import coverage
 from cggm_med.errors import CheckpointError, DataError, OutputError, UnknownName
 from cggm_med.figures import learning_figure, modality_figure
 from cggm_med.files import append_text, results_folder, write_json, write_text
@@ -150,7 +151,7 @@ def evaluate(folder: Path, overrides: Tree, console: Console, *, split: str | No
     device = engine.select_device(config.train.device)
     model = engine.build(task, strategy, config, device)
     checkpoint = checkpoints.load(run.weights, device)
-    checkpoints.restore(checkpoint, model, strategy, None, run.weights)
+    checkpoints.restore(checkpoint, model, strategy, run.weights)
     name = Path(config.data.path).stem if other_data else chosen
     target = out or folder / "evaluations" / name
     return _score(config, run, task, model, strategy, cases, chosen, checkpoint, device, target, console)
@@ -163,7 +164,9 @@ def held_out(splits: Splits) -> str | None:
 
 def _make(config: RunConfig) -> tuple[Task, BalancingStrategy]:
     processes, size = distributed.world_size(), config.train.batch_size
-    require(size % processes == 0, "train.batch_size", size, f"a multiple of {processes}, the number of processes")
+    parts = config.train.accumulate
+    share = f"a multiple of {processes * parts}: {processes} process(es) times train.accumulate {parts}"
+    require(size % (processes * parts) == 0, "train.batch_size", size, share)
     task = registry.load(registry.TASKS, config.task.name)(config)
     return task, registry.load(registry.STRATEGIES, config.strategy.name)(config.strategy)
 
@@ -187,6 +190,8 @@ def _train(
     device = engine.select_device(config.train.device)
     model = engine.build(task, strategy, config, device)
     say = _speaker(console)
+    if distributed.rank() == 0:
+        write_json(run.coverage, coverage(model, strategy))
     say(
         f"training {config.task.name} with {config.strategy.name} on {device}: "
         f"{engine.parameter_count(model) / 1e6:.2f} M parameters, {len(task.splits.train)} training, "
@@ -214,7 +219,7 @@ def _train(
     if split is None:
         return None
     weights = checkpoints.load(run.weights, device)
-    checkpoints.restore(weights, model, strategy, None, run.weights)
+    checkpoints.restore(weights, model, strategy, run.weights)
     cases = getattr(task.splits, split)
     return _score(config, run, task, model, strategy, cases, split, weights, device, run.path, console)
 

@@ -39,6 +39,11 @@ class RunFolder:
         return self.path / "data.json"
 
     @property
+    def coverage(self) -> Path:
+        """Which parameters belong to which modality."""
+        return self.path / "coverage.json"
+
+    @property
     def metrics(self) -> Path:
         """One line a logged step or validation."""
         return self.path / "metrics.jsonl"

@@ -28,12 +28,13 @@ from cggm_med.data.preprocess import Preprocessing, prepare
 from cggm_med.data.splits import Splits, from_sections, read_splits, split_by_patient
 from cggm_med.errors import DataError
 from cggm_med.figures import contour_figure
-from cggm_med.losses import RegionLoss, soft_dice_sums
+from cggm_med.losses import RegionLoss
 from cggm_med.metrics import dice, empty_region, hausdorff95
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.models.unimodal import UnimodalHeads, VoxelwiseHead
 from cggm_med.report import CaseScore, HeadScore
+from cggm_med.scores import soft_dice_sums
 from cggm_med.task import CaseResult, Task, TaskConfig
 from cggm_med.typing import Batch
 
@@ -287,7 +288,7 @@ class SegmentationTask(Task):
                     logits = [model.head(model.fuse(features)[0])]
                     if heads is not None:
                         size = patch.shape[2:]
-                        logits += [F.interpolate(x, size, mode="trilinear") for x in heads(features).values()]
+                        logits += [F.interpolate(x.logits, size, mode="trilinear") for x in heads(features).values()]
                 return torch.sigmoid(torch.cat(logits, dim=1).float())
 
             image = torch.from_numpy(np.array(case.image())).to(device)

@@ -10,7 +10,7 @@ from cggm_med.errors import ConfigError, UnknownName
 
 
 def make_config(task: str, layers: Sequence[Tree], preset: str | None = None, strategy: str | None = None) -> RunConfig:
-    """Resolve settings: defaults < preset of the task < ``layers`` in their order.
+    """Resolve settings: defaults < preset of the task < what the strategy brings < ``layers`` in their order.
 
     Args:
         task: registered name.
@@ -45,6 +45,7 @@ def make_config(task: str, layers: Sequence[Tree], preset: str | None = None, st
                 f"strategy is '{strategy}', and {keys} are settings of '{foreign['name']}'; leave them out, or use "
                 f"strategy '{foreign['name']}'"
             )
+    balancing = registry.load(registry.STRATEGIES, strategy)
     preset = str(preset or said.get("preset") or cls.default_preset(embedded=said.get("data.path") is None))
     if preset not in cls.presets:
         raise UnknownName(f"preset of task {task}", preset, cls.presets)
@@ -52,7 +53,7 @@ def make_config(task: str, layers: Sequence[Tree], preset: str | None = None, st
         "task": cls.TaskConfig,
         "data": cls.DataConfig,
         "model": cls.ModelConfig,
-        "strategy": registry.load(registry.STRATEGIES, strategy).Config,
+        "strategy": balancing.Config,
     }
     names: Tree = {"preset": preset, "task": {"name": task}, "strategy": {"name": strategy}}
-    return resolve(sections, [cls.presets[preset], *layers, names])
+    return resolve(sections, [cls.presets[preset], {"train": balancing.train_defaults}, *layers, names])

@@ -15,17 +15,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cggm_med.data.augment import Augmentation
 from cggm_med.data.prepared import PreparedCase
+from cggm_med.step import random_seed
 from cggm_med.typing import Batch
-
-
-def random_seed(*key: int) -> int:
-    """A well-mixed seed from a few whole numbers, such as run seed, epoch and position.
-
-    Example:
-        >>> random_seed(0, 1, 2) != random_seed(0, 2, 1)
-        True
-    """
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,20 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from cggm_med.errors import UnknownName
-from cggm_med.typing import Features
+from cggm_med.typing import Features, Outputs
 
 
 class MultimodalModel(nn.Module, ABC):
     """A network with one encoder per modality.
 
-    A subclass fills ``encoders`` (keyed by modality; each maps a tensor to a tuple of feature maps, finest first) and
-    ``head`` (maps the finest fused features to logits), and says how features are fused.
+    A subclass fills ``encoders`` (keyed by modality; each maps a tensor to a tuple of maps, finest first, or to a
+    single tensor) and ``head`` (maps the finest fused features to logits), and says how features are fused. A head that
+    is linear in the concatenated features also says what each modality adds to it (``linear_shares``).
 
     Attributes:
         modalities: names, in the order in which features are summed.
         encoders: one encoder a modality.
-        head: last layer; reads ``fused[0]``.
+        head: last layer; reads ``fused[0]``; has one weight, whose first axis is the target.
     """
 
     encoders: nn.ModuleDict
@@ -40,7 +41,8 @@ class MultimodalModel(nn.Module, ABC):
         for modality in inputs:
             if modality not in self.modalities:
                 raise UnknownName("modality in this model", modality, self.modalities)
-        return {m: Features(self.encoders[m](inputs[m])) for m in self.modalities if m in inputs}
+        found = {m: self.encoders[m](inputs[m]) for m in self.modalities if m in inputs}
+        return {m: Features(maps if isinstance(maps, tuple) else (maps,)) for m, maps in found.items()}
 
     @abstractmethod
     def fuse(self, features: Mapping[str, Features]) -> tuple[Tensor, ...]:
@@ -50,10 +52,33 @@ class MultimodalModel(nn.Module, ABC):
         """Predictions from the coarser fused maps, for deep supervision; none by default."""
         return ()
 
+    def fuse_views(self, views: Sequence[Mapping[str, Features]]) -> list[tuple[Tensor, ...]]:
+        """Fuse several selections of the same features; a model may share work between them."""
+        return [self.fuse(view) for view in views]
+
+    def predict(self, views: Sequence[Mapping[str, Features]]) -> list[Outputs]:
+        """Fuse each of several selections of the same features, and predict from it."""
+        return [
+            Outputs(dict(view), fused, self.head(fused[0]), self.deep_logits(fused))
+            for view, fused in zip(views, self.fuse_views(views), strict=True)
+        ]
+
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Logits from any non-empty subset of the modalities."""
         logits: Tensor = self.head(self.fuse(self.encode(inputs))[0])
         return logits
+
+    def linear_shares(self, features: Mapping[str, Features]) -> dict[str, Tensor] | None:
+        """What each modality adds to the logits, if these are a sum over modalities; otherwise None."""
+        return None
+
+    def head_input(self, modality: str, outputs: Outputs) -> Tensor:
+        """The part of the head's input that comes from this modality; all of it where that cannot be told apart."""
+        return outputs.fused[0]
+
+    def head_weight(self, modality: str) -> Tensor:
+        """The head's weight on ``head_input``, ``(target, channel)``."""
+        return next(p for p in self.head.parameters() if p.ndim > 1).flatten(1)
 
     def modality_modules(self, modality: str) -> Iterable[nn.Module]:
         """The parts of the network that only this modality passes through."""

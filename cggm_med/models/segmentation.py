@@ -59,33 +59,50 @@ class MaskedFusion(nn.Module):
             {m: nn.ModuleList(nn.Conv3d(c, c, kernel_size=1) for c in channels) for m in modalities}
         )
 
-    def forward(self, features: Mapping[str, Features]) -> tuple[Tensor, ...]:
-        """Fused maps, finest first.
+    def forward(self, views: Sequence[Mapping[str, Features]]) -> list[tuple[Tensor, ...]]:
+        """Fused maps of each view, finest first.
 
-        A sample that lacks every modality has nothing to be fused and gets zeros.
+        Views are selections of the same maps, so every map is projected once for all of them. A sample that lacks every
+        modality has nothing to be fused and gets zeros.
+
+        Args:
+            views: features of the modalities to fuse; views differ in which there are, and in ``present``.
 
         Raises:
-            ValueError: if no modality is given.
+            ValueError: if a view has no modality.
         """
-        given = [m for m in self.projections if m in features]
-        if not given:
+        if not all(views):
             raise ValueError("no modality to fuse: give at least one of " + ", ".join(self.projections))
-        present = {m: mask.view(-1, 1, 1, 1, 1) for m in given if (mask := features[m].present) is not None}
-        count: int | Tensor = len(given)
-        if present:
-            count = sum((mask.to(torch.int64) for mask in present.values()), torch.tensor(0))
-            count = (count + (len(given) - len(present))).clamp_min(1)
-        fused = []
-        for scale in range(len(features[given[0]].maps)):
-            total: Tensor | None = None
-            for m in given:
-                projected = self.projections[m][scale](features[m].maps[scale])  # type: ignore[index]
-                if m in present:
-                    projected = torch.where(present[m], projected, 0)
-                total = projected if total is None else total.add_(projected)
-            assert total is not None  # noqa: S101 - for the type checker; `given` is not empty
-            fused.append(total / count)
-        return tuple(fused)
+        maps = {m: view[m].maps for m in self.projections for view in views if m in view}
+        counts = [self._count(view) for view in views]
+        fused: list[list[Tensor]] = [[] for _ in views]
+        for scale in range(len(next(iter(maps.values())))):
+            totals: list[Tensor | None] = [None] * len(views)
+            for m in maps:
+                projected = self.projections[m][scale](maps[m][scale])  # type: ignore[index]
+                for i, view in enumerate(views):
+                    if m not in view:
+                        continue
+                    here, total = view[m].present, totals[i]
+                    part = projected if here is None else torch.where(here.view(-1, 1, 1, 1, 1), projected, 0)
+                    if total is None:
+                        # The total is added to in place, to save memory, so no two views may begin with one tensor.
+                        totals[i] = part.clone() if here is None and len(views) > 1 else part
+                    else:
+                        total.add_(part)
+            for found, total, count in zip(fused, totals, counts, strict=True):
+                assert total is not None  # noqa: S101 - for the type checker; no view is empty
+                found.append(total / count)
+        return [tuple(found) for found in fused]
+
+    @staticmethod
+    def _count(view: Mapping[str, Features]) -> int | Tensor:
+        """How many modalities are present, for each sample if samples differ."""
+        masks = [f.present for f in view.values() if f.present is not None]
+        if not masks:
+            return len(view)
+        count = torch.stack(masks).sum(0) + (len(view) - len(masks))
+        return count.clamp_min(1).view(-1, 1, 1, 1, 1)
 
 
 class UNetDecoder(nn.Module):
@@ -144,8 +161,11 @@ class SegmentationModel(MultimodalModel):
 
     def fuse(self, features: Mapping[str, Features]) -> tuple[Tensor, ...]:
         """Decoded maps, finest first, ``(batch, channel, x, y, z)`` each."""
-        decoded: tuple[Tensor, ...] = self.decoder(self.fusion(features))
-        return decoded
+        return self.fuse_views([features])[0]
+
+    def fuse_views(self, views: Sequence[Mapping[str, Features]]) -> list[tuple[Tensor, ...]]:
+        """The same for several views; see ``MaskedFusion``."""
+        return [self.decoder(fused) for fused in self.fusion(views)]
 
     def deep_logits(self, fused: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Region logits at 1/2, 1/4, ... of the grid while training with deep supervision, otherwise none."""

@@ -2,20 +2,58 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cggm_med.typing import Features
+from cggm_med.typing import Features, UnimodalOutput
 
 
-class VoxelwiseHead(nn.Module):
-    """Region logits from one encoder's pyramid: a 1x1x1 convolution a scale, upsampled and summed.
+class UnimodalHead(nn.Module, ABC):
+    """A classifier head on one modality's features.
+
+    Attributes:
+        last: the last layer, linear, with a weight whose first axis is the target.
+    """
+
+    last: nn.Module
+
+    @abstractmethod
+    def hidden(self, maps: tuple[Tensor, ...]) -> Tensor:
+        """What the last layer reads, ``(batch, channel, ...)``."""
+
+    def forward(self, maps: tuple[Tensor, ...]) -> UnimodalOutput:
+        """Hidden features and logits."""
+        hidden = self.hidden(maps)
+        return UnimodalOutput(hidden, self.last(hidden))
+
+
+class VectorHead(UnimodalHead):
+    """A linear layer on a feature vector, such as ``LateFusionModel`` fuses.
+
+    Args:
+        width: length of the vector.
+        targets: number of classes or values.
+    """
+
+    def __init__(self, width: int, targets: int) -> None:
+        super().__init__()
+        self.last = nn.Linear(width, targets)
+
+    def hidden(self, maps: tuple[Tensor, ...]) -> Tensor:
+        """The vector itself."""
+        return maps[-1]
+
+
+class VoxelwiseHead(UnimodalHead):
+    """Region logits from one encoder's pyramid: a 1x1x1 convolution a scale, upsampled and summed, and one more.
 
     The finest scale is left out: predicting at half the grid costs an eighth of the voxels, which keeps the heads
-    within a few per cent of a training step (ADR 0004).
+    within a few per cent of a training step (ADR 0004). The last layer is as wide as the fused prediction's, so that
+    their gradients can be compared.
 
     Args:
         channels: feature channels of each scale of the encoder, finest first.
@@ -24,29 +62,34 @@ class VoxelwiseHead(nn.Module):
 
     def __init__(self, channels: Sequence[int], regions: int) -> None:
         super().__init__()
-        self.scales = nn.ModuleList(nn.Conv3d(c, regions, kernel_size=1) for c in channels[1:])
+        self.scales = nn.ModuleList(nn.Conv3d(c, channels[0], kernel_size=1) for c in channels[1:])
+        self.last = nn.Conv3d(channels[0], regions, kernel_size=1)
 
-    def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
-        """Logits ``(batch, region, x/2, y/2, z/2)``."""
-        logits: Tensor = self.scales[-1](maps[-1])
+    def hidden(self, maps: tuple[Tensor, ...]) -> Tensor:
+        """Features ``(batch, channel, x/2, y/2, z/2)``."""
+        hidden: Tensor = self.scales[-1](maps[-1])
         for scale, x in zip(reversed(self.scales[:-1]), reversed(maps[1:-1]), strict=True):
-            logits = F.interpolate(logits, scale_factor=2, mode="nearest") + scale(x)
-        return logits
+            hidden = F.interpolate(hidden, scale_factor=2, mode="nearest") + scale(x)
+        return F.relu(hidden)
 
 
 class UnimodalHeads(nn.Module):
     """One classifier head a modality.
 
     Args:
-        heads: maps a tuple of feature maps to logits, by modality.
+        heads: by modality.
     """
 
-    def __init__(self, heads: Mapping[str, nn.Module]) -> None:
+    def __init__(self, heads: Mapping[str, UnimodalHead]) -> None:
         super().__init__()
         self.heads = nn.ModuleDict(dict(heads))
 
-    def forward(self, features: Mapping[str, Features], encoder_weight: float = 1.0) -> dict[str, Tensor]:
-        """Each present modality's own logits.
+    def last_weight(self, modality: str) -> Tensor:
+        """Weight of a head's last layer, ``(target, channel)``."""
+        return next(p for p in self.heads[modality].last.parameters() if p.ndim > 1).flatten(1)  # type: ignore[union-attr]
+
+    def forward(self, features: Mapping[str, Features], encoder_weight: float = 1.0) -> dict[str, UnimodalOutput]:
+        """Each present modality's own prediction.
 
         Args:
             features: each present modality's features.

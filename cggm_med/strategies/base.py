@@ -2,26 +2,33 @@
 
 One training step, and where each hook sits in it (``engine.train_step``)::
 
-    encode -> [adapt_features] -> fuse, head -> [losses] -> [backward] -> clip -> [modulate] -> optimizer step
+    for each part of the batch:
+        encode -> [adapt_features] -> fuse, head, classifier heads -> [watch] -> [losses] -> [backward]
+    [combine] -> clip -> [modulate] -> optimizer step
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
-from cggm_med.distributed import average_gradients
+from cggm_med.config import Tree
+from cggm_med.distributed import average, sum_over_processes
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.unimodal import UnimodalHeads
-from cggm_med.typing import Features, Outputs
+from cggm_med.scores import ScoreSums, mean_score
+from cggm_med.step import Step
+from cggm_med.typing import Features, Outputs, UnimodalOutput
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
-ScoreSums = Callable[[Tensor, Tensor], Tensor]
+
+RECENT = 0.9  # decay of the running mean of the scores
+NOISE_FLOOR = 1e-8  # added to the standard deviation of a gradient, as the papers' code does
 
 
 @dataclass(frozen=True)
@@ -36,25 +43,43 @@ class StrategyConfig:
 
 
 class BalancingStrategy(nn.Module):
-    """Base of all strategies.
+    """Base of all strategies: classifier heads that watch each modality, and hooks that do nothing.
 
-    Coefficients are buffers and auxiliary heads are modules, so ``state_dict`` resumes exactly.
+    Coefficients are buffers and heads are modules, so ``state_dict`` resumes exactly. Buffers, ``(modality,)`` each:
+    ``score`` of the last step, its running mean ``recent`` (without bias correction) and ``seen``, in how many steps.
 
     Attributes:
         Config: frozen dataclass of the strategy's settings.
         description: one line for ``cggm-med strategies``.
         url: the paper.
-        heads: classifier heads on each modality's features, if the strategy trains any.
+        train_defaults: settings of the section ``train`` that come with the strategy.
+        modulates: whether it changes the update of every encoder.
+        from_shares: whether modalities are scored by their share of a linear fused head, where the model has one,
+            instead of by their classifier heads.
+        heads: classifier heads on each modality's features, or None.
     """
 
     Config: ClassVar[type[StrategyConfig]] = StrategyConfig
     description: ClassVar[str] = ""
     url: ClassVar[str] = ""
+    train_defaults: ClassVar[Tree] = {}
+    modulates: ClassVar[bool] = False
+    from_shares: ClassVar[bool] = False
+    config: Any
     heads: UnimodalHeads | None
+    score: Tensor
+    recent: Tensor
+    seen: Tensor
 
     def __init__(self, config: StrategyConfig) -> None:
         super().__init__()
+        self.config = config
         self.register_module("heads", None)
+
+    @property
+    def unimodal_weight(self) -> float:
+        """Share of the heads' gradient that reaches the encoders; with 0 the heads only watch."""
+        return 0.0
 
     def setup(
         self,
@@ -68,41 +93,177 @@ class BalancingStrategy(nn.Module):
         Args:
             model: the network to balance.
             make_heads: creates the task's classifier heads; call it only if they are needed.
-            score_sums: maps logits and target to additive sums ``(target, 3)``: numerator and denominator of a score
-                in [0, 1] where higher is better, and how much of the target occurred.
+            score_sums: maps logits and target to additive sums ``(target, 3)``, see ``cggm_med.scores``.
             steps_per_epoch: optimizer steps in an epoch.
+
+        Raises:
+            ValueError: if a modality matches no parameter.
+        """
+        for modality in model.modalities:
+            model.modality_parameters(modality)
+        self.modalities = model.modalities
+        self.score_sums = score_sums
+        self.heads = make_heads()
+        for name in ("score", "recent", "seen"):
+            self.register_buffer(name, torch.zeros(len(model.modalities)))
+        self._sums: dict[str, Tensor] = {}
+
+    def adapt_features(self, features: dict[str, Features], step: Step) -> dict[str, Features]:
+        """Change what is fused, such as by leaving a modality out. The heads see all features in any case."""
+        return features
+
+    def unimodal(self, features: Mapping[str, Features]) -> dict[str, UnimodalOutput]:
+        """Each present modality's own prediction."""
+        return {} if self.heads is None else self.heads(features, encoder_weight=self.unimodal_weight)
+
+    @torch.no_grad()
+    def watch(self, model: MultimodalModel, outputs: Outputs, target: Tensor, step: Step) -> None:
+        """Score each present modality on the whole batch, then ``observe`` the scores; nothing waits for the device.
+
+        The one place where modalities are scored. A modality's logits are its share of the fused head, if the strategy
+        asks for that and the head is linear in the concatenated features, otherwise those of its classifier head.
+        """
+        shares = model.linear_shares(outputs.features) if self.from_shares else None
+        logits = shares or {m: output.logits for m, output in outputs.unimodal.items()}
+        for modality, x in logits.items():
+            sums = self.score_sums(x, target)
+            self._sums[modality] = self._sums[modality] + sums if modality in self._sums else sums
+        if step.last and self._sums:
+            present = tuple(m for m in self.modalities if m in self._sums)
+            sums = sum_over_processes(torch.stack([self._sums[m] for m in present]))
+            self._sums = {}
+            score, usable = mean_score(sums)
+            rows = self.rows(present)
+            self.keep(rows, usable, score=score)
+            recent = RECENT * self.recent[rows] + (1 - RECENT) * score
+            self.keep(rows, usable, recent=recent, seen=self.seen[rows] + 1)
+            self.observe(rows, score, usable, step)
+
+    def observe(self, rows: Any, score: Tensor, usable: Tensor, step: Step) -> None:
+        """Learn from the scores of one step.
+
+        Args:
+            rows: which entries of ``(modality,)`` buffers belong to the present modalities.
+            score: ``(present,)`` in [0, 1], higher is better, the same on all processes.
+            usable: boolean scalar on the device; if False (a score is not finite, or nothing of the target occurred),
+                no state may change. ``keep`` takes care of that.
+            step: where training stands.
         """
 
-    def adapt_features(self, features: dict[str, Features], target: Tensor) -> tuple[dict[str, Features], Tensor]:
-        """Change what is fused, such as by leaving a modality out."""
-        return features, target
-
-    def losses(self, outputs: Outputs, target: Tensor, criterion: Criterion) -> dict[str, Tensor]:
-        """Named scalar losses; their sum is what ``backward`` differentiates. Coarser predictions count half each."""
-        weights = [0.5**i for i in range(1 + len(outputs.deep_logits))]
-        every = (outputs.logits, *outputs.deep_logits)
-        task = sum((w * criterion(x, target) for w, x in zip(weights, every, strict=True)), torch.zeros(()))
-        return {"task": task / sum(weights)}
+    def losses(
+        self, model: MultimodalModel, outputs: Outputs, target: Tensor, criterion: Criterion, step: Step
+    ) -> dict[str, Tensor]:
+        """Named scalar losses; their sum is what ``backward`` differentiates. Each head's is named by its modality."""
+        own = {modality: criterion(output.logits, target) for modality, output in outputs.unimodal.items()}
+        return {"task": fused_loss(outputs, target, criterion), **own}
 
     def backward(self, losses: Mapping[str, Tensor], model: MultimodalModel) -> None:
-        """Fill ``.grad``; when it returns, gradients are the mean over all processes."""
+        """Add this part of the batch to ``.grad``."""
         torch.stack(list(losses.values())).sum().backward()
+
+    def combine(self, model: MultimodalModel) -> None:
+        """Finish ``.grad`` when the batch is complete: by default the mean over all processes."""
         average_gradients([*model.parameters(), *self.parameters()])
 
-    def modulate(self, model: MultimodalModel, optimizer: Optimizer) -> None:
+    def modulate(self, model: MultimodalModel, optimizer: Optimizer, step: Step) -> None:
         """Scale each modality's update, after clipping and before the optimizer's step."""
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Tensors to log: one value a modality, in the model's order, or a scalar. They stay on the device."""
-        return {}
+        return {"score": self.score.clone()}
+
+    @property
+    def recent_score(self) -> Tensor:
+        """Running mean of each modality's score, ``(modality,)``; 0 before the first."""
+        return self.recent / (1 - RECENT**self.seen).clamp_min(1e-8)
+
+    def guide(self, features: Mapping[str, Features]) -> Tensor | None:
+        """How well each of these modalities does by itself, ``(modality,)``, or None without heads."""
+        return None if self.heads is None else self.recent_score[self.rows(features)]
+
+    def rows(self, present: Iterable[str]) -> Any:
+        """Index into ``(modality,)`` buffers."""
+        present = tuple(present)
+        everyone = present == self.modalities
+        return slice(None) if everyone else [self.modalities.index(m) for m in present]
+
+    def keep(self, rows: Any, usable: Tensor, **values: Tensor) -> None:
+        """Write new values to buffers, unless the step is not usable."""
+        write_where(self, rows, usable, **values)
+
+
+class FactorStrategy(BalancingStrategy):
+    """Base of strategies that multiply each encoder's update by a factor.
+
+    Further buffers: ``factor`` ``(modality,)``, and ``sign_flips``, how often one was below zero. The factor of a
+    modality that is missing in a batch stays as it was.
+    """
+
+    modulates = True
+    factor: Tensor
+    sign_flips: Tensor
+
+    def setup(
+        self,
+        model: MultimodalModel,
+        make_heads: Callable[[], UnimodalHeads],
+        score_sums: ScoreSums,
+        steps_per_epoch: int,
+    ) -> None:
+        """See the base class."""
+        super().setup(model, make_heads, score_sums, steps_per_epoch)
+        self.register_buffer("factor", torch.ones(len(model.modalities)))
+        self.register_buffer("sign_flips", torch.zeros(()))
+
+    def factors(self, rows: Any, score: Tensor, usable: Tensor, step: Step) -> Tensor:
+        """Factors of the present modalities, ``(present,)``, from their scores; see ``observe``."""
+        return torch.ones_like(score)
+
+    def observe(self, rows: Any, score: Tensor, usable: Tensor, step: Step) -> None:
+        """Set the factors."""
+        self.set_factors(rows, self.factors(rows, score, usable, step), usable)
+
+    def set_factors(self, rows: Any, factor: Tensor, usable: Tensor) -> None:
+        """Write factors, unless the step is not usable or one of them is not finite."""
+        usable = usable & torch.isfinite(factor).all()
+        self.keep(rows, usable, factor=factor)
+        self.sign_flips += torch.where(usable, (factor < 0).sum(), 0)
+
+    def modulate(self, model: MultimodalModel, optimizer: Optimizer, step: Step) -> None:
+        """Scale each encoder's update by its factor."""
+        scale_updates(model, optimizer, dict(zip(self.modalities, self.factor.unbind(), strict=True)))
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Each modality's score and factor, and how many factors were below zero so far."""
+        return {**super().diagnostics(), "factor": self.factor.clone(), "sign_flips": self.sign_flips.clone()}
+
+
+def fused_loss(outputs: Outputs, target: Tensor, criterion: Criterion) -> Tensor:
+    """Loss of the fused prediction; with deep supervision each coarser scale counts half the one before."""
+    every = (outputs.logits, *outputs.deep_logits)
+    weights = [0.5**i for i in range(len(every))]
+    total = torch.stack([w * criterion(x, target) for w, x in zip(weights, every, strict=True)]).sum()
+    return total / sum(weights)
+
+
+def write_where(module: nn.Module, rows: Any, usable: Tensor, **values: Tensor) -> None:
+    """Write to rows of buffers where ``usable``, a boolean scalar, is True."""
+    for name, value in values.items():
+        buffer = getattr(module, name)
+        buffer[rows] = torch.where(usable, value, buffer[rows])
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over all processes, in one exchange."""
+    average([p.grad for p in parameters if p.grad is not None])
 
 
 def scale_updates(model: MultimodalModel, optimizer: Optimizer, factors: Mapping[str, Tensor]) -> None:
     """Scale the next update of each modality's parameters by a factor.
 
-    For SGD the gradients are multiplied in place. Adam divides each gradient by its running magnitude, where a factor
-    would cancel, so there the learning rate of the modality's parameter group is multiplied instead; the engine sets
-    every learning rate anew at the next step.
+    For SGD the gradients are multiplied in place. Adam and its kin divide each gradient by its running magnitude, where
+    a factor would cancel, so there the learning rate of the modality's parameter group is multiplied instead
+    (ADR 0007). The caller sets the learning rate anew after the step, as ``engine.train_step`` does.
 
     Args:
         model: knows which parameters belong to which modality.
@@ -112,11 +273,9 @@ def scale_updates(model: MultimodalModel, optimizer: Optimizer, factors: Mapping
     Raises:
         ValueError: if a modality matches no parameter.
     """
-    adaptive = isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW))
     for modality, factor in factors.items():
-        parameters = model.modality_parameters(modality)
-        if not adaptive:
-            gradients = [p.grad for p in parameters if p.grad is not None]
+        if isinstance(optimizer, SGD):
+            gradients = modality_gradients(model, modality)
             if gradients:
                 torch._foreach_mul_(gradients, factor)
             continue
@@ -126,3 +285,37 @@ def scale_updates(model: MultimodalModel, optimizer: Optimizer, factors: Mapping
         for group in groups:
             # Only the fused optimizer takes a tensor here, and with it nothing waits for the device.
             group["lr"] = group["lr"] * (factor if group.get("fused") else factor.item())
+
+
+def modality_gradients(model: MultimodalModel, modality: str) -> list[Tensor]:
+    """The gradients of a modality's parameters, as far as there are any.
+
+    Raises:
+        ValueError: if the modality matches no parameter.
+    """
+    return [p.grad for p in model.modality_parameters(modality) if p.grad is not None]
+
+
+def gradient_spreads(model: MultimodalModel) -> dict[str, list[Tensor]]:
+    """Standard deviation of each gradient tensor of each modality, over its own elements."""
+    return {
+        m: [g.float().std(correction=0) + NOISE_FLOOR for g in modality_gradients(model, m)] for m in model.modalities
+    }
+
+
+def add_gradient_noise(model: MultimodalModel, spreads: Mapping[str, list[Tensor]], step: Step) -> None:
+    """Add Gaussian noise to every gradient of every modality (the GE of OGM-GE, CVPR 2022).
+
+    Args:
+        model: has gradients.
+        spreads: standard deviations, from ``gradient_spreads`` before anything was modulated.
+        step: for random numbers that are equal on all processes; they are drawn in float32.
+    """
+    for modality in model.modalities:
+        gradients = modality_gradients(model, modality)
+        if not gradients:
+            continue
+        generator = step.generator(f"gradient noise {modality}", gradients[0].device)
+        for gradient, spread in zip(gradients, spreads[modality], strict=True):
+            noise = torch.randn(gradient.shape, generator=generator, device=gradient.device)
+            gradient.add_((noise * spread).to(gradient.dtype))

@@ -1,129 +1,110 @@
 """Classifier-guided gradient modulation (CGGM), Guo et al., NeurIPS 2024, https://arxiv.org/abs/2411.01409.
 
 Classifier heads watch how fast each modality improves; the encoder of a modality that lags gets larger updates, that
-of one that runs ahead smaller ones. The paper's coefficient of modality m is ``B_m = sum_{k != m} d_k / sum_k d_k``,
-with d_k the change of head k's score between two batches. Taken literally it has neither mean nor bound, since the
-sum in its denominator goes through zero. Here d_k is smoothed and made positive first, after which the same formula
-is bounded and has mean one (ADR 0003).
+of one that runs ahead smaller ones, and the fused gradient may be pulled towards the modalities' own. The paper's
+coefficient of modality m is ``B_m = sum_{k != m} d_k / sum_k d_k``, with d_k the change of head k's score between two
+batches. Taken literally it has neither mean nor bound, since the sum in its denominator goes through zero; so the
+default applies it to smoothed, positive quantities (``cggm_coefficients``).
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from cggm_med.config import require
-from cggm_med.distributed import sum_over_processes
+from cggm_med.errors import ConfigError
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.unimodal import UnimodalHeads
-from cggm_med.strategies.base import BalancingStrategy, Criterion, ScoreSums, StrategyConfig, scale_updates
+from cggm_med.scores import ScoreSums
+from cggm_med.step import Step
+from cggm_med.strategies.base import Criterion, FactorStrategy, StrategyConfig, modality_gradients
+from cggm_med.strategies.cggm_coefficients import RatioCoefficients, StableCoefficients
+from cggm_med.strategies.last_layer import cosines, guidance_loss, last_layer_gradients
 from cggm_med.typing import Outputs
-
-FAST, SLOW = 0.9, 0.99  # decay of the two running means whose difference is the improvement
-MAX_Z = 3.0  # standardised lead at which a factor saturates
-NOISE_FLOOR = 1e-4  # keeps differences below any plausible noise from being standardised into a signal
-
-
-def balancing_factors(improvement: Tensor, noise: Tensor) -> Tensor:
-    """The paper's coefficient B_m over positive utilities, scaled to mean one.
-
-    The common part of the improvements is removed, what is left is measured in units of its noise and squashed to
-    (-3, 3), a softplus makes it a positive utility u, and ``w_m = M/(M-1) * sum_{k != m} u_k / sum_k u_k``.
-
-    Args:
-        improvement: ``(modality,)``, how much each head's loss fell, on one scale for all.
-        noise: scalar, standard deviation of a difference that means nothing.
-
-    Returns:
-        ``(modality,)``, in (0, M/(M-1)), mean 1; the modality that improved least has the largest.
-
-    Example:
-        >>> balancing_factors(torch.tensor([0.2, 0.1]), torch.tensor(0.1))
-        tensor([0.6590, 1.3410])
-    """
-    modalities = len(improvement)
-    if modalities == 1:
-        return torch.ones_like(improvement)
-    z = (improvement - improvement.mean()) / noise
-    utility = F.softplus(z / torch.sqrt(1 + (z / MAX_Z) ** 2))
-    return modalities / (modalities - 1) * (1 - utility / utility.sum())
-
-
-def temper(factors: Tensor, strength: float, low: float, high: float) -> Tensor:
-    """Move factors towards one: by ``strength``, and further where one of them would leave ``[low, high]``.
-
-    All are moved alike, so that their mean stays exactly one, which cutting each for itself would not keep.
-
-    Example:
-        >>> temper(torch.tensor([0.2, 1.8]), strength=0.5, low=0.5, high=1.5)
-        tensor([0.6000, 1.4000])
-        >>> temper(torch.tensor([0.2, 1.8]), strength=1.0, low=0.5, high=1.5)
-        tensor([0.5000, 1.5000])
-    """
-    deviation = strength * (factors - 1)
-    room = torch.where(deviation < 0, 1 - low, high - 1)
-    excess = (deviation.abs() / room).max()
-    return 1 + deviation / excess.clamp_min(1)
 
 
 @dataclass(frozen=True)
 class CGGMConfig(StrategyConfig):
-    """Settings of CGGM.
+    """Settings of CGGM. Those that are None take the value of their mode: stable, or (paper, released).
 
     Attributes:
-        unimodal_weight: share of the heads' gradient that reaches the encoders; 0 detaches the heads as in the paper.
-        strength: how far factors may move from one; 0 leaves every encoder alone.
-        min_factor: smallest factor.
-        max_factor: largest factor.
-        warmup_steps: steps with all factors at one; default 50 or one epoch, whichever is longer.
+        mode: ``stable``; ``paper``, the paper's rule taken literally; or ``released``, what the authors' code does. The
+            last two are for ablation.
+        unimodal_weight: share of the heads' gradient that reaches the encoders; 0.3, or (0): detached as in the paper.
+        rho: multiplies all factors.
+        guidance_weight: weight of the direction term, lambda in the paper; 0, or (0.1), the authors' value for BraTS.
+        strength: how far factors may move from one; 0 leaves every encoder alone. Only stable.
+        min_factor: smallest factor before rho. Only stable.
+        max_factor: largest factor before rho. Only stable.
+        warmup_steps: steps with all factors at one; 50 or one epoch, whichever is longer, or (0).
     """
 
-    unimodal_weight: float = 0.3
+    mode: Literal["stable", "paper", "released"] = "stable"
+    unimodal_weight: float | None = None
+    rho: float = 1.0
+    guidance_weight: float | None = None
     strength: float = 0.5
     min_factor: float = 0.5
     max_factor: float = 1.5
     warmup_steps: int | None = None
 
+    DEFAULTS: ClassVar = {
+        "stable": {"unimodal_weight": 0.3, "guidance_weight": 0.0},
+        "paper": {"unimodal_weight": 0.0, "guidance_weight": 0.1, "warmup_steps": 0},
+        "released": {"unimodal_weight": 0.0, "guidance_weight": 0.1, "warmup_steps": 0},
+    }
+
     def __post_init__(self) -> None:
-        require(self.unimodal_weight >= 0, "strategy.unimodal_weight", self.unimodal_weight, "at least 0")
-        require(self.strength >= 0, "strategy.strength", self.strength, "at least 0")
+        for name, value in self.DEFAULTS[self.mode].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)  # so that the run's settings show what was used
+        for name in ("unimodal_weight", "guidance_weight", "strength"):
+            require(getattr(self, name) >= 0, f"strategy.{name}", getattr(self, name), "at least 0")
+        require(self.rho > 0, "strategy.rho", self.rho, "more than 0")
         require(0 <= self.min_factor < 1, "strategy.min_factor", self.min_factor, "at least 0, below 1")
         require(self.max_factor > 1, "strategy.max_factor", self.max_factor, "more than 1")
         require((self.warmup_steps or 0) >= 0, "strategy.warmup_steps", self.warmup_steps, "at least 0")
 
 
-class CGGM(BalancingStrategy):
-    """Heads' losses through the encoders plus a bounded factor on each encoder's update.
+class CGGM(FactorStrategy):
+    """Heads' losses through the encoders, a factor on each encoder's update, and optionally the direction term.
 
     With ``unimodal_weight=0`` and ``strength=0`` the model is trained bit for bit as by joint training.
 
-    Buffers, ``(modality,)`` unless said otherwise: ``fast`` and ``slow`` running means of each head's loss (one minus
-    its soft Dice, so that all share one scale), ``seen`` how many steps each entered, ``noise`` and ``noise_seen``
-    (scalars) the running variance of the differences between modalities, ``step`` (scalar), ``score`` and ``factor``.
+    The direction term ``L_gm = 1/M sum_m (|B_m| - B_m cos(g_m, g_fused))`` compares gradients at the last layers of the
+    same batch, in closed form (``last_layer``).
+
+    ``released`` does what the authors' code does, with the encoders found as it means to: gradients are multiplied
+    before clipping whatever the optimizer, and the direction term compares parameters and comes one step late.
     """
 
     Config = CGGMConfig
     description = "classifier heads through the encoders plus a bounded factor on each encoder's update"
     url = "https://arxiv.org/abs/2411.01409"
+    config: CGGMConfig
     heads: UnimodalHeads
-    fast: Tensor
-    slow: Tensor
-    seen: Tensor
-    noise: Tensor
-    noise_seen: Tensor
-    step: Tensor
-    score: Tensor
-    factor: Tensor
 
     def __init__(self, config: CGGMConfig) -> None:
         super().__init__(config)
-        self.config = config
+        if config.mode != "stable":
+            warnings.warn(
+                f"cggm mode={config.mode} is for ablation: its factors have no bound and can be negative; "
+                "use mode=stable to train",
+                stacklevel=2,
+            )
+
+    @property
+    def unimodal_weight(self) -> float:
+        """See the settings."""
+        return self.config.unimodal_weight or 0.0
 
     def setup(
         self,
@@ -132,78 +113,109 @@ class CGGM(BalancingStrategy):
         score_sums: ScoreSums,
         steps_per_epoch: int,
     ) -> None:
-        """See the base class.
-
-        Raises:
-            ValueError: if a modality matches no parameter.
-        """
-        for modality in model.modalities:
-            model.modality_parameters(modality)
-        self.modalities = model.modalities
-        self.heads = make_heads()
-        self.score_sums = score_sums
-        warmup = self.config.warmup_steps
-        self.warmup_steps = max(50, steps_per_epoch) if warmup is None else warmup
+        """See the base class."""
+        super().setup(model, make_heads, score_sums, steps_per_epoch)
+        config = self.config
+        self.warmup_steps = max(50, steps_per_epoch) if config.warmup_steps is None else config.warmup_steps
         count = len(model.modalities)
-        for name in ("fast", "slow", "seen", "score"):
-            self.register_buffer(name, torch.zeros(count))
-        for name in ("noise", "noise_seen", "step"):
-            self.register_buffer(name, torch.zeros(()))
-        self.register_buffer("factor", torch.ones(count))
+        self.coefficients: StableCoefficients | RatioCoefficients
+        if config.mode == "stable":
+            self.coefficients = StableCoefficients(count, config.strength, config.min_factor, config.max_factor)
+        else:
+            self.coefficients = RatioCoefficients(count, released=config.mode == "released")
+        if config.mode == "released":
+            self.late_guidance = LateGuidance(_weight(model.head))
 
-    def losses(self, outputs: Outputs, target: Tensor, criterion: Criterion) -> dict[str, Tensor]:
-        """The fused loss, and each present modality's own."""
-        losses = super().losses(outputs, target, criterion)
-        logits = self.heads(outputs.features, encoder_weight=self.config.unimodal_weight)
-        losses |= {modality: criterion(x, target) for modality, x in logits.items()}
-        sums = torch.stack([self.score_sums(x, target) for x in logits.values()])
-        self.observe(tuple(logits), sum_over_processes(sums))
+    def factors(self, rows: Any, score: Tensor, usable: Tensor, step: Step) -> Tensor:
+        """``rho`` times the coefficients of the mode; 1 during the warm-up."""
+        coefficients = self.coefficients(rows, score, usable)
+        if step.number < self.warmup_steps:
+            return torch.ones_like(score)
+        return self.config.rho * coefficients
+
+    def losses(
+        self, model: MultimodalModel, outputs: Outputs, target: Tensor, criterion: Criterion, step: Step
+    ) -> dict[str, Tensor]:
+        """The fused loss, each present modality's own, and the direction term if its weight is not 0."""
+        losses = super().losses(model, outputs, target, criterion, step)
+        weight = self.config.guidance_weight or 0.0
+        if weight and self.config.mode == "released":
+            losses["guidance"] = weight * self.late_guidance(_weight(model.head)) / step.parts
+        elif weight:
+            if step.parts > 1:
+                raise ConfigError(
+                    f"strategy.guidance_weight is {weight} with train.accumulate {step.parts}: the direction of a "
+                    "gradient needs the whole batch at once; set one of them to 0 or 1"
+                )
+            pairs = last_layer_gradients(model, outputs, target, criterion, differentiable=True)
+            if pairs.keys() != outputs.unimodal.keys():
+                raise ValueError(
+                    "the direction term compares last layers of one width; make each classifier head's last layer as "
+                    "wide as the model's head, or set strategy.guidance_weight to 0"
+                )
+            coefficients = self.factor[self.rows(pairs)] / self.config.rho
+            losses["guidance"] = weight * guidance_loss(coefficients, cosines(pairs))
         return losses
 
-    @torch.no_grad()
-    def observe(self, present: tuple[str, ...], sums: Tensor) -> None:
-        """Update scores and factors from one step's statistics; nothing is read back from the device.
+    def combine(self, model: MultimodalModel) -> None:
+        """Average over processes; ``released`` also multiplies here and prepares the next step's direction term."""
+        super().combine(model)
+        if self.config.mode == "released":
+            for modality, factor in zip(self.modalities, self.factor.unbind(), strict=True):
+                if gradients := modality_gradients(model, modality):
+                    torch._foreach_mul_(gradients, factor)
+            self.late_guidance.prepare(model, self.heads, self.factor / self.config.rho)
 
-        Modalities that are absent, and steps in which no target occurred, leave their state as it is.
-
-        Args:
-            present: the modalities in this batch, in the model's order.
-            sums: ``(present, target, 3)``, see ``setup``; already summed over processes.
-        """
-        occurred = (sums[..., 2] > 0).float()
-        score = (sums[..., 0] / sums[..., 1].clamp_min(1e-8) * occurred).sum(-1) / occurred.sum(-1).clamp_min(1)
-        usable = torch.isfinite(score).all() & (occurred.sum() > 0)
-        everyone = present == self.modalities
-        rows: Any = slice(None) if everyone else [self.modalities.index(m) for m in present]
-
-        self.step += 1
-        loss = 1 - score
-        seen = self.seen[rows] + 1
-        fast = FAST * self.fast[rows] + (1 - FAST) * loss
-        slow = SLOW * self.slow[rows] + (1 - SLOW) * loss
-        mean_fast, mean_slow = fast / (1 - FAST**seen), slow / (1 - SLOW**seen)
-        scale = mean_slow.mean().clamp_min(1e-8)
-        improvement = (mean_slow - mean_fast) / scale
-        error = (loss - mean_slow) / scale
-        noise_seen = self.noise_seen + 1
-        noise = SLOW * self.noise + (1 - SLOW) * (error - error.mean()).square().mean()
-        # A running mean of independent values has (1 - decay) / (1 + decay) times their variance.
-        spread = torch.sqrt(noise / (1 - SLOW**noise_seen) * (1 - FAST) / (1 + FAST)) + NOISE_FLOOR
-        factor = balancing_factors(improvement, spread)
-        factor = temper(factor, self.config.strength, self.config.min_factor, self.config.max_factor)
-        factor = torch.where(self.step > self.warmup_steps, factor, torch.ones_like(factor))
-
-        new = {"fast": fast, "slow": slow, "seen": seen, "score": score, "factor": factor}
-        for name, value in new.items():
-            buffer = getattr(self, name)
-            buffer[rows] = torch.where(usable, value, buffer[rows])
-        self.noise.copy_(torch.where(usable, noise, self.noise))
-        self.noise_seen.copy_(torch.where(usable, noise_seen, self.noise_seen))
-
-    def modulate(self, model: MultimodalModel, optimizer: Optimizer) -> None:
-        """Scale each encoder's update by its factor."""
-        scale_updates(model, optimizer, dict(zip(self.modalities, self.factor.unbind(), strict=True)))
+    def modulate(self, model: MultimodalModel, optimizer: Optimizer, step: Step) -> None:
+        """Scale each encoder's update by its factor, unless ``combine`` did."""
+        if self.config.mode != "released":
+            super().modulate(model, optimizer, step)
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Each modality's score (soft Dice of its head) and factor."""
-        return {"score": self.score.clone(), "factor": self.factor.clone()}
+        """Scores, factors and sign flips; of the ratio also how often it was undefined and how large it got."""
+        values = super().diagnostics()
+        if isinstance(self.coefficients, RatioCoefficients):
+            values["cancelled"] = self.coefficients.cancelled.clone()
+            values["largest_coefficient"] = self.coefficients.largest.clone()
+        return values
+
+
+class LateGuidance(nn.Module):
+    """The direction term of the authors' code: cosines of last-layer parameters, applied one step late.
+
+    Its gradient reaches the fused head's weight alone and was computed at that weight's old value, so the value and
+    that gradient are all that has to be kept. Buffers: ``value`` (scalar) and ``gradient``, shaped like the weight.
+
+    Args:
+        weight: of the fused head.
+    """
+
+    value: Tensor
+    gradient: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("value", torch.zeros(()))
+        self.register_buffer("gradient", torch.zeros_like(weight))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The value of the step before, whose derivative is the gradient of the step before."""
+        return self.value + (self.gradient * (weight - weight.detach())).sum()
+
+    @torch.enable_grad()
+    def prepare(self, model: MultimodalModel, heads: UnimodalHeads, coefficients: Tensor) -> None:
+        """Compute value and gradient for the next step, from the parameters as they are before this one."""
+        cosine = torch.stack(
+            [
+                F.cosine_similarity(heads.last_weight(m).detach().flatten(), model.head_weight(m).flatten(), dim=0)
+                for m in model.modalities
+            ]
+        )
+        value = guidance_loss(coefficients, cosine)
+        (gradient,) = torch.autograd.grad(value, _weight(model.head))
+        self.value.copy_(value.detach())
+        self.gradient.copy_(gradient)
+
+
+def _weight(head: nn.Module) -> Tensor:
+    return next(p for p in head.parameters() if p.ndim > 1)

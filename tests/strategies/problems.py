@@ -1,17 +1,26 @@
-"""Small seeded problems on which strategies are tried: a model, a batch and a step."""
+"""Small seeded problems on which strategies are tried: segmentation, classification and regression."""
+
+from dataclasses import dataclass
 
 import torch
+from torch import nn
 
+from cggm_med import registry
 from cggm_med.config import OptimConfig
+from cggm_med.diagnostics import Monitor
 from cggm_med.engine import make_optimizer, train_step
-from cggm_med.losses import RegionLoss, soft_dice_sums
+from cggm_med.losses import RegionLoss
+from cggm_med.models.late_fusion import LateFusionModel
 from cggm_med.models.segmentation import SegmentationModel
-from cggm_med.models.unimodal import UnimodalHeads, VoxelwiseHead
+from cggm_med.models.unimodal import UnimodalHeads, VectorHead, VoxelwiseHead
+from cggm_med.scores import residual_sums, soft_dice_sums, true_class_sums
+from cggm_med.step import Step
 from cggm_med.typing import Batch
 
 CHANNELS = (3, 4, 5)
 MODALITIES = ("flair", "t1", "t1ce")
 CPU = torch.device("cpu")
+STEPS = 100
 
 
 def small_model(modalities=MODALITIES, seed=0, **options) -> SegmentationModel:
@@ -34,20 +43,79 @@ def small_batch(step=0, modalities=MODALITIES, samples=2) -> Batch:
     return Batch(inputs, target, tuple(f"case{i}" for i in range(samples)))
 
 
-def set_up(strategy, model, steps_per_epoch=5):
-    strategy.setup(model, lambda: small_heads(model.modalities), soft_dice_sums, steps_per_epoch)
+def vector_model(modalities=MODALITIES, seed=0, targets=4) -> LateFusionModel:
+    torch.manual_seed(seed)
+    # Biases in front of the ReLU, so that no feature is dead for all samples.
+    encoders = {m: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5)) for m in modalities}
+    return LateFusionModel(encoders, dict.fromkeys(modalities, 5), targets)
+
+
+def vector_heads(modalities=MODALITIES, targets=4) -> UnimodalHeads:
+    torch.manual_seed(1)
+    return UnimodalHeads({m: VectorHead(5, targets) for m in modalities})
+
+
+def vector_batch(step=0, modalities=MODALITIES, samples=4, classes=True) -> Batch:
+    random = torch.Generator().manual_seed(100 + step)
+    label = torch.randint(4, (samples,), generator=random)
+    code = nn.functional.one_hot(label, 6).float()
+    inputs = {
+        m: code * strength + torch.randn(samples, 6, generator=random)
+        for m, strength in zip(modalities, (3.0, 0.5, 1.5), strict=False)
+    }
+    target = label if classes else label[:, None].float() - 1.5
+    return Batch(inputs, target, tuple(f"case{i}" for i in range(samples)))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a strategy needs to be tried."""
+
+    model: object
+    heads: object
+    batch: object
+    criterion: nn.Module
+    score_sums: object
+
+
+SEGMENTATION = Problem(small_model, small_heads, small_batch, RegionLoss(), soft_dice_sums)
+CLASSIFICATION = Problem(vector_model, vector_heads, vector_batch, nn.CrossEntropyLoss(), true_class_sums)
+REGRESSION = Problem(
+    lambda modalities=MODALITIES, seed=0: vector_model(modalities, seed, targets=1),
+    lambda modalities=MODALITIES: vector_heads(modalities, targets=1),
+    lambda step=0, modalities=MODALITIES, samples=4: vector_batch(step, modalities, samples, classes=False),
+    nn.L1Loss(),
+    residual_sums(1.0),
+)
+PROBLEMS = {"segmentation": SEGMENTATION, "classification": CLASSIFICATION, "regression": REGRESSION}
+
+
+def make(name, **settings):
+    """A registered strategy."""
+    cls = registry.load(registry.STRATEGIES, name)
+    return cls(cls.Config(name, **settings))
+
+
+def set_up(strategy, model, steps_per_epoch=5, problem=SEGMENTATION):
+    strategy.setup(model, lambda: problem.heads(model.modalities), problem.score_sums, steps_per_epoch)
     return strategy
 
 
-def trained(strategy, steps=4, optim=None, model=None, batches=None):
+def trained(strategy, steps=4, optim=None, model=None, batches=None, problem=SEGMENTATION, first=0, **options):
     """The model after some steps, its strategy set up and used."""
-    model = model if model is not None else small_model()
-    set_up(strategy, model)
+    model = model if model is not None else problem.model()
+    set_up(strategy, model, problem=problem)
     optimizer = make_optimizer(model, strategy, optim or OptimConfig(), CPU)
-    for step in range(steps):
-        batch = batches[step] if batches else small_batch(step, model.modalities)
-        train_step(model, strategy, optimizer, RegionLoss(), batch, clip_norm=1.0)
+    for number in range(first, first + steps):
+        batch = batches[number - first] if batches else problem.batch(number, model.modalities)
+        one_step(model, strategy, optimizer, batch, number, problem, **options)
     return model
+
+
+def one_step(model, strategy, optimizer, batch, number=0, problem=SEGMENTATION, **options):
+    options.setdefault("monitor", Monitor(len(model.modalities)))
+    options.setdefault("clip_norm", 1.0)
+    return train_step(model, strategy, optimizer, problem.criterion, batch, Step(number, STEPS), **options)
 
 
 def same_bits(a, b) -> bool:

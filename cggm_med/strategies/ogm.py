@@ -1,0 +1,110 @@
+"""On-the-fly gradient modulation (OGM, OGM-GE), Peng et al., CVPR 2022, https://arxiv.org/abs/2203.15332.
+
+A modality that predicts better than the others gets smaller updates, so that the others can catch up; with
+generalisation enhancement (GE), Gaussian noise as large as each gradient's own spread makes up for the lost noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from cggm_med.config import require
+from cggm_med.models.base import MultimodalModel
+from cggm_med.step import Step
+from cggm_med.strategies.base import FactorStrategy, StrategyConfig, add_gradient_noise, gradient_spreads
+from cggm_med.strategies.ratios import TIE, score_ratios
+
+
+def ogm_factors(score: Tensor, alpha: float, form: str = "continuous") -> Tensor:
+    """Factors that damp every modality whose score is above the mean of the others.
+
+    ``rho_m = s_m / mean of the other s_k``. The paper: ``k_m = 1 - tanh(alpha rho_m)`` where ``rho_m > 1``, else 1; that
+    jumps at a tie. Continuous: ``k_m = 1 - tanh(alpha max(rho_m - 1, 0))``. For two modalities ``rho`` is the paper's.
+
+    Args:
+        score: ``(modality,)``, at least 0, higher is better.
+        alpha: strength, at least 0.
+        form: ``continuous`` or ``paper``.
+
+    Returns:
+        ``(modality,)`` in [0, 1].
+
+    Example:
+        >>> ogm_factors(torch.tensor([0.6, 0.3]), alpha=0.5)
+        tensor([0.5379, 1.0000])
+        >>> ogm_factors(torch.tensor([0.6, 0.3]), alpha=0.5, form="paper")
+        tensor([0.2384, 1.0000])
+    """
+    ratio = score_ratios(score)
+    if form == "paper":
+        return torch.where(ratio > 1 + TIE, 1 - torch.tanh(alpha * ratio), 1)
+    return 1 - torch.tanh(alpha * (ratio - 1).clamp_min(0))
+
+
+@dataclass(frozen=True)
+class OGMConfig(StrategyConfig):
+    """Settings of OGM and OGM-GE.
+
+    Attributes:
+        alpha: strength; the paper has 0.1 for VGGSound and 0.8 for CREMA-D.
+        form: ``continuous``, or ``paper`` for the paper's rule, which jumps at a tie.
+        start: share of the run after which factors are applied.
+        end: share of the run up to which they are.
+    """
+
+    alpha: float = 0.8
+    form: Literal["continuous", "paper"] = "continuous"
+    start: float = 0.0
+    end: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.alpha >= 0, "strategy.alpha", self.alpha, "at least 0")
+        require(0 <= self.start < 1, "strategy.start", self.start, "at least 0, below 1")
+        require(self.start < self.end <= 1, "strategy.end", self.end, "more than strategy.start, at most 1")
+
+
+class OGM(FactorStrategy):
+    """Damps the modality that predicts best.
+
+    Scored by its share of a linear fused head where there is one, as in the paper, otherwise by its classifier head,
+    which only watches.
+    """
+
+    Config = OGMConfig
+    description = "smaller updates for the modality that predicts best"
+    url = "https://arxiv.org/abs/2203.15332"
+    from_shares = True
+    config: OGMConfig
+
+    def active(self, step: Step) -> bool:
+        """Whether this step is within the part of the run that is modulated."""
+        return self.config.start <= step.progress < self.config.end
+
+    def factors(self, rows: Any, score: Tensor, usable: Tensor, step: Step) -> Tensor:
+        """See ``ogm_factors``."""
+        if not self.active(step):
+            return torch.ones_like(score)
+        return ogm_factors(score, self.config.alpha, self.config.form)
+
+
+class OGMGE(OGM):
+    """OGM, and noise on the gradients of every modality, damped or not: ``k_m g_m + N(0, std(g_m)^2)``.
+
+    The standard deviation is that of each gradient tensor after clipping and before the factor. With AdamW the factor
+    stands on the learning rate, so there it scales the noise as well.
+    """
+
+    description = "OGM, and Gaussian noise as large as each gradient's own spread"
+
+    def modulate(self, model: MultimodalModel, optimizer: Optimizer, step: Step) -> None:
+        """Scale, then add noise."""
+        if not self.active(step):
+            return
+        spreads = gradient_spreads(model)
+        super().modulate(model, optimizer, step)
+        add_gradient_noise(model, spreads, step)

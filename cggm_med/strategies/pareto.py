@@ -1,0 +1,135 @@
+"""Two gradients for each encoder, of the fused loss and of its own, combined so that neither is hurt (MMPareto).
+
+Wei and Hu, ICML 2024, https://arxiv.org/abs/2405.17730. Shared by the strategies that use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cggm_med.distributed import average
+from cggm_med.models.base import MultimodalModel
+
+Rescale = Literal["encoder", "tensor"]
+SHORTEST = 1e-30  # squared norm below which a gradient is nothing
+
+
+def min_norm_weight(gg: Tensor, gu: Tensor, uu: Tensor) -> Tensor:
+    """Weight a in [0, 1] that makes ``a g + (1 - a) u`` shortest.
+
+    Args:
+        gg: inner product of g with itself.
+        gu: of g with u.
+        uu: of u with itself.
+
+    Returns:
+        ``(<u,u> - <g,u>) / |g - u|^2``, cut to [0, 1]; one half where both are the same.
+
+    Example:
+        >>> min_norm_weight(torch.tensor(1.0), torch.tensor(0.0), torch.tensor(3.0))
+        tensor(0.7500)
+    """
+    distance = gg + uu - 2 * gu
+    inner = ((uu - gu) / torch.where(distance > SHORTEST, distance, 1)).clamp(0, 1)
+    return torch.where(distance > SHORTEST, inner, torch.full_like(inner, 0.5))
+
+
+def pareto_gradient(
+    fused: Sequence[Tensor], own: Sequence[Tensor], gamma: float, rescale: Rescale = "encoder"
+) -> tuple[list[Tensor], Tensor]:
+    """Combine the fused loss's and a modality's own gradient of one encoder.
+
+    Where they agree (positive cosine) the result is their sum. Where they conflict, it is twice the shortest vector
+    between them, which descends on both, brought back to the length of the sum if it is shorter. Both times gamma.
+
+    Args:
+        fused: gradient of the fused loss, one tensor a parameter.
+        own: gradient of the modality's own loss, shaped alike.
+        gamma: factor on the result.
+        rescale: restore the length of the whole ``encoder``'s gradient, which keeps its direction, or of each
+            ``tensor``'s, as the authors' code does.
+
+    Returns:
+        The combined gradient, and the cosine (scalar) between the two.
+
+    Example:
+        >>> pareto_gradient([torch.tensor([1.0, 0.0])], [torch.tensor([-1.0, 1.0])], gamma=1.0)[0]
+        [tensor([0.4472, 0.8944])]
+    """
+    g = torch.cat([x.flatten() for x in fused]).float()
+    u = torch.cat([x.flatten() for x in own]).float()
+    gg, gu, uu = g @ g, g @ u, u @ u
+    lengths = (gg.sqrt() * uu.sqrt()).clamp_min(SHORTEST)
+    cosine = gu / lengths
+    # A loss without any gradient, such as that of a modality which was left out, conflicts with nothing.
+    agree = (gu > 0) | (torch.minimum(gg, uu) < SHORTEST)
+    a = torch.where(agree, torch.full_like(cosine, 0.5), min_norm_weight(gg, gu, uu))
+    combined = [2 * a * x + 2 * (1 - a) * y for x, y in zip(fused, own, strict=True)]
+    plain = torch._foreach_norm([x + y for x, y in zip(fused, own, strict=True)])
+    now = torch._foreach_norm(combined)
+    if rescale == "encoder":
+        plain, now = ((torch.stack(list(x)).norm(),) * len(combined) for x in (plain, now))
+    for x, before, after in zip(combined, plain, now, strict=True):
+        ratio = torch.where(after > SHORTEST, before / after.clamp_min(SHORTEST), 1)
+        x.mul_(gamma * ratio.clamp_min(1))
+    return combined, cosine
+
+
+class ParetoGradients:
+    """Collects each encoder's own gradients over the parts of a batch, and combines them when it is complete.
+
+    Args:
+        gamma: see ``pareto_gradient``.
+        rescale: see ``pareto_gradient``.
+    """
+
+    def __init__(self, gamma: float, rescale: Rescale) -> None:
+        self.gamma, self.rescale = gamma, rescale
+        self.own: dict[str, dict[int, Tensor]] = {}
+
+    def backward(self, losses: Mapping[str, Tensor], model: MultimodalModel, heads: torch.nn.Module) -> None:
+        """Differentiate each modality's own loss through its encoder only, then all others together.
+
+        Args:
+            losses: those named by a modality are its own.
+            model: receives the gradients of the others.
+            heads: receive theirs.
+        """
+        present = [m for m in model.modalities if m in losses]
+        head_parameters = list(heads.parameters())
+        encoder = {m: model.modality_parameters(m) for m in present}
+        if present:
+            total = torch.stack([losses[m] for m in present]).sum()
+            wanted = [*head_parameters, *(p for m in present for p in encoder[m])]
+            found = iter(torch.autograd.grad(total, wanted, retain_graph=True, allow_unused=True))
+            for parameter in head_parameters:
+                if (gradient := next(found)) is not None:
+                    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+            for m in present:
+                mine = self.own.setdefault(m, {})
+                for i in range(len(encoder[m])):
+                    if (gradient := next(found)) is not None:
+                        mine[i] = mine[i].add_(gradient) if i in mine else gradient
+        torch.stack([loss for name, loss in losses.items() if name not in present]).sum().backward()
+
+    def combine(self, model: MultimodalModel) -> dict[str, Tensor]:
+        """Replace each encoder's gradient by the combined one; returns the cosines by modality.
+
+        Parameters that the modality's own loss does not reach keep the fused gradient.
+        """
+        average([gradient for mine in self.own.values() for gradient in mine.values()])
+        cosines = {}
+        for m, mine in self.own.items():
+            parameters = [model.modality_parameters(m)[i] for i in mine]
+            # In place: an optimizer may rely on a gradient's memory layout.
+            gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+            combined, cosines[m] = pareto_gradient(gradients, list(mine.values()), self.gamma, self.rescale)
+            for parameter, gradient, new in zip(parameters, gradients, combined, strict=True):
+                gradient.copy_(new)
+                parameter.grad = gradient
+        self.own = {}
+        return cosines

@@ -1,0 +1,39 @@
+"""Uniform multitask training: the fused loss plus every modality's own; the control that other methods must beat.
+
+The ablation of MMPareto (Wei and Hu, ICML 2024, https://arxiv.org/abs/2405.17730): unimodal losses, no balancing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cggm_med.config import require
+from cggm_med.strategies.base import BalancingStrategy, StrategyConfig
+
+
+@dataclass(frozen=True)
+class UniformConfig(StrategyConfig):
+    """Settings.
+
+    Attributes:
+        unimodal_weight: share of the heads' gradient that reaches the encoders.
+    """
+
+    unimodal_weight: float = 0.3
+
+    def __post_init__(self) -> None:
+        require(self.unimodal_weight >= 0, "strategy.unimodal_weight", self.unimodal_weight, "at least 0")
+
+
+class Uniform(BalancingStrategy):
+    """The loss of each classifier head flows through its encoder, and nothing is modulated."""
+
+    Config = UniformConfig
+    description = "joint training plus each modality's own loss through its encoder: the control to beat"
+    url = "https://arxiv.org/abs/2405.17730"
+    config: UniformConfig
+
+    @property
+    def unimodal_weight(self) -> float:
+        """See the settings."""
+        return self.config.unimodal_weight
