@@ -248,7 +248,9 @@ def test_a_batch_in_parts_gives_the_update_of_the_whole_batch(name, problem, opt
         for (key, expected), value in zip(models[0].state_dict().items(), model.state_dict().values(), strict=True):
             torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-5, msg=f"{name} {key}")
         for key, value in strategy.state_dict().items():
-            torch.testing.assert_close(value, strategies[0][0].state_dict()[key], rtol=1e-3, atol=1e-4, msg=key)
+            # One ReLU that rounding switches is seen in the cosine of a small encoder's gradients.
+            near = 1e-2 if key == "conflict_cosine" else 1e-4
+            torch.testing.assert_close(value, strategies[0][0].state_dict()[key], rtol=1e-3, atol=near, msg=key)
         for key, value in losses.items():
             torch.testing.assert_close(value, strategies[0][1][key], rtol=1e-4, atol=1e-5, msg=key)
     assert not same_bits(models[0], start)
