@@ -363,9 +363,13 @@ def _require_finite(pending: list[tuple[int, Batch, Tensor]], last: Path) -> flo
 
 
 def _readable(diagnostics: Mapping[str, Tensor], modalities: tuple[str, ...]) -> Record:
-    """Diagnostics as numbers: a vector by modality, a scalar as it is."""
+    """Diagnostics as numbers: a vector by modality, a scalar as it is; None for what is not defined."""
+
+    def number(value: float) -> float | None:
+        return value if math.isfinite(value) else None  # JSON has no NaN
+
     return {
-        name: dict(zip(modalities, value.tolist(), strict=True)) if value.ndim else value.item()
+        name: dict(zip(modalities, map(number, value.tolist()), strict=True)) if value.ndim else number(value.item())
         for name, value in diagnostics.items()
     }
 

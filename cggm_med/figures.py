@@ -25,6 +25,18 @@ PANEL_INCHES = 2.7
 MARGIN_MM = 4.0
 SMOOTHED_SHARE = 0.05  # standard deviation of the smoothing, as a share of a curve's records
 DPI = 200
+FUSED_COLOUR = "0.2"
+# What is logged for each modality: title, and the value at which nothing is special.
+MODALITY_PANELS: Mapping[str, tuple[str, float | None]] = {
+    "score": ("score of each modality and of the fusion", None),
+    "gradient_norm": ("gradient norm of each encoder", None),
+    "cosine": ("cosine of own and fused gradient, last layer", 0.0),
+    "factor": ("factor on each encoder's update", 1.0),
+    "drop_rate": ("how often each modality is left out", None),
+    "conflict_cosine": ("cosine of an encoder's two gradients", 0.0),
+    "shapley_share": ("Shapley share of the fused score", None),
+}
+AS_APPLIED = ("factor", "drop_rate", "shapley_share")
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -118,7 +130,7 @@ def learning_figure(path: Path, records: Records) -> None:
 
 
 def modality_figure(path: Path, records: Records, modalities: Sequence[str]) -> bool:
-    """Each modality's score and factor over steps.
+    """How the modalities fared over the steps, a panel each for what was logged.
 
     Args:
         path: PNG file to write.
@@ -126,26 +138,39 @@ def modality_figure(path: Path, records: Records, modalities: Sequence[str]) -> 
         modalities: names.
 
     Returns:
-        Whether there was anything to draw; joint training has neither scores nor factors.
+        Whether there was anything to draw.
     """
-    titles = {"score": "soft Dice of each modality's head", "factor": "factor on each encoder's update"}
-    shown = {key: [r for r in records if key in r] for key in titles}
-    panels = [key for key in titles if shown[key]]
+    panels = [key for key in MODALITY_PANELS if any(key in r for r in records)]
     if not panels:
         return False
-    figure = Figure(figsize=(4.5 * len(panels), 3.6), layout="constrained")
-    for ax, key in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        steps = [r["step"] for r in shown[key]]
-        for colour, modality in zip(cycle(LINE_COLOURS), modalities, strict=False):
-            values = [r[key][modality] for r in shown[key]]
-            if key == "score":
-                _curve(ax, steps, values, colour)
-            else:  # as applied: smoothed, a factor would seem to leave 1 before it does
-                ax.plot(steps, values, color=colour, lw=1.5)
-        _label(ax, titles[key])
-        if key == "factor":
-            ax.axhline(1, color="0.4", lw=0.8, zorder=0)
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.5 * columns, 3.3 * rows + 0.3), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
     handles = [Line2D([], [], color=c, lw=1.8, label=m) for c, m in zip(cycle(LINE_COLOURS), modalities, strict=False)]
+    for ax in axes[len(panels) :]:
+        ax.set_axis_off()
+    for ax, key in zip(axes, panels, strict=False):
+        title, neutral = MODALITY_PANELS[key]
+        for colour, modality in zip(cycle(LINE_COLOURS), modalities, strict=False):
+            known = [(r["step"], r[key][modality]) for r in records if r.get(key, {}).get(modality) is not None]
+            if not known:
+                continue
+            steps, values = [step for step, _ in known], [value for _, value in known]
+            if key in AS_APPLIED:  # smoothed, a factor would seem to leave 1 before it does
+                ax.plot(steps, values, color=colour, lw=1.5)
+            else:
+                _curve(ax, steps, values, colour)
+        if key == "score":
+            fused = [(r["step"], r["fused_score"]) for r in records if r.get("fused_score") is not None]
+            if fused:
+                _curve(ax, [step for step, _ in fused], [value for _, value in fused], FUSED_COLOUR)
+                handles.append(Line2D([], [], color=FUSED_COLOUR, lw=1.8, label="fused"))
+        if key == "gradient_norm":
+            ax.set_yscale("log")
+        if neutral is not None:
+            ax.axhline(neutral, color="0.4", lw=0.8, zorder=0)
+        _label(ax, title)
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=10)
     _write(path, figure)
     return True

@@ -20,6 +20,7 @@ EXAMPLE = checkpoints.Checkpoint(
     model={"w": torch.arange(3.0)},
     strategy={"factor": torch.ones(2)},
     optimizer={"state": {0: {"step": torch.tensor(7.0)}}, "param_groups": [{"lr": 0.1, "modality": None}]},
+    monitor={"clipped_steps": torch.tensor(3.0)},
 )
 
 
@@ -128,4 +129,4 @@ def test_changed_scans_are_refused_by_case(tmp_path):
 
 def test_weights_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="does not fit this model"):
-        checkpoints.restore(EXAMPLE, torch.nn.Linear(2, 2), torch.nn.Module(), None, tmp_path)
+        checkpoints.restore(EXAMPLE, torch.nn.Linear(2, 2), torch.nn.Module(), tmp_path)

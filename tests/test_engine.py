@@ -9,10 +9,11 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "strategies"))
-from problems import CPU, MODALITIES, set_up, small_batch, small_model, trained
+from problems import CPU, MODALITIES, one_step, set_up, small_batch, small_model, trained
 
 from cggm_med import engine
 from cggm_med.config import OptimConfig
+from cggm_med.diagnostics import Monitor
 from cggm_med.errors import ConfigError, NonFiniteLoss
 from cggm_med.losses import RegionLoss
 from cggm_med.strategies.cggm import CGGM, CGGMConfig
@@ -72,10 +73,7 @@ def test_training_lowers_the_loss():
     model, strategy = small_model(), CGGM(CGGMConfig("cggm"))
     set_up(strategy, model)
     optimizer = engine.make_optimizer(model, strategy, OptimConfig(lr=1e-2), CPU)
-    losses = [
-        engine.train_step(model, strategy, optimizer, RegionLoss(), small_batch(), clip_norm=1.0)["task"].item()
-        for _ in range(30)
-    ]
+    losses = [one_step(model, strategy, optimizer, small_batch(), number)["task"].item() for number in range(30)]
     assert losses[-1] < 0.8 * losses[0]
 
 
@@ -83,11 +81,11 @@ def test_gradients_are_clipped_before_the_factor_and_without_the_heads():
     model, strategy = small_model(), CGGM(CGGMConfig("cggm", unimodal_weight=0))
     set_up(strategy, model)
     seen = []
-    strategy.modulate = lambda model, optimizer: seen.append(
+    strategy.modulate = lambda model, optimizer, step: seen.append(
         torch.cat([p.grad.flatten() for p in model.parameters()]).norm().item()
     )
     optimizer = engine.make_optimizer(model, strategy, OptimConfig(), CPU)
-    engine.train_step(model, strategy, optimizer, RegionLoss(), small_batch(), clip_norm=0.01)
+    one_step(model, strategy, optimizer, small_batch(), clip_norm=0.01)
     assert seen == [pytest.approx(0.01, rel=1e-3)]
 
 
@@ -134,8 +132,8 @@ def test_a_cuda_step_in_bfloat16_applies_the_factor():
     optimizer = engine.make_optimizer(model, strategy, OptimConfig(), device)
     autocast = engine.precision("auto", device)
     for step in range(3):
-        batch = small_batch(step).to(device)
-        losses = engine.train_step(model, strategy, optimizer, RegionLoss(), batch, clip_norm=1.0, autocast=autocast)
+        monitor = Monitor(3).to(device)
+        losses = one_step(model, strategy, optimizer, small_batch(step), step, autocast=autocast, monitor=monitor)
     assert all(torch.isfinite(x) for x in losses.values())
     assert strategy.factor.mean().item() == pytest.approx(1, abs=1e-5)
 

@@ -211,7 +211,7 @@ def test_learning_without_validation_or_without_training_records(tmp_path, figur
     assert [len(f.axes) for f in figure] == [1, 2]
 
 
-def test_joint_training_has_no_modality_figure(tmp_path):
+def test_nothing_logged_about_the_modalities_is_no_figure(tmp_path):
     assert modality_figure(tmp_path / "a.png", train_records(3), ("t1",)) is False
     assert not (tmp_path / "a.png").exists()
 
@@ -220,6 +220,25 @@ def test_scores_without_factors_get_one_panel(tmp_path, figure):
     records = train_records(3, score={"t1": 0.5, "t2": 0.25})
     assert modality_figure(tmp_path / "a.png", records, ("t1", "t2"))
     assert len(figure[0].axes) == 1
+
+
+def test_the_fusion_is_drawn_beside_the_modalities(tmp_path, figure):
+    records = train_records(3, score={"t1": 0.5, "t2": 0.25}, fused_score=0.75)
+    assert modality_figure(tmp_path / "a.png", records, ("t1", "t2"))
+    drawn = [line.get_ydata()[0] for line in figure[0].axes[0].lines[::2]]
+    assert drawn == [0.5, 0.25, 0.75]
+    assert [text.get_text() for text in figure[0].legends[0].get_texts()] == ["t1", "t2", "fused"]
+
+
+def test_a_panel_each_for_what_was_logged_and_gaps_for_missing_modalities(tmp_path, figure):
+    both = {"t1": 0.5, "t2": 0.25}
+    records = train_records(4, score=both, cosine=both, gradient_norm=both, factor=both)
+    records[1]["cosine"] = {"t1": 0.5, "t2": None}
+    assert modality_figure(tmp_path / "a.png", records, ("t1", "t2"))
+    titles = [ax.get_title() for ax in figure[0].axes if ax.get_title()]
+    assert [title.split()[0] for title in titles] == ["score", "gradient", "cosine", "factor"]
+    cosine = figure[0].axes[2].lines
+    assert [len(line.get_xdata()) for line in cosine[:4:2]] == [4, 3]
 
 
 def test_factors_are_drawn_as_applied(tmp_path, figure):

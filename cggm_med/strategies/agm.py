@@ -34,7 +34,7 @@ def agm_factors(score: Tensor, habitual: Tensor, alpha: float) -> Tensor:
 
     Example:
         >>> agm_factors(torch.tensor([0.6, 0.2]), torch.tensor([0.4, 0.2]), alpha=1.0)
-        tensor([0.7633, 1.1595])
+        tensor([0.7631, 1.1600])
     """
     modalities = len(score)
     if modalities == 1:

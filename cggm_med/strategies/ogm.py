@@ -23,8 +23,8 @@ from cggm_med.strategies.ratios import TIE, score_ratios
 def ogm_factors(score: Tensor, alpha: float, form: str = "continuous") -> Tensor:
     """Factors that damp every modality whose score is above the mean of the others.
 
-    ``rho_m = s_m / mean of the other s_k``. The paper: ``k_m = 1 - tanh(alpha rho_m)`` where ``rho_m > 1``, else 1; that
-    jumps at a tie. Continuous: ``k_m = 1 - tanh(alpha max(rho_m - 1, 0))``. For two modalities ``rho`` is the paper's.
+    ``rho_m = s_m / mean of the other s_k``. The paper: ``k_m = 1 - tanh(alpha rho_m)`` where ``rho_m > 1``, else 1:
+    it jumps at a tie. Continuous: ``k_m = 1 - tanh(alpha max(rho_m - 1, 0))``. For two modalities, rho is the paper's.
 
     Args:
         score: ``(modality,)``, at least 0, higher is better.

@@ -184,7 +184,7 @@ def test_a_case_or_a_patient_in_two_splits(train_refused, phantom, tmp_path):
     ("words", "parts"),
     [
         ("--task brats21", ["no task 'brats21'. Did you mean 'brats2021'? Known: brats2021"]),
-        ("--strategy cgm", ["no strategy 'cgm'. Did you mean 'cggm'? Known: cggm, joint"]),
+        ("--strategy cgm", ["no strategy 'cgm'. Did you mean 'cggm'? Known: agm, cggm, dgs"]),
         ("--preset tinny", ["'tinny'. Did you mean 'tiny'? Known: base, full, tiny"]),
         ("--set optm.lr=1", ["no configuration section 'optm'. Did you mean 'optim'? Known: data, model"]),
         ("--set optim.learn=1", ["no configuration key 'optim.learn'.", "Known: optim.clip_norm, optim.final"]),
@@ -345,10 +345,10 @@ def test_evaluation_on_what_the_run_was_trained_on(finished, refused, phantom, t
 def test_a_loss_that_is_not_finite_stops_the_run(refused, phantom, cache, tmp_path, monkeypatch):
     real, batches = engine.train_step, []
 
-    def train_step(model, strategy, optimizer, criterion, batch, **rest):
+    def train_step(model, strategy, optimizer, criterion, batch, step, **rest):
         batches.append(batch.ids)
         factor = math.nan if len(batches) == 3 else 1
-        return real(model, strategy, optimizer, lambda *x: factor * criterion(*x), batch, **rest)
+        return real(model, strategy, optimizer, lambda *x: factor * criterion(*x), batch, step, **rest)
 
     monkeypatch.setattr(engine, "train_step", train_step)
     settings = small_settings(phantom, cache, train__epochs="1", train__checkpoint_every="1")

@@ -76,7 +76,7 @@ def test_full_fusion_is_a_concatenation_and_a_convolution():
     weight = torch.cat([fusion.projections[m][0].weight for m in "ab"], dim=1) / 2
     bias = sum(fusion.projections[m][0].bias for m in "ab") / 2
     expected = F.conv3d(torch.cat([maps["a"], maps["b"]], dim=1), weight, bias)
-    torch.testing.assert_close(fusion({m: Features((x,)) for m, x in maps.items()})[0], expected)
+    torch.testing.assert_close(fusion([{m: Features((x,)) for m, x in maps.items()}])[0][0], expected)
 
 
 def test_fusion_of_two_constant_maps_by_hand():
@@ -86,8 +86,37 @@ def test_fusion_of_two_constant_maps_by_hand():
         fusion.projections[modality][0].weight.data.fill_(weight)
         fusion.projections[modality][0].bias.data.fill_(bias)
     five = Features((torch.full((1, 1, 1, 1, 1), 5.0),))
-    assert fusion({"a": five, "b": five})[0].item() == 12.5
-    assert fusion({"b": five})[0].item() == 14
+    assert fusion([{"a": five, "b": five}])[0][0].item() == 12.5
+    assert fusion([{"b": five}])[0][0].item() == 14
+
+
+def test_several_views_at_once_are_the_views_one_by_one(model, inputs):
+    features = model.encode(inputs)
+    nobody = torch.tensor([True, False])
+    views = [
+        features,
+        {m: f for m, f in features.items() if m != "flair"},
+        {m: Features(f.maps, nobody) if m in ("flair", "t2") else f for m, f in features.items()},
+        {"t1": features["t1"]},
+    ]
+    before = {m: [x.clone() for x in f.maps] for m, f in features.items()}
+    for together, view in zip(model.predict(views), views, strict=True):
+        assert torch.equal(together.logits, model.head(model.fuse(view)[0]))
+        assert together.features == view
+    assert all(torch.equal(a, b) for m in MODALITIES for a, b in zip(before[m], features[m].maps, strict=True))
+
+
+def test_gradients_through_several_views_add_up(model, inputs):
+    def gradient(predict) -> list[torch.Tensor]:
+        model.zero_grad()
+        features = model.encode(inputs)
+        views = [features, {m: features[m] for m in ("t1", "t2")}]
+        sum(x.square().mean() for x in predict(views)).backward()
+        return [p.grad.clone() for p in model.parameters()]
+
+    together = gradient(lambda views: [x.logits for x in model.predict(views)])
+    apart = gradient(lambda views: [model.head(model.fuse(view)[0]) for view in views])
+    torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-6)
 
 
 def test_the_order_in_which_modalities_are_given_does_not_matter(model, inputs):
@@ -122,16 +151,17 @@ def test_deep_supervision_predicts_coarser_only_while_training(inputs):
 
 def test_heads_predict_at_half_the_grid_and_follow_missing_modalities(model, inputs):
     heads = UnimodalHeads({m: VoxelwiseHead((4, 6, 8), regions=3) for m in MODALITIES})
-    logits = heads(model.encode(without(inputs, "t1")))
-    assert list(logits) == ["flair", "t1ce", "t2"]
-    assert logits["t2"].shape == (2, 3, 8, 8, 8)
+    found = heads(model.encode(without(inputs, "t1")))
+    assert list(found) == ["flair", "t1ce", "t2"]
+    assert found["t2"].logits.shape == (2, 3, 8, 8, 8)
+    assert found["t2"].hidden.shape[1] == model.head_weight("t2").shape[1]
 
 
 def test_a_head_reads_only_its_own_modality(model, inputs):
     heads = UnimodalHeads({m: VoxelwiseHead((4, 6, 8), regions=3) for m in MODALITIES})
-    before = heads(model.encode(inputs))["flair"]
+    before = heads(model.encode(inputs))["flair"].logits
     changed = {m: x if m == "flair" else x + 1 for m, x in inputs.items()}
-    assert torch.equal(heads(model.encode(changed))["flair"], before)
+    assert torch.equal(heads(model.encode(changed))["flair"].logits, before)
 
 
 @pytest.mark.parametrize(("weight", "expected"), [(0.3, 0.6), (1.0, 2.0), (0.0, 0.0)])
