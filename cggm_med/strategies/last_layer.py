@@ -93,7 +93,7 @@ def cosines(pairs: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
     """
     values = []
     for fused, own in pairs.values():
-        whole = [x + (sum_over_processes(x.detach()) / world_size() - x.detach()) for x in (fused, own)]
+        whole = [sum_over_processes(x.detach()) / world_size() + (x - x.detach()) for x in (fused, own)]
         values.append(F.cosine_similarity(whole[0].flatten(), whole[1].flatten(), dim=0))
     return torch.stack(values)
 

@@ -1,0 +1,1 @@
+"""A balancing strategy from another package."""

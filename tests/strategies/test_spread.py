@@ -1,0 +1,53 @@
+"""Every strategy on two processes: equal bits on both, and the update of one process with the whole batch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from problems import PROBLEMS
+from spread import labels, train_all
+
+CASES = [f"{kind}, {label}" for kind in PROBLEMS for label in labels()]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    out = tmp_path_factory.mktemp("spread")
+    command = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        str(Path(__file__).parent / "spread.py"),
+    ]
+    done = subprocess.run([sys.executable, *command, str(out)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [torch.load(out / f"process{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def one():
+    return train_all(0, 1)
+
+
+def same(a, b):
+    return torch.equal(a.nan_to_num(9), b.nan_to_num(9))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_both_processes_end_with_the_same_bits(two, case):
+    first, second = (states[case] for states in two)
+    assert first.keys() == second.keys()
+    assert [name for name in first if not same(first[name], second[name])] == []
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:cggm mode=")
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_do_what_one_does_with_the_whole_batch(two, one, case):
+    assert one[case].keys() == two[0][case].keys()
+    for name, expected in one[case].items():
+        torch.testing.assert_close(two[0][case][name], expected, rtol=2e-3, atol=1e-4, equal_nan=True, msg=name)
