@@ -129,7 +129,7 @@ def test_the_run_folder_holds_what_the_readme_says(cases, tmp_path, monkeypatch,
     train(monkeypatch, datalist(tmp_path / "data", cases), cache, run, "--set", "task.labels=brats2021")
     files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     assert files == {
-        "config.yaml", "splits.json", "data.json", "metrics.jsonl", "results.json", "results.md",
+        "config.yaml", "splits.json", "data.json", "coverage.json", "metrics.jsonl", "results.json", "results.md",
         "checkpoints/last.pt", "checkpoints/best.pt",
         "figures/learning.png", "figures/modalities.png", "figures/p5.png",
     }  # fmt: skip
@@ -138,7 +138,9 @@ def test_the_run_folder_holds_what_the_readme_says(cases, tmp_path, monkeypatch,
     }  # fmt: skip
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     first = records[0]
-    assert set(first["factor"]) == set(first["score"]) == {"flair", "t1", "t1ce", "t2"}
+    for key in ("score", "factor", "gradient_norm", "cosine"):
+        assert set(first[key]) == {"flair", "t1", "t1ce", "t2"}
+    assert {"fused_score", "sign_flips", "clipped_steps", "skipped_steps"} <= set(first)
     assert records[-1]["kind"] == "validation"
     head_scores = json.loads((run / "results.json").read_text())["head_scores"]
     assert {score["modality"] for score in head_scores} == {"flair", "t1", "t1ce", "t2"}
@@ -150,8 +152,17 @@ def test_any_subset_of_modalities_and_joint_training(cases, tmp_path, monkeypatc
     train(monkeypatch, data, cache, tmp_path / "run", *subset)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["provenance"]["modalities"] == "t1ce, flair"
-    assert results["head_scores"] == []
-    assert not (tmp_path / "run" / "figures" / "modalities.png").exists()
+    assert {score["modality"] for score in results["head_scores"]} == {"flair", "t1ce"}
+    covered = json.loads((tmp_path / "run" / "coverage.json").read_text())
+    assert covered["modulates"] is False
+    assert list(covered["modalities"]) == ["t1ce", "flair"]
+
+
+def test_joint_training_without_heads_has_none_in_its_table(cases, tmp_path, monkeypatch, cache):
+    data = brats2021(tmp_path / "data", cases)
+    bare = ["--strategy", "joint", "--set", "strategy.heads=false"]
+    train(monkeypatch, data, cache, tmp_path / "run", *bare)
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["head_scores"] == []
 
 
 def test_evaluate_repeats_the_table_and_scores_other_data(cases, tmp_path, monkeypatch, cache):

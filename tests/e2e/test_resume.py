@@ -81,6 +81,27 @@ def test_killed_in_a_step_and_resumed(step, uninterrupted, tmp_path, phantom, ca
     assert_same_run(tmp_path / "run", uninterrupted)
 
 
+@pytest.mark.parametrize("strategy", ["opm", "ogm_ge", "dgs"])
+def test_killed_with_draws_of_every_kind(strategy, tmp_path, phantom, cache, monkeypatch):
+    """Dropped features, noise, coalitions, subsets of the modalities and a batch in parts; counters included."""
+    changes = {
+        "strategy__name": strategy,
+        "train__accumulate": "2",
+        "train__modality_dropout": "0.3",
+        "train__modality_dropout_schedule": "annealed",
+        "train__subset_view": "0.5",
+        "train__subset_view_guided": "true",
+        "train__log_shapley": "true",
+    }
+    config = small_config(phantom, cache, **changes)
+    run.start(config, tmp_path / "whole", quiet())
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 7)
+        run.start(config, tmp_path / "run", quiet())
+    run.resume(tmp_path / "run", {}, quiet())
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
 def test_killed_three_times_in_one_epoch_with_other_workers_each_time(
     uninterrupted, tmp_path, phantom, cache, monkeypatch
 ):
