@@ -22,7 +22,7 @@ format: .venv/.installed-dev
 	$(BIN)/ruff format .
 
 bench: .venv/.installed
-	$(BIN)/python benchmarks/step_cost.py
+	$(BIN)/python benchmarks/strategy_overhead.py
 	$(BIN)/python benchmarks/patch_loading.py
 
 .venv/.installed: pyproject.toml
