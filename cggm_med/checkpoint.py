@@ -19,7 +19,15 @@ from cggm_med.files import atomic_file
 
 FORMAT = 1
 # Settings that change where and how fast a run computes, but not what.
-FREE_SETTINGS = ("data.path", "data.splits", "data.cache", "data.workers", "train.device", "train.log_every")
+FREE_SETTINGS = (
+    "data.path",
+    "data.splits",
+    "data.cache",
+    "data.workers",
+    "train.device",
+    "train.log_every",
+    "train.log_shapley",
+)
 
 
 @dataclass(frozen=True)

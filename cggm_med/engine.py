@@ -147,6 +147,7 @@ def train(
             checkpoints.save(folder / name, checkpoints.Checkpoint(done, tree, data, best, *states))
 
     pending: list[tuple[int, Batch, Tensor]] = []
+    skipped = int(monitor.skipped_steps.item())
     started = time.monotonic()
     for step, batch in enumerate(task.batches(first_step, device.type == "cuda"), start=first_step):
         # Whatever a step draws at random depends on the seed and the step alone, so there is no state to resume.
@@ -181,6 +182,13 @@ def train(
         if device.type == "cpu" or to_log or to_validate or to_save:
             total = _require_finite(pending, folder / "last.pt")
             pending.clear()
+        if comparison is not None:
+            skipped, before = int(monitor.skipped_steps.item()), skipped
+            if skipped - before >= max(2, settings.log_every):
+                raise NonFiniteLoss(
+                    f"the gradient was not finite in any of the {skipped - before} steps up to {done}, so nothing was "
+                    "learned; lower optim.lr, or train with train.precision=float32"
+                )
         if comparison is not None:
             seconds = time.monotonic() - started
             log(

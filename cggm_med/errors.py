@@ -64,7 +64,7 @@ class CheckpointError(CggmMedError):
 
 
 class NonFiniteLoss(CggmMedError):
-    """Training stopped because a loss is NaN or infinite."""
+    """Training stopped because a loss, or every gradient for a while, is NaN or infinite."""
 
 
 class OutputError(CggmMedError):

@@ -48,6 +48,8 @@ class RunProgress:
         text = f"{_clock((self.steps - record['step']) * record['seconds_per_step'])} left  loss {record['loss']:.3f}"
         if "factor" in record:
             text += "  factors " + " ".join(f"{m}={value:.2f}" for m, value in record["factor"].items())
+        if skipped := record.get("skipped_steps"):
+            text += f"  {skipped:.0f} steps left out: gradient not finite"
         if self.bar is not None:
             self.bar.update(self.row, completed=record["step"], description=text)
         else:

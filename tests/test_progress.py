@@ -39,6 +39,12 @@ def test_a_strategy_without_factors():
     assert shown(record, force_terminal=False) == "step 40/100  1:01:00 left  loss 1.234\n"
 
 
+def test_steps_that_were_left_out_are_told():
+    text = shown({**TRAIN, "skipped_steps": 3.0}, {**TRAIN, "skipped_steps": 0.0}, force_terminal=False).splitlines()
+    assert text[0].endswith("t2=1.20  3 steps left out: gradient not finite")
+    assert text[1].endswith("t2=1.20")
+
+
 def test_a_terminal_gets_a_bar_with_everything_in_it():
     text = shown(TRAIN, VALIDATION, force_terminal=True, color_system=None)
     assert "40/100" in text

@@ -140,7 +140,7 @@ class CGGM(FactorStrategy):
         losses = super().losses(model, outputs, target, criterion, step)
         weight = self.config.guidance_weight or 0.0
         if weight and self.config.mode == "released":
-            losses["guidance"] = weight * self.late_guidance(_weight(model.head)) / step.parts
+            losses["guidance"] = weight * self.late_guidance(_weight(model.head))
         elif weight:
             if step.parts > 1:
                 raise ConfigError(

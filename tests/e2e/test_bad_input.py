@@ -367,6 +367,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(refused, phantom, cache, tmp_pa
     assert (folder / "results.json").exists()
 
 
+def test_gradients_that_are_never_finite_stop_the_run(refused, phantom, cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "clip_gradients", lambda model, norm: (torch.ones(4), torch.tensor(math.inf)))
+    settings = small_settings(phantom, cache, train__log_every="3")
+    flags = [word for setting in settings for word in ("--set", setting)]
+    message = refused("train", "--preset", "tiny", "--out", tmp_path / "run", *flags)
+    says(message, "not finite in any of the 3 steps up to 3", "lower optim.lr")
+
+
 @pytest.mark.parametrize("debug", [False, True])
 def test_a_traceback_is_shown_on_demand_only(debug, monkeypatch):
     words = ["train", "--set", "optim.lr", *["--debug"] * debug]
