@@ -6,7 +6,6 @@ larger ones: each is held to its own habitual lead.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +14,6 @@ from torch import Tensor
 
 from cggm_med.config import require
 from cggm_med.models.base import MultimodalModel
-from cggm_med.models.unimodal import UnimodalHeads
-from cggm_med.scores import ScoreSums
 from cggm_med.step import Step
 from cggm_med.strategies.base import FactorStrategy, StrategyConfig
 
@@ -76,15 +73,9 @@ class AGM(FactorStrategy):
     total: Tensor
     count: Tensor
 
-    def setup(
-        self,
-        model: MultimodalModel,
-        make_heads: Callable[[], UnimodalHeads],
-        score_sums: ScoreSums,
-        steps_per_epoch: int,
-    ) -> None:
+    def prepare(self, model: MultimodalModel) -> None:
         """See the base class."""
-        super().setup(model, make_heads, score_sums, steps_per_epoch)
+        super().prepare(model)
         for name in ("total", "count"):
             self.register_buffer(name, torch.zeros(len(model.modalities)))
 

@@ -81,6 +81,11 @@ class BalancingStrategy(nn.Module):
         """Share of the heads' gradient that reaches the encoders; with 0 the heads only watch."""
         return 0.0
 
+    @property
+    def has_heads(self) -> bool:
+        """Whether classifier heads are trained."""
+        return True
+
     def setup(
         self,
         model: MultimodalModel,
@@ -88,11 +93,11 @@ class BalancingStrategy(nn.Module):
         score_sums: ScoreSums,
         steps_per_epoch: int,
     ) -> None:
-        """Create buffers and heads, once, before training or loading.
+        """Create heads and buffers, once, before training or loading.
 
         Args:
             model: the network to balance.
-            make_heads: creates the task's classifier heads; call it only if they are needed.
+            make_heads: creates the task's classifier heads.
             score_sums: maps logits and target to additive sums ``(target, 3)``, see ``cggm_med.scores``.
             steps_per_epoch: optimizer steps in an epoch.
 
@@ -103,7 +108,13 @@ class BalancingStrategy(nn.Module):
             model.modality_parameters(modality)
         self.modalities = model.modalities
         self.score_sums = score_sums
-        self.heads = make_heads()
+        self.steps_per_epoch = steps_per_epoch
+        if self.has_heads:
+            self.heads = make_heads()
+        self.prepare(model)
+
+    def prepare(self, model: MultimodalModel) -> None:
+        """Register buffers; the last part of ``setup``."""
         for name in ("score", "recent", "seen"):
             self.register_buffer(name, torch.zeros(len(model.modalities)))
         self._sums: dict[str, Tensor] = {}
@@ -203,15 +214,9 @@ class FactorStrategy(BalancingStrategy):
     factor: Tensor
     sign_flips: Tensor
 
-    def setup(
-        self,
-        model: MultimodalModel,
-        make_heads: Callable[[], UnimodalHeads],
-        score_sums: ScoreSums,
-        steps_per_epoch: int,
-    ) -> None:
+    def prepare(self, model: MultimodalModel) -> None:
         """See the base class."""
-        super().setup(model, make_heads, score_sums, steps_per_epoch)
+        super().prepare(model)
         self.register_buffer("factor", torch.ones(len(model.modalities)))
         self.register_buffer("sign_flips", torch.zeros(()))
 

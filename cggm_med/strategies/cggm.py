@@ -10,7 +10,6 @@ default applies it to smoothed, positive quantities (``cggm_coefficients``).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -23,7 +22,6 @@ from cggm_med.config import require
 from cggm_med.errors import ConfigError
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.unimodal import UnimodalHeads
-from cggm_med.scores import ScoreSums
 from cggm_med.step import Step
 from cggm_med.strategies.base import Criterion, FactorStrategy, StrategyConfig, modality_gradients
 from cggm_med.strategies.cggm_coefficients import RatioCoefficients, StableCoefficients
@@ -106,17 +104,11 @@ class CGGM(FactorStrategy):
         """See the settings."""
         return self.config.unimodal_weight or 0.0
 
-    def setup(
-        self,
-        model: MultimodalModel,
-        make_heads: Callable[[], UnimodalHeads],
-        score_sums: ScoreSums,
-        steps_per_epoch: int,
-    ) -> None:
+    def prepare(self, model: MultimodalModel) -> None:
         """See the base class."""
-        super().setup(model, make_heads, score_sums, steps_per_epoch)
+        super().prepare(model)
         config = self.config
-        self.warmup_steps = max(50, steps_per_epoch) if config.warmup_steps is None else config.warmup_steps
+        self.warmup_steps = max(50, self.steps_per_epoch) if config.warmup_steps is None else config.warmup_steps
         count = len(model.modalities)
         self.coefficients: StableCoefficients | RatioCoefficients
         if config.mode == "stable":

@@ -7,7 +7,7 @@ instead, and why, stands in ``docs/explanation/algorithms.md``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from cggm_med.config import require
 from cggm_med.distributed import sum_over_processes
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.unimodal import UnimodalHeads
-from cggm_med.scores import ScoreSums, mean_score
+from cggm_med.scores import mean_score
 from cggm_med.step import Step
 from cggm_med.strategies.base import FactorStrategy, StrategyConfig, add_gradient_noise, gradient_spreads
 from cggm_med.strategies.pareto import ParetoGradients, Rescale
@@ -71,7 +71,7 @@ class DGSConfig(StrategyConfig):
 class DGS(FactorStrategy):
     """Shapley shares of the fused score, graded factors, and MMPareto.
 
-    Further buffers, ``(modality,)``: ``share``, and ``conflict_cosine`` as in MMPareto.
+    Further buffer: ``share`` ``(modality,)``.
     """
 
     Config = DGSConfig
@@ -80,26 +80,18 @@ class DGS(FactorStrategy):
     config: DGSConfig
     heads: UnimodalHeads
     share: Tensor
-    conflict_cosine: Tensor
 
     @property
     def unimodal_weight(self) -> float:
         """The unimodal losses reach the encoders in full."""
         return 1.0
 
-    def setup(
-        self,
-        model: MultimodalModel,
-        make_heads: Callable[[], UnimodalHeads],
-        score_sums: ScoreSums,
-        steps_per_epoch: int,
-    ) -> None:
+    def prepare(self, model: MultimodalModel) -> None:
         """See the base class."""
-        super().setup(model, make_heads, score_sums, steps_per_epoch)
-        self.gradients = ParetoGradients(self.config.gamma, self.config.rescale)
+        super().prepare(model)
         count = len(model.modalities)
+        self.pareto = ParetoGradients(count, self.config.gamma, self.config.rescale)
         self.register_buffer("share", torch.full((count,), 1 / count))
-        self.register_buffer("conflict_cosine", torch.zeros(count))
         self._coalition_sums: list[Tensor] = []
 
     def watch(self, model: MultimodalModel, outputs: Outputs, target: Tensor, step: Step) -> None:
@@ -125,13 +117,12 @@ class DGS(FactorStrategy):
 
     def backward(self, losses: Mapping[str, Tensor], model: MultimodalModel) -> None:
         """As in MMPareto."""
-        self.gradients.backward(losses, model, self.heads)
+        self.pareto.backward(losses, model, self.heads)
 
     def combine(self, model: MultimodalModel) -> None:
         """As in MMPareto."""
         super().combine(model)
-        cosines = self.gradients.combine(model)
-        self.conflict_cosine[self.rows(cosines)] = torch.stack(list(cosines.values()))
+        self.pareto.combine(model)
 
     def modulate(self, model: MultimodalModel, optimizer: Optimizer, step: Step) -> None:
         """Scale each encoder's update by its factor, then add noise if asked for."""
@@ -142,5 +133,5 @@ class DGS(FactorStrategy):
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Scores, factors, Shapley shares and conflicts."""
-        own = {"shapley_share": self.share.clone(), "conflict_cosine": self.conflict_cosine.clone()}
+        own = {"shapley_share": self.share.clone(), "conflict_cosine": self.pareto.cosine.clone()}
         return {**super().diagnostics(), **own}

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from cggm_med.models.base import MultimodalModel
-from cggm_med.models.unimodal import UnimodalHeads
-from cggm_med.scores import ScoreSums
 from cggm_med.strategies.base import BalancingStrategy, StrategyConfig
 
 
@@ -29,14 +25,7 @@ class Joint(BalancingStrategy):
     description = "no balancing: every encoder learns from the fused prediction alone"
     config: JointConfig
 
-    def setup(
-        self,
-        model: MultimodalModel,
-        make_heads: Callable[[], UnimodalHeads],
-        score_sums: ScoreSums,
-        steps_per_epoch: int,
-    ) -> None:
-        """See the base class."""
-        super().setup(model, make_heads, score_sums, steps_per_epoch)
-        if not self.config.heads:
-            self.heads = None
+    @property
+    def has_heads(self) -> bool:
+        """See the settings."""
+        return self.config.heads

@@ -6,16 +6,14 @@ shortest combination is taken, which descends on both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from cggm_med.config import require
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.unimodal import UnimodalHeads
-from cggm_med.scores import ScoreSums
 from cggm_med.strategies.base import BalancingStrategy, StrategyConfig
 from cggm_med.strategies.pareto import ParetoGradients, Rescale
 
@@ -38,10 +36,7 @@ class MMParetoConfig(StrategyConfig):
 
 
 class MMPareto(BalancingStrategy):
-    """Two tasks for each encoder, combined without conflict; fusion, decoder and heads use the plain sum.
-
-    Buffer: ``conflict_cosine`` ``(modality,)``, between the two gradients of each encoder in the last step.
-    """
+    """Two tasks for each encoder, combined without conflict; fusion, decoder and heads use the plain sum."""
 
     Config = MMParetoConfig
     description = "each encoder's own gradient and the fused one, combined without conflict"
@@ -49,35 +44,26 @@ class MMPareto(BalancingStrategy):
     modulates = True
     config: MMParetoConfig
     heads: UnimodalHeads
-    conflict_cosine: Tensor
 
     @property
     def unimodal_weight(self) -> float:
         """The unimodal losses reach the encoders in full."""
         return 1.0
 
-    def setup(
-        self,
-        model: MultimodalModel,
-        make_heads: Callable[[], UnimodalHeads],
-        score_sums: ScoreSums,
-        steps_per_epoch: int,
-    ) -> None:
+    def prepare(self, model: MultimodalModel) -> None:
         """See the base class."""
-        super().setup(model, make_heads, score_sums, steps_per_epoch)
-        self.gradients = ParetoGradients(self.config.gamma, self.config.rescale)
-        self.register_buffer("conflict_cosine", torch.zeros(len(model.modalities)))
+        super().prepare(model)
+        self.pareto = ParetoGradients(len(model.modalities), self.config.gamma, self.config.rescale)
 
     def backward(self, losses: Mapping[str, Tensor], model: MultimodalModel) -> None:
         """One backward pass for the unimodal losses, one for the others."""
-        self.gradients.backward(losses, model, self.heads)
+        self.pareto.backward(losses, model, self.heads)
 
     def combine(self, model: MultimodalModel) -> None:
         """Average over processes, then combine the two gradients of each encoder."""
         super().combine(model)
-        cosines = self.gradients.combine(model)
-        self.conflict_cosine[self.rows(cosines)] = torch.stack(list(cosines.values()))
+        self.pareto.combine(model)
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Each modality's score, and the cosine between its encoder's two gradients."""
-        return {**super().diagnostics(), "conflict_cosine": self.conflict_cosine.clone()}
+        return {**super().diagnostics(), "conflict_cosine": self.pareto.cosine.clone()}

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cggm_med.distributed import average
 from cggm_med.models.base import MultimodalModel
@@ -79,19 +79,26 @@ def pareto_gradient(
     return combined, cosine
 
 
-class ParetoGradients:
+class ParetoGradients(nn.Module):
     """Collects each encoder's own gradients over the parts of a batch, and combines them when it is complete.
 
+    Buffer: ``cosine`` ``(modality,)``, between the two gradients of each encoder in the last step.
+
     Args:
+        modalities: how many.
         gamma: see ``pareto_gradient``.
         rescale: see ``pareto_gradient``.
     """
 
-    def __init__(self, gamma: float, rescale: Rescale) -> None:
+    cosine: Tensor
+
+    def __init__(self, modalities: int, gamma: float, rescale: Rescale) -> None:
+        super().__init__()
         self.gamma, self.rescale = gamma, rescale
         self.own: dict[str, dict[int, Tensor]] = {}
+        self.register_buffer("cosine", torch.zeros(modalities))
 
-    def backward(self, losses: Mapping[str, Tensor], model: MultimodalModel, heads: torch.nn.Module) -> None:
+    def backward(self, losses: Mapping[str, Tensor], model: MultimodalModel, heads: nn.Module) -> None:
         """Differentiate each modality's own loss through its encoder only, then all others together.
 
         Args:
@@ -100,36 +107,34 @@ class ParetoGradients:
             heads: receive theirs.
         """
         present = [m for m in model.modalities if m in losses]
+        own = [(m, i, p) for m in present for i, p in enumerate(model.modality_parameters(m))]
         head_parameters = list(heads.parameters())
-        encoder = {m: model.modality_parameters(m) for m in present}
         if present:
             total = torch.stack([losses[m] for m in present]).sum()
-            wanted = [*head_parameters, *(p for m in present for p in encoder[m])]
-            found = iter(torch.autograd.grad(total, wanted, retain_graph=True, allow_unused=True))
-            for parameter in head_parameters:
-                if (gradient := next(found)) is not None:
+            wanted = [*head_parameters, *(p for _, _, p in own)]
+            found = torch.autograd.grad(total, wanted, retain_graph=True, allow_unused=True)
+            for parameter, gradient in zip(head_parameters, found, strict=False):
+                if gradient is not None:
                     parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-            for m in present:
-                mine = self.own.setdefault(m, {})
-                for i in range(len(encoder[m])):
-                    if (gradient := next(found)) is not None:
-                        mine[i] = mine[i].add_(gradient) if i in mine else gradient
+            for (m, i, _), gradient in zip(own, found[len(head_parameters) :], strict=True):
+                if gradient is not None:
+                    mine = self.own.setdefault(m, {})
+                    mine[i] = mine[i].add_(gradient) if i in mine else gradient
         torch.stack([loss for name, loss in losses.items() if name not in present]).sum().backward()
 
-    def combine(self, model: MultimodalModel) -> dict[str, Tensor]:
-        """Replace each encoder's gradient by the combined one; returns the cosines by modality.
+    @torch.no_grad()
+    def combine(self, model: MultimodalModel) -> None:
+        """Replace each encoder's gradient, already the mean over processes, by the combined one.
 
         Parameters that the modality's own loss does not reach keep the fused gradient.
         """
         average([gradient for mine in self.own.values() for gradient in mine.values()])
-        cosines = {}
         for m, mine in self.own.items():
             parameters = [model.modality_parameters(m)[i] for i in mine]
-            # In place: an optimizer may rely on a gradient's memory layout.
-            gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-            combined, cosines[m] = pareto_gradient(gradients, list(mine.values()), self.gamma, self.rescale)
-            for parameter, gradient, new in zip(parameters, gradients, combined, strict=True):
-                gradient.copy_(new)
+            fused = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+            combined, cosine = pareto_gradient(fused, list(mine.values()), self.gamma, self.rescale)
+            self.cosine[model.modalities.index(m)] = cosine
+            for parameter, gradient, new in zip(parameters, fused, combined, strict=True):
+                gradient.copy_(new)  # in place: an optimizer may rely on a gradient's memory layout
                 parameter.grad = gradient
         self.own = {}
-        return cosines

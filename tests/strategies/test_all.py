@@ -47,6 +47,7 @@ NEUTRAL = {
     "modality_dropout": {},
     "subset_view": {},
 }
+DRAW_BY_ORDER = {"ogm_ge", "opm"}  # their random numbers follow the order of modalities or parameters
 MAY_DIFFER = {"ogm_ge", "mmpareto", "dgs"}  # noise, and another way to combine gradients
 
 
@@ -156,12 +157,10 @@ def test_permuting_modalities_permutes_factors(name):
     torch.testing.assert_close(permuted.factor, straight.factor[order], rtol=1e-3, atol=1e-4)
 
 
-@every_strategy
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in DRAW_BY_ORDER])
 @every_problem
 def test_permuting_modalities_changes_nothing_but_names(name, problem):
     """Scores, whatever they come from, follow their modality."""
-    if name in ("ogm_ge", "opm", "dgs", "modality_dropout", "subset_view"):
-        pytest.skip("draws or sums in the order of the modalities")
     order = MODALITIES[::-1]
     strategy, other = at_work(name), at_work(name)
     model, turned = problem.model(), problem.model(order)
@@ -249,7 +248,7 @@ def test_a_batch_in_parts_gives_the_update_of_the_whole_batch(name, problem, opt
             torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-5, msg=f"{name} {key}")
         for key, value in strategy.state_dict().items():
             # One ReLU that rounding switches is seen in the cosine of a small encoder's gradients.
-            near = 1e-2 if key == "conflict_cosine" else 1e-4
+            near = 1e-2 if key == "pareto.cosine" else 1e-4
             torch.testing.assert_close(value, strategies[0][0].state_dict()[key], rtol=1e-3, atol=near, msg=key)
         for key, value in losses.items():
             torch.testing.assert_close(value, strategies[0][1][key], rtol=1e-4, atol=1e-5, msg=key)
