@@ -10,7 +10,6 @@ is the median ratio with its quartiles. A variant that does something every n-th
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
 import random
 import statistics
@@ -22,7 +21,6 @@ from cggm_med import engine
 from cggm_med.registry import STRATEGIES, TASKS, load
 from cggm_med.settings import make_config
 from cggm_med.step import Step
-from cggm_med.subsets import SubsetOptions
 from cggm_med.typing import Batch
 
 GUIDED = {"subset_view": 1.0, "subset_view_guided": True}
@@ -63,9 +61,7 @@ class Variant:
         self.optimizer = engine.make_optimizer(self.model, self.strategy, config.optim, device)
         self.criterion = task.criterion()
         self.autocast = engine.precision("auto", device)
-        self.options = SubsetOptions(
-            **{f.name: getattr(config.train, f.name) for f in dataclasses.fields(SubsetOptions)}
-        )
+        self.settings = config.train
         size = config.data.patch_size
         inputs = {m: torch.randn(batch_size, 1, *size, device=device) for m in self.model.modalities}
         target = (torch.rand(batch_size, 3, *size, device=device) > 0.7).to(torch.uint8)
@@ -91,7 +87,7 @@ class Variant:
             self.batch,
             Step(number, steps=1000),
             clip_norm=1.0,
-            options=self.options,
+            settings=self.settings,
             autocast=self.autocast,
         )
 

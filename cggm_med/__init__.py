@@ -30,7 +30,6 @@ _HOME = {
     "Outputs": "typing",
     "UnimodalOutput": "typing",
     "Step": "step",
-    "SubsetOptions": "subsets",
     "CggmMedError": "errors",
     "ConfigError": "errors",
     "CheckpointError": "errors",

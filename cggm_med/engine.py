@@ -19,14 +19,14 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from cggm_med import checkpoint as checkpoints
 from cggm_med import distributed
-from cggm_med.config import OptimConfig, RunConfig, Tree, require, to_tree
+from cggm_med.config import OptimConfig, RunConfig, TrainConfig, Tree, require, to_tree
 from cggm_med.diagnostics import Comparison, Monitor, clip_gradients, step_if_finite
 from cggm_med.errors import NonFiniteLoss
 from cggm_med.models.base import MultimodalModel
 from cggm_med.report import CaseScore, HeadScore
 from cggm_med.step import Step, random_seed
 from cggm_med.strategies.base import BalancingStrategy, Criterion, fused_loss
-from cggm_med.subsets import SubsetOptions
+from cggm_med.subsets import modality_dropout, subset_view
 from cggm_med.task import CaseResult, Task
 from cggm_med.typing import Batch
 
@@ -42,8 +42,7 @@ def train_step(
     step: Step,
     *,
     clip_norm: float,
-    options: SubsetOptions = SubsetOptions(),  # noqa: B008 - frozen
-    accumulate: int = 1,
+    settings: TrainConfig = TrainConfig(),  # noqa: B008 - frozen
     autocast: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
     monitor: Monitor | None = None,
     comparison: Comparison | None = None,
@@ -58,31 +57,31 @@ def train_step(
         batch: this process's share of the samples, on any device.
         step: where training stands; decides all random draws but those inside the model.
         clip_norm: largest norm of the model's gradient.
-        options: modality dropout and subset view.
-        accumulate: equal parts in which the batch is computed; the update is that of the whole batch.
+        settings: of these, ``accumulate``, the modality dropout and the subset view.
         autocast: context for the network's computations.
         monitor: counts clipped and skipped steps.
         comparison: takes in how the modalities compare.
     """
     device = next(model.parameters()).device
     optimizer.zero_grad()
+    parts = settings.accumulate
     total_losses: dict[str, Tensor] = {}
-    for i, whole_part in enumerate(batch.split(accumulate)):
-        part, now = whole_part.to(device), dataclasses.replace(step, part=i, parts=accumulate)
+    for i, whole_part in enumerate(batch.split(parts)):
+        part, now = whole_part.to(device), dataclasses.replace(step, part=i, parts=parts)
         with autocast():
             features = model.encode(part.inputs)
-            seen = options.dropout(strategy.adapt_features(features, now), now)
-            subset = options.view(features, now, strategy.guide(features))
+            seen = modality_dropout(strategy.adapt_features(features, now), settings, now)
+            subset = subset_view(features, settings, now, strategy.guide(features))
             fused, *second = model.predict([seen] if subset is None else [seen, subset])
             outputs = dataclasses.replace(fused, features=features, unimodal=strategy.unimodal(features))
             strategy.watch(model, outputs, part.target, now)
             losses = strategy.losses(model, outputs, part.target, criterion, now)
             if second:
-                losses["subset"] = options.subset_view * fused_loss(second[0], part.target, criterion)
+                losses["subset"] = settings.subset_view * fused_loss(second[0], part.target, criterion)
             if comparison is not None:
                 comparison.add(model, strategy, outputs, part.target, criterion, now)
-        if accumulate > 1:
-            losses = {name: loss / accumulate for name, loss in losses.items()}
+        if parts > 1:
+            losses = {name: loss / parts for name, loss in losses.items()}
         strategy.backward(losses, model)
         for name, loss in losses.items():
             total_losses[name] = total_losses[name] + loss.detach() if name in total_losses else loss.detach()
@@ -132,7 +131,6 @@ def train(
     optimizer = make_optimizer(model, strategy, config.optim, device)
     autocast = precision(settings.precision, device)
     monitor = Monitor(len(model.modalities)).to(device)
-    options = SubsetOptions(**{f.name: getattr(settings, f.name) for f in dataclasses.fields(SubsetOptions)})
     first_step, best = 0, None
     if resume is not None:
         checkpoints.require_same_run(resume, tree, data, folder / "last.pt")
@@ -167,8 +165,7 @@ def train(
             batch,
             Step(step, settings.steps, settings.seed),
             clip_norm=config.optim.clip_norm,
-            options=options,
-            accumulate=settings.accumulate,
+            settings=settings,
             autocast=autocast,
             monitor=monitor,
             comparison=comparison,

@@ -143,7 +143,7 @@ def modality_figure(path: Path, records: Records, modalities: Sequence[str]) -> 
     panels = [key for key in MODALITY_PANELS if any(key in r for r in records)]
     if not panels:
         return False
-    columns = min(3, len(panels))
+    columns = 2 if len(panels) == 4 else min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4.5 * columns, 3.3 * rows + 0.3), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()

@@ -7,12 +7,13 @@ view keeps the full fusion and adds a second one, of a subset of the same featur
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 
 import torch
 from torch import Tensor
 
+from cggm_med.config import TrainConfig
+from cggm_med.errors import ConfigError
 from cggm_med.step import Step
 from cggm_med.typing import Features
 
@@ -20,41 +21,36 @@ MOST_MODALITIES = 12  # beyond it a table of all subsets grows too long
 GUIDED_SHARE = 2 / 3  # how often a guided subset lacks the strongest modality
 
 
-@dataclass(frozen=True)
-class SubsetOptions:
-    """The two options; see ``TrainConfig`` for the meaning of each."""
+def modality_dropout(features: Mapping[str, Features], settings: TrainConfig, step: Step) -> Mapping[str, Features]:
+    """Features with modality dropout, if there is any in this step."""
+    rate = settings.modality_dropout
+    if settings.modality_dropout_schedule == "annealed":
+        rate *= 1 - step.progress
+    return drop_modalities(features, rate, step, "modality dropout") if rate > 0 else features
 
-    modality_dropout: float = 0.0
-    modality_dropout_schedule: str = "constant"
-    subset_view: float = 0.0
-    subset_view_guided: bool = False
-    subset_view_every: int = 1
 
-    def dropout(self, features: Mapping[str, Features], step: Step) -> Mapping[str, Features]:
-        """Features with modality dropout, if there is any in this step."""
-        rate = self.modality_dropout
-        if self.modality_dropout_schedule == "annealed":
-            rate *= 1 - step.progress
-        return drop_modalities(features, rate, step, "modality dropout") if rate > 0 else features
+def subset_view(
+    features: Mapping[str, Features], settings: TrainConfig, step: Step, scores: Tensor | None
+) -> dict[str, Features] | None:
+    """Features of a random subset, or None if this step has no subset view.
 
-    def view(self, features: Mapping[str, Features], step: Step, scores: Tensor | None) -> dict[str, Features] | None:
-        """Features of a random subset, or None if this step has no subset view.
+    Args:
+        features: of each present modality.
+        settings: whether and how often.
+        step: where training stands.
+        scores: ``(modality,)``, how well each present modality does by itself, if that is known.
 
-        Args:
-            features: of each present modality.
-            step: where training stands.
-            scores: ``(modality,)``, how well each present modality does by itself.
-
-        Raises:
-            ValueError: if the view is guided and nothing scores the modalities.
-        """
-        if self.subset_view == 0 or step.number % self.subset_view_every or len(features) < 2:
-            return None
-        if self.subset_view_guided and scores is None:
-            raise ValueError(
-                "train.subset_view_guided needs classifier heads, and this strategy has none; leave strategy.heads on"
-            )
-        return draw_subset(features, step, scores if self.subset_view_guided else None)
+    Raises:
+        ConfigError: if the view is guided and nothing scores the modalities.
+    """
+    if settings.subset_view == 0 or step.number % settings.subset_view_every or len(features) < 2:
+        return None
+    guided = settings.subset_view_guided
+    if guided and scores is None:
+        raise ConfigError(
+            "train.subset_view_guided is true and there are no classifier heads to guide; set strategy.heads=true"
+        )
+    return draw_subset(features, step, scores if guided else None)
 
 
 def drop_modalities(

@@ -22,7 +22,7 @@ from problems import (
     vector_model,
 )
 
-from cggm_med.config import OptimConfig
+from cggm_med.config import OptimConfig, TrainConfig
 from cggm_med.diagnostics import Comparison, Monitor, clip_gradients, coverage, step_if_finite
 from cggm_med.engine import make_optimizer
 from cggm_med.scores import true_class_sums
@@ -30,13 +30,22 @@ from cggm_med.strategies.shapley import exact_plan
 from cggm_med.typing import Batch
 
 
-def compared(problem, batch, name="joint", accumulate=1, shapley=True, **settings):
-    strategy, model = make(name, **settings), problem.model()
+def compared(problem, batch, name="joint", accumulate=1, shapley=True, **own):
+    strategy, model = make(name, **own), problem.model()
     set_up(strategy, model, problem=problem)
     optimizer = make_optimizer(model, strategy, OptimConfig(name="sgd", lr=1e-9), CPU)
     before = copy.deepcopy(model), copy.deepcopy(strategy)
     comparison = Comparison(shapley=shapley)
-    one_step(model, strategy, optimizer, batch, 0, problem, comparison=comparison, accumulate=accumulate)
+    one_step(
+        model,
+        strategy,
+        optimizer,
+        batch,
+        0,
+        problem,
+        comparison=comparison,
+        settings=TrainConfig(accumulate=accumulate),
+    )
     return comparison.values(), *before
 
 

@@ -9,10 +9,9 @@ from problems import CPU, PROBLEMS, make, one_step, set_up
 from torch import distributed
 
 from cggm_med import registry
-from cggm_med.config import OptimConfig
+from cggm_med.config import OptimConfig, TrainConfig
 from cggm_med.diagnostics import Comparison
 from cggm_med.engine import make_optimizer
-from cggm_med.subsets import SubsetOptions
 from cggm_med.typing import Batch
 
 AT_WORK = {"cggm": {"warmup_steps": 0}, "opm": {"warmup": 0.0, "probability": 1.0}, "dgs": {"every": 1}}
@@ -23,7 +22,7 @@ VARIANTS = {
     "cggm as released": ("cggm", {"mode": "released"}),
     "dgs with noise": ("dgs", {"every": 1, "noise": True}),
 }
-SEEING = SubsetOptions(modality_dropout=0.3, subset_view=0.5, subset_view_guided=True)
+SEEING = TrainConfig(modality_dropout=0.3, subset_view=0.5, subset_view_guided=True)
 
 
 def labels() -> dict[str, tuple[str, dict]]:
@@ -59,7 +58,7 @@ def train_all(rank: int, processes: int) -> dict[str, dict[str, torch.Tensor]]:
                     batch,
                     number,
                     problem,
-                    options=SEEING,
+                    settings=SEEING,
                     comparison=comparison,
                     clip_norm=100,
                 )

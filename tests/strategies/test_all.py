@@ -1,6 +1,7 @@
 """Laws that every registered strategy keeps, third-party ones included."""
 
 import copy
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -23,12 +24,11 @@ from problems import (
 )
 
 from cggm_med import registry
-from cggm_med.config import OptimConfig
+from cggm_med.config import OptimConfig, TrainConfig
 from cggm_med.diagnostics import Monitor, coverage
 from cggm_med.engine import make_optimizer
 from cggm_med.step import Step
 from cggm_med.strategies.base import BalancingStrategy, FactorStrategy
-from cggm_med.subsets import SubsetOptions
 from cggm_med.typing import Batch
 
 NAMES = registry.names(registry.STRATEGIES)
@@ -225,7 +225,7 @@ def test_state_resumes_exactly(name, problem):
 @every_problem
 @pytest.mark.parametrize(
     "options",
-    [SubsetOptions(), SubsetOptions(modality_dropout=0.4, subset_view=0.5, subset_view_guided=True)],
+    [TrainConfig(), TrainConfig(modality_dropout=0.4, subset_view=0.5, subset_view_guided=True)],
     ids=["plain", "with subsets"],
 )
 def test_a_batch_in_parts_gives_the_update_of_the_whole_batch(name, problem, options):
@@ -238,7 +238,14 @@ def test_a_batch_in_parts_gives_the_update_of_the_whole_batch(name, problem, opt
         for number in range(3):
             batch = problem.batch(number, samples=4)
             losses = one_step(
-                model, strategy, optimizer, batch, number, problem, accumulate=parts, options=options, clip_norm=10
+                model,
+                strategy,
+                optimizer,
+                batch,
+                number,
+                problem,
+                settings=replace(options, accumulate=parts),
+                clip_norm=10,
             )
         models.append(model)
         strategies.append((strategy, losses))
@@ -262,10 +269,10 @@ def test_bfloat16_autocast_stays_finite(name, problem):
     set_up(strategy, model, problem=problem)
     optimizer = make_optimizer(model, strategy, OptimConfig(), CPU)
     autocast = lambda: torch.autocast("cpu", torch.bfloat16)  # noqa: E731
-    options = SubsetOptions(modality_dropout=0.2, subset_view=0.5)
+    options = TrainConfig(modality_dropout=0.2, subset_view=0.5)
     for number in range(2):
         batch = problem.batch(number)
-        losses = one_step(model, strategy, optimizer, batch, number, problem, autocast=autocast, options=options)
+        losses = one_step(model, strategy, optimizer, batch, number, problem, autocast=autocast, settings=options)
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert finite(model)
     assert all(p.dtype == torch.float32 for p in model.parameters())

@@ -27,7 +27,7 @@ from problems import (
     vector_model,
 )
 
-from cggm_med.config import OptimConfig
+from cggm_med.config import OptimConfig, TrainConfig
 from cggm_med.engine import make_optimizer
 from cggm_med.errors import ConfigError
 from cggm_med.losses import RegionLoss, subsample
@@ -569,7 +569,7 @@ def test_the_direction_of_a_gradient_needs_the_whole_batch():
     set_up(strategy, model)
     optimizer = make_optimizer(model, strategy, OptimConfig(), CPU)
     with pytest.raises(ConfigError, match=r"guidance_weight is 0\.1 with train\.accumulate 2"):
-        one_step(model, strategy, optimizer, small_batch(), accumulate=2)
+        one_step(model, strategy, optimizer, small_batch(), settings=TrainConfig(accumulate=2))
 
 
 def test_heads_of_another_width_cannot_guide():
