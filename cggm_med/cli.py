@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -137,6 +138,8 @@ def doctor() -> None:
 
 def main() -> None:
     """Entry point: errors that a user can mend are one line on stderr and exit code 1; 2 for wrong usage."""
+    # One line, without the place in the source that issued it.
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         app()
     except CggmMedError as error:
@@ -174,12 +177,14 @@ def _list(group: str) -> None:
     """One line a plug-in; one that cannot be imported is listed with its error and harms no other."""
     from cggm_med import registry
 
-    for name in registry.names(group):
+    names = registry.names(group)
+    width = max(map(len, names), default=0)
+    for name in names:
         try:
             plugin = registry.load(group, name)
-            typer.echo(f"{name:12} {plugin.description}  {plugin.url}".rstrip())
+            typer.echo(f"{name:{width}} {plugin.description}  {plugin.url}".rstrip())
         except Exception as error:  # a third-party package may fail in any way
-            typer.echo(f"{name:12} cannot be loaded: {type(error).__name__}: {error}")
+            typer.echo(f"{name:{width}} cannot be loaded: {type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The training loss and soft Dice sums: laws, hand values, and scikit-style references."""
+"""The training loss: laws, hand values, and scikit-style references."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from cggm_med.losses import RegionLoss, soft_dice_sums, subsample
+from cggm_med.losses import RegionLoss, subsample
 
 
 def random_pair(shape=(2, 3, 4, 4, 4)):
@@ -59,25 +59,3 @@ def test_a_stride_two_convolution_is_centred_where_the_target_is_sampled():
     kernel[0, 0, 1, 1, 1] = 1
     out = F.conv3d(x, kernel, stride=2, padding=1)
     assert torch.equal(out, subsample(x, out))
-
-
-def test_soft_dice_sums_add_up_and_give_the_dice():
-    logits, target = random_pair()
-    whole = soft_dice_sums(logits, target)
-    torch.testing.assert_close(soft_dice_sums(logits[:1], target[:1]) + soft_dice_sums(logits[1:], target[1:]), whole)
-    assert torch.equal(whole[:, 2], target.sum((0, 2, 3, 4)))
-    p = logits.sigmoid().transpose(0, 1).flatten(1)
-    t = target.transpose(0, 1).flatten(1)
-    torch.testing.assert_close(whole[:, 0] / whole[:, 1], 2 * (p * t).sum(1) / (p.sum(1) + t.sum(1)))
-
-
-def test_soft_dice_by_hand():
-    """Probability one half everywhere, four of eight voxels true: 2 * 2 / (4 + 4) = 1/2."""
-    target = torch.zeros(1, 1, 2, 2, 2)
-    target[0, 0, 0] = 1
-    assert soft_dice_sums(torch.zeros(1, 1, 2, 2, 2), target).tolist() == [[4.0, 8.0, 4.0]]
-
-
-def test_scores_do_not_reach_the_gradient():
-    logits, target = random_pair()
-    assert not soft_dice_sums(logits.requires_grad_(), target).requires_grad

@@ -375,6 +375,15 @@ def test_gradients_that_are_never_finite_stop_the_run(refused, phantom, cache, t
     says(message, "not finite in any of the 3 steps up to 3", "lower optim.lr")
 
 
+def test_an_ablation_warns_in_one_line(tmp_path):
+    words = ["train", "--set", "strategy.mode=paper", "--data", str(tmp_path / "absent"), "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "cggm_med.cli", *words]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    warning, error = ended.stderr.strip().splitlines()
+    assert warning.startswith("warning: cggm mode=paper is for ablation")
+    assert "absent" in error
+
+
 @pytest.mark.parametrize("debug", [False, True])
 def test_a_traceback_is_shown_on_demand_only(debug, monkeypatch):
     words = ["train", "--set", "optim.lr", *["--debug"] * debug]
