@@ -117,11 +117,14 @@ def subset_probabilities(table: Tensor, scores: Tensor | None) -> Tensor:
         >>> subset_probabilities(subsets(2), torch.tensor([0.9, 0.1]))
         tensor([0.6667, 0.3333])
     """
+    uniform = torch.full((len(table),), 1 / len(table), device=table.device)
     if scores is None:
-        return torch.full((len(table),), 1 / len(table), device=table.device)
+        return uniform
     has_strongest = table[:, scores.argmax()]
     count = has_strongest.sum()
-    return torch.where(has_strongest, (1 - GUIDED_SHARE) / count, GUIDED_SHARE / (len(table) - count))
+    guided = torch.where(has_strongest, (1 - GUIDED_SHARE) / count, GUIDED_SHARE / (len(table) - count))
+    # Where all are alike, as before the first score, nobody is strongest.
+    return torch.where(scores.max() > scores.min(), guided, uniform)
 
 
 def _present(features: Mapping[str, Features]) -> Tensor:

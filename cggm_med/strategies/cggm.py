@@ -145,7 +145,9 @@ class CGGM(FactorStrategy):
                     "the direction term compares last layers of one width; make each classifier head's last layer as "
                     "wide as the model's head, or set strategy.guidance_weight to 0"
                 )
-            coefficients = self.factor[self.rows(pairs)] / self.config.rho
+            coefficients = self.factor[self.rows(pairs)]
+            if step.number >= self.warmup_steps:
+                coefficients = coefficients / self.config.rho
             losses["guidance"] = weight * guidance_loss(coefficients, cosines(pairs))
         return losses
 

@@ -21,7 +21,13 @@ from cggm_med.models.base import MultimodalModel
 from cggm_med.models.unimodal import UnimodalHeads
 from cggm_med.scores import mean_score
 from cggm_med.step import Step
-from cggm_med.strategies.base import FactorStrategy, StrategyConfig, add_gradient_noise, gradient_spreads
+from cggm_med.strategies.base import (
+    FactorStrategy,
+    StrategyConfig,
+    add_gradient_noise,
+    gradient_spreads,
+    scale_updates,
+)
 from cggm_med.strategies.pareto import ParetoGradients, Rescale
 from cggm_med.strategies.shapley import coalition_sums, shapley_plan, shapley_shares
 from cggm_med.typing import Outputs
@@ -47,7 +53,7 @@ class DGSConfig(StrategyConfig):
 
     Attributes:
         alpha: strength of the factors; 0.6 is the authors' value.
-        gamma: factor on the combined gradient, see MMPareto.
+        gamma: factor on each encoder's update, as in MMPareto.
         rescale: see MMPareto.
         every: steps between two valuations, each of which predicts from every subset of the modalities.
         orders: random orders by which more than four modalities are valued.
@@ -90,7 +96,7 @@ class DGS(FactorStrategy):
         """See the base class."""
         super().prepare(model)
         count = len(model.modalities)
-        self.pareto = ParetoGradients(count, self.config.gamma, self.config.rescale)
+        self.pareto = ParetoGradients(count, self.config.rescale)
         self.register_buffer("share", torch.full((count,), 1 / count))
         self._coalition_sums: list[Tensor] = []
 
@@ -125,9 +131,10 @@ class DGS(FactorStrategy):
         self.pareto.combine(model)
 
     def modulate(self, model: MultimodalModel, optimizer: Optimizer, step: Step) -> None:
-        """Scale each encoder's update by its factor, then add noise if asked for."""
+        """Scale each encoder's update by gamma and its factor, then add noise if asked for."""
         spreads = gradient_spreads(model) if self.config.noise else None
-        super().modulate(model, optimizer, step)
+        factors = (self.config.gamma * self.factor).unbind()
+        scale_updates(model, optimizer, dict(zip(self.modalities, factors, strict=True)))
         if spreads is not None:
             add_gradient_noise(model, spreads, step)
 

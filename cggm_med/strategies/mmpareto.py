@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from cggm_med.config import require
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.unimodal import UnimodalHeads
-from cggm_med.strategies.base import BalancingStrategy, StrategyConfig
+from cggm_med.step import Step
+from cggm_med.strategies.base import BalancingStrategy, StrategyConfig, scale_updates
 from cggm_med.strategies.pareto import ParetoGradients, Rescale
 
 
@@ -23,7 +25,7 @@ class MMParetoConfig(StrategyConfig):
     """Settings of MMPareto.
 
     Attributes:
-        gamma: factor on the combined gradient; 1.5 is the authors' value for CREMA-D.
+        gamma: factor on each encoder's update; 1.5 is the authors' value for CREMA-D.
         rescale: restore the length of a conflicting gradient for the whole ``encoder``, or for each ``tensor`` as the
             authors' code does, which can turn it away from a common descent.
     """
@@ -53,7 +55,7 @@ class MMPareto(BalancingStrategy):
     def prepare(self, model: MultimodalModel) -> None:
         """See the base class."""
         super().prepare(model)
-        self.pareto = ParetoGradients(len(model.modalities), self.config.gamma, self.config.rescale)
+        self.pareto = ParetoGradients(len(model.modalities), self.config.rescale)
 
     def backward(self, losses: Mapping[str, Tensor], model: MultimodalModel) -> None:
         """One backward pass for the unimodal losses, one for the others."""
@@ -63,6 +65,11 @@ class MMPareto(BalancingStrategy):
         """Average over processes, then combine the two gradients of each encoder."""
         super().combine(model)
         self.pareto.combine(model)
+
+    def modulate(self, model: MultimodalModel, optimizer: Optimizer, step: Step) -> None:
+        """Scale every encoder's update by gamma, where it acts: a constant factor on a gradient cancels in Adam."""
+        gamma = self.pareto.cosine.new_tensor(self.config.gamma)
+        scale_updates(model, optimizer, dict.fromkeys(model.modalities, gamma))
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Each modality's score, and the cosine between its encoder's two gradients."""

@@ -39,17 +39,16 @@ def min_norm_weight(gg: Tensor, gu: Tensor, uu: Tensor) -> Tensor:
 
 
 def pareto_gradient(
-    fused: Sequence[Tensor], own: Sequence[Tensor], gamma: float, rescale: Rescale = "encoder"
+    fused: Sequence[Tensor], own: Sequence[Tensor], rescale: Rescale = "encoder"
 ) -> tuple[list[Tensor], Tensor]:
     """Combine the fused loss's and a modality's own gradient of one encoder.
 
     Where they agree (positive cosine) the result is their sum. Where they conflict, it is twice the shortest vector
-    between them, which descends on both, brought back to the length of the sum if it is shorter. Both times gamma.
+    between them, which descends on both, brought back to the length of the sum if it is shorter.
 
     Args:
         fused: gradient of the fused loss, one tensor a parameter.
         own: gradient of the modality's own loss, shaped alike.
-        gamma: factor on the result.
         rescale: restore the length of the whole ``encoder``'s gradient, which keeps its direction, or of each
             ``tensor``'s, as the authors' code does.
 
@@ -57,7 +56,7 @@ def pareto_gradient(
         The combined gradient, and the cosine (scalar) between the two.
 
     Example:
-        >>> pareto_gradient([torch.tensor([1.0, 0.0])], [torch.tensor([-1.0, 1.0])], gamma=1.0)[0]
+        >>> pareto_gradient([torch.tensor([1.0, 0.0])], [torch.tensor([-1.0, 1.0])])[0]
         [tensor([0.4472, 0.8944])]
     """
     g = torch.cat([x.flatten() for x in fused]).float()
@@ -75,7 +74,7 @@ def pareto_gradient(
         plain, now = ((torch.stack(list(x)).norm(),) * len(combined) for x in (plain, now))
     for x, before, after in zip(combined, plain, now, strict=True):
         ratio = torch.where(after > SHORTEST, before / after.clamp_min(SHORTEST), 1)
-        x.mul_(gamma * ratio.clamp_min(1))
+        x.mul_(ratio.clamp_min(1))
     return combined, cosine
 
 
@@ -86,15 +85,14 @@ class ParetoGradients(nn.Module):
 
     Args:
         modalities: how many.
-        gamma: see ``pareto_gradient``.
         rescale: see ``pareto_gradient``.
     """
 
     cosine: Tensor
 
-    def __init__(self, modalities: int, gamma: float, rescale: Rescale) -> None:
+    def __init__(self, modalities: int, rescale: Rescale) -> None:
         super().__init__()
-        self.gamma, self.rescale = gamma, rescale
+        self.rescale = rescale
         self.own: dict[str, dict[int, Tensor]] = {}
         self.register_buffer("cosine", torch.zeros(modalities))
 
@@ -132,7 +130,7 @@ class ParetoGradients(nn.Module):
         for m, mine in self.own.items():
             parameters = [model.modality_parameters(m)[i] for i in mine]
             fused = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-            combined, cosine = pareto_gradient(fused, list(mine.values()), self.gamma, self.rescale)
+            combined, cosine = pareto_gradient(fused, list(mine.values()), self.rescale)
             self.cosine[model.modalities.index(m)] = cosine
             for parameter, gradient, new in zip(parameters, fused, combined, strict=True):
                 gradient.copy_(new)  # in place: an optimizer may rely on a gradient's memory layout
