@@ -32,7 +32,7 @@ MODALITY_PANELS: Mapping[str, tuple[str, float | None]] = {
     "gradient_norm": ("gradient norm of each encoder", None),
     "cosine": ("cosine of own and fused gradient, last layer", 0.0),
     "factor": ("factor on each encoder's update", 1.0),
-    "drop_rate": ("how often each modality is left out", None),
+    "drop_rate": ("rate at which each modality is left out", None),
     "conflict_cosine": ("cosine of an encoder's two gradients", 0.0),
     "shapley_share": ("Shapley share of the fused score", None),
 }

@@ -70,6 +70,10 @@ def residual_sums(scale: float) -> ScoreSums:
         raise ValueError(f"scale is {scale}, expected a finite residual above 0 in the unit of the target")
 
     def sums(logits: Tensor, target: Tensor) -> Tensor:
+        if logits.shape != target.shape:
+            raise ValueError(
+                f"predictions have shape {tuple(logits.shape)} and targets {tuple(target.shape)}; make them equal"
+            )
         score = torch.exp(-(logits.detach().float() - target.float()).abs() / scale).sum()
         values = torch.full_like(score, target.numel())
         return torch.stack([score, values, values])[None]

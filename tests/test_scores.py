@@ -192,3 +192,9 @@ def test_where_nothing_occurred_there_is_no_score():
 def test_one_modality_whose_score_is_not_finite_makes_the_step_unusable():
     sums = torch.tensor([[[1.0, 2.0, 1.0]], [[float("inf"), 2.0, 1.0]]])
     assert not mean_score(sums)[1]
+
+
+def test_residuals_of_other_shapes_are_refused():
+    """Broadcast, four values against four would be sixteen residuals."""
+    with pytest.raises(ValueError, match=r"shape \(4, 1\) and targets \(4,\)"):
+        residual_sums(1.0)(torch.zeros(4, 1), torch.zeros(4))

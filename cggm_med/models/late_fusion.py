@@ -56,7 +56,8 @@ class LateFusionModel(MultimodalModel):
             else some.new_zeros(len(some), width)
             for m, width in self.widths.items()
         ]
-        return (torch.cat(parts, dim=1) * (len(self.modalities) / count)[:, None],)
+        scale = len(self.modalities) / count.to(torch.promote_types(some.dtype, torch.float32))
+        return (torch.cat(parts, dim=1) * scale[:, None],)
 
     def linear_shares(self, features: Mapping[str, Features]) -> dict[str, Tensor]:
         """``W_m h_m + b / M``, whose sum over all modalities is the logits."""

@@ -91,6 +91,11 @@ class OGM(FactorStrategy):
             return torch.ones_like(score)
         return ogm_factors(score, self.config.alpha, self.config.form)
 
+    def modulate(self, model: MultimodalModel, optimizer: Optimizer, step: Step) -> None:
+        """Scale each encoder's update by its factor, within the part of the run that is modulated."""
+        if self.active(step):
+            super().modulate(model, optimizer, step)
+
 
 class OGMGE(OGM):
     """OGM, and noise on the gradients of every modality, damped or not: ``k_m g_m + N(0, std(g_m)^2)``.

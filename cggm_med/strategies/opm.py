@@ -82,12 +82,14 @@ class OPM(BalancingStrategy):
         on = torch.rand((), generator=step.generator("opm")).item() < self.config.probability
         if not on or step.progress < self.config.warmup:
             return features
-        score = self.recent_score[self.rows(features)]
-        rates = drop_rates(score, self.config.drop_base, self.config.growth)
+        rows = self.rows(features)
+        rates = drop_rates(self.recent_score[rows], self.config.drop_base, self.config.growth)
+        # Nobody is ahead of a modality that has not been scored yet.
+        rates = torch.where((self.seen[rows] > 0).all(), rates, 0)
         return drop_modalities(features, rates, step, "opm features")
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Each modality's score, and how often it is left out at this point of the run."""
+        """Each modality's score, and its rate in a step that leaves features out."""
         return {
             **super().diagnostics(),
             "drop_rate": drop_rates(self.recent_score, self.config.drop_base, self.config.growth),

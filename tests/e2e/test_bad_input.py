@@ -376,7 +376,15 @@ def test_gradients_that_are_never_finite_stop_the_run(refused, phantom, cache, t
 
 
 def test_an_ablation_warns_in_one_line(tmp_path):
-    words = ["train", "--set", "strategy.mode=paper", "--data", str(tmp_path / "absent"), "--out", str(tmp_path / "run")]
+    words = [
+        "train",
+        "--set",
+        "strategy.mode=paper",
+        "--data",
+        str(tmp_path / "absent"),
+        "--out",
+        str(tmp_path / "run"),
+    ]
     command = [sys.executable, "-m", "cggm_med.cli", *words]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     warning, error = ended.stderr.strip().splitlines()

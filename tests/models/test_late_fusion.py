@@ -94,7 +94,7 @@ def test_samples_may_lack_different_modalities(model, inputs):
 
 
 def test_scales_by_hand():
-    """Features 1, 2 and 4, all weights 1, bias 10: 7 + 10; without the second 5 * 3/2 + 10; the last alone 4 * 3 + 10."""
+    """Features 1, 2, 4, weights 1, bias 10: 7 + 10; without the second 5 * 3/2 + 10; the last alone 4 * 3 + 10."""
     model = LateFusionModel({m: nn.Identity() for m in MODALITIES}, dict.fromkeys(MODALITIES, 1), targets=1)
     nn.init.ones_(model.head.weight)
     nn.init.constant_(model.head.bias, 10.0)

@@ -1,5 +1,6 @@
 """OGM and OGM-GE: the laws of the ratio, the factor and the noise, hand values, and the paper's formulas in NumPy."""
 
+import copy
 import math
 
 import numpy as np
@@ -15,6 +16,7 @@ from problems import (
     STEPS,
     make,
     one_step,
+    same_bits,
     set_up,
     small_batch,
     small_model,
@@ -32,6 +34,7 @@ from cggm_med.step import Step
 from cggm_med.strategies.base import add_gradient_noise, gradient_spreads
 from cggm_med.strategies.ogm import ogm_factors
 from cggm_med.strategies.ratios import score_ratios
+from cggm_med.typing import Batch
 
 PAIR = MODALITIES[:2]
 forms = pytest.mark.parametrize("form", ["continuous", "paper"])
@@ -196,7 +199,7 @@ def test_outside_its_part_of_the_run_the_update_is_joint(name, number):
     strategy = make(name, start=0.3, end=0.6)
     model = trained(strategy, 1, PLAIN_SGD, problem=CLASSIFICATION, first=number)
     joint = trained(make("joint"), 1, PLAIN_SGD, problem=CLASSIFICATION, first=number)
-    ours, theirs = ([p for p in x.encoders.parameters()] for x in (model, joint))
+    ours, theirs = (list(x.encoders.parameters()) for x in (model, joint))
     same = all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     assert same == (number not in (30, 59))
     assert (strategy.factor == 1).all() == (number not in (30, 59))
@@ -332,3 +335,19 @@ def test_in_a_step_of_sgd_the_noise_is_that_of_the_clipped_gradient(problem):
         updates[clip] = torch.cat(moved)
     torch.testing.assert_close(10 * updates[1e-3], updates[1e-2], rtol=1e-2, atol=1e-5)
     assert updates[1e-2].norm() > 1e-2
+
+
+def test_after_the_end_nothing_is_scaled_even_where_a_step_cannot_be_scored():
+    strategy, model = make("ogm", end=0.5), small_model()
+    set_up(strategy, model)
+    optimizer = make_optimizer(model, strategy, OptimConfig(name="sgd", momentum=0, weight_decay=0), CPU)
+    one_step(model, strategy, optimizer, small_batch(0), 49)
+    assert strategy.factor.min() < 1
+    twin, joint = copy.deepcopy(model), make("joint")
+    batch = small_batch(1)
+    empty = Batch(batch.inputs, torch.zeros_like(batch.target), batch.ids)
+    one_step(model, strategy, optimizer, empty, 50)
+    set_up(joint, twin)
+    plain = make_optimizer(twin, joint, OptimConfig(name="sgd", momentum=0, weight_decay=0), CPU)
+    one_step(twin, joint, plain, empty, 50)
+    assert same_bits(model, twin)
