@@ -73,7 +73,7 @@ def drop_modalities(
     chance = step.uniform(key, len(eligible), len(features), eligible.device)
     keep = eligible & (chance >= rates)
     last = torch.where(eligible, chance, -1).argmax(1, keepdim=True)
-    last_resort = torch.zeros_like(keep).scatter_(1, last, True)
+    last_resort = torch.zeros_like(keep).scatter_(1, last, True) & eligible
     return _restrict(features, torch.where(keep.any(1, keepdim=True), keep, last_resort))
 
 

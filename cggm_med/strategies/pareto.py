@@ -16,6 +16,7 @@ from cggm_med.models.base import MultimodalModel
 
 Rescale = Literal["encoder", "tensor"]
 SHORTEST = 1e-30  # squared norm below which a gradient is nothing
+ROUNDING = 1e-5  # share of two gradients' lengths below which their combination is rounding
 
 
 def min_norm_weight(gg: Tensor, gu: Tensor, uu: Tensor) -> Tensor:
@@ -66,15 +67,21 @@ def pareto_gradient(
     cosine = gu / lengths
     # A loss without any gradient, such as that of a modality which was left out, conflicts with nothing.
     agree = (gu > 0) | (torch.minimum(gg, uu) < SHORTEST)
-    a = torch.where(agree, torch.full_like(cosine, 0.5), min_norm_weight(gg, gu, uu))
-    combined = [2 * a * x + 2 * (1 - a) * y for x, y in zip(fused, own, strict=True)]
+    half = torch.full_like(cosine, 0.5)
+    # Both from the formula: one minus the other would lose all digits where one gradient is far longer.
+    a = torch.where(agree, half, min_norm_weight(gg, gu, uu))
+    b = torch.where(agree, half, min_norm_weight(uu, gu, gg))
+    combined = [2 * a * x + 2 * b * y for x, y in zip(fused, own, strict=True)]
     plain = torch._foreach_norm([x + y for x, y in zip(fused, own, strict=True)])
     now = torch._foreach_norm(combined)
+    longest = [x.norm() + y.norm() for x, y in zip(fused, own, strict=True)]
+    norms = [torch.stack(list(x)) for x in (plain, now, longest)]
     if rescale == "encoder":
-        plain, now = ((torch.stack(list(x)).norm(),) * len(combined) for x in (plain, now))
-    for x, before, after in zip(combined, plain, now, strict=True):
-        ratio = torch.where(after > SHORTEST, before / after.clamp_min(SHORTEST), 1)
-        x.mul_(ratio.clamp_min(1))
+        norms = [x.norm().expand_as(x) for x in norms]
+    for x, before, after, length in zip(combined, *norms, strict=True):
+        # Opposite gradients leave nothing but rounding, which must not be stretched to the length of a gradient.
+        something = after > ROUNDING * length
+        x.mul_(torch.where(something, before / torch.where(something, after, 1), 1).clamp_min(1))
     return combined, cosine
 
 
@@ -112,12 +119,16 @@ class ParetoGradients(nn.Module):
             wanted = [*head_parameters, *(p for _, _, p in own)]
             found = torch.autograd.grad(total, wanted, retain_graph=True, allow_unused=True)
             for parameter, gradient in zip(head_parameters, found, strict=False):
-                if gradient is not None:
-                    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+                if gradient is None:
+                    continue
+                if parameter.grad is None:  # laid out in memory as its parameter, as optimizers may expect
+                    parameter.grad = torch.zeros_like(parameter)
+                parameter.grad.add_(gradient)
             for (m, i, _), gradient in zip(own, found[len(head_parameters) :], strict=True):
                 if gradient is not None:
                     mine = self.own.setdefault(m, {})
-                    mine[i] = mine[i].add_(gradient) if i in mine else gradient
+                    # Not in place: parameters that are summed directly share one gradient tensor.
+                    mine[i] = mine[i] + gradient if i in mine else gradient
         torch.stack([loss for name, loss in losses.items() if name not in present]).sum().backward()
 
     @torch.no_grad()

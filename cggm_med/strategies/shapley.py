@@ -93,7 +93,7 @@ def coalition_sums(
     Returns:
         ``(coalition, target, 3)``.
     """
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     nobody = torch.zeros(len(target), dtype=torch.bool, device=target.device)
     sums = []
@@ -102,7 +102,8 @@ def coalition_sums(
         if not given:
             given = {m: Features(f.maps, nobody) for m, f in features.items()}
         sums.append(score_sums(model.head(model.fuse(given)[0]), target))
-    model.train(training)
+    for module, training in modes:
+        module.training = training
     return torch.stack(sums)
 
 

@@ -226,6 +226,17 @@ def test_valuing_predicts_as_in_use_and_leaves_no_trace(training):
     torch.testing.assert_close(first, expected)
 
 
+def test_valuing_records_nothing_for_a_gradient():
+    model, batch, seen = CLASSIFICATION.model(), CLASSIFICATION.batch(), []
+
+    def spy(logits, target):
+        seen.append(logits.requires_grad)
+        return true_class_sums(logits, target)
+
+    coalition_sums(model, model.encode(batch.inputs), batch.target, spy, exact_plan(3)[0])
+    assert seen == [False] * 8
+
+
 # Shares and factors
 
 
@@ -346,6 +357,18 @@ def test_coalitions_are_valued_every_so_many_steps(monkeypatch, accumulate):
         shares.append(strategy.share.tolist())
     assert valued == [n for n in (0, 3, 6) for _ in range(accumulate)]
     assert shares[0] == shares[1] == shares[2] != shares[3] == shares[4] == shares[5] != shares[6] == shares[7]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_each_valuation_is_of_its_own_batch(accumulate):
+    strategy, model = make("dgs", every=1), CLASSIFICATION.model()
+    set_up(strategy, model, problem=CLASSIFICATION)
+    still = make_optimizer(model, strategy, OptimConfig(name="sgd", lr=1e-9, weight_decay=0), CPU)
+    for number in range(3):
+        batch, options = CLASSIFICATION.batch(number), TrainConfig(accumulate=accumulate)
+        one_step(model, strategy, still, batch, number, CLASSIFICATION, settings=options)
+        alone, _ = stepped("dgs", CLASSIFICATION, batch)
+        torch.testing.assert_close(strategy.share, alone.share, rtol=1e-4, atol=1e-5)
 
 
 def test_five_modalities_are_valued_by_drawn_orders_that_still_add_up():

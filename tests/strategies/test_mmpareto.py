@@ -14,16 +14,18 @@ from scipy.optimize import minimize_scalar
 from cggm_med.config import OptimConfig, TrainConfig
 from cggm_med.engine import make_optimizer
 from cggm_med.errors import ConfigError
+from cggm_med.models.late_fusion import LateFusionModel
 from cggm_med.step import Step
 from cggm_med.strategies.pareto import ParetoGradients, min_norm_weight, pareto_gradient
 from cggm_med.subsets import draw_subset
 
+ROUNDING = 5e-3  # of float32, where one gradient is 200 times as long as the other and nearly opposite
 PLAIN_SGD = OptimConfig(name="sgd", lr=1e-9, momentum=0, weight_decay=0)
 whole = st.integers(-100, 100)
 two_vectors = st.lists(st.tuples(whole, whole), min_size=1, max_size=6).map(
     lambda pairs: torch.tensor(pairs, dtype=torch.float64).unbind(1)
 )
-huge = st.floats(-(2.0**50), 2.0**50, width=32)
+any_size = st.floats(-(2.0**30), 2.0**30, width=32).filter(lambda x: x == 0 or abs(x) > 2**-20)
 seeds = st.integers(0, 2**32 - 1)
 rescales = pytest.mark.parametrize("rescale", ["encoder", "tensor"])
 
@@ -108,19 +110,19 @@ def test_the_weight_by_hand():
 def test_a_conflict_is_resolved_in_favour_of_both(vectors):
     """Neither loss grows, to first order: the result has no negative part along either gradient."""
     g, u = vectors
-    assume(-0.9999 < cosine(g, u) < 0)  # exactly opposite gradients have no common descent
+    assume(-0.999 < cosine(g, u) < 0)  # exactly opposite gradients have no common descent
     (v,), found = pareto_gradient([g], [u])
     assert found.item() == pytest.approx(cosine(g, u), abs=1e-5)
-    assert v @ g >= -1e-4 * v.norm() * g.norm()
-    assert v @ u >= -1e-4 * v.norm() * u.norm()
-    # And gains alike from both, which is what makes it the shortest: <v, g> = <v, u>.
-    assert abs(v @ g - v @ u) <= 1e-4 * v.norm() * max(g.norm(), u.norm())
+    assert cosine(v, g) >= -ROUNDING
+    assert cosine(v, u) >= -ROUNDING
+    # The shortest vector gains alike from both.
+    assert abs(v @ g - v @ u) <= ROUNDING * v.norm() * max(g.norm(), u.norm())
 
 
 @given(two_vectors)
 def test_the_length_is_that_of_the_plain_sum(vectors):
     g, u = vectors
-    assume(cosine(g, u) > -0.9999)
+    assume(cosine(g, u) > -0.999)
     (v,), _ = pareto_gradient([g], [u])
     assert v.norm().item() == pytest.approx((g + u).norm().item(), rel=1e-4)
 
@@ -146,8 +148,9 @@ def test_it_is_the_rule_of_the_paper(rescale, seed, conflict):
 @given(two_vectors)
 def test_it_treats_both_gradients_alike(vectors):
     g, u = vectors
-    assume(cosine(g, u) > -0.9999)
-    torch.testing.assert_close(pareto_gradient([g], [u])[0], pareto_gradient([u], [g])[0], rtol=1e-3, atol=1e-3)
+    assume(cosine(g, u) > -0.999)
+    ((v,), _), ((w,), _) = pareto_gradient([g], [u]), pareto_gradient([u], [g])
+    assert (v - w).norm() <= ROUNDING * v.norm()
 
 
 def test_both_ways_to_restore_lengths_by_hand():
@@ -181,7 +184,7 @@ def test_a_gradient_of_zero_lets_the_other_pass(zero, rescale):
 
 
 @rescales
-@given(pairs=st.lists(st.tuples(huge, huge), min_size=1, max_size=4))
+@given(pairs=st.lists(st.tuples(any_size, any_size), min_size=1, max_size=4))
 def test_any_gradients_give_finite_ones_of_bounded_length(rescale, pairs):
     """No tensor is longer than twice both gradients together, however short the shortest vector is."""
     g, u = torch.tensor(pairs).unbind(1)
@@ -343,3 +346,47 @@ def test_gamma_scales_the_update_of_encoders_whatever_the_optimizer(optimizer):
 def test_an_impossible_gamma_is_refused():
     with pytest.raises(ConfigError, match=r"strategy\.gamma"):
         make("mmpareto", gamma=0.0)
+
+
+class Summed(torch.nn.Module):
+    """An encoder with two parameters that are summed directly, for which autograd returns one tensor twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(6, 5)
+        self.a, self.b = (torch.nn.Parameter(torch.randn(5)) for _ in range(2))
+
+    def forward(self, x):
+        return torch.tanh(self.layer(x) + (self.a + self.b))
+
+
+@pytest.mark.parametrize("name", ["mmpareto", "dgs"])
+def test_parameters_that_share_a_gradient_are_not_counted_twice(name):
+    gradients = []
+    for parts in (1, 4):
+        torch.manual_seed(0)
+        model = LateFusionModel({m: Summed() for m in MODALITIES}, dict.fromkeys(MODALITIES, 5), targets=4)
+        strategy = set_up(make(name), model, problem=CLASSIFICATION)
+        optimizer = make_optimizer(model, strategy, PLAIN_SGD, CPU)
+        settings = TrainConfig(accumulate=parts)
+        batch = CLASSIFICATION.batch()
+        one_step(model, strategy, optimizer, batch, 0, CLASSIFICATION, settings=settings, clip_norm=1e9)
+        gradients.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
+@rescales
+def test_opposite_gradients_cancel_and_their_rounding_is_not_stretched(rescale):
+    g = torch.randn(1000)
+    (v,), found = pareto_gradient([g], [-0.7 * g], rescale)
+    assert found.item() == pytest.approx(-1)
+    assert v.norm() < 1e-4 * g.norm()
+
+
+@pytest.mark.parametrize("length", [1e-7, 1e-4, 1e4, 1e7])
+def test_gradients_of_very_different_lengths_keep_a_common_descent(length):
+    """At a cosine of -0.6 the shortest vector is all but orthogonal to the longer one, and gains on the other."""
+    g, u = torch.tensor([1.0, 0.0]), length * torch.tensor([-0.6, 0.8])
+    (v,), _ = pareto_gradient([g], [u])
+    assert cosine(v, g) >= -1e-3
+    assert cosine(v, u) >= -1e-3
