@@ -136,4 +136,4 @@ def _present(features: Mapping[str, Features]) -> Tensor:
 
 def _restrict(features: Mapping[str, Features], keep: Tensor) -> dict[str, Features]:
     columns: Sequence[Tensor] = keep.unbind(1)
-    return {m: Features(f.maps, column) for (m, f), column in zip(features.items(), columns, strict=True)}
+    return {m: f._replace(present=column) for (m, f), column in zip(features.items(), columns, strict=True)}

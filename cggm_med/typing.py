@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
+class Padded(NamedTuple):
+    """Sequences of different lengths as one tensor.
+
+    Attributes:
+        values: ``(batch, time, channel)``, zeros behind each sequence's end.
+        valid: ``(batch, time)`` booleans, False behind each sequence's end.
+    """
+
+    values: Tensor
+    valid: Tensor
+
+
 class Features(NamedTuple):
     """What one modality's encoder found.
 
     Attributes:
-        maps: feature maps, finest first: ``(batch, channel, x, y, z)`` for volumes, ``(batch, channel)`` for vectors.
+        maps: feature maps, finest first: ``(batch, channel, x, y, z)`` for volumes, ``(batch, channel, time)`` for
+            sequences, ``(batch, channel)`` for vectors.
         present: ``(batch,)`` booleans, False where this sample lacks the modality; None where no sample does.
+        valid: ``(batch, time)`` booleans, False behind a sequence's end; None where nothing is padded.
     """
 
     maps: tuple[Tensor, ...]
     present: Tensor | None = None
+    valid: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -26,12 +42,12 @@ class Batch:
     """Samples to train on.
 
     Attributes:
-        inputs: one tensor a modality, such as ``(batch, 1, x, y, z)``.
+        inputs: by modality, such as ``(batch, 1, x, y, z)``, or sequences.
         target: what is learned, such as ``(batch, region, x, y, z)`` with values 0 and 1.
         ids: the case that each sample comes from.
     """
 
-    inputs: dict[str, Tensor]
+    inputs: Mapping[str, Tensor | Padded]
     target: Tensor
     ids: tuple[str, ...]
 
@@ -47,17 +63,25 @@ class Batch:
         if rest or not size:
             raise ValueError(f"{len(self.target)} samples cannot be split into {parts} equal parts")
         slices = [slice(start, start + size) for start in range(0, len(self.target), size)]
-        return tuple(Batch({m: x[s] for m, x in self.inputs.items()}, self.target[s], self.ids[s]) for s in slices)
+        return tuple(self._part(s) for s in slices)
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, from where it reaches a GPU without the CPU waiting."""
-        inputs = {modality: x.pin_memory() for modality, x in self.inputs.items()}
-        return Batch(inputs, self.target.pin_memory(), self.ids)
+        return self._map(Tensor.pin_memory)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on ``device``."""
-        inputs = {modality: x.to(device, non_blocking=True) for modality, x in self.inputs.items()}
-        return Batch(inputs, self.target.to(device, non_blocking=True), self.ids)
+        return self._map(lambda x: x.to(device, non_blocking=True))
+
+    def _part(self, rows: slice) -> Batch:
+        return replace(self._map(lambda x: x[rows]), ids=self.ids[rows])
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        inputs = {
+            m: Padded(change(x.values), change(x.valid)) if isinstance(x, Padded) else change(x)
+            for m, x in self.inputs.items()
+        }
+        return Batch(inputs, change(self.target), self.ids)
 
 
 class UnimodalOutput(NamedTuple):

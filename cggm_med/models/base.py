@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from cggm_med.errors import UnknownName
-from cggm_med.typing import Features, Outputs
+from cggm_med.typing import Features, Outputs, Padded
 
 
 class MultimodalModel(nn.Module, ABC):
     """A network with one encoder per modality.
 
-    A subclass fills ``encoders`` (keyed by modality; each maps a tensor to a tuple of maps, finest first, or to a
-    single tensor) and ``head`` (maps the finest fused features to logits), and says how features are fused. A head that
+    A subclass fills ``encoders`` (keyed by modality; each maps its input to a tuple of maps, finest first, or to a
+    single map) and ``head`` (maps the finest fused features to logits), and says how features are fused. A head that
     is linear in the concatenated features also says what each modality adds to it (``linear_shares``).
 
     Attributes:
@@ -32,7 +32,7 @@ class MultimodalModel(nn.Module, ABC):
         super().__init__()
         self.modalities = tuple(modalities)
 
-    def encode(self, inputs: Mapping[str, Tensor]) -> dict[str, Features]:
+    def encode(self, inputs: Mapping[str, Tensor | Padded]) -> dict[str, Features]:
         """Each given modality's features. A modality that is left out is really absent: nothing stands for it.
 
         Raises:
@@ -41,8 +41,13 @@ class MultimodalModel(nn.Module, ABC):
         for modality in inputs:
             if modality not in self.modalities:
                 raise UnknownName("modality in this model", modality, self.modalities)
-        found = {m: self.encoders[m](inputs[m]) for m in self.modalities if m in inputs}
-        return {m: Features(maps if isinstance(maps, tuple) else (maps,)) for m, maps in found.items()}
+        features = {}
+        for modality in (m for m in self.modalities if m in inputs):
+            x = inputs[modality]
+            maps = self.encoders[modality](x)
+            valid = x.valid if isinstance(x, Padded) else None
+            features[modality] = Features(maps if isinstance(maps, tuple) else (maps,), valid=valid)
+        return features
 
     @abstractmethod
     def fuse(self, features: Mapping[str, Features]) -> tuple[Tensor, ...]:
@@ -63,7 +68,7 @@ class MultimodalModel(nn.Module, ABC):
             for view, fused in zip(views, self.fuse_views(views), strict=True)
         ]
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, inputs: Mapping[str, Tensor | Padded]) -> Tensor:
         """Logits from any non-empty subset of the modalities."""
         logits: Tensor = self.head(self.fuse(self.encode(inputs))[0])
         return logits

@@ -22,12 +22,12 @@ class UnimodalHead(nn.Module, ABC):
     last: nn.Module
 
     @abstractmethod
-    def hidden(self, maps: tuple[Tensor, ...]) -> Tensor:
+    def hidden(self, features: Features) -> Tensor:
         """What the last layer reads, ``(batch, channel, ...)``."""
 
-    def forward(self, maps: tuple[Tensor, ...]) -> UnimodalOutput:
+    def forward(self, features: Features) -> UnimodalOutput:
         """Hidden features and logits."""
-        hidden = self.hidden(maps)
+        hidden = self.hidden(features)
         return UnimodalOutput(hidden, self.last(hidden))
 
 
@@ -43,9 +43,9 @@ class VectorHead(UnimodalHead):
         super().__init__()
         self.last = nn.Linear(width, targets)
 
-    def hidden(self, maps: tuple[Tensor, ...]) -> Tensor:
+    def hidden(self, features: Features) -> Tensor:
         """The vector itself."""
-        return maps[-1]
+        return features.maps[-1]
 
 
 class VoxelwiseHead(UnimodalHead):
@@ -65,8 +65,9 @@ class VoxelwiseHead(UnimodalHead):
         self.scales = nn.ModuleList(nn.Conv3d(c, channels[0], kernel_size=1) for c in channels[1:])
         self.last = nn.Conv3d(channels[0], regions, kernel_size=1)
 
-    def hidden(self, maps: tuple[Tensor, ...]) -> Tensor:
+    def hidden(self, features: Features) -> Tensor:
         """Features ``(batch, channel, x/2, y/2, z/2)``."""
+        maps = features.maps
         hidden: Tensor = self.scales[-1](maps[-1])
         for scale, x in zip(reversed(self.scales[:-1]), reversed(maps[1:-1]), strict=True):
             hidden = F.interpolate(hidden, scale_factor=2, mode="nearest") + scale(x)
@@ -97,7 +98,9 @@ class UnimodalHeads(nn.Module):
                 at full weight; with 0 they only watch (the stop-gradient of the CGGM paper).
         """
         return {
-            m: self.heads[m](tuple(scale_gradient(x, encoder_weight) for x in features[m].maps))
+            m: self.heads[m](
+                features[m]._replace(maps=tuple(scale_gradient(x, encoder_weight) for x in features[m].maps))
+            )
             for m in self.heads
             if m in features
         }

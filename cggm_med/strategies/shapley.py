@@ -100,7 +100,7 @@ def coalition_sums(
     for members in coalitions.tolist():
         given = {m: f for (m, f), member in zip(features.items(), members, strict=True) if member}
         if not given:
-            given = {m: Features(f.maps, nobody) for m, f in features.items()}
+            given = {m: f._replace(present=nobody) for m, f in features.items()}
         sums.append(score_sums(model.head(model.fuse(given)[0]), target))
     for module, training in modes:
         module.training = training

@@ -592,8 +592,8 @@ class WideHead(UnimodalHead):
         super().__init__()
         self.wide, self.last = torch.nn.Linear(5, 7), torch.nn.Linear(7, 4)
 
-    def hidden(self, maps):
-        return self.wide(maps[-1])
+    def hidden(self, features):
+        return self.wide(features.maps[-1])
 
 
 # Training on a small problem (the analysis of stability, acceptance test h)

@@ -232,7 +232,7 @@ def by_hand(model, heads, problem, batch, subset_weight=0.0):
         subset = model.predict([draw_subset(features, Step(0, STEPS))])[0].logits
         fused = fused + subset_weight * problem.criterion(subset, batch.target)
     own = {
-        m: problem.criterion(heads.heads[m](model.encode({m: x})[m].maps).logits, batch.target)
+        m: problem.criterion(heads.heads[m](model.encode({m: x})[m]).logits, batch.target)
         for m, x in batch.inputs.items()
     }
     return fused, own
