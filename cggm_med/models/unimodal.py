@@ -97,13 +97,12 @@ class UnimodalHeads(nn.Module):
             encoder_weight: share of the heads' gradient that reaches the encoders. The heads themselves always learn
                 at full weight; with 0 they only watch (the stop-gradient of the CGGM paper).
         """
-        return {
-            m: self.heads[m](
-                features[m]._replace(maps=tuple(scale_gradient(x, encoder_weight) for x in features[m].maps))
-            )
-            for m in self.heads
-            if m in features
-        }
+        outputs = {}
+        for modality in (m for m in self.heads if m in features):
+            own = features[modality]
+            maps = tuple(scale_gradient(x, encoder_weight) for x in own.maps)
+            outputs[modality] = self.heads[modality](own._replace(maps=maps))
+        return outputs
 
 
 class _ScaleGradient(torch.autograd.Function):
