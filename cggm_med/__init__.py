@@ -34,6 +34,7 @@ _HOME = {
     "ConfigError": "errors",
     "CheckpointError": "errors",
     "DataError": "errors",
+    "MissingExtra": "errors",
     "NonFiniteLoss": "errors",
     "OutputError": "errors",
     "UnknownName": "errors",

@@ -27,16 +27,16 @@ class OptimConfig:
     """The optimizer and its schedule: linear warm-up, then a cosine from ``lr`` to ``lr * final_lr_fraction``.
 
     Attributes:
-        name: ``adamw``, or ``sgd`` with Nesterov momentum.
+        name: ``adamw``, ``adam``, or ``sgd`` with Nesterov momentum.
         lr: largest learning rate.
-        weight_decay: decoupled for AdamW, as an L2 term for SGD.
-        momentum: of SGD; AdamW keeps torch's own betas.
+        weight_decay: decoupled for AdamW, as an L2 term for Adam and SGD.
+        momentum: of SGD; Adam and AdamW keep torch's own betas.
         warmup_fraction: share of all steps in which the learning rate rises from zero.
         final_lr_fraction: share of ``lr`` that is left at the last step.
         clip_norm: largest norm of the model's gradient.
     """
 
-    name: Literal["adamw", "sgd"] = "adamw"
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: float = 1e-3
     weight_decay: float = 1e-2
     momentum: float = 0.9
@@ -59,7 +59,7 @@ class TrainConfig:
 
     Attributes:
         epochs: number of epochs.
-        steps_per_epoch: optimizer steps in an epoch.
+        steps_per_epoch: optimizer steps in an epoch; 0: as many whole batches as there are in the training cases.
         batch_size: samples in a step, summed over all processes.
         seed: of initial weights, splits, sampling and augmentation.
         device: ``auto`` (CUDA when present), ``cpu``, ``cuda`` or ``cuda:N``.
@@ -95,7 +95,8 @@ class TrainConfig:
     log_shapley: bool = False
 
     def __post_init__(self) -> None:
-        counts = ("epochs", "steps_per_epoch", "batch_size", "validate_every", "checkpoint_every", "log_every")
+        require(self.steps_per_epoch >= 0, "train.steps_per_epoch", self.steps_per_epoch, "at least 0")
+        counts = ("epochs", "batch_size", "validate_every", "checkpoint_every", "log_every")
         for name in (*counts, "accumulate", "subset_view_every"):
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
         require(0 <= self.modality_dropout < 1, "train.modality_dropout", self.modality_dropout, "at least 0, below 1")

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from cggm_med import checkpoint as checkpoints
 from cggm_med import distributed
@@ -23,7 +23,6 @@ from cggm_med.config import OptimConfig, RunConfig, TrainConfig, Tree, require, 
 from cggm_med.diagnostics import Comparison, Monitor, clip_gradients, step_if_finite
 from cggm_med.errors import NonFiniteLoss
 from cggm_med.models.base import MultimodalModel
-from cggm_med.report import CaseScore, HeadScore
 from cggm_med.step import Step, random_seed
 from cggm_med.strategies.base import BalancingStrategy, Criterion, fused_loss
 from cggm_med.subsets import modality_dropout, subset_view
@@ -204,12 +203,13 @@ def train(
             )
         if to_validate and task.splits.validation:
             results = evaluate(task, model, strategy, task.splits.validation, config, device=device, full=False)
-            scores = mean_by_target(results, task.targets)
-            mean = sum(scores.values()) / len(scores)
-            if best is None or mean > best["score"]:
-                best = {"score": mean, "epoch": float(epoch), "step": float(done)}
+            headline = dict(task.summarise(results).headline)
+            score = headline[task.chosen_by]
+            assert score is not None  # noqa: S101 - a task is chosen by a score that is always defined
+            if best is None or (score < best["score"] if task.lower_is_better else score > best["score"]):
+                best = {"score": score, "epoch": float(epoch), "step": float(done)}
                 save("best.pt", done)
-            log({"kind": "validation", "step": done, "epoch": epoch, "dice": scores, "mean_dice": mean})
+            log({"kind": "validation", "step": done, "epoch": epoch, "scores": headline})
         if to_save:
             save("last.pt", done)
     distributed.barrier()
@@ -250,14 +250,6 @@ def evaluate(
     return _gather(results, cases, device)
 
 
-def mean_by_target(results: list[CaseResult], targets: tuple[str, ...]) -> dict[str, float]:
-    """Mean Dice over cases of each target."""
-    return {
-        target: sum(s.dice for r in results for s in r.scores if s.region == target) / len(results)
-        for target in targets
-    }
-
-
 def make_optimizer(
     model: MultimodalModel, strategy: BalancingStrategy, config: OptimConfig, device: torch.device
 ) -> Optimizer:
@@ -291,7 +283,8 @@ def make_optimizer(
             nesterov=nesterov,
             fused=device.type == "cuda",
         )
-    return AdamW(groups, config.lr, weight_decay=config.weight_decay, fused=device.type == "cuda")
+    kind = Adam if config.name == "adam" else AdamW
+    return kind(groups, config.lr, weight_decay=config.weight_decay, fused=device.type == "cuda")
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
@@ -382,10 +375,6 @@ def _readable(diagnostics: Mapping[str, Tensor], modalities: tuple[str, ...]) ->
 def _gather(results: list[CaseResult], cases: tuple[str, ...], device: torch.device) -> list[CaseResult]:
     if not distributed.active():
         return results
-    mine = [[r.case, [vars(s) for s in r.scores], [vars(s) for s in r.head_scores]] for r in results]
-    everyone = [item for part in distributed.gather_json(mine, device) for item in part]
-    by_case = {
-        case: CaseResult(case, tuple(CaseScore(**s) for s in scores), tuple(HeadScore(**s) for s in head_scores))
-        for case, scores, head_scores in everyone
-    }
-    return [by_case[case] for case in cases]
+    mine = {result.case: dict(result.findings) for result in results}
+    findings = {case: found for part in distributed.gather_json(mine, device) for case, found in part.items()}
+    return [CaseResult(case, findings[case]) for case in cases]

@@ -2,6 +2,7 @@
 
     CggmMedError
     |-- UnknownName          no task, strategy, preset or key of that name
+    |-- MissingExtra         a package that only some tasks need is not installed
     |-- ConfigError          a setting has the wrong type or an impossible value
     |-- DataError            files that are missing, damaged or contradict one another; lists every bad case
     |-- CheckpointError      a checkpoint that is damaged, foreign or made with another configuration
@@ -40,6 +41,23 @@ class UnknownName(CggmMedError):
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         guess = f" Did you mean '{close[0]}'?" if close else ""
         super().__init__(f"no {kind} '{name}'.{guess} Known: {', '.join(known) or 'none'}{mend and '. ' + mend}")
+
+
+class MissingExtra(CggmMedError):
+    """A package that only some tasks need is not installed.
+
+    Args:
+        what: needs it, such as ``"task 'meld'"``.
+        package: name under which it is installed.
+        extra: extra of this package that brings it.
+
+    Example:
+        >>> str(MissingExtra("task 'meld'", "torch-geometric", "dialogue"))
+        "task 'meld' needs torch-geometric: pip install 'cggm-med[dialogue]'"
+    """
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        super().__init__(f"{what} needs {package}: pip install 'cggm-med[{extra}]'")
 
 
 class ConfigError(CggmMedError):

@@ -99,11 +99,11 @@ def contour_figure(
     figure.legend(
         handles=handles, loc="outside lower center", ncols=len(handles), labelcolor="white", frameon=False, fontsize=10
     )
-    _write(path, figure)
+    write_figure(path, figure)
 
 
 def learning_figure(path: Path, records: Records) -> None:
-    """Training loss and, if there was any, validation Dice over steps.
+    """Training loss and, if there was any, validation scores over steps.
 
     Args:
         path: PNG file to write.
@@ -120,13 +120,13 @@ def learning_figure(path: Path, records: Records) -> None:
     _label(axes[0], "training loss of the fused prediction")
     if validation:
         steps = [r["step"] for r in validation]
-        for colour, region in zip(cycle(LINE_COLOURS), validation[0]["dice"], strict=False):
-            axes[1].plot(steps, [r["dice"][region] for r in validation], "o-", color=colour, ms=3, label=region)
-        axes[1].plot(steps, [r["mean_dice"] for r in validation], "o--", color="0.2", ms=3, label="mean")
-        _label(axes[1], "validation Dice")
-        axes[1].set_ylim(0, 1)
-        axes[1].legend(frameon=False, loc="lower left", ncols=2, fontsize=9)
-    _write(path, figure)
+        for colour, name in zip(cycle(LINE_COLOURS), validation[0]["scores"], strict=False):
+            axes[1].plot(steps, [_or_nan(r["scores"][name]) for r in validation], "o-", color=colour, ms=3, label=name)
+        _label(axes[1], "validation")
+        if all(0 <= score <= 1 for r in validation for score in r["scores"].values() if score is not None):
+            axes[1].set_ylim(0, 1)
+        axes[1].legend(frameon=False, loc="best", ncols=2, fontsize=9)
+    write_figure(path, figure)
 
 
 def modality_figure(path: Path, records: Records, modalities: Sequence[str]) -> bool:
@@ -172,7 +172,7 @@ def modality_figure(path: Path, records: Records, modalities: Sequence[str]) -> 
             ax.axhline(neutral, color="0.4", lw=0.8, zorder=0)
         _label(ax, title)
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=10)
-    _write(path, figure)
+    write_figure(path, figure)
     return True
 
 
@@ -225,6 +225,11 @@ def _smooth(values: Sequence[float]) -> NDArray[np.float64]:
     return np.convolve(values, kernel, mode="same") / np.convolve(np.ones(len(values)), kernel, mode="same")
 
 
+def _or_nan(value: float | None) -> float:
+    """What a curve leaves out."""
+    return float("nan") if value is None else value
+
+
 def _label(ax: Axes, title: str) -> None:
     ax.set_title(title, fontsize=11)
     ax.set_xlabel("step")
@@ -232,7 +237,8 @@ def _label(ax: Axes, title: str) -> None:
     ax.grid(alpha=0.25, lw=0.6)
 
 
-def _write(path: Path, figure: Figure) -> None:
+def write_figure(path: Path, figure: Figure) -> None:
+    """Write a figure to a PNG file, whole or not at all."""
     FigureCanvasAgg(figure)
     with atomic_file(path) as file:
         figure.savefig(file, format="png", dpi=DPI)

@@ -130,6 +130,13 @@ def writable_folder(path: Path) -> Path:
         raise OutputError(f"cannot write to folder {path}: {error.strerror or error}; choose another folder") from error
 
 
+def cache_folder(setting: str | None) -> Path:
+    """Folder for what can be made again: the setting, or the user's cache."""
+    if setting is not None:
+        return Path(setting)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cggm-med"
+
+
 def _sync_folder(folder: Path) -> None:
     """Make a rename durable; folders cannot be opened for this on every system."""
     with contextlib.suppress(OSError):

@@ -41,8 +41,9 @@ class RunProgress:
     def __call__(self, record: Mapping[str, Any]) -> None:
         """Show one record of ``metrics.jsonl``."""
         if record["kind"] == "validation":
-            scores = " ".join(f"{name}={value:.3f}" for name, value in record["dice"].items())
-            self._say(f"step {record['step']}: validation Dice {scores} mean={record['mean_dice']:.3f}")
+            known = {name: "-" if value is None else f"{value:.3f}" for name, value in record["scores"].items()}
+            scores = ", ".join(f"{name} {value}" for name, value in known.items())
+            self._say(f"step {record['step']}: validation {scores}")
             return
         # Not the bar's own estimate: it forgets what is older than 30 s, and slow runs log less often than that.
         text = f"{_clock((self.steps - record['step']) * record['seconds_per_step'])} left  loss {record['loss']:.3f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -61,7 +62,7 @@ def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
         task.find(say)
         splits = task.default_splits()
         task.prepare(splits, say)
-        config = task.config
+        config = task.config = _with_steps(task.config, len(splits.train))
         if first:
             write_text(run.config, yaml.safe_dump(to_tree(config), sort_keys=False))
             write_splits(run.splits, splits)
@@ -171,6 +172,14 @@ def _make(config: RunConfig) -> tuple[Task, BalancingStrategy]:
     return task, registry.load(registry.STRATEGIES, config.strategy.name)(config.strategy)
 
 
+def _with_steps(config: RunConfig, cases: int) -> RunConfig:
+    """The settings with the length of an epoch written out."""
+    if config.train.steps_per_epoch:
+        return config
+    steps = max(1, cases // config.train.batch_size)
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, steps_per_epoch=steps))
+
+
 def _first_of(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
@@ -243,21 +252,23 @@ def _score(
     results = engine.evaluate(task, model, strategy, cases, config, device=device, full=True, draw=pictures)
     chosen = "last step"
     if weights.best is not None and run.weights.name == "best.pt":
-        chosen = f"highest mean validation Dice, {weights.best['score']:.3f} at step {weights.best['step']:.0f}"
+        extreme = "lowest" if task.lower_is_better else "highest"
+        score, step = weights.best["score"], weights.best["step"]
+        chosen = f"{extreme} validation {task.chosen_by}, {score:.3f} at step {step:.0f}"
         if split == "validation":
             chosen += "; these scores are of the cases that it was chosen by, so they are optimistic"
     report = Report(
         task=config.task.name,
         strategy=config.strategy.name,
         split=split,
-        scores=tuple(score for result in results for score in result.scores),
-        head_scores=tuple(score for result in results for score in result.head_scores),
+        scores=task.summarise(results),
         rules={**task.rules(), "checkpoint": chosen},
         provenance=_provenance(config, device),
     )
     if distributed.rank() == 0:
         write_json(folder / "results.json", report.to_json())
         write_text(folder / "results.md", report.to_markdown())
+        task.draw(results, folder / "figures")
         print_report(report, console)
         console.print(f"written: {folder / 'results.md'} and pictures in {folder / 'figures'}")
     return report

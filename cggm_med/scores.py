@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cggm_med.losses import subsample
+from cggm_med.losses import IGNORED, subsample
 
 ScoreSums = Callable[[Tensor, Tensor], Tensor]
 
@@ -35,19 +35,20 @@ def soft_dice_sums(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def true_class_sums(logits: Tensor, target: Tensor) -> Tensor:
-    """Classification: softmax probability of the true class, averaged over samples.
+    """Classification: softmax probability of the true class, averaged over samples or their utterances.
 
     Args:
-        logits: ``(batch, class)``.
-        target: ``(batch,)`` class numbers.
+        logits: ``(batch, class, ...)``.
+        target: ``(batch, ...)`` class numbers; positions with ``IGNORED`` (-100) do not count.
 
     Example:
         >>> true_class_sums(torch.zeros(3, 4), torch.tensor([0, 1, 2]))
         tensor([[0.7500, 3.0000, 3.0000]])
     """
-    probability = torch.softmax(logits.detach().float(), dim=1).gather(1, target[:, None]).sum()
-    samples = torch.full_like(probability, len(target))
-    return torch.stack([probability, samples, samples])[None]
+    counts = target != IGNORED
+    probability = torch.softmax(logits.detach().float(), dim=1).gather(1, target.clamp_min(0)[:, None])[:, 0]
+    positions = counts.sum().to(probability.dtype)
+    return torch.stack([torch.where(counts, probability, 0).sum(), positions, positions])[None]
 
 
 def residual_sums(scale: float) -> ScoreSums:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,18 +21,21 @@ from cggm_med.config import RunConfig, require
 from cggm_med.data.augment import Amount, Augmentation
 from cggm_med.data.labels import LabelConvention, detect_convention
 from cggm_med.data.layouts import NamedFiles, find_cases
-from cggm_med.data.patches import PatchDataset, PatchSampling, StepSampler, patch_loader, predict_volume
+from cggm_med.data.patches import PatchDataset, PatchSampling, patch_loader, predict_volume
 from cggm_med.data.prepared import PreparedCase, common_spacing
 from cggm_med.data.preprocess import Preprocessing, prepare
-from cggm_med.data.splits import Splits, from_sections, read_splits, split_by_patient
+from cggm_med.data.splits import Splits, from_sections, read_splits, split_by_group
+from cggm_med.data.step_sampler import StepSampler
 from cggm_med.errors import DataError
 from cggm_med.figures import contour_figure
+from cggm_med.files import cache_folder
 from cggm_med.losses import RegionLoss
 from cggm_med.metrics import dice, empty_region, hausdorff95
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.models.unimodal import UnimodalHeads, VoxelwiseHead
-from cggm_med.report import CaseScore, HeadScore
+from cggm_med.region_scores import CaseScore, HeadScore, region_report
+from cggm_med.report import Scores
 from cggm_med.scores import soft_dice_sums
 from cggm_med.task import CaseResult, Task, TaskConfig
 from cggm_med.typing import Batch
@@ -125,6 +127,7 @@ class SegmentationTask(Task):
     TaskConfig = SegmentationTaskConfig
     DataConfig = SegmentationDataConfig
     ModelConfig = SegmentationModelConfig
+    chosen_by = "Dice mean"
     layouts: ClassVar[Sequence[NamedFiles]]
     decathlon_modalities: ClassVar[Mapping[str, str]] = {}
     decathlon_convention: ClassVar[str] = ""
@@ -183,7 +186,7 @@ class SegmentationTask(Task):
         if self.found.sections is not None:
             return from_sections(self.found)
         seed = self.config.train.seed
-        return split_by_patient(self.found.cases, validation=data.validation, test=data.test, seed=seed)
+        return split_by_group(self.found.cases, validation=data.validation, test=data.test, seed=seed)
 
     def prepare(self, splits: Splits, say: Callable[[str], None]) -> None:
         """Check and preprocess the scans; in several processes the first does the work for all."""
@@ -295,15 +298,23 @@ class SegmentationTask(Task):
             volume = predict_volume(predict, image, self.config.data.patch_size, overlap=self.config.data.overlap)
             truth = case.native_target(self.convention)
             fused, *unimodal = (case.to_native(part) >= 0.5 for part in volume.split(regions))
-            scores = tuple(
+            scores = [
                 self._score(case, name, p, t, full) for name, p, t in zip(self.targets, fused, truth, strict=True)
-            )
-            head_scores = tuple(
+            ]
+            head_scores = [
                 HeadScore(id, modality, name, dice(torch.from_numpy(p), torch.from_numpy(t)))
                 for modality, prediction in zip(self.modalities, unimodal, strict=False)
                 for name, p, t in zip(self.targets, prediction, truth, strict=True)
-            )
-            yield CaseResult(id, scores, head_scores, _Drawing(self.targets, case, truth, fused, scores))
+            ]
+            findings = {"regions": [asdict(s) for s in scores], "heads": [asdict(s) for s in head_scores]}
+            yield CaseResult(id, findings, _Drawing(self.targets, case, truth, fused, scores))
+
+    def summarise(self, results: Sequence[CaseResult]) -> Scores:
+        """Dice and HD95 of each region, and the heads' Dice."""
+        return region_report(
+            [CaseScore(**row) for result in results for row in result.findings["regions"]],
+            [HeadScore(**row) for result in results for row in result.findings["heads"]],
+        )
 
     def _score(
         self, case: PreparedCase, region: str, predicted: NDArray[np.bool_], true: NDArray[np.bool_], full: bool
@@ -369,10 +380,3 @@ class _Drawing:
             tuple(self.case.spacing[a] for a in axes),
             {score.region: score.dice for score in self.scores},
         )
-
-
-def cache_folder(setting: str | None) -> Path:
-    """Folder for what can be made again: the setting, or the user's cache."""
-    if setting is not None:
-        return Path(setting)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cggm-med"

@@ -17,7 +17,7 @@ from cggm_med.data.splits import Splits
 from cggm_med.errors import UnknownName
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.unimodal import UnimodalHeads
-from cggm_med.report import CaseScore, HeadScore
+from cggm_med.report import Scores
 from cggm_med.typing import Batch
 
 
@@ -40,14 +40,13 @@ class CaseResult:
 
     Attributes:
         case: its id.
-        scores: one for each target.
-        head_scores: one for each modality and target, if there are heads.
+        findings: what the task's ``summarise`` needs to know of it, in plain values, since they may come from another
+            process.
         draw: writes a picture of the case to a file, if the task can draw one.
     """
 
     case: str
-    scores: tuple[CaseScore, ...]
-    head_scores: tuple[HeadScore, ...]
+    findings: Mapping[str, Any]
     draw: Callable[[Path], None] | None = None
 
 
@@ -63,6 +62,8 @@ class Task(ABC):
         url: where the data come from.
         known_modalities: every modality that the task can be trained on.
         targets: names of what is predicted.
+        chosen_by: name of the headline score that decides which checkpoint is the best.
+        lower_is_better: whether a lower value of that score is better.
     """
 
     TaskConfig: ClassVar[type[TaskConfig]] = TaskConfig
@@ -72,7 +73,9 @@ class Task(ABC):
     description: ClassVar[str] = ""
     url: ClassVar[str] = ""
     known_modalities: ClassVar[tuple[str, ...]]
-    targets: ClassVar[tuple[str, ...]]
+    targets: tuple[str, ...]
+    chosen_by: ClassVar[str]
+    lower_is_better: ClassVar[bool] = False
 
     splits: Splits
 
@@ -162,6 +165,14 @@ class Task(ABC):
             autocast: context for the network's computations.
             full: also compute what is too slow for every validation, such as surface distances.
         """
+
+    @abstractmethod
+    def summarise(self, results: Sequence[CaseResult]) -> Scores:
+        """The scores of all these cases together."""
+
+    def draw(self, results: Sequence[CaseResult], folder: Path) -> None:
+        """Write pictures of all these cases together, if the task has any."""
+        return
 
     @abstractmethod
     def rules(self) -> dict[str, str]:

@@ -65,7 +65,7 @@ def train_records(number, loss=lambda i: 1.0, **extra):
 
 def validation_records():
     return [
-        {"kind": "validation", "step": step, "dice": {"WT": dice, "TC": dice / 2}, "mean_dice": 0.75 * dice}
+        {"kind": "validation", "step": step, "scores": {"Dice WT": dice, "Dice TC": dice / 2}}
         for step, dice in ((10, 0.4), (20, 0.8))
     ]
 
@@ -186,7 +186,7 @@ def test_curves_hold_the_records(tmp_path, figure):
     left, right = figure[0].axes
     assert left.lines[0].get_xydata().tolist() == [[0, 4], [10, 3], [20, 2], [30, 1]]
     curves = {line.get_label(): line.get_ydata().tolist() for line in right.lines}
-    assert curves == {"WT": [0.4, 0.8], "TC": [0.2, 0.4], "mean": pytest.approx([0.3, 0.6])}
+    assert curves == {"Dice WT": [0.4, 0.8], "Dice TC": [0.2, 0.4]}
 
 
 @pytest.mark.parametrize("number", [1, 2, 24, 1000])

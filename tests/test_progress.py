@@ -14,7 +14,7 @@ TRAIN = {
     "factor": {"flair": 0.9, "t1": 1.125, "t1ce": 0.75, "t2": 1.2},
     "seconds_per_step": 61.0,
 }
-VALIDATION = {"kind": "validation", "step": 50, "dice": {"WT": 0.75, "TC": 0.5}, "mean_dice": 0.625}
+VALIDATION = {"kind": "validation", "step": 50, "scores": {"Dice WT": 0.75, "Dice mean": 0.625}}
 
 
 def shown(*records, **console):
@@ -30,7 +30,7 @@ def test_a_log_file_gets_one_plain_line_a_record():
     """60 steps of 61 s are left: 3660 s."""
     assert shown(TRAIN, VALIDATION, force_terminal=False).splitlines() == [
         "step 40/100  1:01:00 left  loss 1.234  factors flair=0.90 t1=1.12 t1ce=0.75 t2=1.20",
-        "step 50: validation Dice WT=0.750 TC=0.500 mean=0.625",
+        "step 50: validation Dice WT 0.750, Dice mean 0.625",
     ]
 
 
@@ -48,7 +48,7 @@ def test_steps_that_were_left_out_are_told():
 def test_a_terminal_gets_a_bar_with_everything_in_it():
     text = shown(TRAIN, VALIDATION, force_terminal=True, color_system=None)
     assert "40/100" in text
-    for part in ("1:01:00 left", "loss 1.234", "flair=0.90", "t1=1.12", "t1ce=0.75", "t2=1.20", "mean=0.625"):
+    for part in ("1:01:00 left", "loss 1.234", "flair=0.90", "t1=1.12", "t1ce=0.75", "t2=1.20", "Dice mean 0.625"):
         assert part in text
 
 

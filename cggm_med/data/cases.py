@@ -28,6 +28,11 @@ class Case:
     images: Mapping[str, ImageFile]
     label: Path | None
 
+    @property
+    def group(self) -> str:
+        """What must not be divided among splits: the patient."""
+        return self.patient
+
 
 @dataclass(frozen=True)
 class CaseList:

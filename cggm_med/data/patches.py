@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,11 @@ import torch
 from monai.inferers import sliding_window_inference
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from cggm_med.data.augment import Augmentation
 from cggm_med.data.prepared import PreparedCase
+from cggm_med.data.step_sampler import StepSampler, visited
 from cggm_med.step import random_seed
 from cggm_med.typing import Batch
 
@@ -55,9 +56,7 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor, str]]):
         """Image ``(modality, x, y, z)``, target ``(region, x, y, z)`` and case id of one patch."""
         epoch, position = index
         seed = self.sampling.seed
-        visit, turn = divmod(epoch * self.epoch_size + position, len(self.cases))
-        order = np.random.Generator(np.random.Philox(random_seed(seed, 0, visit))).permutation(len(self.cases))
-        case = self.cases[order[turn]]
+        case = self.cases[visited(seed, epoch * self.epoch_size + position, len(self.cases))]
         random = np.random.Generator(np.random.Philox(random_seed(seed, 1, epoch, position)))
         image = case.image()
         size = self.augmentation.read_size(self.sampling.patch_size)
@@ -98,36 +97,6 @@ def crop(volume: NDArray[Any], start: Sequence[int], size: Sequence[int]) -> NDA
         here.append(slice(first - a, last - a))
     out[tuple(here)] = volume[tuple(inside)]
     return out
-
-
-class StepSampler(Sampler[list[tuple[int, int]]]):
-    """The (epoch, position) pairs of each remaining step, this process's share of each batch.
-
-    Args:
-        first_step: step to begin with; more than 0 when resuming.
-        steps: all steps of the run.
-        steps_per_epoch: steps in an epoch.
-        batch_size: samples in a step over all processes.
-        rank: this process.
-        world_size: number of processes.
-    """
-
-    def __init__(
-        self, first_step: int, steps: int, steps_per_epoch: int, batch_size: int, rank: int = 0, world_size: int = 1
-    ) -> None:
-        if batch_size % world_size:
-            raise ValueError(f"train.batch_size {batch_size} cannot be shared by {world_size} processes")
-        self.first_step, self.steps, self.steps_per_epoch = first_step, steps, steps_per_epoch
-        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
-
-    def __len__(self) -> int:
-        return self.steps - self.first_step
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for step in range(self.first_step, self.steps):
-            epoch, within = divmod(step, self.steps_per_epoch)
-            first = within * self.batch_size
-            yield [(epoch, first + i) for i in range(self.rank, self.batch_size, self.world_size)]
 
 
 def patch_loader(

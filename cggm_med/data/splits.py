@@ -1,4 +1,4 @@
-"""Dividing cases into training, validation and test so that no patient stands on two sides."""
+"""Dividing cases into training, validation and test so that no patient, speaker or video stands on two sides."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
-from cggm_med.data.cases import Case, CaseList, natural_key
+from cggm_med.data.cases import CaseList, natural_key
 from cggm_med.data.layouts import read_json
 from cggm_med.errors import ConfigError, DataError, UnknownName
 from cggm_med.files import write_json
@@ -33,43 +34,58 @@ class Splits:
         return ((name, getattr(self, name)) for name in NAMES)
 
 
-def split_by_patient(cases: Sequence[Case], *, validation: float, test: float, seed: int) -> Splits:
-    """Draw splits at random; all cases of a patient fall into the same one.
+class Member(Protocol):
+    """A case of a group that must not be divided, such as a patient with several visits."""
 
-    Patients are ordered by a hash of seed and name, not by a random generator: the draw depends neither on the order
+    @property
+    def id(self) -> str:
+        """Of the case."""
+
+    @property
+    def group(self) -> str:
+        """Such as the patient."""
+
+
+def split_by_group(
+    cases: Sequence[Member], *, validation: float, test: float, seed: int, kind: str = "patient"
+) -> Splits:
+    """Draw splits at random; all cases of a group fall into the same one.
+
+    Groups are ordered by a hash of seed and name, not by a random generator: the draw depends neither on the order
     of the cases nor on the version of any library.
 
     Args:
         cases: all cases.
-        validation: fraction of the patients, at least 0; unless it is 0, at least one patient.
+        validation: fraction of the groups, at least 0; unless it is 0, at least one group.
         test: the same for the test split.
         seed: another seed gives another draw.
+        kind: what messages call a group.
 
     Raises:
         ConfigError: if the fractions are negative or leave nothing for training.
-        DataError: if there are too few patients.
+        DataError: if there are too few groups.
 
     Example:
         >>> cases = [Case(f"p{k}-{visit}", f"p{k}", {}, None) for k in range(5) for visit in "ab"]
-        >>> split_by_patient(cases, validation=0.2, test=0.0, seed=0).validation
+        >>> split_by_group(cases, validation=0.2, test=0.0, seed=0).validation
         ('p2-a', 'p2-b')
     """
     if not (validation >= 0 and test >= 0 and validation + test < 1):
         raise ConfigError(
             f"validation fraction {validation} and test fraction {test}: expected at least 0 each and a sum below 1"
         )
-    patients = sorted({case.patient for case in cases}, key=lambda patient: _draw(patient, seed))
-    sizes = [max(1, round(fraction * len(patients))) if fraction else 0 for fraction in (validation, test)]
-    if len(patients) <= sum(sizes):
+    groups = sorted({case.group for case in cases}, key=lambda group: _draw(group, seed))
+    sizes = [max(1, round(fraction * len(groups))) if fraction else 0 for fraction in (validation, test)]
+    if len(groups) <= sum(sizes):
         raise DataError(
-            f"{len(patients)} patients are too few: validation fraction {validation} takes {sizes[0]}, test fraction "
-            f"{test} takes {sizes[1]}, and training needs at least 1; add patients or lower a fraction"
+            f"{len(groups)} {kind}s are too few: validation fraction {validation} takes {sizes[0]}, test fraction "
+            f"{test} takes {sizes[1]}, and training needs at least 1; add {kind}s or lower a fraction"
         )
-    chosen = dict.fromkeys(patients, "train")
-    chosen |= dict.fromkeys(patients[: sum(sizes)], "test") | dict.fromkeys(patients[: sizes[0]], "validation")
+    chosen = dict.fromkeys(groups, "train")
+    chosen |= dict.fromkeys(groups[: sum(sizes)], "test") | dict.fromkeys(groups[: sizes[0]], "validation")
     ids: dict[str, list[str]] = {name: [] for name in NAMES}
     for case in sorted(cases, key=lambda case: natural_key(case.id)):
-        ids[chosen[case.patient]].append(case.id)
+        ids[chosen[case.group]].append(case.id)
     return Splits(**{name: tuple(listed) for name, listed in ids.items()})
 
 
@@ -87,7 +103,7 @@ def from_sections(case_list: CaseList) -> Splits:
     return splits
 
 
-def read_splits(path: Path, cases: Sequence[Case]) -> Splits:
+def read_splits(path: Path, cases: Sequence[Member], kind: str = "patient") -> Splits:
     """Read ``{"train": [ids], "validation": [ids], "test": [ids]}`` and check it against the cases.
 
     Raises:
@@ -101,7 +117,7 @@ def read_splits(path: Path, cases: Sequence[Case]) -> Splits:
     if not (isinstance(content, dict) and len(content) == len(NAMES) and all(map(_is_ids, content.values()))):
         raise DataError(f'{path}: expected {{"train": [case ids], "validation": [case ids], "test": [case ids]}}')
     splits = Splits(**{name: tuple(ids) for name, ids in content.items()})
-    check_splits(splits, cases, where=f"the splits in {path}")
+    check_splits(splits, cases, where=f"the splits in {path}", kind=kind)
     return splits
 
 
@@ -110,7 +126,7 @@ def write_splits(path: Path, splits: Splits) -> None:
     write_json(path, asdict(splits))
 
 
-def check_splits(splits: Splits, cases: Sequence[Case], where: str = "these splits") -> None:
+def check_splits(splits: Splits, cases: Sequence[Member], where: str = "these splits", kind: str = "patient") -> None:
     """Prove that nothing is trained on and measured on at once.
 
     Cases that stand in no split are allowed: a study may use part of a data set.
@@ -119,11 +135,12 @@ def check_splits(splits: Splits, cases: Sequence[Case], where: str = "these spli
         splits: to be checked.
         cases: all cases of the data.
         where: what the message calls the splits.
+        kind: what the message calls a group.
 
     Raises:
-        DataError: for ids that no case has, ids or patients in two splits, and empty training; lists all of them.
+        DataError: for ids that no case has, ids or groups in two splits, and empty training; lists all of them.
     """
-    patient_of = {case.id: case.patient for case in cases}
+    group_of = {case.id: case.group for case in cases}
     problems = [] if splits.train else ["train is empty"]
     place: dict[str, str] = {}
     owner: dict[str, tuple[str, str]] = {}
@@ -133,20 +150,20 @@ def check_splits(splits: Splits, cases: Sequence[Case], where: str = "these spli
                 problems.append(f"case {case_id} stands in {place[case_id]} and again in {split}")
                 continue
             place[case_id] = split
-            if case_id not in patient_of:
+            if case_id not in group_of:
                 problems.append(f"{split} names case {case_id}, which the data do not have")
                 continue
-            other, other_split = owner.setdefault(patient_of[case_id], (case_id, split))
+            other, other_split = owner.setdefault(group_of[case_id], (case_id, split))
             if other_split != split:
                 problems.append(
-                    f"patient {patient_of[case_id]} stands in {other_split} (case {other}) and {split} (case {case_id})"
+                    f"{kind} {group_of[case_id]} stands in {other_split} (case {other}) and {split} (case {case_id})"
                 )
     if problems:
         raise DataError(f"{where} cannot be used; mend the file or split anew:", problems)
 
 
-def _draw(patient: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed} {patient}".encode(errors="surrogatepass")).digest()
+def _draw(group: str, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed} {group}".encode(errors="surrogatepass")).digest()
 
 
 def _is_ids(value: object) -> bool:

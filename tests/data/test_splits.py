@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cggm_med.data.cases import Case, CaseList
-from cggm_med.data.splits import Splits, check_splits, from_sections, read_splits, split_by_patient, write_splits
+from cggm_med.data.splits import Splits, check_splits, from_sections, read_splits, split_by_group, write_splits
 from cggm_med.errors import ConfigError, DataError, UnknownName
 
 
@@ -29,12 +29,12 @@ def test_laws_of_a_draw(visits: list[int], fractions: tuple[float, float], seed:
     sizes = [max(1, round(f * len(visits))) if f > 0 else 0 for f in fractions]
     assume(validation + test < 1 and sum(sizes) < len(visits))
     cases = [Case(f"p{p}-{v}", f"p{p}", {}, None) for p, count in enumerate(visits) for v in range(count)]
-    splits = split_by_patient(cases, validation=validation, test=test, seed=seed)
+    splits = split_by_group(cases, validation=validation, test=test, seed=seed)
     check_splits(splits, cases)
     assert sorted(splits.train + splits.validation + splits.test) == sorted(case.id for case in cases)
     patients = [{case_id.split("-")[0] for case_id in ids} for ids in (splits.validation, splits.test)]
     assert [len(group) for group in patients] == sizes
-    assert split_by_patient(cases[::-1], validation=validation, test=test, seed=seed) == splits
+    assert split_by_group(cases[::-1], validation=validation, test=test, seed=seed) == splits
 
 
 def test_the_draw_is_frozen() -> None:
@@ -42,40 +42,40 @@ def test_the_draw_is_frozen() -> None:
 
     By hand: of ``printf '0 p7' | sha256sum`` and its nine siblings, p7 and p5 are the smallest, then p8 and p2.
     """
-    splits = split_by_patient(make_cases(10), validation=0.2, test=0.2, seed=0)
+    splits = split_by_group(make_cases(10), validation=0.2, test=0.2, seed=0)
     train = ("p0-0", "p1-0", "p3-0", "p4-0", "p6-0", "p9-0")
     assert splits == Splits(train, validation=("p5-0", "p7-0"), test=("p2-0", "p8-0"))
 
 
 def test_another_seed_gives_another_draw_and_all_patients_get_their_turn() -> None:
     cases = make_cases(10)
-    draws = [split_by_patient(cases, validation=0, test=0.1, seed=seed).test for seed in range(200)]
+    draws = [split_by_group(cases, validation=0, test=0.1, seed=seed).test for seed in range(200)]
     counts = {case.id: draws.count((case.id,)) for case in cases}
     # 200 draws of 1 in 10: 20 each, standard deviation 4.2; four of them either way.
     assert all(3 <= count <= 37 for count in counts.values()), counts
 
 
 def test_a_small_fraction_still_takes_one_patient() -> None:
-    splits = split_by_patient(make_cases(5, visits=2), validation=0.01, test=0, seed=0)
+    splits = split_by_group(make_cases(5, visits=2), validation=0.01, test=0, seed=0)
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (8, 2, 0)
 
 
 def test_too_few_patients() -> None:
     with pytest.raises(DataError, match=r"2 patients are too few: validation fraction 0.2 takes 1, test .* takes 1"):
-        split_by_patient(make_cases(2, visits=9), validation=0.2, test=0.2, seed=0)
+        split_by_group(make_cases(2, visits=9), validation=0.2, test=0.2, seed=0)
     with pytest.raises(DataError, match="0 patients"):
-        split_by_patient([], validation=0, test=0, seed=0)
+        split_by_group([], validation=0, test=0, seed=0)
 
 
 @pytest.mark.parametrize(("validation", "test"), [(-0.1, 0), (0.5, 0.5), (0, 1), (float("nan"), 0)])
 def test_impossible_fractions(validation: float, test: float) -> None:
     with pytest.raises(ConfigError, match="a sum below 1"):
-        split_by_patient(make_cases(9), validation=validation, test=test, seed=0)
+        split_by_group(make_cases(9), validation=validation, test=test, seed=0)
 
 
 def test_written_splits_read_back(tmp_path: Path) -> None:
     cases = make_cases(9)
-    splits = split_by_patient(cases, validation=0.2, test=0.2, seed=3)
+    splits = split_by_group(cases, validation=0.2, test=0.2, seed=3)
     write_splits(tmp_path / "splits.json", splits)
     assert read_splits(tmp_path / "splits.json", cases) == splits
     assert json.loads((tmp_path / "splits.json").read_text()) == {name: list(ids) for name, ids in splits.items()}

@@ -117,7 +117,7 @@ def test_every_layout_gives_the_same_table(write, flags, cases, tmp_path, monkey
     assert {region: table[region] for region in ("WT", "TC", "ET")}.items() <= dice_table(printed).items()
 
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    for score in results["scores"]:
+    for score in results["cases"]:
         index = int(re.sub(r"\D", "", score["case"].removeprefix("BraTS2021").removesuffix("-000")))
         labels = {"WT": (1, 2, 4), "TC": (1, 4), "ET": (4,)}[score["region"]]
         ml = float(np.isin(cases[index].labels, labels).sum()) * 0.125
@@ -142,7 +142,7 @@ def test_the_run_folder_holds_what_the_readme_says(cases, tmp_path, monkeypatch,
         assert set(first[key]) == {"flair", "t1", "t1ce", "t2"}
     assert {"fused_score", "sign_flips", "clipped_steps", "skipped_steps"} <= set(first)
     assert records[-1]["kind"] == "validation"
-    head_scores = json.loads((run / "results.json").read_text())["head_scores"]
+    head_scores = json.loads((run / "results.json").read_text())["heads"]
     assert {score["modality"] for score in head_scores} == {"flair", "t1", "t1ce", "t2"}
 
 
@@ -152,7 +152,7 @@ def test_any_subset_of_modalities_and_joint_training(cases, tmp_path, monkeypatc
     train(monkeypatch, data, cache, tmp_path / "run", *subset)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["provenance"]["modalities"] == "t1ce, flair"
-    assert {score["modality"] for score in results["head_scores"]} == {"flair", "t1ce"}
+    assert {score["modality"] for score in results["heads"]} == {"flair", "t1ce"}
     covered = json.loads((tmp_path / "run" / "coverage.json").read_text())
     assert covered["modulates"] is False
     assert list(covered["modalities"]) == ["t1ce", "flair"]
@@ -162,7 +162,7 @@ def test_joint_training_without_heads_has_none_in_its_table(cases, tmp_path, mon
     data = brats2021(tmp_path / "data", cases)
     bare = ["--strategy", "joint", "--set", "strategy.heads=false"]
     train(monkeypatch, data, cache, tmp_path / "run", *bare)
-    assert json.loads((tmp_path / "run" / "results.json").read_text())["head_scores"] == []
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["heads"] == []
 
 
 def test_evaluate_repeats_the_table_and_scores_other_data(cases, tmp_path, monkeypatch, cache):
@@ -172,13 +172,13 @@ def test_evaluate_repeats_the_table_and_scores_other_data(cases, tmp_path, monke
 
     command(monkeypatch, "evaluate", run)
     again = json.loads((run / "evaluations" / "test" / "results.json").read_text())
-    assert again["scores"] == results["scores"]
-    assert again["head_scores"] == results["head_scores"]
+    assert again["cases"] == results["cases"]
+    assert again["heads"] == results["heads"]
 
     others = [make_case(8, index, SHAPE, 5.0) for index in range(2)]
     command(monkeypatch, "evaluate", run, "--data", brats2023(tmp_path / "other", others), "--out", tmp_path / "out")
     foreign = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert [s["case"] for s in foreign["scores"]][::3] == ["BraTS-GLI-00000-000", "BraTS-GLI-00001-000"]
+    assert [s["case"] for s in foreign["cases"]][::3] == ["BraTS-GLI-00000-000", "BraTS-GLI-00001-000"]
     assert foreign["split"] == "all"
 
 
@@ -194,7 +194,7 @@ def test_other_scans_are_brought_to_the_voxel_size_of_the_training(cases, tmp_pa
     facts = json.loads((newest / "case.json").read_text())
     np.testing.assert_allclose(nib.affines.voxel_sizes(np.array(facts["prepared_affine"])), 5)
     np.testing.assert_allclose(nib.affines.voxel_sizes(np.array(facts["affine"])), 2.5)
-    score = json.loads((tmp_path / "out" / "results.json").read_text())["scores"][2]
+    score = json.loads((tmp_path / "out" / "results.json").read_text())["cases"][2]
     assert score["target_ml"] == pytest.approx((cases[0].labels == 4).sum() * 0.125)
 
 

@@ -53,4 +53,4 @@ def test_two_processes_train_what_one_does_with_the_whole_batch(trained, phantom
             torch.testing.assert_close(both[module][name], value, rtol=1e-3, atol=1e-4, msg=name)
 
     lines = (trained / "run" / "results.json").read_text()
-    assert [s.case for s in report.scores] == [s["case"] for s in __import__("json").loads(lines)["scores"]]
+    assert [s["case"] for s in report.scores.cases] == [s["case"] for s in __import__("json").loads(lines)["cases"]]
