@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cggm_med.losses import IGNORED
 from cggm_med.scores import mean_score, residual_sums, soft_dice_sums, true_class_sums
 
 
@@ -19,6 +20,13 @@ def random_classes(samples=8, classes=5):
     return 3 * torch.randn(samples, classes), torch.randint(classes, (samples,))
 
 
+def random_utterances(dialogues=4, classes=5):
+    """Dialogues of 6, 2, 5 and 1 utterances."""
+    target = torch.randint(classes, (dialogues, 6))
+    behind = torch.arange(6) >= torch.tensor([6, 2, 5, 1])[:, None]
+    return 3 * torch.randn(dialogues, classes, 6), target.masked_fill(behind, IGNORED)
+
+
 def random_values(samples=8):
     return torch.randn(samples, 2), torch.randn(samples, 2)
 
@@ -26,6 +34,7 @@ def random_values(samples=8):
 KINDS = {
     "segmentation": (soft_dice_sums, random_pair),
     "classification": (true_class_sums, random_classes),
+    "utterances": (true_class_sums, random_utterances),
     "regression": (residual_sums(0.7), random_values),
 }
 every_kind = pytest.mark.parametrize(("score_sums", "make"), KINDS.values(), ids=KINDS)
@@ -129,6 +138,23 @@ def test_class_scores_by_hand():
     """Odds of 3 to 1 for the true class of the first sample and against that of the second: 3/4 + 1/4."""
     logits = torch.tensor([[math.log(3), 0.0], [math.log(3), 0.0]])
     assert true_class_sums(logits, torch.tensor([0, 1]))[0].tolist() == pytest.approx([1, 2, 2])
+
+
+def test_class_scores_of_utterances_by_hand():
+    """As above, in one dialogue; what is predicted behind its end does not count, be it NaN."""
+    nan = float("nan")
+    logits = torch.tensor([[[math.log(3), math.log(3), nan], [0.0, 0.0, nan]]])
+    target = torch.tensor([[0, 1, IGNORED]])
+    assert true_class_sums(logits, target)[0].tolist() == pytest.approx([1, 2, 2])
+    assert not mean_score(true_class_sums(logits, torch.full_like(target, IGNORED)))[1]
+
+
+def test_utterances_are_scored_as_the_samples_of_one_batch():
+    logits, target = random_utterances()
+    counts = target != IGNORED
+    packed = true_class_sums(logits.transpose(1, 2)[counts], target[counts])
+    torch.testing.assert_close(true_class_sums(logits, target), packed)
+    assert packed[0, 1] == 6 + 2 + 5 + 1
 
 
 @given(st.floats(-50, 50, width=32), st.integers(0, 3))

@@ -1,27 +1,150 @@
-"""A network that concatenates one feature vector per modality under a linear head: classification and regression."""
+"""A network that fuses one feature vector per modality under a linear head: classification and regression."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from cggm_med.models.base import MultimodalModel
+from cggm_med.models.unimodal import UnimodalHeads, VectorHead
 from cggm_med.typing import Features, Outputs
 
 
-class LateFusionModel(MultimodalModel):
-    """One encoder per modality, concatenation, one linear head.
+class Fusion(nn.Module, ABC):
+    """Makes one vector of one vector per modality; a linear head reads it.
 
-    The logits are ``sum_m W_m h_m + b``, where ``W_m`` is the head's slice for modality m. Where modalities are absent,
-    the sum is over the others and scaled by (all modalities / present ones), so that its size stays what the head was
-    trained on, as inverted dropout keeps it.
+    Its result is a sum or a concatenation over the modalities that are present. ``LateFusionModel`` scales it for those
+    that are absent.
+
+    Args:
+        widths: length of each modality's vector.
+
+    Attributes:
+        width: length of the fused vector.
+    """
+
+    width: int
+
+    def __init__(self, widths: Mapping[str, int]) -> None:
+        super().__init__()
+        self.widths = dict(widths)
+
+    @abstractmethod
+    def forward(self, vectors: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+        """The fused vector, ``(batch, width)``.
+
+        Args:
+            vectors: of the modalities that were given, ``(batch, width)`` each, zeros in samples that lack one.
+            present: of the same modalities, ``(batch,)`` booleans.
+        """
+
+    def new_head(self, targets: int) -> nn.Linear:
+        """A linear layer from the fused vector to the logits."""
+        return nn.Linear(self.width, targets)
+
+    def part(self, modality: str) -> slice | None:
+        """Where this modality's own vector stands in the fused one; None where it cannot be told apart."""
+        return None
+
+    def modality_modules(self, modality: str) -> Iterable[nn.Module]:
+        """The parts of the fusion that only this modality passes through."""
+        return ()
+
+
+class ConcatFusion(Fusion):
+    """The vectors side by side, with zeros for absent modalities."""
+
+    def __init__(self, widths: Mapping[str, int]) -> None:
+        super().__init__(widths)
+        self.width = sum(self.widths.values())
+
+    def forward(self, vectors: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+        """See the base class."""
+        some = next(iter(vectors.values()))
+        parts = [vectors[m] if m in vectors else some.new_zeros(len(some), w) for m, w in self.widths.items()]
+        return torch.cat(parts, dim=1)
+
+    def part(self, modality: str) -> slice:
+        """See the base class."""
+        names = list(self.widths)
+        start = sum(self.widths[m] for m in names[: names.index(modality)])
+        return slice(start, start + self.widths[modality])
+
+
+class SumFusion(ConcatFusion):
+    """The sum of one linear layer per modality: ``sum_m (W_m h_m + b_m)``, sum fusion in OGM.
+
+    Since ``[W_1 ... W_M] [h_1; ...; h_M]`` is the same sum, this is concatenation drawn otherwise: each ``W_m`` and
+    ``b_m`` as a layer of its own width, so that weights start larger by the root of (all widths / its own). One ``b``
+    stands for the sum of the ``b_m``, which no prediction tells apart. Hence every strategy treats both alike.
+    """
+
+    def new_head(self, targets: int) -> nn.Linear:
+        """See the base class."""
+        head = super().new_head(targets)
+        layers = [nn.Linear(width, targets) for width in self.widths.values()]
+        with torch.no_grad():
+            head.weight.copy_(torch.cat([layer.weight for layer in layers], dim=1))
+            head.bias.copy_(torch.stack([layer.bias for layer in layers]).sum(0))
+        return head
+
+
+class GatedFusion(Fusion):
+    """Each modality gated by the others: ``sum_m sigmoid(mean of the other u_k) u_m``, with ``u_m = P_m h_m + p_m``.
+
+    OGM, after Kiela et al. (AAAI 2018, https://arxiv.org/abs/1802.02892), has ``sigmoid(u_1) u_2``: two modalities with
+    different parts to play. Here each plays both, so that their order does not matter and their number is free. Only
+    modalities that are present gate and are gated; where there is only one, its gate stands half open, ``sigmoid(0)``.
+
+    What a modality adds to the logits depends on the others, so that strategies score it by its classifier head.
+
+    Args:
+        widths: length of each modality's vector.
+        width: length of every ``u_m`` and of the fused vector; that of the longest vector, unless given.
+    """
+
+    def __init__(self, widths: Mapping[str, int], width: int | None = None) -> None:
+        super().__init__(widths)
+        self.width = width or max(self.widths.values())
+        self.projections = nn.ModuleDict({m: nn.Linear(own, self.width) for m, own in self.widths.items()})
+
+    def forward(self, vectors: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+        """See the base class."""
+        here = torch.stack([present[m] for m in vectors], dim=1)[..., None]
+        projected = torch.stack([self.projections[m](x) for m, x in vectors.items()], dim=1)
+        # The vectors are zero where a modality is absent, but a projection has a bias.
+        projected = torch.where(here, projected, 0)  # (batch, modality, channel)
+        others = 1 - torch.eye(len(vectors), dtype=projected.dtype, device=projected.device)
+        gates = torch.sigmoid(others @ projected / (others @ here.to(projected.dtype)).clamp_min(1))
+        return (gates * projected).sum(dim=1)
+
+    def modality_modules(self, modality: str) -> Iterable[nn.Module]:
+        """The modality's projection."""
+        return (self.projections[modality],)
+
+
+FUSIONS: Mapping[str, Callable[[Mapping[str, int]], Fusion]] = {
+    "concat": ConcatFusion,
+    "sum": SumFusion,
+    "gated": GatedFusion,
+}
+
+
+class LateFusionModel(MultimodalModel):
+    """One encoder per modality, fusion of their vectors, one linear head.
+
+    With concatenation and sum, the logits are ``sum_m W_m h_m + b``, where ``W_m`` is the head's slice for modality m.
+    Where modalities are absent, the fusion is of the others and scaled by (all modalities / present ones), so that its
+    size stays what the head was trained on, as inverted dropout keeps it.
 
     Args:
         encoders: each maps its input to ``(batch, width)``.
         widths: length of each modality's feature vector.
         targets: number of classes or values.
+        fusion: makes the fusion from the widths, such as an entry of ``FUSIONS``.
 
     Example:
         >>> model = LateFusionModel({m: nn.Linear(2, 4) for m in ("audio", "text")}, {"audio": 4, "text": 4}, targets=3)
@@ -31,36 +154,39 @@ class LateFusionModel(MultimodalModel):
 
     head: nn.Linear
 
-    def __init__(self, encoders: Mapping[str, nn.Module], widths: Mapping[str, int], targets: int) -> None:
+    def __init__(
+        self,
+        encoders: Mapping[str, nn.Module],
+        widths: Mapping[str, int],
+        targets: int,
+        fusion: Callable[[Mapping[str, int]], Fusion] = ConcatFusion,
+    ) -> None:
         super().__init__(tuple(encoders))
         self.encoders = nn.ModuleDict(dict(encoders))
-        self.widths = {m: widths[m] for m in self.modalities}
-        self.head = nn.Linear(sum(self.widths.values()), targets)
+        self.fusion = fusion({m: widths[m] for m in self.modalities})
+        self.head = self.fusion.new_head(targets)
 
     def fuse(self, features: Mapping[str, Features]) -> tuple[Tensor, ...]:
-        """The concatenated vectors, ``(batch, sum of widths)``, with zeros for absent modalities.
+        """The fused vector, ``(batch, width of the fusion)``.
 
         Raises:
             ValueError: if no modality is given.
         """
-        given = [m for m in self.modalities if m in features]
+        given = {m: features[m] for m in self.modalities if m in features}
         if not given:
             raise ValueError("no modality to fuse: give at least one of " + ", ".join(self.modalities))
-        some = features[given[0]].maps[-1]
+        some = next(iter(given.values())).maps[-1]
         everyone = torch.ones(len(some), dtype=torch.bool, device=some.device)
-        present = {m: everyone if (mask := features[m].present) is None else mask for m in given}
+        present = {m: everyone if f.present is None else f.present for m, f in given.items()}
+        vectors = {m: torch.where(present[m][:, None], f.maps[-1], 0) for m, f in given.items()}
         count = torch.stack(list(present.values())).sum(0).clamp_min(1)
-        parts = [
-            torch.where(present[m][:, None], features[m].maps[-1], 0)
-            if m in features
-            else some.new_zeros(len(some), width)
-            for m, width in self.widths.items()
-        ]
         scale = len(self.modalities) / count.to(torch.promote_types(some.dtype, torch.float32))
-        return (torch.cat(parts, dim=1) * scale[:, None],)
+        return (self.fusion(vectors, present) * scale[:, None],)
 
-    def linear_shares(self, features: Mapping[str, Features]) -> dict[str, Tensor]:
-        """``W_m h_m + b / M``, whose sum over all modalities is the logits."""
+    def linear_shares(self, features: Mapping[str, Features]) -> dict[str, Tensor] | None:
+        """``W_m h_m + b / M``, whose sum over all modalities is the logits; None if the fusion mixes modalities."""
+        if any(self.fusion.part(m) is None for m in self.modalities):
+            return None
         bias = self.head.bias / len(self.modalities)
         return {
             m: nn.functional.linear(f.maps[-1], self.head_weight(m), bias.to(f.maps[-1].dtype))
@@ -68,14 +194,26 @@ class LateFusionModel(MultimodalModel):
         }
 
     def head_input(self, modality: str, outputs: Outputs) -> Tensor:
-        """The slice of the concatenation that is this modality's."""
-        return outputs.fused[0][:, self._slice(modality)]
+        """The slice of the fused vector that is this modality's; all of it where that cannot be told apart."""
+        part = self.fusion.part(modality)
+        return super().head_input(modality, outputs) if part is None else outputs.fused[0][:, part]
 
     def head_weight(self, modality: str) -> Tensor:
-        """The slice of the head's weight that is this modality's."""
-        return self.head.weight[:, self._slice(modality)]
+        """The slice of the head's weight that is this modality's; all of it where that cannot be told apart."""
+        part = self.fusion.part(modality)
+        return self.head.weight if part is None else self.head.weight[:, part]
 
-    def _slice(self, modality: str) -> slice:
-        names = list(self.widths)
-        start = sum(self.widths[m] for m in names[: names.index(modality)])
-        return slice(start, start + self.widths[modality])
+    def modality_modules(self, modality: str) -> Iterable[nn.Module]:
+        """The modality's encoder, and what of the fusion is its own."""
+        return (*super().modality_modules(modality), *self.fusion.modality_modules(modality))
+
+
+def vector_heads(model: MultimodalModel, targets: int) -> UnimodalHeads:
+    """A linear classifier head on each vector of a ``LateFusionModel``.
+
+    Raises:
+        TypeError: for another model.
+    """
+    if not isinstance(model, LateFusionModel):
+        raise TypeError(f"{type(model).__name__} does not fuse vectors; expected a LateFusionModel")
+    return UnimodalHeads({m: VectorHead(width, targets) for m, width in model.fusion.widths.items()})

@@ -1,0 +1,207 @@
+"""Audio-visual digits: which digit is spoken and shown, from a recording and an image.
+
+Real recordings and real handwriting, small enough for a CPU: the Free Spoken Digit Dataset (Jackson et al.,
+https://github.com/Jakobovski/free-spoken-digit-dataset, CC BY-SA 4.0, doi 10.5281/zenodo.1342401) beside the 8 x 8
+images of scikit-learn's ``load_digits`` (UCI Optical Recognition of Handwritten Digits, Alpaydin and Kaynak 1998,
+https://doi.org/10.24432/C50P49, CC BY 4.0); cite both. Who speaks did not write the image: they are paired by digit, so
+only the imbalance between the modalities is real, not the pairing.
+
+Layout: ``{digit}_{speaker}_{index}.wav`` in a folder, in its subfolder ``recordings`` or in a ``.tar`` or ``.tar.gz``;
+the images come with scikit-learn.
+
+Split by speaker: nobody who is tested was heard in training. Each speaker has images of his own, so the images are
+divided as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.io import wavfile
+from sklearn.datasets import load_digits
+
+from cggm_med.classification import ClassificationTask, ClassificationTaskConfig
+from cggm_med.config import Tree, require
+from cggm_med.data.audio import log_spectrogram, read_wav, standardise
+from cggm_med.data.cases import natural_key
+from cggm_med.errors import DataError
+from cggm_med.models.base import MultimodalModel
+from cggm_med.models.late_fusion import FUSIONS, LateFusionModel, vector_heads
+from cggm_med.models.resnet import ConvEncoder
+from cggm_med.models.unimodal import UnimodalHeads
+from cggm_med.samples import Inputs, Sample, SampleDataConfig, SampleList
+
+MODALITIES = ("audio", "image")
+RATE = 8000  # Hz
+LENGTH = 8192  # samples that are heard, about a second; shorter recordings are followed by silence
+N_FFT, HOP = 256, 128
+QUIET = 1e-3  # of the spectrogram's logarithm, so that silence is not far below everything else
+NAME = re.compile(r"(\d)_([a-z]+)_(\d+)\.wav", re.IGNORECASE)
+LAYOUT = "files {digit}_{speaker}_{index}.wav in a folder, its subfolder 'recordings' or a tar"
+MOST_LISTED = 20
+
+
+@dataclass(frozen=True)
+class AVDigitsTaskConfig(ClassificationTaskConfig):
+    """Settings of the task, see the base class."""
+
+    name: str = "avdigits"
+    modalities: tuple[str, ...] = MODALITIES
+
+
+@dataclass(frozen=True)
+class AVDigitsDataConfig(SampleDataConfig):
+    """Settings of the data: of six speakers, one chooses the checkpoint and one is tested."""
+
+    validation: float = 0.17
+    test: float = 0.17
+
+
+@dataclass(frozen=True)
+class AVDigitsModelConfig:
+    """The network.
+
+    Attributes:
+        fusion: ``concat``, ``sum`` or ``gated``.
+        audio_widths: channels of each convolution of the audio encoder, each of which halves the grid.
+        image_widths: the same for images.
+    """
+
+    fusion: Literal["concat", "sum", "gated"] = "concat"
+    audio_widths: tuple[int, ...] = (16, 32, 64)
+    image_widths: tuple[int, ...] = (16, 32)
+
+    def __post_init__(self) -> None:
+        for name in ("audio_widths", "image_widths"):
+            widths = getattr(self, name)
+            require(bool(widths) and all(w > 0 for w in widths), f"model.{name}", list(widths), "at least one width")
+
+
+class AVDigits(ClassificationTask):
+    """A digit, spoken and written."""
+
+    TaskConfig = AVDigitsTaskConfig
+    DataConfig = AVDigitsDataConfig
+    ModelConfig = AVDigitsModelConfig
+    description = "avdigits: a digit from a recording and an image"
+    url = "https://github.com/Jakobovski/free-spoken-digit-dataset"
+    known_modalities = MODALITIES
+    targets = tuple("0123456789")
+    measures = ("accuracy", "weighted F1")
+    group_kind = "speaker"
+    presets: ClassVar[dict[str, Tree]] = {
+        "tiny": {"train": {"batch_size": 32, "epochs": 5, "steps_per_epoch": 0, "validate_every": 1}},
+        "base": {"train": {"batch_size": 32, "epochs": 20, "steps_per_epoch": 0, "validate_every": 1}},
+    }
+
+    @classmethod
+    def default_preset(cls, embedded: bool) -> str:
+        """``tiny`` for generated data, ``base`` for the recordings."""
+        return "tiny" if embedded else "base"
+
+    def read(self, path: Path, say: Callable[[str], None]) -> SampleList:
+        """See the module's docstring."""
+        heard: dict[tuple[str, str, str], NDArray[np.float32]] = {}
+        strange = []
+        for name, file in _recordings(path):
+            match = NAME.fullmatch(name)
+            if match is None:
+                strange.append(name)
+                continue
+            digit, speaker, index = match.groups()
+            heard[digit, speaker, index] = read_wav(file, RATE, name=f"{path}: {name}")
+        if strange:
+            raise DataError(f"{path} holds recordings with other names; expected {LAYOUT}:", strange[:MOST_LISTED])
+        if not heard:
+            raise DataError(f"{path} holds no recording; expected {LAYOUT}")
+        speakers = sorted({speaker for _, speaker, _ in heard})
+        images = _images(speakers)
+        samples = []
+        for digit, speaker, index in sorted(heard, key=lambda key: natural_key("_".join(key))):
+            id = f"{digit}_{speaker}_{index}"
+            choice = images[speaker, int(digit)]
+            drawn = int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "big") % len(choice)
+            inputs = {"audio": heard[digit, speaker, index], "image": choice[drawn]}
+            samples.append(Sample(id, speaker, int(digit), inputs))
+        return SampleList(tuple(samples))
+
+    def load(self, sample: Sample, random: torch.Generator | None) -> Inputs:
+        """Log-spectrogram ``(1, 129, 65)`` with mean 0 and standard deviation 1, and image ``(1, 8, 8)`` in [0, 1]."""
+        inputs = {}
+        if "audio" in self.modalities:
+            samples = torch.zeros(LENGTH)
+            heard = torch.from_numpy(sample.inputs["audio"][:LENGTH])
+            samples[: len(heard)] = heard
+            inputs["audio"] = standardise(log_spectrogram(samples, N_FFT, HOP, QUIET))
+        if "image" in self.modalities:
+            inputs["image"] = torch.from_numpy(sample.inputs["image"])[None]
+        return inputs
+
+    def model(self) -> MultimodalModel:
+        """Small convolutional encoders and late fusion."""
+        settings = self.config.model
+        encoders = {
+            "audio": ConvEncoder(1, settings.audio_widths, grid=(4, 4)),
+            "image": ConvEncoder(1, settings.image_widths, grid=(2, 2)),
+        }
+        chosen = {m: encoders[m] for m in self.modalities}
+        widths = {m: encoder.width for m, encoder in chosen.items()}
+        return LateFusionModel(chosen, widths, len(self.targets), fusion=FUSIONS[settings.fusion])
+
+    def unimodal_heads(self, model: MultimodalModel) -> UnimodalHeads:
+        """A linear head on each vector."""
+        return vector_heads(model, len(self.targets))
+
+    def generate(self, folder: Path) -> None:
+        """Six made-up speakers: each digit is a chord, each speaker has a pitch."""
+        random = np.random.Generator(np.random.Philox(0))
+        (folder / "recordings").mkdir()
+        for number, speaker in enumerate(("ada", "ben", "cleo", "dan", "eve", "finn")):
+            for digit in range(10):
+                for index in range(6):
+                    time = np.arange(int(random.uniform(0.15, 0.5) * RATE)) / RATE
+                    tones = [300 + 90 * digit + 15 * number, 1500 + 170 * ((3 * digit) % 10)]
+                    sound = sum(np.sin(2 * np.pi * tone * time) for tone in tones) / 8
+                    sound = sound + random.normal(size=time.shape) * 0.4
+                    file = folder / "recordings" / f"{digit}_{speaker}_{index}.wav"
+                    wavfile.write(file, RATE, (sound.clip(-1, 1) * 32767).astype(np.int16))
+
+
+def _recordings(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """Name and content of each recording."""
+    if path.is_dir():
+        folder = path / "recordings" if (path / "recordings").is_dir() else path
+        for place in sorted(folder.glob("*.wav")):
+            with place.open("rb") as file:
+                yield place.name, file
+        return
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                content = archive.extractfile(member)  # in memory; None of what is no file
+                if content is not None and member.name.lower().endswith(".wav"):
+                    yield Path(member.name).name, content
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is no whole tar: {error}; expected {LAYOUT}") from error
+
+
+def _images(speakers: Sequence[str]) -> dict[tuple[str, int], NDArray[np.float32]]:
+    """Images ``(image, 8, 8)`` in [0, 1] by speaker and digit; no image has two speakers."""
+    bunch = load_digits()
+    pixels = (bunch.images / 16).astype(np.float32)
+    of_digit = {digit: pixels[bunch.target == digit] for digit in range(10)}
+    return {
+        (speaker, digit): images[number :: len(speakers)]
+        for number, speaker in enumerate(speakers)
+        for digit, images in of_digit.items()
+    }
