@@ -280,7 +280,7 @@ def _provenance(config: RunConfig, device: torch.device) -> Mapping[str, str]:
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
     return {
         "command": " ".join(["cggm-med", *sys.argv[1:]]),
-        "data": "embedded phantom (synthetic)" if config.data.path is None else Path(config.data.path).name,
+        "data": "generated (not real data)" if config.data.path is None else Path(config.data.path).name,
         "modalities": ", ".join(config.task.modalities),
         "preset": config.preset,
         "seed": str(config.train.seed),

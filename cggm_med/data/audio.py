@@ -112,11 +112,59 @@ def log_spectrogram(samples: Tensor, n_fft: int, hop: int, epsilon: float = 1e-7
         >>> log_spectrogram(torch.zeros(66150), n_fft=512, hop=353).shape
         torch.Size([1, 257, 188])
     """
+    return (_magnitudes(samples, n_fft, hop) + epsilon).log()[None]
+
+
+def _magnitudes(samples: Tensor, n_fft: int, hop: int) -> Tensor:
     if len(samples) <= n_fft // 2:
         raise ValueError(f"{len(samples)} samples are too few for windows of {n_fft}: give more than {n_fft // 2}")
     window = torch.hann_window(n_fft, dtype=samples.dtype, device=samples.device)
     waves = torch.stft(samples, n_fft, hop, window=window, center=True, pad_mode="reflect", return_complex=True)
-    return (waves.abs() + epsilon).log()[None]
+    return waves.abs()
+
+
+def mel_filters(bands: int, n_fft: int, rate: int, low: float) -> Tensor:
+    """Triangular filters, evenly spaced on the mel scale, that hear as the ear does: finer at low frequencies.
+
+    A mel is ``2595 log10(1 + f / 700)``, f in Hz (O'Shaughnessy 1987, the scale of HTK); each triangle reaches from the
+    peak of the one before to that of the one behind, and peaks at 1.
+
+    Args:
+        bands: number of filters.
+        n_fft: samples in a window.
+        rate: samples a second.
+        low: lowest frequency in Hz; the highest is half the rate.
+
+    Returns:
+        ``(band, n_fft // 2 + 1)``, for the power of each frequency.
+
+    Example:
+        >>> mel_filters(bands=40, n_fft=256, rate=8000, low=60.0).shape
+        torch.Size([40, 129])
+    """
+    frequencies = torch.linspace(0, rate / 2, n_fft // 2 + 1, dtype=torch.float64)
+    ends = 2595 * torch.log10(1 + torch.tensor([low, rate / 2], dtype=torch.float64) / 700)
+    lowest, highest = ends.tolist()
+    edges = 700 * (10 ** (torch.linspace(lowest, highest, bands + 2, dtype=torch.float64) / 2595) - 1)
+    before, peak, behind = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    rising, falling = (frequencies - before) / (peak - before), (behind - frequencies) / (behind - peak)
+    return torch.minimum(rising, falling).clamp_min(0).float()
+
+
+def log_mel(samples: Tensor, filters: Tensor, hop: int, epsilon: float) -> Tensor:
+    """``log(filters |STFT|^2 + epsilon)``, with the windows of ``log_spectrogram``.
+
+    Args:
+        samples: ``(time,)``, more than half a window.
+        filters: ``(band, frequency)``, see ``mel_filters``.
+        hop: samples from one window to the next.
+        epsilon: keeps silence finite, and quiet noise from being heard as loud as speech.
+
+    Returns:
+        ``(1, band, time)``.
+    """
+    power = _magnitudes(samples, 2 * (filters.shape[1] - 1), hop) ** 2
+    return (filters.to(power) @ power + epsilon).log()[None]
 
 
 def standardise(spectrogram: Tensor) -> Tensor:

@@ -66,6 +66,7 @@ def split_by_group(
         DataError: if there are too few groups.
 
     Example:
+        >>> from cggm_med.data.cases import Case
         >>> cases = [Case(f"p{k}-{visit}", f"p{k}", {}, None) for k in range(5) for visit in "ab"]
         >>> split_by_group(cases, validation=0.2, test=0.0, seed=0).validation
         ('p2-a', 'p2-b')
