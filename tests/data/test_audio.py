@@ -1,6 +1,7 @@
 """The laws of sound: files as Python's own reader sees them, spectrograms as NumPy's FFT computes them."""
 
 import io
+import math
 import struct
 import tarfile
 import wave
@@ -12,7 +13,7 @@ import torch
 from scipy.io import wavfile
 from scipy.signal import ShortTimeFFT
 
-from cggm_med.data.audio import log_spectrogram, read_wav, repeat_to, standardise
+from cggm_med.data.audio import log_mel, log_spectrogram, mel_filters, read_wav, repeat_to, standardise
 from cggm_med.errors import DataError
 
 RECORDINGS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "fsdd" / "recordings.tar"
@@ -287,3 +288,27 @@ def test_standardised_spectrograms_do_not_tell_how_loud_they_were():
     np.testing.assert_allclose(found.numpy().std(), 1, rtol=1e-5)
     torch.testing.assert_close(standardise(2 * spectrogram + 7), found)
     assert standardise(torch.full((1, 3, 3), -16.118)).abs().max() < 0.01  # what rounding leaves
+
+
+def test_mel_filters_against_another_implementation():
+    audio_utils = pytest.importorskip("transformers.audio_utils")
+    expected = audio_utils.mel_filter_bank(129, 40, 60.0, 4000.0, 8000, norm=None, mel_scale="htk").T
+    np.testing.assert_allclose(mel_filters(40, 256, 8000, 60.0).numpy(), expected, atol=1e-6)
+
+
+def test_every_frequency_between_the_first_and_last_peak_is_heard_equally_loud():
+    """Neighbouring triangles of height 1 that reach from peak to peak sum to 1."""
+    filters = mel_filters(bands=20, n_fft=2048, rate=8000, low=60.0)
+    peaks = filters.argmax(1)
+    torch.testing.assert_close(filters.sum(0)[peaks[0] + 1 : peaks[-1]], torch.ones(peaks[-1] - peaks[0] - 1))
+
+
+def test_log_mel_by_hand():
+    """The filters' sums of the power, and silence is log(epsilon)."""
+    samples = torch.randn(4000, generator=torch.Generator().manual_seed(0))
+    filters = mel_filters(10, 256, 8000, 60.0)
+    power = (log_spectrogram(samples, 256, 128, 0.0).exp() ** 2)[0]
+    expected = torch.log(torch.einsum("bf,ft->bt", filters, power) + 1e-4)[None]
+    torch.testing.assert_close(log_mel(samples, filters, 128, 1e-4), expected, rtol=1e-4, atol=1e-4)
+    silence = log_mel(torch.zeros(4000), filters, 128, 1e-4)
+    torch.testing.assert_close(silence, torch.full_like(silence, math.log(1e-4)))
