@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed
+
+MOST_HOURS = 24  # that the others wait for the first process, which may have all data to prepare
 
 
 def active() -> bool:
@@ -37,7 +40,8 @@ def processes(device: torch.device) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=datetime.timedelta(hours=MOST_HOURS))
     try:
         yield
         # Leaving while another process still talks aborts it now and then.

@@ -156,6 +156,7 @@ def train(
         to_log = done % settings.log_every == 0
         comparison = Comparison(settings.log_shapley) if to_log else None
         model.train()
+        strategy.train()
         losses = train_step(
             model,
             strategy,
@@ -239,6 +240,7 @@ def evaluate(
         draw: files for pictures, by case.
     """
     model.eval()
+    strategy.eval()
     mine = cases[distributed.rank() :: distributed.world_size()]
     heads = strategy.heads if full else None
     autocast = precision(config.train.precision, device)

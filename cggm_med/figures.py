@@ -25,6 +25,7 @@ PANEL_INCHES = 2.7
 MARGIN_MM = 4.0
 SMOOTHED_SHARE = 0.05  # standard deviation of the smoothing, as a share of a curve's records
 DPI = 200
+MOST_CURVES = 4  # of validation scores, the first ones; results and metrics have them all
 FUSED_COLOUR = "0.2"
 # What is logged for each modality: title, and the value at which nothing is special.
 MODALITY_PANELS: Mapping[str, tuple[str, float | None]] = {
@@ -120,10 +121,11 @@ def learning_figure(path: Path, records: Records) -> None:
     _label(axes[0], "training loss of the fused prediction")
     if validation:
         steps = [r["step"] for r in validation]
-        for colour, name in zip(cycle(LINE_COLOURS), validation[0]["scores"], strict=False):
+        shown = list(validation[0]["scores"])[:MOST_CURVES]
+        for colour, name in zip(LINE_COLOURS, shown, strict=False):
             axes[1].plot(steps, [_or_nan(r["scores"][name]) for r in validation], "o-", color=colour, ms=3, label=name)
         _label(axes[1], "validation")
-        if all(0 <= score <= 1 for r in validation for score in r["scores"].values() if score is not None):
+        if all(0 <= score <= 1 for r in validation for name in shown if (score := r["scores"][name]) is not None):
             axes[1].set_ylim(0, 1)
         axes[1].legend(frameon=False, loc="best", ncols=2, fontsize=9)
     write_figure(path, figure)

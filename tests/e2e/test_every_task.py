@@ -69,6 +69,7 @@ def test_it_trains_and_evaluates(task, which, folder, tmp_path, monkeypatch, cap
     command(monkeypatch, "evaluate", run)
     again = json.loads((run / "evaluations" / "test" / "results.json").read_text())
     assert again["cases"] == results["cases"]
+    assert again["heads"] == results["heads"]  # so no dropout is on
     assert again["headline"] == results["headline"]
 
 
