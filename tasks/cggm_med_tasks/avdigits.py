@@ -200,16 +200,17 @@ class AVDigits(ClassificationTask):
         return {**super().rules(), "images": noise}
 
     def generate(self, folder: Path) -> None:
-        """Six made-up speakers: each digit is a chord, each speaker has a pitch."""
+        """Six made-up speakers: a digit is four tones, low or high as its binary digits; a speaker has a pitch."""
         random = np.random.Generator(np.random.Philox(0))
         (folder / "recordings").mkdir()
         for number, speaker in enumerate(("ada", "ben", "cleo", "dan", "eve", "finn")):
             for digit in range(10):
                 for index in range(6):
-                    time = np.arange(int(random.uniform(0.15, 0.5) * RATE)) / RATE
-                    tones = [300 + 90 * digit + 15 * number, 1500 + 170 * ((3 * digit) % 10)]
-                    sound = sum(np.sin(2 * np.pi * tone * time) for tone in tones) / 8
-                    sound = sound + random.normal(size=time.shape) * 0.4
+                    time = np.arange(int(random.uniform(0.08, 0.12) * RATE)) / RATE
+                    pitch = 1 + number / 20
+                    tones = [pitch * (1800 if digit >> bit & 1 else 500) for bit in range(4)]
+                    sound = np.concatenate([np.sin(2 * np.pi * tone * time) for tone in tones]) / 4
+                    sound = sound + random.normal(size=sound.shape) * 0.15
                     file = folder / "recordings" / f"{digit}_{speaker}_{index}.wav"
                     wavfile.write(file, RATE, (sound.clip(-1, 1) * 32767).astype(np.int16))
 
