@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cggm_med.config import require
 from cggm_med.data.splits import Splits
 from cggm_med.errors import DataError
 from cggm_med.label_figures import confusion_figure
@@ -57,7 +58,8 @@ class ClassificationTask(SampleTask):
         """
         known = self.config.task.classes
         if known is not None and (foreign := sorted(set(found) - set(known))):
-            raise DataError(f"{where}: unknown classes {', '.join(foreign[:10])}; known: {', '.join(known[:10])}, ...")
+            shown, ours = (", ".join(names[:10]) + (", ..." if len(names) > 10 else "") for names in (foreign, known))
+            raise DataError(f"{where}: unknown classes {shown}; known: {ours}")
         if known is None:
             known = tuple(found)
             self.config = replace(self.config, task=replace(self.config.task, classes=known))
@@ -66,6 +68,8 @@ class ClassificationTask(SampleTask):
     def prepare(self, splits: Splits, say: Callable[[str], None]) -> None:
         """Keep the samples of ``splits``, and say which classes cannot be learned."""
         super().prepare(splits, say)
+        named = self.config.task.classes
+        require(named in (None, self.targets), "task.classes", named, f"the task's own: {', '.join(self.targets)}")
         seen = {number for id in splits.train for number in self._numbers(id)}
         absent = [name for number, name in enumerate(self.targets) if number not in seen]
         if splits.train and absent:

@@ -3,6 +3,7 @@
     CggmMedError
     |-- UnknownName          no task, strategy, preset or key of that name
     |-- MissingExtra         a package that only some tasks need is not installed
+    |-- PluginError          a registered task or strategy that cannot be imported or is none
     |-- ConfigError          a setting has the wrong type or an impossible value
     |-- DataError            files that are missing, damaged or contradict one another; lists every bad case
     |-- CheckpointError      a checkpoint that is damaged, foreign or made with another configuration
@@ -58,6 +59,10 @@ class MissingExtra(CggmMedError):
 
     def __init__(self, what: str, package: str, extra: str) -> None:
         super().__init__(f"{what} needs {package}: pip install 'cggm-med[{extra}]'")
+
+
+class PluginError(CggmMedError):
+    """A registered task or strategy that cannot be imported, is incomplete, or has its name from two packages."""
 
 
 class ConfigError(CggmMedError):

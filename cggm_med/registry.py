@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from cggm_med.errors import UnknownName
+from cggm_med.errors import MissingExtra, PluginError, UnknownName
 
 TASKS = "cggm_med.tasks"
 STRATEGIES = "cggm_med.strategies"
+KINDS = {TASKS: "task", STRATEGIES: "strategy"}
+# Attributes that a base class only declares.
+DECLARED = {TASKS: ("DataConfig", "ModelConfig", "known_modalities", "chosen_by"), STRATEGIES: ()}
 
 
 def names(group: str) -> tuple[str, ...]:
@@ -21,14 +24,70 @@ def names(group: str) -> tuple[str, ...]:
     return tuple(sorted({entry.name for entry in entry_points(group=group)}))
 
 
-def load(group: str, name: str) -> Any:
-    """Import the one object that is registered as ``name``; no other plug-in is touched.
+def package(group: str, name: str) -> str:
+    """Name and version of the installed package that registers ``name``, without importing it.
 
     Raises:
         UnknownName: if nothing is registered under that name.
+        PluginError: if two packages register different things under it.
+
+    Example:
+        >>> package(STRATEGIES, "joint").split()[0]
+        'cggm-med'
     """
-    for entry in entry_points(group=group):
-        if entry.name == name:
-            return entry.load()
-    kind = {TASKS: "task", STRATEGIES: "strategy"}.get(group, group)
-    raise UnknownName(kind, name, names(group), "A new entry point is seen after its package is installed again")
+    return _package(_find(group, name))
+
+
+def load(group: str, name: str) -> Any:
+    """Import the one class that is registered as ``name``; no other plug-in is touched.
+
+    Raises:
+        UnknownName: if nothing is registered under that name.
+        PluginError: if two packages register different things under it, if it cannot be imported, or if it is no
+            complete task or strategy.
+        MissingExtra: if it says so itself.
+    """
+    entry = _find(group, name)
+    what = f"{KINDS[group]} '{name}' of package {_package(entry)} ({entry.value})"
+    try:
+        plugin = entry.load()
+    except MissingExtra:
+        raise
+    except (Exception, SystemExit) as error:  # somebody else's module may do anything while it is imported
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise PluginError(f"{what} cannot be imported: {reason}; mend the package or uninstall it") from error
+    base = _base(group)
+    if not (isinstance(plugin, type) and issubclass(plugin, base)):
+        kind = f"class {plugin.__name__}" if isinstance(plugin, type) else f"a {type(plugin).__name__}"
+        raise PluginError(f"{what} is {kind}, expected a subclass of cggm_med.{base.__name__}")
+    abstract: frozenset[str] = getattr(plugin, "__abstractmethods__", frozenset())
+    if lacks := [*sorted(abstract), *(x for x in DECLARED[group] if not hasattr(plugin, x))]:
+        raise PluginError(f"{what} does not define {', '.join(lacks)}, see cggm_med.{base.__name__}")
+    return plugin
+
+
+def _find(group: str, name: str) -> EntryPoint:
+    found = [entry for entry in entry_points(group=group) if entry.name == name]
+    if not found:
+        mend = "A new entry point is seen after its package is installed again"
+        raise UnknownName(KINDS[group], name, names(group), mend)
+    # The same thing twice is harmless: what a failed upgrade left behind, or a package that was renamed.
+    if len({entry.value for entry in found}) > 1:
+        owners = " and ".join(sorted(f"{_package(entry)} ({entry.value})" for entry in found))
+        raise PluginError(f"{KINDS[group]} '{name}' is registered by {owners}; uninstall or rename all but one")
+    return found[0]
+
+
+def _package(entry: EntryPoint) -> str:
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown"
+
+
+def _base(group: str) -> type:
+    """What plug-ins of a group derive from; imported late, since names are wanted without torch."""
+    if group == TASKS:
+        from cggm_med.task import Task
+
+        return Task
+    from cggm_med.strategies.base import BalancingStrategy
+
+    return BalancingStrategy

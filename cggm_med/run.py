@@ -137,7 +137,8 @@ def evaluate(folder: Path, overrides: Tree, console: Console, *, split: str | No
         raise DataError(f"{folder} held no case out; name other scans with --data, or cases of the run with --split")
     if chosen not in known:
         raise UnknownName("split", chosen, known)
-    cases = tuple(case for case in known[chosen] if case in found)
+    available = set(found)
+    cases = tuple(case for case in known[chosen] if case in available)
     if not cases:
         raise DataError(f"split '{chosen}' of {folder} has no case in these data; choose another with --split")
     task.prepare(Splits(train=(), validation=(), test=cases), say)

@@ -21,7 +21,7 @@ from cggm_med import distributed
 from cggm_med.config import RunConfig, Tree, require
 from cggm_med.data.splits import NAMES, Splits, check_splits, read_splits, split_by_group
 from cggm_med.data.step_sampler import StepSampler, visited
-from cggm_med.errors import DataError
+from cggm_med.errors import DataError, NonFiniteLoss
 from cggm_med.files import atomic_folder, cache_folder
 from cggm_med.label_scores import FUSED
 from cggm_med.models.base import MultimodalModel
@@ -139,7 +139,7 @@ class SampleTask(Task):
         Raises:
             DataError: if a file is missing or damaged.
         """
-        arrays = {m: np.ascontiguousarray(sample.inputs[m], dtype=np.float32) for m in self.modalities}
+        arrays = {m: np.array(sample.inputs[m], dtype=np.float32, order="C") for m in self.modalities}
         return {m: torch.from_numpy(array) for m, array in arrays.items()}
 
     @abstractmethod
@@ -202,7 +202,8 @@ class SampleTask(Task):
         wanted = {*splits.train, *splits.validation, *splits.test}
         self.samples = {sample.id: sample for sample in self.found.samples if sample.id in wanted}
         if unknown := wanted - set(self.samples):
-            raise DataError(f"samples of the split that the data do not have: {', '.join(sorted(unknown))}")
+            missing = sorted(unknown)[:MISSING_SHOWN]
+            raise DataError(f"{len(unknown)} samples of the splits are missing in the data:", missing)
         self.splits = splits
         say(f"{len(self.found.samples)} samples found, {len(wanted)} in use")
 
@@ -233,12 +234,14 @@ class SampleTask(Task):
             distributed.rank(),
             distributed.world_size(),
         )
-        return DataLoader(  # the data set yields samples, collated into batches
-            dataset,
-            batch_sampler=sampler,
-            collate_fn=self.collate,
-            num_workers=self.config.data.workers,
-            pin_memory=pin_memory,
+        return _in_plain_words(
+            DataLoader(  # the data set yields samples, collated into batches
+                dataset,
+                batch_sampler=sampler,
+                collate_fn=self.collate,
+                num_workers=self.config.data.workers,
+                pin_memory=pin_memory,
+            )
         )
 
     def collate(self, loaded: Sequence[tuple[Sample, Inputs]]) -> Batch:
@@ -260,21 +263,26 @@ class SampleTask(Task):
         autocast: Callable[[], AbstractContextManager[Any]],
         full: bool,
     ) -> Iterator[CaseResult]:
-        """What the fused prediction and each head say of each sample."""
+        """What the fused prediction and each head say of each sample.
+
+        Raises:
+            NonFiniteLoss: if a prediction is NaN or infinite; names the sample.
+        """
         loader = DataLoader(
             _EvaluationSamples(self, [self.samples[id] for id in cases]),
             batch_size=self.config.train.batch_size,
             collate_fn=self.collate,
             num_workers=self.config.data.workers,
         )
-        for batch in loader:
-            batch = batch.to(device)
+        for loaded in _in_plain_words(loader):
+            batch = loaded.to(device)
             with autocast():
                 features = model.encode(batch.inputs)
                 logits = {FUSED: model.head(model.fuse(features)[0])}
                 if heads is not None:
                     logits |= {m: output.logits for m, output in heads(features).items()}
             logits = {who: x.float().cpu() for who, x in logits.items()}
+            _require_finite(logits, batch.ids)
             target = batch.target.cpu()
             for i, id in enumerate(batch.ids):
                 yield CaseResult(id, {who: self.finding(x[i], target[i]) for who, x in logits.items()})
@@ -316,6 +324,29 @@ class _EvaluationSamples(Dataset[tuple[Sample, Inputs]]):
 
     def __getitem__(self, index: int) -> tuple[Sample, Inputs]:
         return self.samples[index], self.task.load(self.samples[index], None)
+
+
+def _in_plain_words(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The same batches; an error about the data has the same text, whichever process loads them."""
+    try:
+        yield from batches
+    except DataError as error:
+        # torch hands on a worker's error with the traceback as its text, and the text proper at the end.
+        _, raised_by_worker, text = str(error).rpartition(f"{DataError.__module__}.{DataError.__qualname__}: ")
+        if not raised_by_worker:
+            raise
+        raise DataError(text.rstrip()) from error
+
+
+def _require_finite(logits: Mapping[str, Tensor], ids: Sequence[str]) -> None:
+    for who, x in logits.items():
+        finite = torch.isfinite(x).flatten(1).all(dim=1)
+        if not finite.all():
+            first = ids[int(finite.int().argmin())]
+            raise NonFiniteLoss(
+                f"the {who} prediction of {int((~finite).sum())} samples is NaN or infinite, the first {first}; "
+                "look at these samples, or train with a lower optim.lr or train.precision=float32"
+            )
 
 
 def _update(digest: Any, source: Any) -> None:

@@ -211,13 +211,17 @@ def settle_channels(
         inputs: by modality, arrays ``(time, channel)`` of each sample.
 
     Raises:
+        ConfigError: if the network was made for another number of modalities.
         DataError: if samples differ, or the network was made for other numbers of channels.
     """
+    if config.channels is not None:
+        names = ", ".join(modalities)
+        require(len(config.channels) == len(modalities), "model.channels", config.channels, f"one number for {names}")
     found = {tuple(sample[m].shape[1] for m in modalities) for sample in inputs}
     if config.channels is not None:
         found.add(config.channels)
     if len(found) > 1:
-        kinds = " and ".join(str(dict(zip(modalities, channels, strict=False))) for channels in sorted(found))
+        kinds = " and ".join(str(dict(zip(modalities, channels, strict=True))) for channels in sorted(found))
         raise DataError(f"channels of a time step differ: {kinds}; use features of one kind, as in training")
     return replace(config, channels=found.pop())
 

@@ -1,0 +1,1 @@
+"""The task newtask for cggm-med."""

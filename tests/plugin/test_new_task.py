@@ -1,0 +1,277 @@
+"""``cggm-med new-task``: what it writes is installed with pip, found, trained, resumed, scored and tested."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from scipy.io import wavfile
+
+from cggm_med import cli, make_config, registry
+from cggm_med.new_task import SUFFIXES, TEMPLATE, write_task
+
+ROOT = Path(__file__).parents[2]
+GUIDE = ROOT / "docs" / "how-to" / "add-a-task.md"
+NAME = "spoken_digits"
+# Dies in the second step, after the first was written down.
+KILLED = """
+import os, sys
+from cggm_med import cli, engine
+real, count = engine.train_step, iter((1, 2))
+def train_step(*args, **kwargs):
+    losses = real(*args, **kwargs)
+    return losses if next(count) == 1 else os._exit(9)
+engine.train_step = train_step
+cli.main()
+"""
+
+
+def run(environment, *command, folder=None):
+    words = [sys.executable, "-W", "ignore", *map(str, command)]
+    return subprocess.run(words, env=environment, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    """The package, as the command writes it."""
+    folder = tmp_path_factory.mktemp("new") / "package"
+    done = run(os.environ, "-m", "cggm_med.cli", "new-task", NAME, "--out", folder)
+    assert done.returncode == 0, done.stderr
+    assert f"pip install -e {folder}" in done.stdout
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment(package, tmp_path_factory):
+    """Environment variables under which the package is installed: in a folder of its own, nothing else is touched."""
+    target = tmp_path_factory.mktemp("installed")
+    command = ["-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--target", target, package]
+    done = run(os.environ, *command)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {
+        **os.environ,
+        "PYTHONPATH": str(target),
+        "OMP_NUM_THREADS": "1",
+        "XDG_CACHE_HOME": str(target / "cache"),
+    }
+
+
+def module_of(folder):
+    """The task's module, without installing it."""
+    spec = importlib.util.spec_from_file_location("spoken_digits_task_module", folder / f"{NAME}_task" / "task.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        del sys.modules[spec.name]
+    return module
+
+
+@pytest.mark.slow
+def test_it_is_listed_trained_and_scored(environment, tmp_path):
+    def cggm_med(*words):
+        done = run(environment, "-m", "cggm_med.cli", *words)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    line = next(line for line in cggm_med("tasks").splitlines() if line.startswith(NAME))
+    assert line.endswith(f"[sound,image]  ({NAME}_task 0.1.0)")
+
+    short = ["train.epochs=2", "train.steps_per_epoch=1", "train.checkpoint_every=1", "train.validate_every=1"]
+    words = ["train", "--task", NAME, *(word for setting in short for word in ("--set", setting))]
+    said = cggm_med(*words, "--out", tmp_path / "whole")
+    assert "no --data given" in said
+    killed = run(environment, "-c", KILLED, *words, "--out", tmp_path / "killed")
+    assert killed.returncode == 9
+    assert "resuming at step 1 of 2" in cggm_med("train", "--resume", tmp_path / "killed")
+    whole, resumed = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "killed"))
+    assert resumed["cases"] == whole["cases"]
+    assert {row["modality"] for row in whole["heads"]} == {"sound", "image"}
+
+    cggm_med("evaluate", tmp_path / "whole")
+    again = json.loads((tmp_path / "whole" / "evaluations" / "test" / "results.json").read_text())
+    assert again["cases"] == whole["cases"]
+    classes = yaml.safe_load((tmp_path / "whole" / "config.yaml").read_text())["task"]["classes"]
+    assert classes == ["autumn", "spring", "summer", "winter"]
+
+
+@pytest.mark.slow
+def test_its_own_tests_pass(package, environment):
+    done = run(environment, "-m", "pytest", "-W", "error", "-p", "no:cacheprovider", folder=package)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "6 passed" in done.stdout
+
+
+@pytest.mark.slow
+def test_its_modalities_differ_and_together_tell_more(environment, tmp_path):
+    words = ["train", "--task", NAME, "--strategy", "joint", "--out", tmp_path / "run"]
+    assert run(environment, "-m", "cggm_med.cli", *words).returncode == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    accuracy = {row["predicted_by"]: row["accuracy"] for row in results["summary"]}
+    assert accuracy["fused"] > accuracy["sound"] > accuracy["image"] + 0.1
+    assert accuracy["image"] > 0.25 + 0.05
+
+
+def test_it_is_the_template_with_another_name(package):
+    """Put back, the name gives the template; nothing of the template is left out, and nothing else comes along."""
+    sources = [path for path in TEMPLATE.rglob("*") if path.suffix in SUFFIXES]
+    written = {str(path.relative_to(package)): path.read_text() for path in package.rglob("*") if path.is_file()}
+    assert len(written) == len(sources) == 5
+    assert not any("newtask" in name + text or "Newtask" in text for name, text in written.items())
+    for source in sources:
+        text = written[str(source.relative_to(TEMPLATE)).replace("newtask", NAME)]
+        assert text.replace(NAME, "newtask").replace("SpokenDigits", "Newtask") == source.read_text()
+
+
+def test_it_keeps_the_rules_of_this_project(package):
+    pytest.importorskip("ruff")
+    rules = ["--no-cache", "--config", ROOT / "pyproject.toml", "--config", f"src = ['{package}']"]
+    in_tests = ["--extend-per-file-ignores", "test_*.py:D,test_*.py:S101,test_*.py:S603"]
+    for words in (["check", *in_tests], ["format", "--check"]):
+        done = run(os.environ, "-m", "ruff", *words, *rules, package)
+        assert done.returncode == 0, done.stdout
+
+
+def test_an_installed_cggm_med_has_the_template(tmp_path):
+    command = ["-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
+    done = run(os.environ, *command, folder=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        inside = set(archive.namelist())
+    for source in TEMPLATE.rglob("*"):
+        if source.suffix in SUFFIXES:
+            assert source.relative_to(ROOT).as_posix() in inside
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys, tmp_path):
+    """Runs the command, which must fail in one line and write nothing."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*words):
+        before = sorted(tmp_path.rglob("*"))
+        monkeypatch.setattr("sys.argv", ["cggm-med", "new-task", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        message = capsys.readouterr().err
+        assert end.value.code == 1
+        assert message.count("\n") == 1
+        assert sorted(tmp_path.rglob("*")) == before
+        return message
+
+    return command
+
+
+@pytest.mark.parametrize("name", ["", "Digits", "9digits", "_digits", "a-b", "a b", "a.b", "../x", "dígitos", "a\n"])
+def test_names_that_are_none(name, refused):
+    assert f"task name {name!r}: expected lower-case letters, digits and underscores" in refused(name)
+
+
+def test_names_that_are_taken(refused):
+    assert "a word of Python" in refused("class")
+    assert re.search(r"'mosi' is taken by cggm-med \S+; choose another", refused("mosi"))
+    assert "the name of a base class" in refused("classification")
+
+
+def test_folders_that_exist_stay_as_they_are(refused, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("full", "file", "link"):
+        assert f"OutputError: {name} exists already; name a new folder with --out" in refused(name)
+        assert "exists already" in refused("digits", "--out", tmp_path / name)
+    assert "cannot write" in refused("digits", "--out", tmp_path / "file" / "below")
+
+
+def test_a_folder_is_whole_or_not_there(refused, monkeypatch):
+    real, count = Path.write_text, iter(range(10))
+
+    def full_disk(*args, **kwargs):
+        if next(count) == 2:
+            raise OSError(28, "No space left on device")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    assert "No space left on device" in refused("digits")
+
+
+def code_of(guide, first_line):
+    """The code block of the guide that begins so."""
+    blocks = re.findall(r"```python\n(.*?)```", guide.read_text(), re.DOTALL)
+    return next(block for block in blocks if block.startswith(first_line))
+
+
+def walk_through(recordings, folder):
+    """The task after the steps of the guide, and where its data are."""
+    (folder / "prepare.py").write_text(code_of(GUIDE, '"""Spoken digits with images'))
+    done = subprocess.run([sys.executable, folder / "prepare.py", recordings, folder / "digits"], capture_output=True)
+    assert done.returncode == 0, done.stderr
+    write_task(NAME, folder / "package")
+    file = folder / "package" / f"{NAME}_task" / "task.py"
+    changed, count = re.subn(r"SHAPES = \{.*?\n\}\n", code_of(GUIDE, "SHAPES"), file.read_text(), flags=re.DOTALL)
+    assert count == 1
+    file.write_text(changed)
+    return module_of(folder / "package"), folder / "digits"
+
+
+def first_batch(module, data, monkeypatch):
+    """The changed task, its first batch of these data, and the logits of a new network."""
+    real, cls = registry.load, module.SpokenDigitsTask
+    monkeypatch.setattr(registry, "load", lambda group, name: cls if name == NAME else real(group, name))
+    task = cls(make_config(NAME, [{"data": {"path": str(data)}, "train": {"steps_per_epoch": 1}}]))
+    task.find(print)
+    task.prepare(task.default_splits(), print)
+    batch = next(iter(task.batches(0, pin_memory=False)))
+    return task, batch, task.model()(batch.inputs)
+
+
+def test_the_guide_walks_through(tmp_path, monkeypatch):
+    recordings = tmp_path / "recordings"
+    recordings.mkdir()
+    random = np.random.default_rng(0)
+    for speaker in ("ada", "ben", "cleo", "dan"):
+        for digit in range(10):
+            for index in range(2):
+                sound = random.normal(size=random.integers(1200, 6000)) * 3000
+                wavfile.write(recordings / f"{digit}_{speaker}_{index}.wav", 8000, sound.astype(np.int16))
+    task, batch, logits = first_batch(*walk_through(recordings, tmp_path), monkeypatch)
+    assert task.targets == tuple("0123456789")
+    assert len(task.samples) == 80
+    assert batch.inputs["sound"].shape == (32, 96)
+    assert batch.inputs["image"].shape == (32, 1, 8, 8)
+    assert logits.shape == (32, 10)
+    images = tmp_path / "digits" / "image"
+    ada, ben = ({file.read_bytes() for file in images.glob(f"*_{speaker}_*.npy")} for speaker in ("ada", "ben"))
+    assert len(ada) == len(ben) == 20
+    assert not ada & ben
+
+
+def test_the_guide_holds_for_the_real_recordings(tmp_path, shared_data, monkeypatch):
+    shutil.unpack_archive(shared_data("fsdd/recordings.tar"), tmp_path, filter="data")
+    recordings = next(path.parent for path in sorted(tmp_path.rglob("*.wav")))
+    task, _, logits = first_batch(*walk_through(recordings, tmp_path), monkeypatch)
+    assert len({sample.group for sample in task.samples.values()}) == 6
+    assert logits.isfinite().all()
+
+
+def test_the_guides_segmentation_task_is_complete(tmp_path, monkeypatch):
+    (tmp_path / "np_ms.py").write_text(code_of(GUIDE, '"""Multiple sclerosis'))
+    metadata = tmp_path / "np_ms-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: np-ms\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text(f"[{registry.TASKS}]\nms = np_ms:MS\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = make_config("ms", [{"data": {"path": str(tmp_path)}}])
+    assert config.preset == "base"
+    assert registry.load(registry.TASKS, "ms")(config).modalities == ("flair", "t1", "t2")
