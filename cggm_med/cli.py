@@ -18,7 +18,7 @@ from cggm_med.errors import CggmMedError
 
 app = typer.Typer(
     name="cggm-med",
-    help="Multimodal medical image segmentation whose modalities are balanced while they train.",
+    help="Multimodal learning, medical image segmentation first, whose modalities are balanced while they train.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 
 TaskName = Annotated[str, typer.Option("--task", help="What to learn; see 'cggm-med tasks'.")]
-Data = Annotated[Path | None, typer.Option("--data", help="Folder, dataset.json or JSON list of cases.")]
+Data = Annotated[Path | None, typer.Option("--data", help="Folder or file in the task's layout, see docs/tasks.md. [generated data]")]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -44,7 +44,7 @@ def train(
     task: TaskName = "brats2021",
     data: Data = None,
     strategy: Annotated[str | None, typer.Option(help="How to balance; see 'cggm-med strategies'. [cggm]")] = None,
-    preset: Annotated[str | None, typer.Option(help="tiny, base or full. [base; tiny without --data]")] = None,
+    preset: Annotated[str | None, typer.Option(help="One of the task's presets, such as tiny. [what suits the data]")] = None,
     config: ConfigFile = None,
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="New run folder. [runs/DATE-TASK-STRATEGY]")] = None,

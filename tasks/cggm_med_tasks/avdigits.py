@@ -109,7 +109,7 @@ class AVDigits(ClassificationTask):
     TaskConfig = AVDigitsTaskConfig
     DataConfig = AVDigitsDataConfig
     ModelConfig = AVDigitsModelConfig
-    description = "avdigits: a digit from a recording and an image"
+    description = "spoken and written digits: one of ten from a recording and an image"
     url = "https://github.com/Jakobovski/free-spoken-digit-dataset"
     known_modalities = MODALITIES
     targets = tuple("0123456789")
