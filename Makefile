@@ -9,7 +9,7 @@ train: .venv/.installed
 	$(BIN)/cggm-med train --task brats2021
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
 check: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -20,6 +20,15 @@ settings.load_profile("suite")
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items):
+    """What shares fixtures runs in one process: a file, or of the tests of all tasks those of one task."""
+    for item in items:
+        group = item.path.name
+        if group == "test_every_task.py" and hasattr(item, "callspec"):
+            group += " " + item.callspec.params["task"]
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 def pytest_runtest_setup():
     torch.manual_seed(0)
 
