@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 
 TaskName = Annotated[str, typer.Option("--task", help="What to learn; see 'cggm-med tasks'.")]
-Data = Annotated[Path | None, typer.Option("--data", help="Folder or file in the task's layout, see docs/tasks.md. [generated data]")]
+Data = Annotated[Path | None, typer.Option("--data", help="Folder or file in the layout of the task. [generated data]")]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -44,7 +44,7 @@ def train(
     task: TaskName = "brats2021",
     data: Data = None,
     strategy: Annotated[str | None, typer.Option(help="How to balance; see 'cggm-med strategies'. [cggm]")] = None,
-    preset: Annotated[str | None, typer.Option(help="One of the task's presets, such as tiny. [what suits the data]")] = None,
+    preset: Annotated[str | None, typer.Option(help="Of the task, such as tiny. [what suits the data]")] = None,
     config: ConfigFile = None,
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="New run folder. [runs/DATE-TASK-STRATEGY]")] = None,
