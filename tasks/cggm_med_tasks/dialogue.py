@@ -14,10 +14,10 @@ A sample is a dialogue, and scores count utterances. Where the files name no val
 training dialogues, with which it may share speakers; the test dialogues have speakers of their own in IEMOCAP.
 
 What differs from the release of DGS (github.com/G22-web/DGS), whose network and settings these are: a validation split
-chooses the checkpoint, where there the best epoch on test is reported; embeddings are added once, where there they accumulate;
-each epoch has its own order and dropout; the focal loss is that of Lin et al. 2017; each modality has a classifier
-head, where there the first channels of its features stand for logits. The learning rate falls with a cosine, where
-there it is constant.
+chooses the checkpoint, where there the best epoch on test is reported; embeddings are added once, where there they
+accumulate; each epoch has its own order and dropout; the focal loss is that of Lin et al. 2017; each modality has a
+classifier head, where there the first channels of its features stand for logits. The learning rate falls with a cosine,
+where there it is constant.
 """
 
 from __future__ import annotations
