@@ -109,7 +109,7 @@ class ClassificationTask(SampleTask):
         predictors = {who: self._predicted(results, who) for who in results[0].findings}
         cases, heads = [], []
         for result in results:
-            several = len(result.findings[FUSED]["true"]) > 1 or isinstance(self.samples[result.case].target, tuple)
+            several = isinstance(self.samples[result.case].target, tuple)
             for who, found in result.findings.items():
                 for i, (true, predicted) in enumerate(zip(found["true"], found["predicted"], strict=True)):
                     row: dict[str, Any] = {"case": result.case}

@@ -87,7 +87,7 @@ class CheckpointError(CggmMedError):
 
 
 class NonFiniteLoss(CggmMedError):
-    """Training stopped because a loss, or every gradient for a while, is NaN or infinite."""
+    """A loss, a prediction, or every gradient for a while, is NaN or infinite, so that going on is of no use."""
 
 
 class OutputError(CggmMedError):

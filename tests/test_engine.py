@@ -1,5 +1,6 @@
 """The engine: optimizer groups, schedule, the step, and stopping on a loss that is not finite."""
 
+import contextlib
 import itertools
 import math
 import sys
@@ -10,12 +11,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "strategies"))
 from problems import CPU, MODALITIES, one_step, set_up, small_batch, small_model, trained
+from toy_task import ToyValueTask, built, found, toy
 
-from cggm_med import engine
+from cggm_med import checkpoint, engine
 from cggm_med.config import OptimConfig
 from cggm_med.diagnostics import Monitor
 from cggm_med.errors import ConfigError, NonFiniteLoss
 from cggm_med.losses import RegionLoss
+from cggm_med.report import Scores
 from cggm_med.strategies.cggm import CGGM, CGGMConfig
 from cggm_med.strategies.joint import Joint
 
@@ -155,3 +158,55 @@ def test_every_strategy_starts_with_the_same_model(phantom, cache):
         task, strategy = _make(make_config("brats2021", [], strategy=name))
         states.append(engine.build(task, strategy, task.config, CPU).state_dict())
     assert all(torch.equal(state[key], states[0][key]) for state in states for key in state)
+
+
+@pytest.mark.parametrize(("lower", "best"), [(True, 3), (False, 2)])
+def test_the_best_checkpoint_has_the_best_score_and_survives_resuming(lower, best, tmp_path, monkeypatch):
+    """Validation scores 2, 4, 1, 1: the lowest first stands after epoch 3, the highest after epoch 2."""
+    values = (2.0, 4.0, 1.0, 1.0)
+
+    def run(folder, epochs, resume=None):
+        task = found(toy(ToyValueTask, epochs=4, steps_per_epoch=1, checkpoint_every=1), tmp_path)
+        task.lower_is_better = lower
+        model, strategy = built(task)
+        epoch = iter(range(resume.step if resume else 0, epochs))
+
+        def summarise(results):
+            assert tuple(result.case for result in results) == task.splits.validation
+            number = next(epoch, None)
+            if number is None:
+                raise KeyboardInterrupt
+            return Scores({"MAE": values[number], "Corr": None}, (), (), (), ())
+
+        task.summarise = summarise
+        records = []
+        settings = {"device": CPU, "log": records.append, "resume": resume}
+        with contextlib.suppress(KeyboardInterrupt):
+            engine.train(task, model, strategy, task.config, folder, **settings)
+        return [record["scores"] for record in records if record["kind"] == "validation"]
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run(whole, 4) == [{"MAE": value, "Corr": None} for value in values]
+    chosen = checkpoint.load(whole / "best.pt", CPU)
+    assert (chosen.step, chosen.best["score"]) == (best, values[best - 1])
+    assert checkpoint.load(whole / "last.pt", CPU).best == {"score": values[best - 1], "epoch": best - 1, "step": best}
+    run(killed, 2)  # ends within the third validation, before its checkpoint
+    run(killed, 4, checkpoint.load(killed / "last.pt", CPU))
+    again = checkpoint.load(killed / "best.pt", CPU)
+    assert again.best == chosen.best
+    assert all(torch.equal(again.model[name], x) for name, x in chosen.model.items())
+
+
+def test_heads_are_scored_without_dropout_and_learn_with_it(tmp_path):
+    """Scored twice, a head says the same; the next step of training drops again."""
+    task = found(toy(model={"dropout_output": 0.5, "dropout_residual": 0.5}), tmp_path)
+    model, strategy = built(task)
+    scored = [
+        engine.evaluate(task, model, strategy, task.splits.train, task.config, device=CPU, full=True) for _ in range(2)
+    ]
+    assert [result.findings for result in scored[0]] == [result.findings for result in scored[1]]
+    modes = []
+    unimodal = strategy.unimodal
+    strategy.unimodal = lambda features: modes.append((model.training, strategy.heads.training)) or unimodal(features)
+    engine.train(task, model, strategy, task.config, tmp_path, device=CPU, log=lambda record: None)
+    assert set(modes) == {(True, True)}

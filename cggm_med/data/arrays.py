@@ -55,10 +55,11 @@ def read_npy(path: Path) -> NDArray[Any]:
         DataError: if the file is missing, damaged or holds objects.
     """
     try:
-        array: NDArray[Any] = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing") from error
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # of a damaged header, also errors of the tokenizer and of memory
         raise DataError(f"{path} is damaged or no array of numbers or text: {' '.join(str(error).split())}") from error
     return array
 

@@ -14,6 +14,7 @@ from cggm_med.errors import ConfigError, DataError, UnknownName
 from cggm_med.files import write_json
 
 NAMES = ("train", "validation", "test")
+MOST_LISTED = 100  # problems of splits; a file that belongs to other data has one in every line
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def check_splits(splits: Splits, cases: Sequence[Member], where: str = "these sp
         kind: what the message calls a group.
 
     Raises:
-        DataError: for ids that no case has, ids or groups in two splits, and empty training; lists all of them.
+        DataError: for ids that no case has, ids or groups in two splits, and empty training; lists up to 100.
     """
     group_of = {case.id: case.group for case in cases}
     problems = [] if splits.train else ["train is empty"]
@@ -160,6 +161,8 @@ def check_splits(splits: Splits, cases: Sequence[Member], where: str = "these sp
                     f"{kind} {group_of[case_id]} stands in {other_split} (case {other}) and {split} (case {case_id})"
                 )
     if problems:
+        more = [f"and {len(problems) - MOST_LISTED} more"] if len(problems) > MOST_LISTED else []
+        problems = problems[:MOST_LISTED] + more
         raise DataError(f"{where} cannot be used; mend the file or split anew:", problems)
 
 

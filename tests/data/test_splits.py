@@ -134,3 +134,11 @@ def test_sections_that_share_a_patient_or_do_not_exist() -> None:
         from_sections(CaseList(cases, "datalist", None, {"training": ("p0-0",), "test": ("p0-1",)}))
     with pytest.raises(DataError, match="layout brats2021 declares no splits"):
         from_sections(CaseList(cases, "brats2021", None, None))
+
+
+def test_a_file_that_belongs_to_other_data_does_not_fill_the_screen() -> None:
+    """250 strangers: the first 100 are listed, the others counted."""
+    strangers = tuple(f"x{n}" for n in range(250))
+    with pytest.raises(DataError) as error:
+        check_splits(Splits(strangers, (), ()), make_cases(2))
+    assert error.value.problems[99:] == ("train names case x99, which the data do not have", "and 150 more")
