@@ -92,7 +92,7 @@ def gather_json(content: Any, device: torch.device) -> list[Any]:
     """
     if not active():
         return [content]
-    text = torch.tensor(list(json.dumps(content).encode()), dtype=torch.uint8, device=device)
+    text = torch.frombuffer(bytearray(json.dumps(content).encode()), dtype=torch.uint8).to(device)
     lengths = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(world_size())]
     distributed.all_gather(lengths, torch.tensor([len(text)], device=device))
     longest = int(max(lengths).item())
@@ -101,5 +101,5 @@ def gather_json(content: Any, device: torch.device) -> list[Any]:
     received = [torch.zeros_like(padded) for _ in range(world_size())]
     distributed.all_gather(received, padded)
     return [
-        json.loads(bytes(part[: int(n)].cpu().tolist()).decode()) for part, n in zip(received, lengths, strict=True)
+        json.loads(part[: int(n)].cpu().numpy().tobytes().decode()) for part, n in zip(received, lengths, strict=True)
     ]

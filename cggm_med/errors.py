@@ -7,7 +7,7 @@
     |-- ConfigError          a setting has the wrong type or an impossible value
     |-- DataError            files that are missing, damaged or contradict one another; lists every bad case
     |-- CheckpointError      a checkpoint that is damaged, foreign or made with another configuration
-    |-- NonFiniteLoss        training stopped because the loss is NaN or infinite
+    |-- NonFiniteLoss        a loss, a prediction or all gradients are NaN or infinite
     `-- OutputError          a folder or file that cannot be written
 
 A message says what was given, what was expected and what mends it. The command line prints it without a traceback.

@@ -95,8 +95,8 @@ def test_unknown_keys_list_the_valid_ones(given, guess):
 
 
 def test_a_literal_names_its_choices():
-    with pytest.raises(UnknownName, match="Did you mean 'adamw'\\? Known: adamw, sgd"):
-        resolve(SECTIONS, [{"optim": {"name": "adam"}}])
+    with pytest.raises(UnknownName, match="Did you mean 'adamw'\\? Known: adam, adamw, sgd"):
+        resolve(SECTIONS, [{"optim": {"name": "adamww"}}])
 
 
 def test_a_resolved_configuration_reads_back_as_itself(tmp_path):

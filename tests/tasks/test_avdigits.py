@@ -162,7 +162,8 @@ def test_a_damaged_tar(recordings, tmp_path):
     with tarfile.open(file, "w:gz") as archive:
         archive.add(recordings / "recordings", "recordings")
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(DataError, match="no whole tar"):
+    # Whichever notices first: the archive between two members, or a recording that ends in its middle.
+    with pytest.raises(DataError, match="no whole tar|cannot be read as sound"):
         read(file)
     file.write_bytes(b"no tar at all")
     with pytest.raises(DataError, match="no whole tar"):
