@@ -16,7 +16,8 @@ validation loss stands still.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -79,6 +80,7 @@ class IEMOCAP(ClassificationTask):
     measures = ("accuracy", "weighted F1", "UAR")
     sequences = frozenset(FILES)
     group_kind = "utterance"
+    generated_version = 2
     presets: ClassVar[dict[str, Tree]] = presets(
         paper={
             "model": {
@@ -96,7 +98,7 @@ class IEMOCAP(ClassificationTask):
         },
         tiny={
             "model": {"encoder_layers": 1, "fusion_layers": 1, "head_layers": 1},
-            "train": {"batch_size": 16, "epochs": 6},
+            "train": {"batch_size": 16, "epochs": 8},
         },
     )
 
@@ -112,12 +114,17 @@ class IEMOCAP(ClassificationTask):
         sections = {}
         for part, section in SECTIONS.items():
             named = _labels(folder, part)
+            if again := next((name for name in named if name in labels), None):
+                raise DataError(f"{folder / part}_int2name.npy: utterance {again} stands in another split too; mend it")
             sections[section] = list(named)
             labels |= named
         arrays = {m: _arrays(path / FILES[m], list(labels)) for m in self.modalities}
         if "audio" in self.modalities:
-            mean, spread = _statistics(path / STATISTICS, str(self.config.data.fold))
-            arrays["audio"] = {name: (x - mean) / spread for name, x in arrays["audio"].items()}
+            channels = next((x.shape[1] for x in arrays["audio"].values()), 0)
+            mean, spread = _statistics(path / STATISTICS, str(self.config.data.fold), channels)
+            for name, x in arrays["audio"].items():
+                # Statistics in double precision would double the memory of all audio.
+                arrays["audio"][name] = ((x - mean) / spread).astype(np.float32)
         samples = [Sample(id, id, label, {m: arrays[m][id] for m in self.modalities}) for id, label in labels.items()]
         return SampleList(tuple(samples), sections)
 
@@ -139,30 +146,31 @@ class IEMOCAP(ClassificationTask):
     def generate(self, folder: Path) -> None:
         """Utterances whose emotion shows most in text and least in vision; ten folds that rotate them."""
         random = np.random.Generator(np.random.Philox(0))
-        names = [f"Ses{1 + i % 5:02d}F_impro{i // 5:03d}_F000" for i in range(160)]
+        names = [f"Ses{1 + i % 5:02d}F_impro{i // 5:03d}_F000" for i in range(320)]
         labels = random.integers(len(CLASSES), size=len(names))
-        sizes = {"text": (8, 1024, 8.0), "audio": (40, 130, 8.0), "vision": (12, 342, 14.0)}
-        audio: list[NDArray[np.float32]] = []
-        for number, (modality, (longest, channels, noise)) in enumerate(sizes.items()):
+        # Longest sequence, channels, and how far what an utterance shows is from its emotion.
+        sizes = {"text": (8, 1024, 0.6), "audio": (30, 130, 0.8), "vision": (12, 342, 1.1)}
+        audio: list[NDArray[np.float64]] = []
+        for number, (modality, (longest, channels, doubt)) in enumerate(sizes.items()):
             directions = np.random.Generator(np.random.Philox(number)).normal(size=(len(CLASSES), channels))
+            shown = np.eye(len(CLASSES))[labels] + random.normal(size=(len(names), len(CLASSES))) * doubt
             file = folder / FILES[modality]
             file.parent.mkdir(parents=True)
             with h5py.File(file, "w") as store:
-                for name, label in zip(names, labels, strict=True):
+                for name, emotions in zip(names, shown, strict=True):
                     time = int(random.integers(3, longest + 1))
-                    values = random.normal(size=(time, channels)) * noise + directions[label] / 2
+                    values = random.normal(size=(time, channels)) + emotions @ directions
                     store[name] = values.astype(np.float32)
                     if modality == "audio":
                         audio.append(values)
-        frames = np.concatenate(audio)
-        with h5py.File(folder / STATISTICS, "w") as store:
-            for fold in range(1, FOLDS + 1):
-                store[f"{fold}/mean"], store[f"{fold}/std"] = frames.mean(0), frames.std(0)
         for fold in range(1, FOLDS + 1):
-            order = np.roll(np.arange(len(names)), 16 * fold)
+            order = np.roll(np.arange(len(names)), 32 * fold)
+            frames = np.concatenate([audio[row] for row in order[96:]])  # of the fold's training
+            with h5py.File(folder / STATISTICS, "a") as store:
+                store[f"{fold}/mean"], store[f"{fold}/std"] = frames.mean(0), frames.std(0)
             target = folder / "target" / str(fold)
             target.mkdir(parents=True)
-            for part, rows in (("tst", order[:32]), ("val", order[32:48]), ("trn", order[48:])):
+            for part, rows in (("tst", order[:64]), ("val", order[64:96]), ("trn", order[96:])):
                 np.save(target / f"{part}_label.npy", np.eye(len(CLASSES), dtype=np.float32)[labels[rows]])
                 np.save(target / f"{part}_int2name.npy", np.array([[names[row].encode()] for row in rows]))
 
@@ -172,15 +180,23 @@ def _labels(folder: Path, part: str) -> dict[str, int]:
     file, names_file = folder / f"{part}_label.npy", folder / f"{part}_int2name.npy"
     labels = require_numbers(read_npy(file), ("utterance", "class"), str(file))
     names = read_npy(names_file)
+    if names.ndim not in (1, 2) or (len(names) and (names.size == 0 or names.dtype.kind not in "SU")):
+        raise DataError(f"{names_file} holds {names.dtype.name} of shape {names.shape}, expected utterance names")
     if len(names) != len(labels):
         raise DataError(f"{names_file} has {len(names)} rows, {file.name} has {len(labels)}; they belong together")
-    one_hot = labels.shape[1] == len(CLASSES) and ((labels == 0) | (labels == 1)).all() and (labels.sum(1) == 1).all()
-    if not one_hot:
-        wrong = np.flatnonzero(labels.sum(1) != 1)
-        row = f", such as row {wrong[0]}" if len(wrong) else ""
-        raise DataError(f"{file} is not one-hot over {', '.join(CLASSES)}{row}; shape {labels.shape}")
-    first = names.reshape(len(names), -1)[:, 0]
-    return {_text(name): int(label) for name, label in zip(first, labels.argmax(1), strict=True)}
+    if labels.shape[1] != len(CLASSES):
+        raise DataError(f"{file} has shape {labels.shape}, expected a column for each of {', '.join(CLASSES)}")
+    one_hot = ((labels == 0) | (labels == 1)).all(axis=1) & (labels.sum(axis=1) == 1)
+    if not one_hot.all():
+        row = int(np.argmin(one_hot))
+        raise DataError(f"{file} has {labels[row].tolist()} in row {row}, expected one-hot over {', '.join(CLASSES)}")
+    first = [_text(row if names.ndim == 1 else row[0]) for row in names]
+    numbers: dict[str, int] = {}
+    for row, (name, number) in enumerate(zip(first, labels.argmax(axis=1), strict=True)):
+        if not name or name in numbers:
+            raise DataError(f"{names_file} has '{name}' in row {row}, expected a name that no row above has")
+        numbers[name] = int(number)
+    return numbers
 
 
 def _text(name: Any) -> str:
@@ -189,31 +205,52 @@ def _text(name: Any) -> str:
 
 def _arrays(file: Path, names: list[str]) -> dict[str, NDArray[Any]]:
     """The features of each utterance, ``(time, channel)``."""
-    problems, arrays = [], {}
-    try:
-        with h5py.File(file, "r") as store:
-            for name in names:
-                if not isinstance(store.get(name), h5py.Dataset):
-                    problems.append(name)
-                    continue
-                where = f"{file}: {name}"
-                array = require_numbers(store[name][()], ("time", "channel"), where)
-                if not len(array):
-                    raise DataError(f"{where} has no frame")
-                require_finite(array, where)
-                arrays[name] = array
-    except OSError as error:
-        raise DataError(f"{file} is damaged or no HDF5 file: {' '.join(str(error).split())}; copy it anew") from error
+    problems: list[str] = []
+    arrays: dict[str, NDArray[Any]] = {}
+    with _opened(file) as store:
+        for name in names:
+            if not isinstance(store.get(name), h5py.Dataset):
+                problems.append(name)
+                continue
+            where = f"{file}: {name}"
+            array = require_numbers(store[name][()], ("time", "channel"), where)
+            if 0 in array.shape:
+                raise DataError(f"{where} has shape {array.shape}, expected at least one frame and channel")
+            first, other = next(iter(arrays.items()), (name, array))
+            if array.shape[1] != other.shape[1]:
+                raise DataError(f"{where} has {array.shape[1]} channels, {first} {other.shape[1]}; mend the file")
+            require_finite(array, where)
+            arrays[name] = array
     if problems:
         raise DataError(f"{file} lacks {len(problems)} utterances of target/:", problems[:MOST_LISTED])
     return arrays
 
 
-def _statistics(file: Path, fold: str) -> tuple[NDArray[Any], NDArray[Any]]:
+def _statistics(file: Path, fold: str, channels: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Mean and standard deviation of each audio channel; a constant channel is only centred."""
+    found = {}
+    with _opened(file) as store:
+        for kind in ("mean", "std"):
+            where = f"{file}: {fold}/{kind}"
+            if not isinstance(store.get(f"{fold}/{kind}"), h5py.Dataset):
+                raise DataError(f"{where} is missing; expected fold -> mean, std")
+            found[kind] = np.atleast_1d(np.squeeze(store[f"{fold}/{kind}"][()]))
+            require_numbers(found[kind], ("channel",), where)
+            if len(found[kind]) != channels:
+                raise DataError(
+                    f"{where} has {len(found[kind])} channels, {FILES['audio']} has {channels}; mend the file"
+                )
+            require_finite(found[kind], where)
+    if (wrong := found["std"] < 0).any():
+        raise DataError(f"{file}: {fold}/std is negative in channel {int(np.argmax(wrong))}; mend the file")
+    return found["mean"], np.where(found["std"] == 0, 1, found["std"])
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[h5py.File]:
+    """The file for reading; whatever HDF5 says of damage becomes one line."""
     try:
         with h5py.File(file, "r") as store:
-            mean, spread = store[f"{fold}/mean"][()], store[f"{fold}/std"][()]
-    except (OSError, KeyError) as error:
-        raise DataError(f"{file} has no mean and std of fold {fold}: {' '.join(str(error).split())}") from error
-    return mean, np.where(spread == 0, 1, spread)
+            yield store
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{file} is damaged or no HDF5 file: {' '.join(str(error).split())}; copy it anew") from error

@@ -4,18 +4,21 @@ Papers: Zadeh et al. 2016, https://arxiv.org/abs/1606.06259 (MOSI); Zadeh et al.
 Data: http://multicomp.cs.cmu.edu; features are given out for research, the videos belong to their makers.
 
 Layout: one pickle, or a folder that holds just one, ``{"train" | "valid" | "test": {"text": (N, T, Dt), "audio":
-(N, T, Da), "vision": (N, T, Dv), "labels": (N, 1, 1), "id"}}``, aligned or not; newer copies call the labels
-``regression_labels``. The pickle is never run, see ``cggm_med.data.untrusted_pickle``.
+(N, T, Da), "vision": (N, T, Dv), "labels": (N, 1, 1), "id"}}``, aligned or not. ``valid`` may be called ``dev``, and
+``labels`` ``regression_labels``. An id is ``video$_$3``, ``video[3]``, ``video_3``, or columns that begin with one or
+with the video's name. The pickle is never run, see ``cggm_med.data.untrusted_pickle``.
 
 What differs from the release of CGGM (Guo et al., NeurIPS 2024): padding, before or behind the sentence, is cut off and
-masked, where there zeros take part in attention; training data are shuffled; the test split decides nothing; neutral
+masked, where there it takes part in attention; training data are shuffled; the test split decides nothing; neutral
 sentences are handled in both conventions of the literature; the learning rate falls with a cosine, where there it falls
-when the validation loss stands still. Infinite audio features become 0 in both.
+when the validation loss stands still. Infinite audio features become 0, where there only those below 0 do.
 """
 
 from __future__ import annotations
 
 import pickle  # only to write generated data
+import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,14 +43,15 @@ from cggm_med.samples import Sample, SampleList, presets
 from cggm_med.task import TaskConfig
 
 MODALITIES = ("text", "audio", "vision")
-SECTIONS = {"train": "train", "valid": "validation", "test": "test"}
+SECTIONS = {"train": "train", "valid": "validation", "dev": "validation", "test": "test"}
 LAYOUT = "a pickle {train, valid, test} -> {text, audio, vision, labels, id}"
 AXES = ("sentence", "time", "channel")
 STRONGEST = 3.0  # sentiment
+MOST_SHOWN = 10  # keys of a foreign file
 RULES = {
     "MAE": "mean absolute error",
     "Corr": "Pearson's correlation",
-    "Acc-7": "share of sentences whose values, cut to [-3, 3] and rounded, agree",
+    "Acc-7": "share of sentences whose values, cut to [-3, 3] and rounded (halves to even), agree",
     "Acc-2 has0": "at least 0 or below, all sentences",
     "F1 has0": "weighted F1 of these two classes",
     "Acc-2 non0": "above 0 or not, sentences whose true value is not 0",
@@ -111,6 +115,7 @@ class MOSI(RegressionTask):
     sequences = frozenset(MODALITIES)
     group_kind = "video"
     residual_scale = 1.0
+    generated_version = 2
     measures: ClassVar = {
         **VALUE_MEASURES,
         "Acc-7": seven_classes,
@@ -144,49 +149,56 @@ class MOSI(RegressionTask):
         """See the module's docstring."""
         file = _the_pickle(path)
         content = read_pickle(file, cache_folder(self.config.data.cache))
-        if not isinstance(content, dict) or not {"train", "test"} <= content.keys():
-            found = f"keys {sorted(map(str, content))}" if isinstance(content, dict) else type(content).__name__
-            raise DataError(f"{file} holds {found}, expected {LAYOUT}")
-        samples: list[Sample] = []
-        sections = {}
+        keys = content.keys() if isinstance(content, dict) else set()
+        if not {"train", "test"} <= keys or {"valid", "dev"} <= keys:
+            raise DataError(f"{file} holds {_kind(content)}, expected {LAYOUT}")
+        samples: dict[str, Sample] = {}
+        sections: dict[str, list[str]] = {}
         infinite = 0
-        for section, name in SECTIONS.items():
-            if section in content:
-                read, count = self._section(content[section], f"{file}: {section}")
-                samples += read
-                infinite += count
-                sections[name] = [sample.id for sample in read]
+        for section in [section for section in SECTIONS if section in content]:
+            read, count = self._section(content[section], f"{file}: {section}", section)
+            if again := next((sample.id for sample in read if sample.id in samples), None):
+                raise DataError(f"{file}: id {again} of {section} stands in another split too; get the file anew")
+            samples |= {sample.id: sample for sample in read}
+            sections[SECTIONS[section]] = [sample.id for sample in read]
+            infinite += count
         if infinite:
             say(f"{infinite} infinite audio features were set to 0")
-        return SampleList(tuple(samples), sections)
+        return SampleList(tuple(samples.values()), sections)
 
-    def _section(self, content: Any, where: str) -> tuple[list[Sample], int]:
+    def _section(self, content: Any, where: str, section: str) -> tuple[list[Sample], int]:
         """The samples of one split, and how many audio features were infinite."""
-        labels_key = "labels" if isinstance(content, dict) and "labels" in content else "regression_labels"
-        missing = {*self.modalities, labels_key} - set(content if isinstance(content, dict) else ())
+        if not isinstance(content, dict):
+            raise DataError(f"{where} holds {_kind(content)}, expected {LAYOUT}")
+        key = "regression_labels" if "regression_labels" in content and "labels" not in content else "labels"
+        missing = {*self.modalities, key} - set(content)
+        if missing == {"text"} and "text_bert" in content:
+            raise DataError(
+                f"{where} has the numbers of tokens, text_bert, but no text; add what BERT makes of them as 'text', "
+                "or set task.modalities=[audio,vision]"
+            )
         if missing:
             raise DataError(f"{where} has no {', '.join(sorted(missing))}; expected {LAYOUT}")
-        labels = np.asarray(content[labels_key])
-        if labels.dtype.kind not in "fi" or labels.size != len(labels):
-            raise DataError(f"{where}: {labels_key} have shape {labels.shape}, expected one number a sentence")
-        labels = labels.reshape(-1)
-        require_finite(labels, f"{where}: {labels_key}")
-        if (wrong := np.abs(labels) > STRONGEST).any():
-            row = int(np.argmax(wrong))
-            raise DataError(f"{where}: {labels_key} {labels[row]:g} in row {row}, expected -3 to 3")
+        labels = _values(content[key], f"{where}: {key}")
         arrays = {m: require_numbers(content[m], AXES, f"{where}: {m}") for m in self.modalities}
         infinite = 0
         for modality, array in arrays.items():
             if len(array) != len(labels):
-                raise DataError(f"{where}: {modality} has {len(array)} rows, {labels_key} {len(labels)}; mend the file")
+                raise DataError(f"{where}: {modality} has {len(array)} rows, {key} {len(labels)}; mend the file")
+            if 0 in array.shape[1:]:
+                raise DataError(f"{where}: {modality} has shape {array.shape}, expected at least one step and channel")
             if modality == "audio":
-                infinite = int(np.isinf(array).sum())
-                arrays[modality] = array = np.where(np.isinf(array), 0, array) if infinite else array
+                wrong = np.isinf(array)
+                infinite = int(wrong.sum())
+                np.copyto(array, 0, where=wrong)  # in place: what was read is ours alone, and may be gigabytes
             require_finite(array, f"{where}: {modality}")
-        ids = _ids(content.get("id"), where, len(labels))
+        sequences = {m: list(array) for m, array in arrays.items()}
+        if "text" in self.modalities and "text_bert" in content:
+            sequences["text"] = _without_padding_tokens(arrays["text"], content["text_bert"], f"{where}: text_bert")
+        names = _names(content.get("id"), f"{where}: id", section, len(labels))
         samples = [
-            Sample(id, _video(id), float(labels[i]), {m: trim(array[i]) for m, array in arrays.items()})
-            for i, id in enumerate(ids)
+            Sample(id, video, float(labels[i]), {m: trim(rows[i]) for m, rows in sequences.items()})
+            for i, (id, video) in enumerate(names)
         ]
         return samples, infinite
 
@@ -239,31 +251,86 @@ class MOSEI(MOSI):
 def _the_pickle(path: Path) -> Path:
     if path.is_file():
         return path
-    files = sorted(file for file in path.iterdir() if file.suffix in (".pkl", ".pickle"))
+    found = (file for file in path.iterdir() if not file.name.startswith("."))  # as macOS puts beside each file
+    files = sorted(file for file in found if file.suffix in (".pkl", ".pickle"))
     if len(files) != 1:
-        found = ", ".join(file.name for file in files) or "none"
-        raise DataError(f"{path} must hold one pickle, found {found}; name the file itself with --data")
+        listed = ", ".join(file.name for file in files) or "none"
+        raise DataError(f"{path} must hold one pickle, found {listed}; name the file itself with --data")
     return files[0]
 
 
-def _ids(found: Any, where: str, count: int) -> list[str]:
-    """A name for each sentence: the file's own, or its split and row."""
-    if found is None:
-        section = where.rsplit(" ", 1)[1]
-        return [f"{section}{row:05d}" for row in range(count)]
-    rows = found.tolist() if isinstance(found, np.ndarray) else list(found)
-    if len(rows) != count:
-        raise DataError(f"{where}: id has {len(rows)} rows, expected {count}; mend the file")
-    return ["_".join(map(_text, row)) if isinstance(row, (list, tuple)) else _text(row) for row in rows]
+def _kind(content: Any) -> str:
+    """What a file holds that holds something else, on one line."""
+    if not isinstance(content, dict):
+        return type(content).__name__
+    keys = sorted(map(repr, content))
+    return f"keys {', '.join(keys[:MOST_SHOWN])}" + (", ..." if len(keys) > MOST_SHOWN else "")
+
+
+def _values(found: Any, where: str) -> NDArray[Any]:
+    """The label of each sentence, ``(sentence,)``."""
+    try:
+        labels = np.asarray(found)
+    except ValueError:  # of lists of different lengths
+        labels = np.empty((), object)
+    if labels.ndim == 0 or labels.dtype.kind not in "fiu" or labels.size != len(labels):
+        kind = f"{labels.dtype.name} of shape {labels.shape}" if labels.ndim else type(found).__name__
+        raise DataError(f"{where} holds {kind}, expected one number a sentence")
+    labels = labels.reshape(-1)
+    require_finite(labels, where)
+    if (wrong := np.abs(labels) > STRONGEST).any():
+        row = int(np.argmax(wrong))
+        raise DataError(f"{where} holds {labels[row]:g} in row {row}, expected -3 to 3")
+    return labels
+
+
+def _without_padding_tokens(text: NDArray[Any], tokens: Any, where: str) -> list[NDArray[Any]]:
+    """The text of each sentence up to the end that the mask of BERT's tokens tells.
+
+    What BERT makes of padding is not zero. Text that begins with zeros is padded in front, so it comes from elsewhere;
+    of that the mask says nothing.
+    """
+    tokens = require_numbers(tokens, ("sentence", "number, mask, segment", "time"), where)
+    if tokens.shape != (len(text), 3, text.shape[1]) or not text[:, 0].any(axis=1).all():
+        return list(text)
+    lengths = (tokens[:, 1] == 1).sum(axis=1)
+    return [rows[: max(1, length)] for rows, length in zip(text, lengths, strict=True)]
+
+
+def _names(found: Any, where: str, section: str, count: int) -> list[tuple[str, str]]:
+    """Id and video of each sentence; numbers count rows and name no video, so they are as good as none."""
+    if isinstance(found, np.ndarray) and found.ndim:
+        found = found.tolist()
+    if found is not None and not isinstance(found, (list, tuple)):
+        raise DataError(f"{where} holds {type(found).__name__}, expected a name for each sentence")
+    if found is not None and len(found) != count:
+        raise DataError(f"{where} has {len(found)} rows, expected {count}; mend the file")
+    rows = [[_text(part) for part in (row if isinstance(row, (list, tuple)) else [row])] for row in found or ()]
+    if all(len(row) == 1 and row[0].isdecimal() for row in rows):
+        return [(f"{section}{row:05d}",) * 2 for row in range(count)]
+    names, seen = [], Counter[str]()
+    for number, row in enumerate(rows):
+        if not row or not row[0]:
+            raise DataError(f"{where} is empty in row {number}, expected a name")
+        id = "_".join(row)
+        seen[id] += 1
+        # Files that name only the video name it once for each of its sentences.
+        names.append((id if seen[id] == 1 else f"{id}#{seen[id]}", _video(row[0])))
+    return names
 
 
 def _text(part: Any) -> str:
     return part.decode("latin1") if isinstance(part, bytes) else str(part)
 
 
-def _video(id: str) -> str:
-    """The video that a sentence was cut from: ``03bSnISJMiM$_$11`` and ``03bSnISJMiM[11]`` come from one."""
-    return id.split("$_$")[0].split("[")[0]
+def _video(name: str) -> str:
+    """The video that a sentence was cut from.
+
+    Example:
+        >>> {_video(name) for name in ("03bSnISJMiM", "03bSnISJMiM$_$11", "03bSnISJMiM[11]", "03bSnISJMiM_11")}
+        {'03bSnISJMiM'}
+    """
+    return re.sub(r"(\$_\$|_)\d+$|\[\d+\]$", "", name)
 
 
 def _not_negative(predicted: Predicted) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -286,14 +353,15 @@ def _f1(true: NDArray[np.bool_], guess: NDArray[np.bool_]) -> float | None:
 def _sentences(random: np.random.Generator, start: int, count: int) -> dict[str, Any]:
     """Sentences of 5 to 20 steps, padded in front to 20, as the aligned copies of MOSI are."""
     time, sizes = 20, {"text": 300, "audio": 74, "vision": 35}
-    noise = {"text": 3.0, "audio": 6.0, "vision": 12.0}
+    doubt = {"text": 0.7, "audio": 1.2, "vision": 2.5}  # how far what a modality shows is from the label
     labels = random.uniform(-STRONGEST, STRONGEST, count)
     lengths = random.integers(5, time + 1, count)
     behind = np.arange(time)[None] >= time - lengths[:, None]
     arrays = {}
     for number, (modality, size) in enumerate(sizes.items()):
         direction = np.random.Generator(np.random.Philox(number)).normal(size=size)
-        values = random.normal(size=(count, time, size)) * noise[modality] + labels[:, None, None] * direction / 3
+        shown = labels + random.normal(size=count) * doubt[modality]
+        values = random.normal(size=(count, time, size)) + shown[:, None, None] * direction / 3
         arrays[modality] = np.where(behind[..., None], values, 0).astype(np.float32)
     arrays["audio"][0, -1, 0] = -np.inf  # as silence has in the real files
     ids = np.array([f"video{(start + i) // 8:03d}$_${i % 8}" for i in range(count)])
