@@ -125,19 +125,20 @@ def require_same_run(checkpoint: Checkpoint, config: Tree, data: Tree, path: Pat
 def restore(
     checkpoint: Checkpoint,
     model: nn.Module,
-    strategy: nn.Module,
+    strategy: nn.Module | None,
     path: Path,
     optimizer: Optimizer | None = None,
     monitor: nn.Module | None = None,
 ) -> None:
-    """Load the states into live objects; optimizer and monitor only to go on training.
+    """Load the states into live objects: the strategy to score heads, optimizer and monitor to go on training.
 
     Raises:
         CheckpointError: if names or shapes of the weights do not fit.
     """
     try:
         model.load_state_dict(checkpoint.model)
-        strategy.load_state_dict(checkpoint.strategy)
+        if strategy is not None:
+            strategy.load_state_dict(checkpoint.strategy)
         if optimizer is not None:
             optimizer.load_state_dict(checkpoint.optimizer)
         if monitor is not None:

@@ -106,6 +106,45 @@ def evaluate(
         run.evaluate(folder, overrides, console, split=split, out=out)
 
 
+@app.command(context_settings={"ignore_unknown_options": True})
+def predict(
+    words: Annotated[
+        list[str], typer.Argument(metavar="RUN [FOLDER] [--MODALITY FILE]...", help="A run, and a folder or files.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Mask (.nii.gz); a folder for a folder.")],
+    modalities: Annotated[str | None, typer.Option(help="Of a folder, use these only, such as flair,t1ce.")] = None,
+    skip_existing: Annotated[bool, typer.Option(help="Leave out cases whose mask is there.")] = False,
+    flips: Annotated[bool, typer.Option(help="Average over mirrored scans; eight times slower.")] = False,
+    extra: Annotated[list[str] | None, typer.Option(help="Also write probabilities or uncertainty.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    debug: Debug = False,
+) -> None:
+    """Segment scans with a finished run: a folder in any layout, or one case from a file for each modality.
+
+    Any of the run's modalities may be absent.
+    """
+    run, *rest = words
+    images, folders = _files_by_modality(rest)
+    if bool(images) == bool(folders) or len(folders) > 1:
+        raise typer.BadParameter("give either one folder, or files such as --flair a.nii.gz --t1ce b.nii.gz")
+    from cggm_med import distributed, engine
+    from cggm_med.prediction import Predictor, find_images, predict_cases
+
+    with distributed.processes(engine.select_device(device)):
+        predictor = Predictor(Path(run), device, flips=flips)
+        if images:
+            case = out.name.removesuffix(".gz").removesuffix(".nii")
+            cases, files = {case: images}, {case: out}
+        else:
+            wanted = modalities.split(",") if modalities else None
+            cases = find_images(predictor, Path(folders[0]), wanted)
+            files = {case: out / f"{case}.nii.gz" for case in cases}
+        failed = predict_cases(predictor, cases, files, skip_existing=skip_existing, extras=extra or [], say=typer.echo)
+    if failed:
+        typer.echo(f"{len(failed)} of {len(cases)} cases failed: {', '.join(failed)}", err=True)
+        raise typer.Exit(1)
+
+
 @app.command()
 def tasks() -> None:
     """List the installed tasks, with the names of their modalities."""
@@ -188,6 +227,23 @@ def _overrides(settings: list[str] | None, data: Path | None) -> dict[str, Any]:
         # A run is resumed from any folder.
         overrides["data"]["path"] = os.path.abspath(overrides["data"]["path"])
     return overrides
+
+
+def _files_by_modality(words: list[str]) -> tuple[dict[str, Path], list[str]]:
+    """Files that were given as ``--MODALITY FILE``, and the other words."""
+    images: dict[str, Path] = {}
+    others: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if not word.startswith("--"):
+            others.append(word)
+            continue
+        name, equals, value = word[2:].partition("=")
+        file = value if equals else next(rest, "")
+        if not file or name in images:
+            raise typer.BadParameter(f"{word}: expected one file for each modality, such as --flair a.nii.gz")
+        images[name] = Path(file)
+    return images, others
 
 
 def _list(group: str, about: Callable[[Any], str]) -> None:

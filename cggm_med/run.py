@@ -67,6 +67,7 @@ def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
             write_text(run.config, yaml.safe_dump(to_tree(config), sort_keys=False))
             write_splits(run.splits, splits)
             write_json(run.data, task.contents())
+            write_json(run.facts, task.facts())
     return _train(config, run, task, strategy, console, None)
 
 

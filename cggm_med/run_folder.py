@@ -39,6 +39,11 @@ class RunFolder:
         return self.path / "data.json"
 
     @property
+    def facts(self) -> Path:
+        """What using the trained network takes besides settings and weights."""
+        return self.path / "facts.json"
+
+    @property
     def coverage(self) -> Path:
         """Which parameters belong to which modality."""
         return self.path / "coverage.json"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cggm_med import distributed
-from cggm_med.config import RunConfig, require
+from cggm_med.config import RunConfig, Tree, require
 from cggm_med.data.augment import Amount, Augmentation
 from cggm_med.data.labels import LabelConvention, detect_convention
 from cggm_med.data.layouts import NamedFiles, find_cases
@@ -269,6 +269,41 @@ class SegmentationTask(Task):
         """Sums of the soft Dice."""
         return soft_dice_sums(logits, target)
 
+    def facts(self) -> Tree:
+        """In which convention the labels were written that the network learned from."""
+        return {"labels": self.convention.name}
+
+    @torch.no_grad()
+    def probabilities(
+        self,
+        model: MultimodalModel,
+        image: Tensor,
+        modalities: Sequence[str],
+        autocast: Callable[[], AbstractContextManager[Any]],
+        heads: UnimodalHeads | None = None,
+    ) -> Tensor:
+        """Probability of each region on the preprocessed grid, ``(region, x, y, z)``, then each head's in turn.
+
+        Args:
+            model: in evaluation mode.
+            image: ``(modality, x, y, z)``, preprocessed.
+            modalities: names of its channels, a subset of the model's.
+            autocast: context for the network's computations.
+            heads: to be asked as well.
+        """
+
+        def predict(patch: Tensor) -> Tensor:
+            with autocast():
+                features = model.encode({m: patch[:, i : i + 1] for i, m in enumerate(modalities)})
+                logits = [model.head(model.fuse(features)[0])]
+                if heads is not None:
+                    size = patch.shape[2:]
+                    logits += [F.interpolate(x.logits, size, mode="trilinear") for x in heads(features).values()]
+            return torch.sigmoid(torch.cat(logits, dim=1).float())
+
+        data = self.config.data
+        return predict_volume(predict, image, data.patch_size, overlap=data.overlap)
+
     @torch.no_grad()
     def evaluate(
         self,
@@ -285,19 +320,10 @@ class SegmentationTask(Task):
         for id in cases:
             case = self.cases[id]
 
-            def predict(patch: Tensor) -> Tensor:
-                with autocast():
-                    features = model.encode({m: patch[:, i : i + 1] for i, m in enumerate(self.modalities)})
-                    logits = [model.head(model.fuse(features)[0])]
-                    if heads is not None:
-                        size = patch.shape[2:]
-                        logits += [F.interpolate(x.logits, size, mode="trilinear") for x in heads(features).values()]
-                return torch.sigmoid(torch.cat(logits, dim=1).float())
-
             image = torch.from_numpy(np.array(case.image())).to(device)
-            volume = predict_volume(predict, image, self.config.data.patch_size, overlap=self.config.data.overlap)
+            volume = self.probabilities(model, image, self.modalities, autocast, heads)
             truth = case.native_target(self.convention)
-            fused, *unimodal = (case.to_native(part) >= 0.5 for part in volume.split(regions))
+            fused, *unimodal = (case.grid.to_native(part) >= 0.5 for part in volume.split(regions))
             scores = [
                 self._score(case, name, p, t, full) for name, p, t in zip(self.targets, fused, truth, strict=True)
             ]
@@ -320,7 +346,7 @@ class SegmentationTask(Task):
         self, case: PreparedCase, region: str, predicted: NDArray[np.bool_], true: NDArray[np.bool_], full: bool
     ) -> CaseScore:
         p, t = torch.from_numpy(predicted), torch.from_numpy(true)
-        spacing = case.spacing
+        spacing = case.grid.spacing
         ml = float(np.prod(spacing)) / 1000
         empty_mm = self.config.data.empty_hd95_mm
         return CaseScore(
@@ -377,6 +403,6 @@ class _Drawing:
             np.stack([canonical(mask) for mask in self.truth]),
             np.stack([canonical(mask) for mask in self.prediction]),
             self.regions,
-            tuple(self.case.spacing[a] for a in axes),
+            tuple(self.case.grid.spacing[a] for a in axes),
             {score.region: score.dice for score in self.scores},
         )

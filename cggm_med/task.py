@@ -174,6 +174,10 @@ class Task(ABC):
         """Write pictures of all these cases together, if the task has any."""
         return
 
+    def facts(self) -> Tree:
+        """What the trained network needs to be used, and neither settings nor weights say; plain values."""
+        return {}
+
     @abstractmethod
     def rules(self) -> dict[str, str]:
         """How the scores are defined, for the report: a number without its rule says little."""

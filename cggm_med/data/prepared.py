@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,51 @@ from torch import Tensor
 from cggm_med.data.cases import Case
 from cggm_med.data.labels import LabelConvention
 from cggm_med.errors import DataError
+
+Affine = Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True)
+class NativeGrid:
+    """The grid of a case's own files, and the way back to it from what preprocessing made of them.
+
+    Attributes:
+        affine: of the files, voxels to mm in RAS+.
+        oriented_shape: after turning to RAS+.
+        crop_start, crop_stop: what was cut out of that.
+        cropped_affine: of what was cut out.
+        prepared_affine: of that after resampling.
+    """
+
+    affine: Affine
+    oriented_shape: Sequence[int]
+    crop_start: Sequence[int]
+    crop_stop: Sequence[int]
+    cropped_affine: Affine
+    prepared_affine: Affine
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size in mm, along the grid's own axes."""
+        x, y, z = np.linalg.norm(np.array(self.affine)[:3, :3], axis=0).tolist()
+        return (x, y, z)
+
+    def to_native(self, volume: Tensor) -> NDArray[np.float32]:
+        """Bring ``(channel, x, y, z)`` from the preprocessed grid to the case's own grid and orientation.
+
+        Resampling is undone by linear interpolation; what was cropped away becomes 0; axes are turned back exactly.
+        """
+        cropped = [stop - start for start, stop in zip(self.crop_start, self.crop_stop, strict=True)]
+        if list(volume.shape[1:]) != cropped:
+            resample = SpatialResample(mode="bilinear", padding_mode="border")
+            image = MetaTensor(volume, affine=torch.tensor(self.prepared_affine, dtype=torch.float64))
+            volume = resample(image, dst_affine=torch.tensor(self.cropped_affine), spatial_size=cropped).as_tensor()
+        oriented = np.zeros((volume.shape[0], *self.oriented_shape), dtype=np.float32)
+        window = tuple(slice(a, b) for a, b in zip(self.crop_start, self.crop_stop, strict=True))
+        oriented[(slice(None), *window)] = volume.cpu().numpy()
+        native = nib.orientations.io_orientation(np.array(self.affine))
+        back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), native)
+        return np.stack([nib.orientations.apply_orientation(channel, back) for channel in oriented])
 
 
 @dataclass(frozen=True)
@@ -59,28 +104,9 @@ class PreparedCase:
         return np.load(self.folder / "centres.npy", allow_pickle=False)
 
     @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Voxel size of the case's own grid in mm, along its own axes."""
-        x, y, z = np.linalg.norm(np.array(self.facts["affine"])[:3, :3], axis=0).tolist()
-        return (x, y, z)
-
-    def to_native(self, volume: Tensor) -> NDArray[np.float32]:
-        """Bring ``(channel, x, y, z)`` from the preprocessed grid to the case's own grid and orientation.
-
-        Resampling is undone by linear interpolation; what was cropped away becomes 0; axes are turned back exactly.
-        """
-        facts = self.facts
-        cropped = [stop - start for start, stop in zip(facts["crop_start"], facts["crop_stop"], strict=True)]
-        if list(volume.shape[1:]) != cropped:
-            resample = SpatialResample(mode="bilinear", padding_mode="border")
-            image = MetaTensor(volume, affine=torch.tensor(facts["prepared_affine"], dtype=torch.float64))
-            volume = resample(image, dst_affine=torch.tensor(facts["cropped_affine"]), spatial_size=cropped).as_tensor()
-        oriented = np.zeros((volume.shape[0], *facts["oriented_shape"]), dtype=np.float32)
-        window = tuple(slice(a, b) for a, b in zip(facts["crop_start"], facts["crop_stop"], strict=True))
-        oriented[(slice(None), *window)] = volume.cpu().numpy()
-        native = nib.orientations.io_orientation(np.array(facts["affine"]))
-        back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), native)
-        return np.stack([nib.orientations.apply_orientation(channel, back) for channel in oriented])
+    def grid(self) -> NativeGrid:
+        """The case's own grid."""
+        return NativeGrid(**{field.name: self.facts[field.name] for field in fields(NativeGrid)})
 
     def native_target(self, convention: LabelConvention) -> NDArray[np.bool_]:
         """True regions on the case's own grid, read from its label file."""

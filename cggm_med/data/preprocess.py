@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from cggm_med.data.cases import LABEL, Case
 from cggm_med.data.geometry import UNREADABLE, case_problems
 from cggm_med.data.labels import LabelConvention
-from cggm_med.data.prepared import PreparedCase, spacing_along_axes
+from cggm_med.data.prepared import NativeGrid, PreparedCase, spacing_along_axes
 from cggm_med.errors import DataError, OutputError
 from cggm_med.files import atomic_folder
 
@@ -41,12 +41,12 @@ class Preprocessing:
 
     Attributes:
         modalities: channels of the image, in order.
-        convention: meaning of the label values.
+        convention: meaning of the label values; None where there are no labels.
         spacing: target voxel size in mm, or None to keep each case's own.
     """
 
     modalities: tuple[str, ...]
-    convention: LabelConvention
+    convention: LabelConvention | None
     spacing: tuple[float, float, float] | None = None
 
     def resampling(self, case: Case) -> tuple[float, float, float] | None:
@@ -62,6 +62,7 @@ class Preprocessing:
             case: the case.
             files: what ``digests`` said of it.
         """
+        assert self.convention is not None  # noqa: S101 - only cases with labels are kept
         settings = {
             "version": VERSION,
             "monai": monai.__version__,
@@ -74,16 +75,16 @@ class Preprocessing:
         }
         return hashlib.blake2b(json.dumps(settings).encode(), digest_size=20).hexdigest()
 
-    def transform(self, spacing: tuple[float, float, float] | None) -> Compose:
-        """The MONAI transforms behind it, over a dictionary with ``image`` and ``target``."""
-        both = ["image", "target"]
+    def transform(self, spacing: tuple[float, float, float] | None, keys: Sequence[str]) -> Compose:
+        """The MONAI transforms behind it, over a dictionary with ``image`` and perhaps ``target``."""
+        modes = ["nearest" if key == "target" else "bilinear" for key in keys]
         steps: list[Callable[..., Any]] = [
-            Orientationd(both, axcodes="RAS", labels=RAS),
-            CropForegroundd(both, source_key="image", select_fn=_foreground, allow_smaller=True),
+            Orientationd(keys, axcodes="RAS", labels=RAS),
+            CropForegroundd(keys, source_key="image", select_fn=_foreground, allow_smaller=True),
             NormalizeIntensityd("image", nonzero=True, channel_wise=True),
         ]
         if spacing is not None:
-            steps.append(Spacingd(both, pixdim=spacing, mode=("bilinear", "nearest"), padding_mode="border"))
+            steps.append(Spacingd(keys, pixdim=spacing, mode=modes, padding_mode="border"))
         return Compose(steps)
 
 
@@ -120,6 +121,7 @@ def prepare(
         if progress is not None:
             progress(done, len(cases))
     if problems:
+        assert preprocessing.convention is not None  # noqa: S101 - cases have labels
         names = sorted(preprocessing.convention.meanings)
         raise DataError(
             f"{len(problems)} problem{'s' * (len(problems) > 1)} in {len(cases)} cases; expected are finite voxels, "
@@ -169,9 +171,28 @@ def _foreground(image: Tensor) -> Tensor:
     return image != 0
 
 
+def preprocess_images(case: Case, preprocessing: Preprocessing) -> tuple[NDArray[np.float32], NativeGrid]:
+    """The images of a checked case as the network sees them, ``(modality, x, y, z)``, and the way back."""
+    sample, facts = _transformed(case, preprocessing, None)
+    grid = NativeGrid(**{field.name: facts[field.name] for field in fields(NativeGrid)})
+    return sample["image"].astype(np.float32, copy=False), grid
+
+
 def _preprocess(case: Case, preprocessing: Preprocessing, files: Mapping[str, str]) -> dict[str, Any]:
-    """Arrays and facts of one checked case."""
-    convention = preprocessing.convention
+    """Arrays and facts of one checked case with a label."""
+    assert preprocessing.convention is not None and case.label is not None  # noqa: S101, PT018 - asked for labels
+    labels = np.asanyarray(nib.load(case.label).dataobj)
+    sample, facts = _transformed(case, preprocessing, preprocessing.convention.to_regions(labels))
+    target = sample["target"].astype(np.uint8)
+    facts["files"] = {m: files[m] for m in preprocessing.modalities}
+    image = sample["image"].astype(np.float32, copy=False)
+    return {"image": image, "target": target, "centres": _centres(target), "facts": facts}
+
+
+def _transformed(
+    case: Case, preprocessing: Preprocessing, regions: NDArray[np.bool_] | None
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """The images, and the regions if there are any, after all transforms; and what is needed for the way back."""
     read: dict[Path, NDArray[Any]] = {}
     channels, backgrounds = [], {}
     for modality in preprocessing.modalities:
@@ -183,36 +204,27 @@ def _preprocess(case: Case, preprocessing: Preprocessing, files: Mapping[str, st
         background = background_value(data)
         backgrounds[modality] = background
         channels.append(data if background is None else data - np.float32(background))
-    first = nib.load(case.images[preprocessing.modalities[0]].path)
-    labels = np.asanyarray(nib.load(case.label).dataobj)
-    affine = torch.tensor(first.affine, dtype=torch.float64)
-    sample = {
-        "image": MetaTensor(torch.from_numpy(np.stack(channels)), affine=affine),
-        "target": MetaTensor(torch.from_numpy(convention.to_regions(labels).astype(np.uint8)), affine=affine),
-    }
-    oriented, crop, *rest = preprocessing.transform(preprocessing.resampling(case)).transforms
+    own = _affine_of(case)
+    affine = torch.tensor(own, dtype=torch.float64)
+    sample = {"image": MetaTensor(torch.from_numpy(np.stack(channels)), affine=affine)}
+    if regions is not None:
+        sample["target"] = MetaTensor(torch.from_numpy(regions.astype(np.uint8)), affine=affine)
+    oriented, crop, *rest = preprocessing.transform(preprocessing.resampling(case), tuple(sample)).transforms
     sample = oriented(sample)
     oriented_shape = list(sample["image"].shape[1:])
     sample = crop(sample)
-    cropped_affine = sample["image"].affine.tolist()
+    facts = {
+        "affine": own.tolist(),
+        "background": backgrounds,
+        "oriented_shape": oriented_shape,
+        "crop_start": [int(i) for i in sample["foreground_start_coord"]],
+        "crop_stop": [int(i) for i in sample["foreground_end_coord"]],
+        "cropped_affine": sample["image"].affine.tolist(),
+    }
     for step in rest:
         sample = step(sample)
-    target = sample["target"].as_tensor().numpy().astype(np.uint8)
-    return {
-        "image": sample["image"].as_tensor().numpy().astype(np.float32),
-        "target": target,
-        "centres": _centres(target),
-        "facts": {
-            "affine": first.affine.tolist(),
-            "background": backgrounds,
-            "files": {m: files[m] for m in preprocessing.modalities},
-            "oriented_shape": oriented_shape,
-            "crop_start": [int(i) for i in sample["foreground_start_coord"]],
-            "crop_stop": [int(i) for i in sample["foreground_end_coord"]],
-            "cropped_affine": cropped_affine,
-            "prepared_affine": sample["image"].affine.tolist(),
-        },
-    }
+    facts["prepared_affine"] = sample["image"].affine.tolist()
+    return {key: value.as_tensor().numpy() for key, value in sample.items() if key in ("image", "target")}, facts
 
 
 def background_value(image: NDArray[Any]) -> float | None:

@@ -79,20 +79,20 @@ def test_the_axes_become_right_anterior_superior(tmp_path):
     start, stop = prepared.facts["crop_start"], prepared.facts["crop_stop"]
     window = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
     np.testing.assert_array_equal(prepared.target()[0], expected[window] > 0)
-    np.testing.assert_allclose(prepared.spacing, (0.8, 1.5, 2.0))
+    np.testing.assert_allclose(prepared.grid.spacing, (0.8, 1.5, 2.0))
 
 
 @pytest.mark.parametrize("affine", [LPS, RSA], ids=["LPS", "RSA"])
 def test_there_and_back_is_the_identity(tmp_path, affine):
     (case,) = prepare([write_case(tmp_path / "a", affine=affine)], preprocessing(), tmp_path / "cache")
-    native = case.to_native(torch.from_numpy(np.array(case.target())).float())
+    native = case.grid.to_native(torch.from_numpy(np.array(case.target())).float())
     np.testing.assert_array_equal(native > 0.5, case.native_target(CONVENTION))
 
 
 @pytest.mark.parametrize("affine", [LPS, RSA], ids=["LPS", "RSA"])
 def test_resampling_there_and_back_keeps_regions_in_place(tmp_path, affine):
     (case,) = prepare([write_case(tmp_path / "a", affine=affine)], preprocessing((1.1, 1.1, 1.1)), tmp_path / "cache")
-    native = case.to_native(torch.from_numpy(np.array(case.target())).float()) >= 0.5
+    native = case.grid.to_native(torch.from_numpy(np.array(case.target())).float()) >= 0.5
     truth = case.native_target(CONVENTION)
     assert native.shape == truth.shape
     dice = 2 * (native & truth).sum() / (native.sum() + truth.sum())

@@ -1,0 +1,291 @@
+"""Segmenting scans with a trained run: from image files to a mask on their own grid."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import importlib.metadata
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cggm_med import checkpoint as checkpoints
+from cggm_med import distributed, engine, registry
+from cggm_med.config import parse_overrides
+from cggm_med.data.cases import Case, ImageFile
+from cggm_med.data.geometry import case_problems
+from cggm_med.data.labels import LabelConvention
+from cggm_med.data.layouts import find_cases
+from cggm_med.data.preprocess import Preprocessing, preprocess_images
+from cggm_med.errors import CggmMedError, CheckpointError, ConfigError, DataError, UnknownName
+from cggm_med.files import atomic_file, write_json
+from cggm_med.run_folder import RunFolder
+from cggm_med.segmentation import SegmentationTask
+from cggm_med.settings import make_config
+
+FLIPS = tuple(axes for n in range(4) for axes in itertools.combinations((1, 2, 3), n))  # of (channel, x, y, z)
+EXTRAS = ("probabilities", "uncertainty")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says of one case, on the case's own grid.
+
+    Attributes:
+        case: id.
+        modalities: that were given.
+        absent: that the network knows and were not.
+        regions: names.
+        probability: ``(region, x, y, z)`` in [0, 1].
+        convention: which number stands for what in ``labels``.
+        reference: an image file of the case, whose header the mask gets.
+    """
+
+    case: str
+    modalities: tuple[str, ...]
+    absent: tuple[str, ...]
+    regions: tuple[str, ...]
+    probability: NDArray[np.float32]
+    convention: LabelConvention
+    reference: Path
+
+    @property
+    def labels(self) -> NDArray[np.uint8]:
+        """``(x, y, z)``: the number of the innermost region whose probability is at least 0.5."""
+        return self.convention.to_labels(self.probability >= 0.5)
+
+    @property
+    def uncertainty(self) -> NDArray[np.float32]:
+        """``(region, x, y, z)``: entropy of each region's probability in bits, 0 where certain, 1 at one half."""
+        p = self.probability.clip(1e-7, 1 - 1e-7)
+        entropy: NDArray[np.float32] = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+        return entropy
+
+
+class Predictor:
+    """A trained run, ready to segment.
+
+    Args:
+        run: folder of a finished run of a segmentation task.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        flips: average over all mirrored versions of a scan, which takes eight times as long.
+
+    Attributes:
+        digest: of the weights' file, by which a mask tells what made it.
+
+    Raises:
+        CheckpointError: if the folder is no such run.
+        ConfigError: if the run does not segment.
+    """
+
+    def __init__(self, run: Path, device: str = "auto", *, flips: bool = False) -> None:
+        folder = RunFolder(run)
+        stored = folder.stored_settings()
+        config = make_config(str(stored["task"]["name"]), [stored, parse_overrides([f"train.device={device}"])])
+        task = registry.load(registry.TASKS, config.task.name)(config)
+        if not isinstance(task, SegmentationTask):
+            raise ConfigError(f"{run} is a run of task '{config.task.name}', which does not segment; name another run")
+        self.task, self.flips = task, flips
+        self.device = engine.select_device(config.train.device)
+        self.convention = task.conventions[_labels_of(folder, task)]
+        self.model = task.model().to(self.device).eval()
+        checkpoints.restore(checkpoints.load(folder.weights, self.device), self.model, None, folder.weights)
+        self.autocast = engine.precision(config.train.precision, self.device)
+        self.digest = hashlib.blake2b(folder.weights.read_bytes(), digest_size=12).hexdigest()
+
+    def predict(self, case: str, images: Mapping[str, Path]) -> Prediction:
+        """Segment one case.
+
+        Args:
+            case: id.
+            images: a NIfTI file for each of some of the run's modalities, all on one grid.
+
+        Raises:
+            UnknownName: for a modality that the run was not trained on.
+            DataError: if a file is missing or damaged, or the grids differ.
+        """
+        known = self.task.modalities
+        for modality in images:
+            if modality not in known:
+                raise UnknownName("modality in this run", modality, known)
+        given = tuple(m for m in known if m in images)
+        if not given:
+            raise DataError(f"{case}: no image; give at least one of {', '.join(known)}")
+        source = Case(case, case, {m: ImageFile(Path(images[m])) for m in given}, None)
+        if problems := case_problems(source, None):
+            raise DataError(f"{case} cannot be segmented; expected finite voxels on one grid:", problems)
+        spacing = self.task.config.data.spacing
+        image, grid = preprocess_images(source, Preprocessing(given, None, spacing))
+        volume = self._probabilities(torch.from_numpy(image).to(self.device), given)
+        return Prediction(
+            case=case,
+            modalities=given,
+            absent=tuple(m for m in known if m not in given),
+            regions=self.task.targets,
+            probability=grid.to_native(volume),
+            convention=self.convention,
+            reference=Path(images[given[0]]),
+        )
+
+    def _probabilities(self, image: Tensor, modalities: Sequence[str]) -> Tensor:
+        """``(region, x, y, z)`` on the preprocessed grid."""
+        flips = FLIPS if self.flips else FLIPS[:1]
+        total = torch.zeros((), device=image.device)
+        for axes in flips:
+            found = self.task.probabilities(self.model, image.flip(axes), modalities, self.autocast)
+            total = total + found.flip(axes)
+        return total / len(flips)
+
+
+def _labels_of(folder: RunFolder, task: SegmentationTask) -> str:
+    """Name of the convention in which the run's labels were written."""
+    try:
+        name = json.loads(folder.facts.read_text())["labels"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder.path} is not a complete run folder: {folder.facts.name} is missing or damaged"
+        ) from error
+    if name not in task.conventions:
+        raise UnknownName("label convention", str(name), task.conventions)
+    return str(name)
+
+
+def write_mask(path: Path, volume: NDArray[Any], reference: Path) -> None:
+    """Write a NIfTI file on the grid of ``reference``: the same affine, sform and qform; whole or not at all.
+
+    Args:
+        path: ending in ``.nii`` or ``.nii.gz``.
+        volume: ``(x, y, z)``, or ``(x, y, z, channel)``.
+        reference: image file.
+
+    Raises:
+        ConfigError: for another ending.
+        OutputError: if it cannot be written.
+    """
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        raise ConfigError(f"output is {path.name}, expected a name that ends with .nii.gz or .nii")
+    source = nib.load(reference).header
+    image = nib.Nifti1Image(volume, None)
+    for name in ("sform", "qform"):
+        affine, code = getattr(source, f"get_{name}")(coded=True)
+        getattr(image.header, f"set_{name}")(affine, int(code))
+    image.header.set_xyzt_units(*source.get_xyzt_units())
+    content = nib.Nifti1Image(volume, image.header.get_best_affine(), image.header).to_bytes()
+    with atomic_file(path) as file:
+        if path.name.lower().endswith(".gz"):
+            # No name and no time in it, so that the same mask has the same bytes.
+            with gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed:
+                packed.write(content)
+        else:
+            file.write(content)
+
+
+def find_images(
+    predictor: Predictor, path: Path, modalities: Sequence[str] | None = None
+) -> dict[str, dict[str, Path]]:
+    """The image files of each case in a folder or datalist, in any layout that training reads; labels are not needed.
+
+    Args:
+        predictor: knows layouts and modalities.
+        path: folder or JSON file.
+        modalities: what to use; default: all that the run knows, which every case must then have.
+
+    Raises:
+        DataError: if nothing is found or a case is incomplete; names every such case.
+    """
+    task = predictor.task
+    found = find_cases(
+        path,
+        tuple(modalities or task.modalities),
+        task.layouts,
+        decathlon_modalities=task.decathlon_modalities,
+        decathlon_convention=task.decathlon_convention,
+        known_modalities=task.known_modalities,
+        need_labels=False,
+    )
+    stacked = [case.id for case in found.cases if any(file.channel is not None for file in case.images.values())]
+    if stacked:
+        raise DataError(f"{path} holds 4-D files, in which modalities are channels; split them into one file each")
+    return {case.id: {m: file.path for m, file in case.images.items()} for case in found.cases}
+
+
+def predict_cases(
+    predictor: Predictor,
+    cases: Mapping[str, Mapping[str, Path]],
+    files: Mapping[str, Path],
+    *,
+    skip_existing: bool = False,
+    extras: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+) -> dict[str, str]:
+    """Segment cases one after the other; one that fails leaves no file and stops no other.
+
+    Several processes (torchrun) share the cases.
+
+    Args:
+        predictor: the run.
+        cases: image files by case and modality.
+        files: mask to write for each case.
+        skip_existing: leave out cases whose mask is there.
+        extras: what to write besides masks, of ``probabilities`` and ``uncertainty``.
+        say: told what is done, in one line a case.
+
+    Returns:
+        Why, for each case of this process that failed.
+
+    Raises:
+        UnknownName: for an extra that does not exist.
+    """
+    for extra in extras:
+        if extra not in EXTRAS:
+            raise UnknownName("extra output", extra, EXTRAS)
+    failed: dict[str, str] = {}
+    mine = list(cases)[distributed.rank() :: distributed.world_size()]
+    for number, case in enumerate(mine, start=1):
+        target = files[case]
+        if skip_existing and target.exists():
+            say(f"{number} of {len(mine)}: {case} is there already")
+            continue
+        try:
+            prediction = predictor.predict(case, cases[case])
+            _write(target, prediction, predictor, extras)
+        except CggmMedError as error:
+            failed[case] = str(error)
+            say(f"{number} of {len(mine)}: {case} FAILED: {error}")
+            continue
+        missing = f" without {', '.join(prediction.absent)}" if prediction.absent else ""
+        say(f"{number} of {len(mine)}: {case}{missing} -> {target}")
+    return failed
+
+
+def _write(path: Path, prediction: Prediction, predictor: Predictor, extras: Sequence[str]) -> None:
+    """The mask last, so that whoever sees it finds all the rest."""
+    stem = path.name.removesuffix(".gz").removesuffix(".nii")
+    write_json(
+        path.with_name(f"{stem}.json"),
+        {
+            "software": f"cggm-med {importlib.metadata.version('cggm-med')}",
+            "task": predictor.task.config.task.name,
+            "run": predictor.digest,
+            "modalities": list(prediction.modalities),
+            "absent": list(prediction.absent),
+            "labels": {str(n): meaning for n, meaning in prediction.convention.meanings.items()},
+            "convention": prediction.convention.name,
+            "regions": list(prediction.regions),
+            "threshold": 0.5,
+            "flips": predictor.flips,
+        },
+    )
+    for extra in extras:
+        volume = prediction.probability if extra == "probabilities" else prediction.uncertainty
+        write_mask(path.with_name(f"{stem}_{extra}.nii.gz"), np.moveaxis(volume, 0, -1), prediction.reference)
+    write_mask(path, prediction.labels, prediction.reference)
