@@ -1,0 +1,186 @@
+"""Masks of new scans: on their own grid, from any subset of modalities, whole or not there."""
+
+import gzip
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from settings import small_settings
+
+from cggm_med import cli
+from cggm_med.data.phantom import write_phantom
+from cggm_med.errors import CheckpointError, ConfigError, DataError, UnknownName
+from cggm_med.prediction import Predictor, find_images, predict_cases, write_mask
+
+MODALITIES = ("flair", "t1", "t1ce", "t2")
+
+
+def command(monkeypatch, *words, code=0):
+    monkeypatch.setattr("sys.argv", ["cggm-med", *map(str, words)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert (end.value.code or 0) == code
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scans") / "scans"
+    write_phantom(folder, cases=6, seed=0, shape=(48, 48, 32), spacing_mm=5.0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(scans, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "run"
+    words = small_settings(scans, tmp_path_factory.mktemp("cache"), train__epochs="1")
+    with pytest.MonkeyPatch.context() as patch:
+        flags = [word for setting in words for word in ("--set", setting)]
+        command(patch, "train", "--preset", "tiny", "--out", folder, *flags)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(run):
+    return Predictor(run, "cpu")
+
+
+def files(scans, number, modalities=MODALITIES):
+    case = f"BraTS2021_{number:05d}"
+    return {m: scans / case / f"{case}_{m}.nii.gz" for m in modalities}
+
+
+def words_of(images):
+    return [word for modality, file in images.items() for word in (f"--{modality}", file)]
+
+
+def test_the_mask_lies_on_the_scans_own_grid(run, scans, tmp_path, monkeypatch):
+    command(monkeypatch, "predict", run, *words_of(files(scans, 0)), "-o", tmp_path / "mask.nii.gz")
+    mask, scan = nib.load(tmp_path / "mask.nii.gz"), nib.load(files(scans, 0)["flair"])
+    assert mask.shape == scan.shape
+    assert np.array_equal(mask.affine, scan.affine)
+    for form in ("sform", "qform"):
+        affine, code = getattr(mask.header, f"get_{form}")(coded=True)
+        expected, expected_code = getattr(scan.header, f"get_{form}")(coded=True)
+        assert code == expected_code
+        assert (affine is None) == (expected is None)
+        assert affine is None or np.allclose(affine, expected)
+    assert mask.get_data_dtype() == np.uint8
+    assert set(np.unique(mask.dataobj)) <= {0, 1, 2, 4}
+    facts = json.loads((tmp_path / "mask.json").read_text())
+    assert facts["modalities"] == list(MODALITIES)
+    assert facts["absent"] == []
+
+
+def test_it_says_what_evaluate_scores(predictor, run, scans):
+    """The case that the run held out: Dice of the mask against the label, by hand, is that of the run's report."""
+    from cggm_med.metrics import dice
+
+    row = json.loads((run / "results.json").read_text())["cases"][0]
+    case = row["case"]
+    found = predictor.predict(case, files(scans, int(case[-5:]))).probability[0] >= 0.5
+    truth = np.asarray(nib.load(scans / case / f"{case}_seg.nii.gz").dataobj) > 0
+    import torch
+
+    assert dice(torch.from_numpy(found), torch.from_numpy(truth)) == pytest.approx(row["dice"])
+
+
+@pytest.mark.parametrize("given", [("t1ce",), ("flair", "t2"), ("t2", "t1", "flair")], ids="+".join)
+def test_any_subset_and_any_order(predictor, scans, given):
+    images = files(scans, 1, given)
+    one = predictor.predict("case", images)
+    other = predictor.predict("case", dict(reversed(images.items())))
+    assert np.array_equal(one.probability, other.probability)
+    assert set(one.absent) == set(MODALITIES) - set(given)
+    assert one.probability.shape == (3, 48, 48, 32)
+
+
+def test_a_mirrored_scan_gets_the_mirrored_mask_with_flips(run, scans, tmp_path):
+    """Averaged over all mirrored versions, the prediction does not depend on which of them is given."""
+    predictor = Predictor(run, "cpu", flips=True)
+    predictor.task.config = _one_window(predictor.task.config)
+    images = files(scans, 2)
+    mirrored = {}
+    for modality, file in images.items():
+        scan = nib.load(file)
+        mirrored[modality] = tmp_path / file.name
+        nib.save(nib.Nifti1Image(np.asarray(scan.dataobj)[::-1], scan.affine, scan.header), mirrored[modality])
+    one, other = (predictor.predict("case", x).probability for x in (images, mirrored))
+    np.testing.assert_allclose(other[:, ::-1], one, atol=1e-5)
+
+
+def _one_window(config):
+    """A patch that holds the whole scan, so that where windows lie does not matter."""
+    from dataclasses import replace
+
+    return replace(config, data=replace(config.data, patch_size=(48, 48, 32)))
+
+
+def test_a_folder_and_a_case_that_fails(run, scans, tmp_path, monkeypatch, capsys):
+    import shutil
+
+    data = shutil.copytree(scans, tmp_path / "data")
+    for label in data.rglob("*_seg.nii.gz"):
+        label.unlink()
+    broken = files(data, 3)["t1"]
+    broken.write_bytes(broken.read_bytes()[:500])
+    command(monkeypatch, "predict", run, data, "-o", tmp_path / "out", code=1)
+    said = capsys.readouterr()
+    assert "1 of 6 cases failed: BraTS2021_00003" in said.err
+    assert {p.name for p in (tmp_path / "out").glob("*.nii.gz")} == {
+        f"BraTS2021_{n:05d}.nii.gz" for n in (0, 1, 2, 4, 5)
+    }
+    assert not (tmp_path / "out" / "BraTS2021_00003.json").exists()
+
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
+    shutil.copy(files(scans, 3)["t1"], broken)
+    command(monkeypatch, "predict", run, data, "-o", tmp_path / "out", "--skip-existing")
+    assert (tmp_path / "out" / "BraTS2021_00003.nii.gz").exists()
+    assert all(p.stat().st_mtime_ns == time for p, time in before.items())
+
+
+def test_probabilities_and_uncertainty(predictor, scans, tmp_path):
+    target = tmp_path / "a.nii.gz"
+    predict_cases(
+        predictor, {"a": files(scans, 4)}, {"a": target}, extras=["probabilities", "uncertainty"], say=lambda text: None
+    )
+    p, u = (np.asarray(nib.load(tmp_path / f"a_{n}.nii.gz").dataobj) for n in ("probabilities", "uncertainty"))
+    assert p.shape == u.shape == (48, 48, 32, 3)
+    # By hand: p = 1/4 has 2 - 3/4 log2(3) = 0.8113 bits.
+    close = np.abs(p - 0.25) < 0.002
+    assert close.any()
+    np.testing.assert_allclose(u[close], 0.8113, atol=0.005)
+    assert p.min() >= 0
+    assert u.max() <= 1 + 1e-6
+
+
+def test_the_same_scan_gives_the_same_bytes(predictor, scans, tmp_path):
+    for name in ("a", "b"):
+        predict_cases(predictor, {name: files(scans, 5)}, {name: tmp_path / f"{name}.nii.gz"}, say=lambda text: None)
+    assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+    assert len(gzip.decompress((tmp_path / "a.nii.gz").read_bytes())) == 352 + 48 * 48 * 32
+
+
+def test_bad_requests(predictor, run, scans, tmp_path):
+    with pytest.raises(UnknownName, match="no modality in this run 'adc'"):
+        predictor.predict("case", {"adc": files(scans, 0)["t1"]})
+    with pytest.raises(DataError, match="give at least one of flair"):
+        predictor.predict("case", {})
+    with pytest.raises(DataError, match="cannot be segmented"):
+        predictor.predict("case", {"t1": tmp_path / "none.nii.gz"})
+    small = nib.load(files(scans, 0)["t1"])
+    nib.save(nib.Nifti1Image(np.asarray(small.dataobj)[:40], small.affine), tmp_path / "small.nii.gz")
+    with pytest.raises(DataError, match="differ in shape"):
+        predictor.predict("case", {**files(scans, 0), "t1": tmp_path / "small.nii.gz"})
+    with pytest.raises(ConfigError, match=r"ends with \.nii\.gz or \.nii"):
+        write_mask(tmp_path / "mask.png", np.zeros((2, 2, 2), np.uint8), files(scans, 0)["t1"])
+    with pytest.raises(CheckpointError, match="not a run folder"):
+        Predictor(tmp_path, "cpu")
+    with pytest.raises(UnknownName, match="extra output"):
+        predict_cases(predictor, {}, {}, extras=["logits"])
+    assert set(find_images(predictor, scans, ["t1"])["BraTS2021_00000"]) == {"t1"}
+
+
+@pytest.mark.parametrize("words", [[], ["--flair"], ["a", "b"], ["folder", "--flair", "a.nii.gz"]], ids=str)
+def test_wrong_usage(run, words, tmp_path, monkeypatch):
+    command(monkeypatch, "predict", run, *words, "-o", tmp_path / "out", code=2)
