@@ -115,6 +115,7 @@ def predict(
     modalities: Annotated[str | None, typer.Option(help="Of a folder, use these only, such as flair,t1ce.")] = None,
     skip_existing: Annotated[bool, typer.Option(help="Leave out cases whose mask is there.")] = False,
     flips: Annotated[bool, typer.Option(help="Average over mirrored scans; eight times slower.")] = False,
+    trust_names: Annotated[bool, typer.Option(help="Do not refuse modalities that seem to be exchanged.")] = False,
     extra: Annotated[list[str] | None, typer.Option(help="Also write probabilities or uncertainty.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     debug: Debug = False,
@@ -131,7 +132,7 @@ def predict(
     from cggm_med.prediction import Predictor, find_images, predict_cases
 
     with distributed.processes(engine.select_device(device)):
-        predictor = Predictor(Path(run), device, flips=flips)
+        predictor = Predictor(Path(run), device, flips=flips, trust_names=trust_names)
         if images:
             case = out.name.removesuffix(".gz").removesuffix(".nii")
             cases, files = {case: images}, {case: out}

@@ -26,6 +26,7 @@ from cggm_med.data.geometry import case_problems
 from cggm_med.data.labels import LabelConvention
 from cggm_med.data.layouts import find_cases
 from cggm_med.data.preprocess import Preprocessing, preprocess_images
+from cggm_med.data.signatures import Signatures, check
 from cggm_med.errors import CggmMedError, CheckpointError, ConfigError, DataError, UnknownName
 from cggm_med.files import atomic_file, write_json
 from cggm_med.run_folder import RunFolder
@@ -78,6 +79,7 @@ class Predictor:
         run: folder of a finished run of a segmentation task.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         flips: average over all mirrored versions of a scan, which takes eight times as long.
+        trust_names: segment even if other names fit the images clearly better than those that they were given under.
 
     Attributes:
         digest: of the weights' file, by which a mask tells what made it.
@@ -87,16 +89,19 @@ class Predictor:
         ConfigError: if the run does not segment.
     """
 
-    def __init__(self, run: Path, device: str = "auto", *, flips: bool = False) -> None:
+    def __init__(self, run: Path, device: str = "auto", *, flips: bool = False, trust_names: bool = False) -> None:
         folder = RunFolder(run)
         stored = folder.stored_settings()
         config = make_config(str(stored["task"]["name"]), [stored, parse_overrides([f"train.device={device}"])])
         task = registry.load(registry.TASKS, config.task.name)(config)
         if not isinstance(task, SegmentationTask):
             raise ConfigError(f"{run} is a run of task '{config.task.name}', which does not segment; name another run")
-        self.task, self.flips = task, flips
+        self.task, self.flips, self.trust_names = task, flips, trust_names
         self.device = engine.select_device(config.train.device)
-        self.convention = task.conventions[_labels_of(folder, task)]
+        labels, self.signatures = _read_facts(folder)
+        if labels not in task.conventions:
+            raise UnknownName("label convention", labels, task.conventions)
+        self.convention = task.conventions[labels]
         self.model = task.model().to(self.device).eval()
         checkpoints.restore(checkpoints.load(folder.weights, self.device), self.model, None, folder.weights)
         self.autocast = engine.precision(config.train.precision, self.device)
@@ -111,7 +116,7 @@ class Predictor:
 
         Raises:
             UnknownName: for a modality that the run was not trained on.
-            DataError: if a file is missing or damaged, or the grids differ.
+            DataError: if a file is missing or damaged, the grids differ, or modalities seem to be exchanged.
         """
         known = self.task.modalities
         for modality in images:
@@ -125,6 +130,11 @@ class Predictor:
             raise DataError(f"{case} cannot be segmented; expected finite voxels on one grid:", problems)
         spacing = self.task.config.data.spacing
         image, grid = preprocess_images(source, Preprocessing(given, None, spacing))
+        finding = check(self.signatures, image, given)
+        if finding.verdict == "swapped" and not self.trust_names:
+            raise DataError(
+                f"{case}: {finding.describe()}; exchange the files, or if the names are right say --trust-names"
+            )
         volume = self._probabilities(torch.from_numpy(image).to(self.device), given)
         return Prediction(
             case=case,
@@ -146,17 +156,15 @@ class Predictor:
         return total / len(flips)
 
 
-def _labels_of(folder: RunFolder, task: SegmentationTask) -> str:
-    """Name of the convention in which the run's labels were written."""
+def _read_facts(folder: RunFolder) -> tuple[str, Signatures]:
+    """Name of the convention in which the run's labels were written, and how its modalities look."""
     try:
-        name = json.loads(folder.facts.read_text())["labels"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        facts = json.loads(folder.facts.read_text())
+        return str(facts["labels"]), Signatures.from_json(facts["signatures"])
+    except (OSError, ValueError, KeyError, TypeError, DataError) as error:
         raise CheckpointError(
             f"{folder.path} is not a complete run folder: {folder.facts.name} is missing or damaged"
         ) from error
-    if name not in task.conventions:
-        raise UnknownName("label convention", str(name), task.conventions)
-    return str(name)
 
 
 def write_mask(path: Path, volume: NDArray[Any], reference: Path) -> None:
@@ -283,6 +291,7 @@ def _write(path: Path, prediction: Prediction, predictor: Predictor, extras: Seq
             "regions": list(prediction.regions),
             "threshold": 0.5,
             "flips": predictor.flips,
+            "trust_names": predictor.trust_names,
         },
     )
     for extra in extras:

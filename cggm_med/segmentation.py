@@ -24,6 +24,7 @@ from cggm_med.data.layouts import NamedFiles, find_cases
 from cggm_med.data.patches import PatchDataset, PatchSampling, patch_loader, predict_volume
 from cggm_med.data.prepared import PreparedCase, common_spacing
 from cggm_med.data.preprocess import Preprocessing, prepare
+from cggm_med.data.signatures import learn
 from cggm_med.data.splits import Splits, from_sections, read_splits, split_by_group
 from cggm_med.data.step_sampler import StepSampler
 from cggm_med.errors import DataError
@@ -270,8 +271,9 @@ class SegmentationTask(Task):
         return soft_dice_sums(logits, target)
 
     def facts(self) -> Tree:
-        """In which convention the labels were written that the network learned from."""
-        return {"labels": self.convention.name}
+        """In which convention the labels were written, and how each modality's images looked, in training."""
+        signatures = learn([self.cases[id] for id in self.splits.train], self.modalities)
+        return {"labels": self.convention.name, "signatures": signatures.to_json()}
 
     @torch.no_grad()
     def probabilities(

@@ -181,6 +181,15 @@ def test_bad_requests(predictor, run, scans, tmp_path):
     assert set(find_images(predictor, scans, ["t1"])["BraTS2021_00000"]) == {"t1"}
 
 
+def test_exchanged_modalities_are_refused(run, predictor, scans):
+    images = files(scans, 0)
+    exchanged = {**images, "t1": images["t2"], "t2": images["t1"]}
+    with pytest.raises(DataError, match="the image given as t1 looks like t2.*--trust-names"):
+        predictor.predict("case", exchanged)
+    trusting = Predictor(run, "cpu", trust_names=True)
+    assert trusting.predict("case", exchanged).modalities == MODALITIES
+
+
 @pytest.mark.parametrize("words", [[], ["--flair"], ["a", "b"], ["folder", "--flair", "a.nii.gz"]], ids=str)
 def test_wrong_usage(run, words, tmp_path, monkeypatch):
     command(monkeypatch, "predict", run, *words, "-o", tmp_path / "out", code=2)
