@@ -1,0 +1,43 @@
+"""A multimodal network behind the interface of an ordinary one: one tensor in, one tensor out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from cggm_med.errors import UnknownName
+from cggm_med.models.base import MultimodalModel
+
+
+class StackedModalities(nn.Module):
+    """Lets software that knows nothing of modalities call a network with one image channel for each.
+
+    Args:
+        model: the network.
+        modalities: what the channels show, in order; default: all modalities of the model, in its order. Others are
+            absent.
+
+    Raises:
+        UnknownName: for a modality that the model does not have.
+
+    Example:
+        >>> import torch
+        >>> from cggm_med.models.segmentation import SegmentationModel
+        >>> model = SegmentationModel(["flair", "t1", "t1ce"], regions=3, channels=(4, 8))
+        >>> StackedModalities(model, ["t1ce", "flair"])(torch.zeros(1, 2, 8, 8, 8)).shape
+        torch.Size([1, 3, 8, 8, 8])
+    """
+
+    def __init__(self, model: MultimodalModel, modalities: Sequence[str] | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.modalities = tuple(modalities or model.modalities)
+        for modality in self.modalities:
+            if modality not in model.modalities:
+                raise UnknownName("modality in this model", modality, model.modalities)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits ``(batch, target, x, y, z)`` from an image ``(batch, modality, x, y, z)``."""
+        logits: Tensor = self.model({m: image[:, i : i + 1] for i, m in enumerate(self.modalities)})
+        return logits
