@@ -19,6 +19,7 @@ import time
 import torch
 
 from cggm_med import engine
+from cggm_med.precision import precision
 from cggm_med.registry import STRATEGIES, TASKS, load
 from cggm_med.settings import make_config
 from cggm_med.step import Step
@@ -61,7 +62,7 @@ class Variant:
         self.model = engine.build(task, self.strategy, config, device).train()
         self.optimizer = engine.make_optimizer(self.model, self.strategy, config.optim, device)
         self.criterion = task.criterion()
-        self.autocast = engine.precision("auto", device)
+        self.autocast = precision("auto", device)
         self.settings = config.train
         size = config.data.patch_size
         inputs = {m: torch.randn(batch_size, 1, *size, device=device) for m in self.model.modalities}

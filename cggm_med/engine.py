@@ -23,6 +23,7 @@ from cggm_med.config import OptimConfig, RunConfig, TrainConfig, Tree, require, 
 from cggm_med.diagnostics import Comparison, Monitor, clip_gradients, step_if_finite
 from cggm_med.errors import NonFiniteLoss
 from cggm_med.models.base import MultimodalModel
+from cggm_med.precision import precision
 from cggm_med.step import Step, random_seed
 from cggm_med.strategies.base import BalancingStrategy, Criterion, fused_loss
 from cggm_med.subsets import modality_dropout, subset_view
@@ -323,12 +324,6 @@ def select_device(name: str) -> torch.device:
         # Patches have one size, so the fastest convolution is worth searching for once.
         torch.backends.cudnn.benchmark = True
     return torch.device(name)
-
-
-def precision(name: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
-    """The context in which the network computes. No loss scaling: strategies read gradients as they are (ADR 0002)."""
-    low = name == "bfloat16" or (name == "auto" and device.type == "cuda")
-    return lambda: torch.autocast(device.type, torch.bfloat16, enabled=low)
 
 
 def build(task: Task, strategy: BalancingStrategy, config: RunConfig, device: torch.device) -> MultimodalModel:

@@ -29,6 +29,7 @@ from cggm_med.data.preprocess import Preprocessing, preprocess_images
 from cggm_med.data.signatures import Signatures, check
 from cggm_med.errors import CggmMedError, CheckpointError, ConfigError, DataError, UnknownName
 from cggm_med.files import atomic_file, write_json
+from cggm_med.precision import precision
 from cggm_med.run_folder import RunFolder
 from cggm_med.segmentation import SegmentationTask
 from cggm_med.settings import make_config
@@ -104,7 +105,7 @@ class Predictor:
         self.convention = task.conventions[labels]
         self.model = task.model().to(self.device).eval()
         checkpoints.restore(checkpoints.load(folder.weights, self.device), self.model, None, folder.weights)
-        self.autocast = engine.precision(config.train.precision, self.device)
+        self.autocast = precision(config.train.precision, self.device)
         self.digest = hashlib.blake2b(folder.weights.read_bytes(), digest_size=12).hexdigest()
 
     def predict(self, case: str, images: Mapping[str, Path]) -> Prediction:

@@ -21,12 +21,13 @@ from cggm_med.config import RunConfig, Tree, require
 from cggm_med.data.augment import Amount, Augmentation
 from cggm_med.data.labels import LabelConvention, detect_convention
 from cggm_med.data.layouts import NamedFiles, find_cases
-from cggm_med.data.patches import PatchDataset, PatchSampling, patch_loader, predict_volume
+from cggm_med.data.patches import PatchDataset, PatchSampling, patch_loader
 from cggm_med.data.prepared import PreparedCase, common_spacing
 from cggm_med.data.preprocess import Preprocessing, prepare
 from cggm_med.data.signatures import learn
 from cggm_med.data.splits import Splits, from_sections, read_splits, split_by_group
 from cggm_med.data.step_sampler import StepSampler
+from cggm_med.data.windows import predict_volume
 from cggm_med.errors import DataError
 from cggm_med.figures import contour_figure
 from cggm_med.files import cache_folder

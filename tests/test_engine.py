@@ -18,6 +18,7 @@ from cggm_med.config import OptimConfig
 from cggm_med.diagnostics import Monitor
 from cggm_med.errors import ConfigError, NonFiniteLoss
 from cggm_med.losses import RegionLoss
+from cggm_med.precision import precision
 from cggm_med.report import Scores
 from cggm_med.strategies.cggm import CGGM, CGGMConfig
 from cggm_med.strategies.joint import Joint
@@ -133,7 +134,7 @@ def test_a_cuda_step_in_bfloat16_applies_the_factor():
     set_up(strategy, model)
     strategy.to(device)
     optimizer = engine.make_optimizer(model, strategy, OptimConfig(), device)
-    autocast = engine.precision("auto", device)
+    autocast = precision("auto", device)
     for step in range(3):
         monitor = Monitor(3).to(device)
         losses = one_step(model, strategy, optimizer, small_batch(step), step, autocast=autocast, monitor=monitor)
@@ -142,9 +143,9 @@ def test_a_cuda_step_in_bfloat16_applies_the_factor():
 
 
 def test_autocast_is_bfloat16_only_where_asked_for():
-    with engine.precision("bfloat16", CPU)():
+    with precision("bfloat16", CPU)():
         assert torch.ones(2, 2).mm(torch.ones(2, 2)).dtype == torch.bfloat16
-    with engine.precision("auto", CPU)():
+    with precision("auto", CPU)():
         assert torch.ones(2, 2).mm(torch.ones(2, 2)).dtype == torch.float32
 
 

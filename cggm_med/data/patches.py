@@ -1,14 +1,13 @@
-"""Patches out of a volume for training, and a volume out of patches for prediction."""
+"""Patches out of a volume for training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from monai.inferers import sliding_window_inference
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -120,31 +119,3 @@ class _Collate:
         image = torch.stack([sample[0] for sample in samples])
         inputs = {m: image[:, i : i + 1].contiguous() for i, m in enumerate(self.modalities)}
         return Batch(inputs, torch.stack([sample[1] for sample in samples]), tuple(sample[2] for sample in samples))
-
-
-def predict_volume(
-    predict: Callable[[Tensor], Tensor],
-    image: Tensor,
-    patch_size: Sequence[int],
-    *,
-    overlap: float,
-    batch_size: int = 4,
-) -> Tensor:
-    """Predict a whole volume from overlapping patches, blended with Gaussian weights.
-
-    The inverse of cutting patches: with a ``predict`` that returns its input, the volume comes back.
-
-    Args:
-        predict: maps ``(patch, modality, x, y, z)`` to ``(patch, channel, x, y, z)``.
-        image: ``(modality, x, y, z)``.
-        patch_size: voxels along x, y, z.
-        overlap: share of a patch that its neighbour covers too, in [0, 1).
-        batch_size: patches predicted at once.
-
-    Returns:
-        ``(channel, x, y, z)``.
-    """
-    volume: Tensor = sliding_window_inference(
-        image[None], tuple(patch_size), batch_size, predict, overlap=overlap, mode="gaussian"
-    )
-    return volume[0]

@@ -1,4 +1,4 @@
-"""A preprocessed case on disk: reading it piece by piece, and the way back to its own grid."""
+"""A preprocessed case on disk, read piece by piece."""
 
 from __future__ import annotations
 
@@ -11,61 +11,12 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import torch
-from monai.data import MetaTensor
-from monai.transforms import SpatialResample
-from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cggm_med.data.cases import Case
 from cggm_med.data.labels import LabelConvention
+from cggm_med.data.transforms import NativeGrid, spacing_along_axes
 from cggm_med.errors import DataError
-
-Affine = Sequence[Sequence[float]]
-
-
-@dataclass(frozen=True)
-class NativeGrid:
-    """The grid of a case's own files, and the way back to it from what preprocessing made of them.
-
-    Attributes:
-        affine: of the files, voxels to mm in RAS+.
-        oriented_shape: after turning to RAS+.
-        crop_start, crop_stop: what was cut out of that.
-        cropped_affine: of what was cut out.
-        prepared_affine: of that after resampling.
-    """
-
-    affine: Affine
-    oriented_shape: Sequence[int]
-    crop_start: Sequence[int]
-    crop_stop: Sequence[int]
-    cropped_affine: Affine
-    prepared_affine: Affine
-
-    @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Voxel size in mm, along the grid's own axes."""
-        x, y, z = np.linalg.norm(np.array(self.affine)[:3, :3], axis=0).tolist()
-        return (x, y, z)
-
-    def to_native(self, volume: Tensor) -> NDArray[np.float32]:
-        """Bring ``(channel, x, y, z)`` from the preprocessed grid to the case's own grid and orientation.
-
-        Resampling is undone by linear interpolation; what was cropped away becomes 0; axes are turned back exactly.
-        """
-        cropped = [stop - start for start, stop in zip(self.crop_start, self.crop_stop, strict=True)]
-        if list(volume.shape[1:]) != cropped:
-            resample = SpatialResample(mode="bilinear", padding_mode="border")
-            image = MetaTensor(volume, affine=torch.tensor(self.prepared_affine, dtype=torch.float64))
-            volume = resample(image, dst_affine=torch.tensor(self.cropped_affine), spatial_size=cropped).as_tensor()
-        oriented = np.zeros((volume.shape[0], *self.oriented_shape), dtype=np.float32)
-        window = tuple(slice(a, b) for a, b in zip(self.crop_start, self.crop_stop, strict=True))
-        oriented[(slice(None), *window)] = volume.cpu().numpy()
-        native = nib.orientations.io_orientation(np.array(self.affine))
-        back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), native)
-        return np.stack([nib.orientations.apply_orientation(channel, back) for channel in oriented])
 
 
 @dataclass(frozen=True)
@@ -112,18 +63,6 @@ class PreparedCase:
         """True regions on the case's own grid, read from its label file."""
         assert self.source.label is not None  # noqa: S101 - find_cases was asked for labels
         return convention.to_regions(np.asanyarray(nib.load(self.source.label).dataobj))
-
-
-def spacing_along_axes(affine: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Voxel size in mm along right, anterior and superior, whatever the order of the array's axes.
-
-    Example:
-        >>> spacing_along_axes(np.array([[0, 0, 2.0, 0], [3, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]))
-        (2.0, 3.0, 1.0)
-    """
-    axes = nib.orientations.io_orientation(affine)[:, 0].astype(int)
-    x, y, z = (float(size) for _, size in sorted(zip(axes, voxel_sizes(affine), strict=True)))
-    return (x, y, z)
 
 
 def common_spacing(prepared: Sequence[PreparedCase]) -> tuple[float, float, float]:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +15,24 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, CropForegroundd, NormalizeIntensityd, Orientationd, Spacingd
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cggm_med.data.cases import LABEL, Case
 from cggm_med.data.geometry import UNREADABLE, case_problems
 from cggm_med.data.labels import LabelConvention
-from cggm_med.data.prepared import NativeGrid, PreparedCase, spacing_along_axes
+from cggm_med.data.prepared import PreparedCase
+from cggm_med.data.transforms import NativeGrid, resampling, to_network
 from cggm_med.errors import DataError, OutputError
 from cggm_med.files import atomic_folder
 
 VERSION = 1  # part of every cache key: raise it whenever the same files would give other numbers
 CANDIDATES = 5000  # voxels kept a region as possible patch centres
-RAS = (("L", "R"), ("P", "A"), ("I", "S"))
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What is done to every case, in this order.
-
-    Reorient to RAS+; subtract the constant background, so that it is exactly 0; crop to the voxels where any modality
-    differs from it; z-score each modality inside those voxels; resample to a common spacing if one is given.
+    """What is done to every case; see ``transforms.to_network``.
 
     Attributes:
         modalities: channels of the image, in order.
@@ -51,9 +46,7 @@ class Preprocessing:
 
     def resampling(self, case: Case) -> tuple[float, float, float] | None:
         """The spacing to resample a case to; None if its voxels have that size already."""
-        if self.spacing is None or np.allclose(spacing_along_axes(_affine_of(case)), self.spacing, rtol=0.01):
-            return None
-        return self.spacing
+        return resampling(_affine_of(case), self.spacing)
 
     def key(self, case: Case, files: Mapping[str, str]) -> str:
         """Digest of everything that the result depends on: file contents, settings and versions.
@@ -74,18 +67,6 @@ class Preprocessing:
             "files": files,
         }
         return hashlib.blake2b(json.dumps(settings).encode(), digest_size=20).hexdigest()
-
-    def transform(self, spacing: tuple[float, float, float] | None, keys: Sequence[str]) -> Compose:
-        """The MONAI transforms behind it, over a dictionary with ``image`` and perhaps ``target``."""
-        modes = ["nearest" if key == "target" else "bilinear" for key in keys]
-        steps: list[Callable[..., Any]] = [
-            Orientationd(keys, axcodes="RAS", labels=RAS),
-            CropForegroundd(keys, source_key="image", select_fn=_foreground, allow_smaller=True),
-            NormalizeIntensityd("image", nonzero=True, channel_wise=True),
-        ]
-        if spacing is not None:
-            steps.append(Spacingd(keys, pixdim=spacing, mode=modes, padding_mode="border"))
-        return Compose(steps)
 
 
 def prepare(
@@ -167,14 +148,9 @@ def _unchanged(item: Any) -> Any:
     return item
 
 
-def _foreground(image: Tensor) -> Tensor:
-    return image != 0
-
-
 def preprocess_images(case: Case, preprocessing: Preprocessing) -> tuple[NDArray[np.float32], NativeGrid]:
     """The images of a checked case as the network sees them, ``(modality, x, y, z)``, and the way back."""
-    sample, facts = _transformed(case, preprocessing, None)
-    grid = NativeGrid(**{field.name: facts[field.name] for field in fields(NativeGrid)})
+    sample, grid, _ = _transformed(case, preprocessing, None)
     return sample["image"].astype(np.float32, copy=False), grid
 
 
@@ -182,72 +158,32 @@ def _preprocess(case: Case, preprocessing: Preprocessing, files: Mapping[str, st
     """Arrays and facts of one checked case with a label."""
     assert preprocessing.convention is not None and case.label is not None  # noqa: S101, PT018 - asked for labels
     labels = np.asanyarray(nib.load(case.label).dataobj)
-    sample, facts = _transformed(case, preprocessing, preprocessing.convention.to_regions(labels))
+    sample, grid, backgrounds = _transformed(case, preprocessing, preprocessing.convention.to_regions(labels))
     target = sample["target"].astype(np.uint8)
-    facts["files"] = {m: files[m] for m in preprocessing.modalities}
+    facts = {**asdict(grid), "background": backgrounds, "files": {m: files[m] for m in preprocessing.modalities}}
     image = sample["image"].astype(np.float32, copy=False)
     return {"image": image, "target": target, "centres": _centres(target), "facts": facts}
 
 
 def _transformed(
     case: Case, preprocessing: Preprocessing, regions: NDArray[np.bool_] | None
-) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """The images, and the regions if there are any, after all transforms; and what is needed for the way back."""
+) -> tuple[dict[str, NDArray[Any]], NativeGrid, dict[str, float | None]]:
+    """The images, and the regions if there are any, after all transforms; the way back; each modality's background."""
     read: dict[Path, NDArray[Any]] = {}
-    channels, backgrounds = [], {}
+    channels = []
     for modality in preprocessing.modalities:
         file = case.images[modality]
         if file.path not in read:
             read[file.path] = np.asanyarray(nib.load(file.path).dataobj)
         data = read[file.path] if file.channel is None else read[file.path][..., file.channel]
-        data = np.asarray(data, dtype=np.float32)
-        background = background_value(data)
-        backgrounds[modality] = background
-        channels.append(data if background is None else data - np.float32(background))
-    own = _affine_of(case)
-    affine = torch.tensor(own, dtype=torch.float64)
+        channels.append(np.asarray(data, dtype=np.float32))
+    affine = torch.tensor(_affine_of(case), dtype=torch.float64)
     sample = {"image": MetaTensor(torch.from_numpy(np.stack(channels)), affine=affine)}
     if regions is not None:
         sample["target"] = MetaTensor(torch.from_numpy(regions.astype(np.uint8)), affine=affine)
-    oriented, crop, *rest = preprocessing.transform(preprocessing.resampling(case), tuple(sample)).transforms
-    sample = oriented(sample)
-    oriented_shape = list(sample["image"].shape[1:])
-    sample = crop(sample)
-    facts = {
-        "affine": own.tolist(),
-        "background": backgrounds,
-        "oriented_shape": oriented_shape,
-        "crop_start": [int(i) for i in sample["foreground_start_coord"]],
-        "crop_stop": [int(i) for i in sample["foreground_end_coord"]],
-        "cropped_affine": sample["image"].affine.tolist(),
-    }
-    for step in rest:
-        sample = step(sample)
-    facts["prepared_affine"] = sample["image"].affine.tolist()
-    return {key: value.as_tensor().numpy() for key, value in sample.items() if key in ("image", "target")}, facts
-
-
-def background_value(image: NDArray[Any]) -> float | None:
-    """The constant that surrounds the brain: the value of most voxels on the six faces of the volume.
-
-    It is 0 in raw BraTS files and another number in copies that were normalised. None if no single value covers half
-    of the faces; such an image is normalised over all its voxels.
-
-    Example:
-        >>> volume = np.full((8, 8, 8), -3.5)
-        >>> volume[2:6, 2:6, 2:6] = 1
-        >>> background_value(volume)
-        -3.5
-    """
-    faces = np.concatenate([image[index].ravel() for axis in range(3) for index in _ends(axis)])
-    values, counts = np.unique(faces, return_counts=True)
-    most = int(counts.argmax())
-    return float(values[most]) if counts[most] * 2 >= len(faces) else None
-
-
-def _ends(axis: int) -> tuple[Any, Any]:
-    before: tuple[Any, ...] = (slice(None),) * axis
-    return (*before, 0), (*before, -1)
+    moved, grid, backgrounds = to_network(sample, preprocessing.spacing)
+    arrays = {key: value.as_tensor().numpy() for key, value in moved.items()}
+    return arrays, grid, dict(zip(preprocessing.modalities, backgrounds, strict=True))
 
 
 def _centres(target: NDArray[np.uint8]) -> NDArray[np.int32]:

@@ -13,9 +13,9 @@ from cggm_med.data.patches import (
     StepSampler,
     crop,
     patch_loader,
-    predict_volume,
     random_seed,
 )
+from cggm_med.data.windows import predict_volume
 
 
 class Memory:

@@ -11,7 +11,8 @@ import torch
 from cggm_med.data.cases import Case, ImageFile
 from cggm_med.data.labels import LabelConvention
 from cggm_med.data.prepared import common_spacing
-from cggm_med.data.preprocess import Preprocessing, background_value, digests, prepare
+from cggm_med.data.preprocess import Preprocessing, digests, prepare
+from cggm_med.data.transforms import background_value
 from cggm_med.errors import DataError
 
 CONVENTION = LabelConvention(

@@ -1,0 +1,322 @@
+"""From a scan as it is stored to what a network sees, and back: MONAI dictionary transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import (
+    CropForegroundd,
+    MapTransform,
+    NormalizeIntensityd,
+    Orientationd,
+    Spacingd,
+    SpatialResample,
+)
+from nibabel.affines import voxel_sizes
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cggm_med.data.labels import LabelConvention
+from cggm_med.errors import DataError
+
+Affine = Sequence[Sequence[float]]
+Spacing = tuple[float, float, float]
+RAS = (("L", "R"), ("P", "A"), ("I", "S"))
+GRID = "native_grid"  # where a prepared image's metadata keep the way back
+
+
+@dataclass(frozen=True)
+class NativeGrid:
+    """The grid of a case's own files, and the way back to it from what preprocessing made of them.
+
+    Attributes:
+        affine: of the files, voxels to mm in RAS+.
+        oriented_shape: after turning to RAS+.
+        crop_start, crop_stop: what was cut out of that.
+        cropped_affine: of what was cut out.
+        prepared_affine: of that after resampling.
+    """
+
+    affine: Affine
+    oriented_shape: Sequence[int]
+    crop_start: Sequence[int]
+    crop_stop: Sequence[int]
+    cropped_affine: Affine
+    prepared_affine: Affine
+
+    @property
+    def spacing(self) -> Spacing:
+        """Voxel size in mm, along the grid's own axes."""
+        x, y, z = np.linalg.norm(np.array(self.affine)[:3, :3], axis=0).tolist()
+        return (x, y, z)
+
+    def to_native(self, volume: Tensor) -> NDArray[np.float32]:
+        """Bring ``(channel, x, y, z)`` from the preprocessed grid to the case's own grid and orientation.
+
+        Resampling is undone by linear interpolation; what was cropped away becomes 0; axes are turned back exactly.
+        """
+        cropped = [stop - start for start, stop in zip(self.crop_start, self.crop_stop, strict=True)]
+        if list(volume.shape[1:]) != cropped:
+            resample = SpatialResample(mode="bilinear", padding_mode="border")
+            image = MetaTensor(volume, affine=torch.tensor(self.prepared_affine, dtype=torch.float64))
+            volume = resample(image, dst_affine=torch.tensor(self.cropped_affine), spatial_size=cropped).as_tensor()
+        oriented = np.zeros((volume.shape[0], *self.oriented_shape), dtype=np.float32)
+        window = tuple(slice(a, b) for a, b in zip(self.crop_start, self.crop_stop, strict=True))
+        oriented[(slice(None), *window)] = volume.cpu().numpy()
+        native = nib.orientations.io_orientation(np.array(self.affine))
+        back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), native)
+        return np.stack([nib.orientations.apply_orientation(channel, back) for channel in oriented])
+
+
+def to_network(
+    sample: Mapping[str, MetaTensor], spacing: Spacing | None
+) -> tuple[dict[str, MetaTensor], NativeGrid, list[float | None]]:
+    """What a network sees of a case.
+
+    Subtract each modality's constant background, so that it is exactly 0; reorient to RAS+; crop to the voxels where
+    any modality differs from it; z-score each modality inside those voxels; resample to a common spacing if one is
+    given and the voxels do not have it.
+
+    Args:
+        sample: ``image`` ``(modality, x, y, z)`` in float32 and perhaps ``target`` ``(region, x, y, z)``, on one grid.
+        spacing: voxel size in mm along right, anterior, superior; None to keep the scan's own.
+
+    Returns:
+        The same keys, transformed; the way back; and each modality's background, None where there is none.
+    """
+    image = sample["image"]
+    values = image.as_tensor().numpy()
+    backgrounds = [background_value(channel) for channel in values]
+    shift = np.array([background or 0 for background in backgrounds], dtype=np.float32).reshape(-1, 1, 1, 1)
+    own = image.affine.numpy().astype(np.float64)
+    keys = tuple(sample)
+    modes = ["nearest" if key == "target" else "bilinear" for key in keys]
+    affine = torch.from_numpy(own)
+    moved: dict[str, MetaTensor] = {**sample, "image": MetaTensor(torch.from_numpy(values - shift), affine=affine)}
+    moved = Orientationd(keys, axcodes="RAS", labels=RAS)(moved)
+    oriented_shape = list(moved["image"].shape[1:])
+    start, stop = "crop_start", "crop_stop"
+    moved = CropForegroundd(
+        keys,
+        source_key="image",
+        select_fn=_foreground,
+        allow_smaller=True,
+        start_coord_key=start,
+        end_coord_key=stop,
+    )(moved)
+    window = [[int(i) for i in moved.pop(end)] for end in (start, stop)]
+    cropped_affine = moved["image"].affine.tolist()
+    moved = NormalizeIntensityd("image", nonzero=True, channel_wise=True)(moved)
+    if (target := resampling(own, spacing)) is not None:
+        moved = Spacingd(keys, pixdim=target, mode=modes, padding_mode="border")(moved)
+    grid = NativeGrid(
+        affine=own.tolist(),
+        oriented_shape=oriented_shape,
+        crop_start=window[0],
+        crop_stop=window[1],
+        cropped_affine=cropped_affine,
+        prepared_affine=moved["image"].affine.tolist(),
+    )
+    return moved, grid, backgrounds
+
+
+class PrepareScand(MapTransform):
+    """``to_network`` for a loaded image; the way back travels in the image's metadata.
+
+    Args:
+        keys: of images ``(modality, x, y, z)``.
+        modalities: what the channels must show, in order.
+        spacing: see ``to_network``.
+
+    Example:
+        >>> scan = MetaTensor(torch.rand(1, 4, 4, 4), affine=torch.eye(4))
+        >>> PrepareScand("image", modalities=["flair"])({"image": scan})["image"].shape
+        torch.Size([1, 4, 4, 4])
+    """
+
+    def __init__(
+        self, keys: Hashable | Sequence[Hashable], modalities: Sequence[str], spacing: Sequence[float] | None = None
+    ) -> None:
+        super().__init__(keys)
+        self.modalities, self.spacing = tuple(modalities), spacing
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The sample with its images prepared.
+
+        Raises:
+            DataError: if an image has another number of channels or voxels that are not finite.
+        """
+        changed = dict(data)
+        for key in self.key_iterator(changed):
+            image = changed[key]
+            if image.ndim != 4 or len(image) != len(self.modalities):
+                raise DataError(
+                    f"'{key}' has shape {tuple(image.shape)}; expected (channel, x, y, z) with the channels "
+                    f"{', '.join(self.modalities)}: one file each in this order, or one file with all of them"
+                )
+            if not torch.isfinite(image).all():
+                raise DataError(f"'{key}' has voxels that are not finite; mend or leave out {_name(image)}")
+            spacing = None if self.spacing is None else (self.spacing[0], self.spacing[1], self.spacing[2])
+            moved, grid, _ = to_network({"image": image.float()}, spacing)
+            prepared = moved["image"]
+            # Arrays, because these are what a data loader stacks and takes apart without changing them.
+            way_back = {name: np.array(value) for name, value in asdict(grid).items()}
+            changed[key] = MetaTensor(
+                prepared.as_tensor(), meta={**image.meta, "affine": prepared.affine, GRID: way_back}
+            )
+        return changed
+
+
+class ToNativeGridd(MapTransform):
+    """Bring what a network predicted of a prepared image back to the grid of the image's file.
+
+    Args:
+        keys: of predictions ``(channel, x, y, z)``.
+        source: key of the prepared image.
+        case: key of the case's name, after which the result's file is to be called; where there is no such key, it is
+            called after the image's file.
+    """
+
+    def __init__(self, keys: Hashable | Sequence[Hashable], source: str = "image", case: str = "case") -> None:
+        super().__init__(keys)
+        self.source, self.case = source, case
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The sample with its predictions on the native grid."""
+        changed = dict(data)
+        meta = dict(changed[self.source].meta)
+        way_back = meta.pop(GRID)
+        grid = NativeGrid(**{name: np.asarray(value).tolist() for name, value in way_back.items()})
+        if self.case in changed:
+            meta["filename_or_obj"] = f"{changed[self.case]}.nii.gz"
+        meta["affine"] = torch.tensor(grid.affine, dtype=torch.float64)
+        for key in self.key_iterator(changed):
+            volume = changed[key]
+            volume = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
+            changed[key] = MetaTensor(torch.from_numpy(grid.to_native(volume)), meta=dict(meta))
+        return changed
+
+
+class _ByConvention(MapTransform):
+    """Base of the two directions between labels and regions; takes a convention's parts as plain values."""
+
+    def __init__(
+        self,
+        keys: Hashable | Sequence[Hashable],
+        meanings: Mapping[str, str],
+        regions: Mapping[str, Sequence[int]],
+        paint: Mapping[str, int],
+    ) -> None:
+        super().__init__(keys)
+        self.convention = LabelConvention(
+            name="of this model",
+            meanings={int(label): meaning for label, meaning in meanings.items()},
+            regions={region: tuple(labels) for region, labels in regions.items()},
+            paint=dict(paint),
+        )
+
+
+class RegionsToLabelsd(_ByConvention):
+    """Probabilities of regions ``(region, x, y, z)`` to label numbers ``(1, x, y, z)``; a region begins at 0.5.
+
+    Args:
+        keys: of probabilities.
+        meanings, regions, paint: of the ``LabelConvention``; label numbers as text, which JSON asks for.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The sample with labels in place of probabilities."""
+        changed = dict(data)
+        for key in self.key_iterator(changed):
+            volume = changed[key]
+            labels = self.convention.to_labels(volume.as_tensor().numpy() >= 0.5)
+            changed[key] = MetaTensor(torch.from_numpy(labels)[None], meta=volume.meta)
+        return changed
+
+
+class LabelsToRegionsd(_ByConvention):
+    """Label numbers ``(1, x, y, z)`` to masks of regions ``(region, x, y, z)`` of 0 and 1.
+
+    Args:
+        keys: of labels.
+        meanings, regions, paint: see ``RegionsToLabelsd``.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The sample with regions in place of labels.
+
+        Raises:
+            DataError: for a label that the convention does not declare.
+        """
+        changed = dict(data)
+        for key in self.key_iterator(changed):
+            volume = changed[key]
+            labels = volume.as_tensor().numpy()[0]
+            if strange := self.convention.undeclared(labels):
+                raise DataError(f"{_name(volume)} has labels {strange}; expected {self.convention.describe()}")
+            regions = torch.from_numpy(self.convention.to_regions(labels).astype(np.float32))
+            changed[key] = MetaTensor(regions, meta=volume.meta)
+        return changed
+
+
+def background_value(image: NDArray[Any]) -> float | None:
+    """The constant that surrounds the brain: the value of most voxels on the six faces of the volume.
+
+    It is 0 in raw BraTS files and another number in copies that were normalised. None if no single value covers half
+    of the faces; such an image is normalised over all its voxels.
+
+    Example:
+        >>> volume = np.full((8, 8, 8), -3.5)
+        >>> volume[2:6, 2:6, 2:6] = 1
+        >>> background_value(volume)
+        -3.5
+    """
+    faces = np.concatenate([image[index].ravel() for axis in range(3) for index in _ends(axis)])
+    values, counts = np.unique(faces, return_counts=True)
+    most = int(counts.argmax())
+    return float(values[most]) if counts[most] * 2 >= len(faces) else None
+
+
+def resampling(affine: NDArray[np.float64], spacing: Spacing | None) -> Spacing | None:
+    """The spacing to resample to; None if there is none or the voxels have that size already.
+
+    Example:
+        >>> resampling(np.diag([1.0, 1.0, 2.0, 1.0]), (1.0, 1.0, 1.0))
+        (1.0, 1.0, 1.0)
+        >>> resampling(np.eye(4), (1.0, 1.0, 1.0)) is None
+        True
+    """
+    if spacing is None or np.allclose(spacing_along_axes(affine), spacing, rtol=0.01):
+        return None
+    return spacing
+
+
+def spacing_along_axes(affine: NDArray[np.float64]) -> Spacing:
+    """Voxel size in mm along right, anterior and superior, whatever the order of the array's axes.
+
+    Example:
+        >>> spacing_along_axes(np.array([[0, 0, 2.0, 0], [3, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]))
+        (2.0, 3.0, 1.0)
+    """
+    axes = nib.orientations.io_orientation(affine)[:, 0].astype(int)
+    x, y, z = (float(size) for _, size in sorted(zip(axes, voxel_sizes(affine), strict=True)))
+    return (x, y, z)
+
+
+def _foreground(image: Tensor) -> Tensor:
+    return image != 0
+
+
+def _ends(axis: int) -> tuple[Any, Any]:
+    before: tuple[Any, ...] = (slice(None),) * axis
+    return (*before, 0), (*before, -1)
+
+
+def _name(image: MetaTensor) -> str:
+    return str(image.meta.get("filename_or_obj", "the image"))
