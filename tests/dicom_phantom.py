@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -78,3 +79,40 @@ def write_series(
         # The files begin with the second slice, then the first, then the last: names do not tell the order.
         ds.save_as(folder / f"zzpath_{number}_{uid}_{(1 - k) % slices:03}.dcm", enforce_file_format=True)
     return stored
+
+
+def write_scan(folder: Path, scan: nib.Nifti1Image, *, number: int, description: str, **settings: int) -> None:
+    """Write the whole numbers of a NIfTI image as a series: its first axis as columns, the second as rows."""
+    voxels, lps = np.asarray(scan.dataobj).astype(np.int16), np.diag([-1.0, -1.0, 1.0, 1.0]) @ scan.affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+
+    def edit(ds: Dataset, k: int) -> None:
+        ds.Columns, ds.Rows = voxels.shape[:2]
+        ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 15, 1
+        ds.PixelData = voxels[:, :, k].T.tobytes()
+        ds.ImageOrientationPatient = decimal(*(lps[:3, 0] / spacing[0]), *(lps[:3, 1] / spacing[1]))
+        ds.ImagePositionPatient = decimal(*(lps[:3, 3] + k * lps[:3, 2]))
+        ds.PixelSpacing = decimal(spacing[1], spacing[0])
+
+    write_series(folder, number=number, description=description, slices=voxels.shape[2], edit=edit, **settings)
+
+
+def read_segmentation(path: Path, affine: np.ndarray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Segments of a DICOM segmentation by label, as masks on a grid in RAS+, by the standard's attributes alone."""
+    seg = pydicom.dcmread(path)
+    shared = seg.SharedFunctionalGroupsSequence[0]
+    row, column = np.reshape(shared.PlaneOrientationSequence[0].ImageOrientationPatient, (2, 3)).astype(float)
+    between_rows, between_columns = map(float, shared.PixelMeasuresSequence[0].PixelSpacing)
+    labels = {item.SegmentNumber: item.SegmentLabel for item in seg.SegmentSequence}
+    masks = {label: np.zeros(shape, bool) for label in labels.values()}
+    for pixels, groups in zip(seg.pixel_array, seg.PerFrameFunctionalGroupsSequence, strict=True):
+        label = labels[groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber]
+        position = np.array(groups.PlanePositionSequence[0].ImagePositionPatient, float)
+        r, c = np.nonzero(pixels)
+        # PS3.3, equation C.7.6.2.1-1; then from LPS to RAS and to the grid's voxels
+        lps = position[:, None] + np.outer(row, between_columns * c) + np.outer(column, between_rows * r)
+        voxel = np.linalg.solve(affine, np.vstack([-lps[0], -lps[1], lps[2], np.ones(len(r))]))[:3]
+        np.testing.assert_allclose(voxel, np.rint(voxel), atol=1e-3)
+        assert not masks[label][tuple(np.rint(voxel).astype(int))].any(), "a voxel occurs twice"
+        masks[label][tuple(np.rint(voxel).astype(int))] = True
+    return masks
