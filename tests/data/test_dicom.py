@@ -658,6 +658,30 @@ def test_the_libraries_would_tell(tmp_path: Path) -> None:
         sitk.ReadImage(str(path))
 
 
+def test_no_text_of_any_element_is_shown(tmp_path: Path) -> None:
+    """A token of its own in every element of the standard that holds free text: over 700, and none comes out."""
+    elements = [
+        (tag, entry[0]) for tag, entry in pydicom.datadict.DicomDictionary.items() if entry[4] and tag >> 16 > 2
+    ]
+    texts = [(tag, vr) for tag, vr in elements if vr in ("LO", "SH", "PN", "LT", "ST", "UT", "UC")]
+    assert len(texts) > 700
+
+    def plant(ds: Dataset, k: int) -> None:
+        for tag, vr in texts:
+            ds.add_new(tag, vr, f"zz{tag:08x}")
+        ds.SeriesDescription = "T2 FLAIR zz0008103e"
+
+    write_series(tmp_path / "zzpath", edit=plant)
+    series = find_series(tmp_path / "zzpath")
+    write_nifti(series[0], tmp_path / "flair.nii")
+    said = [repr(series), series[0].describe(), repr(check_series(series[0]))]
+    said += [refused(assign_modalities, series, ["t1"]), refused(assign_modalities, series, ["t1"], {"t1": "zz0010"})]
+    write_series(tmp_path / "zzpath", edit=lambda ds, k: (plant(ds, k), put("RescaleSlope", "zz00281053")(ds, k)))
+    said += [refused(read_series, find_series(tmp_path / "zzpath")[0])]
+    assert "zz" not in " ".join(said).lower()
+    assert b"zz0" not in (tmp_path / "flair.nii").read_bytes().lower()
+
+
 def test_pydicom_is_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
     with pytest.raises(MissingExtra, match=r"DICOM needs pydicom: pip install 'cggm-med\[dicom\]'"):
