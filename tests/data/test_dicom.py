@@ -7,6 +7,7 @@ import logging
 import shutil
 import struct
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from pydicom.dataset import Dataset  # noqa: E402
 from pydicom.uid import RLELossless  # noqa: E402
 
 from cggm_med.data.dicom import Series, assign_modalities, find_series, holds_dicom  # noqa: E402
+from cggm_med.data.dicom_header import quiet  # noqa: E402
 from cggm_med.data.dicom_kinds import kind_of  # noqa: E402
 from cggm_med.data.dicom_volume import check_series, read_series, write_nifti  # noqa: E402
 from cggm_med.errors import CggmMedError, DataError, MissingExtra, UnknownName  # noqa: E402
@@ -656,6 +658,28 @@ def test_the_libraries_would_tell(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:900])
     with pytest.raises(RuntimeError, match="zzpath"):
         sitk.ReadImage(str(path))
+
+
+def test_what_the_libraries_say_is_silenced(tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: Any) -> None:
+    write_series(tmp_path, edit=shift(NORMAL, lambda k: STEP * (k > 2)))
+    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path))
+    with quiet():
+        warnings.warn("zzname", stacklevel=1)
+        logging.getLogger("pydicom").error("zzname")
+        sitk.ReadImage(names)
+    assert capfd.readouterr().err == caplog.text == ""
+    # The last of them would have been heard: ITK notices the gap.
+    sitk.ReadImage(names)
+    assert "WARNING" in capfd.readouterr().err
+
+
+def test_errors_of_the_decoder_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(reader: object) -> None:
+        raise RuntimeError("zzname")
+
+    write_series(tmp_path)
+    monkeypatch.setattr(sitk.ImageSeriesReader, "Execute", fail)
+    assert "its pixels cannot be decoded" in refused(read_series, the_series(tmp_path))
 
 
 def test_no_text_of_any_element_is_shown(tmp_path: Path) -> None:

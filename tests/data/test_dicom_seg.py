@@ -12,7 +12,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813  (the field writes it so)
 
 pydicom = pytest.importorskip("pydicom")
-pytest.importorskip("highdicom")
+highdicom = pytest.importorskip("highdicom")
 from dicom_phantom import FORBIDDEN, NORMAL, ORIGIN, STEP, UID_ROOT, read_segmentation, write_series  # noqa: E402
 from pydicom.dataset import Dataset  # noqa: E402
 
@@ -133,7 +133,10 @@ def test_missing_identity_is_written_as_empty(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_referred_to_is_refused_without_a_name(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     caplog.set_level(logging.DEBUG)
 
@@ -144,7 +147,15 @@ def test_what_cannot_be_referred_to_is_refused_without_a_name(
     with pytest.raises(DataError, match="not valid enough for a DICOM segmentation") as caught:
         write_segmentation(tmp_path / "seg.dcm", nested_masks((8, 6, 5)), series, **ABOUT)
     assert list(tmp_path.iterdir()) == [tmp_path / "zzpath"]
-    said = "".join(traceback.format_exception(caught.value)) + caplog.text + "".join(capfd.readouterr())
+
+    def repeat(**settings: Any) -> None:
+        raise ValueError(str(settings["source_images"]))
+
+    monkeypatch.setattr(highdicom.seg, "Segmentation", repeat)
+    with pytest.raises(DataError, match="not valid enough") as other:
+        write_segmentation(tmp_path / "seg.dcm", nested_masks((8, 6, 5)), series, **ABOUT)
+    said = "".join(traceback.format_exception(caught.value) + traceback.format_exception(other.value))
+    said += caplog.text + "".join(capfd.readouterr())
     assert not [word for word in FORBIDDEN if word in said.lower()]
 
 
