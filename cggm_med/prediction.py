@@ -198,6 +198,21 @@ def write_mask(path: Path, volume: NDArray[Any], reference: Path) -> None:
             file.write(content)
 
 
+def write_labels(path: Path, prediction: Prediction) -> None:
+    """Write the labels of a prediction as `write_mask` does, on the grid of its reference."""
+    write_mask(path, prediction.labels, prediction.reference)
+
+
+def case_of(path: Path) -> str:
+    """What the case of an output file is called: the file's name without its ending.
+
+    Example:
+        >>> [case_of(Path(name)) for name in ("a.nii.gz", "b.v2.nii", "c.dcm")]
+        ['a', 'b.v2', 'c']
+    """
+    return path.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".dcm")
+
+
 def find_images(
     predictor: Predictor, path: Path, modalities: Sequence[str] | None = None
 ) -> dict[str, dict[str, Path]]:
@@ -234,6 +249,7 @@ def predict_cases(
     *,
     skip_existing: bool = False,
     extras: Sequence[str] = (),
+    write: Callable[[Path, Prediction], None] = write_labels,
     say: Callable[[str], None] = print,
 ) -> dict[str, str]:
     """Segment cases one after the other; one that fails leaves no file and stops no other.
@@ -246,6 +262,7 @@ def predict_cases(
         files: mask to write for each case.
         skip_existing: leave out cases whose mask is there.
         extras: what to write besides masks, of ``probabilities`` and ``uncertainty``.
+        write: writes a mask.
         say: told what is done, in one line a case.
 
     Returns:
@@ -266,7 +283,7 @@ def predict_cases(
             continue
         try:
             prediction = predictor.predict(case, cases[case])
-            _write(target, prediction, predictor, extras)
+            _write(target, prediction, predictor, extras, write)
         except CggmMedError as error:
             failed[case] = str(error)
             say(f"{number} of {len(mine)}: {case} FAILED: {error}")
@@ -276,9 +293,15 @@ def predict_cases(
     return failed
 
 
-def _write(path: Path, prediction: Prediction, predictor: Predictor, extras: Sequence[str]) -> None:
+def _write(
+    path: Path,
+    prediction: Prediction,
+    predictor: Predictor,
+    extras: Sequence[str],
+    write: Callable[[Path, Prediction], None],
+) -> None:
     """The mask last, so that whoever sees it finds all the rest."""
-    stem = path.name.removesuffix(".gz").removesuffix(".nii")
+    stem = case_of(path)
     write_json(
         path.with_name(f"{stem}.json"),
         {
@@ -298,4 +321,4 @@ def _write(path: Path, prediction: Prediction, predictor: Predictor, extras: Seq
     for extra in extras:
         volume = prediction.probability if extra == "probabilities" else prediction.uncertainty
         write_mask(path.with_name(f"{stem}_{extra}.nii.gz"), np.moveaxis(volume, 0, -1), prediction.reference)
-    write_mask(path, prediction.labels, prediction.reference)
+    write(path, prediction)
