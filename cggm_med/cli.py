@@ -123,6 +123,9 @@ def predict(
     skip_existing: Annotated[bool, typer.Option(help="Leave out cases whose mask is there.")] = False,
     flips: Annotated[bool, typer.Option(help="Average over mirrored scans; eight times slower.")] = False,
     trust_names: Annotated[bool, typer.Option(help="Do not refuse modalities that seem to be exchanged.")] = False,
+    resample_to: Annotated[
+        str | None, typer.Option(help="Bring images on other grids onto that of this one.", metavar="MODALITY")
+    ] = None,
     extra: Annotated[list[str] | None, typer.Option(help="Also write probabilities or uncertainty.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     debug: Debug = False,
@@ -144,7 +147,7 @@ def predict(
     from cggm_med.prediction_dicom import predict_study
 
     with distributed.processes(engine.select_device(device)):
-        predictor = Predictor(Path(run), device, flips=flips, trust_names=trust_names)
+        predictor = Predictor(Path(run), device, flips=flips, trust_names=trust_names, resample_to=resample_to)
         wanted = modalities.split(",") if modalities else None
         how: dict[str, Any] = {"skip_existing": skip_existing, "extras": extra or [], "say": typer.echo}
         cases: Mapping[str, Any] = {case_of(out): images}
