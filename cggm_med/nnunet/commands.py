@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,16 +69,11 @@ def export(
 
 @app.command(context_settings=PASS_ON)
 def plan(words: Words = None, folder: Folder = None, debug: Debug = False) -> None:
-    """nnUNetv2_plan_and_preprocess; takes over the splits of an exported data set."""
+    """nnUNetv2_plan_and_preprocess; it takes over the splits of an exported data set."""
     with _nnunet("nnUNetv2_plan_and_preprocess", words, folder):
         from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import plan_and_preprocess_entry
 
         plan_and_preprocess_entry()
-    raw, preprocessed = (Path(os.environ[f"nnUNet_{name}"]) for name in ("raw", "preprocessed"))
-    for splits in raw.glob("Dataset*/splits_final.json"):
-        target = preprocessed / splits.parent.name / splits.name
-        if target.parent.is_dir() and not target.exists():
-            shutil.copyfile(splits, target)
 
 
 @app.command(context_settings=PASS_ON)

@@ -94,20 +94,6 @@ def test_settings_reach_our_trainers_only(called, capsys):
         assert error.count("\n") == 1
 
 
-def test_splits_are_taken_over_once(called, tmp_path):
-    raw, preprocessed = (tmp_path / "nnunet" / name / "Dataset900_x" for name in ("raw", "preprocessed"))
-    other = tmp_path / "nnunet" / "raw" / "Dataset901_y"  # not planned
-    for folder in (raw, preprocessed, other):
-        folder.mkdir(parents=True)
-        (folder / "splits_final.json").write_text(folder.parent.name)
-    called("plan", "-d", "900")
-    assert (preprocessed / "splits_final.json").read_text() == "preprocessed"
-    (preprocessed / "splits_final.json").unlink()
-    called("plan", "-d", "900")
-    assert (preprocessed / "splits_final.json").read_text() == "raw"
-    assert not (tmp_path / "nnunet" / "preprocessed" / other.name).exists()
-
-
 def test_a_task_that_does_not_segment_is_refused(called, capsys):
     assert called("export", "--task", "avdigits") == 1
     assert "task 'avdigits' does not segment" in capsys.readouterr().err

@@ -96,6 +96,13 @@ def test_the_strategy_scales_the_encoders_and_nothing_else(make):
         torch.testing.assert_close(gradients[1.3][name], factor * gradient)
 
 
+def test_it_learns(make):
+    trainer = make(settings={"train": {"epochs": 1, "steps_per_epoch": 60}})
+    first, *_, last = (trainer.train_step(batch(trainer, 0))["loss"] for _ in range(60))
+    assert first > 0.2
+    assert last < -0.5  # -1 is the best there is
+
+
 def test_the_optimizer_is_that_of_nnunet(make):
     trainer = make()
     (group, *_) = trainer.optimizer.param_groups
