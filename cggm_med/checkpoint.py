@@ -77,17 +77,7 @@ def load(path: Path, device: torch.device) -> Checkpoint:
     Raises:
         CheckpointError: if the file is missing, damaged, or not one of ours.
     """
-    try:
-        _require_whole(path)
-        content = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"no checkpoint {path}; train first, or name another run folder") from error
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}; allow it, or copy it anew") from error
-    except Exception as error:  # there is hardly one that a damaged archive or pickle does not raise
-        raise CheckpointError(
-            f"{path} is damaged or holds more than tensors and numbers; put a whole copy in its place, or train anew"
-        ) from error
+    content = read_tensors(path, device)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         version = content.get("format") if isinstance(content, dict) else None
         raise CheckpointError(f"{path} has checkpoint format {version}, this version reads {FORMAT}")
@@ -96,6 +86,25 @@ def load(path: Path, device: torch.device) -> Checkpoint:
         return Checkpoint(**{**content, "config": json.loads(content["config"])})
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is not a checkpoint of a run: {error}; name another run folder") from error
+
+
+def read_tensors(path: Path, device: torch.device) -> Any:
+    """What ``torch.save`` wrote, if it is whole and holds tensors and plain values only; nothing in it is executed.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, or holds anything else.
+    """
+    try:
+        _require_whole(path)
+        return torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no checkpoint {path}; train first, or name another run folder") from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}; allow it, or copy it anew") from error
+    except Exception as error:  # there is hardly one that a damaged archive or pickle does not raise
+        raise CheckpointError(
+            f"{path} is damaged or holds more than tensors and numbers; put a whole copy in its place, or train anew"
+        ) from error
 
 
 def _require_whole(path: Path) -> None:

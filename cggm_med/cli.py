@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from cggm_med.errors import CggmMedError
+from cggm_med.nnunet.commands import app as nnunet
 
 app = typer.Typer(
     name="cggm-med",
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(nnunet)
 
 TaskName = Annotated[str, typer.Option("--task", help="What to learn; see 'cggm-med tasks'.")]
 Data = Annotated[Path | None, typer.Option("--data", help="Folder or file in the layout of the task. [generated data]")]

@@ -153,7 +153,7 @@ def resolve(sections: Mapping[str, type], layers: Sequence[Tree]) -> RunConfig:
     for key in merged:
         if key not in known:
             raise UnknownName("configuration section", str(key), known)
-    parts = {name: _build(cls, merged.get(name, {}), name) for name, cls in types_of.items()}
+    parts = {name: build_section(cls, merged.get(name, {}), name) for name, cls in types_of.items()}
     return RunConfig(preset=str(merged.get("preset", "")), **parts)
 
 
@@ -242,8 +242,17 @@ def _merge(below: Tree, above: Tree) -> Tree:
     return merged
 
 
-def _build(cls: type, values: Any, prefix: str) -> Any:
-    """Make a dataclass from plain values, naming the dotted key of whatever does not fit."""
+def build_section(cls: type, values: Any, prefix: str) -> Any:
+    """Make a settings dataclass from plain values, naming the dotted key of whatever does not fit.
+
+    Raises:
+        UnknownName: for a key that the dataclass does not declare.
+        ConfigError: for a value of the wrong type.
+
+    Example:
+        >>> build_section(OptimConfig, {"lr": "1e-2"}, "optim").lr
+        0.01
+    """
     if not isinstance(values, dict):
         raise ConfigError(f"{prefix} is {values!r}, expected settings such as {prefix}.KEY=VALUE")
     hints = typing.get_type_hints(cls)

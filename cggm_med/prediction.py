@@ -313,12 +313,14 @@ def write_mask(path: Path, volume: NDArray[Any], reference: Path) -> None:
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         raise ConfigError(f"output is {path.name}, expected a name that ends with .nii.gz or .nii")
     source = nib.load(reference).header
-    image = nib.Nifti1Image(volume, None)
+    # Only what is about the grid: other fields of a scan's header may tell whose it is.
+    header = nib.Nifti1Image(volume, None).header
+    header["pixdim"][:4] = source["pixdim"][:4]
     for name in ("sform", "qform"):
         affine, code = getattr(source, f"get_{name}")(coded=True)
-        getattr(image.header, f"set_{name}")(affine, int(code))
-    image.header.set_xyzt_units(*source.get_xyzt_units())
-    content = nib.Nifti1Image(volume, image.header.get_best_affine(), image.header).to_bytes()
+        getattr(header, f"set_{name}")(affine, int(code))
+    header.set_xyzt_units(*source.get_xyzt_units())
+    content = nib.Nifti1Image(volume, header.get_best_affine(), header).to_bytes()
     with atomic_file(path) as file:
         if path.name.lower().endswith(".gz"):
             # No name and no time in it, so that the same mask has the same bytes.

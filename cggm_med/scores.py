@@ -26,12 +26,27 @@ def soft_dice_sums(logits: Tensor, target: Tensor) -> Tensor:
     Returns:
         ``(region, 3)``: twice the soft intersection, predicted plus true volume, true volume, in voxels.
     """
-    probability = torch.sigmoid(logits.detach().float())
-    truth = subsample(target, logits).float()
-    axes = [0, *range(2, truth.ndim)]
-    volume = truth.sum(axes)
-    intersection = (probability * truth).sum(axes)
-    return torch.stack([2 * intersection, probability.sum(axes) + volume, volume], dim=-1)
+    return _dice_sums(torch.sigmoid(logits.detach().float()), subsample(target, logits).float())
+
+
+def softmax_dice_sums(logits: Tensor, target: Tensor) -> Tensor:
+    """Segmentation into classes that exclude one another: soft Dice of each class but the background, class 0.
+
+    Args:
+        logits: ``(batch, class, x, y, z)``, also on a coarser grid than the target.
+        target: ``(batch, 1, X, Y, Z)`` class numbers.
+
+    Returns:
+        ``(class - 1, 3)``; see ``soft_dice_sums``.
+
+    Example:
+        >>> logits = torch.tensor([[-50.0, 50.0], [50.0, -50.0]]).view(1, 2, 2, 1, 1)
+        >>> softmax_dice_sums(logits, torch.tensor([1, 0]).view(1, 1, 2, 1, 1))
+        tensor([[2., 2., 1.]])
+    """
+    classes = torch.arange(1, logits.shape[1], device=logits.device).view(1, -1, *[1] * (logits.ndim - 2))
+    truth = (subsample(target, logits) == classes).float()
+    return _dice_sums(torch.softmax(logits.detach().float(), dim=1)[:, 1:], truth)
 
 
 def true_class_sums(logits: Tensor, target: Tensor) -> Tensor:
@@ -94,3 +109,10 @@ def mean_score(sums: Tensor) -> tuple[Tensor, Tensor]:
     occurred = (sums[..., 2] > 0).float()
     score = (sums[..., 0] / sums[..., 1].clamp_min(1e-8) * occurred).sum(-1) / occurred.sum(-1).clamp_min(1)
     return score, torch.isfinite(score).all() & (occurred.sum() > 0)
+
+
+def _dice_sums(probability: Tensor, truth: Tensor) -> Tensor:
+    axes = [0, *range(2, truth.ndim)]
+    volume = truth.sum(axes)
+    intersection = (probability * truth).sum(axes)
+    return torch.stack([2 * intersection, probability.sum(axes) + volume, volume], dim=-1)

@@ -9,11 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cggm_med.losses import IGNORED
-from cggm_med.scores import mean_score, residual_sums, soft_dice_sums, true_class_sums
+from cggm_med.scores import mean_score, residual_sums, soft_dice_sums, softmax_dice_sums, true_class_sums
 
 
 def random_pair(shape=(2, 3, 4, 4, 4)):
     return torch.randn(shape), (torch.rand(shape) > 0.5).float()
+
+
+def random_label_maps():
+    return torch.randn(2, 4, 4, 4, 4), torch.randint(4, (2, 1, 4, 4, 4))
 
 
 def random_classes(samples=8, classes=5):
@@ -33,6 +37,7 @@ def random_values(samples=8):
 
 KINDS = {
     "segmentation": (soft_dice_sums, random_pair),
+    "label maps": (softmax_dice_sums, random_label_maps),
     "classification": (true_class_sums, random_classes),
     "utterances": (true_class_sums, random_utterances),
     "regression": (residual_sums(0.7), random_values),
@@ -224,3 +229,10 @@ def test_residuals_of_other_shapes_are_refused():
     """Broadcast, four values against four would be sixteen residuals."""
     with pytest.raises(ValueError, match=r"shape \(4, 1\) and targets \(4,\)"):
         residual_sums(1.0)(torch.zeros(4, 1), torch.zeros(4))
+
+
+def test_softmax_of_two_classes_is_the_sigmoid_of_their_difference():
+    torch.manual_seed(0)
+    logits, target = torch.randn(2, 2, 4, 4, 4), torch.randint(0, 2, (2, 1, 8, 8, 8))
+    expected = soft_dice_sums(logits[:, 1:] - logits[:, :1], target)
+    torch.testing.assert_close(softmax_dice_sums(logits, target), expected)

@@ -13,22 +13,29 @@ from cggm_med.models.base import MultimodalModel
 from cggm_med.typing import Features, Padded
 
 NORM = ("INSTANCE", {"affine": True})  # batches of a few patches are too small for batch statistics
+Steps = Sequence[int | Sequence[int]]  # of each scale, finest first: one number, or one for each of x, y, z
 
 
 class UNetEncoder(nn.Module):
-    """The contracting half of a U-Net, from MONAI's blocks; every scale after the first halves the grid.
+    """The contracting half of a U-Net, from MONAI's blocks.
 
     Args:
         channels: feature channels of each scale, finest first.
         in_channels: channels of the image.
+        kernels: width of the convolutions of each scale; default: 3.
+        strides: by how much each scale is coarser than the one before; default: the first keeps the grid, every other
+            halves it.
     """
 
-    def __init__(self, channels: Sequence[int], in_channels: int = 1) -> None:
+    def __init__(
+        self, channels: Sequence[int], in_channels: int = 1, kernels: Steps | None = None, strides: Steps | None = None
+    ) -> None:
         super().__init__()
         before = [in_channels, *channels[:-1]]
+        every = zip(before, channels, kernels or _kernels(channels), strides or _strides(channels), strict=True)
         self.scales = nn.ModuleList(
-            UnetBasicBlock(3, c_in, c_out, kernel_size=3, stride=1 if i == 0 else 2, norm_name=NORM)
-            for i, (c_in, c_out) in enumerate(zip(before, channels, strict=True))
+            UnetBasicBlock(3, c_in, c_out, kernel_size=kernel, stride=stride, norm_name=NORM)
+            for c_in, c_out, kernel, stride in every
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -118,13 +125,21 @@ class UNetDecoder(nn.Module):
 
     Args:
         channels: feature channels of each scale, finest first.
+        kernels: see ``UNetEncoder``.
+        strides: see ``UNetEncoder``.
     """
 
-    def __init__(self, channels: Sequence[int]) -> None:
+    def __init__(self, channels: Sequence[int], kernels: Steps | None = None, strides: Steps | None = None) -> None:
         super().__init__()
+        every = zip(
+            itertools.pairwise(channels),
+            (kernels or _kernels(channels))[:-1],
+            (strides or _strides(channels))[1:],
+            strict=True,
+        )
         self.scales = nn.ModuleList(
-            UnetUpBlock(3, below, here, kernel_size=3, stride=1, upsample_kernel_size=2, norm_name=NORM)
-            for here, below in itertools.pairwise(channels)
+            UnetUpBlock(3, below, here, kernel_size=kernel, stride=1, upsample_kernel_size=stride, norm_name=NORM)
+            for (here, below), kernel, stride in every
         )
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -143,8 +158,12 @@ class SegmentationModel(MultimodalModel):
     Args:
         modalities: names of the modalities.
         regions: number of overlapping regions to segment, one sigmoid channel each.
-        channels: feature channels of each scale, finest first; each scale after the first halves the grid.
+        channels: feature channels of each scale, finest first.
         deep_supervision: also predict from the coarser decoder scales while training.
+        kernels: width of the convolutions of each scale; default: 3.
+        strides: by how much each scale is coarser than the one before; default: every scale but the first halves the
+            grid.
+        deep_scales: from how many of the coarser scales; default: all but the coarsest.
 
     Example:
         >>> model = SegmentationModel(["flair", "t1ce"], regions=3, channels=(4, 8))
@@ -153,18 +172,28 @@ class SegmentationModel(MultimodalModel):
     """
 
     def __init__(
-        self, modalities: Sequence[str], regions: int, channels: Sequence[int], deep_supervision: bool = False
+        self,
+        modalities: Sequence[str],
+        regions: int,
+        channels: Sequence[int],
+        deep_supervision: bool = False,
+        *,
+        kernels: Steps | None = None,
+        strides: Steps | None = None,
+        deep_scales: int | None = None,
     ) -> None:
         super().__init__(modalities)
         if len(channels) < 2:
             raise ValueError(f"a U-Net needs at least 2 scales, {len(channels)} given")
         self.channels = tuple(channels)
-        self.encoders = nn.ModuleDict({m: UNetEncoder(channels) for m in self.modalities})
+        self.encoders = nn.ModuleDict(
+            {m: UNetEncoder(channels, kernels=kernels, strides=strides) for m in self.modalities}
+        )
         self.fusion = MaskedFusion(self.modalities, channels)
-        self.decoder = UNetDecoder(channels)
+        self.decoder = UNetDecoder(channels, kernels, strides)
         self.head = UnetOutBlock(3, channels[0], regions)
-        # The coarsest scale sees too little to be worth a loss, as in nnU-Net.
-        coarser = channels[1:-1] if deep_supervision else ()
+        # The coarsest scale sees too little to be worth a loss.
+        coarser = channels[1:-1][:deep_scales] if deep_supervision else ()
         self.deep_heads = nn.ModuleList(UnetOutBlock(3, c, regions) for c in coarser)
 
     def forward(self, inputs: Mapping[str, Tensor | Padded]) -> Tensor:
@@ -199,3 +228,11 @@ class SegmentationModel(MultimodalModel):
     def modality_modules(self, modality: str) -> Iterable[nn.Module]:
         """The encoder and the projections of the fusion that only this modality passes through."""
         return (self.encoders[modality], self.fusion.projections[modality])
+
+
+def _kernels(channels: Sequence[int]) -> Steps:
+    return [3] * len(channels)
+
+
+def _strides(channels: Sequence[int]) -> Steps:
+    return [1, *[2] * (len(channels) - 1)]

@@ -66,11 +66,11 @@ class VoxelwiseHead(UnimodalHead):
         self.last = nn.Conv3d(channels[0], regions, kernel_size=1)
 
     def hidden(self, features: Features) -> Tensor:
-        """Features ``(batch, channel, x/2, y/2, z/2)``."""
+        """Features ``(batch, channel, x, y, z)`` on the grid of the second scale."""
         maps = features.maps
         hidden: Tensor = self.scales[-1](maps[-1])
         for scale, x in zip(reversed(self.scales[:-1]), reversed(maps[1:-1]), strict=True):
-            hidden = F.interpolate(hidden, scale_factor=2, mode="nearest") + scale(x)
+            hidden = F.interpolate(hidden, x.shape[2:], mode="nearest") + scale(x)
         return F.relu(hidden)
 
 

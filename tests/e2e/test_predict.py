@@ -260,3 +260,22 @@ def test_what_a_scan_will_cost_is_told_first(run, predictor, scans, capsys, tmp_
     assert Predictor(run, "cpu", flips=True).cost(scan)[0] == 8 * windows
     # At least the image and the three probabilities.
     assert memory > scan.image.nbytes + 3 * scan.image[0].nbytes
+
+
+@pytest.mark.parametrize("codes", [(0, 0), (1, 0), (0, 2), (1, 4)], ids=str)
+def test_the_place_in_space_whichever_way_it_is_written(tmp_path, codes):
+    """A file may give its place by qform, by sform, by both, or by the voxel size alone."""
+    affine = np.array([[0, -2.0, 0, 5], [2, 0, 0, -7], [0, 0, 3, 11], [0, 0, 0, 1]])
+    scan = nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), affine)
+    scan.header["descrip"] = b"Jane Doe"
+    scan.set_qform(affine, codes[0])
+    scan.set_sform(affine, codes[1])
+    nib.save(scan, tmp_path / "scan.nii")
+    scan = nib.load(tmp_path / "scan.nii")
+    for volume in (np.ones((4, 5, 6), np.uint8), np.ones((4, 5, 6, 3), np.float32)):
+        write_mask(tmp_path / "mask.nii.gz", volume, tmp_path / "scan.nii")
+        mask = nib.load(tmp_path / "mask.nii.gz")
+        np.testing.assert_array_equal(mask.affine, scan.affine)
+        assert mask.header.get_zooms()[:3] == (2, 2, 3)
+        assert (int(mask.header["qform_code"]), int(mask.header["sform_code"])) == codes
+        assert b"Jane" not in mask.to_bytes()

@@ -1,0 +1,132 @@
+"""The network of a plan has the plan's grids and widths, and nnU-Net's own network is the authority."""
+
+import copy
+
+import pytest
+import torch
+from plans import PATCH, PLAIN, architecture
+from torch import nn
+
+from cggm_med.errors import ConfigError, DataError
+from cggm_med.models.segmentation import SegmentationModel
+from cggm_med.models.unimodal import VoxelwiseHead
+from cggm_med.nnunet.network import channel_modalities, initialise, network_from_plan
+from cggm_med.typing import Features
+
+MODALITIES = ("FLAIR", "T1")
+
+
+@pytest.fixture
+def network():
+    return network_from_plan(PLAIN, architecture(), MODALITIES, 3)
+
+
+def convolutions(module):
+    return [(m.kernel_size, m.stride, m.out_channels) for m in module.modules() if isinstance(m, nn.Conv3d)]
+
+
+def test_encoder_and_decoder_have_the_kernels_strides_and_widths_of_the_plan(network):
+    k1, k3, s1, s2 = (1, 3, 3), (3, 3, 3), (1, 1, 1), (2, 2, 2)
+    for modality in MODALITIES:
+        assert convolutions(network.model.encoders[modality]) == [
+            (k1, s1, 4), (k1, s1, 4), (k3, (1, 2, 2), 6), (k3, s1, 6),
+            (k3, s2, 8), (k3, s1, 8), (k3, s2, 8), (k3, s1, 8),
+        ]  # fmt: skip
+    up = [m for m in network.model.decoder.modules() if isinstance(m, nn.ConvTranspose3d)]
+    assert [(m.kernel_size, m.stride, m.out_channels) for m in up] == [
+        ((1, 2, 2),) * 2 + (4,),
+        (s2, s2, 6),
+        (s2, s2, 8),
+    ]
+    assert convolutions(network.model.decoder) == [(k1, s1, 4)] * 2 + [(k3, s1, 6)] * 2 + [(k3, s1, 8)] * 2
+
+
+def test_nnunet_own_network_answers_on_the_same_grids(network):
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+    kinds = ["conv_op", "norm_op", "dropout_op", "nonlin"]
+    theirs = get_network_from_plans(PLAIN, architecture(), kinds, len(MODALITIES), 3, deep_supervision=True)
+    image = torch.randn(1, 2, *PATCH)
+    expected = [x.shape for x in theirs(image)]
+    # nnU-Net computes a last output as well, and gives it no weight.
+    assert [x.shape for x in network(image)] == expected[:-1]
+    with torch.no_grad():
+        for mine, encoder in zip(network.model.encoders["T1"](image[:, 1:]), theirs.encoder(image), strict=True):
+            assert mine.shape == encoder.shape
+
+
+def test_initial_weights_are_drawn_as_nnunet_draws_them(network):
+    from dynamic_network_architectures.initialization.weight_init import InitWeights_He
+
+    for module in network.modules():
+        if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
+            torch.manual_seed(1)
+            initialise(module)
+            ours = copy.deepcopy(module.state_dict())
+            torch.manual_seed(1)
+            InitWeights_He(1e-2)(module)
+            torch.testing.assert_close(dict(module.state_dict()), dict(ours), rtol=0, atol=0)
+
+
+def test_the_network_of_a_plan_has_such_weights(network):
+    weight = network.model.encoders["T1"].scales[3].conv2.conv.weight  # 8 channels of 27 voxels: sd sqrt(2 / 216)
+    assert weight.std().item() == pytest.approx(0.0962, rel=0.1)
+
+
+def test_modalities_are_the_channels_in_their_order(network):
+    network.eval()
+    network.deep_supervision = False
+    image = torch.randn(1, 2, *PATCH)
+    expected = network.model({"T1": image[:, 1:], "FLAIR": image[:, :1]})
+    torch.testing.assert_close(network(image), expected, rtol=0, atol=0)
+
+
+def test_without_deep_supervision_the_weights_have_the_same_names(network):
+    image = torch.randn(1, 2, *PATCH)
+    first, *_ = network(image)
+    other = network_from_plan(PLAIN, architecture(), MODALITIES, 3)
+    other.deep_supervision = False
+    other.load_state_dict(network.state_dict())
+    torch.testing.assert_close(other(image), first, rtol=0, atol=0)
+
+
+def test_the_defaults_are_the_isotropic_network_bit_for_bit():
+    image = {"a": torch.randn(1, 1, 16, 16, 16)}
+    steps = {"kernels": [[3, 3, 3]] * 3, "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]], "deep_scales": 1}
+    found = []
+    for settings in ({}, steps):
+        torch.manual_seed(1)
+        model = SegmentationModel(["a"], 2, (4, 6, 8), True, **settings)
+        found.append((list(model.state_dict()), model(image)))
+    assert found[0][0] == found[1][0]
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=0, atol=0)
+
+
+def test_heads_follow_an_anisotropic_pyramid(network):
+    maps = network.model.encoders["T1"](torch.randn(1, 1, *PATCH))
+    assert VoxelwiseHead(network.model.channels, 3)(Features(maps)).logits.shape == (1, 3, 8, 16, 8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("x.ResidualEncoderUNet", {"n_blocks_per_stage": [1, 3, 4, 6]}),
+        (PLAIN, {"conv_op": "torch.nn.modules.conv.Conv2d"}),
+        (PLAIN, {"n_conv_per_stage": [1, 2, 2, 2]}),
+    ],
+)
+def test_another_network_is_refused_in_one_line(kind, changes):
+    with pytest.raises(ConfigError, match="choose configuration 3d_fullres") as error:
+        network_from_plan(kind, architecture(**changes), MODALITIES, 3)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("names", [{"0": "CT", "1": "CT"}, {"0": "T1.ce"}, {"0": "values"}, {}])
+def test_names_that_cannot_be_modalities_are_refused(names):
+    with pytest.raises(DataError, match="channel_names of dataset.json are"):
+        channel_modalities({"channel_names": names})
+
+
+def test_channels_count_as_numbers():
+    names = {str(i): f"m{i}" for i in reversed(range(11))}
+    assert channel_modalities({"modality": names}) == tuple(f"m{i}" for i in range(11))
