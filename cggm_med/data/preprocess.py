@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, CropForegroundd, NormalizeIntensityd, Orientationd, Spacingd
+from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -30,6 +31,9 @@ from cggm_med.files import atomic_folder
 VERSION = 1  # part of every cache key: raise it whenever the same files would give other numbers
 CANDIDATES = 5000  # voxels kept a region as possible patch centres
 RAS = (("L", "R"), ("P", "A"), ("I", "S"))
+
+# Makes another volume ``(x, y, z)`` of one modality's, given the modality, the volume and its spacing in mm.
+Change = Callable[[str, NDArray[np.float32], Sequence[float]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -171,9 +175,17 @@ def _foreground(image: Tensor) -> Tensor:
     return image != 0
 
 
-def preprocess_images(case: Case, preprocessing: Preprocessing) -> tuple[NDArray[np.float32], NativeGrid]:
-    """The images of a checked case as the network sees them, ``(modality, x, y, z)``, and the way back."""
-    sample, facts = _transformed(case, preprocessing, None)
+def preprocess_images(
+    case: Case, preprocessing: Preprocessing, change: Change | None = None
+) -> tuple[NDArray[np.float32], NativeGrid]:
+    """The images of a checked case as the network sees them, ``(modality, x, y, z)``, and the way back.
+
+    Args:
+        case: the case.
+        preprocessing: what to do; its modalities alone are read.
+        change: applied to each volume as it is in the file, before anything else.
+    """
+    sample, facts = _transformed(case, preprocessing, None, change)
     grid = NativeGrid(**{field.name: facts[field.name] for field in fields(NativeGrid)})
     return sample["image"].astype(np.float32, copy=False), grid
 
@@ -190,21 +202,23 @@ def _preprocess(case: Case, preprocessing: Preprocessing, files: Mapping[str, st
 
 
 def _transformed(
-    case: Case, preprocessing: Preprocessing, regions: NDArray[np.bool_] | None
+    case: Case, preprocessing: Preprocessing, regions: NDArray[np.bool_] | None, change: Change | None = None
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """The images, and the regions if there are any, after all transforms; and what is needed for the way back."""
     read: dict[Path, NDArray[Any]] = {}
     channels, backgrounds = [], {}
+    own = _affine_of(case)
     for modality in preprocessing.modalities:
         file = case.images[modality]
         if file.path not in read:
             read[file.path] = np.asanyarray(nib.load(file.path).dataobj)
         data = read[file.path] if file.channel is None else read[file.path][..., file.channel]
         data = np.asarray(data, dtype=np.float32)
+        if change is not None:
+            data = change(modality, data, voxel_sizes(own).tolist())
         background = background_value(data)
         backgrounds[modality] = background
         channels.append(data if background is None else data - np.float32(background))
-    own = _affine_of(case)
     affine = torch.tensor(own, dtype=torch.float64)
     sample = {"image": MetaTensor(torch.from_numpy(np.stack(channels)), affine=affine)}
     if regions is not None:
