@@ -209,8 +209,9 @@ ARTEFACTS: Mapping[str, Artefact] = {
         _motion,
     ),
     "ghosting": Artefact(
-        f"TorchIO Ghosting: {GHOSTS} ghosts along an axis that is drawn; the central plane of k-space is kept",
-        f"share by which every {GHOSTS}th plane of k-space is weakened; each ghost has a quarter of it",
+        f"TorchIO Ghosting: every {GHOSTS}th plane of k-space but the central one is weakened along an axis that is "
+        f"drawn, which lays {GHOSTS - 1} ghosts over the image",
+        "share by which these planes are weakened; each ghost has a quarter of it",
         (0.2, 0.4, 0.6, 0.8, 1.0),
         _ghosting,
     ),
