@@ -1,5 +1,8 @@
 """Artefacts: nothing at severity 0, more with every severity, never outside the brain, and as much as is said."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -192,3 +195,10 @@ def test_unknown_names():
         corrupt(volume, SPACING, "moton", 1, 0)
     with pytest.raises(UnknownName, match="no severity '6'. Known: 1, 2, 3, 4, 5"):
         corrupt(volume, SPACING, "motion", 6, 0)
+
+
+def test_the_page_has_every_amount():
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "robustness.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \|[^|]+\|(.+)\|$", page, re.M))
+    shown = {name: [float(cell) for cell in row.split("|")] for name, row in rows.items()}
+    assert shown == {name: list(artefact.amounts) for name, artefact in ARTEFACTS.items()}
