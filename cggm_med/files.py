@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -128,6 +129,18 @@ def writable_folder(path: Path) -> Path:
             return path
     except OSError as error:
         raise OutputError(f"cannot write to folder {path}: {error.strerror or error}; choose another folder") from error
+
+
+def unused(path: Path) -> Path:
+    """``path`` if nothing is there, else the first of ``path-2``, ``path-3`` and so on where nothing is.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> unused(folder).name == folder.name + "-2", unused(folder / "new").name
+        (True, 'new')
+    """
+    numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(candidate for candidate in itertools.chain([path], numbered) if not candidate.exists())
 
 
 def cache_folder(setting: str | None) -> Path:

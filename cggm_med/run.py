@@ -9,7 +9,7 @@ import importlib.metadata
 import json
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from cggm_med.data.splits import Splits, write_splits
 from cggm_med.diagnostics import coverage
 from cggm_med.errors import CheckpointError, DataError, OutputError, UnknownName
 from cggm_med.figures import learning_figure, modality_figure
-from cggm_med.files import append_text, results_folder, write_json, write_text
+from cggm_med.files import append_text, results_folder, unused, write_json, write_text
 from cggm_med.models.base import MultimodalModel
 from cggm_med.progress import RunProgress
 from cggm_med.report import Report, print_report
@@ -51,7 +51,7 @@ def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
         OutputError: if the folder holds files already or cannot be written.
     """
     task, strategy = _make(config)
-    say = _speaker(console)
+    say = speaker(console)
     run = RunFolder(folder)
     first = distributed.rank() == 0
     # The folder is tried before the data are read, which may take long.
@@ -92,7 +92,7 @@ def resume(folder: Path, overrides: Tree, console: Console) -> Report | None:
             "leave them as they were, or start a new run"
         )
     task, strategy = _make(config)
-    say = _speaker(console)
+    say = speaker(console)
     task.find(say)
     task.prepare(run.read_splits(), say)
     last = run.checkpoints / "last.pt"
@@ -116,9 +116,65 @@ def evaluate(folder: Path, overrides: Tree, console: Console, *, split: str | No
         folder: of the run.
         overrides: settings such as ``data.path`` and ``task.labels``.
         console: for the table.
+        split: see ``open_finished``.
+        out: folder for table and pictures; default: a new one inside the run folder.
+
+    Raises:
+        CheckpointError: if the folder is no run or its weights do not fit.
+        DataError: if a case was trained on and ``split`` was not given.
+    """
+    x = open_finished(folder, overrides, speaker(console), split=split)
+    target = out or new_folder(folder / "evaluations" / x.name, x.device)
+    return _score(
+        x.config, x.folder, x.task, x.model, x.strategy, x.cases, x.split, x.weights, x.device, target, console
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedRun:
+    """A finished run, ready to be scored.
+
+    Attributes:
+        folder: of the run.
+        config: its settings, with what is said now.
+        task: prepared.
+        model, strategy: with the run's weights.
+        cases: ids of what to score.
+        split: what they are called.
+        weights: the checkpoint.
+        device: where to compute.
+        name: of these cases, for a folder of results.
+    """
+
+    folder: RunFolder
+    config: RunConfig
+    task: Task
+    model: MultimodalModel
+    strategy: BalancingStrategy
+    cases: tuple[str, ...]
+    split: str
+    weights: checkpoints.Checkpoint
+    device: torch.device
+    name: str
+
+
+def open_finished(
+    folder: Path,
+    overrides: Tree,
+    say: Callable[[str], None],
+    *,
+    split: str | None,
+    check: Callable[[Task], object] = lambda task: None,
+) -> FinishedRun:
+    """Load a finished run and the cases that it is to be scored on.
+
+    Args:
+        folder: of the run.
+        overrides: settings such as ``data.path`` and ``task.labels``.
+        say: told what is done.
         split: ``train``, ``validation`` or ``test`` of the run, or ``all``; default: the run's held-out cases, or with
             other data all cases, provided that none was trained on.
-        out: folder for table and pictures; default: inside the run folder.
+        check: may refuse the task before its data are read, which may take long.
 
     Raises:
         CheckpointError: if the folder is no run or its weights do not fit.
@@ -129,7 +185,7 @@ def evaluate(folder: Path, overrides: Tree, console: Console, *, split: str | No
     config = make_config(str(stored["task"]["name"]), [stored, overrides])
     other_data = "path" in overrides.get("data", {})
     task, strategy = _make(config)
-    say = _speaker(console)
+    check(task)
     found = task.find(say)
     own = run.read_splits()
     known = {"all": found, **dict(own.items())}
@@ -153,11 +209,20 @@ def evaluate(folder: Path, overrides: Tree, console: Console, *, split: str | No
             )
     device = engine.select_device(config.train.device)
     model = engine.build(task, strategy, config, device)
-    checkpoint = checkpoints.load(run.weights, device)
-    checkpoints.restore(checkpoint, model, strategy, run.weights)
+    weights = checkpoints.load(run.weights, device)
+    checkpoints.restore(weights, model, strategy, run.weights)
     name = Path(config.data.path).stem if other_data else chosen
-    target = out or folder / "evaluations" / name
-    return _score(config, run, task, model, strategy, cases, chosen, checkpoint, device, target, console)
+    return FinishedRun(run, config, task, model, strategy, cases, chosen, weights, device, name)
+
+
+def new_folder(path: Path, device: torch.device) -> Path:
+    """A folder that holds no results yet, the same for all processes: ``path``, or ``path-2`` and so on.
+
+    Args:
+        path: what to call it if that name is free.
+        device: where this process computes.
+    """
+    return Path(distributed.gather_json(str(unused(path)), device)[0])
 
 
 def held_out(splits: Splits) -> str | None:
@@ -186,7 +251,8 @@ def _first_of(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
-def _speaker(console: Console) -> Any:
+def speaker(console: Console) -> Callable[[str], Any]:
+    """Prints lines in the first process and nothing in the others."""
     return console.print if distributed.rank() == 0 else lambda text: None
 
 
@@ -200,7 +266,7 @@ def _train(
 ) -> Report | None:
     device = engine.select_device(config.train.device)
     model = engine.build(task, strategy, config, device)
-    say = _speaker(console)
+    say = speaker(console)
     if distributed.rank() == 0:
         write_json(run.coverage, coverage(model, strategy))
     say(
@@ -249,23 +315,16 @@ def _score(
     console: Console,
 ) -> Report:
     """Evaluate, write ``results.json``, ``results.md`` and pictures to ``folder``, and print the table."""
-    _speaker(console)(f"scoring {len(cases)} cases ({split})")
+    speaker(console)(f"scoring {len(cases)} cases ({split})")
     pictures = {case: folder / "figures" / f"{case}.png" for case in cases[:DRAWN_CASES]}
     results = engine.evaluate(task, model, strategy, cases, config, device=device, full=True, draw=pictures)
-    chosen = "last step"
-    if weights.best is not None and run.weights.name == "best.pt":
-        extreme = "lowest" if task.lower_is_better else "highest"
-        score, step = weights.best["score"], weights.best["step"]
-        chosen = f"{extreme} validation {task.chosen_by}, {score:.3f} at step {step:.0f}"
-        if split == "validation":
-            chosen += "; these scores are of the cases that it was chosen by, so they are optimistic"
     report = Report(
         task=config.task.name,
         strategy=config.strategy.name,
         split=split,
         scores=task.summarise(results),
-        rules={**task.rules(), "checkpoint": chosen},
-        provenance=_provenance(config, device),
+        rules={**task.rules(), "checkpoint": checkpoint_rule(run, task, weights, split)},
+        provenance=provenance(config, device),
     )
     if distributed.rank() == 0:
         write_json(folder / "results.json", report.to_json())
@@ -276,7 +335,20 @@ def _score(
     return report
 
 
-def _provenance(config: RunConfig, device: torch.device) -> Mapping[str, str]:
+def checkpoint_rule(run: RunFolder, task: Task, weights: checkpoints.Checkpoint, split: str) -> str:
+    """How the weights were chosen that a report speaks of."""
+    if weights.best is None or run.weights.name != "best.pt":
+        return "last step"
+    extreme = "lowest" if task.lower_is_better else "highest"
+    score, step = weights.best["score"], weights.best["step"]
+    chosen = f"{extreme} validation {task.chosen_by}, {score:.3f} at step {step:.0f}"
+    if split == "validation":
+        chosen += "; these scores are of the cases that it was chosen by, so they are optimistic"
+    return chosen
+
+
+def provenance(config: RunConfig, device: torch.device) -> Mapping[str, str]:
+    """Command, data, seed, versions and device, for a report."""
     packages = ("cggm-med", "torch", "monai", "torchio", "nibabel", "numpy")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
