@@ -204,21 +204,15 @@ class ToNativeGridd(MapTransform):
 
 
 class _ByConvention(MapTransform):
-    """Base of the two directions between labels and regions; takes a convention's parts as plain values."""
+    """Base of the two directions between labels and regions; takes a convention as the plain values of its parts."""
 
-    def __init__(
-        self,
-        keys: Hashable | Sequence[Hashable],
-        meanings: Mapping[str, str],
-        regions: Mapping[str, Sequence[int]],
-        paint: Mapping[str, int],
-    ) -> None:
+    def __init__(self, keys: Hashable | Sequence[Hashable], convention: Mapping[str, Any]) -> None:
         super().__init__(keys)
         self.convention = LabelConvention(
-            name="of this model",
-            meanings={int(label): meaning for label, meaning in meanings.items()},
-            regions={region: tuple(labels) for region, labels in regions.items()},
-            paint=dict(paint),
+            name=convention["name"],
+            meanings={int(label): meaning for label, meaning in convention["meanings"].items()},
+            regions={region: tuple(labels) for region, labels in convention["regions"].items()},
+            paint=dict(convention["paint"]),
         )
 
 
@@ -227,7 +221,7 @@ class RegionsToLabelsd(_ByConvention):
 
     Args:
         keys: of probabilities.
-        meanings, regions, paint: of the ``LabelConvention``; label numbers as text, which JSON asks for.
+        convention: the parts of a ``LabelConvention``, where the keys of ``meanings`` may be text, as JSON has it.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -245,7 +239,7 @@ class LabelsToRegionsd(_ByConvention):
 
     Args:
         keys: of labels.
-        meanings, regions, paint: see ``RegionsToLabelsd``.
+        convention: see ``RegionsToLabelsd``.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
