@@ -7,7 +7,7 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cggm_med.config import Tree
+from cggm_med.config import RunConfig, Tree
 from cggm_med.data.labels import LabelConvention
 from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.segmentation import SegmentationTask
@@ -79,7 +79,7 @@ def inference_config(task: SegmentationTask, network: Tree, package: str, values
                 "decathlon_modalities": dict(task.decathlon_modalities),
                 "decathlon_convention": task.decathlon_convention,
                 "known_modalities": list(task.known_modalities),
-                "need_labels": False,
+                "labels": None,
             },
             "transform": "@preprocessing",
         },
@@ -124,13 +124,12 @@ def inference_config(task: SegmentationTask, network: Tree, package: str, values
     }
 
 
-def evaluate_config(inference: Tree, package: str, regions: Sequence[str]) -> Tree:
+def evaluate_config(inference: Tree, package: str) -> Tree:
     """What changes in an inference configuration to score against labels instead: Dice of each region.
 
     Args:
         inference: of ``inference_config``.
         package: see there.
-        regions: names.
     """
     load, prepare = inference["preprocessing"]["transforms"]
     to_native, *_ = inference["postprocessing"]["transforms"]
@@ -141,7 +140,7 @@ def evaluate_config(inference: Tree, package: str, regions: Sequence[str]) -> Tr
     }
     both = "$monai.handlers.from_engine(['pred', 'label'])"
     return {
-        "dataset#data#need_labels": True,
+        "dataset#data#labels": "$@convention['name']",
         "preprocessing#transforms": [load, {**load, "keys": "label"}, prepare, to_regions],
         "postprocessing#transforms": [to_native, {"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.5}],
         # Nothing there and nothing predicted counts as 1, something missed or made up as 0.
@@ -162,7 +161,6 @@ def evaluate_config(inference: Tree, package: str, regions: Sequence[str]) -> Tr
                 "summary_ops": "*",
             },
         ],
-        "regions": list(regions),
     }
 
 
@@ -257,4 +255,70 @@ def metadata(
             },
         },
         **facts,
+    }
+
+
+def pipeline_inference_config(task: SegmentationTask, model: SegmentationModel) -> Tree:
+    """``inference_config`` of a bundle without weights: these, and what the data decided, come from its run."""
+    values: Tree = {
+        "run_dir": "$@bundle_root + '/run'",
+        "trained": {"_target_": "cggm_med.bundle.training.TrainedRun", "folder": "@run_dir"},
+        **{name: f"$@trained.{name}" for name in ("spacing", "convention", "roi_size", "overlap", "precision")},
+        "network": "$@trained.load(@network_def).to(@device)",
+        "handlers": [],
+    }
+    return inference_config(task, network_config(model, "cggm_med"), "cggm_med", values)
+
+
+def train_config(model: SegmentationModel, config: RunConfig) -> Tree:
+    """Training through the project's engine.
+
+    Args:
+        model: the network.
+        config: settings, whose values are the defaults.
+    """
+    return {
+        "bundle_root": ".",
+        "dataset_dir": "$@bundle_root + '/data'",
+        "output_dir": "$@bundle_root + '/run'",
+        "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
+        "max_epochs": config.train.epochs,
+        "val_interval": config.train.validate_every,
+        "overrides": [],
+        "network_def": network_config(model, "cggm_med"),
+        "train": {
+            "dataset": {"_target_": "cggm_med.bundle.training.Scans", "data": "@dataset_dir"},
+            "inferer": {
+                "_target_": "cggm_med.data.windows.ProbabilityInferer",
+                "roi_size": list(config.data.patch_size),
+                "overlap": config.data.overlap,
+                "precision": config.train.precision,
+            },
+            "handlers": [],
+            "trainer": {
+                "_target_": "cggm_med.bundle.training.EngineTrainer",
+                "settings": "$@bundle_root + '/configs/settings.yaml'",
+                "network": "@network_def",
+                "dataset": "@train#dataset",
+                "inferer": "@train#inferer",
+                "output_dir": "@output_dir",
+                "max_epochs": "@max_epochs",
+                "val_interval": "@val_interval",
+                "device": "@device",
+                "overrides": "@overrides",
+                "train_handlers": "@train#handlers",
+            },
+        },
+        "validate": {
+            "dataset": {"_target_": "cggm_med.bundle.training.Scans", "data": "@dataset_dir"},
+            "handlers": [],
+            "evaluator": {
+                "_target_": "cggm_med.bundle.training.EngineEvaluator",
+                "run_dir": "@output_dir",
+                "dataset": "@validate#dataset",
+                "device": "@device",
+                "val_handlers": "@validate#handlers",
+            },
+        },
+        "run": ["$@train#trainer.run()"],
     }

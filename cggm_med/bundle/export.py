@@ -104,7 +104,7 @@ def export(run: Path, folder: Path, modalities: Sequence[str] | None = None) -> 
     with atomic_folder(folder) as temporary:
         write_json(temporary / "configs" / "metadata.json", meta)
         write_json(temporary / "configs" / "inference.json", inference)
-        write_json(temporary / "configs" / "evaluate.json", evaluate_config(inference, PACKAGE, task.targets))
+        write_json(temporary / "configs" / "evaluate.json", evaluate_config(inference, PACKAGE))
         _write_models(temporary / "models", network, shape, meta, inference)
         _write_source(temporary / PACKAGE)
         _write_texts(temporary, meta, predictor)
@@ -157,7 +157,7 @@ def _scores(results: Tree | None, whole: bool) -> Tree:
         "evaluation": {
             "split": results["split"],
             "cases": len(cases),
-            "data": "generated, not of patients" if generated else "scans named by --data",
+            "data": "generated, not of patients" if generated else "the scans that the run was given",
             **results["rules"],
         },
     }
@@ -198,7 +198,7 @@ def _write_texts(folder: Path, meta: Tree, predictor: Predictor) -> None:
         "channels": "\n".join(f"| {i} | {modality} |" for i, modality in channels.items()),
         "order": ", ".join(channels.values()),
         "labels": "\n".join(f"| {n} | {meaning} |" for n, meaning in data["outputs"]["pred"]["channel_def"].items()),
-        "regions": meta["pred_classes"],
+        "regions": "; ".join(f"{region} = {list(of)}" for region, of in predictor.convention.regions.items()),
         "spacing": " x ".join(f"{size:g}" for size in meta["spacing_mm"]),
         "scores": "\n".join(f"| {name} | {value:.3f} |" for name, value in meta["eval_metrics"].items())
         or "| none | |",

@@ -19,7 +19,7 @@ def case_items(
     decathlon_modalities: Mapping[str, str],
     decathlon_convention: str,
     known_modalities: Sequence[str],
-    need_labels: bool = False,
+    labels: str | None = None,
 ) -> list[dict[str, Any]]:
     """``image``, ``case`` and perhaps ``label`` of each case that ``find_cases`` finds.
 
@@ -32,10 +32,11 @@ def case_items(
         decathlon_modalities: see there.
         decathlon_convention: see there.
         known_modalities: see there.
-        need_labels: see there.
+        labels: name of the convention in which labels are needed; None: labels are left out.
 
     Raises:
-        DataError: if nothing is found, or a file holds the modalities in another order.
+        DataError: if nothing is found, a file holds the modalities in another order, or the layout on disk implies
+            another label convention.
     """
     found = find_cases(
         Path(path),
@@ -44,12 +45,14 @@ def case_items(
         decathlon_modalities=decathlon_modalities,
         decathlon_convention=decathlon_convention,
         known_modalities=known_modalities,
-        need_labels=need_labels,
+        need_labels=labels is not None,
     )
+    if labels is not None and found.label_convention not in (None, labels):
+        raise DataError(f"{path} has labels as in {found.label_convention}; expected {labels}: translate them first")
     items = []
     for case in found.cases:
         item: dict[str, Any] = {"image": _image(case), "case": case.id}
-        if need_labels:
+        if labels is not None:
             item[LABEL] = str(case.label)
         items.append(item)
     return items
