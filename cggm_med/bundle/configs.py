@@ -17,11 +17,12 @@ VERSION = "0.1.0"  # of a new bundle
 PACKAGES = ("nibabel", "pytorch-ignite", "fire", "pyyaml")  # that a bundle needs besides MONAI, torch and NumPy
 
 
-def network_config(model: SegmentationModel, package: str) -> Tree:
+def network_config(model: SegmentationModel, modalities: Sequence[str], package: str) -> Tree:
     """How to build the network, one image channel a modality.
 
     Args:
         model: the like of which is to be built.
+        modalities: what the channels show, in order.
         package: where its source is: ``cggm_med``, or ``scripts`` inside a bundle.
     """
     return {
@@ -33,6 +34,7 @@ def network_config(model: SegmentationModel, package: str) -> Tree:
             "channels": list(model.channels),
             "deep_supervision": len(model.deep_heads) > 0,
         },
+        "modalities": list(modalities),
     }
 
 
@@ -51,7 +53,7 @@ def inference_config(task: SegmentationTask, network: Tree, package: str, values
         "dataset_dir": "$@bundle_root + '/data'",
         "output_dir": "$@bundle_root + '/eval'",
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
-        "modalities": network["model"]["modalities"],
+        "modalities": network["modalities"],
         **values,
         "network_def": network,
         "preprocessing": {
@@ -108,6 +110,7 @@ def inference_config(task: SegmentationTask, network: Tree, package: str, values
                     "output_dtype": "uint8",
                     "separate_folder": False,
                     "resample": False,
+                    "writer": f"{package}.data.transforms.SameGridWriter",
                 },
             ],
         },
@@ -177,6 +180,7 @@ def convention_tree(convention: LabelConvention) -> Tree:
 def metadata(
     task: SegmentationTask,
     model: SegmentationModel,
+    modalities: Sequence[str],
     convention: LabelConvention,
     *,
     name: str,
@@ -189,6 +193,7 @@ def metadata(
     Args:
         task: that the model was trained on.
         model: the network.
+        modalities: what the channels of its image show, in order.
         convention: of the masks.
         name: of the model.
         spacing: voxel size in mm that the network sees, along right, anterior and superior.
@@ -199,7 +204,7 @@ def metadata(
     size = [f"{2 * coarsest}*n"] * 3  # instance normalisation needs two voxels on the coarsest grid
     labels = {"0": "background", **{str(label): meaning for label, meaning in convention.meanings.items()}}
     regions = "; ".join(f"{region} = labels {list(of)}" for region, of in convention.regions.items())
-    each = ", ".join(model.modalities)
+    each = ", ".join(modalities)
     versions = {package: importlib.metadata.version(package) for package in ("monai", "torch", "numpy", *PACKAGES)}
     return {
         "schema": SCHEMA,
@@ -218,7 +223,7 @@ def metadata(
         "copyright": "source: contributors of cggm-med, Apache-2.0; weights: whoever trained them",
         "data_source": task.url,
         "data_type": "nibabel",
-        "image_classes": f"{len(model.modalities)} channels: {each}; each z-scored inside the head, 0 outside",
+        "image_classes": f"{len(modalities)} channels: {each}; each z-scored inside the head, 0 outside",
         "label_classes": f"{convention.describe()} ({convention.name})",
         "pred_classes": f"of the network: one logit a region, {regions}; of the mask: {convention.describe()}",
         "eval_metrics": {},
@@ -231,12 +236,12 @@ def metadata(
                     "type": "image",
                     "format": "magnitude",
                     "modality": "MR",
-                    "num_channels": len(model.modalities),
+                    "num_channels": len(modalities),
                     "spatial_shape": size,
                     "dtype": "float32",
                     "value_range": [],
                     "is_patch_data": True,
-                    "channel_def": {str(i): modality for i, modality in enumerate(model.modalities)},
+                    "channel_def": {str(i): modality for i, modality in enumerate(modalities)},
                 }
             },
             "outputs": {
@@ -267,7 +272,7 @@ def pipeline_inference_config(task: SegmentationTask, model: SegmentationModel) 
         "network": "$@trained.load(@network_def).to(@device)",
         "handlers": [],
     }
-    return inference_config(task, network_config(model, "cggm_med"), "cggm_med", values)
+    return inference_config(task, network_config(model, model.modalities, "cggm_med"), "cggm_med", values)
 
 
 def train_config(model: SegmentationModel, config: RunConfig) -> Tree:
@@ -285,7 +290,7 @@ def train_config(model: SegmentationModel, config: RunConfig) -> Tree:
         "max_epochs": config.train.epochs,
         "val_interval": config.train.validate_every,
         "overrides": [],
-        "network_def": network_config(model, "cggm_med"),
+        "network_def": network_config(model, model.modalities, "cggm_med"),
         "train": {
             "dataset": {"_target_": "cggm_med.bundle.training.Scans", "data": "@dataset_dir"},
             "inferer": {

@@ -90,10 +90,11 @@ def export(run: Path, folder: Path, modalities: Sequence[str] | None = None) -> 
             }
         ],
     }
-    inference = inference_config(task, network_config(model, PACKAGE), PACKAGE, values)
+    inference = inference_config(task, network_config(model, chosen, PACKAGE), PACKAGE, values)
     meta = metadata(
         task,
         model,
+        chosen,
         predictor.convention,
         name=f"{settings.task.name} ({settings.strategy.name}): {', '.join(chosen)}",
         spacing=settings.data.spacing,

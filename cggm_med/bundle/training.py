@@ -78,7 +78,11 @@ class EngineTrainer:
         assert isinstance(model, SegmentationModel)  # noqa: S101 - the configuration names it
         said: Tree = {
             "task": {"modalities": list(network.modalities)},
-            "data": {"path": os.path.abspath(dataset.data), "patch_size": list(inferer.roi_size), "overlap": inferer.overlap},
+            "data": {
+                "path": os.path.abspath(dataset.data),
+                "patch_size": list(inferer.roi_size),
+                "overlap": inferer.overlap,
+            },
             "model": {"channels": list(model.channels), "deep_supervision": len(model.deep_heads) > 0},
             "train": {
                 "epochs": max_epochs,

@@ -9,7 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-from monai.data import MetaTensor
+from monai.data import MetaTensor, NibabelWriter
 from monai.transforms import (
     CropForegroundd,
     MapTransform,
@@ -257,6 +257,19 @@ class LabelsToRegionsd(_ByConvention):
             regions = torch.from_numpy(self.convention.to_regions(labels).astype(np.float32))
             changed[key] = MetaTensor(regions, meta=volume.meta)
         return changed
+
+
+class SameGridWriter(NibabelWriter):
+    """MONAI's writer of NIfTI files without its resampling, for volumes that lie on the grid of their file already.
+
+    On its way through the resampling, MONAI 1.6 takes a volume for a stack of slices, and fails for scans whose slices
+    are sagittal or coronal.
+    """
+
+    @classmethod
+    def resample_if_needed(cls, data_array: Any, affine: Any = None, **options: Any) -> tuple[Any, Any]:
+        """Both as they are."""
+        return data_array, affine
 
 
 def background_value(image: NDArray[Any]) -> float | None:
