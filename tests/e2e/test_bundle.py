@@ -4,6 +4,7 @@ import ast
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -36,7 +37,6 @@ def command(monkeypatch, *words, code=0):
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory):
-    """Two cases as they are, and two on other grids: other axes and another voxel size, a shifted background."""
     folder = tmp_path_factory.mktemp("scans") / "scans"
     write_phantom(folder, cases=6, seed=0, shape=(48, 48, 32), spacing_mm=5.0)
     return folder
@@ -281,8 +281,6 @@ def test_bad_requests(run, bundle, tmp_path, monkeypatch, capsys):
 
 
 def test_a_run_that_has_not_ended_is_refused(run, tmp_path):
-    import shutil
-
     copy = shutil.copytree(run, tmp_path / "run")
     (copy / "results.json").unlink()
     with pytest.raises(CheckpointError, match="has not ended; go on with: cggm-med train --resume"):
