@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -114,16 +114,26 @@ def predict(
     words: Annotated[
         list[str], typer.Argument(metavar="RUN [FOLDER] [--MODALITY FILE]...", help="A run, and a folder or files.")
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Mask (.nii.gz); a folder for a folder.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Mask (.nii.gz; .dcm of DICOM); a folder for a folder.")],
     modalities: Annotated[str | None, typer.Option(help="Of a folder, use these only, such as flair,t1ce.")] = None,
+    series: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of a DICOM folder: number, UID or part of the description of a modality's series, such as flair=5.",
+            metavar="MODALITY=SERIES",
+        ),
+    ] = None,
     skip_existing: Annotated[bool, typer.Option(help="Leave out cases whose mask is there.")] = False,
     flips: Annotated[bool, typer.Option(help="Average over mirrored scans; eight times slower.")] = False,
     trust_names: Annotated[bool, typer.Option(help="Do not refuse modalities that seem to be exchanged.")] = False,
+    resample_to: Annotated[
+        str | None, typer.Option(help="Bring images on other grids onto that of this one.", metavar="MODALITY")
+    ] = None,
     extra: Annotated[list[str] | None, typer.Option(help="Also write probabilities or uncertainty.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     debug: Debug = False,
 ) -> None:
-    """Segment scans with a finished run: a folder in any layout, or one case from a file for each modality.
+    """Segment scans with a finished run: a folder in any layout, a study in DICOM, or a file for each modality.
 
     Any of the run's modalities may be absent.
     """
@@ -131,19 +141,26 @@ def predict(
     images, folders = _files_by_modality(rest)
     if bool(images) == bool(folders) or len(folders) > 1:
         raise typer.BadParameter("give either one folder, or files such as --flair a.nii.gz --t1ce b.nii.gz")
+    chosen = _series_by_modality(series or [])
+    if chosen and images:
+        raise typer.BadParameter("--series chooses among the series of a DICOM folder; give one instead of files")
     from cggm_med import distributed, engine
-    from cggm_med.prediction import Predictor, find_images, predict_cases
+    from cggm_med.data.dicom import holds_dicom
+    from cggm_med.prediction import Predictor, case_of, find_images, predict_cases
+    from cggm_med.prediction_dicom import predict_study
 
     with distributed.processes(engine.select_device(device)):
-        predictor = Predictor(Path(run), device, flips=flips, trust_names=trust_names)
+        predictor = Predictor(Path(run), device, flips=flips, trust_names=trust_names, resample_to=resample_to)
+        wanted = modalities.split(",") if modalities else None
+        how: dict[str, Any] = {"skip_existing": skip_existing, "extras": extra or [], "say": typer.echo}
+        cases: Mapping[str, Any] = {case_of(out): images}
         if images:
-            case = out.name.removesuffix(".gz").removesuffix(".nii")
-            cases, files = {case: images}, {case: out}
+            failed = predict_cases(predictor, cases, {case_of(out): out}, **how)
+        elif chosen or holds_dicom(Path(folders[0])):
+            failed = predict_study(predictor, Path(folders[0]), out, chosen=chosen, modalities=wanted, **how)
         else:
-            wanted = modalities.split(",") if modalities else None
             cases = find_images(predictor, Path(folders[0]), wanted)
-            files = {case: out / f"{case}.nii.gz" for case in cases}
-        failed = predict_cases(predictor, cases, files, skip_existing=skip_existing, extras=extra or [], say=typer.echo)
+            failed = predict_cases(predictor, cases, {case: out / f"{case}.nii.gz" for case in cases}, **how)
     if failed:
         typer.echo(f"{len(failed)} of {len(cases)} cases failed: {', '.join(failed)}", err=True)
         raise typer.Exit(1)
@@ -265,6 +282,15 @@ def _files_by_modality(words: list[str]) -> tuple[dict[str, Path], list[str]]:
             raise typer.BadParameter(f"{word}: expected one file for each modality, such as --flair a.nii.gz")
         images[name] = Path(file)
     return images, others
+
+
+def _series_by_modality(words: list[str]) -> dict[str, str]:
+    """Choices that were given as ``MODALITY=SERIES``, without repeating them, since they may hold a patient's name."""
+    pairs = [word.partition("=") for word in words]
+    chosen = {name: which for name, _, which in pairs if name and which}
+    if len(chosen) < len(words):
+        raise typer.BadParameter("--series: expected MODALITY=SERIES, such as flair=5, for each modality once")
+    return chosen
 
 
 def _list(group: str, about: Callable[[Any], str]) -> None:

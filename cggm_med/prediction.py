@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import hashlib
 import importlib.metadata
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +27,16 @@ from cggm_med import checkpoint as checkpoints
 from cggm_med import distributed, engine, registry
 from cggm_med.config import parse_overrides
 from cggm_med.data.cases import Case, ImageFile
-from cggm_med.data.geometry import case_problems
+from cggm_med.data.geometry import TOLERANCE_VOXELS, Inspection, inspect, largest_displacement
 from cggm_med.data.labels import LabelConvention
 from cggm_med.data.layouts import find_cases
-from cggm_med.data.preprocess import Preprocessing, preprocess_images
+from cggm_med.data.resample import resample_onto
 from cggm_med.data.signatures import Signatures, check
+from cggm_med.data.transforms import NativeGrid, background_value, to_network
+from cggm_med.data.windows import window_count, windows_at_once
 from cggm_med.errors import CggmMedError, CheckpointError, ConfigError, DataError, UnknownName
 from cggm_med.files import atomic_file, write_json
+from cggm_med.models.memory import peak_bytes
 from cggm_med.precision import precision
 from cggm_med.run_folder import RunFolder
 from cggm_med.segmentation import SegmentationTask
@@ -36,6 +44,7 @@ from cggm_med.settings import make_config
 
 FLIPS = tuple(axes for n in range(4) for axes in itertools.combinations((1, 2, 3), n))  # of (channel, x, y, z)
 EXTRAS = ("probabilities", "uncertainty")
+LEAST_COVERED = 0.5  # of a grid that an image is resampled to; with less, something is wrong
 
 
 @dataclass(frozen=True)
@@ -47,23 +56,32 @@ class Prediction:
         modalities: that were given.
         absent: that the network knows and were not.
         regions: names.
-        probability: ``(region, x, y, z)`` in [0, 1].
+        cropped: probability of each region ``(region, x, y, z)`` in the part of the grid that was looked at.
+        grid: the case's own, which knows where that part lies.
         convention: which number stands for what in ``labels``.
-        reference: an image file of the case, whose header the mask gets.
+        reference: the image file of the case whose grid this is.
+        resampled: modalities that were brought onto this grid.
     """
 
     case: str
     modalities: tuple[str, ...]
     absent: tuple[str, ...]
     regions: tuple[str, ...]
-    probability: NDArray[np.float32]
+    cropped: NDArray[np.float32]
+    grid: NativeGrid
     convention: LabelConvention
     reference: Path
+    resampled: tuple[str, ...]
+
+    @property
+    def probability(self) -> NDArray[np.float32]:
+        """``(region, x, y, z)`` in [0, 1]."""
+        return np.stack([self.grid.uncropped(channel) for channel in self.cropped])
 
     @property
     def labels(self) -> NDArray[np.uint8]:
         """``(x, y, z)``: the number of the innermost region whose probability is at least 0.5."""
-        return self.convention.to_labels(self.probability >= 0.5)
+        return self.grid.uncropped(self.convention.to_labels(self.cropped >= 0.5))
 
     @property
     def uncertainty(self) -> NDArray[np.float32]:
@@ -71,6 +89,27 @@ class Prediction:
         p = self.probability.clip(1e-7, 1 - 1e-7)
         entropy: NDArray[np.float32] = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
         return entropy
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A case as the network sees it.
+
+    Attributes:
+        case: id.
+        modalities: names of the image's channels.
+        image: ``(modality, x, y, z)``, on the CPU.
+        grid: the case's own.
+        reference: the image file whose grid that is.
+        resampled: modalities that were brought onto it.
+    """
+
+    case: str
+    modalities: tuple[str, ...]
+    image: Tensor
+    grid: NativeGrid
+    reference: Path
+    resampled: tuple[str, ...]
 
 
 class Predictor:
@@ -81,6 +120,7 @@ class Predictor:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         flips: average over all mirrored versions of a scan, which takes eight times as long.
         trust_names: segment even if other names fit the images clearly better than those that they were given under.
+        resample_to: modality onto whose grid the others are brought where they lie on another.
 
     Attributes:
         digest: of the weights' file, by which a mask tells what made it.
@@ -88,16 +128,27 @@ class Predictor:
     Raises:
         CheckpointError: if the folder is no such run.
         ConfigError: if the run does not segment.
+        UnknownName: if the run was not trained on the modality ``resample_to``.
     """
 
-    def __init__(self, run: Path, device: str = "auto", *, flips: bool = False, trust_names: bool = False) -> None:
+    def __init__(
+        self,
+        run: Path,
+        device: str = "auto",
+        *,
+        flips: bool = False,
+        trust_names: bool = False,
+        resample_to: str | None = None,
+    ) -> None:
         folder = RunFolder(run)
         stored = folder.stored_settings()
         config = make_config(str(stored["task"]["name"]), [stored, parse_overrides([f"train.device={device}"])])
         task = registry.load(registry.TASKS, config.task.name)(config)
         if not isinstance(task, SegmentationTask):
             raise ConfigError(f"{run} is a run of task '{config.task.name}', which does not segment; name another run")
-        self.task, self.flips, self.trust_names = task, flips, trust_names
+        if resample_to is not None and resample_to not in task.modalities:
+            raise UnknownName("modality in this run", resample_to, task.modalities)
+        self.task, self.flips, self.trust_names, self.resample_to = task, flips, trust_names, resample_to
         self.device = engine.select_device(config.train.device)
         labels, self.signatures = _read_facts(folder)
         if labels not in task.conventions:
@@ -106,6 +157,7 @@ class Predictor:
         self.model = task.model().to(self.device).eval()
         checkpoints.restore(checkpoints.load(folder.weights, self.device), self.model, None, folder.weights)
         self.autocast = precision(config.train.precision, self.device)
+        self._peaks: dict[tuple[int, tuple[str, ...]], int] = {}  # bytes, by windows at once and modalities
         self.digest = hashlib.blake2b(folder.weights.read_bytes(), digest_size=12).hexdigest()
 
     def predict(self, case: str, images: Mapping[str, Path]) -> Prediction:
@@ -113,12 +165,17 @@ class Predictor:
 
         Args:
             case: id.
-            images: a NIfTI file for each of some of the run's modalities, all on one grid.
+            images: a NIfTI file for each of some of the run's modalities.
 
         Raises:
             UnknownName: for a modality that the run was not trained on.
-            DataError: if a file is missing or damaged, the grids differ, or modalities seem to be exchanged.
+            DataError: if a file is missing or damaged, the grids differ, modalities seem to be exchanged, or memory is
+                too short.
         """
+        return self.segment(self.read(case, images))
+
+    def read(self, case: str, images: Mapping[str, Path]) -> Scan:
+        """The first half of ``predict``: read, check and preprocess."""
         known = self.task.modalities
         for modality in images:
             if modality not in known:
@@ -127,25 +184,98 @@ class Predictor:
         if not given:
             raise DataError(f"{case}: no image; give at least one of {', '.join(known)}")
         source = Case(case, case, {m: ImageFile(Path(images[m])) for m in given}, None)
-        if problems := case_problems(source, None):
-            raise DataError(f"{case} cannot be segmented; expected finite voxels on one grid:", problems)
-        spacing = self.task.config.data.spacing
-        image, grid = preprocess_images(source, Preprocessing(given, None, spacing))
-        finding = check(self.signatures, image, given)
+        found = inspect(source, None)
+        volumes, affine, resampled = self._on_one_grid(case, found)
+        moved, grid, _ = to_network([volumes[m] for m in given], affine, self.task.config.data.spacing)
+        image = moved["image"].as_tensor()
+        finding = check(self.signatures, image.numpy(), given)
         if finding.verdict == "swapped" and not self.trust_names:
             raise DataError(
                 f"{case}: {finding.describe()}; exchange the files, or if the names are right say --trust-names"
             )
-        volume = self._probabilities(torch.from_numpy(image).to(self.device), given)
+        reference = Path(images[self.resample_to if resampled and self.resample_to else given[0]])
+        return Scan(case, given, image, grid, reference, resampled)
+
+    def segment(self, scan: Scan) -> Prediction:
+        """The second half of ``predict``: ask the network."""
+        volume = self._probabilities(scan.image.to(self.device), scan.modalities)
         return Prediction(
-            case=case,
-            modalities=given,
-            absent=tuple(m for m in known if m not in given),
+            case=scan.case,
+            modalities=scan.modalities,
+            absent=tuple(m for m in self.task.modalities if m not in scan.modalities),
             regions=self.task.targets,
-            probability=grid.to_native(volume),
+            cropped=scan.grid.resampled_back(volume),
+            grid=scan.grid,
             convention=self.convention,
-            reference=Path(images[given[0]]),
+            reference=scan.reference,
+            resampled=scan.resampled,
         )
+
+    def cost(self, scan: Scan) -> tuple[int, int]:
+        """How many windows ``segment`` will look at, and how many bytes it will about need on the device.
+
+        Counted are the weights, the image, the probabilities and what the network computes of the windows, in float32;
+        scratch memory of single operations comes on top.
+        """
+        data, shape = self.task.config.data, scan.image.shape[1:]
+        count = window_count(shape, data.patch_size, data.overlap)
+        windows = torch.zeros(min(count, windows_at_once(self.device)), 1, *data.patch_size, device="meta")
+        key = (len(windows), scan.modalities)
+        if key not in self._peaks:
+            network = copy.deepcopy(self.model).to("meta")
+            self._peaks[key] = peak_bytes(lambda: network(dict.fromkeys(scan.modalities, windows)))
+        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        # Besides the regions: the sum of the windows' weights; and with flips the sum of all that was predicted before.
+        volumes = len(scan.modalities) + (1 + self.flips) * len(self.task.targets) + 1
+        padded = math.prod(max(n, p) for n, p in zip(shape, data.patch_size, strict=True))
+        return count * (len(FLIPS) if self.flips else 1), weights + self._peaks[key] + 4 * volumes * padded
+
+    def _on_one_grid(
+        self, case: str, found: Inspection
+    ) -> tuple[Mapping[str, NDArray[np.float32]], NDArray[np.float64], tuple[str, ...]]:
+        """The volumes and their affine, and which modalities had to be resampled for that."""
+        onto = self.resample_to
+        if (
+            found.differing
+            and onto is not None
+            and onto not in found.volumes
+            and len(found.problems) == len(found.differing)
+        ):
+            raise DataError(f"{case}: files lie on different grids, and the case has no {onto} to resample them to")
+        if len(found.problems) > len(found.differing) or (found.differing and onto is None):
+            resample = ", or --resample-to MODALITY" if found.differing else ""
+            raise DataError(
+                f"{case} cannot be segmented; expected finite voxels on one grid{resample}:", found.problems
+            )
+        if not found.differing:
+            return found.volumes, next(iter(found.affines.values())), ()
+        assert onto is not None  # noqa: S101 - seen to above
+        shape, affine = found.volumes[onto].shape, found.affines[onto]
+        volumes, resampled = dict(found.volumes), []
+        for modality, volume in found.volumes.items():
+            same = volume.shape == shape
+            if same and largest_displacement(affine, found.affines[modality], shape) <= TOLERANCE_VOXELS:
+                continue
+            outside = background_value(volume)
+            volumes[modality], covered = resample_onto(
+                volume,
+                found.affines[modality],
+                shape,
+                affine,
+                outside=float(volume.min() if outside is None else outside),
+            )
+            resampled.append(modality)
+            if covered < LEAST_COVERED:
+                raise DataError(
+                    f"{case}: {modality} covers {covered:.0%} of the grid of {onto}, expected at least "
+                    f"{LEAST_COVERED:.0%}; do both show the same part of the same patient?"
+                )
+            if covered < 0.99:
+                warnings.warn(
+                    f"{case}: {modality} covers {covered:.0%} of the grid of {onto}; the rest counts as its background",
+                    stacklevel=2,
+                )
+        return volumes, affine, tuple(resampled)
 
     def _probabilities(self, image: Tensor, modalities: Sequence[str]) -> Tensor:
         """``(region, x, y, z)`` on the preprocessed grid."""
@@ -198,6 +328,21 @@ def write_mask(path: Path, volume: NDArray[Any], reference: Path) -> None:
             file.write(content)
 
 
+def write_labels(path: Path, prediction: Prediction) -> None:
+    """Write the labels of a prediction as `write_mask` does, on the grid of its reference."""
+    write_mask(path, prediction.labels, prediction.reference)
+
+
+def case_of(path: Path) -> str:
+    """What the case of an output file is called: the file's name without its ending.
+
+    Example:
+        >>> [case_of(Path(name)) for name in ("a.nii.gz", "b.v2.nii", "c.dcm")]
+        ['a', 'b.v2', 'c']
+    """
+    return path.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".dcm")
+
+
 def find_images(
     predictor: Predictor, path: Path, modalities: Sequence[str] | None = None
 ) -> dict[str, dict[str, Path]]:
@@ -234,11 +379,12 @@ def predict_cases(
     *,
     skip_existing: bool = False,
     extras: Sequence[str] = (),
+    write: Callable[[Path, Prediction], None] = write_labels,
     say: Callable[[str], None] = print,
 ) -> dict[str, str]:
     """Segment cases one after the other; one that fails leaves no file and stops no other.
 
-    Several processes (torchrun) share the cases.
+    While one is segmented, the next is read. Several processes (torchrun) share the cases.
 
     Args:
         predictor: the run.
@@ -246,6 +392,7 @@ def predict_cases(
         files: mask to write for each case.
         skip_existing: leave out cases whose mask is there.
         extras: what to write besides masks, of ``probabilities`` and ``uncertainty``.
+        write: writes a mask.
         say: told what is done, in one line a case.
 
     Returns:
@@ -259,26 +406,48 @@ def predict_cases(
             raise UnknownName("extra output", extra, EXTRAS)
     failed: dict[str, str] = {}
     mine = list(cases)[distributed.rank() :: distributed.world_size()]
-    for number, case in enumerate(mine, start=1):
-        target = files[case]
-        if skip_existing and target.exists():
-            say(f"{number} of {len(mine)}: {case} is there already")
-            continue
+    todo = [case for case in mine if not (skip_existing and files[case].exists())]
+    if len(todo) < len(mine):
+        say(f"{len(mine) - len(todo)} of {len(mine)} are there already")
+    window = " x ".join(map(str, predictor.task.config.data.patch_size))
+    for number, (case, reading) in enumerate(_read_ahead(predictor, {case: cases[case] for case in todo}), start=1):
         try:
-            prediction = predictor.predict(case, cases[case])
-            _write(target, prediction, predictor, extras)
+            scan = reading.result()
+            windows, memory = predictor.cost(scan)
+            say(
+                f"{number} of {len(todo)}: {case}, {windows} windows of {window} voxels, "
+                f"about {memory / 1e9:.1f} GB on {predictor.device}"
+            )
+            prediction = predictor.segment(scan)
+            _write(files[case], prediction, predictor, extras, write)
+            missing = f", without {', '.join(prediction.absent)}" if prediction.absent else ""
+            say(f"  written: {files[case]}{missing}")
         except CggmMedError as error:
             failed[case] = str(error)
-            say(f"{number} of {len(mine)}: {case} FAILED: {error}")
-            continue
-        missing = f" without {', '.join(prediction.absent)}" if prediction.absent else ""
-        say(f"{number} of {len(mine)}: {case}{missing} -> {target}")
+            say(f"{number} of {len(todo)}: {case} FAILED: {error}")
     return failed
 
 
-def _write(path: Path, prediction: Prediction, predictor: Predictor, extras: Sequence[str]) -> None:
+def _read_ahead(predictor: Predictor, cases: Mapping[str, Mapping[str, Path]]) -> Iterator[tuple[str, Future[Scan]]]:
+    """Each case and its scan to be; while the caller looks at one, the next is read, and no more than that."""
+    with ThreadPoolExecutor(1) as reader:
+        ahead: deque[tuple[str, Future[Scan]]] = deque()
+        for case, images in cases.items():
+            ahead.append((case, reader.submit(predictor.read, case, images)))
+            if len(ahead) > 1:
+                yield ahead.popleft()
+        yield from ahead
+
+
+def _write(
+    path: Path,
+    prediction: Prediction,
+    predictor: Predictor,
+    extras: Sequence[str],
+    write: Callable[[Path, Prediction], None],
+) -> None:
     """The mask last, so that whoever sees it finds all the rest."""
-    stem = path.name.removesuffix(".gz").removesuffix(".nii")
+    stem = case_of(path)
     write_json(
         path.with_name(f"{stem}.json"),
         {
@@ -293,9 +462,11 @@ def _write(path: Path, prediction: Prediction, predictor: Predictor, extras: Seq
             "threshold": 0.5,
             "flips": predictor.flips,
             "trust_names": predictor.trust_names,
+            "resampled": list(prediction.resampled),
+            "resampled_to": predictor.resample_to if prediction.resampled else None,
         },
     )
     for extra in extras:
         volume = prediction.probability if extra == "probabilities" else prediction.uncertainty
         write_mask(path.with_name(f"{stem}_{extra}.nii.gz"), np.moveaxis(volume, 0, -1), prediction.reference)
-    write_mask(path, prediction.labels, prediction.reference)
+    write(path, prediction)

@@ -297,10 +297,13 @@ class SegmentationTask(Task):
 
         def predict(patch: Tensor) -> Tensor:
             with autocast():
-                features = model.encode({m: patch[:, i : i + 1] for i, m in enumerate(modalities)})
-                logits = [model.head(model.fuse(features)[0])]
-                if heads is not None:
+                inputs = {m: patch[:, i : i + 1] for i, m in enumerate(modalities)}
+                if heads is None:
+                    logits = [model(inputs)]
+                else:
+                    features = model.encode(inputs)
                     size = patch.shape[2:]
+                    logits = [model.head(model.fuse(features)[0])]
                     logits += [F.interpolate(x.logits, size, mode="trilinear") for x in heads(features).values()]
             return torch.sigmoid(torch.cat(logits, dim=1).float())
 

@@ -22,32 +22,57 @@ from cggm_med.data.labels import LabelConvention
 
 # Scanners and tools write affines in single precision; a shift that matters to a voxel is hundreds of times larger.
 TOLERANCE_VOXELS = 0.05
+# Rounding of affines leaves less; with more, a voxel is no box and distances in mm along axes mean nothing.
+LARGEST_COSINE = 1e-3
 # No deflate stream can grow by more (https://zlib.net/zlib_tech.html).
 LARGEST_GZIP_RATIO = 1032
 # What nibabel, gzip and numpy raise for damaged files.
 UNREADABLE = (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError, OverflowError, MemoryError)
 
 
-def case_problems(case: Case, convention: LabelConvention | None) -> list[str]:
-    """Every problem of one case, one line each; empty if it can be used. Reads every file once.
+@dataclass(frozen=True)
+class Inspection:
+    """The content of a case's files, checked.
+
+    Attributes:
+        volumes: ``(x, y, z)`` by modality in float32, and the label as its file has it; of the files that can be used.
+        affines: of the same, voxels to mm in RAS+.
+        problems: everything that speaks against using the case, one line each.
+        differing: those of the problems that say that files lie on different grids.
+    """
+
+    volumes: Mapping[str, NDArray[Any]]
+    affines: Mapping[str, NDArray[np.float64]]
+    problems: tuple[str, ...]
+    differing: tuple[str, ...]
+
+
+def inspect(case: Case, convention: LabelConvention | None) -> Inspection:
+    """Read every file of a case once, and say what is wrong with them.
 
     Args:
         case: its files.
         convention: what label values may occur; None leaves label values unchecked.
     """
-    volumes: dict[Path, dict[str, int | None]] = {}
+    roles: dict[Path, dict[str, int | None]] = {}
     for modality, image in case.images.items():
-        volumes.setdefault(image.path, {})[modality] = image.channel
+        roles.setdefault(image.path, {})[modality] = image.channel
     if case.label is not None:
-        volumes.setdefault(case.label, {})[LABEL] = None
+        roles.setdefault(case.label, {})[LABEL] = None
     grids: list[_Grid] = []
+    volumes: dict[str, NDArray[Any]] = {}
+    affines: dict[str, NDArray[np.float64]] = {}
     problems: list[str] = []
-    for path, channels in volumes.items():
-        grid, found = _inspect_file(path, channels, convention)
-        grids += [grid] if grid is not None else []
-        problems += found
-    problems += [differs for other in grids[1:] if (differs := grids[0].differs(other))]
-    return [f"{case.id}: {problem}" for problem in problems]
+    for path, channels in roles.items():
+        grid, found, wrong = _inspect_file(path, channels, convention)
+        if grid is not None:
+            grids.append(grid)
+            affines |= dict.fromkeys(found, grid.affine)
+        volumes |= found
+        problems += wrong
+    differing = [differs for other in grids[1:] if (differs := grids[0].differs(other))]
+    named = [f"{case.id}: {problem}" for problem in (*problems, *differing)]
+    return Inspection(volumes, affines, tuple(named), tuple(named[len(problems) :]))
 
 
 def largest_displacement(reference: NDArray[np.float64], affine: NDArray[np.float64], shape: Sequence[int]) -> float:
@@ -90,8 +115,8 @@ class _Grid:
 
 def _inspect_file(
     path: Path, channels: Mapping[str, int | None], convention: LabelConvention | None
-) -> tuple[_Grid | None, list[str]]:
-    """Grid and problems of one file, which holds the volumes of ``channels``: a modality or the label by channel."""
+) -> tuple[_Grid | None, dict[str, NDArray[Any]], list[str]]:
+    """Grid, volumes and problems of one file, which holds those of ``channels``: a modality or the label by channel."""
     name = f"{', '.join(channels)} {path}"
     try:
         # Damaged numbers are reported below in words; numpy's warnings about them would come on top.
@@ -99,15 +124,17 @@ def _inspect_file(
             image = nib.load(path)
             problems = _header_problems(image, path, channels)
             if problems:
-                return None, [f"{name}: {problem}" for problem in problems]
+                return None, {}, [f"{name}: {problem}" for problem in problems]
             grid = _Grid(", ".join(channels), path, image.shape[:3], image.affine)
+            volumes = {}
             for role, volume in _volumes(image, path, channels):
-                found = _label_problems(volume, convention) if role == LABEL else _image_problems(volume)
+                volumes[role] = volume if role == LABEL else np.asarray(volume, dtype=np.float32)
+                found = _label_problems(volume, convention) if role == LABEL else _image_problems(volumes[role])
                 problems += [f"{role} {path}: {problem}" for problem in found]
-            return grid, problems
+            return grid, volumes, problems
     except UNREADABLE as error:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        return None, [f"{name} cannot be read: {reason}; it may be damaged or incomplete, copy it anew"]
+        return None, {}, [f"{name} cannot be read: {reason}; it may be damaged or incomplete, copy it anew"]
 
 
 def _header_problems(image: Any, path: Path, channels: Mapping[str, int | None]) -> list[str]:
@@ -143,6 +170,13 @@ def _header_problems(image: Any, path: Path, channels: Mapping[str, int | None])
     # The volume of a voxel relative to that of a box with the same edges.
     if not abs(np.linalg.det(axes)) > 1e-6 * np.prod(np.linalg.norm(axes, axis=0)):
         return [f"its affine is degenerate: {axes.tolist()} maps the volume to a plane or a point"]
+    directions = axes / np.linalg.norm(axes, axis=0)
+    cosine = float(np.abs(directions.T @ directions - np.eye(3)).max())
+    if cosine > LARGEST_COSINE:
+        return [
+            f"its axes are not at right angles: the cosine between two of {np.round(directions, 4).tolist()} is "
+            f"{cosine:.2g}, allowed is {LARGEST_COSINE:g}; resample it to a grid without shear"
+        ]
     return []
 
 

@@ -119,7 +119,7 @@ def read_json(path: Path) -> Any:
 
 
 def _read_named(folder: Path, modalities: Sequence[str], layouts: Sequence[NamedFiles], need_labels: bool) -> CaseList:
-    paths = _files_under(folder)
+    paths = files_under(folder)
     told = [(layout, [(file, *of) for file in paths if (of := layout.tell(file.name))]) for layout in layouts]
     held = [(layout, files) for layout, files in told if any(role != LABEL for _, _, role in files)]
     if not held:
@@ -282,15 +282,19 @@ def _finish(
     return CaseList(tuple(sorted(cases, key=lambda case: natural_key(case.id))), layout, convention, sections)
 
 
-def _files_under(folder: Path) -> list[Path]:
-    """All files that are not hidden, sorted by folder; links to folders are followed, each folder once."""
+def files_under(folder: Path, *, skip_unreadable: bool = False) -> list[Path]:
+    """All files that are not hidden, sorted by folder; links to folders are followed, each folder once.
+
+    Raises:
+        DataError: if a folder cannot be read, unless such are to be skipped.
+    """
 
     def refuse(error: OSError) -> None:
         raise DataError(f"cannot read folder {error.filename}: {error.strerror}; allow it or give another") from error
 
     files: list[Path] = []
     seen: set[str] = set()
-    for root, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+    for root, folders, names in os.walk(folder, onerror=None if skip_unreadable else refuse, followlinks=True):
         new = (real := os.path.realpath(root)) not in seen
         seen.add(real)
         folders[:] = sorted(name for name in folders if new and not name.startswith("."))

@@ -13,16 +13,14 @@ from typing import Any
 import monai
 import nibabel as nib
 import numpy as np
-import torch
-from monai.data import MetaTensor
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from cggm_med.data.cases import LABEL, Case
-from cggm_med.data.geometry import UNREADABLE, case_problems
+from cggm_med.data.geometry import UNREADABLE, Inspection, inspect
 from cggm_med.data.labels import LabelConvention
 from cggm_med.data.prepared import PreparedCase
-from cggm_med.data.transforms import NativeGrid, resampling, to_network
+from cggm_med.data.transforms import resampling, to_network
 from cggm_med.errors import DataError, OutputError
 from cggm_med.files import atomic_folder
 
@@ -36,12 +34,12 @@ class Preprocessing:
 
     Attributes:
         modalities: channels of the image, in order.
-        convention: meaning of the label values; None where there are no labels.
+        convention: meaning of the label values.
         spacing: target voxel size in mm, or None to keep each case's own.
     """
 
     modalities: tuple[str, ...]
-    convention: LabelConvention | None
+    convention: LabelConvention
     spacing: tuple[float, float, float] | None = None
 
     def resampling(self, case: Case) -> tuple[float, float, float] | None:
@@ -55,7 +53,6 @@ class Preprocessing:
             case: the case.
             files: what ``digests`` said of it.
         """
-        assert self.convention is not None  # noqa: S101 - only cases with labels are kept
         settings = {
             "version": VERSION,
             "monai": monai.__version__,
@@ -102,7 +99,6 @@ def prepare(
         if progress is not None:
             progress(done, len(cases))
     if problems:
-        assert preprocessing.convention is not None  # noqa: S101 - cases have labels
         names = sorted(preprocessing.convention.meanings)
         raise DataError(
             f"{len(problems)} problem{'s' * (len(problems) > 1)} in {len(cases)} cases; expected are finite voxels, "
@@ -134,13 +130,13 @@ class _Prepare(Dataset[tuple[str, list[str], str]]):
             folder = self.cache / self.preprocessing.key(case, files)
             if (folder / "case.json").exists():
                 return str(folder), [], ""
-        problems = case_problems(case, self.preprocessing.convention)
-        if not problems:
+        found = inspect(case, self.preprocessing.convention)
+        if not found.problems:
             try:
-                _write(folder, _preprocess(case, self.preprocessing, files))
+                _write(folder, _preprocess(found, self.preprocessing, files))
             except OutputError as error:
                 return str(folder), [], str(error)
-        return str(folder), problems, ""
+        return str(folder), list(found.problems), ""
 
 
 def _unchanged(item: Any) -> Any:
@@ -148,42 +144,25 @@ def _unchanged(item: Any) -> Any:
     return item
 
 
-def preprocess_images(case: Case, preprocessing: Preprocessing) -> tuple[NDArray[np.float32], NativeGrid]:
-    """The images of a checked case as the network sees them, ``(modality, x, y, z)``, and the way back."""
-    sample, grid, _ = _transformed(case, preprocessing, None)
-    return sample["image"].astype(np.float32, copy=False), grid
-
-
-def _preprocess(case: Case, preprocessing: Preprocessing, files: Mapping[str, str]) -> dict[str, Any]:
-    """Arrays and facts of one checked case with a label."""
-    assert preprocessing.convention is not None and case.label is not None  # noqa: S101, PT018 - asked for labels
-    labels = np.asanyarray(nib.load(case.label).dataobj)
-    sample, grid, backgrounds = _transformed(case, preprocessing, preprocessing.convention.to_regions(labels))
-    target = sample["target"].astype(np.uint8)
-    facts = {**asdict(grid), "background": backgrounds, "files": {m: files[m] for m in preprocessing.modalities}}
-    image = sample["image"].astype(np.float32, copy=False)
-    return {"image": image, "target": target, "centres": _centres(target), "facts": facts}
-
-
-def _transformed(
-    case: Case, preprocessing: Preprocessing, regions: NDArray[np.bool_] | None
-) -> tuple[dict[str, NDArray[Any]], NativeGrid, dict[str, float | None]]:
-    """The images, and the regions if there are any, after all transforms; the way back; each modality's background."""
-    read: dict[Path, NDArray[Any]] = {}
-    channels = []
-    for modality in preprocessing.modalities:
-        file = case.images[modality]
-        if file.path not in read:
-            read[file.path] = np.asanyarray(nib.load(file.path).dataobj)
-        data = read[file.path] if file.channel is None else read[file.path][..., file.channel]
-        channels.append(np.asarray(data, dtype=np.float32))
-    affine = torch.tensor(_affine_of(case), dtype=torch.float64)
-    sample = {"image": MetaTensor(torch.from_numpy(np.stack(channels)), affine=affine)}
-    if regions is not None:
-        sample["target"] = MetaTensor(torch.from_numpy(regions.astype(np.uint8)), affine=affine)
-    moved, grid, backgrounds = to_network(sample, preprocessing.spacing)
-    arrays = {key: value.as_tensor().numpy() for key, value in moved.items()}
-    return arrays, grid, dict(zip(preprocessing.modalities, backgrounds, strict=True))
+def _preprocess(found: Inspection, preprocessing: Preprocessing, files: Mapping[str, str]) -> dict[str, Any]:
+    """Arrays and facts of one case with a label and without problems."""
+    channels = [found.volumes[m] for m in preprocessing.modalities]
+    regions = preprocessing.convention.to_regions(found.volumes[LABEL])
+    affine = found.affines[preprocessing.modalities[0]]
+    moved, grid, backgrounds = to_network(channels, affine, preprocessing.spacing, regions)
+    image, target = (moved[key].as_tensor().numpy() for key in ("image", "target"))
+    target = target.astype(np.uint8)
+    facts = {
+        **asdict(grid),
+        "background": dict(zip(preprocessing.modalities, backgrounds, strict=True)),
+        "files": {m: files[m] for m in preprocessing.modalities},
+    }
+    return {
+        "image": image.astype(np.float32, copy=False),
+        "target": target,
+        "centres": _centres(target),
+        "facts": facts,
+    }
 
 
 def _centres(target: NDArray[np.uint8]) -> NDArray[np.int32]:

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor, NibabelWriter
-from monai.transforms import (
-    CropForegroundd,
-    MapTransform,
-    NormalizeIntensityd,
-    Orientationd,
-    Spacingd,
-    SpatialResample,
-)
-from nibabel.affines import voxel_sizes
+from monai.transforms import MapTransform, NormalizeIntensityd, Spacingd, SpatialResample
+from nibabel.affines import from_matvec, voxel_sizes
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -27,8 +20,8 @@ from cggm_med.errors import DataError
 
 Affine = Sequence[Sequence[float]]
 Spacing = tuple[float, float, float]
-RAS = (("L", "R"), ("P", "A"), ("I", "S"))
 GRID = "native_grid"  # where a prepared image's metadata keep the way back
+_T = TypeVar("_T", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -61,21 +54,32 @@ class NativeGrid:
 
         Resampling is undone by linear interpolation; what was cropped away becomes 0; axes are turned back exactly.
         """
+        return np.stack([self.uncropped(channel) for channel in self.resampled_back(volume)])
+
+    def resampled_back(self, volume: Tensor) -> NDArray[np.float32]:
+        """The first half of the way: ``(channel, x, y, z)`` at the case's own voxel size, still cropped."""
         cropped = [stop - start for start, stop in zip(self.crop_start, self.crop_stop, strict=True)]
         if list(volume.shape[1:]) != cropped:
             resample = SpatialResample(mode="bilinear", padding_mode="border")
             image = MetaTensor(volume, affine=torch.tensor(self.prepared_affine, dtype=torch.float64))
             volume = resample(image, dst_affine=torch.tensor(self.cropped_affine), spatial_size=cropped).as_tensor()
-        oriented = np.zeros((volume.shape[0], *self.oriented_shape), dtype=np.float32)
-        window = tuple(slice(a, b) for a, b in zip(self.crop_start, self.crop_stop, strict=True))
-        oriented[(slice(None), *window)] = volume.cpu().numpy()
+        back: NDArray[np.float32] = volume.cpu().numpy()
+        return back
+
+    def uncropped(self, channel: NDArray[_T]) -> NDArray[_T]:
+        """The second half: ``(x, y, z)`` on the whole of the case's own grid, 0 where it was cropped away."""
+        oriented = np.zeros(self.oriented_shape, dtype=channel.dtype)
+        oriented[tuple(slice(a, b) for a, b in zip(self.crop_start, self.crop_stop, strict=True))] = channel
         native = nib.orientations.io_orientation(np.array(self.affine))
         back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), native)
-        return np.stack([nib.orientations.apply_orientation(channel, back) for channel in oriented])
+        return np.asarray(nib.orientations.apply_orientation(oriented, back))
 
 
 def to_network(
-    sample: Mapping[str, MetaTensor], spacing: Spacing | None
+    channels: Sequence[NDArray[np.float32]],
+    affine: NDArray[np.float64],
+    spacing: Spacing | None,
+    target: NDArray[np.bool_] | None = None,
 ) -> tuple[dict[str, MetaTensor], NativeGrid, list[float | None]]:
     """What a network sees of a case.
 
@@ -84,43 +88,46 @@ def to_network(
     given and the voxels do not have it.
 
     Args:
-        sample: ``image`` ``(modality, x, y, z)`` in float32 and perhaps ``target`` ``(region, x, y, z)``, on one grid.
+        channels: a volume ``(x, y, z)`` for each modality, on one grid.
+        affine: of the grid, voxels to mm in RAS+.
         spacing: voxel size in mm along right, anterior, superior; None to keep the scan's own.
+        target: ``(region, x, y, z)`` on the same grid, if there is one.
 
     Returns:
-        The same keys, transformed; the way back; and each modality's background, None where there is none.
+        ``image`` ``(modality, x, y, z)`` and perhaps ``target``; the way back; and each modality's background, None
+        where there is none.
     """
-    image = sample["image"]
-    values = image.as_tensor().numpy()
-    backgrounds = [background_value(channel) for channel in values]
-    shift = np.array([background or 0 for background in backgrounds], dtype=np.float32).reshape(-1, 1, 1, 1)
-    own = image.affine.numpy().astype(np.float64)
-    keys = tuple(sample)
-    modes = ["nearest" if key == "target" else "bilinear" for key in keys]
-    affine = torch.from_numpy(own)
-    moved: dict[str, MetaTensor] = {**sample, "image": MetaTensor(torch.from_numpy(values - shift), affine=affine)}
-    moved = Orientationd(keys, axcodes="RAS", labels=RAS)(moved)
-    oriented_shape = list(moved["image"].shape[1:])
-    start, stop = "crop_start", "crop_stop"
-    moved = CropForegroundd(
-        keys,
-        source_key="image",
-        select_fn=_foreground,
-        allow_smaller=True,
-        start_coord_key=start,
-        end_coord_key=stop,
-    )(moved)
-    window = [[int(i) for i in moved.pop(end)] for end in (start, stop)]
-    cropped_affine = moved["image"].affine.tolist()
+    backgrounds = [background_value(channel) for channel in channels]
+    shifts = [np.float32(background or 0) for background in backgrounds]
+    to_ras = nib.orientations.io_orientation(affine)
+    # Turned volumes are views of the given ones; what is copied is only what lies inside the crop.
+    turned = [nib.orientations.apply_orientation(channel, to_ras) for channel in channels]
+    shape = turned[0].shape
+    foreground = np.zeros(shape, dtype=bool)
+    for channel, shift in zip(turned, shifts, strict=True):
+        foreground |= channel != shift
+    start, stop = _bounding_box(foreground)
+    window = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+    image = np.empty((len(channels), *(b - a for a, b in zip(start, stop, strict=True))), dtype=np.float32)
+    for i, (channel, shift) in enumerate(zip(turned, shifts, strict=True)):
+        np.subtract(channel[window], shift, out=image[i])
+    oriented_affine = affine @ nib.orientations.inv_ornt_aff(to_ras, channels[0].shape)
+    cropped_affine = oriented_affine @ from_matvec(np.eye(3), start)
+    space = torch.from_numpy(cropped_affine)
+    moved = {"image": MetaTensor(torch.from_numpy(image), affine=space)}
+    if target is not None:
+        regions = [nib.orientations.apply_orientation(region, to_ras)[window] for region in target]
+        moved["target"] = MetaTensor(torch.from_numpy(np.stack(regions).astype(np.uint8)), affine=space)
     moved = NormalizeIntensityd("image", nonzero=True, channel_wise=True)(moved)
-    if (target := resampling(own, spacing)) is not None:
-        moved = Spacingd(keys, pixdim=target, mode=modes, padding_mode="border")(moved)
+    if (size := resampling(affine, spacing)) is not None:
+        modes = ["nearest" if key == "target" else "bilinear" for key in moved]
+        moved = Spacingd(tuple(moved), pixdim=size, mode=modes, padding_mode="border")(moved)
     grid = NativeGrid(
-        affine=own.tolist(),
-        oriented_shape=oriented_shape,
-        crop_start=window[0],
-        crop_stop=window[1],
-        cropped_affine=cropped_affine,
+        affine=affine.tolist(),
+        oriented_shape=list(shape),
+        crop_start=start,
+        crop_stop=stop,
+        cropped_affine=cropped_affine.tolist(),
         prepared_affine=moved["image"].affine.tolist(),
     )
     return moved, grid, backgrounds
@@ -163,7 +170,8 @@ class PrepareScand(MapTransform):
             if not torch.isfinite(image).all():
                 raise DataError(f"'{key}' has voxels that are not finite; mend or leave out {_name(image)}")
             spacing = None if self.spacing is None else (self.spacing[0], self.spacing[1], self.spacing[2])
-            moved, grid, _ = to_network({"image": image.float()}, spacing)
+            affine = image.affine.numpy().astype(np.float64)
+            moved, grid, _ = to_network(image.as_tensor().float().numpy(), affine, spacing)
             prepared = moved["image"]
             # Arrays, because these are what a data loader stacks and takes apart without changing them.
             way_back = {name: np.array(value) for name, value in asdict(grid).items()}
@@ -316,8 +324,14 @@ def spacing_along_axes(affine: NDArray[np.float64]) -> Spacing:
     return (x, y, z)
 
 
-def _foreground(image: Tensor) -> Tensor:
-    return image != 0
+def _bounding_box(mask: NDArray[np.bool_]) -> tuple[list[int], list[int]]:
+    """First voxel and the one after the last along each axis, of those that are True."""
+    start, stop = [], []
+    for axis in range(3):
+        found = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        start.append(int(found[0]))
+        stop.append(int(found[-1]) + 1)
+    return start, stop
 
 
 def _ends(axis: int) -> tuple[Any, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +12,7 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer, sliding_window_inference
 from torch import Tensor
 
+from cggm_med.errors import DataError
 from cggm_med.precision import precision
 
 
@@ -19,26 +22,83 @@ def predict_volume(
     patch_size: Sequence[int],
     *,
     overlap: float,
-    batch_size: int = 4,
+    batch_size: int | None = None,
 ) -> Tensor:
     """Predict a whole volume from overlapping patches, blended with Gaussian weights.
 
-    The inverse of cutting patches: with a ``predict`` that returns its input, the volume comes back.
+    The inverse of cutting patches: with a ``predict`` that copies its input, the volume comes back. Where memory is
+    short, fewer patches are predicted at once, and in the end the volume is put together in the computer's memory
+    instead of the GPU's; a warning says so, since sums in another order differ in their last bits.
 
     Args:
         predict: maps ``(patch, modality, x, y, z)`` to ``(patch, channel, x, y, z)``.
         image: ``(modality, x, y, z)``.
         patch_size: voxels along x, y, z.
         overlap: share of a patch that its neighbour covers too, in [0, 1).
-        batch_size: patches predicted at once.
+        batch_size: patches predicted at once; default: see ``windows_at_once``.
 
     Returns:
-        ``(channel, x, y, z)``.
+        ``(channel, x, y, z)``, on the CPU if memory was that short.
+
+    Raises:
+        DataError: if not even one patch at a time fits into memory.
     """
-    volume: Tensor = sliding_window_inference(
-        image[None], tuple(patch_size), batch_size, predict, overlap=overlap, mode="gaussian"
-    )
-    return volume[0]
+    ways = _ways(batch_size or windows_at_once(image.device), image.device)
+    for way, (size, device) in enumerate(ways):
+        try:
+            volume: Tensor = sliding_window_inference(
+                image[None],
+                tuple(patch_size),
+                size,
+                predict,
+                overlap=overlap,
+                mode="gaussian",
+                sw_device=image.device,
+                device=device,
+            )
+            return volume[0]
+        except torch.OutOfMemoryError:
+            pass  # what failed still holds memory in here, so the next way is tried outside
+        if image.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if way + 1 < len(ways):
+            size, device = ways[way + 1]
+            warnings.warn(f"memory is short: now {size} window(s) at once, put together on {device}", stacklevel=2)
+    window = " x ".join(map(str, patch_size))
+    raise DataError(f"one window of {window} voxels does not fit into the memory of {image.device}; try --device cpu")
+
+
+def windows_at_once(device: torch.device) -> int:
+    """How many windows to predict at once: a GPU is kept busy by several, a CPU by one, which takes least memory."""
+    return 1 if device.type == "cpu" else 4
+
+
+def window_count(shape: Sequence[int], patch_size: Sequence[int], overlap: float) -> int:
+    """How many windows ``predict_volume`` needs.
+
+    Args:
+        shape: voxels of the volume along x, y, z.
+        patch_size: of a window.
+        overlap: share of a window that its neighbour covers too.
+
+    Example:
+        >>> window_count((150, 190, 140), (96, 96, 96), 0.5)
+        18
+    """
+    count = 1
+    for n, patch in zip(shape, patch_size, strict=True):
+        step = max(1, int(patch * (1 - overlap)))
+        count *= 1 + math.ceil(max(0, n - patch) / step)
+    return count
+
+
+def _ways(batch_size: int, device: torch.device) -> list[tuple[int, torch.device]]:
+    """Windows at once and where to put them together, each taking less memory than the one before."""
+    sizes = [batch_size]
+    while sizes[-1] > 1:
+        sizes.append(sizes[-1] // 2)
+    ways = [(size, device) for size in sizes]
+    return ways if device.type == "cpu" else [*ways, (1, torch.device("cpu"))]
 
 
 class ProbabilityInferer(Inferer):

@@ -10,7 +10,7 @@ from monai.networks.blocks import UnetBasicBlock, UnetOutBlock, UnetUpBlock
 from torch import Tensor, nn
 
 from cggm_med.models.base import MultimodalModel
-from cggm_med.typing import Features
+from cggm_med.typing import Features, Padded
 
 NORM = ("INSTANCE", {"affine": True})  # batches of a few patches are too small for batch statistics
 
@@ -95,6 +95,14 @@ class MaskedFusion(nn.Module):
                 found.append(total / count)
         return [tuple(found) for found in fused]
 
+    def add(self, totals: Sequence[Tensor], modality: str, maps: Sequence[Tensor]) -> list[Tensor]:
+        """One modality's share added to the sums of those before it, in place; ``totals`` is empty for the first.
+
+        Together with a division by the number of modalities this is ``forward`` for samples that lack none of them.
+        """
+        parts = [self.projections[modality][scale](x) for scale, x in enumerate(maps)]  # type: ignore[index]
+        return [total.add_(part) for total, part in zip(totals, parts, strict=True)] if totals else parts
+
     @staticmethod
     def _count(view: Mapping[str, Features]) -> int | Tensor:
         """How many modalities are present, for each sample if samples differ."""
@@ -158,6 +166,21 @@ class SegmentationModel(MultimodalModel):
         # The coarsest scale sees too little to be worth a loss, as in nnU-Net.
         coarser = channels[1:-1] if deep_supervision else ()
         self.deep_heads = nn.ModuleList(UnetOutBlock(3, c, regions) for c in coarser)
+
+    def forward(self, inputs: Mapping[str, Tensor | Padded]) -> Tensor:
+        """Logits from any non-empty subset of the modalities.
+
+        The same numbers as encoding all and fusing them then. But here each modality's maps are let go as soon as they
+        are added to the others, so that one set of them is in memory and not one a modality.
+        """
+        totals: list[Tensor] = []
+        for modality in sorted(inputs, key=(*self.modalities, *inputs).index):
+            totals = self.fusion.add(totals, modality, self.encode({modality: inputs[modality]})[modality].maps)
+        if not totals:
+            raise ValueError("no modality to fuse: give at least one of " + ", ".join(self.modalities))
+        fused = tuple(total.div_(len(inputs)) for total in totals)
+        logits: Tensor = self.head(self.decoder(fused)[0])
+        return logits
 
     def fuse(self, features: Mapping[str, Features]) -> tuple[Tensor, ...]:
         """Decoded maps, finest first, ``(batch, channel, x, y, z)`` each."""

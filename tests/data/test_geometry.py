@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cggm_med.data.cases import Case, ImageFile
-from cggm_med.data.geometry import case_problems, largest_displacement
+from cggm_med.data.geometry import inspect, largest_displacement
 from cggm_med.data.labels import LabelConvention
 from cggm_med.data.layouts import find_cases
 
@@ -51,7 +51,7 @@ def make_case(*images: Path, label: Path | None = None) -> Case:
 
 
 def only_problem(*images: Path, label: Path | None = None, convention: LabelConvention | None = BRATS2021) -> str:
-    (problem,) = case_problems(make_case(*images, label=label), convention)
+    (problem,) = list(inspect(make_case(*images, label=label), convention).problems)
     return problem
 
 
@@ -64,7 +64,7 @@ def test_a_sound_case_has_no_problem(tmp_path: Path, extension: str) -> None:
         content = path.read_bytes()
         packed.write_bytes(gzip.compress(content) if extension.lower().endswith("gz") else content)
     case = make_case(*(path.with_suffix(extension) for path in images), label=label.with_suffix(extension))
-    assert case_problems(case, BRATS2021) == []
+    assert list(inspect(case, BRATS2021).problems) == []
 
 
 # Files that cannot be read
@@ -87,7 +87,7 @@ def test_a_flipped_bit_in_a_gzip_never_passes_with_other_voxels(tmp_path: Path, 
     content = bytearray(path.read_bytes())
     content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(content)
-    if not case_problems(make_case(path), None):
+    if not list(inspect(make_case(path), None).problems):
         np.testing.assert_array_equal(np.asanyarray(nib.load(path).dataobj), voxels)
 
 
@@ -101,7 +101,7 @@ def test_a_damaged_header_is_a_problem_or_harmless_but_never_a_crash(
         content[place] = value
     path = tmp_path / ("b.nii.gz" if packed else "b.nii")
     path.write_bytes(gzip.compress(content, 1) if packed else content)
-    assert all(problem.startswith("a: flair") for problem in case_problems(make_case(path), None))
+    assert all(problem.startswith("a: flair") for problem in list(inspect(make_case(path), None).problems))
 
 
 @pytest.mark.parametrize("extension", [".nii", ".nii.gz"])
@@ -176,16 +176,16 @@ def test_channels_of_a_4d_file(tmp_path: Path, extension: str) -> None:
     data = noise(4, 5, 6, 4)
     data[..., 2] = 7
     path = write(tmp_path / f"a{extension}", data)
-    assert case_problems(four(path, "t2", "flair"), None) == []
-    (problem,) = case_problems(four(path, "flair", "t1ce"), None)
+    assert list(inspect(four(path, "t2", "flair"), None).problems) == []
+    (problem,) = list(inspect(four(path, "flair", "t1ce"), None).problems)
     assert problem == f"a: t1ce {path}: image is constant (7): no signal"
 
 
 def test_channel_that_the_file_does_not_have(tmp_path: Path) -> None:
     path = write(tmp_path / "a.nii", noise(4, 5, 6, 3))
-    (problem,) = case_problems(four(path, "flair", "t2"), None)
+    (problem,) = list(inspect(four(path, "flair", "t2"), None).problems)
     assert "shape 4 x 5 x 6 x 3; expected 4 axes (x, y, z, modality) with at least 4" in problem
-    (problem,) = case_problems(four(write(path, noise(4, 5, 6)), "flair"), None)
+    (problem,) = list(inspect(four(write(path, noise(4, 5, 6)), "flair"), None).problems)
     assert "shape 4 x 5 x 6; expected 4 axes" in problem
 
 
@@ -196,7 +196,7 @@ def test_compressed_4d_file_is_unpacked_once(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(
         nib.arrayproxy.ArrayProxy, "__array__", lambda self, *a, **k: (reads.append(1), real(self, *a, **k))[1]
     )
-    assert case_problems(four(path, "flair", "t1", "t1ce", "t2"), None) == []
+    assert list(inspect(four(path, "flair", "t1", "t1ce", "t2"), None).problems) == []
     assert len(reads) == 1
 
 
@@ -206,7 +206,7 @@ def test_plain_4d_file_is_read_by_channel(tmp_path: Path, monkeypatch: pytest.Mo
     data[..., 1] = np.nan
     path = write(tmp_path / "a.nii", data)
     monkeypatch.setattr(nib.arrayproxy.ArrayProxy, "__array__", lambda *_: pytest.fail("the whole file was read"))
-    assert case_problems(four(path, "flair", "t2"), None) == []
+    assert list(inspect(four(path, "flair", "t2"), None).problems) == []
 
 
 # Affines
@@ -219,7 +219,7 @@ def test_tolerance_is_a_fraction_of_a_voxel(tmp_path: Path, shift_mm: float, all
         moved = LPS.copy()
         moved[axis, 3] += shift_mm
         images = write(tmp_path / "f.nii", noise(4, 5, 6)), write(tmp_path / "t.nii", noise(4, 5, 6), moved)
-        assert (case_problems(make_case(*images), None) == []) == passes
+        assert (list(inspect(make_case(*images), None).problems) == []) == passes
 
 
 def test_affines_that_differ_name_files_and_displacement(tmp_path: Path) -> None:
@@ -296,7 +296,9 @@ def test_label_values_outside_the_convention(tmp_path: Path) -> None:
     assert only_problem(image, label=label) == (
         f"a: label {label}: it holds 0.5, 3, nan; convention brats2021 declares 0 background, 1 NCR, 2 ED, 4 ET"
     )
-    assert case_problems(make_case(image, label=label), None) == [], "without a convention values are not judged"
+    assert list(inspect(make_case(image, label=label), None).problems) == [], (
+        "without a convention values are not judged"
+    )
 
 
 def test_an_image_taken_for_a_label_shows_a_few_values_only(tmp_path: Path) -> None:
@@ -307,7 +309,7 @@ def test_an_image_taken_for_a_label_shows_a_few_values_only(tmp_path: Path) -> N
 
 def test_a_label_without_tumour_is_allowed(tmp_path: Path) -> None:
     image, label = write(tmp_path / "f.nii", noise(2, 2, 2)), write(tmp_path / "s.nii", np.zeros((2, 2, 2), np.uint8))
-    assert case_problems(make_case(image, label=label), BRATS2021) == []
+    assert list(inspect(make_case(image, label=label), BRATS2021).problems) == []
 
 
 # Real scans
@@ -326,7 +328,7 @@ def test_real_affine_noise_is_allowed() -> None:
     image, label = folder / "mt0.nii.gz", folder / "mt0_seg.nii.gz"
     assert not np.array_equal(nib.load(image).affine, nib.load(label).affine)
     cord = LabelConvention("cord", {1: "cord"}, {"cord": (1,)}, {"cord": 1})
-    assert case_problems(make_case(image, label=label), cord) == []
+    assert list(inspect(make_case(image, label=label), cord).problems) == []
 
 
 @needs_shared
@@ -338,8 +340,8 @@ def test_real_glioma_case_through_a_datalist(tmp_path: Path) -> None:
     modalities = ("flair", "t1ce")
     options = {"decathlon_modalities": {}, "decathlon_convention": "msd", "known_modalities": modalities}
     found = find_cases(tmp_path / "list.json", modalities, (), **options)
-    assert case_problems(found.cases[0], BRATS2013) == []
-    (problem,) = case_problems(found.cases[0], BRATS2021)
+    assert list(inspect(found.cases[0], BRATS2013).problems) == []
+    (problem,) = list(inspect(found.cases[0], BRATS2021).problems)
     assert "it holds 3; convention brats2021" in problem
 
 
@@ -357,3 +359,49 @@ def test_real_scan_that_was_not_copied_to_its_end(tmp_path: Path) -> None:
     path = Path(shutil.copy(SHARED / "sct" / "mt" / "t1w.nii.gz", tmp_path))
     path.write_bytes(path.read_bytes()[:-100])
     assert "cannot be read: Compressed file ended before the end-of-stream marker" in only_problem(path)
+
+
+def test_volumes_are_what_stands_in_the_files(tmp_path):
+    images = [write(tmp_path / f"{k}.nii.gz", noise(4, 5, 6, seed=k)) for k in range(2)]
+    label = write(tmp_path / "seg.nii.gz", np.ones((4, 5, 6), np.uint8))
+    found = inspect(make_case(*images, label=label), BRATS2021)
+    assert list(found.volumes) == ["flair", "t1", "label"]
+    assert found.volumes["t1"].dtype == np.float32
+    assert found.volumes["label"].dtype == np.uint8
+    np.testing.assert_array_equal(found.volumes["t1"], noise(4, 5, 6, seed=1))
+    np.testing.assert_array_equal(found.affines["t1"], LPS)
+
+
+def test_other_grids_are_told_from_other_problems(tmp_path):
+    small, damaged = write(tmp_path / "small.nii", noise(4, 5, 5)), write(tmp_path / "damaged.nii", noise(4, 5, 6))
+    damaged.write_bytes(damaged.read_bytes()[:400])
+    found = inspect(make_case(write(tmp_path / "a.nii", noise(4, 5, 6)), small, damaged), None)
+    (other_grid,) = found.differing
+    assert "differ in shape" in other_grid
+    assert len(found.problems) == 2
+    assert set(found.volumes) == {"flair", "t1"}
+
+
+@pytest.mark.parametrize(("shear", "sound"), [(5e-4, True), (0.01, False)])
+def test_axes_that_are_not_at_right_angles(tmp_path, shear, sound):
+    affine = np.eye(4)
+    affine[0, 1] = shear  # the second axis leans; the cosine between the first two is the shear itself
+    found = inspect(make_case(write(tmp_path / "a.nii", noise(4, 5, 6), affine)), None)
+    assert (found.problems == ()) == sound
+    assert sound or "not at right angles" in found.problems[0]
+    assert sound or "is 0.01, allowed is 0.001" in found.problems[0]
+
+
+def test_an_oblique_scan_is_sound(tmp_path):
+    """Turned, not sheared: as an independent authority, SciPy's rotation."""
+    from scipy.spatial.transform import Rotation
+
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", [20, -35, 50], degrees=True).as_matrix() * [1.0, 0.5, 3.0]
+    assert inspect(make_case(write(tmp_path / "a.nii", noise(4, 5, 6), affine)), None).problems == ()
+
+
+def test_numbers_that_single_precision_does_not_hold(tmp_path):
+    large = np.linspace(0, 1e39, 120).reshape(4, 5, 6)
+    (problem,) = inspect(make_case(write(tmp_path / "a.nii", large)), None).problems
+    assert "infinite voxels" in problem

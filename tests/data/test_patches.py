@@ -15,7 +15,8 @@ from cggm_med.data.patches import (
     patch_loader,
     random_seed,
 )
-from cggm_med.data.windows import predict_volume
+from cggm_med.data.windows import _ways, predict_volume, window_count
+from cggm_med.errors import DataError
 
 
 class Memory:
@@ -186,7 +187,7 @@ def test_seeds_from_neighbouring_keys_are_far_apart():
 @pytest.mark.parametrize("overlap", [0.0, 0.5])
 def test_stitching_patches_gives_the_volume_back(shape, overlap):
     volume = torch.randn(2, *shape)
-    back = predict_volume(lambda patch: patch, volume, (8, 8, 8), overlap=overlap)
+    back = predict_volume(torch.clone, volume, (8, 8, 8), overlap=overlap)
     torch.testing.assert_close(back, volume, rtol=1e-4, atol=1e-4)
 
 
@@ -194,3 +195,44 @@ def test_a_prediction_may_have_other_channels_than_the_image():
     volume = torch.randn(2, 10, 10, 10)
     out = predict_volume(lambda patch: patch.sum(1, keepdim=True).repeat(1, 3, 1, 1, 1), volume, (8, 8, 8), overlap=0.5)
     torch.testing.assert_close(out, volume.sum(0, keepdim=True).repeat(3, 1, 1, 1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("shape", "overlap"), [((20, 18, 16), 0.5), ((8, 9, 30), 0.25), ((3, 8, 8), 0.0)])
+def test_windows_are_as_many_as_were_announced(shape, overlap):
+    seen = []
+    predict_volume(
+        lambda patch: seen.append(len(patch)) or patch.clone(), torch.randn(1, *shape), (8, 8, 8), overlap=overlap
+    )
+    assert sum(seen) == window_count(shape, (8, 8, 8), overlap)
+
+
+def test_where_memory_is_short_fewer_windows_are_predicted_at_once():
+    volume, asked = torch.randn(1, 20, 8, 8), []
+
+    def predict(patch):
+        asked.append(len(patch))
+        if len(patch) > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return 2 * patch
+
+    with pytest.warns(UserWarning, match="memory is short: now") as said:
+        found = predict_volume(predict, volume, (8, 8, 8), overlap=0.5, batch_size=4)
+    assert [str(w.message) for w in said] == [
+        f"memory is short: now {n} window(s) at once, put together on cpu" for n in (2, 1)
+    ]
+    assert asked == [4, 2, *[1] * window_count((20, 8, 8), (8, 8, 8), 0.5)]
+    assert torch.equal(found, predict_volume(lambda patch: 2 * patch, volume, (8, 8, 8), overlap=0.5, batch_size=1))
+
+
+def test_a_window_that_never_fits_is_an_error_in_words():
+    def predict(patch):
+        raise torch.OutOfMemoryError("out of memory")
+
+    with pytest.raises(DataError, match="one window of 8 x 8 x 8 voxels does not fit into the memory of cpu"):
+        predict_volume(predict, torch.randn(1, 9, 9, 9), (8, 8, 8), overlap=0.5)
+
+
+def test_a_gpu_that_is_too_small_lets_the_cpu_put_the_volume_together():
+    gpu, cpu = torch.device("cuda:0"), torch.device("cpu")
+    assert _ways(4, gpu) == [(4, gpu), (2, gpu), (1, gpu), (1, cpu)]
+    assert _ways(1, cpu) == [(1, cpu)]

@@ -11,9 +11,9 @@ from monai.transforms import LoadImage, SaveImaged
 from test_preprocess import CONVENTION, LPS, RSA, write_case
 
 from cggm_med.data.cases import Case, ImageFile
+from cggm_med.data.geometry import inspect
 from cggm_med.data.items import case_items
 from cggm_med.data.layouts import NamedFiles
-from cggm_med.data.preprocess import Preprocessing, preprocess_images
 from cggm_med.data.transforms import (
     LabelsToRegionsd,
     PrepareScand,
@@ -37,18 +37,26 @@ def loaded(case):
     )
 
 
+def as_predict_does(case, spacing=None):
+    """The image and the way back, as ``Predictor.read`` has them."""
+    found = inspect(case, None)
+    affine = next(iter(found.affines.values()))
+    moved, grid, _ = to_network([found.volumes[m] for m in MODALITIES], affine, spacing)
+    return moved["image"].as_tensor(), grid
+
+
 @pytest.mark.parametrize("spacing", [None, (1.1, 1.1, 1.1), (2, 2, 2)], ids=str)
 @pytest.mark.parametrize("affine", [LPS, RSA], ids=["LPS", "RSA"])
 def test_the_transform_gives_the_bits_of_preprocessing_there_and_back(tmp_path, affine, spacing):
     """Also after a data loader has stacked the way back and taken it apart."""
     case = write_case(tmp_path / "a", affine=affine, background=-3.5)
-    image, grid = preprocess_images(case, Preprocessing(MODALITIES, None, spacing))
+    image, grid = as_predict_does(case, spacing)
     prepare = PrepareScand("image", MODALITIES, spacing)
     loader = DataLoader(Dataset([{"image": loaded(case), "case": "a"}], prepare), batch_size=1)
     (item,) = decollate_batch(next(iter(loader)))
-    assert torch.equal(item["image"].as_tensor(), torch.from_numpy(image))
+    assert torch.equal(item["image"].as_tensor(), image)
     back = ToNativeGridd("pred")({**item, "pred": item["image"].as_tensor()})["pred"]
-    np.testing.assert_array_equal(back.as_tensor().numpy(), grid.to_native(torch.from_numpy(image)))
+    np.testing.assert_array_equal(back.as_tensor().numpy(), grid.to_native(image))
     np.testing.assert_array_equal(back.affine.numpy(), nib.load(case.label).affine)
 
 
@@ -56,16 +64,10 @@ def test_images_and_regions_move_together(tmp_path):
     """A region that is where the image is bright stays there, whatever the axes are."""
     case = write_case(tmp_path / "a", affine=RSA)
     labels = np.asarray(nib.load(case.label).dataobj)
-    bright = np.where(labels > 0, 9.0, np.asarray(nib.load(case.images["flair"].path).dataobj) > 0)
-    affine = torch.from_numpy(RSA)
-    sample = {
-        "image": MetaTensor(torch.from_numpy(bright.astype(np.float32))[None], affine=affine),
-        "target": MetaTensor(torch.from_numpy((labels > 0).astype(np.uint8))[None], affine=affine),
-    }
-    moved, _, backgrounds = to_network(sample, None)
+    bright = np.where(labels > 0, 9.0, np.asarray(nib.load(case.images["flair"].path).dataobj) > 0).astype(np.float32)
+    moved, _, backgrounds = to_network([bright], RSA, None, (labels > 0)[None])
     assert backgrounds == [0.0]
     assert torch.equal(moved["image"].as_tensor() > 1, moved["target"].as_tensor() == 1)
-    assert sample["image"].shape == (1, *labels.shape)
 
 
 def test_labels_and_regions_are_inverse():
@@ -151,8 +153,8 @@ def test_items_of_four_dimensional_files(tmp_path):
     assert found(listing) == [{"image": str(tmp_path / "b.nii.gz"), "case": "b"}]
     load = LoadImage(ensure_channel_first=True)
     images = {m: ImageFile(tmp_path / "b.nii.gz", i) for i, m in enumerate(MODALITIES)}
-    expected, _ = preprocess_images(Case("b", "b", images, None), Preprocessing(MODALITIES, None))
+    expected, _ = as_predict_does(Case("b", "b", images, None))
     got = PrepareScand("image", MODALITIES)({"image": load(tmp_path / "b.nii.gz")})["image"]
-    assert torch.equal(got.as_tensor(), torch.from_numpy(expected))
+    assert torch.equal(got.as_tensor(), expected)
     with pytest.raises(DataError, match=r"holds t1ce, flair as channels \[1, 0\]"):
         found(listing, modalities=("t1ce", "flair"))

@@ -193,3 +193,70 @@ def test_exchanged_modalities_are_refused(run, predictor, scans):
 @pytest.mark.parametrize("words", [[], ["--flair"], ["a", "b"], ["folder", "--flair", "a.nii.gz"]], ids=str)
 def test_wrong_usage(run, words, tmp_path, monkeypatch):
     command(monkeypatch, "predict", run, *words, "-o", tmp_path / "out", code=2)
+
+
+@pytest.fixture
+def other_grid(scans, tmp_path):
+    """Case 0, with its T1 in voxels of twice the size."""
+    from nibabel.processing import resample_to_output
+
+    images = files(scans, 0)
+    coarse = resample_to_output(nib.load(images["t1"]), (10, 10, 10), order=1)
+    nib.save(coarse, tmp_path / "coarse.nii.gz")
+    return {**images, "t1": tmp_path / "coarse.nii.gz"}
+
+
+def test_images_on_other_grids(run, predictor, other_grid, scans, tmp_path, monkeypatch, capsys):
+    with pytest.raises(
+        DataError, match=r"--resample-to MODALITY:(?s:.*)differ in shape: 48 x 48 x 32 and 25 x 25 x 17"
+    ):
+        predictor.predict("case", other_grid)
+    target = tmp_path / "mask.nii.gz"
+    command(monkeypatch, "predict", run, *words_of(other_grid), "-o", target, "--resample-to", "t1ce", "--trust-names")
+    mask, scan = nib.load(target), nib.load(files(scans, 0)["t1ce"])
+    assert mask.shape == scan.shape
+    assert np.array_equal(mask.affine, scan.affine)
+    facts = json.loads((tmp_path / "mask.json").read_text())
+    assert facts["resampled"] == ["t1"]
+    assert facts["resampled_to"] == "t1ce"
+
+    # Onto the coarse grid, the three others are brought, and the mask lies there.
+    with pytest.warns(UserWarning, match="covers 87% of the grid of t1; the rest counts as its background"):
+        coarse = Predictor(run, "cpu", resample_to="t1", trust_names=True).predict("case", other_grid)
+    assert coarse.labels.shape == (25, 25, 17)
+    assert coarse.resampled == ("flair", "t1ce", "t2")
+    assert coarse.reference == other_grid["t1"]
+
+
+def test_resampling_what_is_on_one_grid_changes_nothing(run, predictor, scans):
+    images = files(scans, 1)
+    asked = Predictor(run, "cpu", resample_to="t2").predict("case", images)
+    assert asked.resampled == ()
+    assert np.array_equal(asked.cropped, predictor.predict("case", images).cropped)
+
+
+def test_resampling_that_cannot_be(run, other_grid, scans, tmp_path):
+    with pytest.raises(UnknownName, match="no modality in this run 'adc'"):
+        Predictor(run, "cpu", resample_to="adc")
+    predictor = Predictor(run, "cpu", resample_to="t2")
+    del other_grid["t2"]
+    with pytest.raises(DataError, match="lie on different grids, and the case has no t2"):
+        predictor.predict("case", other_grid)
+    scan = nib.load(files(scans, 0)["t1"])
+    affine = scan.affine.copy()
+    affine[2, 3] += 32 * 5 * 0.6  # of its 160 mm along z, 40 % remain
+    nib.save(nib.Nifti1Image(np.asarray(scan.dataobj), affine), tmp_path / "far.nii.gz")
+    with pytest.raises(DataError, match="t1 covers 41% of the grid of t2, expected at least 50%"):
+        predictor.predict("case", {**files(scans, 0), "t1": tmp_path / "far.nii.gz"})
+
+
+def test_what_a_scan_will_cost_is_told_first(run, predictor, scans, capsys, tmp_path):
+    predict_cases(predictor, {"a": files(scans, 2)}, {"a": tmp_path / "a.nii.gz"})
+    first, second = capsys.readouterr().out.splitlines()
+    scan = predictor.read("a", files(scans, 2))
+    windows, memory = predictor.cost(scan)
+    assert first.startswith(f"1 of 1: a, {windows} windows of 16 x 16 x 16 voxels, about ")
+    assert second == f"  written: {tmp_path / 'a.nii.gz'}"
+    assert Predictor(run, "cpu", flips=True).cost(scan)[0] == 8 * windows
+    # At least the image and the three probabilities.
+    assert memory > scan.image.nbytes + 3 * scan.image[0].nbytes

@@ -1,0 +1,58 @@
+"""Bringing an image onto the grid of another, with SimpleITK."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813 - as everybody calls it
+from nibabel.affines import voxel_sizes
+from numpy.typing import NDArray
+
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
+
+
+def resample_onto(
+    volume: NDArray[np.float32],
+    affine: NDArray[np.float64],
+    shape: Sequence[int],
+    onto: NDArray[np.float64],
+    *,
+    outside: float,
+) -> tuple[NDArray[np.float32], float]:
+    """Linear interpolation at the voxels of another grid; nothing is registered, the affines are taken at their word.
+
+    Args:
+        volume: ``(x, y, z)``.
+        affine: of it, voxels to mm in RAS+.
+        shape: of the other grid.
+        onto: affine of the other grid.
+        outside: value where the volume does not reach.
+
+    Returns:
+        ``(x, y, z)`` on the other grid, and the share of its voxels that the volume reaches.
+
+    Example:
+        >>> volume = np.arange(8, dtype=np.float32).reshape(8, 1, 1).repeat(2, 1).repeat(2, 2)
+        >>> half = np.array([[1, 0, 0, 0.5], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+        >>> moved, covered = resample_onto(volume, np.eye(4), (4, 2, 2), half, outside=0)
+        >>> moved[:, 0, 0].tolist(), covered
+        ([0.5, 1.5, 2.5, 3.5], 1.0)
+    """
+    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.T))
+    _place(image, affine)
+    grid = sitk.Image([int(n) for n in shape], sitk.sitkUInt8)
+    _place(grid, onto)
+    moved = sitk.Resample(image, grid, sitk.Transform(), sitk.sitkLinear, float(outside), sitk.sitkFloat32)
+    everywhere = sitk.Image(image.GetSize(), sitk.sitkUInt8) + 1
+    everywhere.CopyInformation(image)
+    reached = sitk.Resample(everywhere, grid, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+    return sitk.GetArrayFromImage(moved).T, float(sitk.GetArrayViewFromImage(reached).mean())
+
+
+def _place(image: sitk.Image, affine: NDArray[np.float64]) -> None:
+    """Give an image its place in space; ITK counts in LPS+."""
+    spacing = voxel_sizes(affine)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((RAS_TO_LPS @ affine[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin((RAS_TO_LPS @ affine[:3, 3]).tolist())

@@ -1,0 +1,215 @@
+"""A study in DICOM gives the very mask that its volumes give as NIfTI, in the same places, and names nobody."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import os
+import signal
+import stat
+import tempfile
+
+import nibabel as nib
+import numpy as np
+import pytest
+from settings import small_settings
+
+pytest.importorskip("pydicom")
+pytest.importorskip("highdicom")
+import pydicom
+from dicom_phantom import FORBIDDEN, TOKENS, UID_ROOT, read_segmentation, write_scan
+
+from cggm_med import cli, prediction_dicom
+from cggm_med.errors import ConfigError, DataError, MissingExtra, UnknownName
+from cggm_med.prediction import Predictor, write_mask
+from cggm_med.prediction_dicom import predict_study
+
+DESCRIPTIONS = {"flair": "AX T2 FLAIR", "t1": "SAG T1", "t1ce": "SAG T1 post Gd", "t2": "AX T2 TSE"}
+CASE = "BraTS2021_00000"
+
+
+def command(monkeypatch, *words, code=0):
+    monkeypatch.setattr("sys.argv", ["cggm-med", *map(str, words)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert (end.value.code or 0) == code
+
+
+def anonymous(text: str) -> bool:
+    return not [word for word in FORBIDDEN if word in text.lower()]
+
+
+@pytest.fixture(scope="module")
+def run(phantom, cache, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "run"
+    # Enough to find regions of different sizes.
+    learning = {"train__epochs": "6", "train__steps_per_epoch": "12", "optim__lr": "0.02", "train__validate_every": "6"}
+    settings = small_settings(phantom, cache, data__foreground="1.0", data__augmentation="none", **learning)
+    flags = [word for setting in settings for word in ("--set", setting)]
+    with pytest.MonkeyPatch.context() as patch:
+        command(patch, "train", "--preset", "tiny", "--out", folder, *flags)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(run):
+    return Predictor(run, "cpu")
+
+
+@pytest.fixture(scope="module")
+def scans(phantom):
+    return {m: phantom / CASE / f"{CASE}_{m}.nii.gz" for m in DESCRIPTIONS}
+
+
+@pytest.fixture(scope="module")
+def study(scans, tmp_path_factory):
+    """The case as four sagittal series: other axes and directions than those of the NIfTI files."""
+    folder = tmp_path_factory.mktemp("dicom") / "zzname_zzpath_19770707"
+    to_sagittal = nib.orientations.axcodes2ornt("PIL")
+    for number, (modality, description) in enumerate(DESCRIPTIONS.items(), 3):
+        scan = nib.load(scans[modality])
+        turn = nib.orientations.ornt_transform(nib.io_orientation(scan.affine), to_sagittal)
+        write_scan(folder / f"zzpath{number}", scan.as_reoriented(turn), number=number, description=description)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(predictor, scans):
+    """The prediction from the NIfTI files, in which every region occurs."""
+    found = predictor.predict("case", scans)
+    regions = dict(zip(found.convention.regions, found.convention.to_regions(found.labels), strict=True))
+    assert all(0 < mask.sum() < mask.size for mask in regions.values())
+    assert len({int(mask.sum()) for mask in regions.values()}) == 3
+    return found, regions
+
+
+def test_nifti_of_dicom(run, study, scans, expected, tmp_path, monkeypatch, capfd, caplog):
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    command(monkeypatch, "predict", run, study, "-o", tmp_path / "out" / "mask.nii.gz")
+    printed = capfd.readouterr()
+    assert printed.out.splitlines() == [
+        "flair is series 3: flair, 48 images of 48 x 32",
+        "t1 is series 4: t1, 48 images of 48 x 32",
+        "t1ce is series 5: t1ce, 48 images of 48 x 32",
+        "t2 is series 6: t2, 48 images of 48 x 32",
+        "1 of 1: mask, 36 windows of 16 x 16 x 16 voxels, about 0.0 GB on cpu",
+        f"  written: {tmp_path / 'out' / 'mask.nii.gz'}",
+    ]
+    # Nothing is left of the converted volumes, and nothing else was written.
+    assert {path.name for path in tmp_path.rglob("*")} == {"out", "mask.nii.gz", "mask.json"}
+    content = gzip.decompress((tmp_path / "out" / "mask.nii.gz").read_bytes()).decode("latin-1")
+    facts = (tmp_path / "out" / "mask.json").read_text()
+    assert anonymous(printed.out + printed.err + caplog.text + content + facts)
+    assert json.loads(facts)["modalities"] == list(DESCRIPTIONS)
+
+    mask, truth = nib.load(tmp_path / "out" / "mask.nii.gz"), expected[0].labels
+    assert mask.shape == (48, 32, 48)
+    assert nib.aff2axcodes(mask.affine) != nib.aff2axcodes(nib.load(scans["flair"]).affine)
+    index = np.indices(mask.shape).reshape(3, -1)
+    there = np.linalg.inv(nib.load(scans["flair"]).affine) @ mask.affine @ np.vstack([index, np.ones(index.shape[1])])
+    np.testing.assert_allclose(there[:3], np.rint(there[:3]), atol=1e-3)
+    values = np.asarray(mask.dataobj)
+    np.testing.assert_array_equal(values.ravel(), truth[tuple(np.rint(there[:3]).astype(int))])
+    # Every voxel of the one grid is met once.
+    assert len(np.unique(np.rint(there[:3]), axis=1).T) == truth.size
+
+
+def test_dicom_segmentation(run, study, scans, expected, tmp_path, monkeypatch, capfd):
+    command(monkeypatch, "predict", run, study, "-o", tmp_path / "mask.dcm", "--extra", "uncertainty")
+    assert {path.name for path in tmp_path.iterdir()} == {"mask.dcm", "mask.json", "mask_uncertainty.nii.gz"}
+    printed = capfd.readouterr()
+    assert anonymous(printed.out + printed.err + (tmp_path / "mask.json").read_text())
+    found = read_segmentation(tmp_path / "mask.dcm", nib.load(scans["flair"]).affine, expected[0].labels.shape)
+    assert list(found) == ["WT", "TC", "ET"]
+    for region, mask in expected[1].items():
+        assert found[region].sum() == mask.sum()
+        np.testing.assert_array_equal(found[region], mask)
+    seg = pydicom.dcmread(tmp_path / "mask.dcm")
+    assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID == f"{UID_ROOT}.2.3"
+    instances = {item.ReferencedSOPInstanceUID for item in seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence}
+    assert instances == {f"{UID_ROOT}.3.3.{k + 1}" for k in range(48)}
+    assert seg.DeviceSerialNumber == json.loads((tmp_path / "mask.json").read_text())["run"]
+
+
+def test_series_may_be_chosen_and_modalities_left_out(run, scans, tmp_path, monkeypatch, capfd):
+    folder = tmp_path / "zzname"
+    for number, description in ((7, "AX T1 +C"), (8, "COR T1 +C"), (9, "T2")):
+        write_scan(folder, nib.load(scans["t2" if number == 9 else "t1ce"]), number=number, description=description)
+    words = ["predict", run, folder, "-o", tmp_path / "mask.nii.gz", "--modalities", "t1ce,t2"]
+    command(monkeypatch, *words, code=1)
+    error = capfd.readouterr().err
+    assert error.startswith("DataError: series 7, 8 all fit t1ce; choose each by its number")
+    assert "series 8: t1ce, 32 images of 48 x 48" in error
+    command(monkeypatch, *words, "--series", "t1ce=COR")
+    assert json.loads((tmp_path / "mask.json").read_text())["modalities"] == ["t1ce", "t2"]
+    command(monkeypatch, "predict", run, folder, "-o", tmp_path / "mask.nii.gz", "--series", "t1ce=7", code=1)
+    error += capfd.readouterr().err
+    assert "no series found for flair, t1; use fewer modalities (--modalities)" in error
+    assert anonymous(error)
+
+
+def test_series_on_other_grids_are_refused_as_files_are(predictor, scans, tmp_path, monkeypatch):
+    scan = nib.load(scans["t1"])
+    write_scan(tmp_path / "zzname", nib.load(scans["flair"]), number=1, description="FLAIR")
+    write_scan(tmp_path / "zzname", scan.slicer[:40], number=2, description="T1")
+    said = []
+    failed = predict_study(
+        predictor, tmp_path / "zzname", tmp_path / "a.dcm", modalities=["flair", "t1"], say=said.append
+    )
+    assert "t1_series_2.nii differ in shape: 48 x 48 x 32 and 40 x 48 x 32" in failed["a"]
+    assert anonymous(" ".join(said))
+    assert {path.name for path in tmp_path.iterdir()} == {"zzname"}
+
+
+def test_volumes_are_private_and_do_not_outlive_a_request_to_stop(predictor, study, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    modes = []
+
+    def stopped(series, path):
+        path.write_bytes(b"voxels")
+        modes.append(stat.S_IMODE(path.parent.stat().st_mode))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(prediction_dicom, "write_nifti", stopped)
+    with pytest.raises(SystemExit) as end:
+        predict_study(predictor, study, tmp_path / "a.nii.gz", say=lambda text: None)
+    assert end.value.code == 128 + signal.SIGTERM
+    assert modes == [0o700]
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_what_a_segmentation_lacks_is_told_before_the_work(predictor, study, tmp_path, monkeypatch):
+    monkeypatch.setattr(predictor, "predict", None)
+    folder = tmp_path / "zzname"
+    for path in sorted(study.rglob("zzpath_3_*")):
+        ds = pydicom.dcmread(path)
+        del ds.FrameOfReferenceUID
+        folder.mkdir(exist_ok=True)
+        ds.save_as(folder / path.name)
+    with pytest.raises(DataError, match="not valid enough for a DICOM segmentation"):
+        predict_study(predictor, folder, tmp_path / "a.dcm", modalities=["flair"], say=lambda text: None)
+    assert {path.name for path in tmp_path.iterdir()} == {"zzname"}
+
+
+def test_bad_requests(run, predictor, study, scans, tmp_path, monkeypatch, capfd):
+    with pytest.raises(ConfigError, match=r"ends with \.nii\.gz, \.nii or \.dcm"):
+        predict_study(predictor, study, tmp_path / "masks")
+    with pytest.raises(UnknownName, match="no modality in this run 'adc'"):
+        predict_study(predictor, study, tmp_path / "a.nii", modalities=["adc"])
+    with pytest.raises(ConfigError, match=r"ends with \.nii\.gz or \.nii"):
+        write_mask(tmp_path / "a.dcm", np.zeros((48, 48, 32), np.uint8), scans["t1"])
+    for wrong in (["--series", "5"], ["--series", "t1=zzname", "--series", "t1=zzid"]):
+        command(monkeypatch, "predict", run, study, "-o", tmp_path / "a.nii", *wrong, code=2)
+    command(monkeypatch, "predict", run, "--t1", scans["t1"], "-o", tmp_path / "a.nii", "--series", "t1=4", code=2)
+    command(monkeypatch, "predict", run, tmp_path / "zzpath", "-o", tmp_path / "a.nii", "--series", "t1=4", code=1)
+    error = capfd.readouterr().err
+    assert "the given folder, or one below it, does not exist or cannot be read" in error
+    assert not [word for word in TOKENS if word in error]
+    monkeypatch.setitem(__import__("sys").modules, "highdicom", None)
+    with pytest.raises(MissingExtra, match=r"DICOM-SEG needs highdicom: pip install 'cggm-med\[dicom\]'"):
+        predict_study(predictor, study, tmp_path / "a.dcm")
+    assert not list(tmp_path.iterdir())
