@@ -27,6 +27,9 @@ app = typer.Typer(
 )
 app.add_typer(nnunet)
 
+bundles = typer.Typer(no_args_is_help=True, help="MONAI bundles.")
+app.add_typer(bundles, name="bundle")
+
 TaskName = Annotated[str, typer.Option("--task", help="What to learn; see 'cggm-med tasks'.")]
 Data = Annotated[Path | None, typer.Option("--data", help="Folder or file in the layout of the task. [generated data]")]
 Settings = Annotated[
@@ -174,6 +177,23 @@ def predict(
     if failed:
         typer.echo(f"{len(failed)} of {len(cases)} cases failed: {', '.join(failed)}", err=True)
         raise typer.Exit(1)
+
+
+@bundles.command("export")
+def bundle_export(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="New folder of the bundle.")],
+    modalities: Annotated[str | None, typer.Option(help="Its channels, such as flair,t1ce. [all of the run]")] = None,
+    debug: Debug = False,
+) -> None:
+    """Write a finished run as a MONAI bundle that runs without this package."""
+    from cggm_med.bundle.export import export
+
+    export(run, out, modalities.split(",") if modalities else None)
+    typer.echo(f"wrote {out}; next, in that folder:")
+    typer.echo(
+        "  python -m monai.bundle run --config_file configs/inference.json --dataset_dir SCANS --output_dir MASKS"
+    )
 
 
 @app.command()

@@ -351,9 +351,10 @@ def provenance(config: RunConfig, device: torch.device) -> Mapping[str, str]:
     """Command, data, seed, versions and device, for a report."""
     packages = ("cggm-med", "torch", "monai", "torchio", "nibabel", "numpy")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    program = "python -m monai.bundle" if "monai" in Path(sys.argv[0]).parts else "cggm-med"
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
     return {
-        "command": " ".join(["cggm-med", *sys.argv[1:]]),
+        "command": " ".join([program, *sys.argv[1:]]),
         "data": "generated (not real data)" if config.data.path is None else Path(config.data.path).name,
         "modalities": ", ".join(config.task.modalities),
         "preset": config.preset,

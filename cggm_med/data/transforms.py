@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import nibabel as nib
 import numpy as np
 import torch
-from monai.data import MetaTensor
+from monai.data import MetaTensor, NibabelWriter
 from monai.transforms import MapTransform, NormalizeIntensityd, Spacingd, SpatialResample
 from nibabel.affines import from_matvec, voxel_sizes
 from numpy.typing import NDArray
@@ -212,21 +212,15 @@ class ToNativeGridd(MapTransform):
 
 
 class _ByConvention(MapTransform):
-    """Base of the two directions between labels and regions; takes a convention's parts as plain values."""
+    """Base of the two directions between labels and regions; takes a convention as the plain values of its parts."""
 
-    def __init__(
-        self,
-        keys: Hashable | Sequence[Hashable],
-        meanings: Mapping[str, str],
-        regions: Mapping[str, Sequence[int]],
-        paint: Mapping[str, int],
-    ) -> None:
+    def __init__(self, keys: Hashable | Sequence[Hashable], convention: Mapping[str, Any]) -> None:
         super().__init__(keys)
         self.convention = LabelConvention(
-            name="of this model",
-            meanings={int(label): meaning for label, meaning in meanings.items()},
-            regions={region: tuple(labels) for region, labels in regions.items()},
-            paint=dict(paint),
+            name=convention["name"],
+            meanings={int(label): meaning for label, meaning in convention["meanings"].items()},
+            regions={region: tuple(labels) for region, labels in convention["regions"].items()},
+            paint=dict(convention["paint"]),
         )
 
 
@@ -235,7 +229,7 @@ class RegionsToLabelsd(_ByConvention):
 
     Args:
         keys: of probabilities.
-        meanings, regions, paint: of the ``LabelConvention``; label numbers as text, which JSON asks for.
+        convention: the parts of a ``LabelConvention``, where the keys of ``meanings`` may be text, as JSON has it.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -253,7 +247,7 @@ class LabelsToRegionsd(_ByConvention):
 
     Args:
         keys: of labels.
-        meanings, regions, paint: see ``RegionsToLabelsd``.
+        convention: see ``RegionsToLabelsd``.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -271,6 +265,19 @@ class LabelsToRegionsd(_ByConvention):
             regions = torch.from_numpy(self.convention.to_regions(labels).astype(np.float32))
             changed[key] = MetaTensor(regions, meta=volume.meta)
         return changed
+
+
+class SameGridWriter(NibabelWriter):
+    """MONAI's writer of NIfTI files without its resampling, for volumes that lie on the grid of their file already.
+
+    On its way through the resampling, MONAI 1.6 takes a volume for a stack of slices, and fails for scans whose slices
+    are sagittal or coronal.
+    """
+
+    @classmethod
+    def resample_if_needed(cls, data_array: Any, affine: Any = None, **options: Any) -> tuple[Any, Any]:
+        """Both as they are."""
+        return data_array, affine
 
 
 def background_value(image: NDArray[Any]) -> float | None:

@@ -221,7 +221,7 @@ def test_deep_supervision_trains(cases, tmp_path, monkeypatch, cache):
 def test_every_shipped_pipeline_runs(pipeline, cases, tmp_path, monkeypatch, cache):
     from pathlib import Path
 
-    config = Path(__file__).parents[2] / "pipelines" / pipeline / "configs" / "train.yaml"
+    config = Path(__file__).parents[2] / "pipelines" / pipeline / "configs" / "settings.yaml"
     data = brats2021(tmp_path / "data", cases)
     small = small_settings(data, cache, train__epochs="1", train__steps_per_epoch="2")
     flags = [word for setting in [*small, "data.spacing=[5,5,5]"] for word in ("--set", setting)]

@@ -1,0 +1,1 @@
+"""MONAI bundles: made of trained runs, and training through them."""

@@ -1,0 +1,214 @@
+"""A trained run as a MONAI bundle that runs without this package."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+import string
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import save_net_with_metadata
+
+import cggm_med
+from cggm_med import checkpoint as checkpoints
+from cggm_med.bundle.configs import convention_tree, evaluate_config, inference_config, metadata, network_config
+from cggm_med.config import Tree
+from cggm_med.errors import CheckpointError, ConfigError, OutputError, UnknownName
+from cggm_med.files import atomic_file, atomic_folder, write_json, write_text
+from cggm_med.models.base import MultimodalModel
+from cggm_med.models.segmentation import SegmentationModel
+from cggm_med.models.stacked import StackedModalities
+from cggm_med.prediction import Predictor
+from cggm_med.run import held_out
+from cggm_med.run_folder import RunFolder
+
+PACKAGE = "scripts"
+# Everything between a scan and its mask: the very source that training and predict run, and nothing else.
+MODULES = (
+    "errors",
+    "precision",
+    "typing",
+    "data.cases",
+    "data.items",
+    "data.labels",
+    "data.layouts",
+    "data.transforms",
+    "data.windows",
+    "models.base",
+    "models.segmentation",
+    "models.stacked",
+)
+TEMPLATE = Path(cggm_med.__file__).with_name("templates") / "bundle"
+SCHEMA_FILE = TEMPLATE / "metadata_schema.json"
+
+
+def export(run: Path, folder: Path, modalities: Sequence[str] | None = None) -> None:
+    """Write a finished run as a self-contained MONAI bundle.
+
+    Args:
+        run: folder of a finished run of a segmentation task.
+        folder: new or empty; whole or not at all.
+        modalities: channels of the bundle's image, in order; default: all of the run's. Others are absent.
+
+    Raises:
+        CheckpointError: if the folder is no run, or its training has not ended.
+        ConfigError: if the run does not segment.
+        UnknownName: for a modality that the run was not trained on.
+        OutputError: if ``folder`` holds files already or cannot be written.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder} is not an empty folder; choose another with -o")
+    predictor = Predictor(run, "cpu")
+    results = _results(RunFolder(run), predictor)
+    task = predictor.task
+    chosen = tuple(modalities or task.modalities)
+    for modality in chosen:
+        if modality not in task.modalities:
+            raise UnknownName("modality in this run", modality, task.modalities)
+    if len(set(chosen)) < len(chosen):
+        raise ConfigError(f"modalities are {', '.join(chosen)}; expected each once")
+    network, model = _network(predictor.model, chosen)
+    settings = task.config
+    values: Tree = {
+        "spacing": list(settings.data.spacing),
+        "convention": convention_tree(predictor.convention),
+        "roi_size": list(settings.data.patch_size),
+        "overlap": settings.data.overlap,
+        "precision": settings.train.precision,
+        "network": "$@network_def.to(@device)",
+        "handlers": [
+            {
+                "_target_": "CheckpointLoader",
+                "load_path": "$@bundle_root + '/models/model.pt'",
+                "load_dict": {"model": "@network"},
+                "map_location": "@device",
+            }
+        ],
+    }
+    inference = inference_config(task, network_config(model, chosen, PACKAGE), PACKAGE, values)
+    meta = metadata(
+        task,
+        model,
+        chosen,
+        predictor.convention,
+        name=f"{settings.task.name} ({settings.strategy.name}): {', '.join(chosen)}",
+        spacing=settings.data.spacing,
+        change=f"exported from run {predictor.digest} by cggm-med {importlib.metadata.version('cggm-med')}",
+        facts=_scores(results, whole=set(chosen) == set(task.modalities)),
+    )
+    shape = (len(chosen), *([2 ** len(model.channels)] * 3))  # of the smallest image that the network takes
+    with atomic_folder(folder) as temporary:
+        write_json(temporary / "configs" / "metadata.json", meta)
+        write_json(temporary / "configs" / "inference.json", inference)
+        write_json(temporary / "configs" / "evaluate.json", evaluate_config(inference, PACKAGE))
+        _write_models(temporary / "models", network, shape, meta, inference)
+        _write_source(temporary / PACKAGE)
+        _write_texts(temporary, meta, predictor)
+
+
+def _results(run: RunFolder, predictor: Predictor) -> Tree | None:
+    """What the run scored; None if it held no case out.
+
+    Raises:
+        CheckpointError: if training or scoring has not ended.
+    """
+    file = run.path / "results.json"
+    try:
+        if file.exists():
+            results: Tree = json.loads(file.read_text())
+            if {"headline", "split", "cases", "provenance"} <= set(results):
+                return results
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} is damaged; put back a whole copy") from error
+    last = checkpoints.load(run.checkpoints / "last.pt", torch.device("cpu"))
+    if held_out(run.read_splits()) is None and last.step >= predictor.task.config.train.steps:
+        return None
+    raise CheckpointError(f"{run.path} has not ended; go on with: cggm-med train --resume {run.path}")
+
+
+def _network(trained: MultimodalModel, modalities: Sequence[str]) -> tuple[StackedModalities, SegmentationModel]:
+    """The trained network without the encoders of other modalities: what these add is what absence adds, nothing."""
+    assert isinstance(trained, SegmentationModel)  # noqa: S101 - the only network that a segmentation task has
+    model = SegmentationModel(
+        [m for m in trained.modalities if m in modalities],
+        len(trained.head_weight(trained.modalities[0])),
+        trained.channels,
+        deep_supervision=len(trained.deep_heads) > 0,
+    )
+    weights = trained.state_dict()
+    model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    return StackedModalities(model, modalities).eval(), model
+
+
+def _scores(results: Tree | None, whole: bool) -> Tree:
+    """The run's scores for the metadata, if they are those of this bundle."""
+    if results is None:
+        return {"evaluation": "the run held no case out; nothing was measured"}
+    if not whole:
+        return {"evaluation": "the run was scored with all its modalities; nothing was measured with these alone"}
+    generated = results["provenance"]["data"].startswith("generated")
+    cases = {row["case"] for row in results["cases"]}
+    return {
+        "eval_metrics": {name: value for name, value in results["headline"].items() if value is not None},
+        "evaluation": {
+            "split": results["split"],
+            "cases": len(cases),
+            "data": "generated, not of patients" if generated else "the scans that the run was given",
+            **results["rules"],
+        },
+    }
+
+
+def _write_models(folder: Path, network: StackedModalities, shape: Sequence[int], meta: Tree, inference: Tree) -> None:
+    """``model.pt``, a state dictionary, and ``model.ts``, which needs no source."""
+    with atomic_file(folder / "model.pt") as file:
+        torch.save(network.state_dict(), file)
+    with warnings.catch_warnings():
+        # TorchScript is what MONAI Deploy reads, whatever torch thinks of its future.
+        warnings.simplefilter("ignore")
+        with torch.no_grad():
+            traced = torch.jit.trace(network, torch.zeros(1, *shape))
+        extra = {"inference.json": json.dumps(inference).encode()}
+        save_net_with_metadata(traced, str(folder / "model.ts"), meta_values=meta, more_extra_files=extra)
+
+
+def _write_source(folder: Path) -> None:
+    """The package's own modules, with imports of one another instead of ``cggm_med``."""
+    home = Path(cggm_med.__file__).parent
+    version = importlib.metadata.version("cggm-med")
+    write_text(folder / "__init__.py", f'"""Source of cggm-med {version}, Apache-2.0; only imports were renamed."""\n')
+    packages = {module.split(".")[0] for module in MODULES if "." in module}
+    files = [f"{module.replace('.', '/')}.py" for module in MODULES]
+    for file in [*files, *(f"{package}/__init__.py" for package in packages)]:
+        source = (home / file).read_text(encoding="utf-8")
+        write_text(folder / file, re.sub(r"\bcggm_med\.", f"{PACKAGE}.", source))
+
+
+def _write_texts(folder: Path, meta: Tree, predictor: Predictor) -> None:
+    """Licences, logging and the page for readers."""
+    data = meta["network_data_format"]
+    channels = data["inputs"]["image"]["channel_def"]
+    facts: Mapping[str, Any] = {
+        "name": meta["name"],
+        "description": meta["description"],
+        "channels": "\n".join(f"| {i} | {modality} |" for i, modality in channels.items()),
+        "order": ", ".join(channels.values()),
+        "labels": "\n".join(f"| {n} | {meaning} |" for n, meaning in data["outputs"]["pred"]["channel_def"].items()),
+        "regions": "; ".join(f"{region} = {list(of)}" for region, of in predictor.convention.regions.items()),
+        "spacing": " x ".join(f"{size:g}" for size in meta["spacing_mm"]),
+        "scores": "\n".join(f"| {name} | {value:.3f} |" for name, value in meta["eval_metrics"].items())
+        or "| none | |",
+        "evaluation": json.dumps(meta["evaluation"], indent=2),
+        "use": meta["intended_use"],
+        "source": meta["data_source"],
+        "run": predictor.digest,
+        "version": importlib.metadata.version("cggm-med"),
+    }
+    for name in ("LICENSE", "configs/logging.conf", "docs/README.md", "docs/data_license.txt"):
+        text = (TEMPLATE / name).read_text(encoding="utf-8")
+        write_text(folder / name, string.Template(text).substitute(facts) if name.startswith("docs") else text)

@@ -1,0 +1,178 @@
+"""The project's engine behind the names that a MONAI bundle's configuration expects."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from cggm_med import checkpoint as checkpoints
+from cggm_med import distributed, engine, run
+from cggm_med.bundle.configs import convention_tree
+from cggm_med.config import RunConfig, Tree, parse_overrides, read_file
+from cggm_med.data.windows import ProbabilityInferer
+from cggm_med.errors import ConfigError
+from cggm_med.models.segmentation import SegmentationModel
+from cggm_med.models.stacked import StackedModalities
+from cggm_med.prediction import Predictor
+from cggm_med.report import Report
+from cggm_med.run_folder import RunFolder
+from cggm_med.settings import make_config
+
+
+@dataclass(frozen=True)
+class Scans:
+    """What stands for a data set in a bundle's configuration: the engine reads, checks and divides the scans itself.
+
+    Attributes:
+        data: folder or datalist.
+    """
+
+    data: str
+
+
+class EngineTrainer:
+    """``cggm-med train`` as a bundle's trainer: there is one training loop.
+
+    What stands in the bundle's configuration wins over the file of settings.
+
+    Args:
+        settings: YAML file of settings, as for ``cggm-med train --config``.
+        network: says which modalities and how many channels; its weights are not used.
+        dataset: where the scans are.
+        inferer: size of patches and windows, overlap of windows, precision.
+        output_dir: new run folder.
+        max_epochs: epochs to train.
+        val_interval: epochs between two validations.
+        device: where to compute.
+        overrides: further settings, as for ``cggm-med train --set``; they win over all others.
+        train_handlers: must be empty, since the engine has no handlers.
+
+    Attributes:
+        max_epochs: epochs to train.
+        config: the resolved settings.
+
+    Raises:
+        ConfigError: for handlers, or settings that cannot be.
+    """
+
+    def __init__(
+        self,
+        settings: str,
+        network: StackedModalities,
+        dataset: Scans,
+        inferer: ProbabilityInferer,
+        output_dir: str,
+        max_epochs: int,
+        val_interval: int,
+        device: str | torch.device = "auto",
+        overrides: Sequence[str] = (),
+        train_handlers: Sequence[object] = (),
+    ) -> None:
+        _refuse(train_handlers)
+        model = network.model
+        assert isinstance(model, SegmentationModel)  # noqa: S101 - the configuration names it
+        said: Tree = {
+            "task": {"modalities": list(network.modalities)},
+            "data": {
+                "path": os.path.abspath(dataset.data),
+                "patch_size": list(inferer.roi_size),
+                "overlap": inferer.overlap,
+            },
+            "model": {"channels": list(model.channels), "deep_supervision": len(model.deep_heads) > 0},
+            "train": {
+                "epochs": max_epochs,
+                "validate_every": val_interval,
+                "device": str(device),
+                "precision": inferer.precision,
+            },
+        }
+        stored = read_file(Path(settings))
+        name = str(stored.get("task", {}).get("name"))
+        self.config: RunConfig = make_config(name, [stored, said, parse_overrides(overrides)])
+        self.max_epochs = max_epochs
+        self.output_dir = Path(output_dir)
+
+    def run(self) -> Report | None:
+        """Train, and score the held-out cases; everything is written to the run folder."""
+        with distributed.processes(engine.select_device(self.config.train.device)):
+            return run.start(self.config, self.output_dir, _console())
+
+
+class EngineEvaluator:
+    """``cggm-med evaluate`` as a bundle's evaluator: scores a run on its validation cases.
+
+    Args:
+        run_dir: folder of the run.
+        dataset: where the scans are.
+        device: where to compute.
+        val_handlers: must be empty, since the engine has no handlers.
+
+    Raises:
+        ConfigError: for handlers.
+    """
+
+    def __init__(
+        self, run_dir: str, dataset: Scans, device: str | torch.device = "auto", val_handlers: Sequence[object] = ()
+    ) -> None:
+        _refuse(val_handlers)
+        self.run_dir, self.dataset, self.device = Path(run_dir), dataset, str(device)
+
+    def run(self) -> Report:
+        """Score, and write table and pictures into the run folder."""
+        overrides: Tree = {"data": {"path": os.path.abspath(self.dataset.data)}, "train": {"device": self.device}}
+        with distributed.processes(engine.select_device(self.device)):
+            return run.evaluate(self.run_dir, overrides, _console(), split="validation", out=None)
+
+
+class TrainedRun:
+    """What inference takes from a run: facts that the data decided, and weights.
+
+    Args:
+        folder: of a finished run of a segmentation task.
+
+    Attributes:
+        spacing: voxel size in mm that the network sees, along right, anterior and superior.
+        convention: of the labels, in plain values.
+        roi_size: voxels of a window.
+        overlap: of windows.
+        precision: in which the network computes.
+
+    Raises:
+        CheckpointError: if the folder is no such run.
+        ConfigError: if the run does not segment.
+    """
+
+    def __init__(self, folder: str) -> None:
+        predictor = Predictor(Path(folder), "cpu")
+        config = predictor.task.config
+        self.folder = RunFolder(Path(folder))
+        self.spacing = list(config.data.spacing)
+        self.convention = convention_tree(predictor.convention)
+        self.roi_size, self.overlap = list(config.data.patch_size), config.data.overlap
+        self.precision = config.train.precision
+
+    def load(self, network: StackedModalities) -> StackedModalities:
+        """The network with the run's weights.
+
+        Raises:
+            CheckpointError: if it is not the run's network.
+        """
+        weights = self.folder.weights
+        checkpoints.restore(checkpoints.load(weights, torch.device("cpu")), network.model, None, weights)
+        return network
+
+
+def _console() -> Console:
+    return Console(soft_wrap=True, highlight=False, markup=False)
+
+
+def _refuse(handlers: Sequence[object]) -> None:
+    if handlers:
+        raise ConfigError(
+            f"{len(handlers)} handlers given, expected none: the engine logs, validates and saves by itself"
+        )

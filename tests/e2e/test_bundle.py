@@ -1,0 +1,307 @@
+"""An exported bundle: runs where cggm_med is not, gives the masks of predict bit for bit, is read by MONAI's tools."""
+
+import ast
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import monai
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from settings import small_settings
+
+import cggm_med
+from cggm_med import cli
+from cggm_med.bundle.export import MODULES, SCHEMA_FILE, TEMPLATE, export
+from cggm_med.data.phantom import write_phantom
+from cggm_med.errors import CheckpointError, ConfigError, OutputError, UnknownName
+from cggm_med.prediction import Predictor
+
+MODALITIES = ("flair", "t1", "t1ce", "t2")
+CONFIG = ["--config_file", "configs/inference.json", "--meta_file", "configs/metadata.json"]
+
+
+def command(monkeypatch, *words, code=0):
+    monkeypatch.setattr("sys.argv", ["cggm-med", *map(str, words)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert (end.value.code or 0) == code
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scans") / "scans"
+    write_phantom(folder, cases=6, seed=0, shape=(48, 48, 32), spacing_mm=5.0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(scans, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "run"
+    settings = small_settings(scans, tmp_path_factory.mktemp("cache"), train__epochs="2", train__steps_per_epoch="20")
+    flags = [word for setting in settings for word in ("--set", setting)]
+    with pytest.MonkeyPatch.context() as patch:
+        command(patch, "train", "--preset", "tiny", "--out", folder, *flags)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def others(scans, tmp_path_factory):
+    """New cases named as in BraTS, in one folder each: as they are; turned axes and 4 mm voxels; shifted background."""
+    folder = tmp_path_factory.mktemp("others")
+    for name, change in (("plain", lambda x: x), ("turned", turned), ("shifted", shifted)):
+        (folder / name).mkdir()
+        for modality in MODALITIES:
+            scan = nib.load(scans / "BraTS2021_00000" / f"BraTS2021_00000_{modality}.nii.gz")
+            nib.save(change(scan), folder / name / f"{name}_{modality}.nii.gz")
+    return folder
+
+
+def turned(scan):
+    affine = scan.affine.copy()
+    affine[:3, :3] *= 0.8
+    data = np.asarray(scan.dataobj)
+    to_other_axes = np.array([[0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+    return nib.Nifti1Image(data.transpose(1, 2, 0), affine @ to_other_axes)
+
+
+def shifted(scan):
+    return nib.Nifti1Image(np.asarray(scan.dataobj, dtype=np.float32) - 3.5, scan.affine)
+
+
+def files(folder, case):
+    return {m: folder / case / f"{case}_{m}.nii.gz" for m in MODALITIES}
+
+
+@pytest.fixture(scope="module")
+def bundle(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundles") / "brats_segmentation"
+    export(run, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clean_python(tmp_path_factory):
+    """A virtual environment with everything that is installed here but cggm_med and its plug-ins.
+
+    Installing torch and MONAI anew would take minutes and give the same files. Instead every installed package is
+    linked into the new environment, one by one, so that there is no path by which cggm_med could be found; that it is
+    not found is checked by the bundle's own process.
+    """
+    folder = tmp_path_factory.mktemp("clean") / "venv"
+    venv.EnvBuilder(with_pip=False).create(folder)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    for home in {Path(module.__file__).parents[1] for module in (torch, monai, nib)}:
+        for entry in home.iterdir():
+            target = packages / entry.name
+            # A .pth file may lead to folders elsewhere, such as that of an editable install.
+            if "cggm" not in entry.name.lower() and entry.suffix != ".pth" and not target.exists():
+                target.symlink_to(entry)
+    return folder / "bin" / "python"
+
+
+def in_clean_python(python, bundle, *words):
+    """Standard output of a process that starts in the bundle's folder and knows no other."""
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PYTHONNOUSERSITE": "1"}
+    done = subprocess.run([python, *map(str, words)], cwd=bundle, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+@pytest.mark.slow
+def test_without_the_package_it_gives_the_masks_of_predict(bundle, run, others, clean_python, tmp_path):
+    arguments = [*CONFIG, "--dataset_dir", others, "--output_dir", tmp_path, "--device", "cpu"]
+    done = in_clean_python(clean_python, bundle, "-m", "monai.bundle", "run", *arguments)
+    # MONAI says that a configuration is code; whatever else it warned of would be ours to mend.
+    warned = [line for line in done.stderr.splitlines() if "Warning" in line]
+    assert all("GHSA-873f-pvrv-4x83" in line or "NvImgCodec" in line for line in warned), warned
+    predictor = Predictor(run, "cpu", trust_names=True)
+    masks = {path.name: nib.load(path) for path in tmp_path.iterdir()}
+    assert set(masks) == {"plain.nii.gz", "turned.nii.gz", "shifted.nii.gz"}
+    for name, mask in masks.items():
+        images = files(others, name.removesuffix(".nii.gz"))
+        expected = predictor.predict("case", images).labels
+        assert 0 < (expected > 0).mean() < 0.9
+        np.testing.assert_array_equal(np.asarray(mask.dataobj), expected)
+        assert mask.get_data_dtype() == np.uint8
+        np.testing.assert_allclose(mask.affine, nib.load(images["flair"]).affine, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_what_tools_do_with_it(bundle, run, others, clean_python, tmp_path):
+    """MONAI's own commands, and the way in which MONAI Label and MONAI Deploy take a bundle apart."""
+    images = files(others, "turned")
+    scan = nib.load(images["flair"])
+    stack = np.stack([np.asarray(nib.load(file).dataobj) for file in images.values()], axis=-1)
+    (tmp_path / "scans").mkdir()
+    four = tmp_path / "scans" / "turned.nii.gz"
+    nib.save(nib.Nifti1Image(stack, scan.affine), four)
+    listing = {"modality": dict(enumerate(["FLAIR", "T1w", "t1gd", "T2w"])), "training": [{"image": four.name}]}
+    (tmp_path / "scans" / "dataset.json").write_text(json.dumps(listing))
+
+    checks = Path(__file__).with_name("bundle_checks.py")
+    in_clean_python(clean_python, bundle, checks, SCHEMA_FILE, four, tmp_path)
+    found = json.loads((tmp_path / "findings.json").read_text())
+    assert found["cggm_med"] is False
+    assert found["missing"] == []
+    assert found["ts"] == found["ckpt_export"] == [0.0, 0.0, 0.0]
+    assert found["onnx"] < 1e-4
+    assert found["labels"] == {"background": 0, "necrotic core": 1, "oedema": 2, "enhancing tumour": 4}
+    expected = Predictor(run, "cpu", trust_names=True).predict("case", images).labels
+    for reader in ("label", "deploy"):
+        np.testing.assert_array_equal(np.load(tmp_path / f"{reader}.npy")[0], expected)
+
+
+@pytest.mark.slow
+def test_it_scores_as_the_run_was_scored(bundle, run, scans, clean_python, tmp_path):
+    both = "['configs/inference.json','configs/evaluate.json']"
+    words = ["--config_file", both, "--meta_file", "configs/metadata.json", "--device", "cpu"]
+    words += ["--dataset_dir", scans, "--output_dir", tmp_path]
+    in_clean_python(clean_python, bundle, "-m", "monai.bundle", "run", *words)
+    with (tmp_path / "val_mean_dice_raw.csv").open() as table:
+        rows = {Path(row["filename"]).parent.name: row for row in csv.DictReader(table)}
+    assert len(rows) == 6
+    for scored in json.loads((run / "results.json").read_text())["cases"]:
+        column = f"class{['WT', 'TC', 'ET'].index(scored['region'])}"
+        assert float(rows[scored["case"]][column]) == pytest.approx(scored["dice"], abs=1e-6)
+
+
+def test_the_source_is_small_and_closed(bundle):
+    """What is copied imports itself, Python's library and what the metadata list; nothing names this package."""
+    sources = sorted((bundle / "scripts").rglob("*.py"))
+    assert len(sources) == len(MODULES) + 3 <= 15
+    modules = {".".join(path.relative_to(bundle).with_suffix("").parts).removesuffix(".__init__") for path in sources}
+    allowed = {"monai", "torch", "numpy", "nibabel", *sys.stdlib_module_names}
+    for path in sources:
+        text = path.read_text()
+        assert "cggm_med" not in text
+        for node in ast.walk(ast.parse(text)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                assert name in modules or (name.split(".")[0] in allowed and not name.startswith("scripts")), name
+
+
+def test_the_source_is_that_of_the_package(bundle):
+    home = Path(cggm_med.__file__).parent
+    for module in MODULES:
+        file = f"{module.replace('.', '/')}.py"
+        own, copied = (home / file).read_text(), (bundle / "scripts" / file).read_text()
+        assert copied.replace("scripts.", "cggm_med.") == own
+
+
+def test_it_has_what_the_model_zoo_label_and_deploy_read(bundle):
+    present = {str(path.relative_to(bundle)) for path in bundle.rglob("*") if path.is_file()}
+    assert present >= {
+        "LICENSE",
+        "configs/metadata.json",
+        "configs/inference.json",
+        "configs/evaluate.json",
+        "configs/logging.conf",
+        "models/model.pt",
+        "models/model.ts",
+        "docs/README.md",
+        "docs/data_license.txt",
+    }
+    inference = json.loads((bundle / "configs" / "inference.json").read_text())
+    keys = {"bundle_root", "dataset_dir", "output_dir", "device", "network_def", "preprocessing", "postprocessing"}
+    assert set(inference) >= keys | {"dataset", "inferer", "evaluator", "handlers"}
+    steps = [step["_target_"] for key in ("preprocessing", "postprocessing") for step in inference[key]["transforms"]]
+    assert steps[0] == "LoadImaged"
+    assert steps[-1] == "SaveImaged"
+    assert "_meta_" not in json.dumps(inference)  # Label reads this file alone
+    meta = json.loads((bundle / "configs" / "metadata.json").read_text())
+    assert meta["version"] in meta["changelog"]
+    assert meta["schema"].startswith("https://github.com/Project-MONAI/")
+    assert {"nibabel", "pytorch-ignite"} <= set(meta["required_packages_version"])
+    form = meta["network_data_format"]
+    assert list(form["inputs"]["image"]["channel_def"].values()) == list(MODALITIES)
+    assert form["outputs"]["pred"]["num_channels"] == 3
+    assert (bundle / "LICENSE").read_text() == (Path(__file__).parents[2] / "LICENSE").read_text()
+
+
+def test_the_metadata_say_what_the_run_says(bundle, run):
+    meta = json.loads((bundle / "configs" / "metadata.json").read_text())
+    results = json.loads((run / "results.json").read_text())
+    assert meta["eval_metrics"] == results["headline"]
+    assert meta["evaluation"]["cases"] == 1
+    assert meta["spacing_mm"] == [5, 5, 5]
+    assert "not a medical device" in meta["intended_use"].lower()
+    readme = (bundle / "docs" / "README.md").read_text()
+    assert "| 4 | enhancing tumour |" in readme
+    assert f"| Dice WT | {results['headline']['Dice WT']:.3f} |" in readme
+    everything = "".join(path.read_text() for path in bundle.rglob("*") if path.suffix in (".json", ".md", ".txt"))
+    assert str(run.parent) not in everything
+    assert "$" not in readme
+
+
+def test_weights_are_a_state_dictionary(bundle):
+    weights = torch.load(bundle / "models" / "model.pt", weights_only=True)
+    assert all(isinstance(value, torch.Tensor) for value in weights.values())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.load:DeprecationWarning")
+def test_some_modalities_alone(run, tmp_path):
+    """A bundle of two modalities, in an order of its own, says what predict says of these two, with fewer weights."""
+    folder = tmp_path / "two"
+    export(run, folder, ["t1ce", "flair"])
+    meta = json.loads((folder / "configs" / "metadata.json").read_text())
+    assert meta["network_data_format"]["inputs"]["image"]["channel_def"] == {"0": "t1ce", "1": "flair"}
+    assert meta["eval_metrics"] == {}
+    inference = json.loads((folder / "configs" / "inference.json").read_text())
+    assert inference["modalities"] == inference["network_def"]["modalities"] == ["t1ce", "flair"]
+    weights = torch.load(folder / "models" / "model.pt", weights_only=True)
+    assert not any(".t1." in name or ".t2." in name for name in weights)
+    predictor = Predictor(run, "cpu", trust_names=True)
+    image = torch.randn(1, 2, 16, 16, 16)
+    with torch.no_grad():
+        expected = predictor.model({"flair": image[:, 1:], "t1ce": image[:, :1]})
+        assert torch.equal(torch.jit.load(folder / "models" / "model.ts")(image), expected)
+
+
+def test_bad_requests(run, bundle, tmp_path, monkeypatch, capsys):
+    with pytest.raises(OutputError, match="is not an empty folder"):
+        export(run, bundle)
+    with pytest.raises(CheckpointError, match="not a run folder"):
+        export(tmp_path, tmp_path / "out")
+    with pytest.raises(UnknownName, match="no modality in this run 'adc'"):
+        export(run, tmp_path / "out", ["flair", "adc"])
+    with pytest.raises(ConfigError, match="expected each once"):
+        export(run, tmp_path / "out", ["flair", "flair"])
+    command(monkeypatch, "bundle", "export", run, "-o", tmp_path / "out", "--modalities", "flair,adc", code=1)
+    assert "no modality in this run 'adc'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_has_not_ended_is_refused(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    (copy / "results.json").unlink()
+    with pytest.raises(CheckpointError, match="has not ended; go on with: cggm-med train --resume"):
+        export(copy, tmp_path / "out")
+    (copy / "results.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"results\.json is damaged"):
+        export(copy, tmp_path / "out")
+    # A run without held-out cases has no scores, and says so.
+    splits = json.loads((copy / "splits.json").read_text())
+    (copy / "results.json").unlink()
+    (copy / "splits.json").write_text(json.dumps({**splits, "validation": [], "test": []}))
+    export(copy, tmp_path / "out")
+    meta = json.loads((tmp_path / "out" / "configs" / "metadata.json").read_text())
+    assert meta["evaluation"] == "the run held no case out; nothing was measured"
+
+
+def test_the_command(run, tmp_path, monkeypatch, capsys):
+    command(monkeypatch, "bundle", "export", run, "-o", tmp_path / "out")
+    assert "python -m monai.bundle run --config_file configs/inference.json" in capsys.readouterr().out
+    assert (tmp_path / "out" / "models" / "model.ts").exists()
+
+
+def test_templates_are_whole():
+    assert (TEMPLATE / "LICENSE").read_text() == (Path(__file__).parents[2] / "LICENSE").read_text()
