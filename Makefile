@@ -24,6 +24,7 @@ format: .venv/.installed-dev
 bench: .venv/.installed
 	$(BIN)/python benchmarks/strategy_overhead.py
 	$(BIN)/python benchmarks/patch_loading.py
+	$(BIN)/python benchmarks/predict.py
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv

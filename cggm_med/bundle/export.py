@@ -40,6 +40,7 @@ MODULES = (
     "data.transforms",
     "data.windows",
     "models.base",
+    "models.cpu_convolution",
     "models.segmentation",
     "models.stacked",
 )

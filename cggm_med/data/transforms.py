@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor, NibabelWriter
-from monai.transforms import MapTransform, NormalizeIntensityd, Spacingd, SpatialResample
+from monai.transforms import MapTransform, NormalizeIntensity, Spacingd, SpatialResample
 from nibabel.affines import from_matvec, voxel_sizes
 from numpy.typing import NDArray
 from torch import Tensor
@@ -114,11 +114,11 @@ def to_network(
     oriented_affine = affine @ nib.orientations.inv_ornt_aff(to_ras, channels[0].shape)
     cropped_affine = oriented_affine @ from_matvec(np.eye(3), start)
     space = torch.from_numpy(cropped_affine)
-    moved = {"image": MetaTensor(torch.from_numpy(image), affine=space)}
+    normalised = NormalizeIntensity(nonzero=True, channel_wise=True)(torch.from_numpy(image))
+    moved = {"image": MetaTensor(normalised.as_tensor(), affine=space)}
     if target is not None:
         regions = [nib.orientations.apply_orientation(region, to_ras)[window] for region in target]
         moved["target"] = MetaTensor(torch.from_numpy(np.stack(regions).astype(np.uint8)), affine=space)
-    moved = NormalizeIntensityd("image", nonzero=True, channel_wise=True)(moved)
     if (size := resampling(affine, spacing)) is not None:
         modes = ["nearest" if key == "target" else "bilinear" for key in moved]
         moved = Spacingd(tuple(moved), pixdim=size, mode=modes, padding_mode="border")(moved)

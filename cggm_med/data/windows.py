@@ -13,6 +13,7 @@ from monai.inferers import Inferer, sliding_window_inference
 from torch import Tensor
 
 from cggm_med.errors import DataError
+from cggm_med.models.cpu_convolution import FastConvolutions
 from cggm_med.precision import precision
 
 
@@ -46,16 +47,17 @@ def predict_volume(
     ways = _ways(batch_size or windows_at_once(image.device), image.device)
     for way, (size, device) in enumerate(ways):
         try:
-            volume: Tensor = sliding_window_inference(
-                image[None],
-                tuple(patch_size),
-                size,
-                predict,
-                overlap=overlap,
-                mode="gaussian",
-                sw_device=image.device,
-                device=device,
-            )
+            with FastConvolutions():
+                volume: Tensor = sliding_window_inference(
+                    image[None],
+                    tuple(patch_size),
+                    size,
+                    predict,
+                    overlap=overlap,
+                    mode="gaussian",
+                    sw_device=image.device,
+                    device=device,
+                )
             return volume[0]
         except torch.OutOfMemoryError:
             pass  # what failed still holds memory in here, so the next way is tried outside
