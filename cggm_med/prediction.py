@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gzip
 import hashlib
 import importlib.metadata
@@ -12,7 +13,7 @@ import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -412,9 +413,9 @@ def predict_cases(
     if len(todo) < len(mine):
         say(f"{len(mine) - len(todo)} of {len(mine)} are there already")
     window = " x ".join(map(str, predictor.task.config.data.patch_size))
-    for number, (case, reading) in enumerate(_read_ahead(predictor, {case: cases[case] for case in todo}), start=1):
+    for number, (case, read) in enumerate(_read_ahead(predictor, {case: cases[case] for case in todo}), start=1):
         try:
-            scan = reading.result()
+            scan = read()
             windows, memory = predictor.cost(scan)
             say(
                 f"{number} of {len(todo)}: {case}, {windows} windows of {window} voxels, "
@@ -430,12 +431,16 @@ def predict_cases(
     return failed
 
 
-def _read_ahead(predictor: Predictor, cases: Mapping[str, Mapping[str, Path]]) -> Iterator[tuple[str, Future[Scan]]]:
-    """Each case and its scan to be; while the caller looks at one, the next is read, and no more than that."""
+def _read_ahead(
+    predictor: Predictor, cases: Mapping[str, Mapping[str, Path]]
+) -> Iterator[tuple[str, Callable[[], Scan]]]:
+    """Each case and how to get its scan; while the caller looks at one, the next is read, and no more than that."""
+    ahead: deque[tuple[str, Callable[[], Scan]]] = deque()
     with ThreadPoolExecutor(1) as reader:
-        ahead: deque[tuple[str, Future[Scan]]] = deque()
         for case, images in cases.items():
-            ahead.append((case, reader.submit(predictor.read, case, images)))
+            # The first is waited for in any case; and a thread keeps memory of its own, which one case need not pay.
+            first = functools.partial(predictor.read, case, images)
+            ahead.append((case, reader.submit(predictor.read, case, images).result if ahead else first))
             if len(ahead) > 1:
                 yield ahead.popleft()
         yield from ahead
