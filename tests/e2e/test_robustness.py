@@ -302,15 +302,3 @@ def test_two_processes_share_the_cases(table, run, tmp_path):
     found, whole = rows_of(tmp_path / "two"), rows_of(table)
     expected = [row for row in whole if row["artefact"] in ("clean", "noise") and row["severity"] in ("0", "5")]
     assert found == expected
-
-
-def test_a_figure_of_one_modality(tmp_path, run):
-    """Nothing but what is missing, and a single modality, can be drawn too."""
-    from cggm_med.robustness_figure import robustness_figure
-
-    row = {"artefact": "clean", "modalities": "", "severity": 0, "region": "mean", "dice_mean": 0.8}
-    only = [row, {**row, "artefact": "missing", "modalities": "t1", "dice_mean": 0.5}]
-    one = [row, *({**row, "artefact": "noise", "modalities": "t1", "severity": s, "dice_mean": 0.7} for s in (1, 2))]
-    for number, summary in enumerate((only, one)):
-        robustness_figure(tmp_path / f"{number}.png", "title", summary, ["t1"])
-        assert imread(tmp_path / f"{number}.png").size
