@@ -311,8 +311,7 @@ def write_mask(path: Path, volume: NDArray[Any], reference: Path) -> None:
         ConfigError: for another ending.
         OutputError: if it cannot be written.
     """
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
-        raise ConfigError(f"output is {path.name}, expected a name that ends with .nii.gz or .nii")
+    _require_nifti(path)
     source = nib.load(reference).header
     # Only what is about the grid: other fields of a scan's header may tell whose it is.
     header = nib.Nifti1Image(volume, None).header
@@ -329,6 +328,11 @@ def write_mask(path: Path, volume: NDArray[Any], reference: Path) -> None:
                 packed.write(content)
         else:
             file.write(content)
+
+
+def _require_nifti(path: Path) -> None:
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        raise ConfigError(f"output is {path.name}, expected a name that ends with .nii.gz or .nii")
 
 
 def write_labels(path: Path, prediction: Prediction) -> None:
@@ -403,10 +407,14 @@ def predict_cases(
 
     Raises:
         UnknownName: for an extra that does not exist.
+        ConfigError: for a mask that is not to end with ``.nii`` or ``.nii.gz``.
     """
     for extra in extras:
         if extra not in EXTRAS:
             raise UnknownName("extra output", extra, EXTRAS)
+    if write is write_labels:
+        for path in files.values():
+            _require_nifti(path)
     failed: dict[str, str] = {}
     mine = list(cases)[distributed.rank() :: distributed.world_size()]
     todo = [case for case in mine if not (skip_existing and files[case].exists())]
@@ -419,7 +427,7 @@ def predict_cases(
             windows, memory = predictor.cost(scan)
             say(
                 f"{number} of {len(todo)}: {case}, {windows} windows of {window} voxels, "
-                f"about {memory / 1e9:.1f} GB on {predictor.device}"
+                f"about {_readable(memory)} on {predictor.device}"
             )
             prediction = predictor.segment(scan)
             _write(files[case], prediction, predictor, extras, write)
@@ -429,6 +437,10 @@ def predict_cases(
             failed[case] = str(error)
             say(f"{number} of {len(todo)}: {case} FAILED: {error}")
     return failed
+
+
+def _readable(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
 
 
 def _read_ahead(

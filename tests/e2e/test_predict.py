@@ -174,6 +174,8 @@ def test_bad_requests(predictor, run, scans, tmp_path):
         predictor.predict("case", {**files(scans, 0), "t1": tmp_path / "small.nii.gz"})
     with pytest.raises(ConfigError, match=r"ends with \.nii\.gz or \.nii"):
         write_mask(tmp_path / "mask.png", np.zeros((2, 2, 2), np.uint8), files(scans, 0)["t1"])
+    with pytest.raises(ConfigError, match="output is mask.png"):  # before anything is read
+        predict_cases(predictor, {"a": {"t1": tmp_path / "none.nii.gz"}}, {"a": tmp_path / "mask.png"})
     with pytest.raises(CheckpointError, match="not a run folder"):
         Predictor(tmp_path, "cpu")
     with pytest.raises(UnknownName, match="extra output"):

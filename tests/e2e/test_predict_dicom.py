@@ -94,7 +94,7 @@ def test_nifti_of_dicom(run, study, scans, expected, tmp_path, monkeypatch, capf
         "t1 is series 4: t1, 48 images of 48 x 32",
         "t1ce is series 5: t1ce, 48 images of 48 x 32",
         "t2 is series 6: t2, 48 images of 48 x 32",
-        "1 of 1: mask, 36 windows of 16 x 16 x 16 voxels, about 0.0 GB on cpu",
+        "1 of 1: mask, 36 windows of 16 x 16 x 16 voxels, about 1 MB on cpu",
         f"  written: {tmp_path / 'out' / 'mask.nii.gz'}",
     ]
     # Nothing is left of the converted volumes, and nothing else was written.
