@@ -80,7 +80,10 @@ def load(path: Path, device: torch.device) -> Checkpoint:
     content = read_tensors(path, device)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         version = content.get("format") if isinstance(content, dict) else None
-        raise CheckpointError(f"{path} has checkpoint format {version}, this version reads {FORMAT}")
+        raise CheckpointError(
+            f"{path} has checkpoint format {version}, this version reads {FORMAT}; use the cggm-med that wrote it, "
+            "which its run's results.md names, or a newer one"
+        )
     try:
         del content["format"]
         return Checkpoint(**{**content, "config": json.loads(content["config"])})

@@ -6,38 +6,22 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-from settings import small_settings
+from settings import command, trained_run
 
-from cggm_med import cli
-from cggm_med.data.phantom import write_phantom
 from cggm_med.errors import CheckpointError, ConfigError, DataError, UnknownName
 from cggm_med.prediction import Predictor, find_images, predict_cases, write_mask
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 
 
-def command(monkeypatch, *words, code=0):
-    monkeypatch.setattr("sys.argv", ["cggm-med", *map(str, words)])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    assert (end.value.code or 0) == code
+@pytest.fixture(scope="module")
+def scans(phantom):
+    return phantom
 
 
 @pytest.fixture(scope="module")
-def scans(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("scans") / "scans"
-    write_phantom(folder, cases=6, seed=0, shape=(48, 48, 32), spacing_mm=5.0)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def run(scans, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run") / "run"
-    words = small_settings(scans, tmp_path_factory.mktemp("cache"), train__epochs="1")
-    with pytest.MonkeyPatch.context() as patch:
-        flags = [word for setting in words for word in ("--set", setting)]
-        command(patch, "train", "--preset", "tiny", "--out", folder, *flags)
-    return folder
+def run(phantom, cache, tmp_path_factory):
+    return trained_run(tmp_path_factory.mktemp("run") / "run", phantom, cache, train__epochs="1")
 
 
 @pytest.fixture(scope="module")

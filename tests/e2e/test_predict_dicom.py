@@ -13,14 +13,14 @@ import tempfile
 import nibabel as nib
 import numpy as np
 import pytest
-from settings import small_settings
+from settings import command, trained_run
 
 pytest.importorskip("pydicom")
 pytest.importorskip("highdicom")
 import pydicom
 from dicom_phantom import FORBIDDEN, TOKENS, UID_ROOT, read_segmentation, write_scan
 
-from cggm_med import cli, prediction_dicom
+from cggm_med import prediction_dicom
 from cggm_med.errors import ConfigError, DataError, MissingExtra, UnknownName
 from cggm_med.prediction import Predictor, write_mask
 from cggm_med.prediction_dicom import predict_study
@@ -29,27 +29,16 @@ DESCRIPTIONS = {"flair": "AX T2 FLAIR", "t1": "SAG T1", "t1ce": "SAG T1 post Gd"
 CASE = "BraTS2021_00000"
 
 
-def command(monkeypatch, *words, code=0):
-    monkeypatch.setattr("sys.argv", ["cggm-med", *map(str, words)])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    assert (end.value.code or 0) == code
-
-
 def anonymous(text: str) -> bool:
     return not [word for word in FORBIDDEN if word in text.lower()]
 
 
 @pytest.fixture(scope="module")
 def run(phantom, cache, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run") / "run"
     # Enough to find regions of different sizes.
     learning = {"train__epochs": "6", "train__steps_per_epoch": "12", "optim__lr": "0.02", "train__validate_every": "6"}
-    settings = small_settings(phantom, cache, data__foreground="1.0", data__augmentation="none", **learning)
-    flags = [word for setting in settings for word in ("--set", setting)]
-    with pytest.MonkeyPatch.context() as patch:
-        command(patch, "train", "--preset", "tiny", "--out", folder, *flags)
-    return folder
+    easy = {"data__foreground": "1.0", "data__augmentation": "none"}
+    return trained_run(tmp_path_factory.mktemp("run") / "run", phantom, cache, **easy, **learning)
 
 
 @pytest.fixture(scope="module")
