@@ -38,10 +38,10 @@ class PlannedNetwork(StackedModalities):
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:  # type: ignore[override]
         """Logits ``(batch, target, x, y, z)`` from an image ``(batch, modality, x, y, z)``."""
+        if not self.deep_supervision:
+            return super().forward(image)
         fused = self.model.fuse(self.model.encode(self.split(image)))
         logits: Tensor = self.model.head(fused[0])
-        if not self.deep_supervision:
-            return logits
         return [logits, *(head(x) for head, x in zip(self.model.deep_heads, fused[1:], strict=False))]
 
     def split(self, image: Tensor) -> dict[str, Tensor]:
