@@ -92,8 +92,10 @@ def lesion_scores(
     if dilations < 1:
         raise ValueError(f"dilations is {dilations}; expected at least 1")
     predicted, true = (mask.cpu().numpy().astype(bool) for mask in (prediction, target))
+    if not (predicted.any() or true.any()):
+        return LesionScores(1.0, 0.0, 0, 0, 0)
     # Dilated masks that touch outside this box touch inside it as well, so nothing is lost with the rest.
-    box = next(iter(find_objects((predicted | true).astype(np.uint8))), ())
+    box = find_objects((predicted | true).astype(np.uint8))[0]
     predicted, true = predicted[box], true[box]
 
     areas, number = label(binary_dilation(true, _FACES_AND_EDGES, iterations=dilations), _ALL_26)
