@@ -149,4 +149,4 @@ def _percentile95(distances: np.ndarray, weights: np.ndarray) -> float:
     """The smallest distance up to which at least 95 % of the weight lies."""
     order = np.argsort(distances, kind="stable")
     share = np.cumsum(weights[order]) / weights.sum()
-    return float(distances[order][min(np.searchsorted(share, 0.95), len(order) - 1)])
+    return float(distances[order][np.searchsorted(share, 0.95)])
