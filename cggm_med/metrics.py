@@ -1,12 +1,13 @@
-"""Scores of a segmented region: Dice and HD95 in mm, with the empty region decided in the open."""
+"""Scores of a segmented region: overlap, surfaces in mm and volume, with the empty region decided in the open."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Literal
 
-from monai.metrics import compute_hausdorff_distance
+from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from torch import Tensor
 
 Empty = Literal["none", "both", "missed", "false"]
@@ -69,6 +70,128 @@ def hausdorff95(prediction: Tensor, target: Tensor, spacing_mm: Sequence[float],
             spacing=[float(mm) for mm in spacing_mm],  # MONAI refuses a mix of int and float
         )
     return float(distance.item())
+
+
+def surface_dice(prediction: Tensor, target: Tensor, spacing_mm: Sequence[float], *, tolerance_mm: float) -> float:
+    """Normalised surface Dice: the share of both surfaces that lies within ``tolerance_mm`` of the other surface.
+
+    A surface is made of elements at the corners of voxels, one for each 2 x 2 x 2 neighbourhood that is neither full
+    nor empty, weighted by its area in mm2, so that spacing that differs along the axes is respected (Nikolov et al.,
+    arXiv:1809.04430, and their package ``surface-distance``, as MONAI computes it with ``use_subvoxels``).
+
+    Args:
+        prediction: ``(x, y, z)`` boolean.
+        target: ``(x, y, z)`` boolean.
+        spacing_mm: voxel size along x, y, z.
+        tolerance_mm: the greatest distance that still counts as agreement.
+
+    Returns:
+        0 to 1; 1 when both are empty, 0 when only one is.
+
+    Raises:
+        ValueError: if the shapes differ or the tolerance is negative or not finite.
+
+    Example:
+        >>> target = torch.zeros(8, 8, 8, dtype=torch.bool)
+        >>> target[2:5, 2:5, 2:5] = True
+        >>> surface_dice(target.roll(1, 0), target, (1, 1, 1), tolerance_mm=1)
+        1.0
+    """
+    _require_same_shape(prediction, target)
+    if not (math.isfinite(tolerance_mm) and tolerance_mm >= 0):
+        raise ValueError(f"tolerance_mm is {tolerance_mm}; expected a finite number of at least 0")
+    empty = empty_region(prediction, target)
+    if empty != "none":
+        return 1.0 if empty == "both" else 0.0
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
+        score = compute_surface_dice(
+            prediction[None, None].float(),
+            target[None, None].float(),
+            class_thresholds=[float(tolerance_mm)],
+            include_background=True,
+            spacing=[float(mm) for mm in spacing_mm],
+            use_subvoxels=True,
+        )
+    return float(score.item())
+
+
+def sensitivity(prediction: Tensor, target: Tensor) -> float:
+    """Share of the target's voxels that were found.
+
+    Where the target is empty nothing can be found, and the rule of BraTS 2023 holds: 1 when the prediction is empty as
+    well, 0 when it is not.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    Example:
+        >>> sensitivity(torch.tensor([True, False, True]), torch.tensor([True, True, False]))
+        0.5
+    """
+    _require_same_shape(prediction, target)
+    true = int(target.count_nonzero())
+    return int((prediction & target).count_nonzero()) / true if true else float(not prediction.any())
+
+
+def specificity(prediction: Tensor, target: Tensor) -> float:
+    """Share of the voxels outside the target that were left out.
+
+    It grows with the empty space around the head: 0.99 can be a poor value. A target that fills the volume has no
+    outside, hence no false voxel: 1 (where the script of BraTS 2023 says 0).
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    Example:
+        >>> specificity(torch.tensor([True, False, True]), torch.tensor([True, False, False]))
+        0.5
+    """
+    _require_same_shape(prediction, target)
+    outside = int((~target).count_nonzero())
+    return int((~prediction & ~target).count_nonzero()) / outside if outside else 1.0
+
+
+def volume_error_ml(prediction: Tensor, target: Tensor, spacing_mm: Sequence[float]) -> float:
+    """Volume of the prediction minus that of the target, in ml; an empty region has the volume 0.
+
+    Args:
+        prediction: ``(x, y, z)`` boolean.
+        target: ``(x, y, z)`` boolean.
+        spacing_mm: voxel size along x, y, z.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    Example:
+        >>> volume_error_ml(torch.ones(4, 5, 5).bool(), torch.zeros(4, 5, 5).bool(), (1, 1, 2))
+        0.2
+    """
+    _require_same_shape(prediction, target)
+    voxels = int(prediction.count_nonzero()) - int(target.count_nonzero())
+    return voxels * math.prod(float(mm) for mm in spacing_mm) / 1000
+
+
+def relative_volume_error(prediction: Tensor, target: Tensor, *, false: float) -> float:
+    """Volume of the prediction minus that of the target, as a share of the target's: -1 when all of it was missed.
+
+    Args:
+        prediction: ``(x, y, z)`` boolean.
+        target: ``(x, y, z)`` boolean.
+        false: the error where only the target is empty and nothing can be divided by; 0 where both are.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    Example:
+        >>> relative_volume_error(torch.tensor([True, True, True]), torch.tensor([True, True, False]), false=math.inf)
+        0.5
+    """
+    _require_same_shape(prediction, target)
+    predicted, true = int(prediction.count_nonzero()), int(target.count_nonzero())
+    if not true:
+        return false if predicted else 0.0
+    return (predicted - true) / true
 
 
 def _require_same_shape(prediction: Tensor, target: Tensor) -> None:
