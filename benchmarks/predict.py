@@ -142,7 +142,8 @@ class Clock:
 
 def ours(options: argparse.Namespace) -> tuple[Any, nn.Module, torch.device]:
     """The predictor of this package."""
-    from cggm_med.prediction import Predictor, predict_cases
+    from cggm_med.cohort import predict_cases
+    from cggm_med.prediction import Predictor
 
     predictor = Predictor(options.folder / "run", options.device, trust_names=True)
     config = predictor.task.config

@@ -158,8 +158,9 @@ def predict(
     if chosen and images:
         raise typer.BadParameter("--series chooses among the series of a DICOM folder; give one instead of files")
     from cggm_med import distributed, engine
+    from cggm_med.cohort import case_of, find_images, predict_cases
     from cggm_med.data.dicom import holds_dicom
-    from cggm_med.prediction import Predictor, case_of, find_images, predict_cases
+    from cggm_med.prediction import Predictor
     from cggm_med.prediction_dicom import predict_study
 
     with distributed.processes(engine.select_device(device)):

@@ -1,42 +1,32 @@
-"""Segmenting scans with a trained run: from image files to a mask on their own grid."""
+"""Segmenting one case with a trained run: from image files to probabilities and labels on their own grid."""
 
 from __future__ import annotations
 
 import copy
-import functools
-import gzip
 import hashlib
-import importlib.metadata
 import itertools
 import json
 import math
-import warnings
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from cggm_med import checkpoint as checkpoints
-from cggm_med import distributed, engine, registry
+from cggm_med import engine, registry
 from cggm_med.config import parse_overrides
 from cggm_med.data.cases import Case, ImageFile
-from cggm_med.data.geometry import TOLERANCE_VOXELS, Inspection, inspect, largest_displacement
+from cggm_med.data.geometry import Inspection, inspect
 from cggm_med.data.labels import LabelConvention
-from cggm_med.data.layouts import find_cases
-from cggm_med.data.resample import resample_onto
+from cggm_med.data.resample import onto_one_grid
 from cggm_med.data.signatures import Signatures, check
-from cggm_med.data.transforms import NativeGrid, background_value, to_network
+from cggm_med.data.transforms import NativeGrid, to_network
 from cggm_med.data.windows import window_count, windows_at_once
-from cggm_med.errors import CggmMedError, CheckpointError, ConfigError, DataError, UnknownName
-from cggm_med.files import atomic_file, write_json
+from cggm_med.errors import CheckpointError, ConfigError, DataError, UnknownName
 from cggm_med.models.memory import peak_bytes
 from cggm_med.precision import precision
 from cggm_med.run_folder import RunFolder
@@ -44,8 +34,6 @@ from cggm_med.segmentation import SegmentationTask
 from cggm_med.settings import make_config
 
 FLIPS = tuple(axes for n in range(4) for axes in itertools.combinations((1, 2, 3), n))  # of (channel, x, y, z)
-EXTRAS = ("probabilities", "uncertainty")
-LEAST_COVERED = 0.5  # of a grid that an image is resampled to; with less, something is wrong
 
 
 @dataclass(frozen=True)
@@ -235,48 +223,18 @@ class Predictor:
         self, case: str, found: Inspection
     ) -> tuple[Mapping[str, NDArray[np.float32]], NDArray[np.float64], tuple[str, ...]]:
         """The volumes and their affine, and which modalities had to be resampled for that."""
+        if not found.problems:
+            return found.volumes, next(iter(found.affines.values())), ()
         onto = self.resample_to
-        if (
-            found.differing
-            and onto is not None
-            and onto not in found.volumes
-            and len(found.problems) == len(found.differing)
-        ):
-            raise DataError(f"{case}: files lie on different grids, and the case has no {onto} to resample them to")
-        if len(found.problems) > len(found.differing) or (found.differing and onto is None):
+        if onto is None or len(found.problems) > len(found.differing):
             resample = ", or --resample-to MODALITY" if found.differing else ""
             raise DataError(
                 f"{case} cannot be segmented; expected finite voxels on one grid{resample}:", found.problems
             )
-        if not found.differing:
-            return found.volumes, next(iter(found.affines.values())), ()
-        assert onto is not None  # noqa: S101 - seen to above
-        shape, affine = found.volumes[onto].shape, found.affines[onto]
-        volumes, resampled = dict(found.volumes), []
-        for modality, volume in found.volumes.items():
-            same = volume.shape == shape
-            if same and largest_displacement(affine, found.affines[modality], shape) <= TOLERANCE_VOXELS:
-                continue
-            outside = background_value(volume)
-            volumes[modality], covered = resample_onto(
-                volume,
-                found.affines[modality],
-                shape,
-                affine,
-                outside=float(volume.min() if outside is None else outside),
-            )
-            resampled.append(modality)
-            if covered < LEAST_COVERED:
-                raise DataError(
-                    f"{case}: {modality} covers {covered:.0%} of the grid of {onto}, expected at least "
-                    f"{LEAST_COVERED:.0%}; do both show the same part of the same patient?"
-                )
-            if covered < 0.99:
-                warnings.warn(
-                    f"{case}: {modality} covers {covered:.0%} of the grid of {onto}; the rest counts as its background",
-                    stacklevel=2,
-                )
-        return volumes, affine, tuple(resampled)
+        if onto not in found.volumes:
+            raise DataError(f"{case}: files lie on different grids, and the case has no {onto} to resample them to")
+        volumes, resampled = onto_one_grid(case, found, onto)
+        return volumes, found.affines[onto], resampled
 
     def _probabilities(self, image: Tensor, modalities: Sequence[str]) -> Tensor:
         """``(region, x, y, z)`` on the preprocessed grid."""
@@ -297,195 +255,3 @@ def _read_facts(folder: RunFolder) -> tuple[str, Signatures]:
         raise CheckpointError(
             f"{folder.path} is not a complete run folder: {folder.facts.name} is missing or damaged"
         ) from error
-
-
-def write_mask(path: Path, volume: NDArray[Any], reference: Path) -> None:
-    """Write a NIfTI file on the grid of ``reference``: the same affine, sform and qform; whole or not at all.
-
-    Args:
-        path: ending in ``.nii`` or ``.nii.gz``.
-        volume: ``(x, y, z)``, or ``(x, y, z, channel)``.
-        reference: image file.
-
-    Raises:
-        ConfigError: for another ending.
-        OutputError: if it cannot be written.
-    """
-    _require_nifti(path)
-    source = nib.load(reference).header
-    # Only what is about the grid: other fields of a scan's header may tell whose it is.
-    header = nib.Nifti1Image(volume, None).header
-    header["pixdim"][:4] = source["pixdim"][:4]
-    for name in ("sform", "qform"):
-        affine, code = getattr(source, f"get_{name}")(coded=True)
-        getattr(header, f"set_{name}")(affine, int(code))
-    header.set_xyzt_units(*source.get_xyzt_units())
-    content = nib.Nifti1Image(volume, header.get_best_affine(), header).to_bytes()
-    with atomic_file(path) as file:
-        if path.name.lower().endswith(".gz"):
-            # No name and no time in it, so that the same mask has the same bytes.
-            with gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed:
-                packed.write(content)
-        else:
-            file.write(content)
-
-
-def _require_nifti(path: Path) -> None:
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
-        raise ConfigError(f"output is {path.name}, expected a name that ends with .nii.gz or .nii")
-
-
-def write_labels(path: Path, prediction: Prediction) -> None:
-    """Write the labels of a prediction as `write_mask` does, on the grid of its reference."""
-    write_mask(path, prediction.labels, prediction.reference)
-
-
-def case_of(path: Path) -> str:
-    """What the case of an output file is called: the file's name without its ending.
-
-    Example:
-        >>> [case_of(Path(name)) for name in ("a.nii.gz", "b.v2.nii", "c.dcm")]
-        ['a', 'b.v2', 'c']
-    """
-    return path.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".dcm")
-
-
-def find_images(
-    predictor: Predictor, path: Path, modalities: Sequence[str] | None = None
-) -> dict[str, dict[str, Path]]:
-    """The image files of each case in a folder or datalist, in any layout that training reads; labels are not needed.
-
-    Args:
-        predictor: knows layouts and modalities.
-        path: folder or JSON file.
-        modalities: what to use; default: all that the run knows, which every case must then have.
-
-    Raises:
-        DataError: if nothing is found or a case is incomplete; names every such case.
-    """
-    task = predictor.task
-    found = find_cases(
-        path,
-        tuple(modalities or task.modalities),
-        task.layouts,
-        decathlon_modalities=task.decathlon_modalities,
-        decathlon_convention=task.decathlon_convention,
-        known_modalities=task.known_modalities,
-        need_labels=False,
-    )
-    stacked = [case.id for case in found.cases if any(file.channel is not None for file in case.images.values())]
-    if stacked:
-        raise DataError(f"{path} holds 4-D files, in which modalities are channels; split them into one file each")
-    return {case.id: {m: file.path for m, file in case.images.items()} for case in found.cases}
-
-
-def predict_cases(
-    predictor: Predictor,
-    cases: Mapping[str, Mapping[str, Path]],
-    files: Mapping[str, Path],
-    *,
-    skip_existing: bool = False,
-    extras: Sequence[str] = (),
-    write: Callable[[Path, Prediction], None] = write_labels,
-    say: Callable[[str], None] = print,
-) -> dict[str, str]:
-    """Segment cases one after the other; one that fails leaves no file and stops no other.
-
-    While one is segmented, the next is read. Several processes (torchrun) share the cases.
-
-    Args:
-        predictor: the run.
-        cases: image files by case and modality.
-        files: mask to write for each case.
-        skip_existing: leave out cases whose mask is there.
-        extras: what to write besides masks, of ``probabilities`` and ``uncertainty``.
-        write: writes a mask.
-        say: told what is done, in one line a case.
-
-    Returns:
-        Why, for each case of this process that failed.
-
-    Raises:
-        UnknownName: for an extra that does not exist.
-        ConfigError: for a mask that is not to end with ``.nii`` or ``.nii.gz``.
-    """
-    for extra in extras:
-        if extra not in EXTRAS:
-            raise UnknownName("extra output", extra, EXTRAS)
-    if write is write_labels:
-        for path in files.values():
-            _require_nifti(path)
-    failed: dict[str, str] = {}
-    mine = list(cases)[distributed.rank() :: distributed.world_size()]
-    todo = [case for case in mine if not (skip_existing and files[case].exists())]
-    if len(todo) < len(mine):
-        say(f"{len(mine) - len(todo)} of {len(mine)} are there already")
-    window = " x ".join(map(str, predictor.task.config.data.patch_size))
-    for number, (case, read) in enumerate(_read_ahead(predictor, {case: cases[case] for case in todo}), start=1):
-        try:
-            scan = read()
-            windows, memory = predictor.cost(scan)
-            say(
-                f"{number} of {len(todo)}: {case}, {windows} windows of {window} voxels, "
-                f"about {_readable(memory)} on {predictor.device}"
-            )
-            prediction = predictor.segment(scan)
-            _write(files[case], prediction, predictor, extras, write)
-            missing = f", without {', '.join(prediction.absent)}" if prediction.absent else ""
-            say(f"  written: {files[case]}{missing}")
-        except CggmMedError as error:
-            failed[case] = str(error)
-            say(f"{number} of {len(todo)}: {case} FAILED: {error}")
-    return failed
-
-
-def _readable(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
-
-
-def _read_ahead(
-    predictor: Predictor, cases: Mapping[str, Mapping[str, Path]]
-) -> Iterator[tuple[str, Callable[[], Scan]]]:
-    """Each case and how to get its scan; while the caller looks at one, the next is read, and no more than that."""
-    ahead: deque[tuple[str, Callable[[], Scan]]] = deque()
-    with ThreadPoolExecutor(1) as reader:
-        for case, images in cases.items():
-            # The first is waited for in any case; and a thread keeps memory of its own, which one case need not pay.
-            first = functools.partial(predictor.read, case, images)
-            ahead.append((case, reader.submit(predictor.read, case, images).result if ahead else first))
-            if len(ahead) > 1:
-                yield ahead.popleft()
-        yield from ahead
-
-
-def _write(
-    path: Path,
-    prediction: Prediction,
-    predictor: Predictor,
-    extras: Sequence[str],
-    write: Callable[[Path, Prediction], None],
-) -> None:
-    """The mask last, so that whoever sees it finds all the rest."""
-    stem = case_of(path)
-    write_json(
-        path.with_name(f"{stem}.json"),
-        {
-            "software": f"cggm-med {importlib.metadata.version('cggm-med')}",
-            "task": predictor.task.config.task.name,
-            "run": predictor.digest,
-            "modalities": list(prediction.modalities),
-            "absent": list(prediction.absent),
-            "labels": {str(n): meaning for n, meaning in prediction.convention.meanings.items()},
-            "convention": prediction.convention.name,
-            "regions": list(prediction.regions),
-            "threshold": 0.5,
-            "flips": predictor.flips,
-            "trust_names": predictor.trust_names,
-            "resampled": list(prediction.resampled),
-            "resampled_to": predictor.resample_to if prediction.resampled else None,
-        },
-    )
-    for extra in extras:
-        volume = prediction.probability if extra == "probabilities" else prediction.uncertainty
-        write_mask(path.with_name(f"{stem}_{extra}.nii.gz"), np.moveaxis(volume, 0, -1), prediction.reference)
-    write(path, prediction)

@@ -15,12 +15,13 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from cggm_med.cohort import case_of, predict_cases
 from cggm_med.data.dicom import assign_modalities, find_series
 from cggm_med.data.dicom_header import import_extra
 from cggm_med.data.dicom_seg import write_segmentation
 from cggm_med.data.dicom_volume import write_nifti
 from cggm_med.errors import ConfigError, UnknownName
-from cggm_med.prediction import Predictor, case_of, predict_cases
+from cggm_med.prediction import Predictor
 
 
 def predict_study(

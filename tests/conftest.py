@@ -10,6 +10,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 import torch
 from hypothesis import settings
+from matplotlib.figure import Figure
 
 from cggm_med.data.phantom import write_phantom
 
@@ -58,3 +59,16 @@ def shared_data():
         return path
 
     return find
+
+
+@pytest.fixture
+def figure(monkeypatch):
+    """The figures that were saved, newest last."""
+    saved, save = [], Figure.savefig
+
+    def record(self, *args, **kwargs):
+        saved.append(self)
+        save(self, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", record)
+    return saved

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from cggm_med.figures import REGION_COLOURS, contour_figure, learning_figure, modality_figure
@@ -44,19 +43,6 @@ def places(pixels, colour):
 def coloured(pixels):
     """How many pixels have the first region's colour."""
     return sum(len(rows) for rows, _ in places(pixels, REGION_COLOURS[0]))
-
-
-@pytest.fixture
-def figure(monkeypatch):
-    """The figures that were saved, newest last."""
-    saved, save = [], Figure.savefig
-
-    def record(self, *args, **kwargs):
-        saved.append(self)
-        save(self, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", record)
-    return saved
 
 
 def train_records(number, loss=lambda i: 1.0, **extra):

@@ -1,7 +1,6 @@
 """The robustness figure: its lines have the numbers of the table, from the clean scan on."""
 
 import pytest
-from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from cggm_med.robustness_figure import robustness_figure
@@ -17,19 +16,6 @@ NOISE = [
     for m, values in {"t1": (0.7, 0.5), "t2": (0.75, 0.65), "t1+t2": (0.6, 0.31)}.items()
     for s, d in zip((1, 4), values, strict=True)
 ]
-
-
-@pytest.fixture
-def figure(monkeypatch):
-    """The figures that were saved, newest last."""
-    saved, save = [], Figure.savefig
-
-    def record(self, *args, **kwargs):
-        saved.append(self)
-        save(self, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", record)
-    return saved
 
 
 def test_lines_begin_at_the_clean_scan(figure, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,11 @@ import SimpleITK as sitk  # noqa: N813 - as everybody calls it
 from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
+from cggm_med.data.geometry import TOLERANCE_VOXELS, Inspection, largest_displacement
+from cggm_med.data.transforms import background_value
+from cggm_med.errors import DataError
+
+LEAST_COVERED = 0.5  # of a grid that an image is resampled to; with less, something is wrong
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 
 
@@ -48,6 +54,40 @@ def resample_onto(
     everywhere.CopyInformation(image)
     reached = sitk.Resample(everywhere, grid, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
     return sitk.GetArrayFromImage(moved).T, float(sitk.GetArrayViewFromImage(reached).mean())
+
+
+def onto_one_grid(case: str, found: Inspection, onto: str) -> tuple[dict[str, NDArray[np.float32]], tuple[str, ...]]:
+    """Bring the volumes of a case onto the grid of one of them, where they lie on another.
+
+    Args:
+        case: id.
+        found: whose problems are different grids alone.
+        onto: modality whose grid it is to be.
+
+    Returns:
+        The volumes, and the modalities that were resampled.
+
+    Raises:
+        DataError: if one covers less than half of the grid, which cannot be meant.
+    """
+    shape, affine = found.volumes[onto].shape, found.affines[onto]
+    volumes, resampled = dict(found.volumes), []
+    for modality, volume in found.volumes.items():
+        own = found.affines[modality]
+        if volume.shape == shape and largest_displacement(affine, own, shape) <= TOLERANCE_VOXELS:
+            continue
+        background = background_value(volume)
+        outside = float(volume.min()) if background is None else background
+        volumes[modality], covered = resample_onto(volume, own, shape, affine, outside=outside)
+        resampled.append(modality)
+        covers = f"{case}: {modality} covers {covered:.0%} of the grid of {onto}"
+        if covered < LEAST_COVERED:
+            raise DataError(
+                f"{covers}, expected at least {LEAST_COVERED:.0%}; do both show the same part of the same patient?"
+            )
+        if covered < 0.99:
+            warnings.warn(f"{covers}; the rest counts as its background", stacklevel=2)
+    return volumes, tuple(resampled)
 
 
 def _place(image: sitk.Image, affine: NDArray[np.float64]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -46,21 +47,19 @@ def predict_volume(
     """
     ways = _ways(batch_size or windows_at_once(image.device), image.device)
     for way, (size, device) in enumerate(ways):
-        try:
-            with FastConvolutions():
-                volume: Tensor = sliding_window_inference(
-                    image[None],
-                    tuple(patch_size),
-                    size,
-                    predict,
-                    overlap=overlap,
-                    mode="gaussian",
-                    sw_device=image.device,
-                    device=device,
-                )
+        # Until the error is done with, what failed holds memory; so the next way is tried outside.
+        with contextlib.suppress(torch.OutOfMemoryError), FastConvolutions():
+            volume: Tensor = sliding_window_inference(
+                image[None],
+                tuple(patch_size),
+                size,
+                predict,
+                overlap=overlap,
+                mode="gaussian",
+                sw_device=image.device,
+                device=device,
+            )
             return volume[0]
-        except torch.OutOfMemoryError:
-            pass  # what failed still holds memory in here, so the next way is tried outside
         if image.device.type == "cuda":
             torch.cuda.empty_cache()
         if way + 1 < len(ways):

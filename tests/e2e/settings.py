@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from command_line import command
 from rich.console import Console
 
-from cggm_med import cli
 from cggm_med.config import parse_overrides
 from cggm_med.settings import make_config
 
@@ -36,14 +36,6 @@ def small_config(phantom: Path, cache: Path, **changes: str):
 
 def quiet() -> Console:
     return Console(quiet=True)
-
-
-def command(monkeypatch, *words, code=0):
-    """``cggm-med WORDS``, which must end with this exit code."""
-    monkeypatch.setattr("sys.argv", ["cggm-med", *map(str, words)])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    assert (end.value.code or 0) == code
 
 
 def trained_run(folder: Path, phantom: Path, cache: Path, **changes: str) -> Path:

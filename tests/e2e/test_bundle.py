@@ -15,7 +15,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from settings import command, trained_run
+from command_line import command
+from settings import trained_run
 
 import cggm_med
 from cggm_med.bundle.export import MODULES, SCHEMA_FILE, TEMPLATE, export

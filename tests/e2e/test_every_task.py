@@ -4,9 +4,10 @@ import json
 
 import pytest
 import yaml
+from command_line import command
 from test_resume import Killed, assert_same_run, kill_at
 
-from cggm_med import cli, registry
+from cggm_med import registry
 
 # The three that every task is tested with. OGM scores by the fused head's shares where it is linear, else by heads;
 # MMPareto takes gradients apart; DGS leaves modalities out: between them they meet each side of a model.
@@ -28,13 +29,6 @@ THIRD = {
 def folder(tmp_path_factory):
     """Generated data and converted files, shared by the tests."""
     return tmp_path_factory.mktemp("tasks")
-
-
-def command(monkeypatch, *words):
-    monkeypatch.setattr("sys.argv", ["cggm-med", *map(str, words)])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    assert not end.value.code
 
 
 def flags(cache):

@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
+from command_line import command
 from settings import small_settings
 
 from cggm_med import cli
@@ -77,13 +78,6 @@ def datalist(folder, cases):
 @pytest.fixture(scope="module")
 def cases():
     return [make_case(7, index, SHAPE, 5.0) for index in range(CASES)]
-
-
-def command(monkeypatch, *words):
-    monkeypatch.setattr("sys.argv", ["cggm-med", *map(str, words)])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    assert not end.value.code
 
 
 def train(monkeypatch, data, cache, out, *words):

@@ -6,10 +6,13 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-from settings import command, trained_run
+from command_line import command
+from settings import trained_run
 
+from cggm_med.cohort import find_images, predict_cases
+from cggm_med.data.masks import write_mask
 from cggm_med.errors import CheckpointError, ConfigError, DataError, UnknownName
-from cggm_med.prediction import Predictor, find_images, predict_cases, write_mask
+from cggm_med.prediction import Predictor
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 

@@ -13,7 +13,8 @@ import tempfile
 import nibabel as nib
 import numpy as np
 import pytest
-from settings import command, trained_run
+from command_line import command
+from settings import trained_run
 
 pytest.importorskip("pydicom")
 pytest.importorskip("highdicom")
@@ -21,8 +22,9 @@ import pydicom
 from dicom_phantom import FORBIDDEN, TOKENS, UID_ROOT, read_segmentation, write_scan
 
 from cggm_med import prediction_dicom
+from cggm_med.data.masks import write_mask
 from cggm_med.errors import ConfigError, DataError, MissingExtra, UnknownName
-from cggm_med.prediction import Predictor, write_mask
+from cggm_med.prediction import Predictor
 from cggm_med.prediction_dicom import predict_study
 
 DESCRIPTIONS = {"flair": "AX T2 FLAIR", "t1": "SAG T1", "t1ce": "SAG T1 post Gd", "t2": "AX T2 TSE"}

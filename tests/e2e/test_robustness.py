@@ -12,8 +12,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from command_line import command
 from matplotlib.image import imread
-from settings import command, quiet, trained_run
+from settings import quiet, trained_run
 
 from cggm_med import robustness
 from cggm_med.data.artefacts import ARTEFACTS, corrupt

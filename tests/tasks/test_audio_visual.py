@@ -9,11 +9,11 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from command_line import command
 from PIL import Image
 from scipy.io import wavfile
 from scipy.signal import stft
 
-from cggm_med import cli
 from cggm_med.config import parse_overrides
 from cggm_med.errors import ConfigError, DataError
 from cggm_med.models.late_fusion import LateFusionModel
@@ -513,13 +513,6 @@ def test_a_video_that_is_cut_anywhere_is_an_error_or_whole(tmp_path, cache):
 def test_impossible_settings(setting, tmp_path, cache):
     with pytest.raises(ConfigError, match=re.escape(setting.split("=")[0])):
         make("cremad", tmp_path, cache, setting)
-
-
-def command(monkeypatch, *words):
-    monkeypatch.setattr("sys.argv", ["cggm-med", *map(str, words)])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    assert not end.value.code
 
 
 @pytest.mark.parametrize("name", ["cremad", "kinetics_sounds"])

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from command_line import command
 from PIL import Image
 
-from cggm_med import cli
 from cggm_med.config import parse_overrides
 from cggm_med.errors import ConfigError, DataError
 from cggm_med.registry import TASKS, load
@@ -299,13 +299,6 @@ def test_damaged_flow(name, tmp_path, cache):
 def test_there_are_three_splits(split, tmp_path, cache):
     with pytest.raises(ConfigError, match=rf"data\.split is {split}, expected 1 to 3"):
         make(tmp_path, cache, f"data.split={split}")
-
-
-def command(monkeypatch, *words):
-    monkeypatch.setattr("sys.argv", ["cggm-med", *map(str, words)])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    assert not end.value.code
 
 
 def test_generated_data_train_evaluate_and_resume(tmp_path, cache, monkeypatch):
