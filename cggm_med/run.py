@@ -20,6 +20,7 @@ from rich.console import Console
 from cggm_med import checkpoint as checkpoints
 from cggm_med import distributed, engine, registry
 from cggm_med.config import RunConfig, Tree, differences, require, to_tree
+from cggm_med.cost import measured
 from cggm_med.data.splits import Splits, write_splits
 from cggm_med.diagnostics import coverage
 from cggm_med.errors import CheckpointError, DataError, OutputError, UnknownName
@@ -286,7 +287,9 @@ def _train(
             append_text(run.metrics, json.dumps(record) + "\n")
             progress(record)
 
-    with progress:
+    # Of a run that was stopped in between, the cost is not known.
+    whole = first and (checkpoint is None or checkpoint.step == 0)
+    with progress, measured(run.cost, device, config.train.steps) if whole else contextlib.nullcontext():
         engine.train(task, model, strategy, config, run.checkpoints, device=device, log=log, resume=checkpoint)
     if first and run.metrics.exists():
         records = run.read_metrics()

@@ -49,6 +49,16 @@ class RunFolder:
         return self.path / "coverage.json"
 
     @property
+    def cost(self) -> Path:
+        """What the training took, if it was not stopped in between."""
+        return self.path / "cost.json"
+
+    @property
+    def results(self) -> Path:
+        """Scores of the held-out cases; there once the run is finished."""
+        return self.path / "results.json"
+
+    @property
     def metrics(self) -> Path:
         """One line a logged step or validation."""
         return self.path / "metrics.jsonl"
