@@ -13,10 +13,10 @@ from rich.table import Table as ConsoleTable
 from scipy import stats
 
 from cggm_med.comparison import Comparison, compare
-from cggm_med.comparison_report import comparison_tables, number, p_text, write_comparison
+from cggm_med.comparison_report import comparison_tables, number, p_text, shown_in_terminal, write_comparison
 from cggm_med.errors import ConfigError, DataError
 from cggm_med.experiment import Plan, plan_runs, train_all, tune
-from cggm_med.files import writable_folder, write_text
+from cggm_med.files import results_folder, writable_folder, write_text
 from cggm_med.finished_runs import Excluded, read_runs
 from cggm_med.report import Table, markdown_table
 from cggm_med.run import origin
@@ -60,15 +60,15 @@ def train_and_compare(
     reference = baseline or ("joint" if "joint" in labels else labels[0])
     if reference not in labels:
         raise ConfigError(f"--baseline {reference} is not among {'; '.join(labels)}")
-    writable_folder(plan.folder)
-    names = {variant: variant.label for variant in variants}
-    if axes:
-        first = plan_runs(plan, variants[:1], chosen_seeds[:1], folds)[0]
-        tuned = tune(plan, variants, axes, trials, first.words, parallel, console.print)
-        reference = tuned[labels.index(reference)].label
-        names = {variant: variant.label for variant in tuned}
-    runs = plan_runs(plan, tuple(names), chosen_seeds, folds)
-    failed = train_all(plan, runs, parallel, console.print)
+    with results_folder(plan.folder):
+        names = {variant: variant.label for variant in variants}
+        if axes:
+            first = plan_runs(plan, variants[:1], chosen_seeds[:1], folds)[0]
+            tuned = tune(plan, variants, axes, trials, first.words, parallel, console.print)
+            reference = tuned[labels.index(reference)].label
+            names = {variant: variant.label for variant in tuned}
+        runs = plan_runs(plan, tuple(names), chosen_seeds, folds)
+        failed = train_all(plan, runs, parallel, console.print)
     folders: dict[Path, str | None] = {run.folder: names[run.variant] for run in runs}
     for run in failed:
         del folders[Path(run.run)]
@@ -92,7 +92,7 @@ def compare_runs(
     writable_folder(out)
     write_comparison(out, comparison, origin())
     for table in (t for t in comparison_tables(comparison) if not t.detail):
-        _show(table, console)
+        _show(shown_in_terminal(table), console)
     console.print(f"written: {out / 'comparison.md'}, .csv, .json, .png and {out / 'runs.csv'}")
     return comparison
 

@@ -91,6 +91,16 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
     return tables
 
 
+def shown_in_terminal(table: Table) -> Table:
+    """The table without what a terminal has no room for; the files have it."""
+    if table.header != SCORE_HEADER:
+        return table
+    kept = [0, 2, 4, 5, 7, 8]
+    return Table(
+        table.title, tuple(table.header[i] for i in kept), tuple(tuple(r[i] for i in kept) for r in table.rows)
+    )
+
+
 def run_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """One row a run: seed, number of cases, every score, cost."""
     found = []
@@ -115,7 +125,7 @@ def p_text(p: float | None) -> str:
 
 
 def _interval(ends: tuple[float, float] | None, *, sign: bool = False) -> str:
-    return "-" if ends is None else f"{number(ends[0], sign=sign)} to {number(ends[1], sign=sign)}"
+    return "-" if ends is None else f"[{number(ends[0], sign=sign)}, {number(ends[1], sign=sign)}]"
 
 
 def _score_cells(row: Row, names: Mapping[str, str]) -> tuple[str, ...]:

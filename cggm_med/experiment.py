@@ -26,6 +26,7 @@ from cggm_med.settings import make_config
 from cggm_med.task import Task
 from cggm_med.variants import Variant, parse_axis
 
+PROGRAM = (sys.executable, "-m", "cggm_med.cli")
 MOST_PARALLEL = 4  # runs at once on a CPU unless told otherwise
 Say = Callable[[str], object]
 
@@ -118,7 +119,6 @@ def train_all(plan: Plan, runs: Sequence[PlannedRun], parallel: int | None, say:
     """
     for run in runs:
         _require_same(plan, run)
-        run.folder.parent.mkdir(parents=True, exist_ok=True)
     todo = [run for run in runs if next(_commands(plan, run), None)]
     gpus = torch.cuda.device_count() if str(plan.overrides.get("train", {}).get("device", "auto")) != "cpu" else 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -222,6 +222,7 @@ class _Process:
     def __init__(self, plan: Plan, run: PlannedRun, environment: Mapping[str, str]) -> None:
         self.run, self.environment = run, environment
         self.plan = plan
+        run.folder.parent.mkdir(parents=True, exist_ok=True)
         self.log: IO[bytes] = run.log.open("wb")
         self.process = self._start(next(_commands(plan, run)))
 
@@ -250,9 +251,12 @@ class _Process:
         return (errors or lines or [f"exit code {self.process.returncode}"])[-1]
 
     def _start(self, words: Sequence[str]) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "cggm_med.cli", *words]
         return subprocess.Popen(  # noqa: S603 - this program, with words of its own
-            command, env=self.environment, stdout=self.log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+            [*PROGRAM, *words],
+            env=self.environment,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
         )
 
 
