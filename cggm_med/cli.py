@@ -152,7 +152,9 @@ def compare(
     preset: Annotated[str | None, typer.Option(help="Of the task, such as tiny. [what suits the data]")] = None,
     config: ConfigFile = None,
     settings: Settings = None,
-    out: Annotated[Path | None, typer.Option(help="Folder; the same one again goes on. [comparisons/TASK]")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder; the same one again goes on. [comparisons/TASK]")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Compare strategies over seeds under one budget: train what is missing, then one table with statistics."""
