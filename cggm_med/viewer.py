@@ -76,7 +76,9 @@ def page(case: ViewedCase) -> str:
             {"name": name, "members": layer.members} for name, layer in layers.items() if layer is not None
         ],
         "start": _start(case),
-        "notes": [*case.notes, *_rounded(steps)],
+        "box": _box(case),
+        "notes": case.notes,
+        "rounded": _rounded(steps),
     }
     # No text of the case is ever read as HTML: "<" cannot occur in the JSON, and base64 has none.
     parts = {
@@ -111,7 +113,9 @@ def _grid(case: ViewedCase) -> str:
     shape = next(iter(case.images.values())).shape
     spacing = np.linalg.norm(case.affine[:3, :3], axis=0)
     axes = "".join(nib.aff2axcodes(case.affine))
-    return f"{_times(shape)} voxels of {_times(spacing)} mm, stored as {axes}"
+    degrees = float(np.degrees(nib.affines.obliquity(case.affine).max()))
+    turned = f"; its axes are turned by up to {degrees:.0f}°, and so are the planes" if degrees >= 1 else ""
+    return f"{_times(shape)} voxels of {_times(spacing)} mm, stored as {axes}{turned}."
 
 
 def _image(modality: str, image: NDArray[np.float32], step: float) -> dict[str, Any]:
@@ -149,9 +153,22 @@ def _start(case: ViewedCase) -> list[float]:
     return [float(mm) for mm in nib.affines.apply_affine(case.affine, voxel)]
 
 
-def _rounded(steps: Mapping[str, float]) -> list[str]:
+def _box(case: ViewedCase) -> list[list[float]]:
+    """Least and greatest share of the extent along right, anterior and superior at which not all is background."""
+    image = next(iter(case.images.values()))
+    shown = image != image[0, 0, 0]
+    ends = np.array([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+    for axis, (to, direction) in enumerate(nib.orientations.io_orientation(case.affine).astype(int)):
+        filled = np.flatnonzero(shown.any(axis=tuple(a for a in range(3) if a != axis)))
+        if filled.size:
+            share = np.array([filled[0], filled[-1] + 1]) / image.shape[axis]
+            ends[:, to] = share if direction > 0 else 1 - share[::-1]
+    return ends.tolist()
+
+
+def _rounded(steps: Mapping[str, float]) -> str:
     told = [f"{m} to steps of {step:.3g}" for m, step in steps.items() if step]
-    return [f"Intensities were rounded for this page: {', '.join(told)}."] if told else []
+    return f"Intensities were rounded for this page: {', '.join(told)}." if told else ""
 
 
 def _licences() -> str:

@@ -10,7 +10,7 @@ const make = (tag, properties = {}, ...children) => {
 const CASE = JSON.parse(byId("content").textContent);
 const AXIAL = 0, CORONAL = 1, SAGITTAL = 2, PLANES = 3, SOLID = 4;  // NiiVue's numbers
 const VIEWS = [["three planes", PLANES, "M"], ["axial", AXIAL, "A"], ["coronal", CORONAL, "C"], ["sagittal", SAGITTAL, "S"], ["3-D", SOLID, "D"]];
-const HAIR = 0.3;  // voxels
+const CROSSHAIR = "rgba(90, 215, 115, 0.8)";
 const STYLES = ["contour", "filled", "hidden"];
 const IN_PLANE = [[0, 1], [0, 2], [1, 2]];  // axes across and up of each plane
 
@@ -20,9 +20,7 @@ const nv = new niivue.Niivue({
   showAllOrientationMarkers: true,
   fontColor: [0.9, 0.9, 0.9, 1],
   fontMinPx: 15,
-  crosshairColor: [0.35, 0.85, 0.45, 1],
-  crosshairWidth: HAIR,
-  crosshairGap: 6,
+  crosshairWidth: 0,  // drawn below, as thin as the screen can
   isOrientCube: true,
   dragMode: 9,  // the right button changes the window
   dragAndDropEnabled: false,
@@ -109,7 +107,7 @@ function outlinesOnce(layer, region, plane, index) {
   return remembered.get(key);
 }
 
-/** Contours lie on a canvas of their own, above the scan, in the same tiles. */
+/** Contours and crosshair lie on a canvas of their own, above the scan, in the same tiles. */
 function drawContours() {
   const canvas = byId("contours"), scan = byId("scan");
   if (canvas.width !== scan.width || canvas.height !== scan.height) Object.assign(canvas, { width: scan.width, height: scan.height });
@@ -121,8 +119,8 @@ function drawContours() {
     const [across, up] = IN_PLANE[tile.axCorSag];
     let [left, top, width, height] = tile.leftTopWidthHeight;
     const ends = [nv.frac2mm([0, 0, 0]), nv.frac2mm([1, 1, 1])];  // mm along the volume's own axes
-    const place = (axis, from, extent, size) => (voxel) =>
-      (ends[0][axis] + (ends[1][axis] - ends[0][axis]) * (voxel + 0.5) / size - from) / extent;
+    const x = (share) => left + width * (ends[0][across] + (ends[1][across] - ends[0][across]) * share - tile.leftTopMM[0]) / tile.fovMM[0];
+    const y = (share) => top + height * (1 - (ends[0][up] + (ends[1][up] - ends[0][up]) * share - tile.leftTopMM[1]) / tile.fovMM[1]);
     context.save();
     context.beginPath();
     context.rect(left, top, width, height);
@@ -131,13 +129,11 @@ function drawContours() {
       if (state.style[layer.name] !== "contour") continue;
       const depth = layer.size[3 - across - up];
       const index = Math.min(depth - 1, Math.max(0, Math.floor(tile.sliceFrac * depth)));
-      const x = place(across, tile.leftTopMM[0], tile.fovMM[0], layer.size[across]);
-      const y = place(up, tile.leftTopMM[1], tile.fovMM[1], layer.size[up]);
       CASE.regions.forEach((region, number) => {
         if (!state.visible[layer.name][number]) return;
         context.beginPath();
         for (const line of outlinesOnce(layer, number, tile.axCorSag, index)) {
-          line.forEach(([u, v], i) => context[i ? "lineTo" : "moveTo"](left + x(u) * width, top + (1 - y(v)) * height));
+          line.forEach(([u, v], i) => context[i ? "lineTo" : "moveTo"](x((u + 0.5) / layer.size[across]), y((v + 0.5) / layer.size[up])));
         }
         context.setLineDash(layer.name === "prediction" && layers.length > 1 ? [6 * wide, 4 * wide] : []);
         for (const [colour, breadth] of [["rgba(0, 0, 0, 0.55)", 3.4], [region.colour, 1.8]]) {
@@ -146,8 +142,22 @@ function drawContours() {
         }
       });
     }
+    if (state.crosshair) drawCrosshair(context, x(nv.scene.crosshairPos[across]), y(nv.scene.crosshairPos[up]), [left, top, width, height], wide);
     context.restore();
   }
+}
+
+function drawCrosshair(context, x, y, [left, top, width, height], wide) {
+  const gap = 8 * wide;
+  [x, y] = [Math.floor(x) + 0.5, Math.floor(y) + 0.5];
+  context.beginPath();
+  for (const [fromX, fromY, toX, toY] of [[left, y, x - gap, y], [x + gap, y, left + width, y], [x, top, x, y - gap], [x, y + gap, x, top + height]]) {
+    context.moveTo(fromX, fromY);
+    context.lineTo(toX, toY);
+  }
+  Object.assign(context, { strokeStyle: CROSSHAIR, lineWidth: wide });
+  context.setLineDash([]);
+  context.stroke();
 }
 
 // ---- what is shown -----------------------------------------------------------------------------------------------
@@ -224,8 +234,15 @@ function showWindow() {
 
 function reset() {
   const { window } = CASE.images[state.modality];
-  nv.setPan2Dxyzmm([0, 0, 0, 1]);
-  nv.setScale(1);
+  // So that what is not background fills the tiles.
+  const zoom = 0.95 / Math.max(0.2, ...CASE.box[1].map((end, axis) => end - CASE.box[0][axis]));
+  const ends = [nv.frac2mm([0, 0, 0]), nv.frac2mm([1, 1, 1])];
+  const pan = [0, 1, 2].map((axis) => {
+    const [from, to] = [ends[0][axis], ends[1][axis]];
+    return (from + to) / 2 - zoom * (from + (to - from) * (CASE.box[0][axis] + CASE.box[1][axis]) / 2);
+  });
+  nv.setPan2Dxyzmm([...pan, zoom]);
+  nv.setScale(zoom);
   nv.setRenderAzimuthElevation(200, 15);
   goTo(CASE.start);
   setWindow(...window);
@@ -328,7 +345,7 @@ const KEYS = {
   ...Object.fromEntries(VIEWS.map(([, view, key]) => [key, () => showView(view)])),
   ...Object.fromEntries(layers.map(({ name }) => [name[0].toUpperCase(), () => next(name)])),
   R: reset,
-  X: () => { state.crosshair = !state.crosshair; nv.setCrosshairWidth(state.crosshair ? HAIR : 0); },
+  X: () => { state.crosshair = !state.crosshair; nv.drawScene(); },
 };
 const ARROWS = { ArrowLeft: [-1, 0, 0], ArrowRight: [1, 0, 0], ArrowUp: [0, 1, 0], ArrowDown: [0, -1, 0], PageUp: [0, 0, 1], PageDown: [0, 0, -1] };
 
@@ -346,6 +363,7 @@ function describe() {
   byId("facts").textContent = Object.entries(CASE.facts).map(([name, fact]) => `${name} ${fact}`).join(" · ");
   byId("grid").textContent = CASE.grid;
   CASE.notes.forEach((note) => byId("notes").append(make("p", {}, note)));
+  if (CASE.rounded) byId("notes").append(make("p", { className: "plain" }, CASE.rounded));
   buttons("modalities", CASE.images.map(({ name }, i) => [name, i < 9 ? String(i + 1) : "", () => showModality(i)]));
   buttons("views", VIEWS.map(([text, view, key]) => [text, key, () => showView(view)]));
   describeRegions();
