@@ -184,9 +184,13 @@ def predict(
 def view(
     words: Annotated[
         list[str],
-        typer.Argument(metavar="[RUN [CASE]] [--NAME FILE]...", help="A case of a run; or images, --truth, --prediction."),
+        typer.Argument(
+            metavar="[RUN [CASE]] [--NAME FILE]...", help="A case of a run; or images, --truth, --prediction."
+        ),
     ],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="HTML file. [a temporary one, opened at once]")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="HTML file. [a temporary one, opened at once]")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder or datalist with the case. [the data of the run]")] = None,
     split: Annotated[str | None, typer.Option(help="Look in train, validation or test of the run only.")] = None,
     task: Annotated[str | None, typer.Option(help="Whose label conventions --labels means. [brats2021]")] = None,
@@ -203,7 +207,9 @@ def view(
     files, rest = _files_by_modality(words)
     truth, prediction = files.pop("truth", None), files.pop("prediction", None)
     if len(rest) > 2 or (files and len(rest) > 1) or not (files or rest):
-        raise typer.BadParameter("give a run and a case, a run and files, or files such as --flair a.nii.gz --truth b.nii.gz")
+        raise typer.BadParameter(
+            "give a run and a case, a run and files, or files such as --flair a.nii.gz --truth b.nii.gz"
+        )
     if files and (data or split):
         raise typer.BadParameter("--data and --split find a case of a run; leave them out, or the files")
     if rest and prediction:

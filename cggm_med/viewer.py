@@ -72,9 +72,7 @@ def page(case: ViewedCase) -> str:
         "grid": _grid(case),
         "images": [_image(m, image, steps[m]) for m, image in case.images.items()],
         "regions": _regions(case),
-        "layers": [
-            {"name": name, "members": layer.members} for name, layer in layers.items() if layer is not None
-        ],
+        "layers": [{"name": name, "members": layer.members} for name, layer in layers.items() if layer is not None],
         "start": _start(case),
         "box": _box(case),
         "notes": case.notes,
