@@ -1,4 +1,4 @@
-"""One self-contained HTML page in which a case is looked at: scans, true and predicted regions, in planes and in 3-D."""
+"""One self-contained HTML page to look at a case: scans, true and predicted regions, in planes and in 3-D."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def rounding(volume: NDArray[np.float32], levels: int) -> float:
     lowest, highest = float(volume.min()), float(volume.max())
     # Far outside the window the 16 bits must still reach.
     step = max((high - low) / levels, (highest - lowest) / (2 * LARGEST - 2))
-    fits = -LARGEST <= lowest and highest <= LARGEST
+    fits = max(-lowest, highest) <= LARGEST
     return 0.0 if fits and step <= 1 and np.array_equal(volume, np.rint(volume)) else step
 
 
