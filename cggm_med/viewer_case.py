@@ -165,7 +165,7 @@ def _segmented(
         "split": split or "none of this run",
         "absent": ", ".join(prediction.absent),
     }
-    notes = [LEARNED_FROM.get(split, ""), "" if truth else NO_TRUTH]
+    notes = [LEARNED_FROM.get(split or "", ""), "" if truth else NO_TRUTH]
     return ViewedCase(
         name=source.id,
         facts={name: fact for name, fact in facts.items() if fact},
