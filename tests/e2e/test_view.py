@@ -289,18 +289,17 @@ function tell() {
   const styles = [...document.querySelectorAll("fieldset input:checked")].map((input) => input.id);
   told.push([...chosen, document.getElementById("position").textContent, styles].join("|"));
 }
-const wait = setInterval(() => {
-  if (document.getElementById("message").textContent) return;
-  clearInterval(wait);
+const pause = () => new Promise((resolve) => setTimeout(resolve, 200));  // another modality is unpacked first
+async function drive() {
+  while (document.getElementById("message").textContent) await pause();
   for (const keys of ["", "2", "A", "ArrowLeft", "ArrowUp", "PageUp", "t P"]) {
     keys.split(" ").forEach(press);
+    await pause();
     tell();
   }
-  const show = () => document.body.append(Object.assign(document.createElement("pre"), { id: "told" }, {
-    textContent: told.join("\\n"),
-  }));
-  setTimeout(show, 500);
-}, 50);
+  document.body.append(Object.assign(document.createElement("pre"), { id: "told", textContent: told.join("\\n") }));
+}
+drive();
 </script>
 """
 

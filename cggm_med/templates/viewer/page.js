@@ -175,7 +175,9 @@ async function image(index) {
 async function showModality(index) {
   if (!CASE.images[index]) return;
   state.modality = index;
-  nv.volumes[0] = nv.back = await image(index);
+  const volume = await image(index);
+  if (state.modality !== index) return;  // another one was asked for meanwhile
+  nv.volumes[0] = nv.back = volume;
   nv.updateGLVolume();
   check("modalities", index);
   showWindow();
@@ -424,7 +426,7 @@ async function start() {
   nv.setInterpolation(false);
   if (layers.length) setOpacity(50);
   setRadiological(true);
-  showModality(0);
+  await showModality(0);
   showView(PLANES);
   reset();
   await begin();
