@@ -266,6 +266,59 @@ def predict(
         raise typer.Exit(1)
 
 
+@app.command(context_settings={"ignore_unknown_options": True})
+def view(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[RUN [CASE]] [--NAME FILE]...", help="A case of a run; or images, --truth, --prediction."
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="HTML file. [a temporary one, opened at once]")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder or datalist with the case. [the data of the run]")] = None,
+    split: Annotated[str | None, typer.Option(help="Look in train, validation or test of the run only.")] = None,
+    task: Annotated[str | None, typer.Option(help="Whose label conventions --labels means. [brats2021]")] = None,
+    labels: Annotated[str | None, typer.Option(help="Convention of the masks, such as brats2023.")] = None,
+    trust_names: Annotated[bool, typer.Option(help="Do not refuse modalities that seem to be exchanged.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    debug: Debug = False,
+) -> None:
+    """Look at a case in the browser: scans, true and predicted regions, in planes and in 3-D.
+
+    view RUN CASE segments a case of the run's data, or of --data. view RUN --flair FILE --t1 FILE... [--truth FILE]
+    segments these files. view --ANY_NAME FILE... [--truth FILE] [--prediction FILE] shows files as they are.
+    """
+    files, rest = _files_by_modality(words)
+    truth, prediction = files.pop("truth", None), files.pop("prediction", None)
+    if len(rest) > 2 or (files and len(rest) > 1) or not (files or rest):
+        raise typer.BadParameter(
+            "give a run and a case, a run and files, or files such as --flair a.nii.gz --truth b.nii.gz"
+        )
+    if files and (data or split):
+        raise typer.BadParameter("--data and --split find a case of a run; leave them out, or the files")
+    if rest and prediction:
+        raise typer.BadParameter("a run makes its own prediction; leave out the run, or --prediction")
+    if rest and not files and truth:
+        raise typer.BadParameter("the truth of a case lies beside it; --truth goes with files")
+    from cggm_med import viewer, viewer_case
+    from cggm_med.files import write_text
+
+    how: dict[str, Any] = {"labels": labels, "device": device, "trust_names": trust_names, "say": typer.echo}
+    if not rest:
+        case = viewer_case.of_files(files, truth, prediction, task=task, labels=labels)
+    elif files:
+        case = viewer_case.of_run_on_files(Path(rest[0]), files, truth, **how)
+    else:
+        case = viewer_case.of_run(Path(rest[0]), rest[1] if len(rest) > 1 else None, data=data, split=split, **how)
+    path = out or viewer.temporary_file(case.name)
+    write_text(path, viewer.page(case))
+    typer.echo(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB), one file that needs no network")
+    if out is None and not viewer.open_in_browser(path):
+        typer.echo("no browser here; open the file in one with WebGL 2, on any machine")
+
+
 @bundles.command("export")
 def bundle_export(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")],

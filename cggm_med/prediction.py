@@ -165,15 +165,18 @@ class Predictor:
 
     def read(self, case: str, images: Mapping[str, Path]) -> Scan:
         """The first half of ``predict``: read, check and preprocess."""
-        known = self.task.modalities
-        for modality in images:
+        return self.read_case(Case(case, case, {m: ImageFile(Path(path)) for m, path in images.items()}, None))
+
+    def read_case(self, source: Case) -> Scan:
+        """The same for a case that was found on disk, whose modalities may be channels of one file."""
+        known, case = self.task.modalities, source.id
+        for modality in source.images:
             if modality not in known:
                 raise UnknownName("modality in this run", modality, known)
-        given = tuple(m for m in known if m in images)
+        given = tuple(m for m in known if m in source.images)
         if not given:
             raise DataError(f"{case}: no image; give at least one of {', '.join(known)}")
-        source = Case(case, case, {m: ImageFile(Path(images[m])) for m in given}, None)
-        found = inspect(source, None)
+        found = inspect(Case(case, source.patient, {m: source.images[m] for m in given}, None), None)
         volumes, affine, resampled = self._on_one_grid(case, found)
         moved, grid, _ = to_network([volumes[m] for m in given], affine, self.task.config.data.spacing)
         image = moved["image"].as_tensor()
@@ -182,7 +185,7 @@ class Predictor:
             raise DataError(
                 f"{case}: {finding.describe()}; exchange the files, or if the names are right say --trust-names"
             )
-        reference = Path(images[self.resample_to if resampled and self.resample_to else given[0]])
+        reference = source.images[self.resample_to if resampled and self.resample_to else given[0]].path
         return Scan(case, given, image, grid, reference, resampled)
 
     def segment(self, scan: Scan) -> Prediction:

@@ -185,9 +185,8 @@ def _write(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def digests(case: Case) -> dict[str, str]:
-    """Digest of the file behind each modality and the label."""
-    assert case.label is not None  # noqa: S101 - find_cases was asked for labels
-    paths = {**{m: file.path for m, file in case.images.items()}, LABEL: case.label}
+    """Digest of the file behind each modality and, if there is one, the label."""
+    paths = {m: file.path for m, file in case.images.items()} | ({LABEL: case.label} if case.label else {})
     of = {path: _digest_of(path) for path in dict.fromkeys(paths.values())}
     return {role: of[path] for role, path in paths.items()}
 

@@ -1,0 +1,436 @@
+"use strict";
+// Text of the case only ever becomes text nodes and attributes, never HTML.
+const byId = (id) => document.getElementById(id);
+const make = (tag, properties = {}, ...children) => {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+};
+
+const CASE = JSON.parse(byId("content").textContent);
+const AXIAL = 0, CORONAL = 1, SAGITTAL = 2, PLANES = 3, SOLID = 4;  // NiiVue's numbers
+const VIEWS = [["three planes", PLANES, "M"], ["axial", AXIAL, "A"], ["coronal", CORONAL, "C"], ["sagittal", SAGITTAL, "S"], ["3-D", SOLID, "D"]];
+const CROSSHAIR = "rgba(90, 215, 115, 0.8)";
+const STYLES = ["contour", "filled", "hidden"];
+const IN_PLANE = [[0, 1], [0, 2], [1, 2]];  // axes across and up of each plane
+
+const nv = new niivue.Niivue({
+  isRadiologicalConvention: true,
+  sagittalNoseLeft: true,
+  showAllOrientationMarkers: true,
+  fontColor: [0.9, 0.9, 0.9, 1],
+  fontMinPx: 15,
+  crosshairWidth: 0,  // drawn below, as thin as the screen can
+  isOrientCube: true,
+  dragMode: 9,  // the right button changes the window
+  dragAndDropEnabled: false,
+  multiplanarLayout: 2,
+  multiplanarShowRender: 1,
+  tileMargin: 4,
+  logLevel: "error",
+  clipPlaneHotKey: "",
+  cycleClipPlaneHotKey: "",
+  viewModeHotKey: "",
+});
+const state = { modality: 0, view: PLANES, style: {}, visible: {}, opacity: 0.5, crosshair: true };
+const images = [];
+const layers = CASE.layers.map((layer) => ({ ...layer, volume: null, codes: null, size: null }));
+const texts = [...document.querySelectorAll("script.volume")];
+
+// ---- regions and layers ------------------------------------------------------------------------------------------
+
+const hasRegion = (layer, region) => layer.members.map((regions) => regions.includes(region));
+
+/** Fills are a table of colours: each voxel gets that of its innermost region that is to be seen. */
+function paintFills() {
+  layers.forEach((layer, index) => {
+    const filled = state.style[layer.name] === "filled";
+    const table = { R: [], G: [], B: [], A: [], I: [] };
+    layer.members.forEach((regions, code) => {
+      const seen = regions.filter((region) => state.visible[layer.name][region]);
+      const colour = seen.length ? CASE.regions[seen[seen.length - 1]].colour : "#000000";
+      [1, 3, 5].forEach((at, channel) => table["RGB"[channel]].push(parseInt(colour.slice(at, at + 2), 16)));
+      table.A.push(seen.length && filled ? 255 : 0);
+      table.I.push(code);
+    });
+    layer.volume.setColormapLabel(table);
+    layer.volume.opacity = filled ? state.opacity : 0;
+  });
+  nv.updateGLVolume();
+}
+
+/** Lines around a region in one slice, each a list of points in voxels; they run halfway between voxel centres. */
+function outlines(layer, region, plane, index) {
+  const [across, up] = IN_PLANE[plane];
+  const [width, height] = [layer.size[across], layer.size[up]];
+  const steps = [1, layer.size[0], layer.size[0] * layer.size[1]];
+  const inside = hasRegion(layer, region);
+  const start = index * steps[3 - across - up];
+  const at = (u, v) => u >= 0 && v >= 0 && u < width && v < height && inside[layer.codes[start + u * steps[across] + v * steps[up]]];
+  const links = new Map();  // from the end of a piece to its other end
+  const link = (a, b) => { for (const [from, to] of [[a, b], [b, a]]) links.set(from, [...(links.get(from) || []), to]); };
+  const key = (u, v) => Math.round(2 * (u + 1)) * 100000 + Math.round(2 * (v + 1));
+  for (let v = -1; v < height; v++) {
+    for (let u = -1; u < width; u++) {
+      const corners = [at(u, v), at(u + 1, v), at(u + 1, v + 1), at(u, v + 1)];
+      const edges = [key(u + 0.5, v), key(u + 1, v + 0.5), key(u + 0.5, v + 1), key(u, v + 0.5)];
+      const crossed = [0, 1, 2, 3].filter((edge) => corners[edge] !== corners[(edge + 1) % 4]);
+      if (crossed.length === 2) link(edges[crossed[0]], edges[crossed[1]]);
+      // Two voxels that touch at a corner: each keeps its own line.
+      if (crossed.length === 4) corners[0] ? (link(edges[0], edges[3]), link(edges[1], edges[2])) : (link(edges[0], edges[1]), link(edges[2], edges[3]));
+    }
+  }
+  const lines = [];
+  while (links.size) {
+    const line = [links.keys().next().value];
+    for (let next = links.get(line[0])[0]; next !== undefined; ) {
+      const last = line[line.length - 1];
+      for (const [from, to] of [[last, next], [next, last]]) {
+        const left = links.get(from).filter((_, i, all) => i !== all.indexOf(to));
+        left.length ? links.set(from, left) : links.delete(from);
+      }
+      line.push(next);
+      next = (links.get(next) || [])[0];
+    }
+    lines.push(line.map((point) => [Math.floor(point / 100000) / 2 - 1, (point % 100000) / 2 - 1]));
+  }
+  return lines;
+}
+
+const remembered = new Map();
+function outlinesOnce(layer, region, plane, index) {
+  const key = [layer.name, region, plane, index].join();
+  if (!remembered.has(key)) {
+    if (remembered.size > 500) remembered.clear();
+    remembered.set(key, outlines(layer, region, plane, index));
+  }
+  return remembered.get(key);
+}
+
+/** Contours and crosshair lie on a canvas of their own, above the scan, in the same tiles. */
+function drawContours() {
+  const canvas = byId("contours"), scan = byId("scan");
+  if (canvas.width !== scan.width || canvas.height !== scan.height) Object.assign(canvas, { width: scan.width, height: scan.height });
+  const context = canvas.getContext("2d");
+  context.clearRect(0, 0, canvas.width, canvas.height);
+  const wide = scan.width / Math.max(1, scan.clientWidth);
+  for (const tile of nv.screenSlices) {
+    if (tile.axCorSag > SAGITTAL) continue;
+    const [across, up] = IN_PLANE[tile.axCorSag];
+    let [left, top, width, height] = tile.leftTopWidthHeight;
+    const ends = [nv.frac2mm([0, 0, 0]), nv.frac2mm([1, 1, 1])];  // mm along the volume's own axes
+    const x = (share) => left + width * (ends[0][across] + (ends[1][across] - ends[0][across]) * share - tile.leftTopMM[0]) / tile.fovMM[0];
+    const y = (share) => top + height * (1 - (ends[0][up] + (ends[1][up] - ends[0][up]) * share - tile.leftTopMM[1]) / tile.fovMM[1]);
+    context.save();
+    context.beginPath();
+    context.rect(left, top, width, height);
+    context.clip();
+    for (const layer of layers) {
+      if (state.style[layer.name] !== "contour") continue;
+      const depth = layer.size[3 - across - up];
+      const index = Math.min(depth - 1, Math.max(0, Math.floor(tile.sliceFrac * depth)));
+      CASE.regions.forEach((region, number) => {
+        if (!state.visible[layer.name][number]) return;
+        context.beginPath();
+        for (const line of outlinesOnce(layer, number, tile.axCorSag, index)) {
+          line.forEach(([u, v], i) => context[i ? "lineTo" : "moveTo"](x((u + 0.5) / layer.size[across]), y((v + 0.5) / layer.size[up])));
+        }
+        context.setLineDash(layer.name === "prediction" && layers.length > 1 ? [6 * wide, 4 * wide] : []);
+        for (const [colour, breadth] of [["rgba(0, 0, 0, 0.55)", 3.4], [region.colour, 1.8]]) {
+          Object.assign(context, { strokeStyle: colour, lineWidth: breadth * wide, lineJoin: "round" });
+          context.stroke();
+        }
+      });
+    }
+    if (state.crosshair) drawCrosshair(context, x(nv.scene.crosshairPos[across]), y(nv.scene.crosshairPos[up]), [left, top, width, height], wide);
+    context.restore();
+  }
+}
+
+function drawCrosshair(context, x, y, [left, top, width, height], wide) {
+  const gap = 8 * wide;
+  [x, y] = [Math.floor(x) + 0.5, Math.floor(y) + 0.5];
+  context.beginPath();
+  for (const [fromX, fromY, toX, toY] of [[left, y, x - gap, y], [x + gap, y, left + width, y], [x, top, x, y - gap], [x, y + gap, x, top + height]]) {
+    context.moveTo(fromX, fromY);
+    context.lineTo(toX, toY);
+  }
+  Object.assign(context, { strokeStyle: CROSSHAIR, lineWidth: wide });
+  context.setLineDash([]);
+  context.stroke();
+}
+
+// ---- what is shown -----------------------------------------------------------------------------------------------
+
+const number = (value) => String(Number(value.toPrecision(4)));
+
+async function image(index) {
+  if (!images[index]) {
+    const { name, window } = CASE.images[index];
+    images[index] = await niivue.NVImage.loadFromBase64({ name: `${index}.nii.gz`, base64: texts[index].textContent, cal_min: window[0], cal_max: window[1] });
+  }
+  return images[index];
+}
+
+async function showModality(index) {
+  if (!CASE.images[index]) return;
+  state.modality = index;
+  const volume = await image(index);
+  if (state.modality !== index) return;  // another one was asked for meanwhile
+  nv.volumes[0] = nv.back = volume;
+  nv.updateGLVolume();
+  check("modalities", index);
+  showWindow();
+  nv.createOnLocationChange();
+}
+
+function showView(view) {
+  state.view = view;
+  nv.setSliceType(view);
+  check("views", VIEWS.findIndex((entry) => entry[1] === view));
+}
+
+function setStyle(name, style) {
+  if (!(name in state.style)) return;
+  state.style[name] = style;
+  byId(`${name}-${style}`).checked = true;
+  paintFills();
+}
+
+function setOpacity(percent) {
+  state.opacity = percent / 100;
+  byId("opacity").value = percent;
+  byId("opacity-value").textContent = `${percent} %`;
+  paintFills();
+}
+
+function setRadiological(on) {
+  byId("radiological").checked = on;
+  nv.opts.sagittalNoseLeft = on;
+  nv.setRadiologicalConvention(on);
+  byId("convention").textContent = on
+    ? "The patient's right is on the left of the picture (R … L), as seen from the feet and from the front."
+    : "Neurological convention: the patient's left is on the left of the picture (L … R).";
+}
+
+function setWindow(low, high) {
+  const { range } = CASE.images[state.modality];
+  // White stays above black.
+  const least = (range[1] - range[0]) / 1e4;
+  Object.assign(nv.volumes[0], { cal_min: low, cal_max: Math.max(high, low + least) });
+  nv.updateGLVolume();
+  showWindow();
+}
+
+function showWindow() {
+  const { name, window, range } = CASE.images[state.modality];
+  const { cal_min: low, cal_max: high } = nv.volumes[0];
+  const reach = window[1] - window[0];
+  byId("windowed").textContent = name;
+  for (const [id, value] of [["low", low], ["high", high]]) {
+    const bounds = { min: Math.max(range[0], window[0] - reach / 2), max: Math.min(range[1], window[1] + 1.5 * reach) };
+    Object.assign(byId(id), { ...bounds, step: (bounds.max - bounds.min) / 500 || 1, value });
+    byId(`${id}-value`).textContent = number(value);
+  }
+}
+
+function reset() {
+  const { window } = CASE.images[state.modality];
+  // So that what is not background fills the tiles.
+  const zoom = 0.95 / Math.max(0.2, ...CASE.box[1].map((end, axis) => end - CASE.box[0][axis]));
+  const ends = [nv.frac2mm([0, 0, 0]), nv.frac2mm([1, 1, 1])];
+  const pan = [0, 1, 2].map((axis) => {
+    const [from, to] = [ends[0][axis], ends[1][axis]];
+    return (from + to) / 2 - zoom * (from + (to - from) * (CASE.box[0][axis] + CASE.box[1][axis]) / 2);
+  });
+  nv.setPan2Dxyzmm([...pan, zoom]);
+  nv.setScale(zoom);
+  nv.setRenderAzimuthElevation(200, 15);
+  goTo(CASE.start);
+  setWindow(...window);
+}
+
+function goTo(mm) {
+  nv.scene.crosshairPos = nv.mm2frac(mm, 0, true);  // true: by the affine, also of oblique scans
+  nv.createOnLocationChange();
+  nv.drawScene();
+}
+
+function move(across, up, through) {
+  const axes = state.view > SAGITTAL ? [0, 1, 2] : [...IN_PLANE[state.view], [2, 1, 0][state.view]];
+  // The arrow to the left goes to the left of the picture.
+  const mirrored = nv.opts.isRadiologicalConvention ? -1 : 1;
+  const step = [0, 0, 0];
+  [across * mirrored, up, through].forEach((n, i) => (step[axes[i]] += n));
+  nv.moveCrosshairInVox(...step);
+}
+
+function showPosition(location) {
+  const [x, y, z] = location.mm;
+  const side = (value, positive, negative) => `${value < 0 ? negative : positive} ${Math.abs(value).toFixed(1)}`;
+  byId("place").textContent = `${side(x, "L", "R").replace(/^./, x < 0 ? "L" : "R")}  ${side(y, "A", "P")}  ${side(z, "S", "I")} mm`;
+  byId("intensity").textContent = `${CASE.images[state.modality].name} ${number(location.values[0].value)}`;
+  const names = layers.map((layer, i) => {
+    const regions = layer.members[Math.round(location.values[i + 1].value)] || [];
+    return `${layer.name}: ${regions.map((region) => CASE.regions[region].name).join(", ") || "none"}`;
+  });
+  byId("found").replaceChildren(...names.map((text) => make("span", {}, text)));
+}
+
+// ---- the page around it ------------------------------------------------------------------------------------------
+
+const check = (group, index) => [...byId(group).children].forEach((button, i) => {
+  button.setAttribute("aria-checked", String(i === index));
+  button.tabIndex = i === index ? 0 : -1;
+});
+
+function buttons(group, entries) {
+  byId(group).append(...entries.map(([text, key, act]) => {
+    const button = make("button", { type: "button", onclick: act }, text, " ", make("kbd", {}, key));
+    button.setAttribute("role", "radio");
+    return button;
+  }));
+  byId(group).addEventListener("keydown", (event) => {
+    const all = [...byId(group).children];
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!step) return;
+    const next = all[(all.indexOf(document.activeElement) + step + all.length) % all.length];
+    next.focus();
+    next.click();
+    event.preventDefault();
+    event.stopPropagation();
+  });
+}
+
+function describeRegions() {
+  const both = layers.length === 2;
+  const columns = [...(both ? ["Dice"] : []), ...layers.map((layer) => `${layer.name} (ml)`)];
+  const table = byId("regions");
+  if (!CASE.regions.length || !layers.length) return table.remove();
+  table.tHead.append(make("tr", {}, ...["", ...columns].map((text) => make("th", { scope: "col" }, text))));
+  CASE.regions.forEach((region, index) => {
+    const swatch = make("span", { className: "swatch" });
+    swatch.style.background = region.colour;
+    const row = make("tr", {}, make("th", { scope: "row" }, swatch, region.name));
+    if (both) row.append(make("td", {}, region.dice.toFixed(3)));
+    for (const layer of layers) {
+      const box = make("input", { type: "checkbox", checked: true, onchange: (event) => { state.visible[layer.name][index] = event.target.checked; paintFills(); } });
+      box.setAttribute("aria-label", `show ${region.name} of the ${layer.name}`);
+      row.append(make("td", {}, make("label", {}, box, ` ${region[layer.name].toFixed(2)}`)));
+    }
+    table.tBodies[0].append(row);
+    if (region.meaning) table.tBodies[0].append(make("tr", { className: "meaning" }, make("td", { colSpan: columns.length + 1 }, region.meaning)));
+  });
+  byId("measures").textContent = both
+    ? "Dice of this case, whole volume; 1 where a region is rightly empty. Regions may overlap: the innermost is on top."
+    : CASE.regions.some((region) => region.meaning) ? "Regions may overlap: the innermost is on top." : "";
+}
+
+function describeLayers() {
+  const box = byId("layers");
+  if (!layers.length) return;
+  box.append(make("h2", {}, "Layers"));
+  for (const { name } of layers) {
+    const choices = STYLES.map((style) => make("label", {}, make("input", { type: "radio", name, id: `${name}-${style}`, onchange: () => setStyle(name, style) }), ` ${style}`));
+    const group = make("fieldset", { className: "layer" }, make("legend", {}, name, " ", make("kbd", {}, name[0].toUpperCase())), ...choices);
+    box.append(group);
+  }
+  const slider = make("input", { type: "range", id: "opacity", min: 0, max: 100, oninput: (event) => setOpacity(Number(event.target.value)) });
+  box.append(make("label", { className: "slider" }, "opacity", slider, make("output", { id: "opacity-value" })));
+  const dashed = layers.length > 1 ? "Contours: truth solid, prediction dashed. " : "";
+  box.append(make("p", { className: "dim" }, `${dashed}3-D shows what is filled.`));
+}
+
+const next = (name) => setStyle(name, STYLES[(STYLES.indexOf(state.style[name]) + 1) % STYLES.length]);
+const KEYS = {
+  ...Object.fromEntries(CASE.images.slice(0, 9).map((_, i) => [String(i + 1), () => showModality(i)])),
+  ...Object.fromEntries(VIEWS.map(([, view, key]) => [key, () => showView(view)])),
+  ...Object.fromEntries(layers.map(({ name }) => [name[0].toUpperCase(), () => next(name)])),
+  R: reset,
+  X: () => { state.crosshair = !state.crosshair; nv.drawScene(); },
+};
+const ARROWS = { ArrowLeft: [-1, 0, 0], ArrowRight: [1, 0, 0], ArrowUp: [0, 1, 0], ArrowDown: [0, -1, 0], PageUp: [0, 0, 1], PageDown: [0, 0, -1] };
+
+/** Before NiiVue sees them, whose own keys would do other things. */
+function onKey(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const onScan = event.target === byId("scan") || event.target === document.body;
+  const act = KEYS[event.key.toUpperCase()] || (onScan && ARROWS[event.key] && (() => move(...ARROWS[event.key])));
+  if (act) { act(); event.preventDefault(); }
+  if (act || onScan) event.stopPropagation();
+}
+
+function describe() {
+  byId("name").textContent = CASE.name;
+  byId("facts").textContent = Object.entries(CASE.facts).map(([name, fact]) => `${name} ${fact}`).join(" · ");
+  byId("grid").textContent = CASE.grid;
+  CASE.notes.forEach((note) => byId("notes").append(make("p", {}, note)));
+  if (CASE.rounded) byId("notes").append(make("p", { className: "plain" }, CASE.rounded));
+  buttons("modalities", CASE.images.map(({ name }, i) => [name, i < 9 ? String(i + 1) : "", () => showModality(i)]));
+  buttons("views", VIEWS.map(([text, view, key]) => [text, key, () => showView(view)]));
+  describeRegions();
+  describeLayers();
+  const keys = [
+    ["left button", "move the crosshair; turn 3-D"],
+    ["right button", "drag: window (up and down brightness, left and right contrast)"],
+    ["wheel", "slices; zoom of 3-D"],
+    ["arrows", "crosshair by one voxel"],
+    ["Page Up, Down", "next slice"],
+    ["1 – 9", "modality"],
+    ...VIEWS.map(([text, , key]) => [key, text]),
+    ...layers.map(({ name }) => [name[0].toUpperCase(), `${name}: contour, filled, hidden`]),
+    ["X", "crosshair on and off"],
+    ["R", "reset view and window"],
+  ];
+  keys.forEach(([key, text]) => byId("keys").append(make("dt", {}, make("kbd", {}, key)), make("dd", {}, text)));
+  byId("radiological").onchange = (event) => setRadiological(event.target.checked);
+  byId("low").oninput = (event) => setWindow(Number(event.target.value), nv.volumes[0].cal_max);
+  byId("high").oninput = (event) => setWindow(Math.min(nv.volumes[0].cal_min, Number(event.target.value)), Number(event.target.value));
+  byId("reset").onclick = reset;
+  document.addEventListener("keydown", onKey, true);
+}
+
+/** The address may say how to begin: page.html#modality=t1&view=axial&truth=hidden&opacity=80&mm=10,-20,5&window=0,900 */
+async function begin() {
+  const asked = new URLSearchParams(location.hash.slice(1));
+  if (asked.has("modality")) await showModality(CASE.images.findIndex(({ name }) => name === asked.get("modality")));
+  for (const { name } of layers) if (STYLES.includes(asked.get(name))) setStyle(name, asked.get(name));
+  if (asked.has("opacity")) setOpacity(Number(asked.get("opacity")));
+  if (asked.has("mm")) goTo(asked.get("mm").split(",").map(Number));
+  if (asked.has("window")) setWindow(...asked.get("window").split(",").map(Number));
+  if (asked.get("convention") === "neurological") setRadiological(false);
+  if (asked.get("crosshair") === "off") KEYS.X();
+  const view = VIEWS.find(([text]) => text === asked.get("view"));
+  if (view) showView(view[1]);
+}
+
+async function start() {
+  describe();
+  if (!document.createElement("canvas").getContext("webgl2")) throw new Error("this browser has no WebGL 2; open the page in another one");
+  await nv.attachToCanvas(byId("scan"));
+  nv.onLocationChange = showPosition;
+  nv.onIntensityChange = showWindow;
+  const draw = nv.drawScene.bind(nv);
+  nv.drawScene = (...all) => { const result = draw(...all); drawContours(); return result; };
+  nv.addVolume(await image(0));
+  for (const [index, layer] of layers.entries()) {
+    layer.volume = await niivue.NVImage.loadFromBase64({ name: `${layer.name}.nii.gz`, base64: texts[CASE.images.length + index].textContent });
+    layer.codes = layer.volume.img2RAS();
+    layer.size = layer.volume.dimsRAS.slice(1, 4);
+    state.visible[layer.name] = CASE.regions.map(() => true);
+    // Truth and prediction together: the one in lines upon the other.
+    state.style[layer.name] = layer.name === "truth" && layers.length > 1 ? "contour" : "filled";
+    byId(`${layer.name}-${state.style[layer.name]}`).checked = true;
+    nv.addVolume(layer.volume);
+  }
+  nv.setInterpolation(false);
+  if (layers.length) setOpacity(50);
+  setRadiological(true);
+  await showModality(0);
+  showView(PLANES);
+  reset();
+  await begin();
+  byId("message").textContent = "";
+}
+
+start().catch((error) => { byId("message").textContent = `This page cannot be shown: ${error.message}`; console.error(error); });

@@ -1,0 +1,177 @@
+"""One self-contained HTML page to look at a case: scans, true and predicted regions, in planes and in 3-D."""
+
+from __future__ import annotations
+
+import html
+import importlib.resources
+import json
+import os
+import re
+import sys
+import tempfile
+import webbrowser
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cggm_med.figures import REGION_COLOURS
+from cggm_med.metrics import dice
+from cggm_med.viewer_volumes import Layer, image_text, layer_text, rounding, window
+
+PACKAGE = importlib.resources.files("cggm_med")
+TEMPLATE = PACKAGE / "templates" / "viewer"
+NIIVUE = PACKAGE / "vendored" / "niivue"
+FINE, COARSE = 4096, 255  # grey levels between black and white
+LARGE_BYTES = 20_000_000  # of fine images; the coarse ones are written instead
+
+
+@dataclass(frozen=True)
+class ViewedCase:
+    """A case as the page shows it.
+
+    Attributes:
+        name: of the case.
+        facts: what stands below its name, such as task and run.
+        images: ``(x, y, z)`` by modality, all on one grid.
+        affine: of that grid, voxels to mm in RAS+.
+        regions: what each region is made of, by name; of regions that overlap the outermost first.
+        truth: the true regions, if they are known.
+        prediction: the predicted regions, if there are any.
+        notes: what a reader has to know besides.
+    """
+
+    name: str
+    facts: Mapping[str, str]
+    images: Mapping[str, NDArray[np.float32]]
+    affine: NDArray[np.float64]
+    regions: Mapping[str, str]
+    truth: Layer | None
+    prediction: Layer | None
+    notes: tuple[str, ...] = ()
+
+
+def page(case: ViewedCase) -> str:
+    """The HTML text of a page that needs no other file and no network."""
+    steps = {m: rounding(image, FINE) for m, image in case.images.items()}
+    texts = {m: image_text(image, case.affine, steps[m]) for m, image in case.images.items()}
+    if sum(map(len, texts.values())) > LARGE_BYTES:
+        steps = {m: rounding(image, COARSE) for m, image in case.images.items()}
+        texts = {m: image_text(image, case.affine, steps[m]) for m, image in case.images.items()}
+    layers = {"truth": case.truth, "prediction": case.prediction}
+    volumes = list(texts.values()) + [layer_text(x, case.affine) for x in layers.values() if x is not None]
+    content = {
+        "name": case.name,
+        "facts": dict(case.facts),
+        "grid": _grid(case),
+        "images": [_image(m, image, steps[m]) for m, image in case.images.items()],
+        "regions": _regions(case),
+        "layers": [{"name": name, "members": layer.members} for name, layer in layers.items() if layer is not None],
+        "start": _start(case),
+        "box": _box(case),
+        "notes": case.notes,
+        "rounded": _rounded(steps),
+    }
+    # No text of the case is ever read as HTML: "<" cannot occur in the JSON, and base64 has none.
+    parts = {
+        "title": html.escape(case.name),
+        "style": (TEMPLATE / "page.css").read_text(),
+        "content": json.dumps(content, allow_nan=False).replace("<", "\\u003c"),
+        "volumes": "\n".join(f'<script type="text/plain" class="volume">{text}</script>' for text in volumes),
+        "licences": html.escape(_licences()),
+        "niivue": (NIIVUE / "niivue.umd.js").read_text(),
+        "script": (TEMPLATE / "page.js").read_text(),
+    }
+    # One pass, so that nothing that was put in is taken for a place to put something.
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], (TEMPLATE / "page.html").read_text())
+
+
+def temporary_file(name: str) -> Path:
+    """A file that only this user can read, named after a case, to be written."""
+    stem = re.sub(r"[^\w.-]+", "_", name)[:80].strip(".") or "case"
+    return Path(tempfile.mkdtemp(prefix="cggm-med-view-")) / f"{stem}.html"
+
+
+def open_in_browser(path: Path) -> bool:
+    """Show a file in the default browser; returns whether there is one to show it."""
+    graphical = sys.platform in ("win32", "darwin") or any(
+        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+    )
+    # Without a screen, webbrowser would start a text browser in this terminal.
+    return graphical and webbrowser.open(path.resolve().as_uri())
+
+
+def _grid(case: ViewedCase) -> str:
+    shape = next(iter(case.images.values())).shape
+    spacing = np.linalg.norm(case.affine[:3, :3], axis=0)
+    axes = "".join(nib.aff2axcodes(case.affine))
+    degrees = float(np.degrees(nib.affines.obliquity(case.affine).max()))
+    turned = f"; its axes are turned by up to {degrees:.0f}°, and so are the planes" if degrees >= 1 else ""
+    return f"{_times(shape)} voxels of {_times(spacing)} mm, stored as {axes}{turned}."
+
+
+def _image(modality: str, image: NDArray[np.float32], step: float) -> dict[str, Any]:
+    low, high = window(image)
+    return {"name": modality, "window": [low, high], "range": [float(image.min()), float(image.max())], "step": step}
+
+
+def _regions(case: ViewedCase) -> list[dict[str, Any]]:
+    """Name, colour, and volumes and Dice as far as there are true or predicted regions."""
+    ml = float(abs(np.linalg.det(case.affine[:3, :3]))) / 1000
+    rows = []
+    for index, ((name, meaning), colour) in enumerate(zip(case.regions.items(), cycle(REGION_COLOURS), strict=False)):
+        true, predicted = (None if x is None else x.mask(index) for x in (case.truth, case.prediction))
+        row = {
+            "name": name,
+            "meaning": meaning,
+            "colour": colour,
+            "truth": None if true is None else float(true.sum()) * ml,
+            "prediction": None if predicted is None else float(predicted.sum()) * ml,
+            "dice": None,
+        }
+        if true is not None and predicted is not None:
+            row["dice"] = dice(torch.from_numpy(predicted), torch.from_numpy(true))
+        rows.append(row)
+    return rows
+
+
+def _start(case: ViewedCase) -> list[float]:
+    """Where to look first, in mm: the slices with the most of all regions, else the middle."""
+    shown = next((x.codes > 0 for x in (case.truth, case.prediction) if x is not None and x.codes.any()), None)
+    if shown is None:
+        voxel = [(n - 1) / 2 for n in next(iter(case.images.values())).shape]
+    else:
+        voxel = [int(shown.sum(axis=tuple(a for a in range(3) if a != axis)).argmax()) for axis in range(3)]
+    return [float(mm) for mm in nib.affines.apply_affine(case.affine, voxel)]
+
+
+def _box(case: ViewedCase) -> list[list[float]]:
+    """Least and greatest share of the extent along right, anterior and superior at which not all is background."""
+    image = next(iter(case.images.values()))
+    shown = image != image[0, 0, 0]
+    ends = np.array([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+    for axis, (to, direction) in enumerate(nib.orientations.io_orientation(case.affine).astype(int)):
+        filled = np.flatnonzero(shown.any(axis=tuple(a for a in range(3) if a != axis)))
+        if filled.size:
+            share = np.array([filled[0], filled[-1] + 1]) / image.shape[axis]
+            ends[:, to] = share if direction > 0 else 1 - share[::-1]
+    return ends.tolist()
+
+
+def _rounded(steps: Mapping[str, float]) -> str:
+    told = [f"{m} to steps of {step:.3g}" for m, step in steps.items() if step]
+    return f"Intensities were rounded for this page: {', '.join(told)}." if told else ""
+
+
+def _licences() -> str:
+    return "\n\n".join((NIIVUE / name).read_text() for name in ("LICENSE", "THIRD_PARTY_NOTICES.md"))
+
+
+def _times(numbers: Any) -> str:
+    return " × ".join(f"{number:.4g}" for number in numbers)

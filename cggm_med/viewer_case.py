@@ -1,0 +1,259 @@
+"""What the viewer shows: a case of a finished run with its prediction, or any image files with masks."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cggm_med import registry
+from cggm_med.cohort import case_of
+from cggm_med.data.cases import LABEL, Case, CaseList, ImageFile
+from cggm_med.data.geometry import Inspection, inspect
+from cggm_med.data.labels import LabelConvention
+from cggm_med.data.layouts import find_cases
+from cggm_med.data.preprocess import digests
+from cggm_med.errors import ConfigError, DataError, UnknownName
+from cggm_med.files import cache_folder
+from cggm_med.prediction import Predictor
+from cggm_med.run_folder import RunFolder
+from cggm_med.segmentation import SegmentationTask
+from cggm_med.viewer import ViewedCase
+from cggm_med.viewer_volumes import Layer
+
+MOST_NAMED = 5  # cases to name when none or an unknown one was asked for
+NO_TRUTH = "No truth is known for this case: only the prediction is shown."
+NO_PREDICTION = "There is no prediction: only the truth is shown."
+LEARNED_FROM = {
+    "train": "The network was trained on this case: what it predicts here says nothing of how well it does elsewhere.",
+    "validation": "The checkpoint was chosen by this case among others, so its scores are optimistic.",
+}
+
+
+def of_run(
+    run: Path,
+    wanted: str | None,
+    *,
+    data: Path | None = None,
+    split: str | None = None,
+    labels: str | None = None,
+    device: str = "auto",
+    trust_names: bool = False,
+    say: Callable[[str], None] = print,
+) -> ViewedCase:
+    """A case of a run's own data or of other data, segmented by the run.
+
+    Args:
+        run: folder of a finished run.
+        wanted: id of the case.
+        data: folder or datalist; default: what the run was trained on.
+        split: look for the case in this split of the run only; default: among all cases.
+        labels: name of the convention in which the truth is written; default: what the layout implies.
+        device: see ``Predictor``.
+        trust_names: see ``Predictor``.
+        say: told what is done.
+
+    Raises:
+        DataError: if there is no such case, or its files cannot be used.
+        UnknownName: for a split or label convention that does not exist.
+    """
+    predictor = Predictor(run, device, trust_names=trust_names)
+    found = _find(predictor, data, say)
+    cases = {case.id: case for case in found.cases}
+    own = dict(RunFolder(run).read_splits().items())
+    if split is not None:
+        if split not in (*own, "all"):
+            raise UnknownName("split", split, [*own, "all"])
+        cases = {id: case for id, case in cases.items() if id in own.get(split, cases)}
+    if wanted not in cases:
+        held_out = [id for id in (*own["test"], *own["validation"], *cases) if id in cases]
+        raise DataError(_no_such_case(wanted, list(dict.fromkeys(held_out))))
+    source = cases[wanted]
+    asked = labels or (predictor.task.config.task.labels if data is None else None) or found.label_convention
+    return _segmented(predictor, run, source, asked, say)
+
+
+def of_run_on_files(
+    run: Path,
+    images: Mapping[str, Path],
+    truth: Path | None,
+    *,
+    labels: str | None = None,
+    device: str = "auto",
+    trust_names: bool = False,
+    say: Callable[[str], None] = print,
+) -> ViewedCase:
+    """Image files by modality, segmented by a run; arguments and errors as for ``of_run``."""
+    predictor = Predictor(run, device, trust_names=trust_names)
+    return _segmented(predictor, run, _case(images, truth), labels, say)
+
+
+def of_files(
+    images: Mapping[str, Path],
+    truth: Path | None,
+    prediction: Path | None,
+    *,
+    task: str | None = None,
+    labels: str | None = None,
+) -> ViewedCase:
+    """Image files, and masks that somebody or something drew on them.
+
+    Args:
+        images: NIfTI files by name.
+        truth: label map.
+        prediction: label map.
+        task: whose label conventions ``labels`` belongs to.
+        labels: name of the convention in which both masks are written; default: every label is a region.
+
+    Raises:
+        DataError: if a file cannot be read or lies on another grid; names it.
+        ConfigError: if the task does not segment.
+        UnknownName: if it has no such convention.
+    """
+    convention = None
+    if labels is not None:
+        kind = registry.load(registry.TASKS, task or "brats2021")
+        if not issubclass(kind, SegmentationTask):
+            raise ConfigError(f"task '{task}' does not segment, so it has no label conventions; name another --task")
+        convention = _convention(labels, kind.conventions)
+    source = _case(images, truth)
+    found = _inspected(source, convention)
+    maps = {"truth": found.volumes[LABEL]} if truth is not None else {}
+    if prediction is not None:
+        # Beside the first image, which tells the grid, since a case has but one label.
+        first = dict(list(source.images.items())[:1])
+        maps["prediction"] = _inspected(replace(source, images=first, label=prediction), convention).volumes[LABEL]
+    regions, layers = _layers(maps, convention)
+    return ViewedCase(
+        name=source.id,
+        facts={},
+        images={m: found.volumes[m] for m in images},
+        affine=next(iter(found.affines.values())),
+        regions=regions,
+        truth=layers.get("truth"),
+        prediction=layers.get("prediction"),
+    )
+
+
+def _segmented(
+    predictor: Predictor, run: Path, source: Case, labels: str | None, say: Callable[[str], None]
+) -> ViewedCase:
+    """A case with what a run predicts; ``labels`` names the convention of its truth, if it has one."""
+    task, folder = predictor.task, RunFolder(run)
+    convention = predictor.convention
+    if source.label is not None:
+        convention = _convention(labels, task.conventions)
+    found = _inspected(source, convention)
+    say(f"segmenting {source.id} on {predictor.device}")
+    prediction = predictor.segment(predictor.read_case(source))
+    order = tuple(convention.paint)
+    predicted = dict(zip(prediction.regions, prediction.probability >= 0.5, strict=True))
+    truth = None
+    if source.label is not None:
+        true = dict(zip(convention.regions, convention.to_regions(found.volumes[LABEL]), strict=True))
+        truth = Layer.of_masks(np.stack([true[region] for region in order]))
+    split = _split_of(source, folder)
+    facts = {
+        "task": task.config.task.name,
+        "run": run.resolve().name,
+        "strategy": str(folder.stored_settings()["strategy"]["name"]),
+        "split": split or "none of this run",
+        "absent": ", ".join(prediction.absent),
+    }
+    notes = [LEARNED_FROM.get(split or "", ""), "" if truth else NO_TRUTH]
+    return ViewedCase(
+        name=source.id,
+        facts={name: fact for name, fact in facts.items() if fact},
+        images={m: found.volumes[m] for m in prediction.modalities},
+        affine=next(iter(found.affines.values())),
+        regions=_meanings(convention),
+        truth=truth,
+        prediction=Layer.of_masks(np.stack([predicted[region] for region in order])),
+        notes=tuple(note for note in notes if note),
+    )
+
+
+def _find(predictor: Predictor, data: Path | None, say: Callable[[str], None]) -> CaseList:
+    """Cases with or without truth, of these data or of those that the run was trained on."""
+    task, settings = predictor.task, predictor.task.config.data
+    path = data or (Path(settings.path) if settings.path else task.embedded_data(cache_folder(settings.cache), say))
+    return find_cases(
+        path,
+        task.modalities,
+        task.layouts,
+        decathlon_modalities=task.decathlon_modalities,
+        decathlon_convention=task.decathlon_convention,
+        known_modalities=task.known_modalities,
+        need_labels=False,
+    )
+
+
+def _no_such_case(wanted: str | None, known: list[str]) -> str:
+    shown = known if wanted is None else difflib.get_close_matches(wanted, known, n=MOST_NAMED, cutoff=0)
+    names = ", ".join(shown[:MOST_NAMED]) or "none"
+    if wanted is None:
+        return f"no case is named; there are {len(known)}, such as {names}"
+    return f"no case '{wanted}' among these {len(known)}; the nearest names are {names}"
+
+
+def _case(images: Mapping[str, Path], truth: Path | None) -> Case:
+    name = case_of(next(iter(images.values())))
+    return Case(name, name, {m: ImageFile(path) for m, path in images.items()}, truth)
+
+
+def _convention(name: str | None, conventions: Mapping[str, LabelConvention]) -> LabelConvention:
+    if name is None:
+        known = [f"{name}: {convention.describe()}" for name, convention in conventions.items()]
+        raise DataError("the truth does not tell what its label numbers mean; say it with --labels NAME:", known)
+    if name not in conventions:
+        raise UnknownName("label convention", name, conventions, "Choose one with --labels NAME")
+    return conventions[name]
+
+
+def _inspected(source: Case, convention: LabelConvention | None) -> Inspection:
+    found = inspect(source, convention)
+    if found.problems:
+        raise DataError(f"{source.id} cannot be shown; expected readable volumes on one grid:", found.problems)
+    return found
+
+
+def _layers(
+    maps: Mapping[str, NDArray[Any]], convention: LabelConvention | None
+) -> tuple[dict[str, str], dict[str, Layer]]:
+    """Regions, and the layer of each label map."""
+    if convention is not None:
+        order = [list(convention.regions).index(region) for region in convention.paint]
+        return _meanings(convention), {
+            name: Layer.of_masks(convention.to_regions(labels)[order]) for name, labels in maps.items()
+        }
+    values: set[int] = set()
+    for name, labels in maps.items():
+        found = np.unique(labels)
+        wrong = [value for value in found.tolist() if not (value >= 0 and float(value).is_integer())]
+        if wrong:
+            raise DataError(f"the {name} holds {wrong[0]:g}; expected a mask of whole numbers, 0 for background")
+        values |= {int(value) for value in found if value}
+    regions = {f"label {value}": "" for value in sorted(values)}
+    return regions, {name: Layer.of_labels(labels, sorted(values)) for name, labels in maps.items()}
+
+
+def _meanings(convention: LabelConvention) -> dict[str, str]:
+    """What each region is made of, the outermost first."""
+    return {
+        region: ", ".join(convention.meanings[label] for label in convention.regions[region])
+        for region in convention.paint
+    }
+
+
+def _split_of(source: Case, folder: RunFolder) -> str | None:
+    """The split in which the run knows these very files, whatever they are called."""
+    files = set(digests(source).values())
+    for split, ids in folder.read_splits().items():
+        if not files.isdisjoint(folder.digests(ids)):
+            return split
+    return None

@@ -1,0 +1,173 @@
+"""The page of the viewer as text: whole, harmless, and with the numbers of the case."""
+
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hatchling.builders.wheel import WheelBuilder
+
+from cggm_med import viewer
+from cggm_med.viewer import NIIVUE, ViewedCase, page
+from cggm_med.viewer_volumes import Layer
+
+ROOT = Path(__file__).resolve().parents[1]
+HOSTILE = "</script><script>alert(1)</script><!-- {{niivue}} \"'&<img src=x onerror=alert(1)>\u2028"
+
+
+class Scripts(HTMLParser):
+    """What a browser would take for scripts, and the texts of all elements by id."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.kinds, self.texts, self.open, self.images = [], {}, "", 0
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        named = dict(attributes)
+        self.open = named.get("id", tag)
+        self.images += tag == "img"
+        if tag == "script":
+            self.kinds.append(named.get("type", "text/javascript"))
+
+    def handle_data(self, data):
+        self.texts[self.open] = self.texts.get(self.open, "") + data
+
+
+def a_case(name="case", truth=True, prediction=True, **changes):
+    image = np.zeros((6, 5, 4), np.float32)
+    image[1:5, 1:4, 1:3] = np.arange(24).reshape(4, 3, 2) + 100.5
+    masks = np.zeros((2, 6, 5, 4), bool)
+    masks[0, 1:4, 1:3, 1], masks[1, 1:3, 1, 1] = True, True  # 6 and 2 voxels
+    predicted = masks.copy()
+    predicted[0, 4, 1:3, 1] = True  # 8 voxels
+    predicted[1] = False
+    fields = {
+        "name": name,
+        "facts": {"task": "brats2021"},
+        "images": {"flair": image, "t1": image * 2},
+        "affine": np.diag([-5.0, 10.0, 20.0, 1.0]),  # a voxel is 1 ml
+        "regions": {"outer": "all of it", "inner": ""},
+        "truth": Layer.of_masks(masks) if truth else None,
+        "prediction": Layer.of_masks(predicted) if prediction else None,
+    }
+    return ViewedCase(**{**fields, **changes})
+
+
+def content(text):
+    return json.loads(Scripts(text).texts["content"])
+
+
+def test_volumes_and_dice_counted_by_hand():
+    outer, inner = content(page(a_case()))["regions"]
+    assert (outer["truth"], outer["prediction"], outer["dice"]) == pytest.approx((6, 8, 12 / 14))
+    assert (inner["truth"], inner["prediction"], inner["dice"]) == pytest.approx((2, 0, 0))
+    assert (outer["colour"], inner["colour"]) == ("#56B4E9", "#F0E442")
+
+
+def test_a_case_without_truth_has_no_dice_and_one_layer():
+    told = content(page(a_case(truth=False)))
+    assert [layer["name"] for layer in told["layers"]] == ["prediction"]
+    assert all(region["truth"] is None and region["dice"] is None for region in told["regions"])
+
+
+def test_it_starts_in_the_slices_with_the_most_truth():
+    # Most voxels: x 1, y 1, z 1; in mm by the affine.
+    assert content(page(a_case()))["start"] == [-5, 10, 20]
+    # Else in the middle of 6 x 5 x 4 voxels.
+    assert content(page(a_case(truth=False, prediction=False)))["start"] == [-12.5, 20, 30]
+
+
+def test_the_box_of_what_is_not_background_is_turned_to_ras():
+    # x from 1 to 5 of 6 voxels, stored right to left; y from 1 to 4 of 5; z from 1 to 3 of 4.
+    low, high = content(page(a_case()))["box"]
+    np.testing.assert_allclose(low, [1 / 6, 1 / 5, 1 / 4])
+    np.testing.assert_allclose(high, [5 / 6, 4 / 5, 3 / 4])
+    case = a_case(images={"flair": np.pad(np.ones((1, 5, 4), np.float32), ((1, 4), (0, 0), (0, 0)))})
+    assert [ends[0] for ends in content(page(case))["box"]] == pytest.approx([4 / 6, 5 / 6])
+
+
+def test_the_page_says_what_was_rounded_and_how_the_planes_lie():
+    assert "flair to steps of" in content(page(a_case()))["rounded"]
+    whole = {"flair": np.rint(a_case().images["flair"])}
+    assert content(page(a_case(images=whole)))["rounded"] == ""
+    assert content(page(a_case()))["grid"] == "6 × 5 × 4 voxels of 5 × 10 × 20 mm, stored as LAS."
+    turned = nib.eulerangles.euler2mat(z=np.radians(20))
+    oblique = np.block([[turned, np.zeros((3, 1))], [np.zeros((1, 3)), np.ones((1, 1))]])
+    assert "turned by up to 20°, and so are the planes" in content(page(a_case(affine=oblique)))["grid"]
+
+
+def test_a_page_that_would_be_large_is_rounded_more(monkeypatch):
+    fine = page(a_case())
+    monkeypatch.setattr(viewer, "LARGE_BYTES", 100)
+    coarse = page(a_case())
+    steps = [content(text)["images"][0]["step"] for text in (fine, coarse)]
+    assert steps[1] == pytest.approx(steps[0] * 4096 / 255)
+
+
+def test_hostile_names_stay_text():
+    friendly = Scripts(page(a_case()))
+    case = a_case(
+        HOSTILE,
+        facts={HOSTILE: HOSTILE},
+        images={HOSTILE: a_case().images["flair"], "t1": a_case().images["t1"]},
+        regions={HOSTILE: HOSTILE, "inner": HOSTILE},
+        notes=(HOSTILE,),
+    )
+    text = page(case)
+    hostile = Scripts(text)
+    assert hostile.kinds == friendly.kinds
+    assert hostile.images == 0
+    told = content(text)
+    assert told["name"] == told["images"][0]["name"] == told["regions"][0]["name"] == told["notes"][0] == HOSTILE
+    assert hostile.texts["title"].strip() == HOSTILE.strip()
+
+
+def test_the_page_loads_nothing_and_is_allowed_to_load_nothing():
+    text = page(a_case())
+    # What a page needs beside itself stands in these attributes.
+    own = text.replace((NIIVUE / "niivue.umd.js").read_text(), "")
+    assert re.findall(r"(?:src|href)\s*=\s*[\"']", own) == []
+    assert "default-src 'none'" in own
+    assert "Copyright (c) 2021, Niivue" in own
+
+
+def test_niivue_is_the_file_that_its_readme_says():
+    data, readme = (NIIVUE / "niivue.umd.js").read_bytes(), (NIIVUE / "README.md").read_text()
+    assert f"`{hashlib.sha256(data).hexdigest()}`" in readme
+    assert "| version | 0.69.0 |" in readme
+    # Else it could not stand inside a script element.
+    assert b"</script" not in data.lower()
+    assert b"<!--" not in data
+
+
+def test_the_wheel_holds_all_that_a_page_is_made_of():
+    held = {file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()}
+    niivue = {f"cggm_med/vendored/niivue/{name}" for name in ("niivue.umd.js", "LICENSE", "THIRD_PARTY_NOTICES.md")}
+    template = {f"cggm_med/templates/viewer/page.{kind}" for kind in ("html", "css", "js")}
+    assert niivue | template <= held
+
+
+def test_a_browser_is_only_opened_where_there_is_a_screen(monkeypatch, tmp_path):
+    opened = []
+    monkeypatch.setattr(viewer.webbrowser, "open", lambda address: opened.append(address) or True)
+    monkeypatch.setattr(viewer.sys, "platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
+        monkeypatch.delenv(name, raising=False)
+    assert not viewer.open_in_browser(tmp_path / "a.html")
+    assert opened == []
+    monkeypatch.setenv("DISPLAY", ":0")
+    assert viewer.open_in_browser(tmp_path / "a b.html")
+    assert opened == [(tmp_path / "a b.html").as_uri()]
+
+
+def test_temporary_files_have_harmless_names_and_are_private():
+    path = viewer.temporary_file("../a b/<c>\u2028")
+    assert re.fullmatch(r"[\w.-]+\.html", path.name)
+    assert path.parent.stat().st_mode & 0o077 == 0
+    path.parent.rmdir()
