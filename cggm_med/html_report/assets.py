@@ -94,7 +94,7 @@ class Assets:
 
     def _figure(self, path: Path, shown: Image.Image, kind: str, alt: str, caption: Content, csv: Content) -> Markup:
         buffer = io.BytesIO()
-        shown.save(buffer, kind, optimize=True, **(SHARP if kind == "JPEG" else {}))
+        shown.save(buffer, kind, **(SHARP if kind == "JPEG" else {"optimize": True}))
         data = base64.b64encode(buffer.getvalue()).decode()
         links: Sequence[Content] = [self.file(path, "PNG"), *([" ", csv] if csv else [])]
         if len(data) > self.room:

@@ -76,7 +76,7 @@ def cases_section(runs: Sequence[ReportedRun], assets: Assets) -> Markup:
     if len(rows) > MOST_ROWS:
         content.append(note(f"The {MOST_ROWS} worst of {len(rows)} rows; the CSV has them all."))
     content.append(element("p", assets.csv(CASES, rows, "CSV of every score of every case"), class_="links"))
-    return section("Cases", element("div", content, class_="wide"))
+    return section("Cases", content, wide=True)
 
 
 def pictures_section(runs: Sequence[ReportedRun], assets: Assets) -> Markup | None:
@@ -86,14 +86,17 @@ def pictures_section(runs: Sequence[ReportedRun], assets: Assets) -> Markup | No
     csv = assets.file(assets.folder / f"{CASES}.csv", "CSV of all cases")
     content: list[Content] = []
     drawn = [case for case in order if any((run.folder.path / "figures" / f"{case}.png").exists() for run in runs)]
-    pictures: list[Markup] = []
+    pictures: dict[str, list[Markup]] = {}
+    count = 0
     for case in drawn:
         for run in runs:
             source = run.folder.path / "figures" / f"{case}.png"
-            if source.exists() and len(pictures) < MOST_PICTURES:
+            if source.exists() and count < MOST_PICTURES:
                 caption = f"{case}, {run.name}: mean Dice {scores[run.name][case]:.3f}"
                 alt = f"Slices of case {case} with contours of truth and of the prediction of {run.name}"
-                pictures.append(assets.picture(f"case-{case}-{run.name}", source, alt, caption, csv, photo=True))
+                picture = assets.picture(f"case-{case}-{run.name}", source, alt, caption, csv, photo=True)
+                pictures.setdefault(case, []).append(picture)
+                count += 1
     if drawn:
         words = "Axial and coronal slices through the largest extent of the truth, worst cases first: "
         content.append(
@@ -101,10 +104,8 @@ def pictures_section(runs: Sequence[ReportedRun], assets: Assets) -> Markup | No
         )
         undrawn = [case for case in order[: order.index(drawn[-1])] if case not in drawn]
         available = sum((run.folder.path / "figures" / f"{case}.png").exists() for case in drawn for run in runs)
-        if len(pictures) < available:
-            content.append(
-                note(f"{len(pictures)} of {available} pictures; the others are in the folder figures of each run.")
-            )
+        if count < available:
+            content.append(note(f"{count} of {available} pictures; the others are in the folder figures of each run."))
         if undrawn:
             content.append(
                 note(
@@ -116,7 +117,11 @@ def pictures_section(runs: Sequence[ReportedRun], assets: Assets) -> Markup | No
                     " shows any case.",
                 )
             )
-        content.append(element("div", pictures, class_="grid photos"))
+        if len(runs) > 1:  # what is compared stands side by side
+            for case, mine in pictures.items():
+                content += [element("h3", case), element("div", mine, class_="grid photos")]
+        else:
+            content.append(element("div", pictures.values(), class_="grid photos"))
     together = [
         assets.picture(f"{name}-{run.name}", source, f"{words} Run {run.name}.", f"{run.name}. {words}", csv)
         for name, words in TOGETHER.items()

@@ -162,7 +162,7 @@ def gradient_figure(name: str, found: Points, plane: NDArray[np.float64], modali
     handles = [
         Line2D([], [], color=c, marker=m, ls="", ms=6, label=_label(key, len(parts))) for key, (c, m) in styles.items()
     ]
-    ends = (("first", _shade(FUSED_COLOUR, 0)), ("last step", _shade(FUSED_COLOUR, 1)))
+    ends = (("first step", _shade(FUSED_COLOUR, 0)), ("last step", _shade(FUSED_COLOUR, 1)))
     handles += [Line2D([], [], color=c, marker="o", ls="", ms=6, label=label) for label, c in ends]
     columns = 3 if len(handles) > 6 else 4
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)

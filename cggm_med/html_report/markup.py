@@ -57,9 +57,9 @@ def element(name: str, *children: Content, **attributes: str | int | bool | None
     return Markup(opening if name in VOID else f"{opening}{text(children)}</{name}>")
 
 
-def section(title: str, *content: Content) -> Markup:
-    """A section of the page with a heading, which the table of contents links to."""
-    return element("section", element("h2", title), content, id=anchor(title))
+def section(title: str, *content: Content, wide: bool = False) -> Markup:
+    """A section of the page with a heading, which the table of contents links to; a wide one is printed across."""
+    return element("section", element("h2", title), content, id=anchor(title), class_="wide" if wide else None)
 
 
 def anchor(title: str) -> str:

@@ -79,7 +79,7 @@ def summary_section(runs: Runs, excluded: Sequence[Excluded], assets: Assets) ->
         content.append(
             note("Differences between single runs prove little: ", code("cggm-med compare"), " repeats and tests them.")
         )
-    content += _merged([(run.name, run.report) for run in runs], "By region or predictor")
+    content.append(_merged([(run.name, run.report) for run in runs], "By region or predictor"))
     records = [{"run": run.name, "strategy": run.strategy, **row} for run in runs for row in run.report.scores.summary]
     heads = [{"run": run.name, **row} for run in runs for row in run.report.scores.heads]
     links: list[Content] = [assets.csv("scores", records, "CSV of these scores")]
@@ -129,6 +129,8 @@ def curves_section(runs: Runs, assets: Assets) -> Markup:
         if any(has(run, key) for run in runs):
             panels = _panels(runs, drawn, key, assets)
             quantities.append(element("div", element("h3", name), paragraph(words), _grid(panels)))
+    if not quantities:
+        content = [note("Nothing was logged: train.log_every is longer than the training.")]
     # The quantities of one run stand side by side; of several runs the panels of one quantity do.
     content.append(_grid(quantities) if len(runs) == 1 else quantities)
     return section("Over training", content)
@@ -216,7 +218,7 @@ def evaluation_section(runs: Runs, assets: Assets, what: Evaluation) -> Markup:
         content.append(note(f"The first {MOST_EVALUATIONS} of {len(found)} evaluations."))
     if figures:
         content.append(element("div", figures, class_="grid wide-figures"))
-    content += _merged(reports, what.title)
+    content.append(_merged(reports, what.title))
     if reports:
         content.append(details("Definitions", _rules(reports)))
     missing = [run.name for run in runs if run not in [r for r, _ in found]]
@@ -281,7 +283,7 @@ def _count(runs: Runs) -> str:
     return "one run" if len(runs) == 1 else f"{len(runs)} runs"
 
 
-def _merged(reports: Sequence[tuple[str, Report]], fallback: str) -> list[Markup]:
+def _merged(reports: Sequence[tuple[str, Report]], fallback: str) -> Markup:
     """The short tables of several reports; those with the same title and columns as one, with a column for the run."""
     tables: dict[tuple[str, tuple[str, ...]], list[tuple[str, Table]]] = {}
     for name, report in reports:
@@ -301,7 +303,7 @@ def _merged(reports: Sequence[tuple[str, Report]], fallback: str) -> list[Markup
         found.append(table(caption, names, cells, sortable=len(cells) > 2))
         if len(rows) > MOST_TABLE_ROWS:
             found.append(note(f"The first {MOST_TABLE_ROWS} of {len(rows)} rows; the CSV has them all."))
-    return found
+    return element("div", found, class_="tables")
 
 
 def _numbers(row: Sequence[str]) -> list[Any]:
