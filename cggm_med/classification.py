@@ -15,9 +15,9 @@ from cggm_med.config import require
 from cggm_med.data.splits import Splits
 from cggm_med.errors import DataError
 from cggm_med.label_figures import confusion_figure
-from cggm_med.label_scores import CLASS_MEASURES, FUSED, RULES, Predicted, class_table, label_report
+from cggm_med.label_scores import CLASS_MEASURES, FUSED, RULES, Predicted, case_values, class_table, label_report
 from cggm_med.losses import IGNORED
-from cggm_med.report import Scores
+from cggm_med.report import CaseValues, Record, Scores
 from cggm_med.samples import SampleTask
 from cggm_med.scores import true_class_sums
 from cggm_med.task import CaseResult, TaskConfig
@@ -128,6 +128,11 @@ class ClassificationTask(SampleTask):
             heads=heads,
             details=(class_table(predictors[FUSED], self.targets),),
         )
+
+    @classmethod
+    def case_values(cls, cases: Sequence[Record]) -> CaseValues:
+        """Right classes of each case, and of how many."""
+        return case_values(cases, "accuracy", lambda true, predicted: float(true == predicted))
 
     def draw(self, results: Sequence[CaseResult], folder: Path) -> None:
         """The confusion matrix of the fused prediction."""

@@ -135,6 +135,92 @@ def report(
     typer.echo(f"written: {target}, figures and numbers in {target.with_name(target.stem + '_files')}")
 
 
+@app.command()
+def compare(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Finished runs, instead of training some.", metavar="[RUN]...")
+    ] = None,
+    task: TaskName = "brats2021",
+    data: Data = None,
+    strategies: Annotated[
+        str | None,
+        typer.Option(help="To train, such as 'joint,uniform,cggm[strategy.rho=1.3],uniform[train.subset_view=0.5]'."),
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="How many, or which, such as 0,3,7. [3]")] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(help="Train with each of these values; may be repeated.", metavar="KEY=VALUE,VALUE"),
+    ] = None,
+    folds: Annotated[int, typer.Option(help="Cross-validation by patient; as many as patients leaves one out.")] = 0,
+    tune: Annotated[
+        list[str] | None,
+        typer.Option(help="Choose among these values by validation first; may be repeated.", metavar="KEY=VALUE,VALUE"),
+    ] = None,
+    trials: Annotated[int | None, typer.Option(help="Of --tune, for each strategy. [all combinations]")] = None,
+    subsets: Annotated[bool, typer.Option(help="Also score every subset of the modalities.")] = False,
+    baseline: Annotated[str | None, typer.Option(help="What the others are compared with. [joint]")] = None,
+    parallel: Annotated[
+        int | None, typer.Option(help="Runs at once. [one a GPU; on a CPU one a core, at most 4]", min=1)
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Of the task, such as tiny. [what suits the data]")] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder; the same one again goes on. [comparisons/TASK]")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Compare strategies over seeds under one budget: train what is missing, then one table with statistics."""
+    if bool(folders) == bool(strategies):
+        raise typer.BadParameter("give either finished runs, or --strategies to train, such as joint,uniform,cggm")
+    training = {"--data": data, "--seeds": seeds, "--grid": grid, "--folds": folds, "--tune": tune, "--trials": trials}
+    training |= {
+        "--subsets": subsets,
+        "--parallel": parallel,
+        "--preset": preset,
+        "--config": config,
+        "--set": settings,
+    }
+    if folders and (ignored := [name for name, value in training.items() if value]):
+        raise typer.BadParameter(f"{', '.join(ignored)} cannot go with finished runs; they go with --strategies")
+    if trials is not None and not tune:
+        raise typer.BadParameter("--trials goes with --tune KEY=VALUE,VALUE")
+    from rich.console import Console
+
+    from cggm_med.comparison_commands import compare_runs, train_and_compare
+    from cggm_med.experiment import Plan
+
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    if folders:
+        compare_runs(dict.fromkeys(folders), baseline or "joint", out or Path("comparisons") / "runs", console)
+        return
+    overrides = _overrides(settings, data)
+    plan = Plan(out or Path("comparisons") / task, task, preset, config, overrides, tuple(settings or ()), subsets)
+    try:
+        train_and_compare(
+            plan, str(strategies), grid or [], seeds or "3", folds, tune or [], trials, baseline, parallel, console
+        )
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on", err=True)
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def rank(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Folders that 'cggm-med compare' wrote.", metavar="COMPARISON...")
+    ],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Also write the table as Markdown.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Rank strategies over several tasks, by the mean of each comparison."""
+    from rich.console import Console
+
+    from cggm_med.comparison_commands import rank_tasks
+
+    rank_tasks(folders, out, Console(soft_wrap=True, highlight=False, markup=False))
+
+
 @app.command(context_settings={"ignore_unknown_options": True})
 def predict(
     words: Annotated[

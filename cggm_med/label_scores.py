@@ -18,7 +18,7 @@ from sklearn.metrics import (
     recall_score,
 )
 
-from cggm_med.report import Record, Scores, Table
+from cggm_med.report import CaseValues, Record, Scores, Table
 
 FUSED = "fused"
 
@@ -135,6 +135,25 @@ def label_report(
         heads=tuple(heads),
         tables=(Table("", ("by", *measures, "n"), rows), *details, case_table),
     )
+
+
+def case_values(cases: Sequence[Record], name: str, value: Callable[[Any, Any], float]) -> CaseValues:
+    """What each case adds to a mean over samples.
+
+    Args:
+        cases: rows with ``case``, ``true`` and ``predicted``; a case may have several.
+        name: of the score.
+        value: of a true and a predicted class or value.
+
+    Example:
+        >>> case_values([{"case": "a", "true": 1.0, "predicted": 3.0}], "MAE", lambda true, said: abs(true - said))
+        {'MAE': {'a': (2.0, 1.0)}}
+    """
+    found: dict[str, tuple[float, float]] = {}
+    for row in cases:
+        total, count = found.get(row["case"], (0.0, 0.0))
+        found[row["case"]] = (total + value(row["true"], row["predicted"]), count + 1)
+    return {name: found}
 
 
 def class_table(predicted: Predicted, classes: Sequence[str]) -> Table:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from cggm_med.report import Scores, Table
+from cggm_med.report import CaseValues, Record, Scores, Table
 
 EMPTY_KINDS = {"missed": "missed", "false": "made up", "both": "rightly empty"}
 
@@ -97,6 +97,22 @@ def summarise(scores: Sequence[CaseScore]) -> list[RegionSummary]:
         for case, mine in by_case.items()
     ]
     return [*rows, _summarise("mean", means)]
+
+
+def case_values(cases: Sequence[Record]) -> CaseValues:
+    """Dice of each case by region and, as ``Dice mean``, averaged over regions.
+
+    Example:
+        >>> case_values([{"case": "a", "region": "WT", "dice": 0.5}, {"case": "a", "region": "ET", "dice": 0.0}])
+        {'Dice WT': {'a': (0.5, 1.0)}, 'Dice ET': {'a': (0.0, 1.0)}, 'Dice mean': {'a': (0.25, 1.0)}}
+    """
+    values: CaseValues = {}
+    of_case: dict[str, list[float]] = {}
+    for row in cases:
+        values.setdefault(f"Dice {row['region']}", {})[row["case"]] = (row["dice"], 1.0)
+        of_case.setdefault(row["case"], []).append(row["dice"])
+    values["Dice mean"] = {case: (statistics.fmean(dices), 1.0) for case, dices in of_case.items()}
+    return values
 
 
 def head_summary(head_scores: Sequence[HeadScore]) -> dict[str, dict[str, float]]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from cggm_med.label_figures import scatter_figure
-from cggm_med.label_scores import FUSED, RULES, VALUE_MEASURES, Measure, Predicted, label_report
-from cggm_med.report import Scores
+from cggm_med.label_scores import FUSED, RULES, VALUE_MEASURES, Measure, Predicted, case_values, label_report
+from cggm_med.report import CaseValues, Record, Scores
 from cggm_med.samples import SampleTask
 from cggm_med.scores import residual_sums
 from cggm_med.task import CaseResult
@@ -60,6 +60,11 @@ class RegressionTask(SampleTask):
         ]
         cases = [{"case": result.case, **result.findings[FUSED]} for result in results]
         return label_report(predictors, self.measures, cases=cases, heads=heads)
+
+    @classmethod
+    def case_values(cls, cases: Sequence[Record]) -> CaseValues:
+        """Absolute error of each case."""
+        return case_values(cases, "MAE", lambda true, predicted: abs(true - predicted))
 
     def draw(self, results: Sequence[CaseResult], folder: Path) -> None:
         """Predicted against true values."""

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table as ConsoleTable
 
 Record = Mapping[str, Any]
+CaseValues = dict[str, dict[str, tuple[float, float]]]  # by score and case: a sum, and of how many values
 
 MOST_ROWS = 200  # of a table in Markdown; results.json has them all
 
@@ -108,7 +109,7 @@ class Report:
         for table in self.scores.tables:
             if table.title:
                 parts.append(f"## {table.title[0].upper()}{table.title[1:]}")
-            parts.append(_markdown(table.header, table.rows[:MOST_ROWS]))
+            parts.append(markdown_table(table.header, table.rows[:MOST_ROWS]))
             if len(table.rows) > MOST_ROWS:
                 parts.append(f"The first {MOST_ROWS} of {len(table.rows)} rows; `results.json` has them all.")
         parts += ["## How it was scored", "\n".join(f"- {name}: {text}" for name, text in self.rules.items())]
@@ -125,6 +126,7 @@ def print_report(report: Report, console: Console) -> None:
         console.print(shown)
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

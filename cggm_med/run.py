@@ -9,7 +9,7 @@ import importlib.metadata
 import json
 import platform
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -360,20 +360,30 @@ def checkpoint_rule(run: RunFolder, task: Task, weights: checkpoints.Checkpoint,
     return chosen
 
 
-def provenance(config: RunConfig, device: torch.device) -> Mapping[str, str]:
-    """Command, data, seed, versions and device, for a report."""
+def origin() -> dict[str, str]:
+    """Command, versions and date, for a report."""
     packages = ("cggm-med", "torch", "monai", "torchio", "nibabel", "numpy")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     program = "python -m monai.bundle" if "monai" in Path(sys.argv[0]).parts else "cggm-med"
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
     return {
         "command": " ".join([program, *sys.argv[1:]]),
+        "versions": f"{versions}, Python {platform.python_version()}",
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+    }
+
+
+def provenance(config: RunConfig, device: torch.device) -> dict[str, str]:
+    """Command, data, seed, versions and device, for a report."""
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
+    about = origin()
+    return {
+        "command": about["command"],
         "data": "generated (not real data)" if config.data.path is None else Path(config.data.path).name,
         "modalities": ", ".join(config.task.modalities),
         "preset": config.preset,
         "seed": str(config.train.seed),
         "steps": str(config.train.steps),
-        "versions": f"{versions}, Python {platform.python_version()}",
+        "versions": about["versions"],
         "device": f"{hardware}, {distributed.world_size()} process(es)",
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+        "date": about["date"],
     }

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cggm_med import distributed
 from cggm_med.config import RunConfig, Tree, require
-from cggm_med.data.splits import NAMES, Splits, check_splits, read_splits, split_by_group
+from cggm_med.data.splits import NAMES, Member, Splits, check_splits, read_splits, split_by_group
 from cggm_med.data.step_sampler import StepSampler, visited
 from cggm_med.errors import DataError, NonFiniteLoss
 from cggm_med.files import atomic_folder, cache_folder
@@ -94,13 +94,11 @@ class SampleTask(Task):
     """Base of tasks that predict something about each sample; a subclass reads its data and makes its network.
 
     Attributes:
-        group_kind: what a group is, for messages.
         sequences: modalities whose samples are sequences of different lengths, ``(time, channel)``.
         generated_version: part of the generated data's folder name; raise it when ``generate`` changes.
     """
 
     DataConfig = SampleDataConfig
-    group_kind: ClassVar[str] = "sample"
     sequences: ClassVar[frozenset[str]] = frozenset()
     generated_version: ClassVar[int] = 1
 
@@ -167,6 +165,11 @@ class SampleTask(Task):
         if twice := [id for id, count in ids.items() if count > 1]:
             raise DataError(f"{path}: {len(twice)} ids stand for more than one sample:", twice[:MISSING_SHOWN])
         return tuple(ids)
+
+    @property
+    def members(self) -> Sequence[Member]:
+        """The samples."""
+        return self.found.samples
 
     def _generated(self, cache: Path, say: Callable[[str], None]) -> Path:
         folder = cache / "generated" / f"{self.config.task.name}-v{self.generated_version}"

@@ -26,7 +26,7 @@ from cggm_med.data.patches import PatchDataset, PatchSampling, patch_loader
 from cggm_med.data.prepared import PreparedCase, common_spacing
 from cggm_med.data.preprocess import Preprocessing, prepare
 from cggm_med.data.signatures import learn
-from cggm_med.data.splits import Splits, from_sections, read_splits, split_by_group
+from cggm_med.data.splits import Member, Splits, from_sections, read_splits, split_by_group
 from cggm_med.data.step_sampler import StepSampler
 from cggm_med.data.windows import predict_volume
 from cggm_med.errors import DataError
@@ -37,8 +37,8 @@ from cggm_med.metrics import dice, empty_region, hausdorff95
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.models.unimodal import UnimodalHeads, VoxelwiseHead
-from cggm_med.region_scores import CaseScore, HeadScore, region_report
-from cggm_med.report import Scores
+from cggm_med.region_scores import CaseScore, HeadScore, case_values, region_report
+from cggm_med.report import CaseValues, Record, Scores
 from cggm_med.scores import soft_dice_sums
 from cggm_med.task import CaseResult, Task, TaskConfig
 from cggm_med.typing import Batch
@@ -131,6 +131,7 @@ class SegmentationTask(Task):
     DataConfig = SegmentationDataConfig
     ModelConfig = SegmentationModelConfig
     chosen_by = "Dice mean"
+    group_kind = "patient"
     layouts: ClassVar[Sequence[NamedFiles]]
     decathlon_modalities: ClassVar[Mapping[str, str]] = {}
     decathlon_convention: ClassVar[str] = ""
@@ -180,6 +181,11 @@ class SegmentationTask(Task):
         )
         self.convention = detect_convention(self.found.label_convention, self.config.task.labels, self.conventions)
         return tuple(case.id for case in self.found.cases)
+
+    @property
+    def members(self) -> Sequence[Member]:
+        """The cases."""
+        return self.found.cases
 
     def default_splits(self) -> Splits:
         """From ``data.splits``, else from the sections of a datalist, else drawn by patient."""
@@ -349,6 +355,11 @@ class SegmentationTask(Task):
             [CaseScore(**row) for result in results for row in result.findings["regions"]],
             [HeadScore(**row) for result in results for row in result.findings["heads"]],
         )
+
+    @classmethod
+    def case_values(cls, cases: Sequence[Record]) -> CaseValues:
+        """Dice of each case by region, and averaged over regions."""
+        return case_values(cases)
 
     def _score(
         self, case: PreparedCase, region: str, predicted: NDArray[np.bool_], true: NDArray[np.bool_], full: bool

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from cggm_med.config import RunConfig, Tree
-from cggm_med.data.splits import Splits
-from cggm_med.errors import UnknownName
+from cggm_med.data.splits import Member, Splits
+from cggm_med.errors import ConfigError, UnknownName
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.unimodal import UnimodalHeads
-from cggm_med.report import Scores
+from cggm_med.report import CaseValues, Record, Scores
 from cggm_med.typing import Batch
 
 
@@ -66,6 +66,7 @@ class Task(ABC):
         targets: names of what is predicted.
         chosen_by: name of the headline score that decides which checkpoint is the best.
         lower_is_better: whether a lower value of that score is better.
+        group_kind: what must not be divided among splits, such as the patient; for messages.
     """
 
     TaskConfig: ClassVar[type[TaskConfig]] = TaskConfig
@@ -78,6 +79,7 @@ class Task(ABC):
     targets: tuple[str, ...]
     chosen_by: ClassVar[str]
     lower_is_better: ClassVar[bool] = False
+    group_kind: ClassVar[str] = "sample"
 
     splits: Splits
 
@@ -103,6 +105,11 @@ class Task(ABC):
         Raises:
             DataError: if files are missing or their names are ambiguous; lists every bad case.
         """
+
+    @property
+    def members(self) -> Sequence[Member]:
+        """Every case that ``find`` found, with its group."""
+        raise ConfigError(f"task '{self.config.task.name}' does not say which cases belong together")
 
     @abstractmethod
     def default_splits(self) -> Splits:
@@ -171,6 +178,15 @@ class Task(ABC):
     @abstractmethod
     def summarise(self, results: Sequence[CaseResult]) -> Scores:
         """The scores of all these cases together."""
+
+    @classmethod
+    def case_values(cls, cases: Sequence[Record]) -> CaseValues:
+        """What each case adds to the scores that are means over cases, for statistics of comparisons.
+
+        Args:
+            cases: rows of ``Scores.cases``.
+        """
+        return {}
 
     def draw(self, results: Sequence[CaseResult], folder: Path) -> None:
         """Write pictures of all these cases together, if the task has any."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -85,10 +85,47 @@ def split_by_group(
         )
     chosen = dict.fromkeys(groups, "train")
     chosen |= dict.fromkeys(groups[: sum(sizes)], "test") | dict.fromkeys(groups[: sizes[0]], "validation")
-    ids: dict[str, list[str]] = {name: [] for name in NAMES}
-    for case in sorted(cases, key=lambda case: natural_key(case.id)):
-        ids[chosen[case.group]].append(case.id)
-    return Splits(**{name: tuple(listed) for name, listed in ids.items()})
+    return _divide(cases, chosen)
+
+
+def cross_validation(
+    cases: Sequence[Member], folds: int, *, validation: float, seed: int = 0, kind: str = "patient"
+) -> tuple[Splits, ...]:
+    """Splits by which every case is tested once; all cases of a group fall into the same split.
+
+    Args:
+        cases: all cases.
+        folds: how many; as many as there are groups leaves one group out in turn.
+        validation: fraction of all groups to choose by in each fold, taken from those that are not tested.
+        seed: of the order in which groups are dealt out.
+        kind: what messages call a group.
+
+    Raises:
+        DataError: if there are fewer groups than folds, or nothing is left to train on.
+
+    Example:
+        >>> from cggm_med.data.cases import Case
+        >>> cases = [Case(f"p{k}", f"p{k}", {}, None) for k in range(4)]
+        >>> [(s.train, s.test) for s in cross_validation(cases, 2, validation=0)]
+        [(('p0', 'p3'), ('p1', 'p2')), (('p1', 'p2'), ('p0', 'p3'))]
+    """
+    groups = sorted({case.group for case in cases}, key=lambda group: _draw(group, seed))
+    size = max(1, round(validation * len(groups))) if validation else 0
+    most_tested = -(-len(groups) // folds)
+    if not 2 <= folds <= len(groups) or len(groups) <= most_tested + size:
+        raise DataError(
+            f"{len(groups)} {kind}s cannot be divided into {folds} folds with a validation fraction of {validation}; "
+            f"expected 2 to {len(groups)} folds, and {kind}s left to train on"
+        )
+    found = []
+    for fold in range(folds):
+        test = groups[fold::folds]
+        others = [group for group in groups if group not in test]
+        start = fold * size % len(others)  # so that not every fold chooses by the same groups
+        chosen = dict.fromkeys(groups, "train") | dict.fromkeys(test, "test")
+        chosen |= dict.fromkeys([*others[start:], *others][:size], "validation")
+        found.append(_divide(cases, chosen))
+    return tuple(found)
 
 
 def from_sections(case_list: CaseList) -> Splits:
@@ -164,6 +201,14 @@ def check_splits(splits: Splits, cases: Sequence[Member], where: str = "these sp
         more = [f"and {len(problems) - MOST_LISTED} more"] if len(problems) > MOST_LISTED else []
         problems = problems[:MOST_LISTED] + more
         raise DataError(f"{where} cannot be used; mend the file or split anew:", problems)
+
+
+def _divide(cases: Sequence[Member], split_of: Mapping[str, str]) -> Splits:
+    """Splits from the split of each group."""
+    ids: dict[str, list[str]] = {name: [] for name in NAMES}
+    for case in sorted(cases, key=lambda case: natural_key(case.id)):
+        ids[split_of[case.group]].append(case.id)
+    return Splits(**{name: tuple(listed) for name, listed in ids.items()})
 
 
 def _draw(group: str, seed: int) -> bytes:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from cggm_med.config import Tree
 from cggm_med.data.splits import Splits
@@ -187,20 +186,3 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             break
     return names
-
-
-def settings_of(run: ReportedRun) -> dict[str, Any]:
-    """All settings by their dotted names.
-
-    Example:
-        >>> _flat({"optim": {"lr": 0.1}, "preset": "tiny"})
-        {'optim.lr': 0.1, 'preset': 'tiny'}
-    """
-    return _flat(run.settings)
-
-
-def _flat(tree: Tree, prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found

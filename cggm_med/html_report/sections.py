@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cggm_med.finished_runs import flat
 from cggm_med.html_report import tsne
 from cggm_med.html_report.assets import Assets
 from cggm_med.html_report.figures import (
@@ -19,7 +20,7 @@ from cggm_med.html_report.figures import (
     has,
 )
 from cggm_med.html_report.markup import Content, Markup, code, details, element, note, paragraph, section
-from cggm_med.html_report.runs import Excluded, ReportedRun, settings_of
+from cggm_med.html_report.runs import Excluded, ReportedRun
 from cggm_med.html_report.tables import DASH, Cell, table
 from cggm_med.report import Report, Table
 
@@ -92,7 +93,7 @@ def summary_section(runs: Runs, excluded: Sequence[Excluded], assets: Assets) ->
 
 def configuration_section(runs: Runs, assets: Assets) -> Markup:
     """All settings; of several runs first those in which they differ."""
-    settings = [settings_of(run) for run in runs]
+    settings = [flat(run.settings) for run in runs]
     keys = list(dict.fromkeys(key for found in settings for key in found))
     differing = [key for key in keys if len({_setting(found, key) for found in settings}) > 1]
     header = ["setting", *(run.name for run in runs)]

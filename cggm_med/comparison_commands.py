@@ -1,0 +1,162 @@
+"""The commands ``compare`` and ``rank``: from words to trained runs, tables and files."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table as ConsoleTable
+from scipy import stats
+
+from cggm_med.comparison import Comparison, compare
+from cggm_med.comparison_report import comparison_tables, number, p_text, shown_in_terminal, write_comparison
+from cggm_med.errors import ConfigError, DataError
+from cggm_med.experiment import Plan, plan_runs, train_all, tune
+from cggm_med.files import results_folder, writable_folder, write_text
+from cggm_med.finished_runs import Excluded, read_runs
+from cggm_med.report import Table, markdown_table
+from cggm_med.run import origin
+from cggm_med.statistics import ranks
+from cggm_med.variants import parse_variants
+
+
+def train_and_compare(
+    plan: Plan,
+    strategies: str,
+    grid: Sequence[str],
+    seeds: str,
+    folds: int,
+    axes: Sequence[str],
+    trials: int | None,
+    baseline: str | None,
+    parallel: int | None,
+    console: Console,
+) -> Comparison:
+    """Train what is missing and compare all.
+
+    Args:
+        plan: what is the same for all runs.
+        strategies: see ``variants.parse_variants``.
+        grid: see there.
+        seeds: how many, or which, separated by commas.
+        folds: of a cross-validation, or 0.
+        axes: of the tuning, if there is any.
+        trials: of the tuning.
+        baseline: name in the tables; default: the first ``joint``, else the first of all.
+        parallel: runs at once.
+        console: for progress and tables.
+
+    Raises:
+        ConfigError: for words that say nothing.
+        OutputError: if the folder holds runs with other settings.
+    """
+    variants = parse_variants(strategies, grid)
+    chosen_seeds = parse_seeds(seeds)
+    labels = [variant.label for variant in variants]
+    reference = baseline or ("joint" if "joint" in labels else labels[0])
+    if reference not in labels:
+        raise ConfigError(f"--baseline {reference} is not among {'; '.join(labels)}")
+    with results_folder(plan.folder):
+        names = {variant: variant.label for variant in variants}
+        if axes:
+            first = plan_runs(plan, variants[:1], chosen_seeds[:1], folds)[0]
+            tuned = tune(plan, variants, axes, trials, first.words, parallel, console.print)
+            reference = tuned[labels.index(reference)].label
+            names = {variant: variant.label for variant in tuned}
+        runs = plan_runs(plan, tuple(names), chosen_seeds, folds)
+        failed = train_all(plan, runs, parallel, console.print)
+    folders: dict[Path, str | None] = {run.folder: names[run.variant] for run in runs}
+    for run in failed:
+        del folders[Path(run.run)]
+    return compare_runs(folders, reference, plan.folder, console, failed)
+
+
+def compare_runs(
+    folders: Mapping[Path, str | None], baseline: str, out: Path, console: Console, failed: Sequence[Excluded] = ()
+) -> Comparison:
+    """Compare finished runs, write the tables and show them.
+
+    Args:
+        folders: of the runs, and what to call each.
+        baseline: name of what the others are compared with.
+        out: folder to write to.
+        console: for the tables.
+        failed: runs that are known to take no part.
+    """
+    runs, excluded = read_runs(folders)
+    comparison = compare(runs, [*failed, *excluded], baseline)
+    writable_folder(out)
+    write_comparison(out, comparison, origin())
+    for table in (t for t in comparison_tables(comparison) if not t.detail):
+        _show(shown_in_terminal(table), console)
+    console.print(f"written: {out / 'comparison.md'}, .csv, .json, .png and {out / 'runs.csv'}")
+    return comparison
+
+
+def rank_tasks(folders: Sequence[Path], out: Path | None, console: Console) -> Table:
+    """Rank of each strategy in each comparison, by its mean, and the mean rank over all.
+
+    Args:
+        folders: that ``compare`` wrote.
+        out: Markdown file to write, or None.
+        console: for the table.
+
+    Raises:
+        DataError: if a folder holds no comparison, or no strategy stands in all of them.
+    """
+    found = {}
+    for folder in folders:
+        try:
+            content = json.loads((folder / "comparison.json").read_text())
+            rows = [row for row in content["rows"] if row["score"] == content["chosen_by"]]
+            means = {row["name"]: float(row["mean"]) for row in rows}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{folder} holds no comparison ({error}); name folders that 'cggm-med compare' wrote"
+            ) from error
+        found[f"{content['task']} ({folder.name})"] = (means, content["lower_is_better"])
+    common = [name for name in next(iter(found.values()))[0] if all(name in means for means, _ in found.values())]
+    if len(common) < 2:
+        raise DataError(f"{len(common)} strategies stand in all of {', '.join(map(str, folders))}, expected at least 2")
+    places = {what: ranks({name: means[name] for name in common}, lower) for what, (means, lower) in found.items()}
+    average = {name: statistics.fmean(of[name] for of in places.values()) for name in common}
+    order = sorted(common, key=average.__getitem__)
+    lines = tuple(
+        (name, *(f"{places[w][name]:g} ({number(found[w][0][name])})" for w in found), f"{average[name]:.2f}")
+        for name in order
+    )
+    title = f"rank of the mean among {len(common)} strategies, and the mean"
+    if len(found) > 2 and len(common) > 2:
+        # Friedman 1937: do the strategies differ at all, seen over the tasks?
+        p = stats.friedmanchisquare(*([places[w][name] for w in found] for name in common)).pvalue
+        title += f"; Friedman test that all are alike: p {p_text(float(p))}"
+    table = Table(title, ("strategy", *found, "mean rank"), lines)
+    _show(table, console)
+    if out is not None:
+        write_text(out, f"# {title[0].upper()}{title[1:]}\n\n{markdown_table(table.header, table.rows)}\n")
+        console.print(f"written: {out}")
+    return table
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds from how many, or from a list.
+
+    Example:
+        >>> parse_seeds("3"), parse_seeds("3,7")
+        ([0, 1, 2], [3, 7])
+    """
+    if re.fullmatch(r"\d+(,\d+)*,?", text) is None or text == "0":
+        raise ConfigError(f"--seeds is {text}, expected how many, such as 5, or which, such as 0,3,7")
+    numbers = [int(part) for part in text.split(",") if part]
+    return list(dict.fromkeys(numbers)) if "," in text else list(range(numbers[0]))
+
+
+def _show(table: Table, console: Console) -> None:
+    shown = ConsoleTable(*table.header, title=table.title)
+    for row in table.rows:
+        shown.add_row(*row)
+    console.print(shown)

@@ -1,0 +1,64 @@
+"""Picture of a comparison: what each strategy scores more or less than the baseline, with its 95 % interval."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cggm_med.comparison import Comparison, Row
+from cggm_med.figures import FUSED_COLOUR, LINE_COLOURS, write_figure
+from cggm_med.finished_runs import OVER_SUBSETS, without_common
+
+
+def comparison_figure(path: Path, comparison: Comparison) -> None:
+    """A line for each strategy, a panel for the score that comes first and, if computed, one for its mean over subsets.
+
+    A filled marker says that the interval leaves out zero; the number at the right is the strategy's own mean.
+
+    Args:
+        path: PNG file to write.
+        comparison: what to draw.
+    """
+    shown = [s for s in comparison.scores if s in (comparison.scores[0], f"{comparison.chosen_by}, {OVER_SUBSETS}")]
+    rows = {score: comparison.of_score(score) for score in shown}
+    names = without_common(row.name for row in rows[shown[0]])
+    size = (3.0 + 3.9 * len(shown), 1.3 + 0.3 * len(names))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for ax, score in zip(axes, shown, strict=True):
+        _panel(ax, rows[score], comparison.baseline)
+        better = "lower is better" if comparison.lower_is_better else "higher is better"
+        ax.set_title(f"{score} ({better})", fontsize=11)
+        ax.set_xlabel(f"difference to {names[comparison.baseline]}, 95 % interval")
+    axes[0].set_yticks(range(len(names)), names.values())
+    axes[0].set_ylim(len(names) - 0.4, -0.6)
+    seeds, cases = len({r.seed for r in comparison.runs}), len({c for r in comparison.runs for c in r.tested})
+    title = f"{comparison.task}: {seeds} seed{'s' * (seeds > 1)}, {cases} cases; at the right, the mean score"
+    figure.suptitle(title, fontsize=11)
+    write_figure(path, figure)
+
+
+def _panel(ax: Axes, rows: list[Row], baseline: str) -> None:
+    ax.axvline(0, color="0.4", lw=0.9, zorder=0)
+    for y, row in enumerate(rows):
+        if row.difference is not None:
+            low, high = row.difference_interval or (row.difference, row.difference)
+            colour = LINE_COLOURS[0]
+            ax.plot([low, high], [y, y], color=colour, lw=1.8, solid_capstyle="butt")
+            face = colour if low > 0 or high < 0 else "white"
+            ax.plot(row.difference, y, "o", color=colour, mfc=face, ms=6)
+        elif row.name == baseline:
+            ax.plot(0, y, "D", color=FUSED_COLOUR, ms=6)
+        ax.annotate(
+            f"{row.mean:.3f}",
+            (1.01, y),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=9,
+            fontweight="bold" if row.rank == 1 else "normal",
+        )
+    ax.tick_params(axis="y", length=0)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.grid(axis="x", alpha=0.25, lw=0.6)

@@ -1,0 +1,220 @@
+"""Writes a comparison: Markdown, CSV and JSON, and its tables for a terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cggm_med.comparison import Comparison, Row
+from cggm_med.comparison_figure import comparison_figure
+from cggm_med.files import write_json, write_text
+from cggm_med.finished_runs import OVER_SUBSETS, without_common
+from cggm_med.report import Table, markdown_table
+
+RULES = {
+    "mean, sd": "mean and sample standard deviation over seeds; the score of a seed is its mean over the cases that it "
+    "tested, in all folds",
+    "95 % interval": "bootstrap over seeds and cases: both are drawn again, independently and with replacement, 10,000 "
+    "times; 2.5th and 97.5th percentile (Owen 2007). Cases are drawn one by one, also where several are of one person",
+    "difference": "mean of what a run scores more than the baseline's run of the same seed and cases",
+    "p": "paired t-test over these differences, one a run, two-sided. Where runs differ in their split they share "
+    "training data, and the variance is multiplied by 1/n + n_test/n_train instead of 1/n (Nadeau and Bengio 2003)",
+    "p (Holm)": "allows for the number of strategies that are tested against the baseline, for each score by itself "
+    "(Holm 1979)",
+    "rank": "of the mean, 1 for the best",
+    "time": "processor time of the training over that of the baseline; minutes are on the clock, median over runs",
+    "memory": "the most that the training process held, or on a GPU what torch allocated; median over runs",
+}
+
+
+SCORE_HEADER = (
+    "strategy",
+    "runs",
+    "mean ± sd",
+    "95 % interval",
+    "difference",
+    "95 % interval",
+    "p",
+    "p (Holm)",
+    "rank",
+)
+COST_HEADER = ("strategy", "runs", "minutes", "time", "memory GB", "memory")
+
+
+def write_comparison(folder: Path, comparison: Comparison, provenance: Mapping[str, str]) -> None:
+    """Write ``comparison.md``, ``.csv``, ``.json`` and ``.png``, and ``runs.csv``.
+
+    Args:
+        folder: to write to; an older comparison there is replaced.
+        comparison: what to write.
+        provenance: command, versions and the like.
+    """
+    tables = comparison_tables(comparison)
+    write_text(folder / "comparison.md", _markdown(comparison, tables, provenance))
+    write_text(folder / "comparison.csv", _csv([_plain(row) for row in comparison.rows]))
+    write_text(folder / "runs.csv", _csv(run_rows(comparison)))
+    comparison_figure(folder / "comparison.png", comparison)
+    content = {
+        "task": comparison.task,
+        "baseline": comparison.baseline,
+        "chosen_by": comparison.chosen_by,
+        "lower_is_better": comparison.lower_is_better,
+        "rows": [asdict(row) for row in comparison.rows],
+        "runs": run_rows(comparison),
+        "excluded": [asdict(x) for x in comparison.excluded],
+        "rules": RULES,
+        "provenance": dict(provenance),
+    }
+    write_json(folder / "comparison.json", content)
+
+
+def comparison_tables(comparison: Comparison) -> list[Table]:
+    """For people: the score that comes first, other scores, subsets of the modalities, cost, and who takes no part."""
+    names = without_common(row.name for row in comparison.of_score(comparison.scores[0]))
+    tables = []
+    for score in comparison.scores:
+        rows = tuple(_score_cells(row, names) for row in comparison.of_score(score))
+        title = score + (" (lower is better)" if comparison.lower_is_better and score == comparison.chosen_by else "")
+        detail = score not in (comparison.scores[0], f"{comparison.chosen_by}, {OVER_SUBSETS}")
+        tables.append(Table(title, SCORE_HEADER, rows, detail=detail))
+    if subsets := _subset_table(comparison, names):
+        tables.append(subsets)
+    tables.append(_cost_table(comparison, names))
+    if comparison.excluded:
+        rows = tuple((x.run, x.reason) for x in comparison.excluded)
+        tables.append(Table("runs that take no part", ("run", "why"), rows))
+    return tables
+
+
+def shown_in_terminal(table: Table) -> Table:
+    """The table without what a terminal has no room for; the files have it."""
+    if table.header != SCORE_HEADER:
+        return table
+    kept = [0, 2, 4, 5, 7, 8]
+    return Table(
+        table.title, tuple(table.header[i] for i in kept), tuple(tuple(r[i] for i in kept) for r in table.rows)
+    )
+
+
+def run_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """One row a run: seed, number of cases, every score, cost."""
+    found = []
+    for run in comparison.runs:
+        means = {
+            score: sum(v for v, _ in x.values()) / sum(n for _, n in x.values()) for score, x in run.values.items()
+        }
+        cost = {key: run.cost.get(key) for key in ("seconds", "cpu_seconds", "peak_memory_bytes", "threads", "device")}
+        plain = {"strategy": run.name, "seed": run.seed, "cases": len(run.tested), "first_case": min(run.tested)}
+        found.append({**plain, **run.report["headline"], **means, **cost, "folder": str(run.folder)})
+    return found
+
+
+def number(value: float | None, *, sign: bool = False) -> str:
+    """A score as text; a dash where there is none."""
+    return "-" if value is None else f"{value:{'+' if sign else ''}.3f}"
+
+
+def p_text(p: float | None) -> str:
+    """A p-value as text."""
+    return "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _interval(ends: tuple[float, float] | None, *, sign: bool = False) -> str:
+    return "-" if ends is None else f"[{number(ends[0], sign=sign)}, {number(ends[1], sign=sign)}]"
+
+
+def _score_cells(row: Row, names: Mapping[str, str]) -> tuple[str, ...]:
+    return (
+        names[row.name],
+        str(row.runs) + (f" ({row.paired} paired)" if row.difference is not None and row.paired < row.runs else ""),
+        number(row.mean) + ("" if row.sd is None else f" ± {row.sd:.3f}"),
+        _interval(row.interval),
+        number(row.difference, sign=True),
+        _interval(row.difference_interval, sign=True),
+        p_text(row.p),
+        p_text(row.p_holm),
+        f"{row.rank:g}",
+    )
+
+
+def _subset_table(comparison: Comparison, names: Mapping[str, str]) -> Table | None:
+    """Mean score of each strategy from each subset of the modalities, over all runs."""
+    if not any(run.subsets for run in comparison.runs):
+        return None
+    subsets = list(dict.fromkeys(row["subset"] for run in comparison.runs for row in run.subsets))
+    rows = []
+    for name, shown in names.items():
+        cells = []
+        for subset in subsets:
+            means = [
+                statistics.fmean(v / n for v, n in run.task.case_values(mine)[comparison.chosen_by].values())
+                for run in comparison.runs
+                if run.name == name and (mine := [row for row in run.subsets if row["subset"] == subset])
+            ]
+            cells.append(number(statistics.fmean(means) if means else None))
+        rows.append((shown, *cells))
+    # Subsets stand in rows, since a table of fifteen columns is too wide.
+    turned = tuple(zip(*rows, strict=True))
+    body = tuple((subset, *cells) for subset, cells in zip(subsets, turned[1:], strict=True))
+    return Table(f"{comparison.chosen_by} by subset of the modalities", ("subset", *turned[0]), body, detail=True)
+
+
+def _cost_table(comparison: Comparison, names: Mapping[str, str]) -> Table:
+    def median(name: str, key: str) -> float | None:
+        found = [run.cost[key] for run in comparison.runs if run.name == name and run.cost.get(key)]
+        return statistics.median(found) if found else None
+
+    def ratio(name: str, key: str) -> str:
+        mine, other = median(name, key), median(comparison.baseline, key)
+        return "-" if mine is None or other is None else f"{mine / other:.2f}"
+
+    def scaled(value: float | None, unit: float) -> str:
+        return "-" if value is None else f"{value / unit:.2f}"
+
+    rows = []
+    for name, shown in names.items():
+        runs = sum(run.name == name and bool(run.cost) for run in comparison.runs)
+        minutes, memory = scaled(median(name, "seconds"), 60), scaled(median(name, "peak_memory_bytes"), 1e9)
+        rows.append((shown, str(runs), minutes, ratio(name, "cpu_seconds"), memory, ratio(name, "peak_memory_bytes")))
+    return Table(f"cost of training (time and memory over {comparison.baseline})", COST_HEADER, tuple(rows))
+
+
+def _markdown(comparison: Comparison, tables: Sequence[Table], provenance: Mapping[str, str]) -> str:
+    seeds = sorted({run.seed for run in comparison.runs})
+    parts = [
+        f"# {comparison.task}: {len(tables[0].rows)} strategies, seeds {', '.join(map(str, seeds))}",
+        f"Differences, p and cost are against `{comparison.baseline}`.",
+        f"![{comparison.chosen_by} of each strategy](comparison.png)",
+    ]
+    for table in tables:
+        parts += [f"## {table.title[0].upper()}{table.title[1:]}", markdown_table(table.header, table.rows)]
+    parts += ["## How it was computed", "\n".join(f"- {name}: {text}" for name, text in RULES.items())]
+    rules = dict(comparison.runs[0].report["rules"])
+    if len({run.report["rules"]["checkpoint"] for run in comparison.runs}) > 1:
+        rules["checkpoint"] = f"the one with the best validation {comparison.chosen_by}, for each run by itself"
+    parts += ["## How it was scored", "\n".join(f"- {name}: {text}" for name, text in rules.items())]
+    parts += ["## Where it comes from", "\n".join(f"- {name}: {text}" for name, text in provenance.items())]
+    return "\n\n".join(parts) + "\n"
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    """One row with the ends of its intervals side by side."""
+    plain = asdict(row)
+    for key in ("interval", "difference_interval"):
+        ends = plain.pop(key) or (None, None)
+        plain |= {f"{key}_low": ends[0], f"{key}_high": ends[1]}
+    return plain
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()

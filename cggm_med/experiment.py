@@ -1,0 +1,323 @@
+"""Trains the runs of a comparison: strategies x seeds x folds under one budget, each run in a process of its own."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO
+
+import torch
+
+from cggm_med import registry
+from cggm_med.config import Tree, parse_overrides, read_file, to_tree
+from cggm_med.data.splits import cross_validation, write_splits
+from cggm_med.errors import ConfigError, OutputError
+from cggm_med.finished_runs import NEITHER, Excluded, flat
+from cggm_med.run_folder import RunFolder
+from cggm_med.settings import make_config
+from cggm_med.task import Task
+from cggm_med.variants import Variant, parse_axis
+
+PROGRAM = (sys.executable, "-m", "cggm_med.cli")
+MOST_PARALLEL = 4  # runs at once on a CPU unless told otherwise
+Say = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is the same for all runs, and where they go.
+
+    Attributes:
+        folder: of the comparison.
+        task: registered name.
+        preset: of the task; None is what suits the data.
+        config: file with settings.
+        overrides: settings of the command line.
+        words: the same as words for ``--set``.
+        subsets: also score every subset of the modalities.
+    """
+
+    folder: Path
+    task: str
+    preset: str | None
+    config: Path | None
+    overrides: Tree
+    words: tuple[str, ...]
+    subsets: bool = False
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run that is to be there in the end.
+
+    Attributes:
+        folder: of the run.
+        variant: how it balances.
+        words: further settings, such as the seed.
+    """
+
+    folder: Path
+    variant: Variant
+    words: tuple[str, ...]
+
+    @property
+    def log(self) -> Path:
+        """What the run says, beside its folder, which it must find empty."""
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+
+def plan_runs(plan: Plan, variants: Sequence[Variant], seeds: Sequence[int], folds: int) -> list[PlannedRun]:
+    """All runs, seed by seed, so that a comparison that was stopped has whole seeds.
+
+    Args:
+        plan: what is the same for all.
+        variants: what is compared.
+        seeds: of the runs.
+        folds: 0 for the splits that the settings say, else of a cross-validation, whose files are written.
+
+    Raises:
+        DataError: if the data cannot be divided into so many folds.
+    """
+    files = [None] if not folds else [plan.folder / "folds" / f"fold-{k}.json" for k in range(folds)]
+    if folds and not all(file.exists() for file in files if file):
+        task = _task(plan, variants[0])
+        task.find(lambda line: None)
+        found = cross_validation(task.members, folds, validation=task.config.data.validation, kind=task.group_kind)
+        for file, splits in zip(files, found, strict=True):
+            assert file is not None  # noqa: S101 - for the type checker
+            write_splits(file, splits)
+    runs = []
+    for seed, (fold, file), variant in itertools.product(seeds, enumerate(files), variants):
+        name = f"seed-{seed}" + (f"-fold-{fold}" if file else "")
+        words = [f"train.seed={seed}", *([f"data.splits={os.path.abspath(file)}"] if file else [])]
+        runs.append(PlannedRun(plan.folder / "runs" / variant.folder / name, variant, tuple(words)))
+    return runs
+
+
+def train_all(plan: Plan, runs: Sequence[PlannedRun], parallel: int | None, say: Say) -> list[Excluded]:
+    """Train what is not trained yet; runs that were stopped go on where they were.
+
+    Args:
+        plan: what is the same for all.
+        runs: see ``plan_runs``.
+        parallel: how many at once; default: one a GPU, else one a CPU core up to four.
+        say: told when a run begins or ends.
+
+    Returns:
+        Runs that failed, with what they said last.
+
+    Raises:
+        OutputError: if a folder holds a run with other settings.
+    """
+    for run in runs:
+        _require_same(plan, run)
+    todo = [run for run in runs if next(_commands(plan, run), None)]
+    gpus = torch.cuda.device_count() if str(plan.overrides.get("train", {}).get("device", "auto")) != "cpu" else 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    slots = parallel or gpus or min(MOST_PARALLEL, cores)
+    if len(runs) > len(todo):
+        say(f"{len(runs) - len(todo)} of {len(runs)} runs are there already")
+    if todo:
+        say(f"{len(todo)} runs to train, {min(slots, len(todo))} at once, in {plan.folder / 'runs'}")
+    failed: list[Excluded] = []
+    waiting, free = list(todo), list(range(slots))
+    active: dict[int, _Process] = {}
+    started, done = time.monotonic(), 0
+    try:
+        while waiting or active:
+            while waiting and free:
+                run, slot = waiting.pop(0), free.pop(0)
+                active[slot] = _Process(plan, run, _environment(slot, gpus, max(1, cores // slots)))
+            time.sleep(0.1)
+            for slot, process in list(active.items()):
+                code = process.poll()
+                if code is None:
+                    continue
+                del active[slot]
+                free.append(slot)
+                done += 1
+                left = (time.monotonic() - started) / done * (len(todo) - done) / 60
+                where = f"{process.run.variant.label}, {process.run.folder.name}"
+                if code:
+                    failed.append(Excluded(str(process.run.folder), f"failed: {process.last_words()}"))
+                    say(f"{done}/{len(todo)} {where}: {failed[-1].reason}; all it said: {process.run.log}")
+                else:
+                    say(f"{done}/{len(todo)} {where}: done, about {left:.0f} min left")
+    finally:
+        for process in active.values():
+            process.stop()
+    return failed
+
+
+def tune(
+    plan: Plan,
+    variants: Sequence[Variant],
+    axes: Sequence[str],
+    trials: int | None,
+    words: Sequence[str],
+    parallel: int | None,
+    say: Say,
+) -> list[Variant]:
+    """Choose settings for each variant by its best validation score, with the same number of trials for each.
+
+    Args:
+        plan: what is the same for all runs.
+        variants: what is compared.
+        axes: words ``KEY=VALUE,VALUE`` whose combinations are tried.
+        trials: how many of them, drawn with a fixed seed; default: all.
+        words: further settings of the trials, such as the seed and the splits of the first fold.
+        parallel: see ``train_all``.
+        say: told what was chosen.
+
+    Raises:
+        ConfigError: if a variant has no trial that ended with a validation score.
+    """
+    found = [parse_axis(word, "--tune") for word in axes]
+    points = [dict(zip((key for key, _ in found), p, strict=True)) for p in itertools.product(*(v for _, v in found))]
+    random.Random(0).shuffle(points)  # noqa: S311 - a draw of settings, no secret
+    points = points[:trials]
+    by_variant: dict[Variant, list[tuple[Variant, PlannedRun]]] = {}
+    for variant in variants:
+        for point in points:
+            tried = variant.also(point)
+            run = PlannedRun(plan.folder / "tuning" / tried.folder, tried, tuple(words))
+            by_variant.setdefault(variant, []).append((tried, run))
+    say(f"tuning: {len(points)} trials for each of {len(variants)} strategies, chosen by validation")
+    train_all(replace(plan, subsets=False), [run for runs in by_variant.values() for _, run in runs], parallel, say)
+    chosen = []
+    for variant, tried_runs in by_variant.items():
+        scores = [(best_validation(plan, run.folder), tried) for tried, run in tried_runs]
+        known = [(score, tried) for score, tried in scores if score is not None]
+        if not known:
+            raise ConfigError(f"no trial of '{variant.label}' has a validation score; set data.validation above 0")
+        lower = registry.load(registry.TASKS, plan.task).lower_is_better
+        best = (min if lower else max)(known, key=lambda x: x[0])
+        say(f"tuned: {best[1].label} (validation {best[0]:.3f})")
+        chosen.append(best[1])
+    return chosen
+
+
+def best_validation(plan: Plan, folder: Path) -> float | None:
+    """The best validation score of a run, if it is finished and was validated."""
+    run = RunFolder(folder)
+    if not run.results.exists():
+        return None
+    task = registry.load(registry.TASKS, plan.task)
+    scores = [r["scores"][task.chosen_by] for r in run.read_metrics() if r["kind"] == "validation"]
+    known = [score for score in scores if score is not None]
+    return (min if task.lower_is_better else max)(known, default=None)
+
+
+class _Process:
+    """The commands of one run, one after the other."""
+
+    def __init__(self, plan: Plan, run: PlannedRun, environment: Mapping[str, str]) -> None:
+        self.run, self.environment = run, environment
+        self.plan = plan
+        run.folder.parent.mkdir(parents=True, exist_ok=True)
+        self.log: IO[bytes] = run.log.open("wb")
+        self.process = self._start(next(_commands(plan, run)))
+
+    def poll(self) -> int | None:
+        """The exit code, once all commands have ended or one has failed."""
+        code = self.process.poll()
+        if code is None:
+            return None
+        following = None if code else next(_commands(self.plan, self.run), None)
+        if following is None:
+            self.log.close()
+            return code
+        self.process = self._start(following)
+        return None
+
+    def stop(self) -> None:
+        """Let it write what it needs to be resumed."""
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait()
+        self.log.close()
+
+    def last_words(self) -> str:
+        """The last line that names an error, else the last line."""
+        lines = [line.strip() for line in self.run.log.read_text(errors="replace").splitlines() if line.strip()]
+        errors = [line for line in lines if "Error" in line or "NonFinite" in line or "Unknown" in line]
+        return (errors or lines or [f"exit code {self.process.returncode}"])[-1]
+
+    def _start(self, words: Sequence[str]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(  # noqa: S603 - this program, with words of its own
+            [*PROGRAM, *words],
+            env=self.environment,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
+
+
+def _commands(plan: Plan, run: PlannedRun) -> Iterator[list[str]]:
+    """What is still to be done for a run."""
+    folder = RunFolder(run.folder)
+    if not folder.results.exists():
+        if folder.config.exists():
+            yield ["train", "--resume", str(run.folder)]
+        else:
+            yield _train_words(plan, run)
+    elif plan.subsets and not (run.folder / "subsets").exists():
+        yield ["evaluate", str(run.folder), "--subsets", "all"]
+
+
+def _train_words(plan: Plan, run: PlannedRun) -> list[str]:
+    words = ["train", "--task", plan.task, "--strategy", run.variant.strategy, "--out", str(run.folder)]
+    words += ["--preset", plan.preset] if plan.preset else []
+    words += ["--config", str(plan.config)] if plan.config else []
+    path = plan.overrides.get("data", {}).get("path")
+    words += ["--data", path] if path else []
+    for setting in (*plan.words, *run.variant.words, *run.words):
+        words += ["--set", setting]
+    return words
+
+
+def _settings(plan: Plan, run: PlannedRun) -> Tree:
+    layers = [read_file(plan.config)] if plan.config else []
+    layers += [plan.overrides, run.variant.overrides(), parse_overrides(list(run.words))]
+    return to_tree(make_config(plan.task, layers, preset=plan.preset, strategy=run.variant.strategy))
+
+
+def _require_same(plan: Plan, run: PlannedRun) -> None:
+    """Refuse a folder whose run has other settings; what is asked for is checked as well, before anything begins."""
+    wanted = flat(_settings(plan, run))
+    folder = RunFolder(run.folder)
+    if not folder.config.exists():
+        return
+    stored = flat(folder.stored_settings())
+    # What is not said is decided by the data and written down by the run.
+    other = [k for k, value in wanted.items() if value and k not in NEITHER and stored.get(k) != value]
+    if other or stored.get("train.seed") != wanted["train.seed"]:
+        said = "; ".join(f"{k}: {stored.get(k)} != {wanted[k]}" for k in other or ["train.seed"])
+        raise OutputError(
+            f"{run.folder} holds a run with other settings (run != now): {said}; choose another folder with --out"
+        )
+
+
+def _task(plan: Plan, variant: Variant) -> Task:
+    layers = [read_file(plan.config)] if plan.config else []
+    config = make_config(plan.task, [*layers, plan.overrides], preset=plan.preset, strategy=variant.strategy)
+    task: Task = registry.load(registry.TASKS, plan.task)(config)
+    return task
+
+
+def _environment(slot: int, gpus: int, threads: int) -> dict[str, str]:
+    environment = dict(os.environ)
+    if gpus:
+        visible = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        names = visible if visible != [""] else [str(i) for i in range(gpus)]
+        environment["CUDA_VISIBLE_DEVICES"] = names[slot % len(names)]
+    else:
+        environment.setdefault("OMP_NUM_THREADS", str(threads))
+    return environment

@@ -1,0 +1,173 @@
+import csv
+import json
+import statistics
+
+import pytest
+from finished import finished_run
+from scipy import stats
+
+from cggm_med.comparison import compare
+from cggm_med.comparison_report import comparison_tables, write_comparison
+from cggm_med.errors import CheckpointError, ConfigError, UnknownName
+from cggm_med.finished_runs import read_run, read_runs
+
+A, B, C = "a", "b", "c"
+
+
+def compared(folders, baseline="joint", names=None):
+    runs, excluded = read_runs({folder: (names or {}).get(folder) for folder in folders})
+    return compare(runs, excluded, baseline)
+
+
+def row(comparison, name, score="Dice mean"):
+    (found,) = [r for r in comparison.of_score(score) if r.name == name]
+    return found
+
+
+def two_strategies(tmp_path, gains=((0.1, 0.3), (0.2, 0.0), (0.0, 0.1))):
+    """Three seeds, two cases; ``gains`` is what cggm scores more."""
+    folders = []
+    for seed, (gain_a, gain_b) in enumerate(gains):
+        joint = {A: 0.5 + seed / 100, B: 0.6}
+        cggm = {A: joint[A] + gain_a, B: joint[B] + gain_b}
+        folders.append(finished_run(tmp_path / f"joint-{seed}", joint, seed=seed))
+        folders.append(finished_run(tmp_path / f"cggm-{seed}", cggm, strategy="cggm", seed=seed))
+    return folders
+
+
+def test_means_differences_and_the_test_by_hand(tmp_path):
+    found = row(compared(two_strategies(tmp_path)), "cggm")
+    assert found.runs == found.paired == 3
+    assert found.difference == pytest.approx((0.2 + 0.1 + 0.05) / 3)
+    # One test set for all seeds, so it is the plain paired test.
+    assert found.p == pytest.approx(stats.ttest_1samp([0.2, 0.1, 0.05], 0).pvalue)
+    assert found.p_holm == pytest.approx(found.p)
+    assert found.mean == pytest.approx(statistics.fmean([0.75, 0.655, 0.61]))
+    assert found.sd == pytest.approx(statistics.stdev([0.75, 0.655, 0.61]))
+    assert found.rank == 1
+    low, high = found.difference_interval
+    assert low < found.difference < high
+
+
+def test_a_strategy_that_does_as_the_baseline_does_differs_by_nothing(tmp_path):
+    found = row(compared(two_strategies(tmp_path, gains=((0, 0), (0, 0)))), "cggm")
+    assert found.difference == 0
+    assert found.difference_interval == (0, 0)
+    assert found.p == 1
+    assert found.rank == 1.5
+
+
+def test_the_order_of_the_runs_does_not_matter(tmp_path):
+    folders = two_strategies(tmp_path)
+    forwards, backwards = compared(folders), compared(folders[::-1])
+    assert row(forwards, "cggm") == row(backwards, "cggm")
+
+
+def test_folds_of_a_seed_are_one_score(tmp_path):
+    for fold, (case, dice) in enumerate([(A, 0.4), (B, 0.8)]):
+        finished_run(tmp_path / f"joint-{fold}", {case: dice}, train=("t1", A if case == B else B))
+        finished_run(tmp_path / f"cggm-{fold}", {case: dice + 0.1}, strategy="cggm", train=("t1", "t2"))
+    comparison = compared(sorted(tmp_path.iterdir()))
+    found = row(comparison, "joint")
+    assert (found.runs, found.mean, found.sd) == (2, pytest.approx(0.6), None)
+    assert row(comparison, "cggm").difference == pytest.approx(0.1)
+
+
+def test_the_paired_test_allows_for_splits_that_share_training_data(tmp_path):
+    for seed, (case, gain) in enumerate([(A, 0.1), (B, 0.2), (C, 0.4)]):
+        finished_run(tmp_path / f"joint-{seed}", {case: 0.5}, seed=seed, train=("t1", "t2"))
+        finished_run(tmp_path / f"cggm-{seed}", {case: 0.5 + gain}, strategy="cggm", seed=seed, train=("t1", "t2"))
+    found = row(compared(sorted(tmp_path.iterdir())), "cggm")
+    gains = [0.1, 0.2, 0.4]
+    t = statistics.fmean(gains) / ((1 / 3 + 1 / 2) * statistics.variance(gains)) ** 0.5
+    assert found.p == pytest.approx(2 * stats.t.sf(t, 2))
+
+
+def test_a_seed_that_only_one_strategy_has_is_not_paired(tmp_path):
+    folders = two_strategies(tmp_path)[:-2]
+    folders.append(finished_run(tmp_path / "more", {A: 0.9, B: 0.9}, strategy="cggm", seed=7))
+    found = row(compared(folders), "cggm")
+    assert (found.runs, found.paired) == (3, 2)
+    assert found.difference == pytest.approx((0.2 + 0.1) / 2)
+    cells = comparison_tables(compared(folders))[0].rows[1]
+    assert cells[1] == "3 (2 paired)"
+
+
+def test_settings_that_differ_become_part_of_the_name(tmp_path):
+    finished_run(tmp_path / "0", {A: 0.5})
+    finished_run(tmp_path / "1", {A: 0.6}, strategy="cggm", settings=["strategy.rho=1.3", "train.epochs=5"])
+    assert [r.name for r in compared(sorted(tmp_path.iterdir())).rows[:2]] == ["joint", "cggm, rho=1.3, epochs=5"]
+
+
+def test_what_all_runs_share_is_left_out_of_the_names_in_tables(tmp_path):
+    finished_run(tmp_path / "0", {A: 0.5}, settings=["train.epochs=5"])
+    finished_run(tmp_path / "1", {A: 0.6}, strategy="cggm", settings=["train.epochs=5"])
+    comparison = compared(sorted(tmp_path.iterdir()), baseline="joint, epochs=5")
+    assert [cells[0] for cells in comparison_tables(comparison)[0].rows] == ["joint", "cggm"]
+
+
+def test_runs_that_do_not_fit_are_named_with_the_reason(tmp_path):
+    folders = two_strategies(tmp_path)
+    folders.append(finished_run(tmp_path / "coarse", {A: 0.9}, settings=["data.spacing=[2,2,2]"]))
+    other = finished_run(tmp_path / "other", {A: 0.9}, seed=8)
+    (other / "data.json").write_text(json.dumps({A: {"prepared": "something else"}}))
+    unfinished = finished_run(tmp_path / "unfinished", {A: 0.9}, seed=9)
+    (unfinished / "results.json").unlink()
+    twin = finished_run(tmp_path / "twin", {A: 0.9, B: 0.9})
+    comparison = compared([*folders, other, unfinished, twin, tmp_path / "nothing"])
+    reasons = {x.run.rsplit("/", 1)[1]: x.reason for x in comparison.excluded}
+    assert set(reasons) == {"coarse", "other", "unfinished", "twin", "nothing"}
+    assert "data.spacing is [2.0, 2.0, 2.0], of most runs None" in reasons["coarse"]
+    assert "other data under the same name (a)" in reasons["other"]
+    assert "not finished" in reasons["unfinished"]
+    assert "joint-0" in reasons["twin"]
+    assert "not a run folder" in reasons["nothing"]
+    assert row(comparison, "joint").runs == 3
+    assert comparison_tables(comparison)[-1].title == "runs that take no part"
+
+
+def test_the_mean_over_subsets_is_compared_too(tmp_path):
+    subsets = {(c, s): d for c in (A, B) for s, d in [("flair", 0.2), ("t1", 0.4), ("flair+t1", 0.6)]}
+    better = {key: d + 0.1 for key, d in subsets.items()}
+    finished_run(tmp_path / "0", {A: 0.6, B: 0.6}, subsets=subsets)
+    finished_run(tmp_path / "1", {A: 0.6, B: 0.6}, strategy="cggm", subsets=better)
+    comparison = compared(sorted(tmp_path.iterdir()))
+    score = "Dice mean, mean over subsets"
+    assert row(comparison, "joint", score).mean == pytest.approx(0.4)
+    assert row(comparison, "cggm", score).difference == pytest.approx(0.1)
+    (table,) = [t for t in comparison_tables(comparison) if "by subset" in t.title]
+    assert table.rows[0] == ("flair", "0.200", "0.300")
+
+
+def test_files_say_the_same(tmp_path):
+    comparison = compared(two_strategies(tmp_path / "runs"))
+    write_comparison(tmp_path / "out", comparison, {"command": "cggm-med compare"})
+    content = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    with (tmp_path / "out" / "comparison.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    mine = row(comparison, "cggm")
+    assert float(next(r for r in rows if r["name"] == "cggm" and r["score"] == "Dice mean")["mean"]) == mine.mean
+    assert content["rows"][1]["difference"] == mine.difference
+    with (tmp_path / "out" / "runs.csv").open() as file:
+        assert [r["strategy"] for r in csv.DictReader(file)] == ["joint", "cggm"] * 3
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert f"{mine.mean:.3f} ± {mine.sd:.3f}" in text
+    assert "Nadeau" in text
+    assert (tmp_path / "out" / "comparison.png").stat().st_size > 10_000
+
+
+def test_a_damaged_run(tmp_path):
+    folder = finished_run(tmp_path / "x", {A: 0.5})
+    (folder / "results.json").write_text("{")
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_run(folder)
+
+
+def test_nothing_to_compare(tmp_path):
+    with pytest.raises(ConfigError, match="no run can be compared"):
+        compared([tmp_path])
+
+
+def test_an_unknown_baseline(tmp_path):
+    with pytest.raises(UnknownName, match="--baseline"):
+        compared([finished_run(tmp_path / "x", {A: 0.5}, strategy="cggm")])

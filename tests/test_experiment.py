@@ -1,0 +1,165 @@
+import json
+import sys
+
+import pytest
+from command_line import command
+from finished import finished_run
+
+from cggm_med import experiment
+from cggm_med.comparison_commands import parse_seeds
+from cggm_med.errors import ConfigError
+
+# Stands for a training: takes the finished run of that strategy and seed from a shelf, or fails if there is none.
+STAND_IN = """
+import pathlib, shutil, sys
+words = sys.argv[2:]
+if "--resume" in words:
+    out = pathlib.Path(words[words.index("--resume") + 1])
+    print("resuming")
+    (out / "results.json").write_text((out / "later.json").read_text())
+    sys.exit()
+out = pathlib.Path(words[words.index("--out") + 1])
+made = pathlib.Path(sys.argv[1], *out.parts[-2:])
+print("ConfigError: no such luck" if not made.exists() else "training", " ".join(words), flush=True)
+if not made.exists():
+    print("and nothing more")
+    sys.exit(1)
+shutil.copytree(made, out)
+"""
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch):
+    """Folder of runs that are as good as trained."""
+    monkeypatch.setattr(experiment, "PROGRAM", (sys.executable, "-c", STAND_IN, str(tmp_path / "shelf")))
+    return tmp_path / "shelf"
+
+
+def compare(monkeypatch, out, *words, code=0):
+    command(monkeypatch, "compare", "--preset", "tiny", "--out", out, *words, code=code)
+
+
+def read(out):
+    return json.loads((out / "comparison.json").read_text())
+
+
+def test_all_runs_are_trained_and_compared(shelf, tmp_path, monkeypatch, capsys):
+    for seed in range(3):
+        finished_run(shelf / "joint" / f"seed-{seed}", {"a": 0.5}, seed=seed)
+        finished_run(shelf / "cggm" / f"seed-{seed}", {"a": 0.5 + seed / 10}, strategy="cggm", seed=seed)
+    compare(monkeypatch, tmp_path / "out", "--strategies", "joint,cggm", "--seeds", "3", "--parallel", "2")
+    content = read(tmp_path / "out")
+    assert [row["name"] for row in content["rows"][:2]] == ["joint", "cggm"]
+    assert content["rows"][1]["difference"] == pytest.approx(0.1)
+    assert len(content["runs"]) == 6
+    said = capsys.readouterr().out
+    assert "6 runs to train, 2 at once" in said
+    assert "6/6" in said
+    log = (tmp_path / "out" / "runs" / "cggm" / "seed-2.log").read_text()
+    assert "--strategy cggm" in log
+    assert "--set train.seed=2" in log
+
+
+def test_the_same_command_again_trains_what_is_missing(shelf, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    for seed in (0, 1):
+        finished_run(shelf / "joint" / f"seed-{seed}", {"a": 0.5}, seed=seed)
+    compare(monkeypatch, out, "--strategies", "joint", "--seeds", "1")
+    before = (out / "runs" / "joint" / "seed-0" / "results.json").stat().st_mtime_ns
+    stopped = finished_run(out / "runs" / "joint" / "seed-1", {"a": 0.7}, seed=1)
+    (stopped / "results.json").rename(stopped / "later.json")
+    capsys.readouterr()
+    compare(monkeypatch, out, "--strategies", "joint", "--seeds", "2")
+    assert "1 of 2 runs are there already" in capsys.readouterr().out
+    assert (out / "runs" / "joint" / "seed-0" / "results.json").stat().st_mtime_ns == before
+    assert "resuming" in (out / "runs" / "joint" / "seed-1.log").read_text()
+    assert read(out)["rows"][0]["mean"] == pytest.approx(0.6)
+
+
+def test_a_run_that_fails_is_named_and_not_averaged(shelf, tmp_path, monkeypatch, capsys):
+    for seed in (0, 1):
+        finished_run(shelf / "joint" / f"seed-{seed}", {"a": 0.5}, seed=seed)
+    finished_run(shelf / "cggm" / "seed-1", {"a": 0.9}, strategy="cggm", seed=1)
+    compare(monkeypatch, tmp_path / "out", "--strategies", "joint,cggm", "--seeds", "2")
+    content = read(tmp_path / "out")
+    assert content["excluded"][0]["run"].endswith("cggm/seed-0")
+    assert "failed: ConfigError: no such luck" in content["excluded"][0]["reason"]
+    (cggm,) = [row for row in content["rows"] if row["name"] == "cggm" and row["score"] == "Dice mean"]
+    assert (cggm["runs"], cggm["paired"], cggm["mean"]) == (1, 1, 0.9)
+    assert "no such luck" in (tmp_path / "out" / "comparison.md").read_text()
+
+
+def test_a_folder_of_other_settings_is_refused(shelf, tmp_path, monkeypatch, capsys):
+    finished_run(shelf / "joint" / "seed-0", {"a": 0.5})
+    compare(monkeypatch, tmp_path / "out", "--strategies", "joint", "--seeds", "1")
+    compare(monkeypatch, tmp_path / "out", "--strategies", "joint", "--seeds", "1", "--set", "optim.lr=1e-5", code=1)
+    error = capsys.readouterr().err
+    assert "optim.lr: 0.003 != 1e-05" in error
+    assert "--out" in error
+
+
+def test_settings_are_checked_before_anything_is_trained(shelf, tmp_path, monkeypatch, capsys):
+    compare(monkeypatch, tmp_path / "out", "--strategies", "joint,cggm[strategy.rho=-1]", code=1)
+    assert "strategy.rho is -1" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_tuning_chooses_by_validation_and_gives_all_the_same_number_of_trials(shelf, tmp_path, monkeypatch, capsys):
+    for strategy in ("joint", "cggm"):
+        for lr, score in (("1e-3", 0.7), ("1e-2", 0.4)):
+            settings = [f"optim.lr={lr}"]
+            name = f"{strategy},lr={lr}"
+            tried = finished_run(shelf / "tuning" / name, {"a": 0.1}, strategy=strategy, settings=settings)
+            record = {"kind": "validation", "step": 1, "scores": {"Dice mean": score}}
+            (tried / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+            finished_run(shelf / name / "seed-0", {"a": 0.5}, strategy=strategy, settings=settings)
+    words = ("--strategies", "joint,cggm", "--seeds", "1", "--tune", "optim.lr=1e-3,1e-2")
+    compare(monkeypatch, tmp_path / "out", *words)
+    assert len(list((tmp_path / "out" / "tuning").glob("*/results.json"))) == 4
+    assert [row["name"] for row in read(tmp_path / "out")["rows"][:2]] == ["joint, lr=1e-3", "cggm, lr=1e-3"]
+    assert "tuned: joint, lr=1e-3 (validation 0.700)" in capsys.readouterr().out
+    compare(monkeypatch, tmp_path / "few", *words, "--trials", "1")
+    assert len(list((tmp_path / "few" / "tuning").glob("*/results.json"))) == 2
+
+
+def test_folds_are_written_and_given_to_the_runs(shelf, tmp_path, monkeypatch, phantom, cache):
+    data = ("--data", phantom, "--set", f"data.cache={cache}")
+    compare(monkeypatch, tmp_path / "out", "--strategies", "joint", "--seeds", "1", "--folds", "3", *data, code=1)
+    splits = [json.loads((tmp_path / "out" / "folds" / f"fold-{k}.json").read_text()) for k in range(3)]
+    tested = [case for split in splits for case in split["test"]]
+    assert len(tested) == len(set(tested)) == sum(len(x) for x in splits[0].values())
+    for split in splits:
+        assert not set(split["train"]) & {*split["test"], *split["validation"]}
+        assert split["validation"]
+    log = (tmp_path / "out" / "runs" / "joint" / "seed-0-fold-2.log").read_text()
+    assert f"data.splits={tmp_path / 'out' / 'folds' / 'fold-2.json'}" in log
+
+
+def test_finished_runs_alone(tmp_path, monkeypatch, capsys):
+    runs = [finished_run(tmp_path / f"{s}", {"a": 0.5}, strategy=s) for s in ("joint", "uniform")]
+    command(monkeypatch, "compare", *runs, "--out", tmp_path / "out")
+    assert [row["name"] for row in read(tmp_path / "out")["rows"][:2]] == ["joint", "uniform"]
+    command(monkeypatch, "compare", *runs, "--seeds", "3", "--out", tmp_path / "out", code=2)
+    assert "--seeds cannot go with finished runs" in capsys.readouterr().err
+    command(monkeypatch, "compare", code=2)
+
+
+def test_ranks_over_tasks(tmp_path, monkeypatch, capsys):
+    for task, dices in (("one", (0.5, 0.6)), ("two", (0.7, 0.6))):
+        runs = [
+            finished_run(tmp_path / task / s, {"a": d}, strategy=s)
+            for s, d in zip(("joint", "cggm"), dices, strict=True)
+        ]
+        command(monkeypatch, "compare", *runs, "--out", tmp_path / f"{task}-out")
+    outs = (tmp_path / "one-out", tmp_path / "two-out")
+    command(monkeypatch, "rank", *outs, "-o", tmp_path / "rank.md")
+    lines = (tmp_path / "rank.md").read_text().splitlines()
+    assert "| joint | 2 (0.500) | 1 (0.700) | 1.50 |" in lines
+    command(monkeypatch, "rank", tmp_path, code=1)
+    assert "holds no comparison" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "0", "x", "-1", "1.5"])
+def test_seeds_that_are_none(text):
+    with pytest.raises(ConfigError, match="--seeds"):
+        parse_seeds(text)
