@@ -123,6 +123,19 @@ def evaluate(
 
 
 @app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of finished runs of one task.", metavar="RUN...")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="New HTML file. [report.html]")] = None,
+    debug: Debug = False,
+) -> None:
+    """Write one HTML page about finished runs: scores, training, cases, cost; figures and numbers lie beside it."""
+    from cggm_med.html_report import write_report
+
+    target = write_report(folders, out, lambda line: typer.echo(line, err=True))
+    typer.echo(f"written: {target}, figures and numbers in {target.with_name(target.stem + '_files')}")
+
+
+@app.command()
 def compare(
     folders: Annotated[
         list[Path] | None, typer.Argument(help="Finished runs, instead of training some.", metavar="[RUN]...")

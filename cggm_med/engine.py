@@ -8,7 +8,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,25 @@ from cggm_med.task import CaseResult, Task
 from cggm_med.typing import Batch
 
 Record = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawings:
+    """Which cases of an evaluation are drawn, and where.
+
+    Attributes:
+        folder: for the pictures, named by case.
+        cases: ids that are drawn in any case.
+        worst: how many of the cases with the lowest scores are drawn as well; so many are held in memory.
+    """
+
+    folder: Path
+    cases: tuple[str, ...]
+    worst: int = 0
+
+    def path(self, case: str) -> Path:
+        """Of a case's picture."""
+        return self.folder / f"{case}.png"
 
 
 def train_step(
@@ -106,6 +125,7 @@ def train(
     *,
     device: torch.device,
     log: Callable[[Record], None],
+    log_gradients: Callable[[int, Mapping[str, Sequence[Tensor]]], None] | None = None,
     resume: checkpoints.Checkpoint | None = None,
 ) -> None:
     """Train to the last step, writing ``last.pt`` and ``best.pt`` to ``folder``.
@@ -120,6 +140,8 @@ def train(
         folder: for checkpoints.
         device: where to compute.
         log: receives a record every ``train.log_every`` steps and at each validation.
+        log_gradients: receives, as often, the number of steps and by modality the last layers' gradients, see
+            ``GradientLog``.
         resume: where to continue.
 
     Raises:
@@ -203,6 +225,8 @@ def train(
                     "seconds_per_step": seconds / (done - first_step),
                 }
             )
+            if log_gradients is not None:
+                log_gradients(done, comparison.gradients)
         if to_validate and task.splits.validation:
             results = evaluate(task, model, strategy, task.splits.validation, config, device=device, full=False)
             headline = dict(task.summarise(results).headline)
@@ -226,7 +250,7 @@ def evaluate(
     *,
     device: torch.device,
     full: bool,
-    draw: Mapping[str, Path] | None = None,
+    draw: Drawings | None = None,
 ) -> list[CaseResult]:
     """Score cases, shared among the processes; every process gets all results, in the order of ``cases``.
 
@@ -238,19 +262,40 @@ def evaluate(
         config: of the run.
         device: where to compute.
         full: see ``Task.evaluate``; also scores the classifier heads.
-        draw: files for pictures, by case.
+        draw: which cases to draw, and where.
     """
     model.eval()
     strategy.eval()
     mine = cases[distributed.rank() :: distributed.world_size()]
     heads = strategy.heads if full else None
     autocast = precision(config.train.precision, device)
-    results = []
+    results: list[CaseResult] = []
+    worst: list[CaseResult] = []
     for result in task.evaluate(model, heads, mine, device=device, autocast=autocast, full=full):
-        if draw and result.draw is not None and result.case in draw:
-            result.draw(draw[result.case])
-        results.append(result)
+        if draw is not None and result.draw is not None:
+            if result.case in draw.cases:
+                result.draw(draw.path(result.case))
+            if result.score is not None:
+                worst = sorted([*worst, result], key=_badness)[: draw.worst]
+        # Without its volumes, of which there may not be room for all.
+        results.append(dataclasses.replace(result, draw=None))
+    if draw is not None:
+        _draw_worst(worst, draw, device)
     return _gather(results, cases, device)
+
+
+def _badness(result: CaseResult) -> tuple[float, str]:
+    assert result.score is not None  # noqa: S101 - the others are not compared
+    return result.score, result.case
+
+
+def _draw_worst(mine: list[CaseResult], draw: Drawings, device: torch.device) -> None:
+    """Draw the worst cases of all processes that are not drawn yet, each where it was predicted."""
+    everyone = [found for part in distributed.gather_json([_badness(r) for r in mine], device) for found in part]
+    worst = {case for _, case in sorted(map(tuple, everyone))[: draw.worst]} - set(draw.cases)
+    for result in mine:
+        if result.case in worst and result.draw is not None:
+            result.draw(draw.path(result.case))
 
 
 def make_optimizer(

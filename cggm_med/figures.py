@@ -110,25 +110,42 @@ def learning_figure(path: Path, records: Records) -> None:
         path: PNG file to write.
         records: lines of ``metrics.jsonl``.
     """
-    training = [r for r in records if r["kind"] == "train"]
-    validation = [r for r in records if r["kind"] == "validation"]
+    validation = any(r["kind"] == "validation" for r in records)
     panels = 2 if validation else 1
     figure = Figure(figsize=(4.5 * panels, 3.4), layout="constrained")
     axes = figure.subplots(1, panels, sharex=True, squeeze=False)[0]
+    loss_panel(axes[0], records)
+    if validation:
+        validation_panel(axes[1], records)
+    write_figure(path, figure)
+
+
+def loss_panel(ax: Axes, records: Records) -> None:
+    """The training loss of the fused prediction over steps."""
+    training = [r for r in records if r["kind"] == "train"]
     if training:
-        losses = [r["losses"].get("task", r["loss"]) for r in training]
-        _curve(axes[0], [r["step"] for r in training], losses, LINE_COLOURS[0])
-    _label(axes[0], "training loss of the fused prediction")
+        _curve(ax, [r["step"] for r in training], [fused_loss(r) for r in training], LINE_COLOURS[0])
+    _label(ax, "training loss of the fused prediction")
+
+
+def fused_loss(record: Mapping[str, Any]) -> float:
+    """The fused prediction's own part of a record's loss."""
+    loss: float = record["losses"].get("task", record["loss"])
+    return loss
+
+
+def validation_panel(ax: Axes, records: Records) -> None:
+    """The first few validation scores over steps, if there was any validation."""
+    validation = [r for r in records if r["kind"] == "validation"]
     if validation:
         steps = [r["step"] for r in validation]
         shown = list(validation[0]["scores"])[:MOST_CURVES]
         for colour, name in zip(LINE_COLOURS, shown, strict=False):
-            axes[1].plot(steps, [_or_nan(r["scores"][name]) for r in validation], "o-", color=colour, ms=3, label=name)
-        _label(axes[1], "validation")
+            ax.plot(steps, [_or_nan(r["scores"][name]) for r in validation], "o-", color=colour, ms=3, label=name)
         if all(0 <= score <= 1 for r in validation for name in shown if (score := r["scores"][name]) is not None):
-            axes[1].set_ylim(0, 1)
-        axes[1].legend(frameon=False, loc="best", ncols=2, fontsize=9)
-    write_figure(path, figure)
+            ax.set_ylim(0, 1)
+        ax.legend(frameon=False, loc="best", ncols=2, fontsize=9)
+    _label(ax, "validation")
 
 
 def modality_figure(path: Path, records: Records, modalities: Sequence[str]) -> bool:
@@ -149,33 +166,54 @@ def modality_figure(path: Path, records: Records, modalities: Sequence[str]) -> 
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4.5 * columns, 3.3 * rows + 0.3), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    handles = [Line2D([], [], color=c, lw=1.8, label=m) for c, m in zip(cycle(LINE_COLOURS), modalities, strict=False)]
+    fused = False
     for ax in axes[len(panels) :]:
         ax.set_axis_off()
     for ax, key in zip(axes, panels, strict=False):
-        title, neutral = MODALITY_PANELS[key]
-        for colour, modality in zip(cycle(LINE_COLOURS), modalities, strict=False):
-            known = [(r["step"], r[key][modality]) for r in records if r.get(key, {}).get(modality) is not None]
-            if not known:
-                continue
-            steps, values = [step for step, _ in known], [value for _, value in known]
-            if key in AS_APPLIED:  # smoothed, a factor would seem to leave 1 before it does
-                ax.plot(steps, values, color=colour, lw=1.5)
-            else:
-                _curve(ax, steps, values, colour)
-        if key == "score":
-            fused = [(r["step"], r["fused_score"]) for r in records if r.get("fused_score") is not None]
-            if fused:
-                _curve(ax, [step for step, _ in fused], [value for _, value in fused], FUSED_COLOUR)
-                handles.append(Line2D([], [], color=FUSED_COLOUR, lw=1.8, label="fused"))
-        if key == "gradient_norm":
-            ax.set_yscale("log")
-        if neutral is not None:
-            ax.axhline(neutral, color="0.4", lw=0.8, zorder=0)
-        _label(ax, title)
+        fused |= modality_panel(ax, key, records, modalities)
+    handles = modality_handles(modalities, fused)
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=10)
     write_figure(path, figure)
     return True
+
+
+def modality_panel(ax: Axes, key: str, records: Records, modalities: Sequence[str]) -> bool:
+    """One of ``MODALITY_PANELS`` over the steps, a curve for each modality.
+
+    Args:
+        ax: to draw on.
+        key: of the panel.
+        records: lines of ``metrics.jsonl``.
+        modalities: names.
+
+    Returns:
+        Whether there is a curve of the fusion as well.
+    """
+    title, neutral = MODALITY_PANELS[key]
+    for colour, modality in zip(cycle(LINE_COLOURS), modalities, strict=False):
+        known = [(r["step"], r[key][modality]) for r in records if r.get(key, {}).get(modality) is not None]
+        if not known:
+            continue
+        steps, values = [step for step, _ in known], [value for _, value in known]
+        if key in AS_APPLIED:  # smoothed, a factor would seem to leave 1 before it does
+            ax.plot(steps, values, color=colour, lw=1.5)
+        else:
+            _curve(ax, steps, values, colour)
+    fused = [(r["step"], r["fused_score"]) for r in records if key == "score" and r.get("fused_score") is not None]
+    if fused:
+        _curve(ax, [step for step, _ in fused], [value for _, value in fused], FUSED_COLOUR)
+    if key == "gradient_norm":
+        ax.set_yscale("log")
+    if neutral is not None:
+        ax.axhline(neutral, color="0.4", lw=0.8, zorder=0)
+    _label(ax, title)
+    return bool(fused)
+
+
+def modality_handles(modalities: Sequence[str], fused: bool) -> list[Line2D]:
+    """What a legend shows of the modalities and, if it is drawn, of the fusion."""
+    handles = [Line2D([], [], color=c, lw=1.8, label=m) for c, m in zip(cycle(LINE_COLOURS), modalities, strict=False)]
+    return [*handles, Line2D([], [], color=FUSED_COLOUR, lw=1.8, label="fused")] if fused else handles
 
 
 def _box(shown: NDArray[np.bool_], spacing_mm: Sequence[float]) -> tuple[slice, ...]:

@@ -26,6 +26,7 @@ from cggm_med.diagnostics import coverage
 from cggm_med.errors import CheckpointError, DataError, OutputError, UnknownName
 from cggm_med.figures import learning_figure, modality_figure
 from cggm_med.files import append_text, results_folder, unused, write_json, write_text
+from cggm_med.gradient_log import GradientLog
 from cggm_med.models.base import MultimodalModel
 from cggm_med.progress import RunProgress
 from cggm_med.report import Report, print_report
@@ -34,7 +35,8 @@ from cggm_med.settings import make_config
 from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task import Task
 
-DRAWN_CASES = 4
+DRAWN_CASES = 4  # the first ones
+DRAWN_WORST = 3
 
 
 def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
@@ -103,10 +105,8 @@ def resume(folder: Path, overrides: Tree, console: Console) -> Report | None:
         say(f"resuming at step {checkpoint.step} of {config.train.steps}")
     else:
         say("no checkpoint yet: starting at step 0")
-    if distributed.rank() == 0 and run.metrics.exists():
-        step = 0 if checkpoint is None else checkpoint.step
-        kept = [record for record in run.read_metrics() if record["step"] <= step]
-        write_text(run.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+    if distributed.rank() == 0:
+        run.forget_after(0 if checkpoint is None else checkpoint.step)
     return _train(config, run, task, strategy, console, checkpoint)
 
 
@@ -290,7 +290,17 @@ def _train(
     # Of a run that was stopped in between, the cost is not known.
     whole = first and (checkpoint is None or checkpoint.step == 0)
     with progress, measured(run.cost, device, config.train.steps) if whole else contextlib.nullcontext():
-        engine.train(task, model, strategy, config, run.checkpoints, device=device, log=log, resume=checkpoint)
+        engine.train(
+            task,
+            model,
+            strategy,
+            config,
+            run.checkpoints,
+            device=device,
+            log=log,
+            log_gradients=GradientLog(run.gradients, config.train.steps, config.train.log_every),
+            resume=checkpoint,
+        )
     if first and run.metrics.exists():
         records = run.read_metrics()
         learning_figure(run.path / "figures" / "learning.png", records)
@@ -319,7 +329,7 @@ def _score(
 ) -> Report:
     """Evaluate, write ``results.json``, ``results.md`` and pictures to ``folder``, and print the table."""
     speaker(console)(f"scoring {len(cases)} cases ({split})")
-    pictures = {case: folder / "figures" / f"{case}.png" for case in cases[:DRAWN_CASES]}
+    pictures = engine.Drawings(folder / "figures", cases[:DRAWN_CASES], DRAWN_WORST)
     results = engine.evaluate(task, model, strategy, cases, config, device=device, full=True, draw=pictures)
     report = Report(
         task=config.task.name,

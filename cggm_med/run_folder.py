@@ -11,6 +11,7 @@ from typing import Any
 from cggm_med.config import Tree, read_file
 from cggm_med.data.splits import Splits
 from cggm_med.errors import CheckpointError
+from cggm_med.files import write_text
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """One line a logged step or validation."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def gradients(self) -> Path:
+        """Last layers' gradients of some logged steps, one line a step."""
+        return self.path / "gradients.jsonl"
 
     @property
     def checkpoints(self) -> Path:
@@ -128,5 +134,19 @@ class RunFolder:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The records of ``metrics.jsonl``; a last line that was cut off by a crash is left out."""
-        lines = self.metrics.read_text().splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return _read_lines(self.metrics)
+
+    def read_gradients(self) -> list[dict[str, Any]]:
+        """The records of ``gradients.jsonl``, see ``GradientLog``; none if the run has no such file."""
+        return _read_lines(self.gradients) if self.gradients.exists() else []
+
+    def forget_after(self, step: int) -> None:
+        """Leave out of the records what was logged after a step, since it will be logged anew."""
+        for path in (self.metrics, self.gradients):
+            if path.exists():
+                kept = [record for record in _read_lines(path) if record["step"] <= step]
+                write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
@@ -345,7 +346,8 @@ class SegmentationTask(Task):
                 for name, p, t in zip(self.targets, prediction, truth, strict=True)
             ]
             findings = {"regions": [asdict(s) for s in scores], "heads": [asdict(s) for s in head_scores]}
-            yield CaseResult(id, findings, _Drawing(self.targets, case, truth, fused, scores))
+            mean = statistics.fmean(s.dice for s in scores)
+            yield CaseResult(id, findings, _Drawing(self.targets, case, truth, fused, scores), mean)
 
     def summarise(self, results: Sequence[CaseResult]) -> Scores:
         """Dice and HD95 of each region, and the heads' Dice."""

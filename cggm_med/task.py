@@ -43,11 +43,13 @@ class CaseResult:
         findings: what the task's ``summarise`` needs to know of it, in plain values, since they may come from another
             process.
         draw: writes a picture of the case to a file, if the task can draw one.
+        score: how well it was predicted, higher is better, if the worst cases are to be drawn.
     """
 
     case: str
     findings: Mapping[str, Any]
     draw: Callable[[Path], None] | None = None
+    score: float | None = None
 
 
 class Task(ABC):

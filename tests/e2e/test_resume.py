@@ -42,6 +42,7 @@ def metrics(folder):
 def assert_same_run(folder, reference):
     assert equal(final_state(folder), final_state(reference))
     assert metrics(folder) == metrics(reference)
+    assert RunFolder(folder).read_gradients() == RunFolder(reference).read_gradients()
     scores = [json.loads((f / "results.json").read_text())["cases"] for f in (folder, reference)]
     assert scores[0] == scores[1]
 
