@@ -110,7 +110,7 @@ def evaluate(folder: Path, overrides: Tree, console: Console, *, split: str | No
         scores=scores,
         rules={
             **found.rules(),
-            "temperature": temperature.rule,
+            "T": f"temperature: {temperature.rule}. T of 1: the probabilities as they are",
             "checkpoint": checkpoint_rule(x.folder, x.task, x.weights, x.split),
         },
         provenance=provenance(x.config, x.device),
@@ -130,12 +130,9 @@ def _temperature(
     say: Callable[[str], None],
 ) -> Temperature:
     """Fit to the run's validation split, if there is one that is not scored itself."""
-
     validation, reason = open_validation(x, overrides, say)
     if validation is None:
-        return Temperature(
-            None, {}, f"none was fitted, since {reason}; figures are those of the probabilities as they are"
-        )
+        return Temperature(None, {}, f"none was fitted, since {reason}")
     say(f"fitting the temperature to {len(validation.cases)} validation cases")
     found = of_task(validation)
     value, of_region = found.fit()
@@ -184,14 +181,13 @@ class _OfClasses:
             ):
                 row |= {"true": self.task.targets[true], "predicted": self.task.targets[number]}
                 row[f"probability_{stage}"] = p
-        rows = tuple((row["stage"], f"{row['temperature']:.3f}", *_cells(row)) for row in summary)
-        header = ("scaling", "T", *MEASURES.values(), "predictions")
+        header = ("T", *MEASURES.values(), "predictions")
         return Scores(
             headline=_headline(summary, temperature),
             summary=tuple(summary),
             cases=tuple(cases),
             heads=(),
-            tables=(Table("", header, rows),),
+            tables=(Table("", header, tuple(map(_cells, summary))),),
         )
 
     def draw(self, path: Path, title: str, temperature: Temperature) -> None:
@@ -299,6 +295,7 @@ class _OfRegions:
     def rules(self) -> dict[str, str]:
         """Definitions of the scores."""
         return {
+            "own T": "the temperature that fits this region alone, to be compared",
             "grid": "each case's own grid; voxels of all cases count alike, so large regions weigh more",
             NEAR: f"voxels no more than {REACH_MM:g} mm from one where the region is or is predicted; a case in which "
             "it neither is nor is predicted has none",
@@ -436,20 +433,29 @@ def _headline(rows: Sequence[Record], temperature: Temperature) -> dict[str, flo
 
 
 def _cells(row: Record) -> tuple[str, ...]:
-    return (*("-" if row[name] is None else f"{row[name]:.4f}" for name in MEASURES), str(row["count"]))
+    """Temperature, scores and count; a temperature of 1 leaves probabilities as they are."""
+    numbers = ("-" if row[name] is None else f"{row[name]:.4f}" for name in MEASURES)
+    return f"{row['temperature']:.3f}", *numbers, _short(row["count"])
+
+
+def _short(count: int) -> str:
+    """A count in three digits, since millions of voxels would fill the table."""
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if count >= 10 * size:
+            return f"{count / size:.0f}{unit}"
+        if count >= size:
+            return f"{count / size:.2f}{unit}"
+    return str(count)
 
 
 def _region_table(summary: Sequence[Record], voxels: str, temperature: Temperature) -> Table:
     """Before and after, one below the other; and what would suit each region by itself."""
+    with_own = voxels == NEAR and bool(temperature.of_region)
     rows = []
     for row in (r for r in summary if r["voxels"] == voxels):
         own = row["own_temperature"]
-        cells = [row["region"], row["stage"], f"{row['temperature']:.3f}", *_cells(row)]
-        if temperature.of_region:
-            cells.append("-" if own is None else f"{own:.3f}")
-        rows.append(tuple(cells))
-    header = ["region", "scaling", "T", *MEASURES.values(), "voxels"]
-    if temperature.of_region:
-        header.append("T of its own")
+        cells = (row["region"], *_cells(row))
+        rows.append((*cells, "-" if own is None else f"{own:.3f}") if with_own else cells)
     kind = f"within {REACH_MM:g} mm of the region" if voxels == NEAR else "in the whole image"
-    return Table(f"voxels {kind}", tuple(header), tuple(rows))
+    header = ("region", "T", *MEASURES.values(), "voxels", *(("own T",) if with_own else ()))
+    return Table(f"voxels {kind}", header, tuple(rows))

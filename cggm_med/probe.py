@@ -54,9 +54,9 @@ from cggm_med.task import Task
 UNTRAINED, HEAD, PROBE = "untrained", "head", "probe"
 # What is said of each modality, in the order of the bars.
 READ_OUTS = {
-    UNTRAINED: "probe of an untrained encoder",
+    UNTRAINED: "probe, untrained encoder",
     HEAD: "this run's own head",
-    PROBE: "probe of this run's encoder",
+    PROBE: "probe, this run's encoder",
 }
 MOST_SAMPLES = 10_000  # of the training split
 MOST_PATCHES, PATCHES_A_CASE = 64, 4
@@ -164,14 +164,13 @@ class _OfSamples:
         cases: list[Record] = []
         for by, model in ((UNTRAINED, untrained(self.x)), (PROBE, self.x.model.eval())):
             fit_to, _ = self._rows(self.train, model, chosen)
-            choose_by = (
-                None if self.validation is None else self._rows(self.validation, model, self.validation.cases)[0]
-            )
+            choose_by: dict[str, Rows] = {}
+            if self.validation is not None:
+                choose_by, _ = self._rows(self.validation, model, self.validation.cases)
             test, places = self._rows(self.x, model, self.x.cases)
             for modality in self.task.modalities:
                 self._require_classes(fit_to[modality].y)
-                chosen_by = None if choose_by is None else choose_by[modality]
-                readout, strength = fit_readout(fit_to[modality], chosen_by, classes=self.classes)
+                readout, strength = fit_readout(fit_to[modality], choose_by.get(modality), classes=self.classes)
                 y = test[modality].y
                 guess = readout.predict(test[modality].x)
                 probability = None
@@ -253,7 +252,7 @@ class _OfSamples:
                 found[modality].append(pooled(features[modality], each))
             targets.append((loaded.target if each is None else loaded.target[each]).numpy().reshape(-1))
         y = np.concatenate(targets)
-        groups = np.array([numbers[task.samples[place["case"]].group] for place in places])
+        groups = np.array([numbers[task.samples[str(place["case"])].group] for place in places])
         return {m: Rows(np.concatenate(x), y, groups) for m, x in found.items()}, places
 
     def _own(self) -> list[Record]:

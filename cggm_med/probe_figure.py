@@ -39,13 +39,13 @@ def probe_figure(
     """
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    width = max(5.4, columns * max(PANEL_INCHES[0], 0.95 * len(modalities)))
+    width = max(5.4, columns * max(PANEL_INCHES[0], 1.05 * len(modalities)))
     figure = Figure(figsize=(width, PANEL_INCHES[1] * rows + 1), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     shown = [
         by for by in read_outs if any(panel.get((m, by)) is not None for panel in panels.values() for m in modalities)
     ]
-    wide = 0.8 / max(1, len(shown))
+    wide = 0.84 / max(1, len(shown))
     for ax, (score, panel) in zip(axes, panels.items(), strict=False):
         for number, by in enumerate(shown):
             places = np.arange(len(modalities)) + (number - (len(shown) - 1) / 2) * wide
@@ -54,14 +54,16 @@ def probe_figure(
             if known:
                 x, heights = zip(*known, strict=True)
                 bars = ax.bar(x, heights, 0.92 * wide, color=COLOURS[list(read_outs).index(by)])
-                ax.bar_label(bars, fmt="%.2f", fontsize=7, padding=1.5)
+                # The line of the fused prediction may pass behind a number.
+                box = {"facecolor": "white", "edgecolor": "none", "pad": 0.4, "alpha": 0.8}
+                ax.bar_label(bars, fmt="%.2f", fontsize=6.5, padding=1.5, bbox=box)
         together = panel.get((fused, fused))
         if together is not None:
             ax.axhline(together, color=FUSED_COLOUR, ls=DASHED, lw=1.2, zorder=0)
             ax.text(1.0, together, f" {together:.2f}", transform=ax.get_yaxis_transform(), va="center", fontsize=8)
         numbers = [value for value in panel.values() if value is not None]
         if all(0 <= value <= 1 for value in numbers):
-            ax.set_ylim(0, 1)
+            ax.set_ylim(0, 1.06)
         ax.set_xticks(np.arange(len(modalities)), list(modalities))
         ax.set_title(score, fontsize=10)
         ax.spines[["top", "right"]].set_visible(False)

@@ -16,6 +16,7 @@ from cggm_med.figures import LINE_COLOURS, write_figure
 # Colour, marker and line of each stage.
 STYLES = (("before", LINE_COLOURS[1], "o", "solid"), ("after", LINE_COLOURS[0], "s", (0, (4, 1.5))))
 PANEL_INCHES = 3.3
+LEAST_SHARE = 0.001  # that is drawn
 
 
 def reliability_figure(
@@ -37,7 +38,7 @@ def reliability_figure(
     """
     # One column alone is narrower than title and legend.
     figure = Figure(figsize=(max(5.4, PANEL_INCHES * len(by_target)), 5.6), layout="constrained")
-    rows = figure.subplots(2, len(by_target), squeeze=False, sharex=True, height_ratios=[3, 1])
+    rows = figure.subplots(2, len(by_target), squeeze=False, sharex=True, sharey="row", height_ratios=[3, 1])
     for column, (target, stages) in enumerate(by_target.items()):
         above, below = rows[0, column], rows[1, column]
         above.plot([0, 1], [0, 1], color="0.6", lw=0.9, zorder=0)
@@ -49,7 +50,8 @@ def reliability_figure(
             x, y, share = zip(*known, strict=True)
             # A bin of few predictions says little, so it is drawn small.
             above.plot(x, y, color=colour, ls=line, lw=1, alpha=0.6)
-            above.scatter(x, y, [12 + 90 * s for s in share], colour, marker, clip_on=False, zorder=3)
+            sizes = [12 + 90 * s for s in share]
+            above.scatter(x, y, s=sizes, c=colour, marker=marker, clip_on=False, zorder=3)
             edges = [i / BINS for i in range(BINS + 1)]
             below.stairs([b.share for b in calibration.bins], edges, color=colour, ls=line, lw=1.4)
             lines.append(f"ECE {stage} {calibration.ece:.3f}")
@@ -57,7 +59,8 @@ def reliability_figure(
         above.set_xlim(0, 1)
         above.set_ylim(0, 1)
         below.set_yscale("log")
-        below.set_ylim(top=1)
+        below.set_ylim(LEAST_SHARE, 1)
+        below.set_yticks([LEAST_SHARE * 10**i for i in range(4)])
         below.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
         below.yaxis.set_minor_formatter(NullFormatter())
         below.set_xlabel(said)
