@@ -102,19 +102,29 @@ def evaluate(
         typer.Option(help="Dice under artefacts instead, such as motion,noise,missing:t1+t2. [RUN/robustness/NAME]"),
     ] = None,
     severity: Annotated[str | None, typer.Option(help="Of the artefacts, such as 3, 1,3 or 1..5. [1..5]")] = None,
+    calibration: Annotated[
+        bool,
+        typer.Option("--calibration", help="Whether it is as sure as it should be instead. [RUN/calibration/NAME]"),
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Score a finished run on its held-out cases or on other data, as they are or with artefacts of MRI."""
     overrides = _overrides(settings, data)
     if severity is not None and corrupt is None:
         raise typer.BadParameter("--severity goes with --corrupt ARTEFACTS")
+    if calibration and corrupt is not None:
+        raise typer.BadParameter("--calibration and --corrupt are two questions; ask one at a time")
     from rich.console import Console
 
+    from cggm_med import calibration as calibrations
     from cggm_med import distributed, engine, robustness, run
     from cggm_med.run_folder import RunFolder
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
     with distributed.processes(engine.select_device(RunFolder(folder).device_setting(overrides))):
+        if calibration:
+            calibrations.evaluate(folder, overrides, console, split=split, out=out)
+            return
         if corrupt is None:
             run.evaluate(folder, overrides, console, split=split, out=out)
             return
@@ -219,6 +229,28 @@ def rank(
     from cggm_med.comparison_commands import rank_tasks
 
     rank_tasks(folders, out, Console(soft_wrap=True, highlight=False, markup=False))
+
+
+@app.command()
+def probe(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")],
+    data: Data = None,
+    split: Annotated[str | None, typer.Option(help="train, validation or test of the run, or all.")] = None,
+    settings: Settings = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for table and picture. [RUN/probe/NAME]")] = None,
+    debug: Debug = False,
+) -> None:
+    """Score each modality by a linear read-out of its frozen encoder: how well each encoder was trained."""
+    overrides = _overrides(settings, data)
+    from rich.console import Console
+
+    from cggm_med import distributed, engine
+    from cggm_med import probe as probes
+    from cggm_med.run_folder import RunFolder
+
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    with distributed.processes(engine.select_device(RunFolder(folder).device_setting(overrides))):
+        probes.evaluate(folder, overrides, console, split=split, out=out)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})

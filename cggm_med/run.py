@@ -216,6 +216,60 @@ def open_finished(
     return FinishedRun(run, config, task, model, strategy, cases, chosen, weights, device, name)
 
 
+def open_own(folder: Path, overrides: Tree, say: Callable[[str], None], *, split: str) -> FinishedRun:
+    """Load a finished run and cases of its own splits, whatever other data are to be scored.
+
+    Args:
+        folder: of the run.
+        overrides: settings, of which those about other data are left out.
+        say: told what is done.
+        split: ``train``, ``validation`` or ``test``.
+
+    Raises:
+        DataError: if the split is empty or its cases are no longer there.
+    """
+    if "path" in overrides.get("data", {}):
+        about_data = {"data": ("path",), "task": ("labels",)}
+        overrides = {
+            section: {key: value for key, value in keys.items() if key not in about_data.get(section, ())}
+            for section, keys in overrides.items()
+        }
+    return open_finished(folder, overrides, say, split=split)
+
+
+def open_validation(x: FinishedRun, overrides: Tree, say: Callable[[str], None]) -> tuple[FinishedRun | None, str]:
+    """The run's own validation cases, to choose or fit something by, unless they are what is scored.
+
+    Args:
+        x: what is scored.
+        overrides: settings with which it was opened.
+        say: told what is done.
+
+    Returns:
+        Them, or None and why not.
+
+    Raises:
+        DataError: if the run's own data are what is scored, and these cases are no longer there.
+    """
+    own = x.folder.read_splits().validation
+    if not own:
+        return None, "the run has no validation split"
+    other_data = "path" in overrides.get("data", {})
+    if other_data:
+        known = x.folder.digests(own)
+        scored = any(not known.isdisjoint(files.values()) for files in x.task.contents().values())
+    else:
+        scored = not set(own).isdisjoint(x.cases)
+    if scored:
+        return None, "cases of the validation split are scored here"
+    try:
+        return open_own(x.folder.path, overrides, say, split="validation"), ""
+    except DataError as error:
+        if not other_data:
+            raise
+        return None, f"the run's own validation cases cannot be read ({str(error).splitlines()[0]})"
+
+
 def new_folder(path: Path, device: torch.device) -> Path:
     """A folder that holds no results yet, the same for all processes: ``path``, or ``path-2`` and so on.
 

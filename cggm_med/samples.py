@@ -255,6 +255,17 @@ class SampleTask(Task):
             inputs[modality] = pad(values) if modality in self.sequences else torch.stack(values)
         return Batch(inputs, self.target_tensor([s.target for s, _ in loaded]), tuple(s.id for s, _ in loaded))
 
+    def evaluation_batches(self, cases: Sequence[str]) -> Iterable[Batch]:
+        """These samples in their order, without augmentation, on the CPU."""
+        return _in_plain_words(
+            DataLoader(
+                _EvaluationSamples(self, [self.samples[id] for id in cases]),
+                batch_size=self.config.train.batch_size,
+                collate_fn=self.collate,
+                num_workers=self.config.data.workers,
+            )
+        )
+
     @torch.no_grad()
     def evaluate(
         self,
@@ -271,13 +282,7 @@ class SampleTask(Task):
         Raises:
             NonFiniteLoss: if a prediction is NaN or infinite; names the sample.
         """
-        loader = DataLoader(
-            _EvaluationSamples(self, [self.samples[id] for id in cases]),
-            batch_size=self.config.train.batch_size,
-            collate_fn=self.collate,
-            num_workers=self.config.data.workers,
-        )
-        for loaded in _in_plain_words(loader):
+        for loaded in self.evaluation_batches(cases):
             batch = loaded.to(device)
             with autocast():
                 features = model.encode(batch.inputs)
@@ -285,7 +290,7 @@ class SampleTask(Task):
                 if heads is not None:
                     logits |= {m: output.logits for m, output in heads(features).items()}
             logits = {who: x.float().cpu() for who, x in logits.items()}
-            _require_finite(logits, batch.ids)
+            require_finite_logits(logits, batch.ids)
             target = batch.target.cpu()
             for i, id in enumerate(batch.ids):
                 yield CaseResult(id, {who: self.finding(x[i], target[i]) for who, x in logits.items()})
@@ -341,7 +346,16 @@ def _in_plain_words(batches: Iterable[Batch]) -> Iterator[Batch]:
         raise DataError(text.rstrip()) from error
 
 
-def _require_finite(logits: Mapping[str, Tensor], ids: Sequence[str]) -> None:
+def require_finite_logits(logits: Mapping[str, Tensor], ids: Sequence[str]) -> None:
+    """Refuse predictions that mean nothing.
+
+    Args:
+        logits: ``(batch, ...)``, by who predicts.
+        ids: of the samples.
+
+    Raises:
+        NonFiniteLoss: if a prediction is NaN or infinite; names the first such sample.
+    """
     for who, x in logits.items():
         finite = torch.isfinite(x).flatten(1).all(dim=1)
         if not finite.all():

@@ -1,0 +1,219 @@
+"""How far predicted probabilities are from observed frequencies, and the temperature that brings them closer.
+
+Pure functions on weighted predictions. Definitions: Guo et al., On Calibration of Modern Neural Networks, ICML 2017,
+https://arxiv.org/abs/1706.04599. A temperature T divides all logits: T above 1 makes a network less sure. It keeps
+their order and their signs, so neither the predicted class nor a mask at threshold 0.5 ever changes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import expit, log_softmax, logit, softmax
+
+BINS = 15  # equal in width, over [0, 1], as in Guo et al.
+COLDEST, HOTTEST = 0.05, 20.0  # between which a temperature is looked for
+PER_UNIT = 512  # steps in which log-odds are counted, so that a probability is off by at most 0.00025
+LARGEST = 16  # log-odds beyond which they are counted as this; in single precision, 1 - 1 / (1 + e^16) is almost 1
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Predictions of similar confidence.
+
+    Attributes:
+        share: of all predictions.
+        confidence: their mean probability; None in an empty bin.
+        frequency: how often what they say is true; None in an empty bin.
+    """
+
+    share: float
+    confidence: float | None
+    frequency: float | None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How well predictions are calibrated; lower is better in all four.
+
+    Attributes:
+        ece: expected calibration error, the mean of |frequency - confidence| over bins, weighted with their shares.
+        mce: maximum calibration error, the largest of them; a bin of a few predictions counts like any other.
+        brier: mean squared difference between probabilities and what is true; of classes, summed over them.
+        nll: mean negative log-likelihood of what is true, in nats.
+        count: number of predictions.
+        bins: behind the first two.
+    """
+
+    ece: float
+    mce: float
+    brier: float
+    nll: float
+    count: int
+    bins: tuple[Bin, ...]
+
+
+class Predictions(Protocol):
+    """Logits and what is true."""
+
+    def scores(self, temperature: float = 1.0) -> Calibration | None:
+        """Calibration at a temperature; None without any prediction."""
+
+    def slope(self, inverse: float) -> float:
+        """Derivative of the summed negative log-likelihood by the inverse of the temperature, of which it is convex."""
+
+
+@dataclass(frozen=True)
+class ClassPredictions:
+    """Classes that exclude one another. Calibration is that of the predicted class (top-label).
+
+    Args:
+        logits: ``(sample, class)``.
+        true: ``(sample,)`` class numbers.
+
+    Example:
+        >>> found = ClassPredictions(np.log([[0.8, 0.2]] * 5), np.array([0, 0, 0, 0, 1])).scores()
+        >>> round(abs(found.ece), 6), round(found.brier, 2)
+        (0.0, 0.32)
+    """
+
+    logits: Array
+    true: NDArray[np.int64]
+
+    def scores(self, temperature: float = 1.0) -> Calibration | None:
+        """See ``Predictions``."""
+        if not len(self.true):
+            return None
+        probability = softmax(self.logits / temperature, axis=1)
+        of_true = np.take_along_axis(log_softmax(self.logits / temperature, axis=1), self.true[:, None], axis=1)
+        right = probability.argmax(axis=1) == self.true
+        one_hot = np.arange(self.logits.shape[1]) == self.true[:, None]
+        return _calibration(
+            probability.max(axis=1),
+            right.astype(np.float64),
+            np.ones(len(self.true)),
+            brier=float(((probability - one_hot) ** 2).sum(axis=1).mean()),
+            nll=float(-of_true.mean()),
+        )
+
+    def slope(self, inverse: float) -> float:
+        """See ``Predictions``."""
+        expected = (softmax(self.logits * inverse, axis=1) * self.logits).sum(axis=1)
+        return float((expected - np.take_along_axis(self.logits, self.true[:, None], axis=1)[:, 0]).sum())
+
+
+@dataclass(frozen=True)
+class RegionPredictions:
+    """Voxels that lie in a region or do not, counted by log-odds. Calibration is that of the region's probability.
+
+    Any number of voxels takes the same memory, and two counts can be added.
+
+    Args:
+        counts: ``(2, 2 * LARGEST * PER_UNIT + 1)``: voxels outside and inside the region, by log-odds in steps of
+            ``1 / PER_UNIT`` from ``-LARGEST``.
+
+    Example:
+        >>> p = np.array([0.25, 0.25, 0.25, 0.25])
+        >>> found = RegionPredictions.count(p, np.array([True, False, False, False])).scores()
+        >>> round(found.ece, 3), round(found.brier, 4), found.count
+        (0.0, 0.1875, 4)
+    """
+
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def count(cls, probability: NDArray[np.floating], inside: NDArray[np.bool_]) -> RegionPredictions:
+        """Count voxels: probability of the region, and whether it is there, in arrays of one shape."""
+        with np.errstate(divide="ignore"):  # of probabilities that are exactly 0 or 1
+            odds = logit(probability.astype(np.float64)).clip(-LARGEST, LARGEST)
+        place = np.rint((odds + LARGEST) * PER_UNIT).astype(np.int64).ravel()
+        size = len(LOG_ODDS)
+        both = np.bincount(place + size * inside.ravel(), minlength=2 * size)
+        return cls(both.reshape(2, size))
+
+    def __add__(self, other: RegionPredictions) -> RegionPredictions:
+        return RegionPredictions(self.counts + other.counts)
+
+    def scores(self, temperature: float = 1.0) -> Calibration | None:
+        """See ``Predictions``."""
+        weight = self.counts.sum(axis=0)
+        kept = weight > 0
+        if not kept.any():
+            return None
+        outside, inside = self.counts[:, kept].astype(np.float64)
+        odds, total = LOG_ODDS[kept] / temperature, float(weight.sum())
+        p = expit(odds)
+        # log(1 + e^z) is -log(1 - p), without the digits that 1 - p has lost
+        nll = inside @ np.logaddexp(0, -odds) + outside @ np.logaddexp(0, odds)
+        brier = inside @ (1 - p) ** 2 + outside @ p**2
+        return _calibration(
+            p, inside / (inside + outside), inside + outside, brier=float(brier / total), nll=float(nll / total)
+        )
+
+    def slope(self, inverse: float) -> float:
+        """See ``Predictions``."""
+        outside, inside = self.counts
+        return float(((outside + inside) * expit(LOG_ODDS * inverse) - inside) @ LOG_ODDS)
+
+
+LOG_ODDS: Array = np.arange(-LARGEST * PER_UNIT, LARGEST * PER_UNIT + 1) / PER_UNIT
+
+
+def fit_temperature(slope: Callable[[float], float]) -> float:
+    """The temperature with the lowest negative log-likelihood, between ``COLDEST`` and ``HOTTEST``.
+
+    The likelihood is convex in 1 / T, so its slope is zero in one place, which is found by bracketing: no start value,
+    no random numbers.
+
+    Args:
+        slope: see ``Predictions``; a sum of several fits all of them together.
+
+    Example:
+        >>> odds = np.log([[0.8, 0.2]] * 5)
+        >>> round(fit_temperature(ClassPredictions(3 * odds, np.array([0, 0, 0, 0, 1])).slope), 6)
+        3.0
+    """
+    low, high = 1 / HOTTEST, 1 / COLDEST
+    if slope(1.0) == 0:
+        return 1.0  # also where there is nothing to be learned: no prediction, or no opinion in any
+    if slope(low) >= 0:
+        return HOTTEST
+    if slope(high) <= 0:
+        return COLDEST
+    return 1 / float(brentq(slope, low, high, xtol=1e-12, rtol=1e-12))
+
+
+def at_limit(temperature: float) -> bool:
+    """Whether the best temperature may lie beyond those that were looked at."""
+    return math.isclose(temperature, HOTTEST) or math.isclose(temperature, COLDEST)
+
+
+def _calibration(confidence: Array, frequency: Array, weight: Array, *, brier: float, nll: float) -> Calibration:
+    """Scores of weighted predictions; a confidence on the border of two bins belongs to the lower one."""
+    place = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], confidence, side="left")
+    total = weight.sum()
+    of_bin = np.bincount(place, weight, BINS)
+    held = of_bin > 0
+    divisor = np.where(held, of_bin, 1)
+    mean_confidence = np.bincount(place, weight * confidence, BINS) / divisor
+    mean_frequency = np.bincount(place, weight * frequency, BINS) / divisor
+    gap = np.abs(mean_frequency - mean_confidence)
+    return Calibration(
+        ece=float(gap @ of_bin / total),
+        mce=float(gap[held].max()),
+        brier=brier,
+        nll=nll,
+        count=int(total),
+        bins=tuple(
+            Bin(float(n / total), float(c) if n else None, float(f) if n else None)
+            for n, c, f in zip(of_bin, mean_confidence, mean_frequency, strict=True)
+        ),
+    )
