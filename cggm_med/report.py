@@ -125,6 +125,16 @@ def print_report(report: Report, console: Console) -> None:
         console.print(shown)
 
 
+def rounded(value: float | None, digits: int = 3) -> str:
+    """A score as text; a dash where it is not defined.
+
+    Example:
+        >>> rounded(0.12345), rounded(-0.04, 1), rounded(None)
+        ('0.123', '0.0', '-')
+    """
+    return "-" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # adding 0 takes the sign off -0
+
+
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

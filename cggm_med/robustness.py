@@ -310,7 +310,7 @@ def _summarise(
 
 
 def _rules(task: SegmentationTask, todo: Sequence[Condition]) -> dict[str, str]:
-    rules = {name: text for name, text in task.rules().items() if name != "HD95"}
+    rules = task.dice_rules()
     rules["clean"] = "the scans as they are, through the same steps; severity 0 of every artefact"
     used = dict.fromkeys(c.artefact for c in todo if c.severity)
     if used:
