@@ -102,19 +102,30 @@ def evaluate(
         typer.Option(help="Dice under artefacts instead, such as motion,noise,missing:t1+t2. [RUN/robustness/NAME]"),
     ] = None,
     severity: Annotated[str | None, typer.Option(help="Of the artefacts, such as 3, 1,3 or 1..5. [1..5]")] = None,
+    subsets: Annotated[
+        str | None,
+        typer.Option(
+            help="Score subsets of the modalities instead: all, or such as flair+t1,t2. [RUN/subsets/NAME]"
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Score a finished run on its held-out cases or on other data, as they are or with artefacts of MRI."""
+    """Score a finished run on its held-out cases or on other data: as they are, with artefacts, or in part."""
     overrides = _overrides(settings, data)
     if severity is not None and corrupt is None:
         raise typer.BadParameter("--severity goes with --corrupt ARTEFACTS")
+    if subsets is not None and corrupt is not None:
+        raise typer.BadParameter("give --subsets or --corrupt, not both; --corrupt missing:MODALITY is there as well")
     from rich.console import Console
 
-    from cggm_med import distributed, engine, robustness, run
+    from cggm_med import distributed, engine, robustness, run, subset_evaluation
     from cggm_med.run_folder import RunFolder
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
     with distributed.processes(engine.select_device(RunFolder(folder).device_setting(overrides))):
+        if subsets is not None:
+            subset_evaluation.evaluate(folder, overrides, console, wanted=subsets, split=split, out=out)
+            return
         if corrupt is None:
             run.evaluate(folder, overrides, console, split=split, out=out)
             return

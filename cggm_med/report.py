@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -123,6 +125,20 @@ def print_report(report: Report, console: Console) -> None:
         for row in table.rows:
             shown.add_row(*row)
         console.print(shown)
+
+
+def csv_text(rows: Sequence[Record]) -> str:
+    """Rows as CSV with a line of names; a value that is not defined is left empty.
+
+    Example:
+        >>> csv_text([{"case": "a", "dice": 0.5}, {"case": "b", "dice": None}]).splitlines()
+        ['case,dice', 'a,0.5', 'b,']
+    """
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()
 
 
 def rounded(value: float | None, digits: int = 3) -> str:

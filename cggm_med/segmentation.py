@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from cggm_med import distributed
 from cggm_med.config import RunConfig, Tree, require
 from cggm_med.data.augment import Amount, Augmentation
+from cggm_med.data.geometry import inspect
 from cggm_med.data.labels import LabelConvention, detect_convention
 from cggm_med.data.layouts import NamedFiles, find_cases
 from cggm_med.data.patches import PatchDataset, PatchSampling, patch_loader
@@ -40,6 +41,7 @@ from cggm_med.region_measures import score_region
 from cggm_med.region_scores import CaseScore, HeadScore, region_report
 from cggm_med.report import Scores
 from cggm_med.scores import soft_dice_sums
+from cggm_med.subset_segmentation import segment_subsets
 from cggm_med.task import CaseResult, Task, TaskConfig
 from cggm_med.typing import Batch
 
@@ -137,6 +139,7 @@ class SegmentationTask(Task):
     DataConfig = SegmentationDataConfig
     ModelConfig = SegmentationModelConfig
     chosen_by = "Dice mean"
+    chance_rule = "Dice 0"
     layouts: ClassVar[Sequence[NamedFiles]]
     decathlon_modalities: ClassVar[Mapping[str, str]] = {}
     decathlon_convention: ClassVar[str] = ""
@@ -347,6 +350,41 @@ class SegmentationTask(Task):
             ]
             findings = {"regions": [asdict(s) for s in scores], "heads": [asdict(s) for s in head_scores]}
             yield CaseResult(id, findings, _Drawing(self.targets, case, truth, fused, scores))
+
+    def evaluate_subsets(
+        self,
+        model: MultimodalModel,
+        subsets: Sequence[tuple[str, ...]],
+        cases: Sequence[str],
+        *,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> Iterator[CaseResult]:
+        """Dice of each region on the case's own grid, all the way from its files."""
+        data = self.config.data
+        for id in cases:
+            case = self.cases[id]
+            truth = case.native_target(self.convention)
+            segmented = segment_subsets(
+                model,
+                inspect(replace(case.source, label=None), None),
+                subsets,
+                spacing=data.spacing,
+                patch_size=data.patch_size,
+                overlap=data.overlap,
+                device=device,
+                autocast=autocast,
+            )
+            found = {}
+            for subset, predicted in segmented:
+                masks = zip(self.targets, predicted, truth, strict=True)
+                scores = [asdict(self._score(case, name, p, t, full=False)) for name, p, t in masks]
+                found["+".join(subset)] = {"regions": scores, "heads": []}
+            yield CaseResult(id, found)
+
+    def chance(self, results: Sequence[CaseResult]) -> Mapping[str, float | None]:
+        """A Dice of 0."""
+        return dict.fromkeys((f"Dice {name}" for name in (*self.targets, "mean")), 0.0)
 
     def summarise(self, results: Sequence[CaseResult]) -> Scores:
         """The scores of each region, and the heads' Dice."""
