@@ -104,9 +104,7 @@ def evaluate(
     severity: Annotated[str | None, typer.Option(help="Of the artefacts, such as 3, 1,3 or 1..5. [1..5]")] = None,
     subsets: Annotated[
         str | None,
-        typer.Option(
-            help="Score subsets of the modalities instead: all, or such as flair+t1,t2. [RUN/subsets/NAME]"
-        ),
+        typer.Option(help="Score subsets of the modalities instead: all, or such as flair+t1,t2. [RUN/subsets/NAME]"),
     ] = None,
     debug: Debug = False,
 ) -> None:

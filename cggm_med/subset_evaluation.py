@@ -93,7 +93,7 @@ def evaluate(
             write_text(temporary / "subsets.csv", csv_text(subset_rows(table)))
             if shapley is not None:
                 write_text(temporary / "shapley.csv", csv_text(shapley_rows(shapley)))
-            _draw(temporary / "subsets.png", report.title, table)
+            draw_table(temporary / "subsets.png", report.title, table)
         print_report(report, console)
         console.print(f"written: {target / 'results.md'}, results.json, tables as CSV, and subsets.png")
     return report
@@ -125,7 +125,14 @@ def measure(x: FinishedRun, todo: Sequence[Subset], say: Callable[[str], Any]) -
     return [CaseResult(case, everything[case]) for case in x.cases]
 
 
-def _draw(path: Path, title: str, table: SubsetTable) -> None:
+def draw_table(path: Path, title: str, table: SubsetTable) -> None:
+    """The table as a heat map, or where it has too many rows to look at, a part of it that says so.
+
+    Args:
+        path: PNG file to write.
+        title: above it.
+        table: what to draw.
+    """
     shown = shown_subsets(table.subsets, table.modalities)
     note = ""
     if len(shown) < len(table.subsets):

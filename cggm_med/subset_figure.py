@@ -70,7 +70,7 @@ def subset_figure(
     left.set_ylim(ends[-1] - 0.6, 0.6)
     for ax, names in ((left, modalities), (right, columns)):
         ax.xaxis.tick_top()
-        upright = any(len(name) > 5 for name in names) if ax is left else any(len(name) > 9 for name in names)
+        upright = any(len(name) > 5 for name in names) if ax is left else any(len(name) > 11 for name in names)
         ax.set_xticks(range(len(names)), names, rotation=60 if upright else 0, ha="left" if upright else "center")
         ax.tick_params(length=0, labelsize=9.5, rotation_mode="anchor")
         ax.set_yticks([])
@@ -101,6 +101,6 @@ def _cell(ax: Axes, x: float, y: float, value: float | None, scale: tuple[float,
         return
     share = 1.0 if worst == best else (value - worst) / (best - worst)
     red, green, blue, _ = COLOURS(share)
-    bright = 0.299 * red + 0.587 * green + 0.114 * blue > 0.52
+    bright = 0.299 * red + 0.587 * green + 0.114 * blue > 0.45
     ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=(red, green, blue), edgecolor="white", lw=1.2))
     ax.text(x, y, f"{value:.3f}", ha="center", va="center", color="black" if bright else "white", fontsize=9.5)
