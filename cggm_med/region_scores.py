@@ -223,14 +223,15 @@ def _case_row(score: CaseScore) -> tuple[str, ...]:
 
 
 def _further_row(row: RegionSummary) -> tuple[str, ...]:
+    error = row.volume_error_ml_mean
     return (
         row.region,
         rounded(row.surface_dice_mean),
         rounded(row.sensitivity_mean),
         rounded(row.specificity_mean, 4),
-        _with_second(row.volume_error_ml_mean, row.volume_error_ml_mean_absolute),
+        "-" if error is None else f"{rounded(error, 1)} ({rounded(row.volume_error_ml_mean_absolute, 1)})",
         rounded(row.lesion_dice_mean),
-        _with_second(row.lesion_hd95_mean, row.lesion_hd95_median),
+        rounded(row.lesion_hd95_mean, 1),
     )
 
 
@@ -246,7 +247,3 @@ def _further_case_row(score: CaseScore) -> tuple[str, ...]:
         rounded(score.lesion_hd95_mm, 1),
         *map(str, (score.lesions, score.missed_lesions, score.false_lesions)),
     )
-
-
-def _with_second(value: float | None, second: float | None) -> str:
-    return "-" if value is None else f"{rounded(value, 1)} ({rounded(second, 1)})"

@@ -121,7 +121,10 @@ class Report:
 def print_report(report: Report, console: Console) -> None:
     """Show all but the details in a terminal."""
     for table in (t for t in report.scores.tables if not t.detail):
-        shown = ConsoleTable(*table.header, title=table.title or report.title)
+        shown = ConsoleTable(title=table.title or report.title)
+        for name, *cells in zip(table.header, *table.rows, strict=True):
+            # Where it is narrow, columns with spaces to break at give way, and single words stay whole.
+            shown.add_column(name, no_wrap=not any(" " in text for text in (name, *cells)))
         for row in table.rows:
             shown.add_row(*row)
         console.print(shown)

@@ -437,8 +437,7 @@ class SegmentationTask(Task):
             "lesion Dice, lesion HD95": "lesion-wise scores of BraTS 2023 (github.com/rachitsaluja/"
             "BraTS-2023-Metrics): true lesions within 3 dilations are one, up to 50 mm3 they do not count; mean over "
             f"true lesions and false ones; Dice 0 and HD95 {penalty:g} mm for each missed or false one; this HD95 "
-            "weights a surface by its area, as the official script does; in the table of regions its mean, and in "
-            "brackets the median",
+            "weights a surface by its area, as the official script does",
         }
 
 

@@ -1,4 +1,4 @@
-"""Segmenting a scan from many subsets of its modalities at the price of one encoder pass."""
+"""Segmenting a scan from many subsets of its modalities, each of which is encoded once for all of them."""
 
 from __future__ import annotations
 
