@@ -18,10 +18,11 @@ from cggm_med.errors import CheckpointError
 from cggm_med.files import atomic_file
 
 FORMAT = 1
-# Settings that change where and how fast a run computes, but not what.
+# Settings that change where and how fast a run computes, or how it is scored in the end, but not what it learns.
 FREE_SETTINGS = (
     "data.path",
     "data.splits",
+    "data.surface_tolerance_mm",
     "data.cache",
     "data.workers",
     "train.device",

@@ -47,6 +47,9 @@ class ClassificationTask(SampleTask):
     TaskConfig = ClassificationTaskConfig
     measures: ClassVar[tuple[str, ...]] = ("accuracy", "weighted F1")
     chosen_by: ClassVar[str] = "accuracy"
+    chance_rule: ClassVar[str] = (
+        "the most frequent class of the scored samples for all, with the classes' frequencies as probabilities"
+    )
 
     def settle_classes(self, found: Sequence[str], where: Path) -> None:
         """Number the classes as the data name them, or, if the run has classes already, as it does.
@@ -133,6 +136,13 @@ class ClassificationTask(SampleTask):
     def case_values(cls, cases: Sequence[Record]) -> CaseValues:
         """Right classes of each case, and of how many."""
         return case_values(cases, "accuracy", lambda true, predicted: float(true == predicted))
+
+    def chance(self, results: Sequence[CaseResult]) -> dict[str, float | None]:
+        """The measures of the most frequent class for every sample."""
+        true = self._predicted(results, FUSED).true
+        shares = np.bincount(true, minlength=len(self.targets)) / len(true)
+        guess = Predicted(true, np.full_like(true, shares.argmax()), np.tile(shares, (len(true), 1)))
+        return {name: CLASS_MEASURES[name](guess) for name in self.measures}
 
     def draw(self, results: Sequence[CaseResult], folder: Path) -> None:
         """The confusion matrix of the fused prediction."""

@@ -106,24 +106,31 @@ def evaluate(
         bool,
         typer.Option("--calibration", help="Whether it is as sure as it should be instead. [RUN/calibration/NAME]"),
     ] = False,
+    subsets: Annotated[
+        str | None,
+        typer.Option(help="Score subsets of the modalities instead: all, or such as flair+t1,t2. [RUN/subsets/NAME]"),
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Score a finished run on its held-out cases or on other data, as they are or with artefacts of MRI."""
+    """Score a finished run on its held-out cases or on other data: as they are, with artefacts, or in part."""
     overrides = _overrides(settings, data)
     if severity is not None and corrupt is None:
         raise typer.BadParameter("--severity goes with --corrupt ARTEFACTS")
-    if calibration and corrupt is not None:
-        raise typer.BadParameter("--calibration and --corrupt are two questions; ask one at a time")
+    if sum((subsets is not None, corrupt is not None, calibration)) > 1:
+        raise typer.BadParameter("--subsets, --corrupt and --calibration are three questions; ask one at a time")
     from rich.console import Console
 
     from cggm_med import calibration as calibrations
-    from cggm_med import distributed, engine, robustness, run
+    from cggm_med import distributed, engine, robustness, run, subset_evaluation
     from cggm_med.run_folder import RunFolder
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
     with distributed.processes(engine.select_device(RunFolder(folder).device_setting(overrides))):
         if calibration:
             calibrations.evaluate(folder, overrides, console, split=split, out=out)
+            return
+        if subsets is not None:
+            subset_evaluation.evaluate(folder, overrides, console, wanted=subsets, split=split, out=out)
             return
         if corrupt is None:
             run.evaluate(folder, overrides, console, split=split, out=out)

@@ -131,6 +131,16 @@ def writable_folder(path: Path) -> Path:
         raise OutputError(f"cannot write to folder {path}: {error.strerror or error}; choose another folder") from error
 
 
+def require_unused(path: Path) -> None:
+    """Raise unless a new folder of results can be called so: nothing is there, or an empty folder.
+
+    Raises:
+        OutputError: otherwise.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise OutputError(f"{path} is there already; choose another folder with --out")
+
+
 def unused(path: Path) -> Path:
     """``path`` if nothing is there, else the first of ``path-2``, ``path-3`` and so on where nothing is.
 

@@ -18,7 +18,7 @@ from sklearn.metrics import (
     recall_score,
 )
 
-from cggm_med.report import CaseValues, Record, Scores, Table
+from cggm_med.report import CaseValues, Record, Scores, Table, rounded
 
 FUSED = "fused"
 
@@ -169,8 +169,3 @@ def class_table(predicted: Predicted, classes: Sequence[str]) -> Table:
 
 def _cell(value: Any) -> str:
     return rounded(value) if isinstance(value, float) else str(value)
-
-
-def rounded(value: float | None) -> str:
-    """A score as text; a dash where it is not defined."""
-    return "-" if value is None else f"{value:.3f}"

@@ -32,6 +32,7 @@ class RegressionTask(SampleTask):
     residual_scale: ClassVar[float]
     chosen_by: ClassVar[str] = "MAE"
     lower_is_better: ClassVar[bool] = True
+    chance_rule: ClassVar[str] = "the median of the scored samples for all; 0 where a measure is not defined then"
 
     def criterion(self) -> nn.Module:
         """Mean absolute error."""
@@ -65,6 +66,12 @@ class RegressionTask(SampleTask):
     def case_values(cls, cases: Sequence[Record]) -> CaseValues:
         """Absolute error of each case."""
         return case_values(cases, "MAE", lambda true, predicted: abs(true - predicted))
+
+    def chance(self, results: Sequence[CaseResult]) -> dict[str, float | None]:
+        """The measures of the median for every sample; 0 where not defined, as for a correlation."""
+        true = self._predicted(results, FUSED).true
+        guess = Predicted(true, np.full_like(true, np.median(true)))
+        return {name: measure(guess) or 0.0 for name, measure in self.measures.items()}
 
     def draw(self, results: Sequence[CaseResult], folder: Path) -> None:
         """Predicted against true values."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -120,10 +122,37 @@ class Report:
 def print_report(report: Report, console: Console) -> None:
     """Show all but the details in a terminal."""
     for table in (t for t in report.scores.tables if not t.detail):
-        shown = ConsoleTable(*table.header, title=table.title or report.title)
+        shown = ConsoleTable(title=table.title or report.title)
+        for name, *cells in zip(table.header, *table.rows, strict=True):
+            # Where it is narrow, columns with spaces to break at give way, and single words stay whole.
+            shown.add_column(name, no_wrap=not any(" " in text for text in (name, *cells)))
         for row in table.rows:
             shown.add_row(*row)
         console.print(shown)
+
+
+def csv_text(rows: Sequence[Record]) -> str:
+    """Rows as CSV with a line of names; a value that is not defined is left empty.
+
+    Example:
+        >>> csv_text([{"case": "a", "dice": 0.5}, {"case": "b", "dice": None}]).splitlines()
+        ['case,dice', 'a,0.5', 'b,']
+    """
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()
+
+
+def rounded(value: float | None, digits: int = 3) -> str:
+    """A score as text; a dash where it is not defined.
+
+    Example:
+        >>> rounded(0.12345), rounded(-0.04, 1), rounded(None)
+        ('0.123', '0.0', '-')
+    """
+    return "-" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # adding 0 takes the sign off -0
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
-import io
 import statistics
 import time
 import zlib
@@ -24,12 +22,12 @@ from cggm_med.config import Tree
 from cggm_med.data.artefacts import ARTEFACTS, SEVERITIES, corrupt
 from cggm_med.data.geometry import Inspection, inspect
 from cggm_med.data.transforms import to_network
-from cggm_med.errors import ConfigError, OutputError, UnknownName
-from cggm_med.files import atomic_folder, write_json, write_text
+from cggm_med.errors import ConfigError, UnknownName
+from cggm_med.files import atomic_folder, require_unused, write_json, write_text
 from cggm_med.metrics import dice
 from cggm_med.models.base import MultimodalModel
 from cggm_med.precision import precision
-from cggm_med.report import Record, Report, Scores, Table, print_report
+from cggm_med.report import Record, Report, Scores, Table, csv_text, print_report
 from cggm_med.robustness_figure import robustness_figure
 from cggm_med.run import checkpoint_rule, new_folder, open_finished, provenance, speaker
 from cggm_med.segmentation import SegmentationTask
@@ -37,7 +35,6 @@ from cggm_med.step import random_seed
 from cggm_med.task import Task
 
 CLEAN, MISSING = "clean", "missing"
-COLUMNS = ("case", "artefact", "modalities", "severity", "amount", "region", "dice")
 
 
 @dataclass(frozen=True)
@@ -125,8 +122,8 @@ def evaluate(
         UnknownName: for an artefact, severity or modality that does not exist.
         OutputError: if ``out`` holds files already or cannot be written.
     """
-    if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise OutputError(f"{out} is there already; choose another folder with --out")
+    if out is not None:
+        require_unused(out)
 
     def check(task: Task) -> tuple[Condition, ...]:
         if not isinstance(task, SegmentationTask):
@@ -154,7 +151,7 @@ def evaluate(
     if distributed.rank() == 0:
         with atomic_folder(target) as temporary:
             write_json(temporary / "results.json", report.to_json())
-            write_text(temporary / "results.csv", _csv(report.scores.cases))
+            write_text(temporary / "results.csv", csv_text(report.scores.cases))
             write_text(temporary / "results.md", report.to_markdown())
             robustness_figure(temporary / "robustness.png", report.title, report.scores.summary, x.task.modalities)
         print_report(report, console)
@@ -310,7 +307,7 @@ def _summarise(
 
 
 def _rules(task: SegmentationTask, todo: Sequence[Condition]) -> dict[str, str]:
-    rules = {name: text for name, text in task.rules().items() if name != "HD95"}
+    rules = task.dice_rules()
     rules["clean"] = "the scans as they are, through the same steps; severity 0 of every artefact"
     used = dict.fromkeys(c.artefact for c in todo if c.severity)
     if used:
@@ -330,14 +327,6 @@ def _rules(task: SegmentationTask, todo: Sequence[Condition]) -> dict[str, str]:
     if any(c.artefact == MISSING for c in todo):
         rules["missing"] = "these modalities are left out; the fusion is of those that are there"
     return rules
-
-
-def _csv(rows: Sequence[Record]) -> str:
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    return text.getvalue()
 
 
 def _severities(text: str) -> list[int]:

@@ -289,11 +289,39 @@ class SampleTask(Task):
                 logits = {FUSED: model.head(model.fuse(features)[0])}
                 if heads is not None:
                     logits |= {m: output.logits for m, output in heads(features).items()}
-            logits = {who: x.float().cpu() for who, x in logits.items()}
-            require_finite_logits(logits, batch.ids)
-            target = batch.target.cpu()
-            for i, id in enumerate(batch.ids):
-                yield CaseResult(id, {who: self.finding(x[i], target[i]) for who, x in logits.items()})
+            for id, found in zip(batch.ids, self._findings(logits, batch), strict=True):
+                yield CaseResult(id, found)
+
+    @torch.no_grad()
+    def evaluate_subsets(
+        self,
+        model: MultimodalModel,
+        subsets: Sequence[tuple[str, ...]],
+        cases: Sequence[str],
+        *,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> Iterator[CaseResult]:
+        """What the fused prediction says of each sample from each subset.
+
+        Raises:
+            NonFiniteLoss: if a prediction is NaN or infinite; names the sample.
+        """
+        for loaded in self.evaluation_batches(cases):
+            batch = loaded.to(device)
+            with autocast():
+                features = model.encode(batch.inputs)
+                logits = {"+".join(s): model.head(model.fuse({m: features[m] for m in s})[0]) for s in subsets}
+            for id, found in zip(batch.ids, self._findings(logits, batch), strict=True):
+                yield CaseResult(id, {name: {FUSED: finding} for name, finding in found.items()})
+
+    def _findings(self, logits: Mapping[str, Tensor], batch: Batch) -> Iterator[dict[str, Any]]:
+        """What each predictor says of each sample of a batch."""
+        logits = {who: x.float().cpu() for who, x in logits.items()}
+        require_finite_logits(logits, batch.ids)
+        target = batch.target.cpu()
+        for i in range(len(batch.ids)):
+            yield {who: self.finding(x[i], target[i]) for who, x in logits.items()}
 
 
 def pad(values: Sequence[Tensor]) -> Padded:

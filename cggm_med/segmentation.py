@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from cggm_med import distributed
 from cggm_med.config import RunConfig, Tree, require
 from cggm_med.data.augment import Amount, Augmentation
+from cggm_med.data.geometry import inspect
 from cggm_med.data.labels import LabelConvention, detect_convention
 from cggm_med.data.layouts import NamedFiles, find_cases
 from cggm_med.data.patches import PatchDataset, PatchSampling, patch_loader
@@ -33,13 +34,15 @@ from cggm_med.errors import DataError
 from cggm_med.figures import contour_figure
 from cggm_med.files import cache_folder
 from cggm_med.losses import RegionLoss
-from cggm_med.metrics import dice, empty_region, hausdorff95
+from cggm_med.metrics import dice
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.models.unimodal import UnimodalHeads, VoxelwiseHead
+from cggm_med.region_measures import score_region
 from cggm_med.region_scores import CaseScore, HeadScore, case_values, region_report
 from cggm_med.report import CaseValues, Record, Scores
 from cggm_med.scores import soft_dice_sums
+from cggm_med.subset_segmentation import segment_subsets
 from cggm_med.task import CaseResult, Task, TaskConfig
 from cggm_med.typing import Batch
 
@@ -71,7 +74,10 @@ class SegmentationDataConfig:
         foreground: share of patches that are centred on a voxel of a region.
         augmentation: ``none``, ``light`` or ``standard``.
         overlap: share of a patch that its neighbour covers too when a volume is predicted.
-        empty_hd95_mm: HD95 of a region that is missed or made up, in mm; 374 is the penalty of the BraTS challenge.
+        empty_hd95_mm: HD95 of a region or lesion that is missed or made up, in mm; 374 is the penalty of the BraTS
+            challenge.
+        surface_tolerance_mm: distance in mm up to which surfaces agree in normalised surface Dice; 1 mm is a voxel of
+            the BraTS grid, the finest that an annotation of it can be.
         cache: folder for preprocessed cases; default: ``$XDG_CACHE_HOME/cggm-med`` or ``~/.cache/cggm-med``.
         workers: processes that read and augment.
     """
@@ -86,6 +92,7 @@ class SegmentationDataConfig:
     augmentation: Amount = "standard"
     overlap: float = 0.5
     empty_hd95_mm: float = 374.0
+    surface_tolerance_mm: float = 1.0
     cache: str | None = None
     workers: int = 2
 
@@ -96,6 +103,8 @@ class SegmentationDataConfig:
         finite = all(0 < s < math.inf for s in self.spacing or ())
         require(finite, "data.spacing", self.spacing, "more than 0 mm along each axis")
         require(0 <= self.empty_hd95_mm < math.inf, "data.empty_hd95_mm", self.empty_hd95_mm, "at least 0 mm, finite")
+        tolerance = self.surface_tolerance_mm
+        require(0 <= tolerance < math.inf, "data.surface_tolerance_mm", tolerance, "at least 0 mm, finite")
         require(all(n > 0 for n in self.patch_size), "data.patch_size", self.patch_size, "at least 1 voxel an axis")
         require(self.workers >= 0, "data.workers", self.workers, "at least 0")
 
@@ -132,6 +141,7 @@ class SegmentationTask(Task):
     ModelConfig = SegmentationModelConfig
     chosen_by = "Dice mean"
     group_kind = "patient"
+    chance_rule = "Dice 0"
     layouts: ClassVar[Sequence[NamedFiles]]
     decathlon_modalities: ClassVar[Mapping[str, str]] = {}
     decathlon_convention: ClassVar[str] = ""
@@ -328,7 +338,7 @@ class SegmentationTask(Task):
         autocast: Callable[[], AbstractContextManager[Any]],
         full: bool,
     ) -> Iterator[CaseResult]:
-        """Dice and, when ``full``, HD95 of each region on the case's own grid."""
+        """Dice and, when ``full``, all other scores of each region on the case's own grid."""
         regions = len(self.targets)
         for id in cases:
             case = self.cases[id]
@@ -349,8 +359,43 @@ class SegmentationTask(Task):
             mean = statistics.fmean(s.dice for s in scores)
             yield CaseResult(id, findings, _Drawing(self.targets, case, truth, fused, scores), mean)
 
+    def evaluate_subsets(
+        self,
+        model: MultimodalModel,
+        subsets: Sequence[tuple[str, ...]],
+        cases: Sequence[str],
+        *,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> Iterator[CaseResult]:
+        """Dice of each region on the case's own grid, all the way from its files."""
+        data = self.config.data
+        for id in cases:
+            case = self.cases[id]
+            truth = case.native_target(self.convention)
+            segmented = segment_subsets(
+                model,
+                inspect(replace(case.source, label=None), None),
+                subsets,
+                spacing=data.spacing,
+                patch_size=data.patch_size,
+                overlap=data.overlap,
+                device=device,
+                autocast=autocast,
+            )
+            found = {}
+            for subset, predicted in segmented:
+                masks = zip(self.targets, predicted, truth, strict=True)
+                scores = [asdict(self._score(case, name, p, t, full=False)) for name, p, t in masks]
+                found["+".join(subset)] = {"regions": scores, "heads": []}
+            yield CaseResult(id, found)
+
+    def chance(self, results: Sequence[CaseResult]) -> Mapping[str, float | None]:
+        """A Dice of 0."""
+        return dict.fromkeys((f"Dice {name}" for name in (*self.targets, "mean")), 0.0)
+
     def summarise(self, results: Sequence[CaseResult]) -> Scores:
-        """Dice and HD95 of each region, and the heads' Dice."""
+        """The scores of each region, and the heads' Dice."""
         return region_report(
             [CaseScore(**row) for result in results for row in result.findings["regions"]],
             [HeadScore(**row) for result in results for row in result.findings["heads"]],
@@ -364,32 +409,48 @@ class SegmentationTask(Task):
     def _score(
         self, case: PreparedCase, region: str, predicted: NDArray[np.bool_], true: NDArray[np.bool_], full: bool
     ) -> CaseScore:
-        p, t = torch.from_numpy(predicted), torch.from_numpy(true)
-        spacing = case.grid.spacing
-        ml = float(np.prod(spacing)) / 1000
-        empty_mm = self.config.data.empty_hd95_mm
-        return CaseScore(
-            case=case.id,
-            region=region,
-            dice=dice(p, t),
-            hd95_mm=hausdorff95(p, t, spacing, empty_mm=empty_mm) if full else 0.0,
-            empty=empty_region(p, t),
-            target_ml=float(t.sum()) * ml,
-            predicted_ml=float(p.sum()) * ml,
+        data = self.config.data
+        return score_region(
+            case.id,
+            region,
+            predicted,
+            true,
+            case.grid.spacing,
+            empty_mm=data.empty_hd95_mm,
+            tolerance_mm=data.surface_tolerance_mm,
+            full=full,
         )
 
-    def rules(self) -> dict[str, str]:
-        """Definitions of Dice, HD95 and the treatment of empty regions."""
-        penalty = self.config.data.empty_hd95_mm
+    def dice_rules(self) -> dict[str, str]:
+        """Definitions for a report that holds no score but Dice."""
         regions = "; ".join(f"{r} = {list(labels)}" for r, labels in self.convention.regions.items())
         return {
             "grid": "each case's own grid and spacing, whole volume",
             "regions": f"{regions} (labels of {self.convention.name})",
             "Dice": "2 |P and T| / (|P| + |T|) per case and region, then averaged over cases",
-            "HD95": "larger of the two directed 95th percentiles of surface distances, in mm",
-            "empty region": "nothing there and nothing predicted: Dice 1, HD95 0; "
-            f"missed or made up: Dice 0, HD95 {penalty:g} mm",
+            "empty region": "nothing there and nothing predicted: Dice 1; missed or made up: Dice 0",
             "threshold": "probability of at least 0.5, no post-processing",
+        }
+
+    def rules(self) -> dict[str, str]:
+        """Definitions of all scores and the treatment of empty regions."""
+        penalty, tolerance = self.config.data.empty_hd95_mm, self.config.data.surface_tolerance_mm
+        return self.dice_rules() | {
+            "empty region": "nothing there and nothing predicted: Dice, NSD and sensitivity 1, HD95 0; "
+            f"missed or made up: Dice, NSD and sensitivity 0, HD95 {penalty:g} mm",
+            "HD95": "larger of the two directed 95th percentiles of surface distances, in mm; each voxel of a surface "
+            "counts the same (MONAI)",
+            "NSD": f"normalised surface Dice: share of the area of both surfaces that lies within {tolerance:g} mm of "
+            "the other (Nikolov et al., arXiv:1809.04430); 1 mm is a voxel of the BraTS grid",
+            "sensitivity": "share of the true voxels that were found",
+            "specificity": "share of all other voxels of the volume that were left out; it is near 1 because most of a "
+            "volume is empty",
+            "volume error": "predicted minus true volume per case; in the table of regions the mean, and in brackets "
+            "the mean without signs",
+            "lesion Dice, lesion HD95": "lesion-wise scores of BraTS 2023 (github.com/rachitsaluja/"
+            "BraTS-2023-Metrics): true lesions within 3 dilations are one, up to 50 mm3 they do not count; mean over "
+            f"true lesions and false ones; Dice 0 and HD95 {penalty:g} mm for each missed or false one; this HD95 "
+            "weights a surface by its area, as the official script does",
         }
 
 

@@ -67,6 +67,7 @@ class Task(ABC):
         chosen_by: name of the headline score that decides which checkpoint is the best.
         lower_is_better: whether a lower value of that score is better.
         group_kind: what must not be divided among splits, such as the patient; for messages.
+        chance_rule: how a prediction without any modality is scored, in a few words.
     """
 
     TaskConfig: ClassVar[type[TaskConfig]] = TaskConfig
@@ -80,6 +81,7 @@ class Task(ABC):
     chosen_by: ClassVar[str]
     lower_is_better: ClassVar[bool] = False
     group_kind: ClassVar[str] = "sample"
+    chance_rule: ClassVar[str] = ""
 
     splits: Splits
 
@@ -174,6 +176,43 @@ class Task(ABC):
             autocast: context for the network's computations.
             full: also compute what is too slow for every validation, such as surface distances.
         """
+
+    def evaluate_subsets(
+        self,
+        model: MultimodalModel,
+        subsets: Sequence[tuple[str, ...]],
+        cases: Sequence[str],
+        *,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> Iterator[CaseResult]:
+        """Predict cases from each of several subsets of the modalities, as if the others had never been there.
+
+        Every modality should be encoded once for all subsets.
+
+        Args:
+            model: in evaluation mode.
+            subsets: modalities, each subset in the order of the model's.
+            cases: ids.
+            device: where the model is.
+            autocast: context for the network's computations.
+
+        Returns:
+            For each case, by subset (names joined by ``+``), the findings that ``summarise`` takes of a case, without
+            those of heads.
+
+        Raises:
+            ConfigError: if the task has not been taught to.
+        """
+        raise ConfigError(f"task '{self.config.task.name}' does not score subsets; it needs evaluate_subsets")
+
+    def chance(self, results: Sequence[CaseResult]) -> Mapping[str, float | None]:
+        """The headline of a prediction that sees no modality at all, for Shapley values; defined in ``chance_rule``.
+
+        Args:
+            results: of the cases, from any subset.
+        """
+        raise ConfigError(f"task '{self.config.task.name}' does not say what is scored without any modality")
 
     @abstractmethod
     def summarise(self, results: Sequence[CaseResult]) -> Scores:

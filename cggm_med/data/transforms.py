@@ -298,6 +298,18 @@ def background_value(image: NDArray[Any]) -> float | None:
     return float(values[most]) if counts[most] * 2 >= len(faces) else None
 
 
+def foreground_box(image: NDArray[Any]) -> tuple[list[int], list[int]]:
+    """First voxel and the one after the last, along each axis, of what differs from the background.
+
+    Example:
+        >>> volume = np.zeros((8, 8, 8))
+        >>> volume[2:6, 3:5, 4] = 1
+        >>> foreground_box(volume)
+        ([2, 3, 4], [6, 5, 5])
+    """
+    return _bounding_box(image != image.dtype.type(background_value(image) or 0))
+
+
 def resampling(affine: NDArray[np.float64], spacing: Spacing | None) -> Spacing | None:
     """The spacing to resample to; None if there is none or the voxels have that size already.
 
