@@ -120,8 +120,10 @@ def evaluate(
         raise typer.BadParameter("--subsets, --corrupt and --calibration are three questions; ask one at a time")
     from rich.console import Console
 
-    from cggm_med import calibration as calibrations
-    from cggm_med import distributed, engine, robustness, run, subset_evaluation
+    from cggm_med import distributed, engine, run
+    from cggm_med.evaluation import calibration as calibrations
+    from cggm_med.evaluation import robustness
+    from cggm_med.evaluation import subsets as subset_evaluation
     from cggm_med.run_folder import RunFolder
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
@@ -204,8 +206,8 @@ def compare(
         raise typer.BadParameter("--trials goes with --tune KEY=VALUE,VALUE")
     from rich.console import Console
 
-    from cggm_med.comparison_commands import compare_runs, train_and_compare
-    from cggm_med.experiment import Plan
+    from cggm_med.comparison.commands import compare_runs, train_and_compare
+    from cggm_med.comparison.experiment import Plan
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
     if folders:
@@ -233,7 +235,7 @@ def rank(
     """Rank strategies over several tasks, by the mean of each comparison."""
     from rich.console import Console
 
-    from cggm_med.comparison_commands import rank_tasks
+    from cggm_med.comparison.commands import rank_tasks
 
     rank_tasks(folders, out, Console(soft_wrap=True, highlight=False, markup=False))
 
@@ -252,7 +254,7 @@ def probe(
     from rich.console import Console
 
     from cggm_med import distributed, engine
-    from cggm_med import probe as probes
+    from cggm_med.evaluation import probe as probes
     from cggm_med.run_folder import RunFolder
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
@@ -354,20 +356,21 @@ def view(
         raise typer.BadParameter("a run makes its own prediction; leave out the run, or --prediction")
     if rest and not files and truth:
         raise typer.BadParameter("the truth of a case lies beside it; --truth goes with files")
-    from cggm_med import viewer, viewer_case
     from cggm_med.files import write_text
+    from cggm_med.viewer import case as cases
+    from cggm_med.viewer.page import open_in_browser, page, temporary_file
 
     how: dict[str, Any] = {"labels": labels, "device": device, "trust_names": trust_names, "say": typer.echo}
     if not rest:
-        case = viewer_case.of_files(files, truth, prediction, task=task, labels=labels)
+        case = cases.of_files(files, truth, prediction, task=task, labels=labels)
     elif files:
-        case = viewer_case.of_run_on_files(Path(rest[0]), files, truth, **how)
+        case = cases.of_run_on_files(Path(rest[0]), files, truth, **how)
     else:
-        case = viewer_case.of_run(Path(rest[0]), rest[1] if len(rest) > 1 else None, data=data, split=split, **how)
-    path = out or viewer.temporary_file(case.name)
-    write_text(path, viewer.page(case))
+        case = cases.of_run(Path(rest[0]), rest[1] if len(rest) > 1 else None, data=data, split=split, **how)
+    path = out or temporary_file(case.name)
+    write_text(path, page(case))
     typer.echo(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB), one file that needs no network")
-    if out is None and not viewer.open_in_browser(path):
+    if out is None and not open_in_browser(path):
         typer.echo("no browser here; open the file in one with WebGL 2, on any machine")
 
 

@@ -132,14 +132,14 @@ def print_report(report: Report, console: Console) -> None:
 
 
 def csv_text(rows: Sequence[Record]) -> str:
-    """Rows as CSV with a line of names; a value that is not defined is left empty.
+    """Rows as CSV with a line of names; a value that is not defined, or that a row does not have, is left empty.
 
     Example:
         >>> csv_text([{"case": "a", "dice": 0.5}, {"case": "b", "dice": None}]).splitlines()
         ['case,dice', 'a,0.5', 'b,']
     """
     text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    table = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
     return text.getvalue()

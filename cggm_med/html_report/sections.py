@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cggm_med.finished_runs import flat
+from cggm_med.comparison.finished_runs import flat
 from cggm_med.html_report import tsne
 from cggm_med.html_report.assets import Assets
 from cggm_med.html_report.figures import (

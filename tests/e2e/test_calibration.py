@@ -15,9 +15,9 @@ from scipy.special import expit, softmax
 from settings import quiet, trained_run
 from sklearn.metrics import brier_score_loss, log_loss
 
-from cggm_med import calibration
-from cggm_med.calibration_scores import RegionPredictions
 from cggm_med.errors import ConfigError, NonFiniteLoss, OutputError
+from cggm_med.evaluation import calibration
+from cggm_med.evaluation.calibration_scores import RegionPredictions
 from cggm_med.prediction import Predictor
 from cggm_med.run import open_finished
 

@@ -13,15 +13,15 @@ from command_line import command
 from matplotlib.image import imread
 from settings import quiet, trained_run
 
-from cggm_med import subset_evaluation
 from cggm_med.data.geometry import inspect
 from cggm_med.data.windows import window_count
 from cggm_med.errors import CheckpointError, ConfigError, OutputError, UnknownName
+from cggm_med.evaluation import subsets as subset_evaluation
+from cggm_med.evaluation.subset_scores import wanted_subsets
 from cggm_med.label_scores import FUSED
 from cggm_med.metrics import dice
 from cggm_med.prediction import Predictor
 from cggm_med.run import open_finished
-from cggm_med.subset_scores import wanted_subsets
 from cggm_med.subset_segmentation import segment_subsets
 from cggm_med.task import CaseResult, Task
 

@@ -13,8 +13,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from cggm_med import engine, probe
+from cggm_med import engine
 from cggm_med.errors import DataError, OutputError
+from cggm_med.evaluation import probe
 from cggm_med.run import open_finished, open_own
 from cggm_med.strategies.joint import Joint, JointConfig
 

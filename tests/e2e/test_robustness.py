@@ -16,9 +16,9 @@ from command_line import command
 from matplotlib.image import imread
 from settings import quiet, trained_run
 
-from cggm_med import robustness
 from cggm_med.data.artefacts import ARTEFACTS, corrupt
 from cggm_med.errors import ConfigError, OutputError, UnknownName
+from cggm_med.evaluation import robustness
 from cggm_med.metrics import dice
 from cggm_med.prediction import Predictor
 from cggm_med.step import random_seed

@@ -12,8 +12,8 @@ from command_line import command
 from settings import trained_run
 
 from cggm_med.metrics import dice
-from cggm_med.viewer import page
-from cggm_med.viewer_case import of_files, of_run
+from cggm_med.viewer.case import of_files, of_run
+from cggm_med.viewer.page import page
 
 SIZE = (1280, 800)
 SIDEBAR, HEADER, FOOTER = 340, 90, 40  # pixels that are not canvas

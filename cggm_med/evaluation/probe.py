@@ -25,17 +25,25 @@ from cggm_med.data.augment import Augmentation
 from cggm_med.data.patches import PatchDataset, PatchSampling
 from cggm_med.data.windows import predict_volume
 from cggm_med.errors import ConfigError, DataError
+from cggm_med.evaluation.probe_figure import probe_figure
+from cggm_med.evaluation.probe_readouts import FOLDS, Rows, class_probabilities, fit_readout, pooled
+from cggm_med.evaluation.probe_voxels import (
+    THRESHOLDS,
+    VoxelReadout,
+    dice_by_threshold,
+    draw_voxels,
+    fit_voxels,
+    voxel_features,
+)
+from cggm_med.evaluation.results_folder import write_results
+from cggm_med.files import require_unused
 from cggm_med.label_scores import CLASS_MEASURES, FUSED, Measure, Predicted
 from cggm_med.losses import IGNORED
 from cggm_med.metrics import dice
 from cggm_med.models.base import MultimodalModel
 from cggm_med.precision import precision
-from cggm_med.probe_figure import probe_figure
-from cggm_med.probe_readouts import FOLDS, Rows, class_probabilities, fit_readout, pooled
-from cggm_med.probe_voxels import THRESHOLDS, VoxelReadout, dice_by_threshold, draw_voxels, fit_voxels, voxel_features
 from cggm_med.regression import RegressionTask
 from cggm_med.report import Report, Scores, Table, print_report
-from cggm_med.results_folder import require_new, write_results
 from cggm_med.run import (
     FinishedRun,
     checkpoint_rule,
@@ -85,7 +93,8 @@ def evaluate(folder: Path, overrides: Tree, console: Console, *, split: str | No
         DataError: if the run's own training cases are no longer there, or are all of one class.
         OutputError: if ``out`` holds files already or cannot be written.
     """
-    require_new(out)
+    if out is not None:
+        require_unused(out)
     started = time.monotonic()
 
     def check(task: Task) -> None:

@@ -5,8 +5,8 @@ import pytest
 from command_line import command
 from finished import finished_run
 
-from cggm_med import experiment
-from cggm_med.comparison_commands import parse_seeds
+from cggm_med.comparison import experiment
+from cggm_med.comparison.commands import parse_seeds
 from cggm_med.errors import ConfigError
 
 # Stands for a training: takes the finished run of that strategy and seed from a shelf, or fails if there is none.

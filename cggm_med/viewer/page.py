@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from cggm_med.figures import REGION_COLOURS
 from cggm_med.metrics import dice
-from cggm_med.viewer_volumes import Layer, image_text, layer_text, rounding, window
+from cggm_med.viewer.volumes import Layer, image_text, layer_text, rounding, window
 
 PACKAGE = importlib.resources.files("cggm_med")
 TEMPLATE = PACKAGE / "templates" / "viewer"

@@ -17,14 +17,14 @@ from typing import IO
 import torch
 
 from cggm_med import registry
+from cggm_med.comparison.finished_runs import NEITHER, Excluded, flat
+from cggm_med.comparison.variants import Variant, parse_axis
 from cggm_med.config import Tree, parse_overrides, read_file, to_tree
 from cggm_med.data.splits import cross_validation, write_splits
 from cggm_med.errors import ConfigError, OutputError
-from cggm_med.finished_runs import NEITHER, Excluded, flat
 from cggm_med.run_folder import RunFolder
 from cggm_med.settings import make_config
 from cggm_med.task import Task
-from cggm_med.variants import Variant, parse_axis
 
 PROGRAM = (sys.executable, "-m", "cggm_med.cli")
 MOST_PARALLEL = 4  # runs at once on a CPU unless told otherwise

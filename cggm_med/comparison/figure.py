@@ -7,9 +7,9 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cggm_med.comparison import Comparison, Row
+from cggm_med.comparison.compare import Comparison, Row
+from cggm_med.comparison.finished_runs import OVER_SUBSETS, without_common
 from cggm_med.figures import FUSED_COLOUR, LINE_COLOURS, write_figure
-from cggm_med.finished_runs import OVER_SUBSETS, without_common
 
 
 def comparison_figure(path: Path, comparison: Comparison) -> None:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cggm_med.statistics import bootstrap_interval, holm, paired_p_value, ranks, seed_scores
+from cggm_med.comparison.statistics import bootstrap_interval, holm, paired_p_value, ranks, seed_scores
 
 
 def test_a_seed_without_cases_has_no_score():

@@ -8,11 +8,8 @@ import pytest
 
 from cggm_med.config import parse_overrides
 from cggm_med.errors import ConfigError, UnknownName
-from cggm_med.report import Scores
-from cggm_med.settings import make_config
-from cggm_med.subset_evaluation import draw_table
-from cggm_med.subset_figure import subset_figure
-from cggm_med.subset_scores import (
+from cggm_med.evaluation.subset_figure import subset_figure
+from cggm_med.evaluation.subset_scores import (
     SubsetTable,
     shapley_rows,
     shown_subsets,
@@ -20,6 +17,9 @@ from cggm_med.subset_scores import (
     subset_rows,
     wanted_subsets,
 )
+from cggm_med.evaluation.subsets import draw_table
+from cggm_med.report import Scores
+from cggm_med.settings import make_config
 from cggm_med.task import CaseResult
 from cggm_med_tasks.cremad import CREMAD
 from cggm_med_tasks.mosi import MOSI

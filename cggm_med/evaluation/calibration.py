@@ -19,7 +19,10 @@ from rich.console import Console
 from scipy.ndimage import distance_transform_edt
 
 from cggm_med import distributed
-from cggm_med.calibration_scores import (
+from cggm_med.classification import ClassificationTask
+from cggm_med.config import Tree
+from cggm_med.errors import ConfigError, NonFiniteLoss
+from cggm_med.evaluation.calibration_scores import (
     BINS,
     COLDEST,
     HOTTEST,
@@ -31,15 +34,13 @@ from cggm_med.calibration_scores import (
     at_limit,
     fit_temperature,
 )
-from cggm_med.classification import ClassificationTask
-from cggm_med.config import Tree
-from cggm_med.errors import ConfigError, NonFiniteLoss
+from cggm_med.evaluation.reliability_figure import reliability_figure
+from cggm_med.evaluation.results_folder import write_results
+from cggm_med.files import require_unused
 from cggm_med.losses import IGNORED
 from cggm_med.models.base import MultimodalModel
 from cggm_med.precision import precision
-from cggm_med.reliability_figure import reliability_figure
 from cggm_med.report import Report, Scores, Table, print_report
-from cggm_med.results_folder import require_new, write_results
 from cggm_med.run import FinishedRun, checkpoint_rule, new_folder, open_finished, open_validation, provenance, speaker
 from cggm_med.samples import require_finite_logits
 from cggm_med.segmentation import SegmentationTask
@@ -86,7 +87,8 @@ def evaluate(folder: Path, overrides: Tree, console: Console, *, split: str | No
         ConfigError: if the run predicts values, not probabilities.
         OutputError: if ``out`` holds files already or cannot be written.
     """
-    require_new(out)
+    if out is not None:
+        require_unused(out)
 
     def check(task: Task) -> None:
         if not isinstance(task, (SegmentationTask, ClassificationTask)):

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 
-from cggm_med import viewer
-from cggm_med.viewer import NIIVUE, ViewedCase, page
-from cggm_med.viewer_volumes import Layer
+from cggm_med.viewer import page as viewer
+from cggm_med.viewer.page import NIIVUE, ViewedCase, page
+from cggm_med.viewer.volumes import Layer
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = "</script><script>alert(1)</script><!-- {{niivue}} \"'&<img src=x onerror=alert(1)>\u2028"
 
 

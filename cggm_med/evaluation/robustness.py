@@ -23,12 +23,13 @@ from cggm_med.data.artefacts import ARTEFACTS, SEVERITIES, corrupt
 from cggm_med.data.geometry import Inspection, inspect
 from cggm_med.data.transforms import to_network
 from cggm_med.errors import ConfigError, UnknownName
-from cggm_med.files import atomic_folder, require_unused, write_json, write_text
+from cggm_med.evaluation.results_folder import write_results
+from cggm_med.evaluation.robustness_figure import robustness_figure
+from cggm_med.files import require_unused
 from cggm_med.metrics import dice
 from cggm_med.models.base import MultimodalModel
 from cggm_med.precision import precision
-from cggm_med.report import Record, Report, Scores, Table, csv_text, print_report
-from cggm_med.robustness_figure import robustness_figure
+from cggm_med.report import Record, Report, Scores, Table, print_report
 from cggm_med.run import checkpoint_rule, new_folder, open_finished, provenance, speaker
 from cggm_med.segmentation import SegmentationTask
 from cggm_med.step import random_seed
@@ -149,11 +150,12 @@ def evaluate(
     )
     target = out or new_folder(folder / "robustness" / x.name, x.device)
     if distributed.rank() == 0:
-        with atomic_folder(target) as temporary:
-            write_json(temporary / "results.json", report.to_json())
-            write_text(temporary / "results.csv", csv_text(report.scores.cases))
-            write_text(temporary / "results.md", report.to_markdown())
-            robustness_figure(temporary / "robustness.png", report.title, report.scores.summary, x.task.modalities)
+        summary, modalities = report.scores.summary, x.task.modalities
+        write_results(
+            target,
+            report,
+            lambda folder: robustness_figure(folder / "robustness.png", report.title, summary, modalities),
+        )
         print_report(report, console)
         console.print(f"written: {target / 'results.md'}, results.json, results.csv and robustness.png")
     return report

@@ -12,16 +12,16 @@ from rich.console import Console
 from rich.table import Table as ConsoleTable
 from scipy import stats
 
-from cggm_med.comparison import Comparison, compare
-from cggm_med.comparison_report import comparison_tables, number, p_text, shown_in_terminal, write_comparison
+from cggm_med.comparison.compare import Comparison, compare
+from cggm_med.comparison.experiment import Plan, plan_runs, train_all, tune
+from cggm_med.comparison.finished_runs import Excluded, read_runs
+from cggm_med.comparison.report import comparison_tables, number, p_text, shown_in_terminal, write_comparison
+from cggm_med.comparison.statistics import ranks
+from cggm_med.comparison.variants import parse_variants
 from cggm_med.errors import ConfigError, DataError
-from cggm_med.experiment import Plan, plan_runs, train_all, tune
 from cggm_med.files import results_folder, writable_folder, write_text
-from cggm_med.finished_runs import Excluded, read_runs
 from cggm_med.report import Table, markdown_table
 from cggm_med.run import origin
-from cggm_med.statistics import ranks
-from cggm_med.variants import parse_variants
 
 
 def train_and_compare(

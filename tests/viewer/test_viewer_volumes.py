@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cggm_med.errors import DataError
-from cggm_med.viewer_volumes import Layer, image_text, layer_text, rounding, window
+from cggm_med.viewer.volumes import Layer, image_text, layer_text, rounding, window
 
 AFFINE = np.array([[-2.0, 0, 0, 30], [0, 0, 3, -5], [0, 1, 0, 7], [0, 0, 0, 1]])
 

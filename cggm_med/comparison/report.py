@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cggm_med.comparison import Comparison, Row
-from cggm_med.comparison_figure import comparison_figure
+from cggm_med.comparison.compare import Comparison, Row
+from cggm_med.comparison.figure import comparison_figure
+from cggm_med.comparison.finished_runs import OVER_SUBSETS, without_common
 from cggm_med.files import write_json, write_text
-from cggm_med.finished_runs import OVER_SUBSETS, without_common
-from cggm_med.report import Table, markdown_table
+from cggm_med.report import Table, csv_text, markdown_table
 
 RULES = {
     "mean, sd": "mean and sample standard deviation over seeds; the score of a seed is its mean over the cases that it "
@@ -56,8 +54,8 @@ def write_comparison(folder: Path, comparison: Comparison, provenance: Mapping[s
     """
     tables = comparison_tables(comparison)
     write_text(folder / "comparison.md", _markdown(comparison, tables, provenance))
-    write_text(folder / "comparison.csv", _csv([_plain(row) for row in comparison.rows]))
-    write_text(folder / "runs.csv", _csv(run_rows(comparison)))
+    write_text(folder / "comparison.csv", csv_text([_plain(row) for row in comparison.rows]))
+    write_text(folder / "runs.csv", csv_text(run_rows(comparison)))
     comparison_figure(folder / "comparison.png", comparison)
     content = {
         "task": comparison.task,
@@ -209,12 +207,3 @@ def _plain(row: Row) -> dict[str, Any]:
         ends = plain.pop(key) or (None, None)
         plain |= {f"{key}_low": ends[0], f"{key}_high": ends[1]}
     return plain
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    table = csv.DictWriter(text, columns, lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    return text.getvalue()

@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn import functional as F
 
-from cggm_med.probe_readouts import MOST_ITERATIONS, Floats
+from cggm_med.evaluation.probe_readouts import MOST_ITERATIONS, Floats
 
 NEVER = -20.0  # log-odds of a region of which no voxel was drawn
 # Voxels of regions are drawn more often than they occur, so that a mask may begin far above one half.

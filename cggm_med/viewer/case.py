@@ -23,8 +23,8 @@ from cggm_med.files import cache_folder
 from cggm_med.prediction import Predictor
 from cggm_med.run_folder import RunFolder
 from cggm_med.segmentation import SegmentationTask
-from cggm_med.viewer import ViewedCase
-from cggm_med.viewer_volumes import Layer
+from cggm_med.viewer.page import ViewedCase
+from cggm_med.viewer.volumes import Layer
 
 MOST_NAMED = 5  # cases to name when none or an unknown one was asked for
 NO_TRUTH = "No truth is known for this case: only the prediction is shown."

@@ -6,10 +6,10 @@ import pytest
 from finished import finished_run
 from scipy import stats
 
-from cggm_med.comparison import compare
-from cggm_med.comparison_report import comparison_tables, write_comparison
+from cggm_med.comparison.compare import compare
+from cggm_med.comparison.finished_runs import read_run, read_runs
+from cggm_med.comparison.report import comparison_tables, write_comparison
 from cggm_med.errors import CheckpointError, ConfigError, UnknownName
-from cggm_med.finished_runs import read_run, read_runs
 
 A, B, C = "a", "b", "c"
 

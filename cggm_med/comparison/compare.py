@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cggm_med.comparison.finished_runs import ComparedRun, Excluded
+from cggm_med.comparison.statistics import bootstrap_interval, holm, paired_p_value, ranks, seed_scores
 from cggm_med.errors import ConfigError, UnknownName
-from cggm_med.finished_runs import ComparedRun, Excluded
-from cggm_med.statistics import bootstrap_interval, holm, paired_p_value, ranks, seed_scores
 
 
 @dataclass(frozen=True)

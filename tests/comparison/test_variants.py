@@ -1,7 +1,7 @@
 import pytest
 
+from cggm_med.comparison.variants import Variant, parse_variants
 from cggm_med.errors import ConfigError, UnknownName
-from cggm_med.variants import Variant, parse_variants
 
 
 def labels(*words):

@@ -7,9 +7,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
 
-from cggm_med.metrics import dice
-from cggm_med.probe_readouts import Rows, class_probabilities, fit_readout, pooled
-from cggm_med.probe_voxels import (
+from cggm_med.evaluation.probe_readouts import Rows, class_probabilities, fit_readout, pooled
+from cggm_med.evaluation.probe_voxels import (
     NEVER,
     THRESHOLDS,
     VoxelReadout,
@@ -18,6 +17,7 @@ from cggm_med.probe_voxels import (
     fit_voxels,
     voxel_features,
 )
+from cggm_med.metrics import dice
 from cggm_med.typing import Features
 
 

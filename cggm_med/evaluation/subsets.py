@@ -12,13 +12,9 @@ from rich.console import Console
 
 from cggm_med import distributed
 from cggm_med.config import Tree
-from cggm_med.files import atomic_folder, require_unused, write_json, write_text
-from cggm_med.precision import precision
-from cggm_med.report import Report, csv_text, print_report
-from cggm_med.run import FinishedRun, checkpoint_rule, new_folder, open_finished, provenance, speaker
-from cggm_med.segmentation import SegmentationTask
-from cggm_med.subset_figure import subset_figure
-from cggm_med.subset_scores import (
+from cggm_med.evaluation.results_folder import write_results
+from cggm_med.evaluation.subset_figure import subset_figure
+from cggm_med.evaluation.subset_scores import (
     MEAN,
     WORST,
     Subset,
@@ -30,6 +26,11 @@ from cggm_med.subset_scores import (
     subset_rows,
     wanted_subsets,
 )
+from cggm_med.files import require_unused, write_text
+from cggm_med.precision import precision
+from cggm_med.report import Report, csv_text, print_report
+from cggm_med.run import FinishedRun, checkpoint_rule, new_folder, open_finished, provenance, speaker
+from cggm_med.segmentation import SegmentationTask
 from cggm_med.task import CaseResult, Task
 
 SECONDS_BETWEEN_LINES = 20
@@ -86,14 +87,14 @@ def evaluate(
     )
     target = out or new_folder(folder / "subsets" / x.name, x.device)
     if distributed.rank() == 0:
-        with atomic_folder(target) as temporary:
-            write_json(temporary / "results.json", report.to_json())
-            write_text(temporary / "results.csv", csv_text(report.scores.cases))
-            write_text(temporary / "results.md", report.to_markdown())
-            write_text(temporary / "subsets.csv", csv_text(subset_rows(table)))
+
+        def more(folder: Path) -> None:
+            write_text(folder / "subsets.csv", csv_text(subset_rows(table)))
             if shapley is not None:
-                write_text(temporary / "shapley.csv", csv_text(shapley_rows(shapley)))
-            draw_table(temporary / "subsets.png", report.title, table)
+                write_text(folder / "shapley.csv", csv_text(shapley_rows(shapley)))
+            draw_table(folder / "subsets.png", report.title, table)
+
+        write_results(target, report, more)
         print_report(report, console)
         console.print(f"written: {target / 'results.md'}, results.json, tables as CSV, and subsets.png")
     return report

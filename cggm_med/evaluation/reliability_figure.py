@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from cggm_med.calibration_scores import BINS, Calibration
+from cggm_med.evaluation.calibration_scores import BINS, Calibration
 from cggm_med.figures import LINE_COLOURS, write_figure
 
 # Colour, marker and line of each stage.

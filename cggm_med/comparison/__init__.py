@@ -1,0 +1,1 @@
+"""Strategies compared over seeds: training all runs, and statistics of what they score."""

@@ -1,0 +1,1 @@
+"""Questions to a finished run: subsets of the modalities, artefacts, calibration, linear probes."""
