@@ -296,8 +296,8 @@ def _require_same(plan: Plan, run: PlannedRun) -> None:
     if not folder.config.exists():
         return
     stored = flat(folder.stored_settings())
-    # What is not said is decided by the data and written down by the run.
-    other = [k for k, value in wanted.items() if value and k not in NEITHER and stored.get(k) != value]
+    # What is not said is decided by the data and written down by the run; settings may be newer than the run.
+    other = [k for k, value in wanted.items() if value and k not in NEITHER and stored.get(k, value) != value]
     if other or stored.get("train.seed") != wanted["train.seed"]:
         said = "; ".join(f"{k}: {stored.get(k)} != {wanted[k]}" for k in other or ["train.seed"])
         raise OutputError(
