@@ -124,7 +124,7 @@ def test_the_run_folder_holds_what_the_readme_says(cases, tmp_path, monkeypatch,
     files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     assert files == {
         "config.yaml", "splits.json", "data.json", "facts.json", "coverage.json", "metrics.jsonl", "results.json",
-        "results.md",
+        "results.md", "cost.json", "gradients.jsonl",
         "checkpoints/last.pt", "checkpoints/best.pt",
         "figures/learning.png", "figures/modalities.png", "figures/p5.png",
     }  # fmt: skip
