@@ -75,6 +75,11 @@ class Comparison:
         return [row for row in self.rows if row.score == score]
 
     @property
+    def names(self) -> list[str]:
+        """Of the strategies."""
+        return list(dict.fromkeys(row.name for row in self.rows))
+
+    @property
     def scores(self) -> list[str]:
         """Names of the scores."""
         return list(dict.fromkeys(row.score for row in self.rows))

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cggm_med.comparison.compare import Comparison, Row
-from cggm_med.comparison.finished_runs import OVER_SUBSETS, without_common
+from cggm_med.comparison.finished_runs import OVER_SUBSETS
 from cggm_med.figures import FUSED_COLOUR, LINE_COLOURS, write_figure
 
 
@@ -23,7 +23,7 @@ def comparison_figure(path: Path, comparison: Comparison) -> None:
     """
     shown = [s for s in comparison.scores if s in (comparison.scores[0], f"{comparison.chosen_by}, {OVER_SUBSETS}")]
     rows = {score: comparison.of_score(score) for score in shown}
-    names = without_common(row.name for row in rows[shown[0]])
+    names = comparison.names
     size = (3.0 + 3.9 * len(shown), 1.3 + 0.3 * len(names))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
@@ -31,8 +31,8 @@ def comparison_figure(path: Path, comparison: Comparison) -> None:
         _panel(ax, rows[score], comparison.baseline)
         better = "lower is better" if comparison.lower_is_better else "higher is better"
         ax.set_title(f"{score} ({better})", fontsize=11)
-        ax.set_xlabel(f"difference to {names[comparison.baseline]}, 95 % interval")
-    axes[0].set_yticks(range(len(names)), names.values())
+        ax.set_xlabel(f"difference to {comparison.baseline}, 95 % interval")
+    axes[0].set_yticks(range(len(names)), names)
     axes[0].set_ylim(len(names) - 0.4, -0.6)
     seeds, cases = len({r.seed for r in comparison.runs}), len({c for r in comparison.runs for c in r.tested})
     title = f"{comparison.task}: {seeds} seed{'s' * (seeds > 1)}, {cases} cases; at the right, the mean score"

@@ -6,7 +6,7 @@ import functools
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,8 @@ def read_runs(folders: Mapping[Path, str | None]) -> tuple[list[ComparedRun], li
     """Read runs and leave out, with the reason, those that cannot be compared with most of the others.
 
     Args:
-        folders: of runs, and what to call each; see ``read_run``.
+        folders: of runs, and what to call each, see ``read_run``; without names, settings that all runs share are not
+            named.
     """
     runs: list[ComparedRun] = []
     excluded: list[Excluded] = []
@@ -162,6 +163,9 @@ def read_runs(folders: Mapping[Path, str | None]) -> tuple[list[ComparedRun], li
             kept.append(run)
         else:
             excluded.append(Excluded(str(run.folder), reason))
+    if not any(folders.values()):
+        names = without_common(run.name for run in kept)
+        kept = [replace(run, name=names[run.name]) for run in kept]
     return kept, excluded
 
 

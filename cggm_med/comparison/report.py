@@ -10,7 +10,7 @@ from typing import Any
 
 from cggm_med.comparison.compare import Comparison, Row
 from cggm_med.comparison.figure import comparison_figure
-from cggm_med.comparison.finished_runs import OVER_SUBSETS, without_common
+from cggm_med.comparison.finished_runs import OVER_SUBSETS
 from cggm_med.files import write_json, write_text
 from cggm_med.report import Table, csv_text, markdown_table
 
@@ -73,16 +73,15 @@ def write_comparison(folder: Path, comparison: Comparison, provenance: Mapping[s
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
     """For people: the score that comes first, other scores, subsets of the modalities, cost, and who takes no part."""
-    names = without_common(row.name for row in comparison.of_score(comparison.scores[0]))
     tables = []
     for score in comparison.scores:
-        rows = tuple(_score_cells(row, names) for row in comparison.of_score(score))
+        rows = tuple(_score_cells(row) for row in comparison.of_score(score))
         title = score + (" (lower is better)" if comparison.lower_is_better and score == comparison.chosen_by else "")
         detail = score not in (comparison.scores[0], f"{comparison.chosen_by}, {OVER_SUBSETS}")
         tables.append(Table(title, SCORE_HEADER, rows, detail=detail))
-    if subsets := _subset_table(comparison, names):
+    if subsets := _subset_table(comparison):
         tables.append(subsets)
-    tables.append(_cost_table(comparison, names))
+    tables.append(_cost_table(comparison))
     if comparison.excluded:
         rows = tuple((x.run, x.reason) for x in comparison.excluded)
         tables.append(Table("runs that take no part", ("run", "why"), rows))
@@ -126,9 +125,9 @@ def _interval(ends: tuple[float, float] | None, *, sign: bool = False) -> str:
     return "-" if ends is None else f"[{number(ends[0], sign=sign)}, {number(ends[1], sign=sign)}]"
 
 
-def _score_cells(row: Row, names: Mapping[str, str]) -> tuple[str, ...]:
+def _score_cells(row: Row) -> tuple[str, ...]:
     return (
-        names[row.name],
+        row.name,
         str(row.runs) + (f" ({row.paired} paired)" if row.difference is not None and row.paired < row.runs else ""),
         number(row.mean) + ("" if row.sd is None else f" ± {row.sd:.3f}"),
         _interval(row.interval),
@@ -140,13 +139,13 @@ def _score_cells(row: Row, names: Mapping[str, str]) -> tuple[str, ...]:
     )
 
 
-def _subset_table(comparison: Comparison, names: Mapping[str, str]) -> Table | None:
+def _subset_table(comparison: Comparison) -> Table | None:
     """Mean score of each strategy from each subset of the modalities, over all runs."""
     if not any(run.subsets for run in comparison.runs):
         return None
     subsets = list(dict.fromkeys(row["subset"] for run in comparison.runs for row in run.subsets))
     rows = []
-    for name, shown in names.items():
+    for name in comparison.names:
         cells = []
         for subset in subsets:
             means = [
@@ -155,14 +154,14 @@ def _subset_table(comparison: Comparison, names: Mapping[str, str]) -> Table | N
                 if run.name == name and (mine := [row for row in run.subsets if row["subset"] == subset])
             ]
             cells.append(number(statistics.fmean(means) if means else None))
-        rows.append((shown, *cells))
+        rows.append((name, *cells))
     # Subsets stand in rows, since a table of fifteen columns is too wide.
     turned = tuple(zip(*rows, strict=True))
     body = tuple((subset, *cells) for subset, cells in zip(subsets, turned[1:], strict=True))
     return Table(f"{comparison.chosen_by} by subset of the modalities", ("subset", *turned[0]), body, detail=True)
 
 
-def _cost_table(comparison: Comparison, names: Mapping[str, str]) -> Table:
+def _cost_table(comparison: Comparison) -> Table:
     def median(name: str, key: str) -> float | None:
         found = [run.cost[key] for run in comparison.runs if run.name == name and run.cost.get(key)]
         return statistics.median(found) if found else None
@@ -175,10 +174,10 @@ def _cost_table(comparison: Comparison, names: Mapping[str, str]) -> Table:
         return "-" if value is None else f"{value / unit:.2f}"
 
     rows = []
-    for name, shown in names.items():
+    for name in comparison.names:
         runs = sum(run.name == name and bool(run.cost) for run in comparison.runs)
         minutes, memory = scaled(median(name, "seconds"), 60), scaled(median(name, "peak_memory_bytes"), 1e9)
-        rows.append((shown, str(runs), minutes, ratio(name, "cpu_seconds"), memory, ratio(name, "peak_memory_bytes")))
+        rows.append((name, str(runs), minutes, ratio(name, "cpu_seconds"), memory, ratio(name, "peak_memory_bytes")))
     return Table(f"cost of training (time and memory over {comparison.baseline})", COST_HEADER, tuple(rows))
 
 
