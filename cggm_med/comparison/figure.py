@@ -59,6 +59,7 @@ def _panel(ax: Axes, rows: list[Row], baseline: str) -> None:
             fontsize=9,
             fontweight="bold" if row.rank == 1 else "normal",
         )
+    ax.locator_params(axis="x", nbins=5)
     ax.tick_params(axis="y", length=0)
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.grid(axis="x", alpha=0.25, lw=0.6)
