@@ -20,7 +20,7 @@ from cggm_med import registry
 from cggm_med.comparison.finished_runs import NEITHER, Excluded, flat
 from cggm_med.comparison.variants import Variant, parse_axis
 from cggm_med.config import Tree, parse_overrides, read_file, to_tree
-from cggm_med.data.splits import cross_validation, write_splits
+from cggm_med.data.splits import cross_validation, read_splits, write_splits
 from cggm_med.errors import ConfigError, OutputError
 from cggm_med.run_folder import RunFolder
 from cggm_med.settings import make_config
@@ -85,19 +85,14 @@ def plan_runs(plan: Plan, variants: Sequence[Variant], seeds: Sequence[int], fol
 
     Raises:
         DataError: if the data cannot be divided into so many folds.
+        OutputError: if the folder holds the folds of other cases.
     """
-    files = [None] if not folds else [plan.folder / "folds" / f"fold-{k}.json" for k in range(folds)]
-    if folds and not all(file.exists() for file in files if file):
-        task = _task(plan, variants[0])
-        task.find(lambda line: None)
-        found = cross_validation(task.members, folds, validation=task.config.data.validation, kind=task.group_kind)
-        for file, splits in zip(files, found, strict=True):
-            assert file is not None  # noqa: S101 - for the type checker
-            write_splits(file, splits)
+    files = _fold_files(plan, variants[0], folds) if folds else [None]
     runs = []
-    for seed, (fold, file), variant in itertools.product(seeds, enumerate(files), variants):
-        name = f"seed-{seed}" + (f"-fold-{fold}" if file else "")
-        words = [f"train.seed={seed}", *([f"data.splits={os.path.abspath(file)}"] if file else [])]
+    for seed, file, variant in itertools.product(seeds, files, variants):
+        name, words = f"seed-{seed}", [f"train.seed={seed}"]
+        if file is not None:
+            name, words = f"{name}-{file.stem}", [*words, f"data.splits={os.path.abspath(file)}"]
         runs.append(PlannedRun(plan.folder / "runs" / variant.folder / name, variant, tuple(words)))
     return runs
 
@@ -303,6 +298,22 @@ def _require_same(plan: Plan, run: PlannedRun) -> None:
         raise OutputError(
             f"{run.folder} holds a run with other settings (run != now): {said}; choose another folder with --out"
         )
+
+
+def _fold_files(plan: Plan, variant: Variant, folds: int) -> list[Path]:
+    """A file with the splits of each fold, written unless it is there already."""
+    task = _task(plan, variant)
+    task.find(lambda line: None)
+    validation = task.config.data.validation
+    files = []
+    for number, splits in enumerate(cross_validation(task.members, folds, validation=validation, kind=task.group_kind)):
+        file = plan.folder / "folds" / f"fold-{number}-of-{folds}.json"
+        if not file.exists():
+            write_splits(file, splits)
+        elif read_splits(file, task.members, task.group_kind) != splits:
+            raise OutputError(f"{file} divides other cases, or in another way; choose another folder with --out")
+        files.append(file)
+    return files
 
 
 def _task(plan: Plan, variant: Variant) -> Task:

@@ -125,14 +125,23 @@ def test_tuning_chooses_by_validation_and_gives_all_the_same_number_of_trials(sh
 def test_folds_are_written_and_given_to_the_runs(shelf, tmp_path, monkeypatch, phantom, cache):
     data = ("--data", phantom, "--set", f"data.cache={cache}")
     compare(monkeypatch, tmp_path / "out", "--strategies", "joint", "--seeds", "1", "--folds", "3", *data, code=1)
-    splits = [json.loads((tmp_path / "out" / "folds" / f"fold-{k}.json").read_text()) for k in range(3)]
+    splits = [json.loads((tmp_path / "out" / "folds" / f"fold-{k}-of-3.json").read_text()) for k in range(3)]
     tested = [case for split in splits for case in split["test"]]
     assert len(tested) == len(set(tested)) == sum(len(x) for x in splits[0].values())
     for split in splits:
         assert not set(split["train"]) & {*split["test"], *split["validation"]}
         assert split["validation"]
-    log = (tmp_path / "out" / "runs" / "joint" / "seed-0-fold-2.log").read_text()
-    assert f"data.splits={tmp_path / 'out' / 'folds' / 'fold-2.json'}" in log
+    log = (tmp_path / "out" / "runs" / "joint" / "seed-0-fold-2-of-3.log").read_text()
+    assert f"data.splits={tmp_path / 'out' / 'folds' / 'fold-2-of-3.json'}" in log
+
+
+def test_folds_of_other_cases_are_refused(shelf, tmp_path, monkeypatch, phantom, cache, capsys):
+    data = ("--data", phantom, "--set", f"data.cache={cache}")
+    words = ("--strategies", "joint", "--seeds", "1", "--folds", "3", *data)
+    compare(monkeypatch, tmp_path / "out", *words, code=1)
+    capsys.readouterr()
+    compare(monkeypatch, tmp_path / "out", *words, "--set", "data.validation=0", code=1)
+    assert "divides other cases, or in another way" in capsys.readouterr().err
 
 
 def test_finished_runs_alone(tmp_path, monkeypatch, capsys):
