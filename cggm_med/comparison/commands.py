@@ -15,12 +15,12 @@ from scipy import stats
 from cggm_med.comparison.compare import Comparison, compare
 from cggm_med.comparison.experiment import Plan, plan_runs, train_all, tune
 from cggm_med.comparison.finished_runs import Excluded, read_runs
-from cggm_med.comparison.report import comparison_tables, number, p_text, shown_in_terminal, write_comparison
+from cggm_med.comparison.report import comparison_tables, p_text, shown_in_terminal, write_comparison
 from cggm_med.comparison.statistics import ranks
 from cggm_med.comparison.variants import parse_variants
 from cggm_med.errors import ConfigError, DataError
 from cggm_med.files import results_folder, writable_folder, write_text
-from cggm_med.report import Table, markdown_table
+from cggm_med.report import Table, markdown_table, rounded
 from cggm_med.run import origin
 
 
@@ -126,7 +126,7 @@ def rank_tasks(folders: Sequence[Path], out: Path | None, console: Console) -> T
     average = {name: statistics.fmean(of[name] for of in places.values()) for name in common}
     order = sorted(common, key=average.__getitem__)
     lines = tuple(
-        (name, *(f"{places[w][name]:g} ({number(found[w][0][name])})" for w in found), f"{average[name]:.2f}")
+        (name, *(f"{places[w][name]:g} ({rounded(found[w][0][name])})" for w in found), f"{average[name]:.2f}")
         for name in order
     )
     title = f"rank of the mean among {len(common)} strategies, and the mean"

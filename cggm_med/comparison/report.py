@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from cggm_med.comparison.compare import Comparison, Row
 from cggm_med.comparison.figure import comparison_figure
 from cggm_med.comparison.finished_runs import OVER_SUBSETS
 from cggm_med.files import write_json, write_text
-from cggm_med.report import Table, csv_text, markdown_table
+from cggm_med.report import Table, csv_text, markdown_table, rounded
 
 RULES = {
     "mean, sd": "mean and sample standard deviation over seeds; the score of a seed is its mean over the cases that it "
@@ -111,9 +111,9 @@ def run_rows(comparison: Comparison) -> list[dict[str, Any]]:
     return found
 
 
-def number(value: float | None, *, sign: bool = False) -> str:
-    """A score as text; a dash where there is none."""
-    return "-" if value is None else f"{value:{'+' if sign else ''}.3f}"
+def signed(value: float | None) -> str:
+    """A difference as text; a dash where there is none."""
+    return "-" if value is None else f"{value:+.3f}"
 
 
 def p_text(p: float | None) -> str:
@@ -121,18 +121,18 @@ def p_text(p: float | None) -> str:
     return "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _interval(ends: tuple[float, float] | None, *, sign: bool = False) -> str:
-    return "-" if ends is None else f"[{number(ends[0], sign=sign)}, {number(ends[1], sign=sign)}]"
+def _interval(ends: tuple[float, float] | None, text: Callable[[float], str]) -> str:
+    return "-" if ends is None else f"[{text(ends[0])}, {text(ends[1])}]"
 
 
 def _score_cells(row: Row) -> tuple[str, ...]:
     return (
         row.name,
         str(row.runs) + (f" ({row.paired} paired)" if row.difference is not None and row.paired < row.runs else ""),
-        number(row.mean) + ("" if row.sd is None else f" ± {row.sd:.3f}"),
-        _interval(row.interval),
-        number(row.difference, sign=True),
-        _interval(row.difference_interval, sign=True),
+        rounded(row.mean) + ("" if row.sd is None else f" ± {row.sd:.3f}"),
+        _interval(row.interval, rounded),
+        signed(row.difference),
+        _interval(row.difference_interval, signed),
         p_text(row.p),
         p_text(row.p_holm),
         f"{row.rank:g}",
@@ -153,7 +153,7 @@ def _subset_table(comparison: Comparison) -> Table | None:
                 for run in comparison.runs
                 if run.name == name and (mine := [row for row in run.subsets if row["subset"] == subset])
             ]
-            cells.append(number(statistics.fmean(means) if means else None))
+            cells.append(rounded(statistics.fmean(means) if means else None))
         rows.append((name, *cells))
     # Subsets stand in rows, since a table of fifteen columns is too wide.
     turned = tuple(zip(*rows, strict=True))
