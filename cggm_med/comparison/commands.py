@@ -61,15 +61,13 @@ def train_and_compare(
     if reference not in labels:
         raise ConfigError(f"--baseline {reference} is not among {'; '.join(labels)}")
     with results_folder(plan.folder):
-        names = {variant: variant.label for variant in variants}
         if axes:
             first = plan_runs(plan, variants[:1], chosen_seeds[:1], folds)[0]
-            tuned = tune(plan, variants, axes, trials, first.words, parallel, console.print)
-            reference = tuned[labels.index(reference)].label
-            names = {variant: variant.label for variant in tuned}
-        runs = plan_runs(plan, tuple(names), chosen_seeds, folds)
+            variants = tune(plan, variants, axes, trials, first.words, parallel, console.print)
+            reference = variants[labels.index(reference)].label
+        runs = plan_runs(plan, variants, chosen_seeds, folds)
         failed = train_all(plan, runs, parallel, console.print)
-    folders: dict[Path, str | None] = {run.folder: names[run.variant] for run in runs}
+    folders: dict[Path, str | None] = {run.folder: run.variant.label for run in runs}
     for run in failed:
         del folders[Path(run.run)]
     return compare_runs(folders, reference, plan.folder, console, failed)

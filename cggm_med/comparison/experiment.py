@@ -160,7 +160,7 @@ def tune(
     words: Sequence[str],
     parallel: int | None,
     say: Say,
-) -> list[Variant]:
+) -> tuple[Variant, ...]:
     """Choose settings for each variant by its best validation score, with the same number of trials for each.
 
     Args:
@@ -197,7 +197,7 @@ def tune(
         best = (min if lower else max)(known, key=lambda x: x[0])
         say(f"tuned: {best[1].label} (validation {best[0]:.3f})")
         chosen.append(best[1])
-    return chosen
+    return tuple(chosen)
 
 
 def best_validation(plan: Plan, folder: Path) -> float | None:
@@ -291,8 +291,9 @@ def _require_same(plan: Plan, run: PlannedRun) -> None:
     if not folder.config.exists():
         return
     stored = flat(folder.stored_settings())
-    # What is not said is decided by the data and written down by the run; settings may be newer than the run.
-    other = [k for k, value in wanted.items() if value and k not in NEITHER and stored.get(k, value) != value]
+    # What the data decide is written down by the run; settings may be newer than the run.
+    decided = {k for k, value in wanted.items() if value is None or (k == "train.steps_per_epoch" and value == 0)}
+    other = [k for k, value in wanted.items() if k not in {*decided, *NEITHER} and stored.get(k, value) != value]
     if other or stored.get("train.seed") != wanted["train.seed"]:
         said = "; ".join(f"{k}: {stored.get(k)} != {wanted[k]}" for k in other or ["train.seed"])
         raise OutputError(

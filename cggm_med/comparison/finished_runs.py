@@ -144,13 +144,12 @@ def read_runs(folders: Mapping[Path, str | None]) -> tuple[list[ComparedRun], li
     if not runs:
         return runs, excluded
     usual = Counter(_shared(run) for run in runs).most_common(1)[0][0]
-    fitting = [run for run in runs if _shared(run) == usual]
     known: dict[str, str] = {}
     seen: dict[tuple[str, tuple[int, frozenset[str]]], Path] = {}
     kept = []
     for run in runs:
         reason = None
-        if run not in fitting:
+        if _shared(run) != usual:
             mine, theirs = dict(_shared(run)), dict(usual)
             keys = sorted(key for key in {*mine, *theirs} if mine.get(key) != theirs.get(key))
             reason = "; ".join(f"{key} is {mine.get(key)}, of most runs {theirs.get(key)}" for key in keys)

@@ -98,6 +98,14 @@ def test_a_folder_of_other_settings_is_refused(shelf, tmp_path, monkeypatch, cap
     assert "--out" in error
 
 
+def test_a_setting_that_was_switched_off_is_another_setting(shelf, tmp_path, monkeypatch, capsys):
+    finished_run(shelf / "joint" / "seed-0", {"a": 0.5}, settings=["train.subset_view=0.5"])
+    words = (tmp_path / "out", "--strategies", "joint", "--seeds", "1")
+    compare(monkeypatch, *words, "--set", "train.subset_view=0.5")
+    compare(monkeypatch, *words, code=1)
+    assert "train.subset_view: 0.5 != 0.0" in capsys.readouterr().err
+
+
 def test_settings_are_checked_before_anything_is_trained(shelf, tmp_path, monkeypatch, capsys):
     compare(monkeypatch, tmp_path / "out", "--strategies", "joint,cggm[strategy.rho=-1]", code=1)
     assert "strategy.rho is -1" in capsys.readouterr().err
