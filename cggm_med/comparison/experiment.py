@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 import torch
+import yaml
 
 from cggm_med import registry
 from cggm_med.comparison.finished_runs import NEITHER, Excluded, flat
@@ -22,11 +23,13 @@ from cggm_med.comparison.variants import Variant, parse_axis
 from cggm_med.config import Tree, parse_overrides, read_file, to_tree
 from cggm_med.data.splits import cross_validation, read_splits, write_splits
 from cggm_med.errors import ConfigError, OutputError
+from cggm_med.files import write_text
 from cggm_med.run_folder import RunFolder
 from cggm_med.settings import make_config
 from cggm_med.task import Task
 
 PROGRAM = (sys.executable, "-m", "cggm_med.cli")
+STEPS = "train.steps_per_epoch"
 MOST_PARALLEL = 4  # runs at once on a CPU unless told otherwise
 Say = Callable[[str], object]
 
@@ -72,6 +75,11 @@ class PlannedRun:
     def log(self) -> Path:
         """What the run says, beside its folder, which it must find empty."""
         return self.folder.with_name(f"{self.folder.name}.log")
+
+    @property
+    def asked(self) -> Path:
+        """The settings it was begun with, where those that the data decide are still open."""
+        return self.folder.with_name(f"{self.folder.name}.asked.yaml")
 
 
 def plan_runs(plan: Plan, variants: Sequence[Variant], seeds: Sequence[int], folds: int) -> list[PlannedRun]:
@@ -218,6 +226,8 @@ class _Process:
         self.run, self.environment = run, environment
         self.plan = plan
         run.folder.parent.mkdir(parents=True, exist_ok=True)
+        if not RunFolder(run.folder).config.exists():
+            write_text(run.asked, yaml.safe_dump(_settings(plan, run), sort_keys=False))
         self.log: IO[bytes] = run.log.open("wb")
         self.process = self._start(next(_commands(plan, run)))
 
@@ -290,10 +300,13 @@ def _require_same(plan: Plan, run: PlannedRun) -> None:
     folder = RunFolder(run.folder)
     if not folder.config.exists():
         return
-    stored = flat(folder.stored_settings())
-    # What the data decide is written down by the run; settings may be newer than the run.
-    decided = {k for k, value in wanted.items() if value is None or (k == "train.steps_per_epoch" and value == 0)}
-    other = [k for k, value in wanted.items() if k not in {*decided, *NEITHER} and stored.get(k, value) != value]
+    if run.asked.exists():
+        stored = flat(read_file(run.asked))
+    else:  # trained by hand: what the data decided cannot be told from what was asked for
+        open_still = {k for k, value in wanted.items() if value is None or (k == STEPS and value == 0)}
+        stored = {k: value for k, value in flat(folder.stored_settings()).items() if k not in open_still}
+    # A setting may be newer than the run.
+    other = [k for k, value in wanted.items() if k not in NEITHER and stored.get(k, value) != value]
     if other or stored.get("train.seed") != wanted["train.seed"]:
         said = "; ".join(f"{k}: {stored.get(k)} != {wanted[k]}" for k in other or ["train.seed"])
         raise OutputError(

@@ -106,6 +106,18 @@ def test_a_setting_that_was_switched_off_is_another_setting(shelf, tmp_path, mon
     assert "train.subset_view: 0.5 != 0.0" in capsys.readouterr().err
 
 
+def test_a_setting_that_is_now_left_to_the_data_is_another_setting(shelf, tmp_path, monkeypatch, capsys):
+    finished_run(shelf / "joint" / "seed-0", {"a": 0.5}, settings=["data.spacing=[3,3,3]"])
+    words = (tmp_path / "out", "--strategies", "joint", "--seeds", "1")
+    compare(monkeypatch, *words, "--set", "data.spacing=[3,3,3]")
+    compare(monkeypatch, *words, code=1)
+    assert "data.spacing: [3.0, 3.0, 3.0] != None" in capsys.readouterr().err
+    # A run that was trained by hand does not tell who chose.
+    (tmp_path / "out" / "runs" / "joint" / "seed-0.asked.yaml").unlink()
+    compare(monkeypatch, *words)
+    compare(monkeypatch, *words, "--set", "data.spacing=[2,2,2]", code=1)
+
+
 def test_settings_are_checked_before_anything_is_trained(shelf, tmp_path, monkeypatch, capsys):
     compare(monkeypatch, tmp_path / "out", "--strategies", "joint,cggm[strategy.rho=-1]", code=1)
     assert "strategy.rho is -1" in capsys.readouterr().err
