@@ -44,6 +44,13 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML or JSON 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
 
 
+def _html(path: Path | None) -> Path | None:
+    """A browser would show another file as text."""
+    if path is not None and path.suffix.lower() not in (".html", ".htm"):
+        raise typer.BadParameter(f"{path} is no name of a page; expected one that ends in .html, such as {path}.html")
+    return path
+
+
 @app.command()
 def train(
     task: TaskName = "brats2021",
@@ -144,7 +151,9 @@ def evaluate(
 @app.command()
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Folders of finished runs of one task.", metavar="RUN...")],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="New HTML file. [report.html]")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", callback=_html, help="New HTML file. [report.html]")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Write one HTML page about finished runs: scores, training, cases, cost; figures and numbers lie beside it."""
@@ -329,7 +338,7 @@ def view(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="HTML file. [a temporary one, opened at once]")
+        Path | None, typer.Option("-o", "--out", callback=_html, help="HTML file. [a temporary one, opened at once]")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder or datalist with the case. [the data of the run]")] = None,
     split: Annotated[str | None, typer.Option(help="Look in train, validation or test of the run only.")] = None,

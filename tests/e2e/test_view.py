@@ -160,6 +160,13 @@ def test_wrong_usage(words, monkeypatch, tmp_path):
     command(monkeypatch, "view", *words, "-o", tmp_path / "page.html", code=2)
 
 
+@pytest.mark.parametrize("words", [("view", "a", "b"), ("report", "a")], ids=str)
+def test_a_page_that_a_browser_would_not_show(words, monkeypatch, tmp_path, capsys):
+    command(monkeypatch, *words, "-o", tmp_path / "page", code=2)
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert "expected one that ends in .html, such as" in said
+
+
 # ---- what the canvas shows -------------------------------------------------------------------------------------------
 
 
