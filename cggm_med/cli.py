@@ -32,6 +32,7 @@ app.add_typer(bundles, name="bundle")
 
 TaskName = Annotated[str, typer.Option("--task", help="What to learn; see 'cggm-med tasks'.")]
 Data = Annotated[Path | None, typer.Option("--data", help="Folder or file in the layout of the task. [generated data]")]
+OtherData = Annotated[Path | None, typer.Option("--data", help="Folder or file with other cases. [the run's own]")]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -100,7 +101,7 @@ def train(
 @app.command()
 def evaluate(
     folder: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")],
-    data: Data = None,
+    data: OtherData = None,
     split: Annotated[str | None, typer.Option(help="train, validation or test of the run, or all.")] = None,
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Folder for table and pictures. [RUN/evaluations/NAME]")] = None,
@@ -186,7 +187,9 @@ def compare(
     ] = None,
     trials: Annotated[int | None, typer.Option(help="Of --tune, for each strategy. [all combinations]")] = None,
     subsets: Annotated[bool, typer.Option(help="Also score every subset of the modalities.")] = False,
-    baseline: Annotated[str | None, typer.Option(help="What the others are compared with. [joint]")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="What the others are compared with. [joint, else the first]")
+    ] = None,
     parallel: Annotated[
         int | None, typer.Option(help="Runs at once. [one a GPU; on a CPU one a core, at most 4]", min=1)
     ] = None,
@@ -220,7 +223,7 @@ def compare(
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
     if folders:
-        compare_runs(dict.fromkeys(folders), baseline or "joint", out or Path("comparisons") / "runs", console)
+        compare_runs(dict.fromkeys(folders), baseline, out or Path("comparisons") / "runs", console)
         return
     overrides = _overrides(settings, data)
     plan = Plan(out or Path("comparisons") / task, task, preset, config, overrides, tuple(settings or ()), subsets)
@@ -252,7 +255,7 @@ def rank(
 @app.command()
 def probe(
     folder: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")],
-    data: Data = None,
+    data: OtherData = None,
     split: Annotated[str | None, typer.Option(help="train, validation or test of the run, or all.")] = None,
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Folder for table and picture. [RUN/probe/NAME]")] = None,
@@ -295,7 +298,7 @@ def predict(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     debug: Debug = False,
 ) -> None:
-    """Segment scans with a finished run: a folder in any layout, a study in DICOM, or a file for each modality.
+    """Segment scans with a finished run: a folder as for training, a study in DICOM, or a file for each modality.
 
     Any of the run's modalities may be absent.
     """
@@ -306,6 +309,8 @@ def predict(
     chosen = _series_by_modality(series or [])
     if chosen and images:
         raise typer.BadParameter("--series chooses among the series of a DICOM folder; give one instead of files")
+    if modalities and images:
+        raise typer.BadParameter("--modalities chooses among those of a folder; of files, leave out what is not wanted")
     from cggm_med import distributed, engine
     from cggm_med.cohort import case_of, find_images, predict_cases
     from cggm_med.data.dicom import holds_dicom

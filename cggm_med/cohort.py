@@ -39,7 +39,7 @@ def case_of(path: Path) -> str:
 def find_images(
     predictor: Predictor, path: Path, modalities: Sequence[str] | None = None
 ) -> dict[str, dict[str, Path]]:
-    """The image files of each case in a folder or datalist, in any layout that training reads; labels are not needed.
+    """The image files of each case in a folder or datalist as for training, one for each modality; labels need not be.
 
     Args:
         predictor: knows layouts and modalities.

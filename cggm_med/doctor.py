@@ -9,7 +9,9 @@ import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-PACKAGES = ("torch", "monai", "nibabel", "SimpleITK", "torchio", "nnunetv2", "numpy", "matplotlib", "rich", "typer")
+from packaging.requirements import Requirement
+
+PROJECT = "cggm-med"
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,12 @@ class Finding:
 def examine() -> Iterator[Finding]:
     """Look at everything; yields one finding after the other."""
     yield Finding("Python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    for package in ("cggm-med", *PACKAGES):
-        try:
-            yield Finding(package, True, importlib.metadata.version(package))
-        except importlib.metadata.PackageNotFoundError:
-            yield Finding(package, False, "not installed", f"pip install '{package}'")
+    yield Finding(PROJECT, True, importlib.metadata.version(PROJECT))
+    extras = importlib.metadata.metadata(PROJECT).get_all("Provides-Extra") or []
+    for extra in ("", *(extra for extra in extras if extra != "dev")):
+        for needed in map(Requirement, importlib.metadata.requires(PROJECT) or ()):
+            if needed.marker.evaluate({"extra": extra}) if needed.marker else not extra:
+                yield _package(needed, extra)
     if importlib.util.find_spec("torch") is None:
         return
     import torch
@@ -58,3 +61,16 @@ def examine() -> Iterator[Finding]:
                 f"installed, but built for another torch ({type(error).__name__}); nothing here needs it",
                 "for other software: pip install torchvision with the version that fits this torch",
             )
+
+
+def _package(needed: Requirement, extra: str) -> Finding:
+    """Whether a package is there in a version that was asked for; one of an extra may be absent."""
+    command = f"pip install '{PROJECT}[{extra}]'" if extra else f"pip install '{needed.name}{needed.specifier}'"
+    try:
+        version = importlib.metadata.version(needed.name)
+    except importlib.metadata.PackageNotFoundError:
+        found = f"not installed; only what needs extra '{extra}' misses it" if extra else "not installed"
+        return Finding(needed.name, bool(extra), found, command)
+    if not needed.specifier.contains(version, prereleases=True):
+        return Finding(needed.name, False, f"{version}, expected {needed.specifier}", command)
+    return Finding(needed.name, True, version)

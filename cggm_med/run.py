@@ -25,7 +25,7 @@ from cggm_med.data.splits import Splits, write_splits
 from cggm_med.diagnostics import coverage
 from cggm_med.errors import CheckpointError, DataError, OutputError, UnknownName
 from cggm_med.figures import learning_figure, modality_figure
-from cggm_med.files import append_text, results_folder, unused, write_json, write_text
+from cggm_med.files import append_text, require_unused, results_folder, unused, write_json, write_text
 from cggm_med.gradient_log import GradientLog
 from cggm_med.models.base import MultimodalModel
 from cggm_med.progress import RunProgress
@@ -123,7 +123,10 @@ def evaluate(folder: Path, overrides: Tree, console: Console, *, split: str | No
     Raises:
         CheckpointError: if the folder is no run or its weights do not fit.
         DataError: if a case was trained on and ``split`` was not given.
+        OutputError: if ``out`` holds something.
     """
+    if out is not None:
+        require_unused(out)
     x = open_finished(folder, overrides, speaker(console), split=split)
     target = out or new_folder(folder / "evaluations" / x.name, x.device)
     return _score(

@@ -46,7 +46,7 @@ def train_and_compare(
         folds: of a cross-validation, or 0.
         axes: of the tuning, if there is any.
         trials: of the tuning.
-        baseline: name in the tables; default: the first ``joint``, else the first of all.
+        baseline: name in the tables; default: ``joint``, else the first of all.
         parallel: runs at once.
         console: for progress and tables.
 
@@ -57,7 +57,7 @@ def train_and_compare(
     variants = parse_variants(strategies, grid)
     chosen_seeds = parse_seeds(seeds)
     labels = [variant.label for variant in variants]
-    reference = baseline or ("joint" if "joint" in labels else labels[0])
+    reference = baseline or _default_baseline(labels)
     if reference not in labels:
         raise ConfigError(f"--baseline {reference} is not among {'; '.join(labels)}")
     with results_folder(plan.folder):
@@ -74,25 +74,34 @@ def train_and_compare(
 
 
 def compare_runs(
-    folders: Mapping[Path, str | None], baseline: str, out: Path, console: Console, failed: Sequence[Excluded] = ()
+    folders: Mapping[Path, str | None],
+    baseline: str | None,
+    out: Path,
+    console: Console,
+    failed: Sequence[Excluded] = (),
 ) -> Comparison:
     """Compare finished runs, write the tables and show them.
 
     Args:
         folders: of the runs, and what to call each.
-        baseline: name of what the others are compared with.
+        baseline: name of what the others are compared with; default: ``joint``, else the first of all.
         out: folder to write to.
         console: for the tables.
         failed: runs that are known to take no part.
     """
     runs, excluded = read_runs(folders)
-    comparison = compare(runs, [*failed, *excluded], baseline)
+    reference = baseline or _default_baseline([run.name for run in runs])
+    comparison = compare(runs, [*failed, *excluded], reference)
     writable_folder(out)
     write_comparison(out, comparison, origin())
     for table in (t for t in comparison_tables(comparison) if not t.detail):
         _show(shown_in_terminal(table), console)
     console.print(f"written: {out / 'comparison.md'}, .csv, .json, .png and {out / 'runs.csv'}")
     return comparison
+
+
+def _default_baseline(names: Sequence[str]) -> str:
+    return "joint" if "joint" in names or not names else names[0]
 
 
 def rank_tasks(folders: Sequence[Path], out: Path | None, console: Console) -> Table:

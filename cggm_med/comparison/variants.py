@@ -83,7 +83,7 @@ def parse_variants(strategies: str, grid: Sequence[str] = ()) -> tuple[Variant, 
     unused = {key for key, _ in axes}
     found: dict[str, Variant] = {}
     for word in _outside_brackets(strategies, "--strategies"):
-        match = re.fullmatch(r"(\w+)(?:\[(.*)\])?", word)
+        match = re.fullmatch(r"(\w+)(?:\[(.*)\])?", word, re.DOTALL)
         if match is None:
             raise ConfigError(f"--strategies {word}: expected NAME or NAME[SECTION.KEY=VALUE,...]")
         name, inside = match[1], match[2]

@@ -168,6 +168,8 @@ def test_finished_runs_alone(tmp_path, monkeypatch, capsys):
     runs = [finished_run(tmp_path / f"{s}", {"a": 0.5}, strategy=s) for s in ("joint", "uniform")]
     command(monkeypatch, "compare", *runs, "--out", tmp_path / "out")
     assert [row["name"] for row in read(tmp_path / "out")["rows"][:2]] == ["joint", "uniform"]
+    command(monkeypatch, "compare", runs[1], "--out", tmp_path / "out")
+    assert read(tmp_path / "out")["baseline"] == "uniform"
     command(monkeypatch, "compare", *runs, "--seeds", "3", "--out", tmp_path / "out", code=2)
     assert "--seeds cannot go with finished runs" in capsys.readouterr().err
     command(monkeypatch, "compare", code=2)

@@ -10,6 +10,7 @@ def labels(*words):
 
 def test_plain_names_and_settings_in_brackets():
     assert labels("joint, cggm[strategy.rho=1.3,train.epochs=5]") == ["joint", "cggm, rho=1.3, epochs=5"]
+    assert labels("joint,\ncggm[strategy.rho=1.3,\ntrain.epochs=5]") == ["joint", "cggm, rho=1.3, epochs=5"]
 
 
 def test_a_list_keeps_its_commas():

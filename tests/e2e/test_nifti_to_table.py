@@ -160,7 +160,7 @@ def test_joint_training_without_heads_has_none_in_its_table(cases, tmp_path, mon
     assert json.loads((tmp_path / "run" / "results.json").read_text())["heads"] == []
 
 
-def test_evaluate_repeats_the_table_and_scores_other_data(cases, tmp_path, monkeypatch, cache):
+def test_evaluate_repeats_the_table_and_scores_other_data(cases, tmp_path, monkeypatch, cache, capsys):
     run = tmp_path / "run"
     train(monkeypatch, brats2021(tmp_path / "data", cases), cache, run)
     results = json.loads((run / "results.json").read_text())
@@ -175,6 +175,9 @@ def test_evaluate_repeats_the_table_and_scores_other_data(cases, tmp_path, monke
     foreign = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [s["case"] for s in foreign["cases"]][::3] == ["BraTS-GLI-00000-000", "BraTS-GLI-00001-000"]
     assert foreign["split"] == "all"
+    command(monkeypatch, "evaluate", run, "--out", tmp_path / "out", code=1)
+    assert "out is there already; choose another folder with --out" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == foreign
 
 
 def test_other_scans_are_brought_to_the_voxel_size_of_the_training(cases, tmp_path, monkeypatch, cache):

@@ -179,7 +179,11 @@ def test_exchanged_modalities_are_refused(run, predictor, scans):
     assert trusting.predict("case", exchanged).modalities == MODALITIES
 
 
-@pytest.mark.parametrize("words", [[], ["--flair"], ["a", "b"], ["folder", "--flair", "a.nii.gz"]], ids=str)
+@pytest.mark.parametrize(
+    "words",
+    [[], ["--flair"], ["a", "b"], ["folder", "--flair", "a.nii.gz"], ["--flair", "a.nii.gz", "--modalities", "t1"]],
+    ids=str,
+)
 def test_wrong_usage(run, words, tmp_path, monkeypatch):
     command(monkeypatch, "predict", run, *words, "-o", tmp_path / "out", code=2)
 
