@@ -16,7 +16,7 @@ from settings import quiet, trained_run
 from sklearn.metrics import brier_score_loss, log_loss
 
 from cggm_med.errors import ConfigError, NonFiniteLoss, OutputError
-from cggm_med.evaluation import calibration
+from cggm_med.evaluation import calibration, calibration_classes, calibration_regions, calibration_rows
 from cggm_med.evaluation.calibration_scores import RegionPredictions
 from cggm_med.prediction import Predictor
 from cggm_med.run import open_finished
@@ -129,7 +129,7 @@ def test_every_row_is_there(found):
 def test_no_voxels_are_kept(run, monkeypatch):
     """However many cases, one count is in memory; and counts of cases add up."""
     x = open_finished(run, {}, lambda text: None, split="all")
-    whole = calibration._OfRegions(x)
+    whole = calibration_regions.RegionCalibration(x)
     parts = []
     whole._count(lambda case, found: parts.append(found["near", "WT"]))
     assert len(parts) == 6
@@ -180,7 +180,7 @@ def test_nothing_is_overwritten_and_a_mistake_leaves_nothing(found, run, tmp_pat
     assert (found / "results.csv").read_bytes() == before
     with pytest.raises(OutputError, match="is there already; choose another folder with --out"):
         calibration.evaluate(run, {}, quiet(), split=None, out=found)
-    monkeypatch.setattr(calibration, "reliability_figure", lambda *args, **rest: 1 / 0)
+    monkeypatch.setattr(calibration_regions, "reliability_figure", lambda *args, **rest: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         calibration.evaluate(run, {}, quiet(), split="validation", out=tmp_path / "x" / "y")
     assert list((tmp_path / "x").iterdir()) == []
@@ -215,13 +215,13 @@ def test_classes_end_to_end(digits):
 def test_logits_times_three_have_three_times_the_temperature(digits, monkeypatch):
     folder = digits / "calibration" / "test" / "results.json"
     plain = json.loads(folder.read_text())
-    real = calibration.class_predictions
+    real = calibration_classes.class_predictions
 
     def overconfident(*args, **rest):
         places, found = real(*args, **rest)
         return places, type(found)(3 * found.logits, found.true)
 
-    monkeypatch.setattr(calibration, "class_predictions", overconfident)
+    monkeypatch.setattr(calibration_classes, "class_predictions", overconfident)
     report = calibration.evaluate(digits, {}, quiet(), split=None, out=None)
     assert report.scores.headline["temperature"] == pytest.approx(3 * plain["headline"]["temperature"], rel=1e-6)
     assert report.scores.headline["ECE after"] == pytest.approx(plain["headline"]["ECE after"], rel=1e-6)
@@ -240,30 +240,30 @@ def test_values_and_mixed_questions_are_refused(tmp_path, run, monkeypatch, caps
 def test_near_by_hand():
     mask = np.zeros((30, 9, 9), bool)
     mask[15, 4, 4] = True
-    near = calibration.nearby(mask, (1.0, 5.0, 5.0))
+    near = calibration_regions.nearby(mask, (1.0, 5.0, 5.0))
     assert near[5:26, 4, 4].all()
     assert near.sum(axis=(1, 2))[[4, 26]].tolist() == [0, 0]
     assert near[15, 2:7, 4].all()
     assert near.sum(axis=(0, 2))[[1, 7]].tolist() == [0, 0]
     assert near[21, 2, 4] == (6**2 + 10**2 <= 100)
     assert near[21, 3, 4] == (6**2 + 5**2 <= 100)
-    assert not calibration.nearby(np.zeros((3, 3, 3), bool), (1.0, 1.0, 1.0)).any()
+    assert not calibration_regions.nearby(np.zeros((3, 3, 3), bool), (1.0, 1.0, 1.0)).any()
 
 
 def test_a_case_without_region_has_no_voxels_near_it():
     found = RegionPredictions.count(np.full((4, 4), 0.1), np.zeros((4, 4), bool))
     empty = RegionPredictions(np.zeros_like(found.counts))
-    assert calibration._record(empty.scores()) == {
+    assert calibration_rows.record(empty.scores()) == {
         **dict.fromkeys(("ece", "mce", "brier", "nll")),
         "count": 0,
         "bins": [],
     }
     rows = [
-        {"region": "WT", "own_temperature": 1.0, **calibration._record(found.scores())},
-        {"region": "TC", "own_temperature": 1.0, **calibration._record(empty.scores())},
+        {"region": "WT", "own_temperature": 1.0, **calibration_rows.record(found.scores())},
+        {"region": "TC", "own_temperature": 1.0, **calibration_rows.record(empty.scores())},
     ]
-    assert calibration._mean(rows)["ece"] == pytest.approx(0.1, abs=1e-3)
-    assert calibration._mean(rows[1:])["ece"] is None
+    assert calibration_regions._mean(rows)["ece"] == pytest.approx(0.1, abs=1e-3)
+    assert calibration_regions._mean(rows[1:])["ece"] is None
 
 
 def test_utterances_each_count():
@@ -290,7 +290,7 @@ def test_utterances_each_count():
 
     import contextlib
 
-    places, found = calibration.class_predictions(
+    places, found = calibration_classes.class_predictions(
         Task(), Model(), ("a", "b"), device="cpu", autocast=contextlib.nullcontext
     )
     assert places == [{"case": c, "utterance": i} for c, i in (("a", 0), ("a", 1), ("a", 2), ("b", 0))]

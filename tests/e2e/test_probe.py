@@ -15,7 +15,7 @@ from torch import nn
 
 from cggm_med import engine
 from cggm_med.errors import DataError, OutputError
-from cggm_med.evaluation import probe
+from cggm_med.evaluation import probe, probe_samples, probe_table, probe_volumes
 from cggm_med.run import open_finished, open_own
 from cggm_med.strategies.joint import Joint, JointConfig
 
@@ -66,7 +66,7 @@ def test_untrained_is_what_training_started_from(run, digits):
     for folder in (run, digits):
         x = opened(folder)
         start = engine.build(x.task, Joint(JointConfig("joint")), x.config, x.device)
-        found = probe.untrained(x)
+        found = probe_table.untrained(x)
         assert not found.training
         trained = x.model.state_dict()
         for name, weight in start.state_dict().items():
@@ -125,7 +125,7 @@ def test_an_encoder_that_knows_scores_and_one_that_does_not_does_not(run, monkey
             np.save(case.folder / "planted.npy", image)
     monkeypatch.setattr("cggm_med.data.prepared.PreparedCase.image", lambda self: np.load(self.folder / "planted.npy"))
     x.model.encoders["flair"], x.model.encoders["t1"] = _Seeing(), _Seeing()
-    probed = probe._OfVolumes(x, train, None)
+    probed = probe_volumes.VolumeProbe(x, train, None)
     readouts = {m: probed._fit(x.model, m) for m in ("flair", "t1")}
     weight = readouts["flair"].weights[0][0, :, 0, 0, 0].abs()
     assert weight[0] > 10 * weight[1]
@@ -133,7 +133,8 @@ def test_an_encoder_that_knows_scores_and_one_that_does_not_does_not(run, monkey
     case = x.cases[0]
     truth = probed._truth(x, case)[0]
     scores = [
-        probe.dice_by_threshold(volumes[0], truth).max() for volumes in probed._predict(x, x.model, readouts, case)
+        probe_volumes.dice_by_threshold(volumes[0], truth).max()
+        for volumes in probed._predict(x, x.model, readouts, case)
     ]
     # Half of the grid is seen, so the surface is uncertain, which is much of a tumour of a few voxels.
     assert scores[0] > 0.7
@@ -200,7 +201,7 @@ def test_values_and_utterances(task, cache, tmp_path, monkeypatch):
 
 
 def test_one_class_cannot_be_told_apart(digits, monkeypatch):
-    real = probe._OfSamples._rows
+    real = probe_samples.SampleProbe._rows
 
     def alike(self, source, model, cases):
         found, places = real(self, source, model, cases)
@@ -208,7 +209,7 @@ def test_one_class_cannot_be_told_apart(digits, monkeypatch):
             rows.y[:] = 7
         return found, places
 
-    monkeypatch.setattr(probe._OfSamples, "_rows", alike)
+    monkeypatch.setattr(probe_samples.SampleProbe, "_rows", alike)
     with pytest.raises(DataError, match="all training cases are of class '7'; a probe needs at least two classes"):
         probe.evaluate(digits, {}, quiet(), split=None, out=None)
 
