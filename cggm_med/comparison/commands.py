@@ -163,7 +163,9 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def _show(table: Table, console: Console) -> None:
-    shown = ConsoleTable(*table.header, title=table.title)
+    shown = ConsoleTable(title=table.title)
+    for name in table.header:
+        shown.add_column(name, overflow="fold")  # settings at the end of a long name tell strategies apart
     for row in table.rows:
         shown.add_row(*row)
     console.print(shown)
