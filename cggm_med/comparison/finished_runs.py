@@ -208,7 +208,7 @@ def _name(stored: Tree) -> str:
     base: Tree = {"data": {"path": stored["data"].get("path")}}
     plain = flat(to_tree(make_config(stored["task"]["name"], [base], preset=stored["preset"], strategy=strategy)))
     own = {
-        key: str(value).replace(" ", "")
+        key: str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
         for key, value in flat(stored).items()
         if key not in NEITHER
         and key.split(".")[0] not in SAME

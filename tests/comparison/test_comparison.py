@@ -9,6 +9,7 @@ from scipy import stats
 from cggm_med.comparison.compare import compare
 from cggm_med.comparison.finished_runs import read_run, read_runs
 from cggm_med.comparison.report import comparison_tables, write_comparison
+from cggm_med.comparison.variants import parse_variants
 from cggm_med.errors import CheckpointError, ConfigError, UnknownName
 
 A, B, C = "a", "b", "c"
@@ -97,6 +98,13 @@ def test_settings_that_differ_become_part_of_the_name(tmp_path):
     finished_run(tmp_path / "0", {A: 0.5})
     finished_run(tmp_path / "1", {A: 0.6}, strategy="cggm", settings=["strategy.rho=1.3", "train.epochs=5"])
     assert [r.name for r in compared(sorted(tmp_path.iterdir())).rows[:2]] == ["joint", "cggm, rho=1.3, epochs=5"]
+
+
+def test_a_name_reads_as_the_words_that_ask_for_it(tmp_path):
+    words = "joint[model.channels=[8,16],train.subset_view=0.5,train.subset_view_guided=true]"
+    (variant,) = parse_variants(words)
+    finished_run(tmp_path / "0", {A: 0.5}, settings=variant.words)
+    assert compared(list(tmp_path.iterdir()), variant.label).names == [variant.label]
 
 
 def test_what_all_runs_share_is_left_out_of_the_names(tmp_path):
