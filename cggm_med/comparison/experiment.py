@@ -29,7 +29,6 @@ from cggm_med.settings import make_config
 from cggm_med.task import Task
 
 PROGRAM = (sys.executable, "-m", "cggm_med.cli")
-STEPS = "train.steps_per_epoch"
 MOST_PARALLEL = 4  # runs at once on a CPU unless told otherwise
 Say = Callable[[str], object]
 
@@ -303,8 +302,8 @@ def _require_same(plan: Plan, run: PlannedRun) -> None:
     if run.asked.exists():
         stored = flat(read_file(run.asked))
     else:  # trained by hand: what the data decided cannot be told from what was asked for
-        open_still = {k for k, value in wanted.items() if value is None or (k == STEPS and value == 0)}
-        stored = {k: value for k, value in flat(folder.stored_settings()).items() if k not in open_still}
+        left_open = {k for k, value in wanted.items() if value is None or (k, value) == ("train.steps_per_epoch", 0)}
+        stored = {k: value for k, value in flat(folder.stored_settings()).items() if k not in left_open}
     # A setting may be newer than the run.
     other = [k for k, value in wanted.items() if k not in NEITHER and stored.get(k, value) != value]
     if other or stored.get("train.seed") != wanted["train.seed"]:

@@ -1,4 +1,4 @@
-"""The read-outs of a probe that stand side by side, and their table."""
+"""The read-outs that a probe compares: the untrained network, the run's heads, the probe itself; and their table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from cggm_med.label_scores import FUSED
 from cggm_med.models.base import MultimodalModel
-from cggm_med.report import Table
+from cggm_med.report import Table, rounded
 from cggm_med.run import FinishedRun
 
 UNTRAINED, HEAD, PROBE = "untrained", "head", "probe"
@@ -33,11 +33,6 @@ def untrained(x: FinishedRun) -> MultimodalModel:
 def read_out_table(title: str, summary: Sequence[Record], score: str, modalities: Sequence[str]) -> Table:
     """A row for each modality, a column for each read-out; the fused prediction below."""
     values = {(row["modality"], row["by"]): row[score] for row in summary}
-
-    def cell(modality: str, by: str) -> str:
-        value = values.get((modality, by))
-        return "-" if value is None else f"{value:.3f}"
-
-    rows = [(m, *(cell(m, by) for by in READ_OUTS), "-") for m in modalities]
-    rows.append((FUSED, *("-" for _ in READ_OUTS), cell(FUSED, FUSED)))
+    rows = [(m, *(rounded(values.get((m, by))) for by in READ_OUTS), "-") for m in modalities]
+    rows.append((FUSED, *("-" for _ in READ_OUTS), rounded(values.get((FUSED, FUSED)))))
     return Table(title, ("modality", *READ_OUTS.values(), FUSED), tuple(rows))

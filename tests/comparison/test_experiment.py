@@ -98,24 +98,27 @@ def test_a_folder_of_other_settings_is_refused(shelf, tmp_path, monkeypatch, cap
     assert "--out" in error
 
 
-def test_a_setting_that_was_switched_off_is_another_setting(shelf, tmp_path, monkeypatch, capsys):
-    finished_run(shelf / "joint" / "seed-0", {"a": 0.5}, settings=["train.subset_view=0.5"])
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("train.subset_view=0.5", "train.subset_view: 0.5 != 0.0"),
+        ("data.spacing=[3,3,3]", "data.spacing: [3.0, 3.0, 3.0] != None"),  # None: the data decide
+    ],
+)
+def test_a_setting_that_is_no_longer_given_is_another_setting(setting, says, shelf, tmp_path, monkeypatch, capsys):
+    finished_run(shelf / "joint" / "seed-0", {"a": 0.5}, settings=[setting])
     words = (tmp_path / "out", "--strategies", "joint", "--seeds", "1")
-    compare(monkeypatch, *words, "--set", "train.subset_view=0.5")
+    compare(monkeypatch, *words, "--set", setting)
     compare(monkeypatch, *words, code=1)
-    assert "train.subset_view: 0.5 != 0.0" in capsys.readouterr().err
+    assert says in capsys.readouterr().err
 
 
-def test_a_setting_that_is_now_left_to_the_data_is_another_setting(shelf, tmp_path, monkeypatch, capsys):
-    finished_run(shelf / "joint" / "seed-0", {"a": 0.5}, settings=["data.spacing=[3,3,3]"])
+def test_a_run_that_was_trained_by_hand_does_not_tell_what_the_data_decided(tmp_path, monkeypatch, capsys):
+    finished_run(tmp_path / "out" / "runs" / "joint" / "seed-0", {"a": 0.5}, settings=["data.spacing=[3,3,3]"])
     words = (tmp_path / "out", "--strategies", "joint", "--seeds", "1")
-    compare(monkeypatch, *words, "--set", "data.spacing=[3,3,3]")
-    compare(monkeypatch, *words, code=1)
-    assert "data.spacing: [3.0, 3.0, 3.0] != None" in capsys.readouterr().err
-    # A run that was trained by hand does not tell who chose.
-    (tmp_path / "out" / "runs" / "joint" / "seed-0.asked.yaml").unlink()
     compare(monkeypatch, *words)
     compare(monkeypatch, *words, "--set", "data.spacing=[2,2,2]", code=1)
+    assert "data.spacing: [3.0, 3.0, 3.0] != [2.0, 2.0, 2.0]" in capsys.readouterr().err
 
 
 def test_settings_are_checked_before_anything_is_trained(shelf, tmp_path, monkeypatch, capsys):
