@@ -10,10 +10,10 @@ import time
 
 import torch
 
-from cggm_med import engine
 from cggm_med.config import parse_overrides
 from cggm_med.registry import STRATEGIES, TASKS, load
-from cggm_med.settings import make_config
+from cggm_med.runs.settings import make_config
+from cggm_med.training import loop as engine
 
 
 def main() -> None:

@@ -66,10 +66,10 @@ def main() -> None:
 
 def prepare(folder: Path, options: argparse.Namespace) -> None:
     """A run of one step, a small scan to warm up and the scan to time."""
-    from cggm_med import run
     from cggm_med.config import parse_overrides
-    from cggm_med.data.phantom import write_phantom
-    from cggm_med.settings import make_config
+    from cggm_med.data.volumes.phantom import write_phantom
+    from cggm_med.runs import train as run
+    from cggm_med.runs.settings import make_config
 
     write_phantom(folder / "small", cases=3, seed=0, shape=(96, 96, 80), spacing_mm=1.0)
     write_phantom(folder / "scan", cases=1, seed=0, shape=SHAPE, spacing_mm=1.0)
@@ -142,8 +142,8 @@ class Clock:
 
 def ours(options: argparse.Namespace) -> tuple[Any, nn.Module, torch.device]:
     """The predictor of this package."""
-    from cggm_med.cohort import predict_cases
-    from cggm_med.prediction import Predictor
+    from cggm_med.inference.batch import predict_cases
+    from cggm_med.inference.predictor import Predictor
 
     predictor = Predictor(options.folder / "run", options.device, trust_names=True)
     config = predictor.task.config

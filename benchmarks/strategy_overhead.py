@@ -18,12 +18,12 @@ import time
 
 import torch
 
-from cggm_med import engine
-from cggm_med.precision import precision
+from cggm_med.device import precision
+from cggm_med.randomness import Step
 from cggm_med.registry import STRATEGIES, TASKS, load
-from cggm_med.settings import make_config
-from cggm_med.step import Step
-from cggm_med.typing import Batch
+from cggm_med.runs.settings import make_config
+from cggm_med.training import loop as engine
+from cggm_med.types import Batch
 
 GUIDED = {"subset_view": 1.0, "subset_view_guided": True}
 # Label -> settings of the strategy, settings of training, steps in a cycle.

@@ -85,7 +85,7 @@ def _package(entry: EntryPoint) -> str:
 def _base(group: str) -> type:
     """What plug-ins of a group derive from; imported late, since names are wanted without torch."""
     if group == TASKS:
-        from cggm_med.task import Task
+        from cggm_med.task.base import Task
 
         return Task
     from cggm_med.strategies.base import BalancingStrategy

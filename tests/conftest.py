@@ -12,7 +12,7 @@ import torch
 from hypothesis import settings
 from matplotlib.figure import Figure
 
-from cggm_med.data.phantom import write_phantom
+from cggm_med.data.volumes.phantom import write_phantom
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("suite", deadline=None)

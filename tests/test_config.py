@@ -14,7 +14,7 @@ from cggm_med.config import (
     to_tree,
 )
 from cggm_med.errors import ConfigError, UnknownName
-from cggm_med.settings import make_config
+from cggm_med.runs.settings import make_config
 
 
 @dataclasses.dataclass(frozen=True)

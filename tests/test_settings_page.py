@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cggm_med import registry
 from cggm_med.config import to_tree
-from cggm_med.settings import make_config
+from cggm_med.runs.settings import make_config
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "settings.md"
 PRESETS = ("tiny", "base", "full")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cggm_med import registry
-from cggm_med.settings import make_config
+from cggm_med.runs.settings import make_config
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "tasks.md").read_text()

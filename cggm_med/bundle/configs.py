@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cggm_med.config import RunConfig, Tree
-from cggm_med.data.labels import LabelConvention
+from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.models.segmentation import SegmentationModel
-from cggm_med.segmentation import SegmentationTask
+from cggm_med.task.segmentation import SegmentationTask
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 VERSION = "0.1.0"  # of a new bundle
@@ -61,7 +61,7 @@ def inference_config(task: SegmentationTask, network: Tree, package: str, values
             "transforms": [
                 {"_target_": "LoadImaged", "keys": "image", "reader": "NibabelReader", "ensure_channel_first": True},
                 {
-                    "_target_": f"{package}.data.transforms.PrepareScand",
+                    "_target_": f"{package}.data.volumes.transforms.PrepareScand",
                     "keys": "image",
                     "modalities": "@modalities",
                     "spacing": "@spacing",
@@ -87,7 +87,7 @@ def inference_config(task: SegmentationTask, network: Tree, package: str, values
         },
         "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1, "num_workers": 0},
         "inferer": {
-            "_target_": f"{package}.data.windows.ProbabilityInferer",
+            "_target_": f"{package}.models.windows.ProbabilityInferer",
             "roi_size": "@roi_size",
             "overlap": "@overlap",
             "precision": "@precision",
@@ -95,9 +95,9 @@ def inference_config(task: SegmentationTask, network: Tree, package: str, values
         "postprocessing": {
             "_target_": "Compose",
             "transforms": [
-                {"_target_": f"{package}.data.transforms.ToNativeGridd", "keys": "pred", "source": "image"},
+                {"_target_": f"{package}.data.volumes.transforms.ToNativeGridd", "keys": "pred", "source": "image"},
                 {
-                    "_target_": f"{package}.data.transforms.RegionsToLabelsd",
+                    "_target_": f"{package}.data.volumes.transforms.RegionsToLabelsd",
                     "keys": "pred",
                     "convention": "@convention",
                 },
@@ -110,7 +110,7 @@ def inference_config(task: SegmentationTask, network: Tree, package: str, values
                     "output_dtype": "uint8",
                     "separate_folder": False,
                     "resample": False,
-                    "writer": f"{package}.data.transforms.SameGridWriter",
+                    "writer": f"{package}.data.volumes.transforms.SameGridWriter",
                 },
             ],
         },
@@ -137,7 +137,7 @@ def evaluate_config(inference: Tree, package: str) -> Tree:
     load, prepare = inference["preprocessing"]["transforms"]
     to_native, *_ = inference["postprocessing"]["transforms"]
     to_regions = {
-        "_target_": f"{package}.data.transforms.LabelsToRegionsd",
+        "_target_": f"{package}.data.volumes.transforms.LabelsToRegionsd",
         "keys": "label",
         "convention": "@convention",
     }
@@ -294,7 +294,7 @@ def train_config(model: SegmentationModel, config: RunConfig) -> Tree:
         "train": {
             "dataset": {"_target_": "cggm_med.bundle.training.Scans", "data": "@dataset_dir"},
             "inferer": {
-                "_target_": "cggm_med.data.windows.ProbabilityInferer",
+                "_target_": "cggm_med.models.windows.ProbabilityInferer",
                 "roi_size": list(config.data.patch_size),
                 "overlap": config.data.overlap,
                 "precision": config.train.precision,

@@ -15,36 +15,36 @@ import torch
 from monai.data import save_net_with_metadata
 
 import cggm_med
-from cggm_med import checkpoint as checkpoints
 from cggm_med.bundle.configs import convention_tree, evaluate_config, inference_config, metadata, network_config
 from cggm_med.config import Tree
 from cggm_med.errors import CheckpointError, ConfigError, OutputError, UnknownName
 from cggm_med.files import atomic_file, atomic_folder, write_json, write_text
+from cggm_med.inference.predictor import Predictor
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.models.stacked import StackedModalities
-from cggm_med.prediction import Predictor
-from cggm_med.run import held_out
-from cggm_med.run_folder import RunFolder
+from cggm_med.runs.folder import RunFolder
+from cggm_med.runs.train import held_out
+from cggm_med.training import checkpoint as checkpoints
 
 PACKAGE = "scripts"
 # Everything between a scan and its mask: the very source that training and predict run, and nothing else.
 MODULES = (
+    "device",
     "errors",
-    "precision",
-    "typing",
+    "types",
     "data.cases",
     "data.items",
-    "data.labels",
     "data.layouts",
-    "data.transforms",
-    "data.windows",
+    "data.volumes.labels",
+    "data.volumes.transforms",
     "models.base",
     "models.cpu_convolution",
     "models.segmentation",
     "models.stacked",
+    "models.windows",
 )
-TEMPLATE = Path(cggm_med.__file__).with_name("templates") / "bundle"
+TEMPLATE = Path(__file__).with_name("templates")
 SCHEMA_FILE = TEMPLATE / "metadata_schema.json"
 
 
@@ -183,9 +183,9 @@ def _write_source(folder: Path) -> None:
     home = Path(cggm_med.__file__).parent
     version = importlib.metadata.version("cggm-med")
     write_text(folder / "__init__.py", f'"""Source of cggm-med {version}, Apache-2.0; only imports were renamed."""\n')
-    packages = {module.split(".")[0] for module in MODULES if "." in module}
-    files = [f"{module.replace('.', '/')}.py" for module in MODULES]
-    for file in [*files, *(f"{package}/__init__.py" for package in packages)]:
+    files = [Path(*module.split(".")).with_suffix(".py") for module in MODULES]
+    packages = {package for file in files for package in file.parents if package.name}
+    for file in [*files, *(package / "__init__.py" for package in packages)]:
         source = (home / file).read_text(encoding="utf-8")
         write_text(folder / file, re.sub(r"\bcggm_med\.", f"{PACKAGE}.", source))
 

@@ -10,18 +10,20 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from cggm_med import checkpoint as checkpoints
-from cggm_med import distributed, engine, run
+from cggm_med import distributed
 from cggm_med.bundle.configs import convention_tree
 from cggm_med.config import RunConfig, Tree, parse_overrides, read_file
-from cggm_med.data.windows import ProbabilityInferer
 from cggm_med.errors import ConfigError
+from cggm_med.inference.predictor import Predictor
 from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.models.stacked import StackedModalities
-from cggm_med.prediction import Predictor
-from cggm_med.report import Report
-from cggm_med.run_folder import RunFolder
-from cggm_med.settings import make_config
+from cggm_med.models.windows import ProbabilityInferer
+from cggm_med.results.results import Report
+from cggm_med.runs import train as run
+from cggm_med.runs.folder import RunFolder
+from cggm_med.runs.settings import make_config
+from cggm_med.training import checkpoint as checkpoints
+from cggm_med.training import loop as engine
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from cggm_med.comparison.statistics import ranks
 from cggm_med.comparison.variants import parse_variants
 from cggm_med.errors import ConfigError, DataError
 from cggm_med.files import results_folder, writable_folder, write_text
-from cggm_med.report import Table, markdown_table, rounded
-from cggm_med.run import origin
+from cggm_med.results.results import Table, markdown_table, rounded
+from cggm_med.runs.train import origin
 
 
 def train_and_compare(

@@ -24,9 +24,9 @@ from cggm_med.config import Tree, parse_overrides, read_file, to_tree
 from cggm_med.data.splits import cross_validation, read_splits, write_splits
 from cggm_med.errors import ConfigError, OutputError
 from cggm_med.files import write_text
-from cggm_med.run_folder import RunFolder
-from cggm_med.settings import make_config
-from cggm_med.task import Task
+from cggm_med.runs.folder import RunFolder
+from cggm_med.runs.settings import make_config
+from cggm_med.task.base import Task
 
 PROGRAM = (sys.executable, "-m", "cggm_med.cli")
 MOST_PARALLEL = 4  # runs at once on a CPU unless told otherwise

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from cggm_med import registry
-from cggm_med.checkpoint import FREE_SETTINGS
 from cggm_med.comparison.variants import label
 from cggm_med.config import Tree, to_tree
 from cggm_med.errors import CggmMedError, CheckpointError
-from cggm_med.report import CaseValues, Record
-from cggm_med.run_folder import RunFolder
-from cggm_med.settings import make_config
-from cggm_med.task import Task
+from cggm_med.results.results import CaseValues, Record
+from cggm_med.runs.folder import RunFolder
+from cggm_med.runs.settings import make_config
+from cggm_med.task.base import Task
+from cggm_med.training.checkpoint import FREE_SETTINGS
 
 OVER_SUBSETS = "mean over subsets"
 SAME = ("task", "data", "preset")  # sections in which runs must agree; a difference elsewhere becomes part of the name

@@ -12,7 +12,7 @@ from cggm_med.comparison.compare import Comparison, Row
 from cggm_med.comparison.figure import comparison_figure
 from cggm_med.comparison.finished_runs import OVER_SUBSETS
 from cggm_med.files import write_json, write_text
-from cggm_med.report import Table, csv_text, markdown_table, rounded
+from cggm_med.results.results import Table, csv_text, markdown_table, rounded
 
 RULES = {
     "mean, sd": "mean and sample standard deviation over seeds; the score of a seed is its mean over the cases that it "

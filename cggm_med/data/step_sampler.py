@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from cggm_med.step import random_seed
+from cggm_med.randomness import random_seed
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):

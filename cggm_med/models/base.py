@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from cggm_med.errors import UnknownName
-from cggm_med.typing import Features, Outputs, Padded
+from cggm_med.types import Features, Outputs, Padded
 
 
 class MultimodalModel(nn.Module, ABC):

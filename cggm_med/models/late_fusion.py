@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from cggm_med.models.base import MultimodalModel
-from cggm_med.models.unimodal import UnimodalHeads, VectorHead
-from cggm_med.typing import Features, Outputs
+from cggm_med.models.heads import UnimodalHeads, VectorHead
+from cggm_med.types import Features, Outputs
 
 
 class Fusion(nn.Module, ABC):

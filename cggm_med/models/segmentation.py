@@ -10,7 +10,7 @@ from monai.networks.blocks import UnetBasicBlock, UnetOutBlock, UnetUpBlock
 from torch import Tensor, nn
 
 from cggm_med.models.base import MultimodalModel
-from cggm_med.typing import Features, Padded
+from cggm_med.types import Features, Padded
 
 NORM = ("INSTANCE", {"affine": True})  # batches of a few patches are too small for batch statistics
 Steps = Sequence[int | Sequence[int]]  # of each scale, finest first: one number, or one for each of x, y, z

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from cggm_med.config import require
 from cggm_med.errors import DataError
 from cggm_med.models.base import MultimodalModel
-from cggm_med.models.unimodal import UnimodalHead, UnimodalHeads
-from cggm_med.typing import Features, Padded
+from cggm_med.models.heads import UnimodalHead, UnimodalHeads
+from cggm_med.types import Features, Padded
 
 
 @dataclass(frozen=True)

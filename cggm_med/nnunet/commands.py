@@ -53,8 +53,8 @@ def export(
     from cggm_med import registry
     from cggm_med.config import parse_overrides
     from cggm_med.nnunet.export import export_dataset
-    from cggm_med.segmentation import SegmentationTask
-    from cggm_med.settings import make_config
+    from cggm_med.runs.settings import make_config
+    from cggm_med.task.segmentation import SegmentationTask
 
     overrides = parse_overrides(settings or [])
     if data is not None:

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from cggm_med.config import Tree, require
 from cggm_med.data.cases import Case, ImageFile
-from cggm_med.data.geometry import inspect
-from cggm_med.data.labels import LabelConvention
+from cggm_med.data.volumes.checks import inspect
+from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.errors import DataError, OutputError
 from cggm_med.files import atomic_folder, write_json
-from cggm_med.segmentation import MANY_CASES, SegmentationTask
+from cggm_med.task.segmentation import MANY_CASES, SegmentationTask
 
 ENDING = ".nii.gz"
 

@@ -15,20 +15,21 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 
-from cggm_med import distributed, engine, registry
-from cggm_med.checkpoint import read_tensors
+from cggm_med import distributed, registry
 from cggm_med.config import OptimConfig, Tree, differences
+from cggm_med.device import precision
 from cggm_med.errors import CheckpointError, ConfigError, DataError, NonFiniteLoss
 from cggm_med.files import atomic_file
-from cggm_med.losses import subsample
-from cggm_med.models.unimodal import UnimodalHeads, VoxelwiseHead
+from cggm_med.models.heads import UnimodalHeads, VoxelwiseHead
 from cggm_med.nnunet.network import PlannedNetwork, channel_modalities, initialise, network_from_plan
 from cggm_med.nnunet.settings import Settings, given, resolve
-from cggm_med.precision import precision
-from cggm_med.scores import soft_dice_sums, softmax_dice_sums
-from cggm_med.step import Step
+from cggm_med.objectives.balance_scores import soft_dice_sums, softmax_dice_sums
+from cggm_med.objectives.losses import subsample
+from cggm_med.randomness import Step
 from cggm_med.strategies.base import BalancingStrategy
-from cggm_med.typing import Batch
+from cggm_med.training import loop as engine
+from cggm_med.training.checkpoint import read_tensors
+from cggm_med.types import Batch
 
 KEY = "cggm_med"  # of what we add to nnU-Net's plans and checkpoints
 MOMENTUM, CLIP_NORM = 0.99, 12.0  # nnU-Net's

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cggm_med.config import require
 from cggm_med.models.base import MultimodalModel
-from cggm_med.step import Step
+from cggm_med.randomness import Step
 from cggm_med.strategies.base import FactorStrategy, StrategyConfig
 
 

@@ -20,10 +20,10 @@ from torch.optim import SGD, Optimizer
 from cggm_med.config import Tree
 from cggm_med.distributed import average, sum_over_processes
 from cggm_med.models.base import MultimodalModel
-from cggm_med.models.unimodal import UnimodalHeads
-from cggm_med.scores import ScoreSums, mean_score
-from cggm_med.step import Step
-from cggm_med.typing import Features, Outputs, UnimodalOutput
+from cggm_med.models.heads import UnimodalHeads
+from cggm_med.objectives.balance_scores import ScoreSums, mean_score
+from cggm_med.randomness import Step
+from cggm_med.types import Features, Outputs, UnimodalOutput
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -98,7 +98,7 @@ class BalancingStrategy(nn.Module):
         Args:
             model: the network to balance.
             make_heads: creates the task's classifier heads.
-            score_sums: maps logits and target to additive sums ``(target, 3)``, see ``cggm_med.scores``.
+            score_sums: maps logits and target to additive sums ``(target, 3)``, see ``objectives.balance_scores``.
             steps_per_epoch: optimizer steps in an epoch.
 
         Raises:

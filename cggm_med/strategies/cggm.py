@@ -21,12 +21,12 @@ from torch.optim import Optimizer
 from cggm_med.config import require
 from cggm_med.errors import ConfigError
 from cggm_med.models.base import MultimodalModel
-from cggm_med.models.unimodal import UnimodalHeads
-from cggm_med.step import Step
+from cggm_med.models.heads import UnimodalHeads
+from cggm_med.randomness import Step
 from cggm_med.strategies.base import Criterion, FactorStrategy, StrategyConfig, modality_gradients
-from cggm_med.strategies.cggm_coefficients import RatioCoefficients, StableCoefficients
-from cggm_med.strategies.last_layer import cosines, guidance_loss, last_layer_gradients
-from cggm_med.typing import Outputs
+from cggm_med.strategies.parts.cggm_coefficients import RatioCoefficients, StableCoefficients
+from cggm_med.strategies.parts.last_layer import cosines, guidance_loss, last_layer_gradients
+from cggm_med.types import Outputs
 
 
 @dataclass(frozen=True)

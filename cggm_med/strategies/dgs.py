@@ -18,9 +18,9 @@ from torch.optim import Optimizer
 from cggm_med.config import require
 from cggm_med.distributed import sum_over_processes
 from cggm_med.models.base import MultimodalModel
-from cggm_med.models.unimodal import UnimodalHeads
-from cggm_med.scores import mean_score
-from cggm_med.step import Step
+from cggm_med.models.heads import UnimodalHeads
+from cggm_med.objectives.balance_scores import mean_score
+from cggm_med.randomness import Step
 from cggm_med.strategies.base import (
     FactorStrategy,
     StrategyConfig,
@@ -28,9 +28,9 @@ from cggm_med.strategies.base import (
     gradient_spreads,
     scale_updates,
 )
-from cggm_med.strategies.pareto import ParetoGradients, Rescale
-from cggm_med.strategies.shapley import coalition_sums, shapley_plan, shapley_shares
-from cggm_med.typing import Outputs
+from cggm_med.strategies.parts.pareto import ParetoGradients, Rescale
+from cggm_med.strategies.parts.shapley import coalition_sums, shapley_plan, shapley_shares
+from cggm_med.types import Outputs
 
 
 def dgs_factors(share: Tensor, alpha: float) -> Tensor:

@@ -15,9 +15,9 @@ from torch.optim import Optimizer
 
 from cggm_med.config import require
 from cggm_med.models.base import MultimodalModel
-from cggm_med.step import Step
+from cggm_med.randomness import Step
 from cggm_med.strategies.base import FactorStrategy, StrategyConfig, add_gradient_noise, gradient_spreads
-from cggm_med.strategies.ratios import TIE, score_ratios
+from cggm_med.strategies.parts.ratios import TIE, score_ratios
 
 
 def ogm_factors(score: Tensor, alpha: float, form: str = "continuous") -> Tensor:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from cggm_med.config import require
-from cggm_med.step import Step
+from cggm_med.objectives.subsets import drop_modalities
+from cggm_med.randomness import Step
 from cggm_med.strategies.base import BalancingStrategy, StrategyConfig
-from cggm_med.strategies.ratios import TIE, score_ratios
-from cggm_med.subsets import drop_modalities
-from cggm_med.typing import Features
+from cggm_med.strategies.parts.ratios import TIE, score_ratios
+from cggm_med.types import Features
 
 
 def drop_rates(score: Tensor, drop_base: float, growth: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Joint training that also sees subsets of the modalities: the two options of ``cggm_med.subsets`` as strategies."""
+"""Joint training that also sees subsets of the modalities: ``objectives.subsets`` as two strategies."""
 
 from __future__ import annotations
 

@@ -12,17 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cggm_med import registry
-from cggm_med.cohort import case_of
 from cggm_med.data.cases import LABEL, Case, CaseList, ImageFile
-from cggm_med.data.geometry import Inspection, inspect
-from cggm_med.data.labels import LabelConvention
 from cggm_med.data.layouts import find_cases
-from cggm_med.data.preprocess import digests
+from cggm_med.data.volumes.checks import Inspection, inspect
+from cggm_med.data.volumes.labels import LabelConvention
+from cggm_med.data.volumes.preprocess import digests
 from cggm_med.errors import ConfigError, DataError, UnknownName
 from cggm_med.files import cache_folder
-from cggm_med.prediction import Predictor
-from cggm_med.run_folder import RunFolder
-from cggm_med.segmentation import SegmentationTask
+from cggm_med.inference.batch import case_of
+from cggm_med.inference.predictor import Predictor
+from cggm_med.runs.folder import RunFolder
+from cggm_med.task.segmentation import SegmentationTask
 from cggm_med.viewer.page import ViewedCase
 from cggm_med.viewer.volumes import Layer
 

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cggm_med.figures import REGION_COLOURS
-from cggm_med.metrics import dice
+from cggm_med.metrics.volumes import dice
+from cggm_med.plots.segmentation import REGION_COLOURS
 from cggm_med.viewer.volumes import Layer, image_text, layer_text, rounding, window
 
 PACKAGE = importlib.resources.files("cggm_med")
-TEMPLATE = PACKAGE / "templates" / "viewer"
+TEMPLATE = PACKAGE / "viewer" / "templates"
 NIIVUE = PACKAGE / "vendored" / "niivue"
 FINE, COARSE = 4096, 255  # grey levels between black and white
 LARGE_BYTES = 20_000_000  # of fine images; the coarse ones are written instead

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from cggm_med.config import Tree, require
-from cggm_med.data.labels import LabelConvention
 from cggm_med.data.layouts import NamedFiles
-from cggm_med.data.phantom import VERSION, write_phantom
+from cggm_med.data.volumes.labels import LabelConvention
+from cggm_med.data.volumes.phantom import VERSION, write_phantom
 from cggm_med.files import atomic_folder
-from cggm_med.segmentation import SegmentationDataConfig, SegmentationTask, SegmentationTaskConfig
+from cggm_med.task.segmentation import SegmentationDataConfig, SegmentationTask, SegmentationTaskConfig
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 

@@ -3,7 +3,7 @@ import json
 import statistics
 
 import pytest
-from finished import finished_run
+from helpers.finished import finished_run
 from scipy import stats
 
 from cggm_med.comparison.compare import compare

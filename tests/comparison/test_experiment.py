@@ -2,8 +2,8 @@ import json
 import sys
 
 import pytest
-from command_line import command
-from finished import finished_run
+from helpers.command_line import command
+from helpers.finished import finished_run
 
 from cggm_med.comparison import experiment
 from cggm_med.comparison.commands import parse_seeds

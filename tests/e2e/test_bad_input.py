@@ -13,10 +13,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from settings import quiet, small_config, small_settings
+from helpers.small_runs import quiet, small_config, small_settings
 
-from cggm_med import checkpoint as checkpoints
-from cggm_med import cli, engine, run
+from cggm_med.cli import app as cli
+from cggm_med.runs import train as run
+from cggm_med.training import checkpoint as checkpoints
+from cggm_med.training import loop as engine
 
 KINDS = {"flair": "t2f", "t1": "t1n", "t1ce": "t1c", "t2": "t2w", "seg": "seg"}  # BraTS 2021 to BraTS 2023
 

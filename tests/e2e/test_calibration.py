@@ -7,19 +7,22 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from command_line import command
+from helpers.command_line import command
+from helpers.small_runs import quiet, trained_run
 from matplotlib.image import imread
 from scipy.ndimage import distance_transform_edt
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, softmax
-from settings import quiet, trained_run
 from sklearn.metrics import brier_score_loss, log_loss
 
 from cggm_med.errors import ConfigError, NonFiniteLoss, OutputError
-from cggm_med.evaluation import calibration, calibration_classes, calibration_regions, calibration_rows
-from cggm_med.evaluation.calibration_scores import RegionPredictions
-from cggm_med.prediction import Predictor
-from cggm_med.run import open_finished
+from cggm_med.evaluation.calibration import classes as calibration_classes
+from cggm_med.evaluation.calibration import measure as calibration
+from cggm_med.evaluation.calibration import regions as calibration_regions
+from cggm_med.evaluation.calibration import table as calibration_rows
+from cggm_med.evaluation.calibration.scores import RegionPredictions
+from cggm_med.inference.predictor import Predictor
+from cggm_med.runs.train import open_finished
 
 REGIONS = {"WT": (1, 2, 4), "TC": (1, 4), "ET": (4,)}
 MODALITIES = ("flair", "t1", "t1ce", "t2")
@@ -188,8 +191,8 @@ def test_nothing_is_overwritten_and_a_mistake_leaves_nothing(found, run, tmp_pat
 
 def test_a_prediction_that_is_no_number_is_named(run, monkeypatch):
     nothing = torch.full((3, 1, 1, 1), float("nan"))
-    monkeypatch.setattr("cggm_med.segmentation.SegmentationTask.probabilities", lambda *args, **rest: nothing)
-    monkeypatch.setattr("cggm_med.data.transforms.NativeGrid.to_native", lambda self, volume: volume.numpy())
+    monkeypatch.setattr("cggm_med.task.segmentation.SegmentationTask.probabilities", lambda *args, **rest: nothing)
+    monkeypatch.setattr("cggm_med.data.volumes.transforms.NativeGrid.to_native", lambda self, volume: volume.numpy())
     with pytest.raises(NonFiniteLoss, match="the prediction of BraTS2021_0000. is NaN"):
         calibration.evaluate(run, {}, quiet(), split="validation", out=None)
 

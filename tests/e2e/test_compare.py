@@ -4,8 +4,8 @@ import csv
 import json
 
 import pytest
-from command_line import command
-from settings import small_settings
+from helpers.command_line import command
+from helpers.small_runs import small_settings
 
 
 @pytest.mark.slow

@@ -9,21 +9,21 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from command_line import command
+from helpers.command_line import command
+from helpers.small_runs import quiet, trained_run
 from matplotlib.image import imread
-from settings import quiet, trained_run
 
-from cggm_med.data.geometry import inspect
-from cggm_med.data.windows import window_count
+from cggm_med.data.volumes.checks import inspect
 from cggm_med.errors import CheckpointError, ConfigError, OutputError, UnknownName
-from cggm_med.evaluation import subsets as subset_evaluation
-from cggm_med.evaluation.subset_scores import wanted_subsets
-from cggm_med.label_scores import FUSED
-from cggm_med.metrics import dice
-from cggm_med.prediction import Predictor
-from cggm_med.run import open_finished
-from cggm_med.subset_segmentation import segment_subsets
-from cggm_med.task import CaseResult, Task
+from cggm_med.evaluation.subsets import measure as subset_evaluation
+from cggm_med.evaluation.subsets.table import wanted_subsets
+from cggm_med.inference.predictor import Predictor
+from cggm_med.metrics.labels import FUSED
+from cggm_med.metrics.volumes import dice
+from cggm_med.models.windows import window_count
+from cggm_med.runs.train import open_finished
+from cggm_med.task.base import CaseResult, Task
+from cggm_med.task.subset_segmentation import segment_subsets
 
 HOW = {"device": torch.device("cpu"), "autocast": nullcontext}
 MODALITIES = ("flair", "t1", "t1ce", "t2")
@@ -150,7 +150,7 @@ def test_a_few_at_a_time_give_the_same(run, monkeypatch):
     options = {"spacing": None, "patch_size": (16, 16, 16), "overlap": 0.5, **HOW}
     todo = wanted_subsets("all", MODALITIES)
     whole = dict(segment_subsets(x.model.eval(), scan, todo, **options))
-    monkeypatch.setattr("cggm_med.subset_segmentation.VIEWS_AT_ONCE", 4)
+    monkeypatch.setattr("cggm_med.task.subset_segmentation.VIEWS_AT_ONCE", 4)
     parts = dict(segment_subsets(x.model, scan, todo, **options))
     assert set(whole) == set(parts) == set(todo)
     assert all(np.array_equal(whole[s], parts[s]) for s in todo)
@@ -180,7 +180,7 @@ def test_some_subsets(run, folder, tmp_path, monkeypatch):
 
 
 def test_bad_requests(run, folder, monkeypatch, capsys):
-    monkeypatch.setattr("cggm_med.segmentation.find_cases", lambda *args, **rest: pytest.fail("data were read"))
+    monkeypatch.setattr("cggm_med.task.segmentation.find_cases", lambda *args, **rest: pytest.fail("data were read"))
     with pytest.raises(UnknownName, match="no modality in this run 'adc'"):
         subset_evaluation.evaluate(run, {}, quiet(), wanted="t1,adc", split=None, out=None)
     with pytest.raises(OutputError, match="is there already; choose another folder with --out"):

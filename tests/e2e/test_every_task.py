@@ -4,8 +4,8 @@ import json
 
 import pytest
 import yaml
-from command_line import command
-from test_resume import Killed, assert_same_run, kill_at
+from helpers.command_line import command
+from helpers.resuming import Killed, assert_same_run, kill_at
 
 from cggm_med import registry
 

@@ -11,14 +11,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import yaml
-from command_line import command
+from helpers.command_line import command
+from helpers.small_runs import quiet, small_config, trained_run
 from PIL import Image
-from settings import quiet, small_config, trained_run
 
-from cggm_med import run as runs
-from cggm_med.html_report import write_report
-from cggm_med.html_report.cases import MOST_PICTURES, MOST_ROWS
-from cggm_med.run_folder import RunFolder
+from cggm_med.report import write_report
+from cggm_med.report.cases import MOST_PICTURES, MOST_ROWS
+from cggm_med.runs import train as runs
+from cggm_med.runs.folder import RunFolder
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = """<script>alert('1')</script>&amp;"><img src=x onerror=alert(2)>"""
@@ -367,7 +367,7 @@ def test_the_worst_cases_are_drawn_whichever_they_are(phantom, cache, tmp_path, 
 
 
 def test_keeping_gradients_changes_no_bit_of_training(phantom, cache, tmp_path, monkeypatch):
-    from test_resume import assert_same_run, final_state
+    from helpers.resuming import assert_same_run, final_state
 
     config = small_config(phantom, cache, train__epochs="2")
     runs.start(config, tmp_path / "with", quiet())

@@ -7,11 +7,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
-from command_line import command
-from settings import small_settings
+from helpers.command_line import command
+from helpers.small_runs import small_settings
 
-from cggm_med import cli
-from cggm_med.data.phantom import PhantomCase, make_case
+from cggm_med.cli import app as cli
+from cggm_med.data.volumes.phantom import PhantomCase, make_case
 
 AFFINE = np.diag([-5.0, -5.0, 5.0, 1.0])
 CASES, SHAPE = 6, (48, 48, 32)

@@ -19,8 +19,8 @@ from cggm_med.bundle.export import SCHEMA_FILE, TEMPLATE
 from cggm_med.bundle.training import EngineEvaluator, Scans
 from cggm_med.config import read_file
 from cggm_med.errors import ConfigError
-from cggm_med.prediction import Predictor
-from cggm_med.settings import make_config
+from cggm_med.inference.predictor import Predictor
+from cggm_med.runs.settings import make_config
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"
 NAMES = ("brats2021_cggm", "brats2021_joint")

@@ -6,13 +6,13 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-from command_line import command
-from settings import trained_run
+from helpers.command_line import command
+from helpers.small_runs import trained_run
 
-from cggm_med.cohort import find_images, predict_cases
-from cggm_med.data.masks import write_mask
+from cggm_med.data.volumes.masks import write_mask
 from cggm_med.errors import CheckpointError, ConfigError, DataError, UnknownName
-from cggm_med.prediction import Predictor
+from cggm_med.inference.batch import find_images, predict_cases
+from cggm_med.inference.predictor import Predictor
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 
@@ -61,7 +61,7 @@ def test_the_mask_lies_on_the_scans_own_grid(run, scans, tmp_path, monkeypatch):
 
 def test_it_says_what_evaluate_scores(predictor, run, scans):
     """The case that the run held out: Dice of the mask against the label, by hand, is that of the run's report."""
-    from cggm_med.metrics import dice
+    from cggm_med.metrics.volumes import dice
 
     row = json.loads((run / "results.json").read_text())["cases"][0]
     case = row["case"]

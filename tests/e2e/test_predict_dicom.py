@@ -13,19 +13,19 @@ import tempfile
 import nibabel as nib
 import numpy as np
 import pytest
-from command_line import command
-from settings import trained_run
+from helpers.command_line import command
+from helpers.small_runs import trained_run
 
 pytest.importorskip("pydicom")
 pytest.importorskip("highdicom")
 import pydicom
-from dicom_phantom import FORBIDDEN, TOKENS, UID_ROOT, read_segmentation, write_scan
+from helpers.dicom_phantom import FORBIDDEN, TOKENS, UID_ROOT, read_segmentation, write_scan
 
-from cggm_med import prediction_dicom
-from cggm_med.data.masks import write_mask
+from cggm_med.data.volumes.masks import write_mask
 from cggm_med.errors import ConfigError, DataError, MissingExtra, UnknownName
-from cggm_med.prediction import Predictor
-from cggm_med.prediction_dicom import predict_study
+from cggm_med.inference import dicom_study as prediction_dicom
+from cggm_med.inference.dicom_study import predict_study
+from cggm_med.inference.predictor import Predictor
 
 DESCRIPTIONS = {"flair": "AX T2 FLAIR", "t1": "SAG T1", "t1ce": "SAG T1 post Gd", "t2": "AX T2 TSE"}
 CASE = "BraTS2021_00000"

@@ -6,18 +6,21 @@ import json
 import numpy as np
 import pytest
 import torch
-from command_line import command
+from helpers.command_line import command
+from helpers.small_runs import quiet, trained_run
 from matplotlib.image import imread
-from settings import quiet, trained_run
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from cggm_med import engine
 from cggm_med.errors import DataError, OutputError
-from cggm_med.evaluation import probe, probe_samples, probe_table, probe_volumes
-from cggm_med.run import open_finished, open_own
+from cggm_med.evaluation.probe import measure as probe
+from cggm_med.evaluation.probe import samples as probe_samples
+from cggm_med.evaluation.probe import table as probe_table
+from cggm_med.evaluation.probe import volumes as probe_volumes
+from cggm_med.runs.train import open_finished, open_own
 from cggm_med.strategies.joint import Joint, JointConfig
+from cggm_med.training import loop as engine
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 
@@ -123,7 +126,9 @@ def test_an_encoder_that_knows_scores_and_one_that_does_not_does_not(run, monkey
             image = np.array(case.image())
             image[0], image[1] = case.target()[0], np.random.default_rng(0).random(image[1].shape)
             np.save(case.folder / "planted.npy", image)
-    monkeypatch.setattr("cggm_med.data.prepared.PreparedCase.image", lambda self: np.load(self.folder / "planted.npy"))
+    monkeypatch.setattr(
+        "cggm_med.data.volumes.prepared.PreparedCase.image", lambda self: np.load(self.folder / "planted.npy")
+    )
     x.model.encoders["flair"], x.model.encoders["t1"] = _Seeing(), _Seeing()
     probed = probe_volumes.VolumeProbe(x, train, None)
     readouts = {m: probed._fit(x.model, m) for m in ("flair", "t1")}

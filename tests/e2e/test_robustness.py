@@ -12,16 +12,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from command_line import command
+from helpers.command_line import command
+from helpers.small_runs import quiet, trained_run
 from matplotlib.image import imread
-from settings import quiet, trained_run
 
-from cggm_med.data.artefacts import ARTEFACTS, corrupt
+from cggm_med.data.volumes.artefacts import ARTEFACTS, corrupt
 from cggm_med.errors import ConfigError, OutputError, UnknownName
-from cggm_med.evaluation import robustness
-from cggm_med.metrics import dice
-from cggm_med.prediction import Predictor
-from cggm_med.step import random_seed
+from cggm_med.evaluation.robustness import measure as robustness
+from cggm_med.inference.predictor import Predictor
+from cggm_med.metrics.volumes import dice
+from cggm_med.randomness import random_seed
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 WANTED = "motion,ghosting,bias,spike,noise,anisotropy,missing:flair,missing:t2+flair"
@@ -98,7 +98,7 @@ def test_a_reader_of_one_modality_minds_only_artefacts_in_it(run, tmp_path, monk
     def read(task, model, image, modalities, autocast):
         return (image[:1] > 1.2).float().expand(3, *image.shape[1:])
 
-    monkeypatch.setattr("cggm_med.segmentation.SegmentationTask.probabilities", read)
+    monkeypatch.setattr("cggm_med.task.segmentation.SegmentationTask.probabilities", read)
     wanted = {"wanted": WANTED.partition(",missing")[0], "severities": "1,5", "split": None, "out": tmp_path / "out"}
     report = robustness.evaluate(run, {}, quiet(), **wanted)
     found = {
@@ -220,7 +220,7 @@ def test_a_suite_that_fails_leaves_nothing(run, tmp_path, monkeypatch):
     ],
 )
 def test_unknown_names(run, wanted, severities, message, monkeypatch):
-    monkeypatch.setattr("cggm_med.segmentation.find_cases", lambda *args, **rest: pytest.fail("data were read"))
+    monkeypatch.setattr("cggm_med.task.segmentation.find_cases", lambda *args, **rest: pytest.fail("data were read"))
     with pytest.raises(UnknownName, match=message.replace("?", ".")):
         robustness.evaluate(run, {}, quiet(), wanted=wanted, severities=severities, split=None, out=None)
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from settings import quiet, small_config, small_settings
+from helpers.small_runs import quiet, small_config, small_settings
 
-from cggm_med import engine, run
+# One step of plain SGD each: Adam would turn differences of rounding into differences of sign.
+from cggm_med.runs import train as run
+from cggm_med.training import loop as engine
 
 # One step of plain SGD each: Adam would turn differences of rounding into differences of sign.
 CHANGES = {"optim__name": "sgd", "optim__lr": "0.05", "strategy__warmup_steps": "0", "train__batch_size": "4"}
@@ -19,7 +21,7 @@ def trained(tmp_path_factory, phantom, cache):
     out = tmp_path_factory.mktemp("two")
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     settings = small_settings(phantom, cache, **CHANGES)
-    script = Path(__file__).parent / "two_processes.py"
+    script = Path(__file__).parents[1] / "helpers" / "two_processes.py"
     done = subprocess.run(
         [sys.executable, *command, str(script), str(out), *settings], capture_output=True, text=True, timeout=300
     )

@@ -7,11 +7,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from chromium import elements, needs_chromium, screenshot
-from command_line import command
-from settings import trained_run
+from helpers.chromium import elements, needs_chromium, screenshot
+from helpers.command_line import command
+from helpers.small_runs import trained_run
 
-from cggm_med.metrics import dice
+from cggm_med.metrics.volumes import dice
 from cggm_med.viewer.case import of_files, of_run
 from cggm_med.viewer.page import page
 

@@ -10,7 +10,7 @@ from scipy.special import expit, softmax
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
-from cggm_med.evaluation.calibration_scores import (
+from cggm_med.evaluation.calibration.scores import (
     BINS,
     COLDEST,
     HOTTEST,

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from cggm_med.evaluation import probe_figure as probes
-from cggm_med.evaluation import reliability_figure as reliabilities
-from cggm_med.evaluation.calibration_scores import RegionPredictions
+from cggm_med.evaluation.calibration import figure as reliabilities
+from cggm_med.evaluation.calibration.scores import RegionPredictions
+from cggm_med.evaluation.probe import figure as probes
 
 SAID = {"said": "probability of the region", "counted": "voxels"}
 

@@ -7,8 +7,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
 
-from cggm_med.evaluation.probe_readouts import Rows, class_probabilities, fit_readout, pooled
-from cggm_med.evaluation.probe_voxels import (
+from cggm_med.evaluation.probe.readouts import Rows, class_probabilities, fit_readout, pooled
+from cggm_med.evaluation.probe.voxels import (
     NEVER,
     THRESHOLDS,
     VoxelReadout,
@@ -17,8 +17,8 @@ from cggm_med.evaluation.probe_voxels import (
     fit_voxels,
     voxel_features,
 )
-from cggm_med.metrics import dice
-from cggm_med.typing import Features
+from cggm_med.metrics.volumes import dice
+from cggm_med.types import Features
 
 
 def rows(n, channels=20, seed=0, noise=0.0):

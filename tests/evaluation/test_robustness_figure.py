@@ -3,7 +3,7 @@
 import pytest
 from matplotlib.image import imread
 
-from cggm_med.evaluation.robustness_figure import robustness_figure
+from cggm_med.evaluation.robustness.figure import robustness_figure
 
 
 def row(artefact, modalities, severity, dice, region="mean"):

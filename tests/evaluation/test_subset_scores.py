@@ -8,8 +8,9 @@ import pytest
 
 from cggm_med.config import parse_overrides
 from cggm_med.errors import ConfigError, UnknownName
-from cggm_med.evaluation.subset_figure import subset_figure
-from cggm_med.evaluation.subset_scores import (
+from cggm_med.evaluation.subsets.figure import subset_figure
+from cggm_med.evaluation.subsets.measure import draw_table
+from cggm_med.evaluation.subsets.table import (
     SubsetTable,
     shapley_rows,
     shown_subsets,
@@ -17,12 +18,11 @@ from cggm_med.evaluation.subset_scores import (
     subset_rows,
     wanted_subsets,
 )
-from cggm_med.evaluation.subsets import draw_table
-from cggm_med.report import Scores
-from cggm_med.settings import make_config
-from cggm_med.task import CaseResult
-from cggm_med_tasks.cremad import CREMAD
-from cggm_med_tasks.mosi import MOSI
+from cggm_med.results.results import Scores
+from cggm_med.runs.settings import make_config
+from cggm_med.task.base import CaseResult
+from cggm_med_tasks.affect.mosi import MOSI
+from cggm_med_tasks.audiovisual.cremad import CREMAD
 
 FOUR = ("flair", "t1", "t1ce", "t2")
 TWO = ("audio", "image")

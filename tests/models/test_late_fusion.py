@@ -10,7 +10,7 @@ from torch import nn
 
 from cggm_med.errors import UnknownName
 from cggm_med.models.late_fusion import FUSIONS, ConcatFusion, GatedFusion, LateFusionModel, SumFusion
-from cggm_med.typing import Features, Outputs
+from cggm_med.types import Features, Outputs
 
 WIDTHS = {"audio": 4, "text": 6, "video": 3}
 INPUTS = {"audio": 2, "text": 5, "video": 7}

@@ -19,7 +19,7 @@ from cggm_med.models.sequence import (
     sequence_heads,
     settle_channels,
 )
-from cggm_med.typing import Padded
+from cggm_med.types import Padded
 
 CHANNELS = {"text": 5, "audio": 3, "vision": 2}
 MODALITIES = tuple(CHANNELS)

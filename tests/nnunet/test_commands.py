@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cggm_med import cli
+from cggm_med.cli import app as cli
 from cggm_med.nnunet import commands
 from cggm_med.nnunet.settings import VARIABLE
 
@@ -46,7 +46,7 @@ def called(monkeypatch, tmp_path):
 
 
 def test_the_command_line_imports_nothing_heavy():
-    code = "import sys, cggm_med.cli; sys.exit(bool({'nnunetv2', 'torch', 'timm'} & set(sys.modules)))"
+    code = "import sys, cggm_med.cli.app; sys.exit(bool({'nnunetv2', 'torch', 'timm'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

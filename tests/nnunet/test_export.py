@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from cggm_med import registry
 from cggm_med.config import parse_overrides
-from cggm_med.data.labels import LabelConvention
-from cggm_med.data.phantom import make_case
+from cggm_med.data.volumes.labels import LabelConvention
+from cggm_med.data.volumes.phantom import make_case
 from cggm_med.errors import ConfigError, DataError, OutputError
 from cggm_med.nnunet.export import consecutive_numbers, dataset_json, export_dataset, renumber
-from cggm_med.settings import make_config
+from cggm_med.runs.settings import make_config
 from cggm_med_tasks.brats2021 import CONVENTIONS
 
 AFFINE = np.diag([-5.0, -5.0, 5.0, 1.0])

@@ -4,14 +4,14 @@ import copy
 
 import pytest
 import torch
-from plans import PATCH, PLAIN, architecture
+from helpers.plans import PATCH, PLAIN, architecture
 from torch import nn
 
 from cggm_med.errors import ConfigError, DataError
+from cggm_med.models.heads import VoxelwiseHead
 from cggm_med.models.segmentation import SegmentationModel
-from cggm_med.models.unimodal import VoxelwiseHead
 from cggm_med.nnunet.network import channel_modalities, initialise, network_from_plan
-from cggm_med.typing import Features
+from cggm_med.types import Features
 
 MODALITIES = ("FLAIR", "T1")
 

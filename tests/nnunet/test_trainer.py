@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from plans import PATCH, plans
+from helpers.plans import PATCH, plans
 
-from cggm_med.diagnostics import coverage
 from cggm_med.errors import CheckpointError, ConfigError, DataError, NonFiniteLoss, UnknownName
 from cggm_med.nnunet.settings import VARIABLE
+from cggm_med.training.monitor import coverage
 
 trainers = pytest.importorskip("cggm_med.nnunet.trainer")
 

@@ -4,7 +4,10 @@ import sys
 
 import pytest
 
-from cggm_med import MissingExtra, PluginError, cli, registry
+from cggm_med import MissingExtra, PluginError, registry
+
+# Entry points of packages that are installed together, by package; "name": "module:object".
+from cggm_med.cli import app as cli
 
 # Entry points of packages that are installed together, by package; "name": "module:object".
 PACKAGES = {
@@ -44,7 +47,7 @@ class Half(ClassificationTask):
 """,
     "np_talks": """
 print("hello from a plug-in")
-from cggm_med_tasks.mosi import MOSI
+from cggm_med_tasks.affect.mosi import MOSI
 
 class Talks(MOSI):
     description = "a task that talks"
@@ -145,7 +148,7 @@ def test_a_broken_strategy_is_refused_likewise(tmp_path, monkeypatch):
     metadata = tmp_path / "wrong-2.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: wrong\nVersion: 2\n")
-    (metadata / "entry_points.txt").write_text(f"[{registry.STRATEGIES}]\nwrong = cggm_med_tasks.mosi:MOSI\n")
+    (metadata / "entry_points.txt").write_text(f"[{registry.STRATEGIES}]\nwrong = cggm_med_tasks.affect.mosi:MOSI\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(PluginError, match=r"strategy 'wrong' of package wrong 2 .* subclass of .*BalancingStrategy"):
         registry.load(registry.STRATEGIES, "wrong")

@@ -15,8 +15,9 @@ import pytest
 import yaml
 from scipy.io import wavfile
 
-from cggm_med import cli, make_config, registry
-from cggm_med.new_task import SUFFIXES, TEMPLATE, write_task
+from cggm_med import make_config, registry
+from cggm_med.cli import app as cli
+from cggm_med.scaffold.new_task import SUFFIXES, TEMPLATE, write_task
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "how-to" / "add-a-task.md"
@@ -24,7 +25,8 @@ NAME = "spoken_digits"
 # Dies in the second step, after the first was written down.
 KILLED = """
 import os, sys
-from cggm_med import cli, engine
+from cggm_med.cli import app as cli
+from cggm_med.training import loop as engine
 real, count = engine.train_step, iter((1, 2))
 def train_step(*args, **kwargs):
     losses = real(*args, **kwargs)

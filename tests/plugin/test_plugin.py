@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
-from settings import small_settings
+from helpers.small_runs import small_settings
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -5,9 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from problems import (
+from helpers.problems import (
     CLASSIFICATION,
     CPU,
     MODALITIES,
@@ -18,13 +16,15 @@ from problems import (
     vector_batch,
     vector_model,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cggm_med.config import OptimConfig
-from cggm_med.engine import make_optimizer
 from cggm_med.errors import ConfigError
-from cggm_med.step import Step
+from cggm_med.randomness import Step
 from cggm_med.strategies.agm import agm_factors
-from cggm_med.typing import Batch
+from cggm_med.training.loop import make_optimizer
+from cggm_med.types import Batch
 
 score = st.floats(0, 1, width=32)
 pairs = st.lists(st.tuples(score, score), min_size=1, max_size=6).map(lambda x: torch.tensor(x).unbind(1))

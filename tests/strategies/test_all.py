@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from problems import (
+from helpers.problems import (
     CLASSIFICATION,
     CPU,
     MODALITIES,
@@ -25,11 +25,11 @@ from problems import (
 
 from cggm_med import registry
 from cggm_med.config import OptimConfig, TrainConfig
-from cggm_med.diagnostics import Monitor, coverage
-from cggm_med.engine import make_optimizer
-from cggm_med.step import Step
+from cggm_med.randomness import Step
 from cggm_med.strategies.base import BalancingStrategy, FactorStrategy
-from cggm_med.typing import Batch
+from cggm_med.training.loop import make_optimizer
+from cggm_med.training.monitor import Monitor, coverage
+from cggm_med.types import Batch
 
 NAMES = registry.names(registry.STRATEGIES)
 every_strategy = pytest.mark.parametrize("name", NAMES)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from problems import (
+from helpers.problems import (
     CLASSIFICATION,
     MODALITIES,
     SEGMENTATION,
@@ -14,10 +14,10 @@ from problems import (
     vector_model,
 )
 
-from cggm_med.losses import RegionLoss
-from cggm_med.step import Step
+from cggm_med.objectives.losses import RegionLoss
+from cggm_med.randomness import Step
 from cggm_med.strategies.base import fused_loss, scale_updates
-from cggm_med.typing import Outputs
+from cggm_med.types import Outputs
 
 ADAPTIVE = [torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RMSprop, torch.optim.Adagrad]
 

@@ -7,9 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from problems import (
+from helpers.problems import (
     CLASSIFICATION,
     CPU,
     MODALITIES,
@@ -26,23 +24,25 @@ from problems import (
     vector_heads,
     vector_model,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cggm_med.config import OptimConfig, TrainConfig
-from cggm_med.engine import make_optimizer
 from cggm_med.errors import ConfigError
-from cggm_med.losses import RegionLoss, subsample
-from cggm_med.models.unimodal import UnimodalHead
-from cggm_med.step import Step
+from cggm_med.models.heads import UnimodalHead
+from cggm_med.objectives.losses import RegionLoss, subsample
+from cggm_med.randomness import Step
 from cggm_med.strategies.base import scale_updates
 from cggm_med.strategies.cggm import CGGM, CGGMConfig
-from cggm_med.strategies.cggm_coefficients import (
+from cggm_med.strategies.joint import Joint
+from cggm_med.strategies.parts.cggm_coefficients import (
     balancing_factors,
     paper_coefficients,
     released_coefficients,
     temper,
 )
-from cggm_med.strategies.joint import Joint
-from cggm_med.strategies.last_layer import cosines, guidance_loss, last_layer_gradients
+from cggm_med.strategies.parts.last_layer import cosines, guidance_loss, last_layer_gradients
+from cggm_med.training.loop import make_optimizer
 
 finite = st.floats(-1e3, 1e3, width=32)
 improvements = st.lists(finite, min_size=1, max_size=5).map(torch.tensor)

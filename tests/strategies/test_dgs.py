@@ -6,21 +6,31 @@ from itertools import permutations
 
 import pytest
 import torch
+from helpers.problems import (
+    CLASSIFICATION,
+    CPU,
+    MODALITIES,
+    PROBLEMS,
+    STEPS,
+    make,
+    one_step,
+    same_bits,
+    set_up,
+    trained,
+)
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import CLASSIFICATION, CPU, MODALITIES, PROBLEMS, STEPS, make, one_step, same_bits, set_up, trained
 from torch import nn
 
 from cggm_med.config import OptimConfig, TrainConfig
-from cggm_med.engine import make_optimizer
 from cggm_med.errors import ConfigError
+from cggm_med.models.heads import UnimodalHeads, VectorHead
 from cggm_med.models.late_fusion import LateFusionModel
-from cggm_med.models.unimodal import UnimodalHeads, VectorHead
-from cggm_med.scores import mean_score, soft_dice_sums, true_class_sums
-from cggm_med.step import Step
+from cggm_med.objectives.balance_scores import mean_score, soft_dice_sums, true_class_sums
+from cggm_med.randomness import Step
 from cggm_med.strategies import dgs
 from cggm_med.strategies.dgs import dgs_factors
-from cggm_med.strategies.shapley import (
+from cggm_med.strategies.parts.shapley import (
     MOST_EXACT,
     coalition_sums,
     exact_plan,
@@ -28,7 +38,8 @@ from cggm_med.strategies.shapley import (
     shapley_plan,
     shapley_shares,
 )
-from cggm_med.typing import Batch, Features
+from cggm_med.training.loop import make_optimizer
+from cggm_med.types import Batch, Features
 
 PLAIN_SGD = OptimConfig(name="sgd", lr=0.01, momentum=0, weight_decay=0)
 every_problem = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)

@@ -6,9 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from problems import (
+from helpers.problems import (
     CLASSIFICATION,
     CPU,
     MODALITIES,
@@ -24,17 +22,19 @@ from problems import (
     vector_batch,
     vector_model,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from cggm_med.config import OptimConfig
-from cggm_med.engine import make_optimizer
 from cggm_med.errors import ConfigError
 from cggm_med.models.late_fusion import LateFusionModel
-from cggm_med.step import Step
+from cggm_med.randomness import Step
 from cggm_med.strategies.base import add_gradient_noise, gradient_spreads
 from cggm_med.strategies.ogm import ogm_factors
-from cggm_med.strategies.ratios import score_ratios
-from cggm_med.typing import Batch
+from cggm_med.strategies.parts.ratios import score_ratios
+from cggm_med.training.loop import make_optimizer
+from cggm_med.types import Batch
 
 PAIR = MODALITIES[:2]
 forms = pytest.mark.parametrize("form", ["continuous", "paper"])

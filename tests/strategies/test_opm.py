@@ -5,9 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from problems import (
+from helpers.problems import (
     CLASSIFICATION,
     CPU,
     MODALITIES,
@@ -23,14 +21,16 @@ from problems import (
     vector_batch,
     vector_model,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cggm_med.config import OptimConfig
-from cggm_med.engine import make_optimizer
 from cggm_med.errors import ConfigError
 from cggm_med.models.late_fusion import LateFusionModel
-from cggm_med.step import Step
+from cggm_med.randomness import Step
 from cggm_med.strategies.opm import drop_rates
-from cggm_med.typing import Batch, Features
+from cggm_med.training.loop import make_optimizer
+from cggm_med.types import Batch, Features
 
 score = st.floats(0, 1, width=32)
 AHEAD = (0.8, 0.4, 0.6)  # ratios 1.6, 4/7 and 1: the first alone is ahead

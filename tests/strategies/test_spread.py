@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from problems import PROBLEMS
-from spread import labels, train_all
+from helpers.problems import PROBLEMS
+from helpers.spread import labels, train_all
 
 CASES = [f"{kind}, {label}" for kind in PROBLEMS for label in labels()]
 
@@ -20,7 +20,7 @@ def two(tmp_path_factory):
         "torch.distributed.run",
         "--standalone",
         "--nproc_per_node=2",
-        str(Path(__file__).parent / "spread.py"),
+        str(Path(__file__).parents[1] / "helpers" / "spread.py"),
     ]
     done = subprocess.run([sys.executable, *command, str(out)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from command_line import command
+from helpers.command_line import command
 from PIL import Image
 from scipy.io import wavfile
 from scipy.signal import stft
@@ -18,7 +18,7 @@ from cggm_med.config import parse_overrides
 from cggm_med.errors import ConfigError, DataError
 from cggm_med.models.late_fusion import LateFusionModel
 from cggm_med.registry import TASKS, load
-from cggm_med.settings import make_config
+from cggm_med.runs.settings import make_config
 
 RATE = 22050
 CLIPS = [f"10{actor:02d}_IEO_{label}_XX" for actor in range(1, 9) for label in ("NEU", "ANG")]

@@ -10,8 +10,8 @@ from sklearn.datasets import load_digits
 
 from cggm_med import DataError
 from cggm_med.config import parse_overrides
-from cggm_med.settings import make_config
-from cggm_med_tasks.avdigits import LENGTH, AVDigits
+from cggm_med.runs.settings import make_config
+from cggm_med_tasks.audiovisual.avdigits import LENGTH, AVDigits
 
 
 def task(*settings):

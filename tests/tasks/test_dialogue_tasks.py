@@ -11,15 +11,15 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 from torch.nn import functional as F
 
-from cggm_med import cli
+from cggm_med.cli import app as cli
 from cggm_med.config import parse_overrides
 from cggm_med.errors import ConfigError, DataError, MissingExtra
-from cggm_med.losses import IGNORED
+from cggm_med.objectives.losses import IGNORED
 from cggm_med.registry import TASKS, load
-from cggm_med.settings import make_config
-from cggm_med.task import CaseResult
-from cggm_med.typing import Padded
-from cggm_med_tasks.dialogue_files import IEMOCAP_LAYOUT, MELD_LAYOUT, ROBERTA
+from cggm_med.runs.settings import make_config
+from cggm_med.task.base import CaseResult
+from cggm_med.types import Padded
+from cggm_med_tasks.affect.dialogue_files import IEMOCAP_LAYOUT, MELD_LAYOUT, ROBERTA
 
 TASK = {"iemocap_dialogue": IEMOCAP_LAYOUT, "meld": MELD_LAYOUT}
 WIDTHS = dict.fromkeys(ROBERTA, 3) | {"text": 7, "audio": 5, "vision": 4}

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from cggm_med import cli
+from cggm_med.cli import app as cli
 from cggm_med.config import parse_overrides
 from cggm_med.errors import ConfigError, DataError
 from cggm_med.registry import TASKS, load
-from cggm_med.settings import make_config
+from cggm_med.runs.settings import make_config
 
 SIZES = {"text": 6, "audio": 5, "vision": 4}
 FILES = {"text": "L/bert_large.h5", "audio": "A/comparE.h5", "vision": "V/denseface.h5"}

@@ -9,13 +9,13 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from cggm_med import cli
+from cggm_med.cli import app as cli
 from cggm_med.config import parse_overrides
 from cggm_med.errors import DataError
-from cggm_med.label_scores import Predicted
+from cggm_med.metrics.labels import Predicted
 from cggm_med.registry import TASKS, load
-from cggm_med.settings import make_config
-from cggm_med_tasks.mosi import (
+from cggm_med.runs.settings import make_config
+from cggm_med_tasks.affect.mosi import (
     MOSI,
     accuracy_not_negative,
     accuracy_positive,

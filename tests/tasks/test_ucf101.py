@@ -5,14 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from command_line import command
+from cggm_med_tasks.ucf101 import mirror_flow
+from helpers.command_line import command
 from PIL import Image
 
 from cggm_med.config import parse_overrides
 from cggm_med.errors import ConfigError, DataError
 from cggm_med.registry import TASKS, load
-from cggm_med.settings import make_config
-from cggm_med_tasks.ucf101 import mirror_flow
+from cggm_med.runs.settings import make_config
 
 NAMES = ("Archery", "HandstandPushups", "YoYo")
 GROUPS = 7

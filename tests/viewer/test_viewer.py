@@ -149,7 +149,7 @@ def test_niivue_is_the_file_that_its_readme_says():
 def test_the_wheel_holds_all_that_a_page_is_made_of():
     held = {file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()}
     niivue = {f"cggm_med/vendored/niivue/{name}" for name in ("niivue.umd.js", "LICENSE", "THIRD_PARTY_NOTICES.md")}
-    template = {f"cggm_med/templates/viewer/page.{kind}" for kind in ("html", "css", "js")}
+    template = {f"cggm_med/viewer/templates/page.{kind}" for kind in ("html", "css", "js")}
     assert niivue | template <= held
 
 

@@ -1,0 +1,5 @@
+"""``python -m cggm_med.cli``, the same as ``cggm-med``."""
+
+from cggm_med.cli.app import main
+
+main()

@@ -1,0 +1,141 @@
+"""Writing regions as a DICOM segmentation that belongs to the series on which they were found.
+
+The file bears name, id, birth date and study of the patient, copied from the series: without them an archive could not
+file it, and a viewer would not show it over its images. It is the only thing this package writes that identifies a
+person; see `cggm_med.data.dicom.series` for the rules that all the rest follows.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cggm_med.data.dicom.header import import_extra, quiet
+from cggm_med.data.dicom.series import Series
+from cggm_med.data.dicom.volume import check_series
+from cggm_med.errors import DataError
+from cggm_med.files import atomic_file
+
+# Private schemes begin with 99 (PS3.16, section 8.2).
+_PRIVATE = "99CGGM"
+# Code, scheme and meaning of each region. The standard's list of lesions (PS3.16, CID 7159) has codes for the single
+# tissues; whole tumour and tumour core are unions of tissues for which it has none.
+_CODES = {
+    "WT": ("WT", _PRIVATE, "Whole tumour: core and oedema"),
+    "TC": ("TC", _PRIVATE, "Tumour core: necrosis and enhancing tumour"),
+    "ET": ("C113842", "NCIt", "Enhancing Lesion"),
+    "NCR": ("6574001", "SCT", "Necrosis"),
+    "ED": ("79654002", "SCT", "Edema"),
+}
+_ABNORMAL = ("49755003", "SCT", "Morphologically Abnormal Structure")
+_ARTIFICIAL_INTELLIGENCE = ("123110", "DCM", "Artificial Intelligence")
+# May be empty but not absent in a valid object; exports for research leave them out.
+_MAY_BE_EMPTY = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "ReferringPhysicianName"),
+    *("StudyID", "StudyDate", "StudyTime", "AccessionNumber"),
+)
+
+
+def write_segmentation(
+    path: Path,
+    masks: Mapping[str, NDArray[np.bool_]],
+    reference: Series,
+    *,
+    algorithm: str,
+    version: str,
+    model: str,
+) -> None:
+    """Write regions, which may overlap, as a DICOM segmentation of binary segments.
+
+    Segments lie on the grid of the series, slice by slice, those without a voxel included, and refer to its images.
+    ET, NCR and ED have a code of the standard's lists, WT and TC a private one; any other region gets a private code of
+    its name.
+
+    Args:
+        path: the file to write, whole or not at all.
+        masks: by region name, in the order of the segments: bool ``(x, y, z)`` as `read_series` orders the axes.
+        reference: the series that the masks lie on.
+        algorithm: name of what made the masks.
+        version: its version.
+        model: what tells one network from another, such as a digest of its weights; stands for the serial number.
+
+    Raises:
+        MissingExtra: if highdicom is not installed.
+        DataError: if the series is not one regular volume or lacks what a segmentation must refer to.
+        OutputError: if the file cannot be written.
+        ValueError: if there is no mask, or one is not bool or of another shape.
+    """
+    highdicom = import_extra("DICOM-SEG", "highdicom")
+    stack = check_series(reference)
+    if not masks:
+        raise ValueError("no masks; expected at least one region")
+    for region, mask in masks.items():
+        if mask.dtype != np.bool_ or mask.shape != stack.shape:
+            raise ValueError(f"{region} is {mask.dtype} of shape {mask.shape}; expected bool of shape {stack.shape}")
+    # (x, y, z) of each region -> (slice, row, column, segment)
+    pixels = np.stack([mask.T for mask in masks.values()], axis=-1)
+    segments = [_segment(highdicom, number, region, algorithm, version) for number, region in enumerate(masks, 1)]
+    content = io.BytesIO()
+    try:
+        with quiet():
+            segmentation = highdicom.seg.Segmentation(
+                source_images=_source_images(stack.paths),
+                pixel_array=pixels,
+                segmentation_type="BINARY",
+                segment_descriptions=segments,
+                series_instance_uid=highdicom.UID(),
+                # Above the numbers that scanners give.
+                series_number=9000,
+                sop_instance_uid=highdicom.UID(),
+                instance_number=1,
+                manufacturer="cggm-med",
+                manufacturer_model_name=algorithm,
+                software_versions=version,
+                device_serial_number=model,
+                content_label="SEGMENTATION",
+                # Readers that give only the slices between the first and the last voxel would lose the grid.
+                omit_empty_frames=False,
+            )
+            segmentation.SeriesDescription = f"{algorithm} segmentation, research use only"
+            segmentation.save_as(content)
+    except Exception:
+        # Messages of highdicom and pydicom repeat values of the header.
+        raise DataError(
+            f"series {reference.name} ({reference.kind}): its headers are not valid enough for a DICOM segmentation to "
+            "refer to (such as study, frame of reference, patient); write NIfTI instead, or export the series anew"
+        ) from None
+    with atomic_file(path) as file:
+        file.write(content.getbuffer())
+
+
+def _source_images(paths: tuple[Path, ...]) -> list[Any]:
+    """Headers of the images that a segmentation refers to, in the order of the slices."""
+    pydicom = import_extra("DICOM-SEG", "pydicom")
+    sources = []
+    for path in paths:
+        source = pydicom.dcmread(path, stop_before_pixels=True)
+        for keyword in _MAY_BE_EMPTY:
+            if keyword not in source:
+                setattr(source, keyword, None)
+        sources.append(source)
+    return sources
+
+
+def _segment(highdicom: Any, number: int, region: str, algorithm: str, version: str) -> Any:
+    value, scheme, meaning = _CODES.get(region, (region, _PRIVATE, region[:64]))
+    coded = highdicom.sr.CodedConcept
+    return highdicom.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=region[:64],
+        segmented_property_category=coded(*_ABNORMAL),
+        segmented_property_type=coded(value, scheme, meaning),
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=highdicom.AlgorithmIdentificationSequence(
+            name=algorithm, version=version, family=coded(*_ARTIFICIAL_INTELLIGENCE)
+        ),
+    )

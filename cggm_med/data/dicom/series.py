@@ -1,0 +1,216 @@
+"""Reading magnetic resonance series from DICOM folders, without ever telling whom they show.
+
+Nothing that leaves this module and its neighbours ``dicom_*`` in messages, in the ``repr`` of objects, or in names and
+headers of NIfTI files identifies a person. The rules:
+
+- Only the elements listed in ``dicom_header`` are kept. Names, birth dates, study dates, accession numbers,
+  institutions, physicians and private elements are none of them. Patient, study and frame of reference are kept as
+  digests, to notice that two series belong to different ones.
+- A message names a series by its number and by a kind from a fixed list (``series 5: t1ce``), an image by its instance
+  number, and a file that cannot be parsed by its place in the sorted list of files. Series numbers of more than five
+  digits are not shown, because some exporters put dates there.
+- Descriptions and UIDs are not shown, because people write names into the former and the latter identify an
+  examination. Nor are paths: exports are commonly named after the patient, the given folder included.
+- Values that cannot be used are named by their keyword and not repeated, whatever they hold.
+- Messages and warnings of pydicom, highdicom, ITK and GDCM repeat paths and values, so they are replaced.
+
+`Series.uid`, `Series.description` and `Series.paths` do hold such text, for callers that need it; a caller that shows
+them breaks these rules. The path of an output is the caller's own choice, and is named if it cannot be written. A DICOM
+segmentation is the exception: it has to carry the identity of the series that it belongs to.
+
+Headers are read with pydicom, which is written in Python and hence cannot be brought to overwrite memory by a crafted
+file, and their numbers are parsed here, strictly. Pixels are decoded by SimpleITK (GDCM), which knows the compressions
+that are found in practice. The affine is computed twice, here and by SimpleITK, and both must agree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cggm_med.data.cases import natural_key
+from cggm_med.data.dicom.header import Header, Unusable, import_extra, is_dicom, read_header
+from cggm_med.data.dicom.kinds import kind_of_header
+from cggm_med.data.layouts import files_under
+from cggm_med.errors import DataError, UnknownName
+
+_CHOOSE = "choose each by its number, its UID or a part of its description, such as --series t1ce=5"
+
+
+@dataclass(frozen=True)
+class Series:
+    """The images of one ``SeriesInstanceUID`` of one patient.
+
+    Attributes:
+        name: what it is called: its ``SeriesNumber`` such as ``"5"``; ``"5.1"``, ``"5.2"`` where several bear the same;
+            ``"x"`` where it has none that can be shown.
+        kind: ``flair``, ``t1``, ``t1ce`` or ``t2``; or why it is none of them, such as ``localiser`` or ``derived``.
+        headers: those of its files, in the order of their paths.
+    """
+
+    name: str
+    kind: str
+    headers: tuple[Header, ...] = field(repr=False)
+
+    @property
+    def uid(self) -> str:
+        """``SeriesInstanceUID``; identifies an examination, not to be shown."""
+        return self.headers[0].text("SeriesInstanceUID")
+
+    @property
+    def description(self) -> str:
+        """``SeriesDescription``, or ``ProtocolName`` where that is empty; may hold a name, not to be shown."""
+        return self.headers[0].text("SeriesDescription") or self.headers[0].text("ProtocolName")
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Its files in the order of their paths; may hold a name, not to be shown."""
+        return tuple(header.path for header in self.headers)
+
+    def describe(self) -> str:
+        """The series in a few words that identify nobody, such as ``series 5: t1ce, 20 images of 256 x 256``."""
+        size = ""
+        with contextlib.suppress(Unusable):
+            size = f" of {self.headers[0].whole('Columns')} x {self.headers[0].whole('Rows')}"
+        return f"series {self.name}: {self.kind}, {len(self.headers)} images{size}"
+
+
+def holds_dicom(folder: Path) -> bool:
+    """Whether a folder or one below it holds DICOM files, and none of them NIfTI files."""
+    paths = files_under(folder, skip_unreadable=True)
+    return not any(path.name.lower().endswith((".nii", ".nii.gz")) for path in paths) and any(map(is_dicom, paths))
+
+
+def find_series(folder: Path) -> tuple[Series, ...]:
+    """The series of images in a folder and its subfolders, told from the headers of the files.
+
+    Files that do not begin as DICOM files do (``DICM`` at byte 128), hidden files, directories of media (DICOMDIR) and
+    objects without pixels, such as reports, are passed over.
+
+    Args:
+        folder: may hold several series mixed.
+
+    Returns:
+        The series, ordered by name.
+
+    Raises:
+        MissingExtra: if pydicom is not installed.
+        DataError: if there is no series, or a DICOM file is so damaged that its series cannot be told.
+    """
+    pydicom = import_extra("DICOM", "pydicom")
+    try:
+        paths = files_under(folder)
+    except DataError:
+        raise DataError("the given folder, or one below it, does not exist or cannot be read; give another") from None
+    groups: dict[tuple[str, ...], list[Header]] = {}
+    problems = []
+    for number, path in enumerate(paths, 1):
+        try:
+            image = read_header(pydicom, path)
+        except Unusable as reason:
+            problems.append(f"file {number} of {len(paths)}, sorted by folder and name: {reason}")
+            continue
+        if image is not None:
+            groups.setdefault((image.text("SeriesInstanceUID"), image.patient, image.study), []).append(image)
+    if problems:
+        # Passing over them would take the end off a volume unnoticed.
+        raise DataError("DICOM files that cannot be read; copy them anew or remove them:", problems)
+    if not groups:
+        raise DataError(
+            "no DICOM images found in the given folder (searched its subfolders too); "
+            "expected unpacked files with DICM at byte 128"
+        )
+    numbers: dict[str, list[tuple[Header, ...]]] = {}
+    for _, images in sorted(groups.items()):
+        numbers.setdefault(images[0].short_number("SeriesNumber") or "x", []).append(tuple(images))
+    return tuple(
+        Series(name if len(same) == 1 else f"{name}.{place}", kind_of_header(images[0]), images)
+        for name, same in sorted(numbers.items(), key=lambda item: natural_key(item[0]))
+        for place, images in enumerate(same, 1)
+    )
+
+
+def assign_modalities(
+    series: Sequence[Series],
+    modalities: Sequence[str],
+    chosen: Mapping[str, str] | None = None,
+) -> dict[str, Series]:
+    """Which series shows which modality.
+
+    Without a choice, a modality is the one series whose kind bears its name; see `kind_of`. Series that a scanner or
+    workstation computed from others (``DERIVED`` or ``SECONDARY`` in ``ImageType``) are taken only when chosen.
+
+    Args:
+        series: as `find_series` gives them.
+        modalities: those that are wanted; names other than flair, t1, t1ce and t2 must be chosen.
+        chosen: for some modalities the series' name or number, its UID, or a part of its description, in any case.
+
+    Returns:
+        Series by modality, in the order of ``modalities``.
+
+    Raises:
+        UnknownName: if a modality is chosen that is not wanted.
+        DataError: if a series is missing, not unique, used twice, of another patient than the rest, or, unless chosen,
+            of another study or frame of reference.
+    """
+    chosen = chosen or {}
+    for modality in chosen:
+        if modality not in modalities:
+            raise UnknownName("modality", modality, modalities)
+    listing = [one.describe() for one in series]
+    taken = {modality: _chosen_series(series, modality, choice, listing) for modality, choice in chosen.items()}
+    found: dict[str, Series] = {}
+    missing = []
+    for modality in modalities:
+        free = [one for one in series if one.kind == modality and one not in taken.values()]
+        fitting = [taken[modality]] if modality in taken else free
+        if len(fitting) > 1:
+            names = ", ".join(one.name for one in fitting)
+            raise DataError(f"series {names} all fit {modality}; {_CHOOSE}. The folder holds:", listing)
+        if fitting:
+            found[modality] = fitting[0]
+        else:
+            missing.append(modality)
+    if missing:
+        wanted = f"no series found for {', '.join(missing)}; use fewer modalities (--modalities), or {_CHOOSE}"
+        raise DataError(f"{wanted}. The folder holds:", listing)
+    _refuse_mixture(found, chosen, listing)
+    return found
+
+
+def _chosen_series(series: Sequence[Series], modality: str, choice: str, listing: Sequence[str]) -> Series:
+    """The one series that a choice means: by its name or UID, else by its number, else by a part of its description."""
+    fitting = [one for one in series if choice in (one.name, one.uid)]
+    fitting = fitting or [one for one in series if choice == one.name.partition(".")[0]]
+    # Digits are never a part of a description, since that of another series may well hold them.
+    if not fitting and choice.strip() and not choice.isdecimal():
+        fitting = [one for one in series if choice.lower() in one.description.lower()]
+    if len(fitting) == 1:
+        return fitting[0]
+    # The choice itself may be a UID or hold a name.
+    found = f"series {', '.join(one.name for one in fitting)} all fit" if fitting else "no series fits"
+    raise DataError(f"{found} the choice for {modality}; {_CHOOSE}. The folder holds:", listing)
+
+
+def _refuse_mixture(found: Mapping[str, Series], chosen: Mapping[str, str], listing: Sequence[str]) -> None:
+    """Demand a series for each modality, all of one patient; unless chosen, of one study and frame of reference."""
+    items = list(found.items())
+    for k, (modality, one) in enumerate(items):
+        for other_modality, other in items[k + 1 :]:
+            pair = f"{modality} (series {one.name}) and {other_modality} (series {other.name})"
+            if one is other:
+                raise DataError(f"{pair} are the same; choose another for one of them. The folder holds:", listing)
+            a, b = one.headers[0], other.headers[0]
+            if a.patient != b.patient:
+                raise DataError(f"{pair} show different patients; give a folder with one of them")
+            if modality in chosen and other_modality in chosen:
+                continue
+            if a.study != b.study:
+                raise DataError(f"{pair} are of different studies; give a folder with one of them, or {_CHOOSE}")
+            if a.frame != b.frame:
+                raise DataError(
+                    f"{pair} have different frames of reference, so that their positions need not fit; register them, "
+                    f"or if they fit {_CHOOSE}"
+                )

@@ -1,0 +1,228 @@
+"""Turning a DICOM series into one volume with its affine, and refusing what is not one regular volume."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk  # noqa: N813  (the field writes it so)
+from numpy.typing import NDArray
+
+from cggm_med.data.dicom.header import COMPRESSED, EXPLICIT, IMPLICIT, MR_CLASSES, Header, Unusable, quiet
+from cggm_med.data.dicom.series import Series
+from cggm_med.data.volumes.checks import largest_displacement
+from cggm_med.errors import DataError
+from cggm_med.files import atomic_file
+
+_LARGEST_MATRIX = 4096
+# How far any voxel may lie from its place in the regular volume. Positions and cosines that were rounded to three
+# decimals come to a tenth of a voxel; a missing slice to half a voxel and more, a gantry tilted by 1 degree to several.
+_TOLERANCE_VOXELS = 0.25
+# Directions written with three decimals are off by less.
+_COSINE_TOLERANCE = 2e-3
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A series that was found to be one regular volume.
+
+    Attributes:
+        paths: its files in the order of the slice axis; may hold a name, not to be shown.
+        shape: voxels along the axes (x, y, z): columns, rows, slices.
+        affine: from voxel indices (x, y, z) to mm, RAS+.
+    """
+
+    paths: tuple[Path, ...] = field(repr=False)
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+
+
+def check_series(series: Series) -> Stack:
+    """Order the slices of a series and make sure that they are one regular volume, from their headers alone.
+
+    Slices missing at either end cannot be noticed: nothing in a header tells how many there ought to be.
+
+    Raises:
+        DataError: for images that are damaged, in colour, of several frames or in a compression that cannot be decoded;
+            for slices that differ in size, orientation or pixel spacing, lie twice at one place, have gaps between
+            them, or form a sheared stack (tilted gantry).
+    """
+    where = f"series {series.name} ({series.kind})"
+    slices, problems = [], []
+    for place, image in enumerate(series.headers, 1):
+        number = image.short_number("InstanceNumber")
+        name = f"instance {number}" if number else f"file {place} of {len(series.headers)}"
+        try:
+            slices.append(_Slice.of(name, image))
+        except Unusable as reason:
+            problems.append(f"{name}: {reason}")
+    if problems:
+        raise DataError(f"{where}: {len(problems)} of {len(series.headers)} images cannot be used:", problems)
+    if len(slices) < 2:
+        raise DataError(f"{where} is a single image; expected a stack of slices, export the whole series")
+    first = slices[0]
+    for other in slices[1:]:
+        if different := first.differs(other):
+            raise DataError(f"{where}: {first.name} and {other.name} differ in {different}; export them as two series")
+
+    normal = np.cross(first.row, first.column)
+    slices.sort(key=lambda one: float(one.position @ normal))
+    first = slices[0]
+    offsets = np.array([one.position - first.position for one in slices])
+    _refuse_irregular(where, slices, offsets @ normal)
+    drift = float(np.abs(offsets @ np.column_stack([first.row, first.column]) / first.spacing).max())
+    if drift > _TOLERANCE_VOXELS:
+        raise DataError(
+            f"{where}: its slices are shifted against each other by up to {drift:.3g} pixels (tilted gantry or sheared "
+            f"stack), allowed are {_TOLERANCE_VOXELS}; resample it to a regular grid first, for example with dcm2niix"
+        )
+    step = float(offsets[-1] @ normal) / (len(slices) - 1)
+    lps = np.eye(4)
+    lps[:3, :3] = np.column_stack([first.row * first.spacing[0], first.column * first.spacing[1], normal * step])
+    lps[:3, 3] = first.position
+    return Stack(tuple(one.path for one in slices), (*first.shape, len(slices)), np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps)
+
+
+def read_series(series: Series) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Voxels and affine of a series.
+
+    Returns:
+        The volume ``(x, y, z)`` along columns, rows and slices, in the units of the rescaled intensities
+        (stored value x ``RescaleSlope`` + ``RescaleIntercept``, by slice); and its affine ``(4, 4)`` from voxel indices
+        to mm, RAS+.
+
+    Raises:
+        DataError: whatever `check_series` refuses, and pixels that cannot be decoded.
+    """
+    stack = check_series(series)
+    reader = sitk.ImageSeriesReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileNames([str(path) for path in stack.paths])
+    # Else the first slice decides, and fractions of later slices, whose slope may be another, are cut off.
+    reader.SetOutputPixelType(sitk.sitkFloat32)
+    try:
+        with quiet():
+            image = reader.Execute()
+    except RuntimeError:
+        syntax = series.headers[0].transfer_syntax
+        raise DataError(
+            f"series {series.name} ({series.kind}): its pixels cannot be decoded (transfer syntax {syntax}); "
+            "copy it anew, or decompress it, for example with dcmdjpeg or gdcmconv --raw"
+        ) from None
+    lps = np.eye(4)
+    lps[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    lps[:3, 3] = image.GetOrigin()
+    volume: NDArray[np.float32] = sitk.GetArrayFromImage(image).T
+    other = np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
+    if volume.shape != stack.shape or largest_displacement(stack.affine, other, stack.shape) > _TOLERANCE_VOXELS:
+        raise DataError(
+            f"series {series.name} ({series.kind}): two readers disagree on where it lies; "
+            "convert it to NIfTI with a tool that you trust and give that"
+        )
+    return volume, stack.affine
+
+
+def write_nifti(series: Series, path: Path) -> None:
+    """Write a series as a NIfTI file in single precision, with its affine in sform and qform and no other metadata.
+
+    Args:
+        series: as `find_series` gives them.
+        path: ends in ``.nii``; whole or not written at all.
+
+    Raises:
+        DataError: if the series cannot be read.
+        OutputError: if the file cannot be written.
+    """
+    volume, affine = read_series(series)
+    image = nib.Nifti1Image(volume, affine)
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    image.header.set_xyzt_units("mm")
+    with atomic_file(path) as file:
+        file.write(image.to_bytes())
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """Where one image lies, in mm, LPS+: its first pixel, and the directions in which columns and rows are counted."""
+
+    name: str
+    path: Path = field(repr=False)
+    position: NDArray[np.float64]
+    row: NDArray[np.float64]
+    column: NDArray[np.float64]
+    spacing: NDArray[np.float64]
+    shape: tuple[int, int]
+
+    @staticmethod
+    def of(name: str, image: Header) -> _Slice:
+        """The slice that an image is.
+
+        Raises:
+            Unusable: if it is none, or lacks anything.
+        """
+        if image.transfer_syntax not in (IMPLICIT, EXPLICIT, *COMPRESSED):
+            raise Unusable("its transfer syntax is not supported; convert it with gdcmconv --raw or dcmconv")
+        if image.text("NumberOfFrames") not in ("", "1") or image.text("SOPClassUID") in MR_CLASSES[1:]:
+            raise Unusable("it holds several frames (enhanced DICOM); convert it to NIfTI with dcm2niix and give that")
+        if image.whole("SamplesPerPixel") != 1 or image.text("PhotometricInterpretation") != "MONOCHROME2":
+            raise Unusable("it is in colour or inverted; expected one sample a pixel, MONOCHROME2")
+        columns, rows, bits = image.whole("Columns"), image.whole("Rows"), image.whole("BitsAllocated")
+        if not (0 < columns <= _LARGEST_MATRIX and 0 < rows <= _LARGEST_MATRIX and bits in (8, 16)):
+            raise Unusable(f"it is {columns} x {rows} of {bits} bits; expected up to {_LARGEST_MATRIX}, 8 or 16 bits")
+        if image.transfer_syntax in COMPRESSED:
+            if not image.fragments_whole:
+                raise Unusable("its compressed pixel data are incomplete; copy it anew")
+        elif image.pixel_bytes < (expected := columns * rows * bits // 8):
+            raise Unusable(f"it has {image.pixel_bytes} bytes of pixel data, expected {expected}; copy it anew")
+        if image.numbers("RescaleSlope", default=1.0) == 0:
+            raise Unusable("RescaleSlope is 0, which makes all pixels alike")
+        image.numbers("RescaleIntercept", default=0.0)
+
+        row, column = image.numbers("ImageOrientationPatient").reshape(2, 3)
+        lengths_and_angle = np.array([np.linalg.norm(row) - 1, np.linalg.norm(column) - 1, row @ column])
+        if np.abs(lengths_and_angle).max() > _COSINE_TOLERANCE:
+            raise Unusable("ImageOrientationPatient is not two perpendicular directions of length 1")
+        row = row / np.linalg.norm(row)
+        column = column - (column @ row) * row
+        between_rows, between_columns = image.numbers("PixelSpacing")
+        return _Slice(
+            name=name,
+            path=image.path,
+            position=image.numbers("ImagePositionPatient"),
+            row=row,
+            column=column / np.linalg.norm(column),
+            spacing=np.array([between_columns, between_rows]),
+            shape=(columns, rows),
+        )
+
+    def differs(self, other: _Slice) -> str | None:
+        """In what ``other`` cannot be of the same stack."""
+        if self.shape != other.shape:
+            return "size"
+        if not np.allclose(self.spacing, other.spacing, rtol=1e-3):
+            return "pixel spacing"
+        turned = float(np.abs([self.row - other.row, self.column - other.column]).max())
+        return "orientation" if turned * max(self.shape) > _TOLERANCE_VOXELS else None
+
+
+def _refuse_irregular(where: str, slices: Sequence[_Slice], distances: NDArray[np.float64]) -> None:
+    """Demand one distance between all neighbours of a sorted stack; ``distances`` are in mm from its first slice."""
+    steps = np.diff(distances)
+    usual = float(np.median(steps))
+    same = int(steps.argmin())
+    if steps[same] < 0.01:
+        raise DataError(
+            f"{where}: {slices[same].name} and {slices[same + 1].name} lie at the same place; remove copies, and "
+            "export echoes, phases or b-values as series of their own"
+        )
+    regular = np.linspace(0, distances[-1], len(slices))
+    if np.abs(distances - regular).max() > _TOLERANCE_VOXELS * usual:
+        odd = int(np.abs(steps - usual).argmax())
+        raise DataError(
+            f"{where}: {slices[odd].name} and {slices[odd + 1].name} are {steps[odd]:.4g} mm apart, most others "
+            f"{usual:.4g} mm; slices are missing or spaced unevenly, export the whole series"
+        )

@@ -1,0 +1,392 @@
+"""Whether images carry the right names: what each modality looked like in training, and which names fit best now.
+
+A network takes a T1 image that is given as FLAIR without complaint and returns plausible nonsense. Each case is
+therefore described by a few dozen numbers that do not depend on scanner gain: how the intensities of each image are
+distributed and change from the brain's surface inwards, and how each pair of images relates. The names that were given
+are compared with every other way to name the same images; the check objects only if another one fits clearly better.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from cggm_med.data.volumes.prepared import PreparedCase
+from cggm_med.errors import DataError, UnknownName
+
+Floats = NDArray[np.float64]
+
+_MEND = "copy the run folder anew, or use the cggm-med that it was trained with"
+
+VERSION = 1  # raise it whenever the same image would give other features
+
+MARGIN = 2.0  # nats, and 1 more for a single training case; see ``judge`` for how it was chosen
+MOST_MODALITIES = 6  # all 720 orders of six names are compared in milliseconds
+MOST_CASES = 100  # more training cases sharpen the numbers no further
+VOXELS = 200_000  # a case is thinned to at most so many
+FEWEST_VOXELS = 200
+
+# Skull stripping leaves fat, skull or nothing in the outermost shell of the brain, as it happens.
+_SHELL_PERCENT = 20
+_DEPTH_PERCENT = (20, 40, 60, 80)
+_QUANTILES = (1, 5, 10, 25, 75, 90, 95, 99)
+_CURVE = (0, 5, 25, 50, 75, 95, 100)
+_IQR_OF_NORMAL = 1.349  # interquartile range of the normal distribution with deviation 1
+
+# How much each feature varies among patients of one modality, roughly: pooled over gliomas of several collections and
+# multiple sclerosis. It stands in for the spread that few training cases cannot show.
+_USUAL_SINGLE = (0.25, 0.25, 0.27, 0.06, 0.06, 0.18, 0.25, 0.32, 0.2, 0.12, 0.08, 0.18, 0.43)
+_USUAL_PAIR = (0.33, 0.54, 0.12, 0.14, 0.39, 0.76, 0.25, 0.38, 0.13)
+_USUAL_WEIGHT = 4  # training cases that it counts for
+_LEAST_SPREAD = 0.5  # of it, however alike the training cases are: the next patient may come from another scanner
+_FREEDOM = 4  # degrees of freedom of Student's t: a feature that no name explains must not decide alone
+
+# Features of one kind say much the same, so that each kind counts as one observation.
+_WEIGHT_SINGLE = np.repeat([1 / 8, 1 / 5], [8, 5])
+_WEIGHT_PAIR = np.repeat([1 / 6, 1 / 3], [6, 3])
+
+
+@dataclass(frozen=True)
+class Features:
+    """What is measured of the images of one case; NaN where a feature is not defined.
+
+    Attributes:
+        single: ``(image, 13)``: eight quantiles of the intensities (by arcsinh, so that tails weigh less), and their
+            median in five layers of equal volume from the surface of the brain to its centre.
+        pair: ``(image, image, 9)``: the median of the second image in six quantile bins of the first (by arcsinh),
+            their correlation, and the asymmetry of the first minus the second, measured in two ways.
+    """
+
+    single: Floats
+    pair: Floats
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and standard deviation of features over cases, flat, and in how many cases each feature was defined."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    count: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Signatures:
+    """What the modalities of a run look like.
+
+    Attributes:
+        modalities: names, in the order of ``single`` and ``pair``.
+        cases: how many training cases were measured.
+        single: of the features of each modality.
+        pair: of the features of each ordered pair of modalities.
+        slack: by how much training cases, each compared with the others, seemed to be named wrongly: for the names in
+            hand the 95th percentile of ``SwapFinding.advantage``, at least 0. Modalities that are alike have a lot.
+        version: of the features.
+    """
+
+    modalities: tuple[str, ...]
+    cases: int
+    single: Moments
+    pair: Moments
+    slack: tuple[tuple[tuple[str, ...], float], ...]
+    version: int = VERSION
+
+    def to_json(self) -> str:
+        """As one JSON object; ``from_json`` gives an equal one back."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Signatures:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            DataError: if it is damaged or of another version.
+        """
+        try:
+            content = json.loads(text)
+            version = content["version"]
+            if version != VERSION:
+                raise DataError(f"signatures of version {version}, expected version {VERSION}; {_MEND}")
+            read = cls(
+                modalities=tuple(str(name) for name in content["modalities"]),
+                cases=int(content["cases"]),
+                single=_moments_from(content["single"]),
+                pair=_moments_from(content["pair"]),
+                slack=tuple((tuple(str(n) for n in names), float(value)) for names, value in content["slack"]),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"signatures cannot be read ({type(error).__name__}: {error}); {_MEND}") from None
+        n = len(read.modalities)
+        for moments, size in ((read.single, n * len(_USUAL_SINGLE)), (read.pair, n * n * len(_USUAL_PAIR))):
+            if {len(moments.mean), len(moments.deviation), len(moments.count)} != {size}:
+                raise DataError(f"signatures of {n} modalities with {len(moments.mean)} values, not {size}; {_MEND}")
+        return read
+
+
+@dataclass(frozen=True)
+class SwapFinding:
+    """What the check says.
+
+    Attributes:
+        verdict: ``"fits"``, ``"swapped"`` if other names fit clearly better, or ``"unknown"`` if it cannot tell.
+        given: the names that the images were given under.
+        best: the other names, in the same order, that fit best; empty if unknown.
+        advantage: by how much ``best`` fits better than ``given``, in nats; negative if it fits worse.
+        margin: the advantage that is needed to say ``"swapped"``.
+        reason: why it cannot tell; empty otherwise.
+    """
+
+    verdict: Literal["fits", "swapped", "unknown"]
+    given: tuple[str, ...]
+    best: tuple[str, ...] = ()
+    advantage: float = 0.0
+    margin: float = 0.0
+    reason: str = ""
+
+    def describe(self) -> str:
+        """One line for the user.
+
+        Example:
+            >>> SwapFinding("swapped", ("t2",), ("t1",), 7.25, 3.0).describe()
+            'the image given as t2 looks like t1 (better by 7.2, 3.0 would do)'
+        """
+        if self.verdict == "unknown":
+            return f"whether the images carry the right names cannot be told: {self.reason}"
+        if self.verdict == "fits":
+            return f"the images look like {', '.join(self.given)}"
+        pairs = [(name, looks) for name, looks in zip(self.given, self.best, strict=True) if name != looks]
+        parts = [f"the image given as {name} looks like {looks}" for name, looks in pairs]
+        return f"{', '.join(parts)} (better by {self.advantage:.1f}, {self.margin:.1f} would do)"
+
+
+def learn(cases: Sequence[PreparedCase], modalities: Sequence[str]) -> Signatures:
+    """Measure training cases; of more than ``MOST_CASES``, so many evenly spread over the list.
+
+    A case that cannot be measured (see ``measure``) is left out; signatures of no case make every check abstain.
+
+    Args:
+        cases: training cases.
+        modalities: names of the channels of their images.
+    """
+    chosen = np.unique(np.linspace(0, len(cases) - 1, min(len(cases), MOST_CASES)).round().astype(int))
+    measured = (measure(cases[i].image()) for i in chosen)
+    return summarise([features for features in measured if isinstance(features, Features)], modalities)
+
+
+def summarise(measured: Sequence[Features], modalities: Sequence[str]) -> Signatures:
+    """Signatures of cases that were measured, each with all modalities."""
+    names, n = tuple(modalities), len(modalities)
+    single = np.array([f.single for f in measured]).reshape(len(measured), n * len(_USUAL_SINGLE))
+    pair = np.array([f.pair for f in measured]).reshape(len(measured), n * n * len(_USUAL_PAIR))
+    whole = Signatures(names, len(measured), _moments(single), _moments(pair), slack=())
+    if not 2 <= n <= MOST_MODALITIES or len(measured) < 2:
+        return whole
+    advantages: dict[tuple[int, ...], list[float]] = {}
+    for i, features in enumerate(measured):
+        others = _moments(np.delete(single, i, axis=0)), _moments(np.delete(pair, i, axis=0))
+        costs = _costs(n, others[0], others[1], features)
+        for size in range(1, n + 1):
+            for subset in itertools.combinations(range(n), size):
+                advantages.setdefault(subset, []).append(_best_other(costs, subset, subset, n)[1])
+    slack = tuple(
+        (tuple(names[i] for i in subset), round(max(0.0, float(np.percentile(found, 95))), 3))
+        for subset, found in advantages.items()
+    )
+    return replace(whole, slack=slack)
+
+
+def check(signatures: Signatures, image: NDArray[Any], given: Sequence[str]) -> SwapFinding:
+    """Whether other names would fit the images clearly better than those they were given under; see ``judge``.
+
+    Args:
+        signatures: what training saw.
+        image: ``(modality, x, y, z)``, preprocessed as in training, of the given modalities alone.
+        given: name of each channel.
+
+    Raises:
+        UnknownName: for a name that training did not know.
+        ValueError: if the names are not one for each channel, each once.
+    """
+    if len(given) != len(image):
+        raise ValueError(f"{len(image)} images with the names {', '.join(given)}; expected one name for each")
+    return judge(signatures, measure(image), given)
+
+
+def judge(signatures: Signatures, features: Features | str, given: Sequence[str]) -> SwapFinding:
+    """The check, for images that ``measure`` has seen.
+
+    The fit of a naming is the logarithm of the probability of the features under it, each feature by Student's t around
+    its mean over training cases, averaged within each kind of feature and summed over images and pairs. Compared are
+    all ways to give the images different names that training knew, also names of images that were not given.
+
+    A false alarm stops a user who did nothing wrong, so the margin lies where these are rare: ``MARGIN``, plus one
+    divided by the number of training cases, plus the ``slack`` of the given names. It was chosen on scans of 7 patients
+    with glioma or multiple sclerosis, each checked with signatures of 2 to 6 others, clean and distorted in 20 ways
+    (noise, bias field, cuts, coarse voxels, ...): 1 of 4,410 right namings is refused. Of wrong namings 99.8 % are
+    found when FLAIR, T1, T1ce and T2 are given, 96 % with three of them, 86 % with two, 44 % with one: T2 stands out,
+    but FLAIR, T1 or T1ce alone, or FLAIR with T1ce, are often too much alike, and then the check is silent.
+
+    Raises:
+        UnknownName: for a name that training did not know.
+        ValueError: if a name occurs twice.
+    """
+    names = tuple(given)
+    for name in names:
+        if name not in signatures.modalities:
+            raise UnknownName("modality", name, signatures.modalities)
+    if len(set(names)) != len(names):
+        raise ValueError(f"images with the names {', '.join(names)}; expected each name once")
+    known = len(signatures.modalities)
+    if not 2 <= known <= MOST_MODALITIES:
+        return SwapFinding("unknown", names, reason=f"training knew {known} modalities, not 2 to {MOST_MODALITIES}")
+    if signatures.cases == 0:
+        return SwapFinding("unknown", names, reason="no training case could be measured")
+    if isinstance(features, str):
+        return SwapFinding("unknown", names, reason=features)
+    assignment = tuple(signatures.modalities.index(name) for name in names)
+    costs = _costs(known, signatures.single, signatures.pair, features)
+    best, advantage = _best_other(costs, tuple(range(len(names))), assignment, known)
+    ordered = tuple(name for name in signatures.modalities if name in names)
+    margin = MARGIN + 1 / signatures.cases + dict(signatures.slack).get(ordered, 0.0)
+    return SwapFinding(
+        "swapped" if advantage > margin else "fits",
+        names,
+        tuple(signatures.modalities[i] for i in best),
+        round(advantage, 3),
+        round(margin, 3),
+    )
+
+
+def measure(image: NDArray[Any]) -> Features | str:
+    """Features of the images of one case, or why they cannot be measured.
+
+    Voxels outside the brain are exactly 0. Used are those where every image has a value, without the outermost shell of
+    the brain, thinned on a regular grid. Each image is standardised over them, so that gain and offset do not matter.
+
+    Args:
+        image: ``(modality, x, y, z)``; an axis may have length 1.
+    """
+    if not image.shape[0] or not image.size:
+        return "there is no image"
+    for stride in itertools.count(1):
+        thinned = np.asarray(image[:, ::stride, ::stride, ::stride])
+        foreground = (thinned != 0).any(axis=0)
+        if np.count_nonzero(foreground) <= VOXELS:
+            break
+    used, depth = foreground & (thinned != 0).all(axis=0), None
+    if foreground.any() and not foreground.all():
+        depth = ndimage.distance_transform_edt(foreground)
+        used &= depth > np.percentile(depth[foreground], _SHELL_PERCENT)
+    values = thinned[:, used].astype(np.float64)
+    if values.shape[1] < FEWEST_VOXELS:
+        return f"only {values.shape[1]} voxels lie inside the brain in every image"
+    if not np.isfinite(values).all():
+        return "an image holds NaN or infinity"
+    low, middle, high = np.percentile(values, (25, 50, 75), axis=1)
+    if (high - low <= 1e-6 * np.abs(values).max(axis=1)).any():
+        return "an image is constant in most of the brain"
+    values = (values - middle[:, None]) / ((high - low)[:, None] / _IQR_OF_NORMAL)
+    n = len(values)
+    layers = np.full((n, len(_DEPTH_PERCENT) + 1), np.nan) if depth is None else _layers(values, depth[used])
+    pair = np.full((n, n, len(_USUAL_PAIR)), np.nan)
+    for i, j in itertools.combinations(range(n), 2):
+        correlation = float(np.corrcoef(values[i], values[j])[0, 1])
+        skewness, lean = _asymmetry(values[i] - values[j])
+        pair[i, j] = [*_curve(values[j], values[i]), correlation, skewness, lean]
+        pair[j, i] = [*_curve(values[i], values[j]), correlation, -skewness, -lean]
+    quantiles = np.arcsinh(np.percentile(values, _QUANTILES, axis=1).T)
+    return Features(np.column_stack([quantiles, layers]), pair)
+
+
+def _layers(values: Floats, depth: Floats) -> Floats:
+    """``(image, layer)``: median in layers of equal volume by distance from the surface; NaN for an empty layer."""
+    layer = np.searchsorted(np.percentile(depth, _DEPTH_PERCENT), depth)
+    layers = np.full((len(values), len(_DEPTH_PERCENT) + 1), np.nan)
+    for k in np.unique(layer):
+        layers[:, k] = np.median(values[:, layer == k], axis=1)
+    return layers
+
+
+def _curve(values: Floats, guide: Floats) -> Floats:
+    """Median of one image in quantile bins of another."""
+    ordered = values[np.argsort(guide, kind="stable")]
+    edges = (np.array(_CURVE[1:-1]) * len(values) / 100).round().astype(int)
+    return np.arcsinh([np.median(part) for part in np.split(ordered, edges)])
+
+
+def _asymmetry(difference: Floats) -> tuple[float, float]:
+    """Skewness by arcsinh, and the same idea from quantiles alone; both change sign with the difference.
+
+    Contrast agent brightens: T1ce minus T1 has a tail to the right, and this is what tells the two apart.
+    """
+    spread = difference.std()
+    low, middle, high = np.percentile(difference, (2, 50, 98))
+    if not (spread > 0 and high > low):
+        return 0.0, 0.0  # one file given twice
+    skewness = float(np.arcsinh((((difference - difference.mean()) / spread) ** 3).mean()))
+    return skewness, float((high + low - 2 * middle) / (high - low))
+
+
+def _moments(values: Floats) -> Moments:
+    """Of ``(case, feature)``; of a feature that no case defines, mean and deviation are 0."""
+    defined = np.isfinite(values)
+    count = defined.sum(axis=0)
+    mean = np.where(defined, values, 0).sum(axis=0) / np.maximum(count, 1)
+    squares = (np.where(defined, values - mean, 0) ** 2).sum(axis=0)
+    deviation = np.sqrt(squares / np.maximum(count - 1, 1))
+    return Moments(tuple(mean.round(4).tolist()), tuple(deviation.round(4).tolist()), tuple(count.tolist()))
+
+
+def _moments_from(content: Any) -> Moments:
+    return Moments(
+        tuple(float(x) for x in content["mean"]),
+        tuple(float(x) for x in content["deviation"]),
+        tuple(int(x) for x in content["count"]),
+    )
+
+
+def _costs(names: int, single: Moments, pair: Moments, features: Features) -> tuple[Floats, Floats]:
+    """``(image, name)`` and ``(image, image, name, name)``: how badly images and pairs of them fit names."""
+    return (
+        _surprise(features.single[:, None], single, (names,), _USUAL_SINGLE, _WEIGHT_SINGLE),
+        _surprise(features.pair[:, :, None, None], pair, (names, names), _USUAL_PAIR, _WEIGHT_PAIR),
+    )
+
+
+def _surprise(x: Floats, moments: Moments, names: tuple[int, ...], usual: Sequence[float], weight: Floats) -> Floats:
+    """Negative logarithm of Student's t density, up to a constant, as weighted sum over the last axis.
+
+    The spread is that of the training cases, drawn towards the usual one, and as wide as the mean is uncertain.
+    """
+    shape = (*names, len(usual))
+    mean, deviation, count = (np.reshape(values, shape) for values in (moments.mean, moments.deviation, moments.count))
+    prior = np.array(usual) ** 2
+    seen = np.maximum(count - 1, 0)
+    variance = (_USUAL_WEIGHT * prior + seen * deviation**2) / (_USUAL_WEIGHT + seen)
+    variance = np.maximum(variance, _LEAST_SPREAD**2 * prior) * (1 + 1 / np.maximum(count, 1))
+    cost = (_FREEDOM + 1) / 2 * np.log1p((x - mean) ** 2 / (_FREEDOM * variance)) + np.log(variance) / 2
+    total: Floats = (np.where(np.isfinite(x) & (count > 0), cost, 0) * weight).sum(axis=-1)
+    return total
+
+
+def _best_other(
+    costs: tuple[Floats, Floats], files: tuple[int, ...], given: tuple[int, ...], names: int
+) -> tuple[tuple[int, ...], float]:
+    """The best naming of some images other than the given one, and by how much it fits better."""
+    single, pair = costs
+    namings = np.array(list(itertools.permutations(range(names), len(files))))
+    total = sum(single[file, namings[:, k]] for k, file in enumerate(files))
+    for k, m in itertools.combinations(range(len(files)), 2):
+        there = pair[files[k], files[m], namings[:, k], namings[:, m]]
+        back = pair[files[m], files[k], namings[:, m], namings[:, k]]
+        total = total + (there + back) / 2
+    is_given = (namings == given).all(axis=1)
+    other = int(np.where(is_given, np.inf, total).argmin())
+    return tuple(namings[other].tolist()), float(total[is_given][0] - total[other])

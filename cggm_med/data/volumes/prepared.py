@@ -1,0 +1,81 @@
+"""A preprocessed case on disk, read piece by piece."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from cggm_med.data.cases import Case
+from cggm_med.data.volumes.labels import LabelConvention
+from cggm_med.data.volumes.transforms import NativeGrid, spacing_along_axes
+from cggm_med.errors import DataError
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """A preprocessed case on disk, read piece by piece.
+
+    Attributes:
+        id: of the case.
+        patient: whom it shows.
+        folder: where its arrays lie.
+        source: the case that it was made from.
+    """
+
+    id: str
+    patient: str
+    folder: Path
+    source: Case
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What is needed to find the way back to the case's own grid."""
+        facts: dict[str, Any] = json.loads((self.folder / "case.json").read_text())
+        return facts
+
+    def image(self) -> NDArray[np.float32]:
+        """``(modality, x, y, z)`` in RAS+, mapped from disk: only the pages that are touched are read."""
+        return np.load(self.folder / "image.npy", mmap_mode="r", allow_pickle=False)
+
+    def target(self) -> NDArray[np.uint8]:
+        """``(region, x, y, z)`` of 0 and 1, mapped from disk."""
+        return np.load(self.folder / "target.npy", mmap_mode="r", allow_pickle=False)
+
+    @cached_property
+    def centres(self) -> NDArray[np.int32]:
+        """``(n, 4)``: region, x, y, z of voxels that lie in a region."""
+        return np.load(self.folder / "centres.npy", allow_pickle=False)
+
+    @property
+    def grid(self) -> NativeGrid:
+        """The case's own grid."""
+        return NativeGrid(**{field.name: self.facts[field.name] for field in fields(NativeGrid)})
+
+    def native_target(self, convention: LabelConvention) -> NDArray[np.bool_]:
+        """True regions on the case's own grid, read from its label file."""
+        assert self.source.label is not None  # noqa: S101 - find_cases was asked for labels
+        return convention.to_regions(np.asanyarray(nib.load(self.source.label).dataobj))
+
+
+def common_spacing(prepared: Sequence[PreparedCase]) -> tuple[float, float, float]:
+    """The voxel size of all cases in mm, along right, anterior and superior.
+
+    Raises:
+        DataError: if they differ, since then the size of a structure in voxels would mean nothing.
+    """
+    sizes: dict[tuple[float, float, float], str] = {}
+    for case in prepared:
+        x, y, z = spacing_along_axes(np.array(case.facts["affine"]))
+        sizes.setdefault((round(x, 2), round(y, 2), round(z, 2)), case.id)
+    if len(sizes) > 1:
+        found = [f"{case}: {' x '.join(map(str, size))} mm" for size, case in sizes.items()]
+        raise DataError("voxel sizes differ between cases; choose one, such as --set data.spacing=[1,1,1]:", found)
+    return next(iter(sizes))

@@ -1,0 +1,355 @@
+"""From a scan as it is stored to what a network sees, and back: MONAI dictionary transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import MetaTensor, NibabelWriter
+from monai.transforms import MapTransform, NormalizeIntensity, Spacingd, SpatialResample
+from nibabel.affines import from_matvec, voxel_sizes
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cggm_med.data.volumes.labels import LabelConvention
+from cggm_med.errors import DataError
+
+Affine = Sequence[Sequence[float]]
+Spacing = tuple[float, float, float]
+GRID = "native_grid"  # where a prepared image's metadata keep the way back
+_T = TypeVar("_T", bound=np.generic)
+
+
+@dataclass(frozen=True)
+class NativeGrid:
+    """The grid of a case's own files, and the way back to it from what preprocessing made of them.
+
+    Attributes:
+        affine: of the files, voxels to mm in RAS+.
+        oriented_shape: after turning to RAS+.
+        crop_start, crop_stop: what was cut out of that.
+        cropped_affine: of what was cut out.
+        prepared_affine: of that after resampling.
+    """
+
+    affine: Affine
+    oriented_shape: Sequence[int]
+    crop_start: Sequence[int]
+    crop_stop: Sequence[int]
+    cropped_affine: Affine
+    prepared_affine: Affine
+
+    @property
+    def spacing(self) -> Spacing:
+        """Voxel size in mm, along the grid's own axes."""
+        x, y, z = np.linalg.norm(np.array(self.affine)[:3, :3], axis=0).tolist()
+        return (x, y, z)
+
+    def to_native(self, volume: Tensor) -> NDArray[np.float32]:
+        """Bring ``(channel, x, y, z)`` from the preprocessed grid to the case's own grid and orientation.
+
+        Resampling is undone by linear interpolation; what was cropped away becomes 0; axes are turned back exactly.
+        """
+        return np.stack([self.uncropped(channel) for channel in self.resampled_back(volume)])
+
+    def resampled_back(self, volume: Tensor) -> NDArray[np.float32]:
+        """The first half of the way: ``(channel, x, y, z)`` at the case's own voxel size, still cropped."""
+        cropped = [stop - start for start, stop in zip(self.crop_start, self.crop_stop, strict=True)]
+        if list(volume.shape[1:]) != cropped:
+            resample = SpatialResample(mode="bilinear", padding_mode="border")
+            image = MetaTensor(volume, affine=torch.tensor(self.prepared_affine, dtype=torch.float64))
+            volume = resample(image, dst_affine=torch.tensor(self.cropped_affine), spatial_size=cropped).as_tensor()
+        back: NDArray[np.float32] = volume.cpu().numpy()
+        return back
+
+    def uncropped(self, channel: NDArray[_T]) -> NDArray[_T]:
+        """The second half: ``(x, y, z)`` on the whole of the case's own grid, 0 where it was cropped away."""
+        oriented = np.zeros(self.oriented_shape, dtype=channel.dtype)
+        oriented[tuple(slice(a, b) for a, b in zip(self.crop_start, self.crop_stop, strict=True))] = channel
+        native = nib.orientations.io_orientation(np.array(self.affine))
+        back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), native)
+        return np.asarray(nib.orientations.apply_orientation(oriented, back))
+
+
+def to_network(
+    channels: Sequence[NDArray[np.float32]],
+    affine: NDArray[np.float64],
+    spacing: Spacing | None,
+    target: NDArray[np.bool_] | None = None,
+) -> tuple[dict[str, MetaTensor], NativeGrid, list[float | None]]:
+    """What a network sees of a case.
+
+    Subtract each modality's constant background, so that it is exactly 0; reorient to RAS+; crop to the voxels where
+    any modality differs from it; z-score each modality inside those voxels; resample to a common spacing if one is
+    given and the voxels do not have it.
+
+    Args:
+        channels: a volume ``(x, y, z)`` for each modality, on one grid.
+        affine: of the grid, voxels to mm in RAS+.
+        spacing: voxel size in mm along right, anterior, superior; None to keep the scan's own.
+        target: ``(region, x, y, z)`` on the same grid, if there is one.
+
+    Returns:
+        ``image`` ``(modality, x, y, z)`` and perhaps ``target``; the way back; and each modality's background, None
+        where there is none.
+    """
+    backgrounds = [background_value(channel) for channel in channels]
+    shifts = [np.float32(background or 0) for background in backgrounds]
+    to_ras = nib.orientations.io_orientation(affine)
+    # Turned volumes are views of the given ones; what is copied is only what lies inside the crop.
+    turned = [nib.orientations.apply_orientation(channel, to_ras) for channel in channels]
+    shape = turned[0].shape
+    foreground = np.zeros(shape, dtype=bool)
+    for channel, shift in zip(turned, shifts, strict=True):
+        foreground |= channel != shift
+    start, stop = _bounding_box(foreground)
+    window = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+    image = np.empty((len(channels), *(b - a for a, b in zip(start, stop, strict=True))), dtype=np.float32)
+    for i, (channel, shift) in enumerate(zip(turned, shifts, strict=True)):
+        np.subtract(channel[window], shift, out=image[i])
+    oriented_affine = affine @ nib.orientations.inv_ornt_aff(to_ras, channels[0].shape)
+    cropped_affine = oriented_affine @ from_matvec(np.eye(3), start)
+    space = torch.from_numpy(cropped_affine)
+    normalised = NormalizeIntensity(nonzero=True, channel_wise=True)(torch.from_numpy(image))
+    moved = {"image": MetaTensor(normalised.as_tensor(), affine=space)}
+    if target is not None:
+        regions = [nib.orientations.apply_orientation(region, to_ras)[window] for region in target]
+        moved["target"] = MetaTensor(torch.from_numpy(np.stack(regions).astype(np.uint8)), affine=space)
+    if (size := resampling(affine, spacing)) is not None:
+        modes = ["nearest" if key == "target" else "bilinear" for key in moved]
+        moved = Spacingd(tuple(moved), pixdim=size, mode=modes, padding_mode="border")(moved)
+    grid = NativeGrid(
+        affine=affine.tolist(),
+        oriented_shape=list(shape),
+        crop_start=start,
+        crop_stop=stop,
+        cropped_affine=cropped_affine.tolist(),
+        prepared_affine=moved["image"].affine.tolist(),
+    )
+    return moved, grid, backgrounds
+
+
+class PrepareScand(MapTransform):
+    """``to_network`` for a loaded image; the way back travels in the image's metadata.
+
+    Args:
+        keys: of images ``(modality, x, y, z)``.
+        modalities: what the channels must show, in order.
+        spacing: see ``to_network``.
+
+    Example:
+        >>> scan = MetaTensor(torch.rand(1, 4, 4, 4), affine=torch.eye(4))
+        >>> PrepareScand("image", modalities=["flair"])({"image": scan})["image"].shape
+        torch.Size([1, 4, 4, 4])
+    """
+
+    def __init__(
+        self, keys: Hashable | Sequence[Hashable], modalities: Sequence[str], spacing: Sequence[float] | None = None
+    ) -> None:
+        super().__init__(keys)
+        self.modalities, self.spacing = tuple(modalities), spacing
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The sample with its images prepared.
+
+        Raises:
+            DataError: if an image has another number of channels or voxels that are not finite.
+        """
+        changed = dict(data)
+        for key in self.key_iterator(changed):
+            image = changed[key]
+            if image.ndim != 4 or len(image) != len(self.modalities):
+                raise DataError(
+                    f"'{key}' has shape {tuple(image.shape)}; expected (channel, x, y, z) with the channels "
+                    f"{', '.join(self.modalities)}: one file each in this order, or one file with all of them"
+                )
+            if not torch.isfinite(image).all():
+                raise DataError(f"'{key}' has voxels that are not finite; mend or leave out {_name(image)}")
+            spacing = None if self.spacing is None else (self.spacing[0], self.spacing[1], self.spacing[2])
+            affine = image.affine.numpy().astype(np.float64)
+            moved, grid, _ = to_network(image.as_tensor().float().numpy(), affine, spacing)
+            prepared = moved["image"]
+            # Arrays, because these are what a data loader stacks and takes apart without changing them.
+            way_back = {name: np.array(value) for name, value in asdict(grid).items()}
+            changed[key] = MetaTensor(
+                prepared.as_tensor(), meta={**image.meta, "affine": prepared.affine, GRID: way_back}
+            )
+        return changed
+
+
+class ToNativeGridd(MapTransform):
+    """Bring what a network predicted of a prepared image back to the grid of the image's file.
+
+    Args:
+        keys: of predictions ``(channel, x, y, z)``.
+        source: key of the prepared image.
+        case: key of the case's name, after which the result's file is to be called; where there is no such key, it is
+            called after the image's file.
+    """
+
+    def __init__(self, keys: Hashable | Sequence[Hashable], source: str = "image", case: str = "case") -> None:
+        super().__init__(keys)
+        self.source, self.case = source, case
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The sample with its predictions on the native grid."""
+        changed = dict(data)
+        meta = dict(changed[self.source].meta)
+        way_back = meta.pop(GRID)
+        grid = NativeGrid(**{name: np.asarray(value).tolist() for name, value in way_back.items()})
+        if self.case in changed:
+            meta["filename_or_obj"] = f"{changed[self.case]}.nii.gz"
+        meta["affine"] = torch.tensor(grid.affine, dtype=torch.float64)
+        for key in self.key_iterator(changed):
+            volume = changed[key]
+            volume = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
+            changed[key] = MetaTensor(torch.from_numpy(grid.to_native(volume)), meta=dict(meta))
+        return changed
+
+
+class _ByConvention(MapTransform):
+    """Base of the two directions between labels and regions; takes a convention as the plain values of its parts."""
+
+    def __init__(self, keys: Hashable | Sequence[Hashable], convention: Mapping[str, Any]) -> None:
+        super().__init__(keys)
+        self.convention = LabelConvention(
+            name=convention["name"],
+            meanings={int(label): meaning for label, meaning in convention["meanings"].items()},
+            regions={region: tuple(labels) for region, labels in convention["regions"].items()},
+            paint=dict(convention["paint"]),
+        )
+
+
+class RegionsToLabelsd(_ByConvention):
+    """Probabilities of regions ``(region, x, y, z)`` to label numbers ``(1, x, y, z)``; a region begins at 0.5.
+
+    Args:
+        keys: of probabilities.
+        convention: the parts of a ``LabelConvention``, where the keys of ``meanings`` may be text, as JSON has it.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The sample with labels in place of probabilities."""
+        changed = dict(data)
+        for key in self.key_iterator(changed):
+            volume = changed[key]
+            labels = self.convention.to_labels(volume.as_tensor().numpy() >= 0.5)
+            changed[key] = MetaTensor(torch.from_numpy(labels)[None], meta=volume.meta)
+        return changed
+
+
+class LabelsToRegionsd(_ByConvention):
+    """Label numbers ``(1, x, y, z)`` to masks of regions ``(region, x, y, z)`` of 0 and 1.
+
+    Args:
+        keys: of labels.
+        convention: see ``RegionsToLabelsd``.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The sample with regions in place of labels.
+
+        Raises:
+            DataError: for a label that the convention does not declare.
+        """
+        changed = dict(data)
+        for key in self.key_iterator(changed):
+            volume = changed[key]
+            labels = volume.as_tensor().numpy()[0]
+            if strange := self.convention.undeclared(labels):
+                raise DataError(f"{_name(volume)} has labels {strange}; expected {self.convention.describe()}")
+            regions = torch.from_numpy(self.convention.to_regions(labels).astype(np.float32))
+            changed[key] = MetaTensor(regions, meta=volume.meta)
+        return changed
+
+
+class SameGridWriter(NibabelWriter):
+    """MONAI's writer of NIfTI files without its resampling, for volumes that lie on the grid of their file already.
+
+    On its way through the resampling, MONAI 1.6 takes a volume for a stack of slices, and fails for scans whose slices
+    are sagittal or coronal.
+    """
+
+    @classmethod
+    def resample_if_needed(cls, data_array: Any, affine: Any = None, **options: Any) -> tuple[Any, Any]:
+        """Both as they are."""
+        return data_array, affine
+
+
+def background_value(image: NDArray[Any]) -> float | None:
+    """The constant that surrounds the brain: the value of most voxels on the six faces of the volume.
+
+    It is 0 in raw BraTS files and another number in copies that were normalised. None if no single value covers half
+    of the faces; such an image is normalised over all its voxels.
+
+    Example:
+        >>> volume = np.full((8, 8, 8), -3.5)
+        >>> volume[2:6, 2:6, 2:6] = 1
+        >>> background_value(volume)
+        -3.5
+    """
+    faces = np.concatenate([image[index].ravel() for axis in range(3) for index in _ends(axis)])
+    values, counts = np.unique(faces, return_counts=True)
+    most = int(counts.argmax())
+    return float(values[most]) if counts[most] * 2 >= len(faces) else None
+
+
+def foreground_box(image: NDArray[Any]) -> tuple[list[int], list[int]]:
+    """First voxel and the one after the last, along each axis, of what differs from the background.
+
+    Example:
+        >>> volume = np.zeros((8, 8, 8))
+        >>> volume[2:6, 3:5, 4] = 1
+        >>> foreground_box(volume)
+        ([2, 3, 4], [6, 5, 5])
+    """
+    return _bounding_box(image != image.dtype.type(background_value(image) or 0))
+
+
+def resampling(affine: NDArray[np.float64], spacing: Spacing | None) -> Spacing | None:
+    """The spacing to resample to; None if there is none or the voxels have that size already.
+
+    Example:
+        >>> resampling(np.diag([1.0, 1.0, 2.0, 1.0]), (1.0, 1.0, 1.0))
+        (1.0, 1.0, 1.0)
+        >>> resampling(np.eye(4), (1.0, 1.0, 1.0)) is None
+        True
+    """
+    if spacing is None or np.allclose(spacing_along_axes(affine), spacing, rtol=0.01):
+        return None
+    return spacing
+
+
+def spacing_along_axes(affine: NDArray[np.float64]) -> Spacing:
+    """Voxel size in mm along right, anterior and superior, whatever the order of the array's axes.
+
+    Example:
+        >>> spacing_along_axes(np.array([[0, 0, 2.0, 0], [3, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]))
+        (2.0, 3.0, 1.0)
+    """
+    axes = nib.orientations.io_orientation(affine)[:, 0].astype(int)
+    x, y, z = (float(size) for _, size in sorted(zip(axes, voxel_sizes(affine), strict=True)))
+    return (x, y, z)
+
+
+def _bounding_box(mask: NDArray[np.bool_]) -> tuple[list[int], list[int]]:
+    """First voxel and the one after the last along each axis, of those that are True."""
+    start, stop = [], []
+    for axis in range(3):
+        found = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        start.append(int(found[0]))
+        stop.append(int(found[-1]) + 1)
+    return start, stop
+
+
+def _ends(axis: int) -> tuple[Any, Any]:
+    before: tuple[Any, ...] = (slice(None),) * axis
+    return (*before, 0), (*before, -1)
+
+
+def _name(image: MetaTensor) -> str:
+    return str(image.meta.get("filename_or_obj", "the image"))

@@ -1,0 +1,1 @@
+"""Whether a run's probabilities match observed frequencies."""

@@ -1,0 +1,122 @@
+"""Calibration of classes that exclude one another: of the predicted class and its probability."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cggm_med.device import precision
+from cggm_med.evaluation.calibration.figure import reliability_figure
+from cggm_med.evaluation.calibration.scores import BINS, ClassPredictions, fit_temperature
+from cggm_med.evaluation.calibration.table import MEASURES, Record, Temperature, cells_of, headline, record, stages
+from cggm_med.models.base import MultimodalModel
+from cggm_med.objectives.losses import IGNORED
+from cggm_med.results.results import Scores, Table
+from cggm_med.runs.train import FinishedRun
+from cggm_med.task.classification import ClassificationTask
+from cggm_med.task.samples import require_finite_logits
+
+
+class ClassCalibration:
+    """Calibration of classes that exclude one another.
+
+    Args:
+        x: run and cases.
+    """
+
+    fitted_to = "all their predictions"
+
+    def __init__(self, x: FinishedRun) -> None:
+        assert isinstance(x.task, ClassificationTask)  # noqa: S101 - for the type checker; it was checked
+        self.task = x.task
+        autocast = precision(x.config.train.precision, x.device)
+        self.places, self.predictions = class_predictions(x.task, x.model, x.cases, device=x.device, autocast=autocast)
+
+    def fit(self) -> tuple[float, Mapping[str, float]]:
+        """The temperature of these samples."""
+        return fit_temperature(self.predictions.slope), {}
+
+    def scores(self, temperature: Temperature) -> Scores:
+        """A row before and one after; of each sample, what was predicted and how surely."""
+        summary: list[Record] = []
+        for stage, value in stages(temperature):
+            summary.append({"stage": stage, "temperature": value, **record(self.predictions.scores(value))})
+        cases = [dict(place) for place in self.places]
+        for stage, value in stages(temperature):
+            logits = torch.from_numpy(self.predictions.logits / value)
+            confidence, predicted = torch.softmax(logits, dim=1).max(dim=1)
+            for row, true, number, p in zip(
+                cases, self.predictions.true.tolist(), predicted.tolist(), confidence.tolist(), strict=True
+            ):
+                row |= {"true": self.task.targets[true], "predicted": self.task.targets[number]}
+                row[f"probability_{stage}"] = p
+        header = ("T", *MEASURES.values(), "predictions")
+        return Scores(
+            headline=headline(summary, temperature),
+            summary=tuple(summary),
+            cases=tuple(cases),
+            heads=(),
+            tables=(Table("", header, tuple(map(cells_of, summary))),),
+        )
+
+    def draw(self, path: Path, title: str, temperature: Temperature) -> None:
+        """One reliability diagram."""
+        before = self.predictions.scores()
+        assert before is not None  # noqa: S101 - for the type checker; a split holds a case
+        after = None if temperature.value is None else self.predictions.scores(temperature.value)
+        reliability_figure(
+            path,
+            title,
+            {"": (before, after)},
+            said="probability of the predicted class",
+            counted="samples",
+        )
+
+    def rules(self) -> dict[str, str]:
+        """Definitions of the scores."""
+        return {
+            "ECE": f"expected calibration error of the predicted class (top-label), {BINS} bins of equal width over "
+            "its probability (Guo et al. 2017): mean of |share that is right - mean probability|, weighted with the "
+            "bins' shares",
+            "MCE": "the same, of the worst bin that is not empty, however few samples it has",
+            "Brier": "sum over classes of (probability - truth)^2, averaged over samples; 0 to 2",
+            "NLL": "minus the natural logarithm of the true class's probability, averaged over samples",
+        }
+
+
+@torch.no_grad()
+def class_predictions(
+    task: ClassificationTask,
+    model: MultimodalModel,
+    cases: Sequence[str],
+    *,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> tuple[list[Record], ClassPredictions]:
+    """Logits of samples, or of the utterances of conversations, and which of them each row is of.
+
+    Raises:
+        NonFiniteLoss: if one is NaN or infinite; names the sample.
+    """
+    model.eval()
+    places: list[Record] = []
+    logits, targets = [], []
+    for loaded in task.evaluation_batches(cases):
+        batch = loaded.to(device)
+        with autocast():
+            found = model(batch.inputs)
+        found = found.float().cpu()
+        require_finite_logits({"fused": found}, batch.ids)
+        target = loaded.target
+        several = target.ndim > 1
+        kept = target != IGNORED
+        for id, counts in zip(batch.ids, kept, strict=True):
+            places += [{"case": id, "utterance": i} for i in range(int(counts.sum()))] if several else [{"case": id}]
+        logits.append(found.movedim(1, -1)[kept].double().numpy())
+        targets.append(target[kept].numpy())
+    return places, ClassPredictions(np.concatenate(logits), np.concatenate(targets))

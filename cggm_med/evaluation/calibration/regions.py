@@ -1,0 +1,214 @@
+"""Calibration of each region's voxels, near the region and in the whole image (ADR 0021)."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+
+from cggm_med import distributed
+from cggm_med.device import precision
+from cggm_med.errors import NonFiniteLoss
+from cggm_med.evaluation.calibration.figure import reliability_figure
+from cggm_med.evaluation.calibration.scores import BINS, LARGEST, LOG_ODDS, RegionPredictions, fit_temperature
+from cggm_med.evaluation.calibration.table import MEASURES, Record, Temperature, cells_of, headline, record, stages
+from cggm_med.models.base import MultimodalModel
+from cggm_med.results.results import Scores, Table
+from cggm_med.runs.train import FinishedRun
+from cggm_med.task.segmentation import SegmentationTask
+
+NEAR, WHOLE = "near", "whole"  # which voxels count
+REACH_MM = 10.0  # from a region, within which voxels are near it
+
+
+class RegionCalibration:
+    """Calibration of each region's voxels. Several processes share the cases.
+
+    Args:
+        x: run and cases.
+    """
+
+    fitted_to = f"voxels within {REACH_MM:g} mm of a region, all regions together"
+
+    def __init__(self, x: FinishedRun) -> None:
+        assert isinstance(x.task, SegmentationTask)  # noqa: S101 - for the type checker; it was checked
+        self.task, self.cases, self.device, self.model = x.task, x.cases, x.device, x.model
+        self.autocast = precision(x.config.train.precision, x.device)
+        self.keys = [(voxels, region) for voxels in (NEAR, WHOLE) for region in self.task.targets]
+        self.pooled = {key: RegionPredictions(np.zeros((2, len(LOG_ODDS)), np.int64)) for key in self.keys}
+
+    def fit(self) -> tuple[float, Mapping[str, float]]:
+        """The temperature of all regions together, and of each."""
+        self._count(lambda case, found: None)
+        near = {region: self.pooled[NEAR, region].slope for region in self.task.targets}
+        together = fit_temperature(lambda inverse: sum(slope(inverse) for slope in near.values()))
+        return together, {region: fit_temperature(slope) for region, slope in near.items()}
+
+    def scores(self, temperature: Temperature) -> Scores:
+        """A row for each region, kind of voxels and stage, of all cases together and of each."""
+        rows: dict[str, list[Record]] = {}
+
+        def note(case: str, found: Mapping[tuple[str, str], RegionPredictions]) -> None:
+            rows[case] = [
+                {"case": case, "voxels": voxels, "region": region, "stage": stage, **record(p.scores(value))}
+                for (voxels, region), p in found.items()
+                for stage, value in stages(temperature)
+            ]
+            for row in rows[case]:
+                del row["bins"]
+
+        self._count(note)
+        everything = {id: own for part in distributed.gather_json(rows, self.device) for id, own in part.items()}
+        summary: list[Record] = []
+        for voxels in (NEAR, WHOLE):
+            for stage, value in stages(temperature):
+                mine = [
+                    {
+                        "voxels": voxels,
+                        "region": region,
+                        "stage": stage,
+                        "temperature": value,
+                        "own_temperature": temperature.of_region.get(region),
+                        **record(self.pooled[voxels, region].scores(value)),
+                    }
+                    for region in self.task.targets
+                ]
+                summary += [*mine, _mean(mine)]
+        tables = tuple(_region_table(summary, voxels, temperature) for voxels in (NEAR, WHOLE))
+        return Scores(
+            headline=headline([r for r in summary if (r["voxels"], r["region"]) == (NEAR, "mean")], temperature),
+            summary=tuple(summary),
+            cases=tuple(row for id in self.cases for row in everything[id]),
+            heads=(),
+            tables=tables,
+        )
+
+    def draw(self, path: Path, title: str, temperature: Temperature) -> None:
+        """A reliability diagram for each region that has voxels near it."""
+        by_region = {}
+        for region in self.task.targets:
+            near = self.pooled[NEAR, region]
+            if (before := near.scores()) is not None:
+                by_region[region] = before, None if temperature.value is None else near.scores(temperature.value)
+        reliability_figure(
+            path,
+            f"{title}\nvoxels within {REACH_MM:g} mm of the region",
+            by_region,
+            said="probability of the region",
+            counted="voxels",
+        )
+
+    def rules(self) -> dict[str, str]:
+        """Definitions of the scores."""
+        return {
+            "own T": "the temperature that fits this region alone, to be compared",
+            "grid": "each case's own grid; voxels of all cases count alike, so large regions weigh more",
+            NEAR: f"voxels no more than {REACH_MM:g} mm from one where the region is or is predicted; a case in which "
+            "it neither is nor is predicted has none",
+            WHOLE: "all voxels of the image; nearly all are background that no network mistakes, so these errors are "
+            "small whatever the network is worth",
+            "ECE": f"expected calibration error of the region's probability, {BINS} bins of equal width (Guo et al. "
+            "2017; for each region by itself, foreground): mean of |share of voxels inside - mean probability|, "
+            "weighted with the bins' shares",
+            "MCE": "the same, of the worst bin that is not empty, however few voxels it has",
+            "Brier": "(probability - truth)^2, averaged over voxels",
+            "NLL": "minus the natural logarithm of the probability of what is true, averaged over voxels",
+            "logits": "log-odds of the probabilities that evaluation thresholds, after windows were blended and "
+            f"brought to the case's grid; to the nearest 1/512, at most {LARGEST}",
+        }
+
+    def _count(self, note: Callable[[str, Mapping[tuple[str, str], RegionPredictions]], None]) -> None:
+        """Count the voxels of all cases; ``note`` sees each case of this process by itself."""
+        pooled = {key: p.counts.copy() for key, p in self.pooled.items()}
+        for id in self.cases[distributed.rank() :: distributed.world_size()]:
+            found = region_predictions(self.task, self.model, id, device=self.device, autocast=self.autocast)
+            for key, p in found.items():
+                pooled[key] += p.counts
+            note(id, found)
+        total = torch.from_numpy(np.stack(list(pooled.values()))).to(self.device)
+        summed = distributed.sum_over_processes(total).cpu().numpy()
+        self.pooled = {key: RegionPredictions(counts) for key, counts in zip(pooled, summed, strict=True)}
+
+
+def region_predictions(
+    task: SegmentationTask,
+    model: MultimodalModel,
+    case: str,
+    *,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> dict[tuple[str, str], RegionPredictions]:
+    """The voxels of a case, counted near each region and everywhere, by kind of voxels and region.
+
+    Raises:
+        NonFiniteLoss: if a probability is NaN.
+    """
+    model.eval()
+    prepared = task.cases[case]
+    image = torch.from_numpy(np.array(prepared.image())).to(device)
+    volume = prepared.grid.to_native(task.probabilities(model, image, task.modalities, autocast))
+    if not np.isfinite(volume).all():
+        raise NonFiniteLoss(
+            f"the prediction of {case} is NaN; look at this case, or train with a lower optim.lr or "
+            "train.precision=float32"
+        )
+    truth = prepared.native_target(task.convention)
+    found = {}
+    for region, p, t in zip(task.targets, volume, truth, strict=True):
+        near = nearby((p >= 0.5) | t, prepared.grid.spacing)
+        found[NEAR, region] = RegionPredictions.count(p[near], t[near])
+    for region, p, t in zip(task.targets, volume, truth, strict=True):
+        found[WHOLE, region] = RegionPredictions.count(p, t)
+    return found
+
+
+def nearby(mask: NDArray[np.bool_], spacing_mm: Sequence[float]) -> NDArray[np.bool_]:
+    """Voxels no more than ``REACH_MM`` from one of a mask, centre to centre.
+
+    Args:
+        mask: ``(x, y, z)``.
+        spacing_mm: voxel size along these axes.
+
+    Example:
+        >>> nearby(np.array([[[True]], [[False]], [[False]]]), (6.0, 1.0, 1.0)).ravel().tolist()
+        [True, True, False]
+    """
+    near = np.zeros_like(mask)
+    if not mask.any():
+        return near
+    box = []
+    for axis, mm in enumerate(spacing_mm):
+        filled = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        margin = int(REACH_MM / mm) + 1
+        box.append(slice(max(0, filled[0] - margin), filled[-1] + 1 + margin))
+    inside = tuple(box)
+    near[inside] = distance_transform_edt(~mask[inside], sampling=tuple(spacing_mm)) <= REACH_MM
+    return near
+
+
+def _mean(rows: Sequence[Record]) -> Record:
+    """The mean over the regions that have voxels."""
+    known = [row for row in rows if row["count"]]
+    means = {name: statistics.fmean(row[name] for row in known) if known else None for name in MEASURES}
+    count = sum(row["count"] for row in rows)
+    return {**rows[0], "region": "mean", "own_temperature": None, **means, "count": count, "bins": []}
+
+
+def _region_table(summary: Sequence[Record], voxels: str, temperature: Temperature) -> Table:
+    """Before and after, one below the other; and what would suit each region by itself."""
+    with_own = voxels == NEAR and bool(temperature.of_region)
+    rows = []
+    for row in (r for r in summary if r["voxels"] == voxels):
+        own = row["own_temperature"]
+        cells = (row["region"], *cells_of(row))
+        rows.append((*cells, "-" if own is None else f"{own:.3f}") if with_own else cells)
+    kind = f"within {REACH_MM:g} mm of the region" if voxels == NEAR else "in the whole image"
+    header = ("region", "T", *MEASURES.values(), "voxels", *(("own T",) if with_own else ()))
+    return Table(f"voxels {kind}", header, tuple(rows))

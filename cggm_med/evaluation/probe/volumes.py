@@ -1,0 +1,216 @@
+"""Probes of segmentation: regions, read out of every voxel of each modality's feature maps."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from cggm_med.data.volumes.augment import Augmentation
+from cggm_med.data.volumes.patches import PatchDataset, PatchSampling
+from cggm_med.device import precision
+from cggm_med.evaluation.probe.table import HEAD, PROBE, READ_OUTS, UNTRAINED, Record, Say, read_out_table, untrained
+from cggm_med.evaluation.probe.voxels import (
+    THRESHOLDS,
+    VoxelReadout,
+    dice_by_threshold,
+    draw_voxels,
+    fit_voxels,
+    voxel_features,
+)
+from cggm_med.metrics.labels import FUSED
+from cggm_med.metrics.volumes import dice
+from cggm_med.models.base import MultimodalModel
+from cggm_med.models.windows import predict_volume
+from cggm_med.randomness import random_seed
+from cggm_med.results.results import Scores
+from cggm_med.runs.train import FinishedRun
+from cggm_med.task.segmentation import SegmentationTask
+
+MOST_PATCHES, PATCHES_A_CASE = 64, 4
+VOXELS_A_PATCH = 400
+MOST_CASES_TO_CHOOSE = 8  # thresholds by
+
+
+class VolumeProbe:
+    """Probes of segmentation.
+
+    Args:
+        x: the run, and what is scored.
+        train: its training cases.
+        validation: its validation cases, to choose thresholds by.
+    """
+
+    def __init__(self, x: FinishedRun, train: FinishedRun, validation: FinishedRun | None) -> None:
+        assert isinstance(x.task, SegmentationTask)  # noqa: S101 - for the type checker
+        self.x, self.task, self.train = x, x.task, train
+        self.choice = validation or train
+        self.has_validation = validation is not None
+        self.autocast = precision(x.config.train.precision, x.device)
+        self.patches = min(MOST_PATCHES, PATCHES_A_CASE * len(train.cases))
+
+    def scores(self, say: Say) -> Scores:
+        """A row for each case, modality, read-out and region, and what they say together."""
+        cases: list[Record] = []
+        thresholds: dict[tuple[str, str, str], float] = {}
+        modalities, regions = self.task.modalities, self.task.targets
+        for by, model in ((UNTRAINED, untrained(self.x)), (PROBE, self.x.model.eval())):
+            readouts = {m: self._fit(model, m) for m in modalities}
+            say(f"{READ_OUTS[by]}: fitted, now choosing thresholds and scoring")
+            # Dice of (modality, region, threshold), summed over cases.
+            total = np.zeros((len(modalities), len(regions), len(THRESHOLDS)))
+            for id in self.choice.cases[:MOST_CASES_TO_CHOOSE]:
+                for i, volumes in enumerate(self._predict(self.choice, model, readouts, id)):
+                    for j, (p, t) in enumerate(zip(volumes, self._truth(self.choice, id), strict=True)):
+                        total[i, j] += dice_by_threshold(p, t)
+            best = THRESHOLDS[total.argmax(axis=2)]
+            for i, m in enumerate(modalities):
+                thresholds |= {(by, m, region): float(best[i, j]) for j, region in enumerate(regions)}
+            for id in self.x.cases:
+                truth = self._truth(self.x, id)
+                for i, (m, volumes) in enumerate(
+                    zip(modalities, self._predict(self.x, model, readouts, id), strict=True)
+                ):
+                    for j, (region, p, t) in enumerate(zip(regions, volumes, truth, strict=True)):
+                        value = dice(torch.from_numpy(p >= best[i, j]), torch.from_numpy(t))
+                        cases.append({"case": id, "modality": m, "by": by, "region": region, "dice": value})
+        cases += self._own()
+        summary = self._summarise(cases, thresholds)
+        means = [row for row in summary if row["region"] == "mean"]
+        return Scores(
+            headline={f"Dice {row['modality']}": row["dice_mean"] for row in means if row["by"] == PROBE},
+            summary=tuple(summary),
+            cases=tuple(cases),
+            heads=(),
+            tables=tuple(
+                read_out_table(
+                    f"Dice, {'mean of ' + ', '.join(regions) if region == 'mean' else region}",
+                    [row for row in summary if row["region"] == region],
+                    "dice_mean",
+                    modalities,
+                )
+                for region in ("mean", *regions)
+            ),
+        )
+
+    def panels(self, scores: Scores) -> dict[str, dict[tuple[str, str], float | None]]:
+        """The mean over regions, then each region."""
+        panels: dict[str, dict[tuple[str, str], float | None]] = {}
+        for row in sorted(scores.summary, key=lambda row: row["region"] != "mean"):
+            name = "mean of regions" if row["region"] == "mean" else row["region"]
+            panels.setdefault(f"Dice, {name}", {})[row["modality"], row["by"]] = row["dice_mean"]
+        return panels
+
+    def chosen_by(self, reason: str) -> str:
+        """How the thresholds were found."""
+        count = min(MOST_CASES_TO_CHOOSE, len(self.choice.cases))
+        cases = f"{count} validation cases" if self.has_validation else f"{count} training cases, since {reason}"
+        return f"the threshold of each modality and region: highest mean Dice of {cases}"
+
+    def rules(self) -> dict[str, str]:
+        """What was done."""
+        rules = self.task.rules()
+        return {
+            **{name: rules[name] for name in ("grid", "regions", "Dice") if name in rules},
+            "probe": "logistic regression (scikit-learn, C = 1) of each region on all channels of the encoder's "
+            "pyramid, frozen and standardised: a 1x1x1 convolution a scale, summed on the grid of the second scale "
+            "(the finest is read at every second voxel, coarser ones at the voxel that covers it), then as for heads: "
+            "trilinear to the grid of the image, windows blended",
+            "fitted to": f"{self.patches} patches of training cases as in training, not augmented; of each at most "
+            f"{VOXELS_A_PATCH} voxels, half of them in regions (equally many of each), half in none; drawn by the "
+            "seed, the same for all modalities and both networks",
+            "threshold": "chosen for probes, since their voxels were drawn more often where regions are; 0.5 for heads "
+            "and fusion, which were trained for it",
+        }
+
+    def _fit(self, model: MultimodalModel, modality: str) -> VoxelReadout:
+        """A read-out of one encoder, fitted to voxels of training patches."""
+        task, settings = self.train.task, self.x.config
+        assert isinstance(task, SegmentationTask)  # noqa: S101 - for the type checker
+        sampling = PatchSampling(settings.data.patch_size, 0.5, settings.train.seed)
+        cases = [task.cases[id] for id in self.train.cases]
+        dataset = PatchDataset(cases, sampling, Augmentation("none"), self.patches)
+        channel = task.modalities.index(modality)
+        x, y = [], []
+        for number in range(self.patches):
+            image, target, _ = dataset[0, number]
+            maps = self._encode(model, modality, image[None, channel : channel + 1].to(self.x.device))
+            half = F.interpolate(target[None].float(), maps[1].shape[2:], mode="nearest")[0].numpy() > 0
+            random = np.random.Generator(np.random.Philox(random_seed(settings.train.seed, 9, number)))
+            voxels = draw_voxels(half, VOXELS_A_PATCH, random)
+            x.append(voxel_features(maps, voxels))
+            y.append(half[:, voxels[:, 0], voxels[:, 1], voxels[:, 2]].T)
+        return fit_voxels(np.concatenate(x), np.concatenate(y), [m.shape[1] for m in maps])
+
+    @torch.no_grad()
+    def _encode(self, model: MultimodalModel, modality: str, patch: Tensor) -> tuple[Tensor, ...]:
+        with self.autocast():
+            return model.encode({modality: patch})[modality].maps
+
+    @torch.no_grad()
+    def _predict(
+        self, source: FinishedRun, model: MultimodalModel, readouts: Mapping[str, VoxelReadout], case: str
+    ) -> list[NDArray[np.float32]]:
+        """Probabilities ``(region, x, y, z)`` of each modality, on the case's own grid."""
+        task = source.task
+        assert isinstance(task, SegmentationTask)  # noqa: S101 - for the type checker
+
+        def predict(patch: Tensor) -> Tensor:
+            odds = [
+                F.interpolate(
+                    readouts[m](self._encode(model, m, patch[:, i : i + 1])), patch.shape[2:], mode="trilinear"
+                )
+                for i, m in enumerate(task.modalities)
+            ]
+            return torch.sigmoid(torch.cat(odds, dim=1))
+
+        image = torch.from_numpy(np.array(task.cases[case].image())).to(source.device)
+        data = source.config.data
+        volume = predict_volume(predict, image, data.patch_size, overlap=data.overlap)
+        grid = task.cases[case].grid
+        return [grid.to_native(part) for part in volume.split(len(task.targets))]
+
+    def _truth(self, source: FinishedRun, case: str) -> NDArray[np.bool_]:
+        task = source.task
+        assert isinstance(task, SegmentationTask)  # noqa: S101 - for the type checker
+        return task.cases[case].native_target(task.convention)
+
+    def _own(self) -> list[Record]:
+        """Dice of the run's own heads and of its fused prediction."""
+        x = self.x
+        heads = x.strategy.eval().heads
+        results = list(x.task.evaluate(x.model, heads, x.cases, device=x.device, autocast=self.autocast, full=False))
+        scores = x.task.summarise(results)
+        rows = [(row, row["modality"], HEAD) for row in scores.heads]
+        rows += [(row, FUSED, FUSED) for row in scores.cases]
+        return [
+            {"case": row["case"], "modality": modality, "by": by, "region": row["region"], "dice": row["dice"]}
+            for row, modality, by in rows
+        ]
+
+    def _summarise(self, cases: Sequence[Record], thresholds: Mapping[tuple[str, str, str], float]) -> list[Record]:
+        found: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
+        for row in cases:
+            of_case = found.setdefault((row["modality"], row["by"]), {}).setdefault(row["case"], {})
+            of_case[row["region"]] = row["dice"]
+        rows = []
+        for (modality, by), of_cases in found.items():
+            for region in (*self.task.targets, "mean"):
+                values = [statistics.fmean(d.values()) if region == "mean" else d[region] for d in of_cases.values()]
+                rows.append(
+                    {
+                        "modality": modality,
+                        "by": by,
+                        "region": region,
+                        "dice_mean": statistics.fmean(values),
+                        "dice_sd": statistics.stdev(values) if len(values) > 1 else None,
+                        "cases": len(values),
+                        "threshold": None if region == "mean" else thresholds.get((by, modality, region), 0.5),
+                    }
+                )
+        return rows

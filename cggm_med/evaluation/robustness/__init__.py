@@ -1,0 +1,1 @@
+"""What a run scores on scans with artefacts."""

@@ -1,0 +1,357 @@
+"""How well a finished run segments worse scans: Dice against the severity of artefacts, modality by modality."""
+
+from __future__ import annotations
+
+import datetime
+import statistics
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from nibabel.affines import voxel_sizes
+from numpy.typing import NDArray
+from rich.console import Console
+
+from cggm_med import distributed
+from cggm_med.config import Tree
+from cggm_med.data.volumes.artefacts import ARTEFACTS, SEVERITIES, corrupt
+from cggm_med.data.volumes.checks import Inspection, inspect
+from cggm_med.data.volumes.transforms import to_network
+from cggm_med.device import precision
+from cggm_med.errors import ConfigError, UnknownName
+from cggm_med.evaluation.results_folder import write_results
+from cggm_med.evaluation.robustness.figure import robustness_figure
+from cggm_med.files import require_unused
+from cggm_med.metrics.volumes import dice
+from cggm_med.models.base import MultimodalModel
+from cggm_med.randomness import random_seed
+from cggm_med.results.results import Record, Report, Scores, Table, print_report
+from cggm_med.runs.train import checkpoint_rule, new_folder, open_finished, provenance, speaker
+from cggm_med.task.base import Task
+from cggm_med.task.segmentation import SegmentationTask
+
+CLEAN, MISSING = "clean", "missing"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """In what state the scans are.
+
+    Attributes:
+        artefact: ``clean``, ``missing`` or the name of an artefact.
+        modalities: those that it strikes; none if clean.
+        severity: 0 where there is none.
+    """
+
+    artefact: str
+    modalities: tuple[str, ...] = ()
+    severity: int = 0
+
+    @property
+    def amount(self) -> float:
+        """How much there is of the artefact, in its own unit."""
+        return ARTEFACTS[self.artefact].amount(self.severity) if self.severity else 0.0
+
+    @property
+    def record(self) -> Record:
+        """As plain values."""
+        names = "+".join(self.modalities)
+        return {"artefact": self.artefact, "modalities": names, "severity": self.severity, "amount": self.amount}
+
+
+def conditions(wanted: str, severities: str, modalities: Sequence[str]) -> tuple[Condition, ...]:
+    """Everything that the scans are put through, the clean scans first.
+
+    Args:
+        wanted: artefacts by name and ``missing:MODALITY``, separated by commas. Each artefact strikes every modality by
+            itself, then all of them at once. Modalities that are missing together are joined by ``+``.
+        severities: such as ``3``, ``1,3`` or ``1..5``.
+        modalities: of the run.
+
+    Raises:
+        UnknownName: for an artefact, severity or modality that does not exist.
+        ConfigError: if nothing is left to see.
+
+    Example:
+        >>> [c.record["modalities"] for c in conditions("noise,missing:t1", "2", ["flair", "t1"])]
+        ['', 'flair', 't1', 'flair+t1', 't1']
+    """
+    levels = _severities(severities)
+    struck = dict.fromkeys([*((m,) for m in modalities), tuple(modalities)])
+    found = [Condition(CLEAN)]
+    for word in wanted.split(","):
+        name, colon, absent = word.strip().partition(":")
+        if name == MISSING:
+            found.append(Condition(MISSING, _absent(absent, modalities)))
+        elif colon or name not in ARTEFACTS:
+            raise UnknownName("artefact", word.strip(), [*ARTEFACTS, f"{MISSING}:MODALITY"])
+        else:
+            found += [Condition(name, which, level) for which in struck for level in levels]
+    return tuple(dict.fromkeys(found))
+
+
+def evaluate(
+    folder: Path,
+    overrides: Tree,
+    console: Console,
+    *,
+    wanted: str,
+    severities: str,
+    split: str | None,
+    out: Path | None,
+) -> Report:
+    """Score a finished run on its own held-out cases or on other data, in every condition.
+
+    Writes ``results.json``, ``results.csv``, ``results.md`` and ``robustness.png``, all or nothing.
+
+    Args:
+        folder: of the run.
+        overrides: settings such as ``data.path``; ``train.seed`` decides the geometry of the artefacts.
+        console: for progress and tables.
+        wanted: see ``conditions``.
+        severities: see ``conditions``.
+        split: see ``run.open_finished``.
+        out: folder that holds nothing yet; default: a new one inside the run folder.
+
+    Raises:
+        ConfigError: if the run does not segment.
+        UnknownName: for an artefact, severity or modality that does not exist.
+        OutputError: if ``out`` holds files already or cannot be written.
+    """
+    if out is not None:
+        require_unused(out)
+
+    def check(task: Task) -> tuple[Condition, ...]:
+        if not isinstance(task, SegmentationTask):
+            raise ConfigError(
+                f"{folder} is a run of task '{task.config.task.name}', whose data are no scans to corrupt"
+            )
+        return conditions(wanted, severities, task.modalities)
+
+    say = speaker(console)
+    x = open_finished(folder, overrides, say, split=split, check=check)
+    assert isinstance(x.task, SegmentationTask)  # noqa: S101 - for the type checker; it was checked
+    todo = check(x.task)
+    say(f"{len(todo)} conditions x {len(x.cases)} cases = {len(todo) * len(x.cases)} predictions")
+    autocast = precision(x.config.train.precision, x.device)
+    rows = measure(x.task, x.model, x.cases, todo, x.config.train.seed, device=x.device, autocast=autocast, say=say)
+    report = Report(
+        task=x.config.task.name,
+        strategy=x.config.strategy.name,
+        split=x.split,
+        scores=summarise(rows, todo, x.task.modalities),
+        rules={**_rules(x.task, todo), "checkpoint": checkpoint_rule(x.folder, x.task, x.weights, x.split)},
+        provenance=provenance(x.config, x.device),
+    )
+    target = out or new_folder(folder / "robustness" / x.name, x.device)
+    if distributed.rank() == 0:
+        summary, modalities = report.scores.summary, x.task.modalities
+        write_results(
+            target,
+            report,
+            lambda folder: robustness_figure(folder / "robustness.png", report.title, summary, modalities),
+        )
+        print_report(report, console)
+        console.print(f"written: {target / 'results.md'}, results.json, results.csv and robustness.png")
+    return report
+
+
+def measure(
+    task: SegmentationTask,
+    model: MultimodalModel,
+    cases: Sequence[str],
+    todo: Sequence[Condition],
+    seed: int,
+    *,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[Any]],
+    say: Callable[[str], Any] = print,
+) -> list[dict[str, Any]]:
+    """Dice of each region of each case in each condition, a row each; the processes share the cases.
+
+    Args:
+        task: prepared.
+        model: with the run's weights.
+        cases: ids.
+        todo: the conditions.
+        seed: of all artefacts.
+        device: where the model is.
+        autocast: context for the network's computations.
+        say: told in one line whenever a case is done with an artefact.
+
+    Returns:
+        The rows of all processes, in the order of ``cases`` and ``todo``, on each of them.
+    """
+    model.eval()
+    mine = list(cases)[distributed.rank() :: distributed.world_size()]
+    found: dict[str, list[dict[str, Any]]] = {}
+    started, done = time.monotonic(), 0
+    for number, id in enumerate(mine, start=1):
+        case = task.cases[id]
+        scan = inspect(replace(case.source, label=None), None)
+        truth = case.native_target(task.convention)
+        found[id] = rows = []
+        for condition, after in zip(todo, [*todo[1:], None], strict=True):
+            predicted = _segment(task, model, id, scan, condition, seed, device, autocast)
+            for name, p, t in zip(task.targets, predicted, truth, strict=True):
+                value = dice(torch.from_numpy(p), torch.from_numpy(t))
+                rows.append({"case": id, **condition.record, "region": name, "dice": value})
+            done += 1
+            if after is None or after.artefact != condition.artefact:
+                seconds = (time.monotonic() - started) / done * (len(mine) * len(todo) - done)
+                left = datetime.timedelta(seconds=round(seconds))
+                say(f"case {number} of {len(mine)}, {id}: {condition.artefact} done, about {left} left")
+    everything = {id: rows for part in distributed.gather_json(found, device) for id, rows in part.items()}
+    return [row for id in cases for row in everything[id]]
+
+
+def summarise(rows: Sequence[Record], todo: Sequence[Condition], modalities: Sequence[str]) -> Scores:
+    """What all cases say together, as numbers and as a table for each artefact.
+
+    Args:
+        rows: what ``measure`` returned.
+        todo: the conditions.
+        modalities: of the run.
+    """
+    regions = list(dict.fromkeys(row["region"] for row in rows))
+    dices: dict[tuple[Any, ...], dict[str, dict[str, float]]] = {}
+    for row in rows:
+        dices.setdefault(_key(row), {}).setdefault(row["case"], {})[row["region"]] = row["dice"]
+    summary = [row for c in todo for row in _summarise(c.record, list(dices[_key(c.record)].values()), regions)]
+    clean = {row["region"]: row["dice_mean"] for row in summary if row["artefact"] == CLEAN}
+    summary = [{**row, "dice_drop": clean[row["region"]] - row["dice_mean"]} for row in summary]
+    means = {(_key(row), row["region"]): row["dice_mean"] for row in summary}
+
+    def cell(condition: Condition, region: str) -> str:
+        return f"{means[_key(condition.record), region]:.3f}"
+
+    def label(struck: tuple[str, ...]) -> str:
+        return "all at once" if len(struck) > 1 and struck == tuple(modalities) else "+".join(struck)
+
+    tables = []
+    for artefact in dict.fromkeys(c.artefact for c in todo if c.severity):
+        mine = [c for c in todo if c.artefact == artefact]
+        levels = sorted({c.severity for c in mine})
+        struck = dict.fromkeys(c.modalities for c in mine)
+        for region in ("mean", *regions):
+            lines = tuple(
+                (label(s), cell(todo[0], region), *(cell(Condition(artefact, s, level), region) for level in levels))
+                for s in struck
+            )
+            title = f"{artefact}: Dice by severity, {'mean of ' + ', '.join(regions) if region == 'mean' else region}"
+            header = ("modality", "clean", *map(str, levels))
+            tables.append(Table(title, header, lines, detail=region != "mean"))
+    if absent := [c for c in todo if c.artefact == MISSING]:
+        lines = tuple(
+            ("+".join(c.modalities) or "none", *(cell(c, region) for region in (*regions, "mean")))
+            for c in (todo[0], *absent)
+        )
+        tables.append(Table("missing modalities: Dice", ("missing", *regions, "mean"), lines))
+    if not tables:
+        tables.append(Table("", ("region", "Dice"), tuple((r, cell(todo[0], r)) for r in (*regions, "mean"))))
+    headline = {f"Dice {region}": value for region, value in clean.items()}
+    return Scores(headline=headline, summary=tuple(summary), cases=tuple(rows), heads=(), tables=tuple(tables))
+
+
+def _segment(
+    task: SegmentationTask,
+    model: MultimodalModel,
+    case: str,
+    scan: Inspection,
+    condition: Condition,
+    seed: int,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> Iterator[NDArray[Any]]:
+    """Masks ``(region, x, y, z)`` of one case on its own grid, all the way from what its files hold."""
+    given = task.modalities
+    if condition.artefact == MISSING:
+        given = tuple(m for m in given if m not in condition.modalities)
+
+    def changed(modality: str) -> NDArray[Any]:
+        volume, spacing = scan.volumes[modality], voxel_sizes(scan.affines[modality])
+        if not condition.severity or modality not in condition.modalities:
+            return volume
+        names = (zlib.crc32(name.encode()) for name in (case, condition.artefact, modality))
+        # Neither the severity nor the other modalities take part, so that a cell has one number in any table.
+        key = random_seed(seed, 6, *names)
+        return corrupt(volume, spacing, condition.artefact, condition.severity, key)
+
+    moved, grid, _ = to_network([changed(m) for m in given], scan.affines[given[0]], task.config.data.spacing)
+    volume = task.probabilities(model, moved["image"].as_tensor().to(device), given, autocast)
+    predicted: Iterator[NDArray[Any]] = iter(grid.to_native(volume) >= 0.5)
+    return predicted
+
+
+def _key(row: Record) -> tuple[Any, ...]:
+    """What tells conditions apart."""
+    return row["artefact"], row["modalities"], row["severity"]
+
+
+def _summarise(
+    condition: Record, cases: Sequence[Mapping[str, float]], regions: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """A row for each region, then one for ``mean``: each case's average over regions."""
+    for region in (*regions, "mean"):
+        values = [statistics.fmean(dices.values()) if region == "mean" else dices[region] for dices in cases]
+        yield {
+            **condition,
+            "region": region,
+            "dice_mean": statistics.fmean(values),
+            "dice_sd": statistics.stdev(values) if len(values) > 1 else None,
+            "cases": len(values),
+        }
+
+
+def _rules(task: SegmentationTask, todo: Sequence[Condition]) -> dict[str, str]:
+    rules = task.dice_rules()
+    rules["clean"] = "the scans as they are, through the same steps; severity 0 of every artefact"
+    used = dict.fromkeys(c.artefact for c in todo if c.severity)
+    if used:
+        rules["artefacts"] = (
+            "applied to each image on its own grid before preprocessing, to one modality at a time or to all at once; "
+            "only voxels that differ from the constant background are changed, as after skull stripping; the signal is "
+            "what lies above the image's darkest voxel; values that fall below it are kept"
+        )
+        rules["randomness"] = (
+            "each artefact of each modality of each case has one geometry, which follows from the seed and these names "
+            "alone; the severity decides the amount"
+        )
+    for name in used:
+        artefact = ARTEFACTS[name]
+        amounts = ", ".join(f"{artefact.amount(s):g}" for s in SEVERITIES)
+        rules[name] = f"{artefact.description}. Severity 1 to {len(SEVERITIES)}: {amounts} ({artefact.unit})"
+    if any(c.artefact == MISSING for c in todo):
+        rules["missing"] = "these modalities are left out; the fusion is of those that are there"
+    return rules
+
+
+def _severities(text: str) -> list[int]:
+    known = [str(s) for s in SEVERITIES]
+    found: set[int] = set()
+    for word in text.split(","):
+        first, dots, last = (part.strip() for part in word.partition(".."))
+        for end in (first, last) if dots else (first,):
+            if end not in known:
+                raise UnknownName("severity", end, known)
+        found.update(range(int(first), int(last or first) + 1))
+    if not found:
+        raise ConfigError(f"severity is {text}, expected such as 3, 1,3 or 1..5")
+    return sorted(found)
+
+
+def _absent(text: str, modalities: Sequence[str]) -> tuple[str, ...]:
+    words = [word.strip() for word in text.split("+")]
+    for word in words:
+        if word not in modalities:
+            raise UnknownName("modality in this run", word, modalities)
+    if not set(modalities) - set(words):
+        raise ConfigError(
+            f"{MISSING}:{text} leaves no modality to see, expected at least one of {', '.join(modalities)}"
+        )
+    return tuple(m for m in modalities if m in words)

@@ -1,0 +1,1 @@
+"""Trained weights to masks: one case, many cases, a DICOM study."""

@@ -1,0 +1,177 @@
+"""Segmenting many cases: finding their images, reading ahead, and writing masks with what there is to say of them."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from cggm_med import distributed
+from cggm_med.data.layouts import find_cases
+from cggm_med.data.volumes.masks import require_nifti, write_mask
+from cggm_med.errors import CggmMedError, DataError, UnknownName
+from cggm_med.files import write_json
+from cggm_med.inference.predictor import Prediction, Predictor, Scan
+
+EXTRAS = ("probabilities", "uncertainty")
+
+
+def write_labels(path: Path, prediction: Prediction) -> None:
+    """Write the labels of a prediction as `write_mask` does, on the grid of its reference."""
+    write_mask(path, prediction.labels, prediction.reference)
+
+
+def case_of(path: Path) -> str:
+    """What the case of an output file is called: the file's name without its ending.
+
+    Example:
+        >>> [case_of(Path(name)) for name in ("a.nii.gz", "b.v2.nii", "c.dcm")]
+        ['a', 'b.v2', 'c']
+    """
+    return path.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".dcm")
+
+
+def find_images(
+    predictor: Predictor, path: Path, modalities: Sequence[str] | None = None
+) -> dict[str, dict[str, Path]]:
+    """The image files of each case in a folder or datalist as for training, one for each modality; labels need not be.
+
+    Args:
+        predictor: knows layouts and modalities.
+        path: folder or JSON file.
+        modalities: what to use; default: all that the run knows, which every case must then have.
+
+    Raises:
+        DataError: if nothing is found or a case is incomplete; names every such case.
+    """
+    task = predictor.task
+    found = find_cases(
+        path,
+        tuple(modalities or task.modalities),
+        task.layouts,
+        decathlon_modalities=task.decathlon_modalities,
+        decathlon_convention=task.decathlon_convention,
+        known_modalities=task.known_modalities,
+        need_labels=False,
+    )
+    stacked = [case.id for case in found.cases if any(file.channel is not None for file in case.images.values())]
+    if stacked:
+        raise DataError(f"{path} holds 4-D files, in which modalities are channels; split them into one file each")
+    return {case.id: {m: file.path for m, file in case.images.items()} for case in found.cases}
+
+
+def predict_cases(
+    predictor: Predictor,
+    cases: Mapping[str, Mapping[str, Path]],
+    files: Mapping[str, Path],
+    *,
+    skip_existing: bool = False,
+    extras: Sequence[str] = (),
+    write: Callable[[Path, Prediction], None] = write_labels,
+    say: Callable[[str], None] = print,
+) -> dict[str, str]:
+    """Segment cases one after the other; one that fails leaves no file and stops no other.
+
+    While one is segmented, the next is read. Several processes (torchrun) share the cases.
+
+    Args:
+        predictor: the run.
+        cases: image files by case and modality.
+        files: mask to write for each case.
+        skip_existing: leave out cases whose mask is there.
+        extras: what to write besides masks, of ``probabilities`` and ``uncertainty``.
+        write: writes a mask.
+        say: told what is done, in one line a case.
+
+    Returns:
+        Why, for each case of this process that failed.
+
+    Raises:
+        UnknownName: for an extra that does not exist.
+        ConfigError: for a mask that is not to end with ``.nii`` or ``.nii.gz``.
+    """
+    for extra in extras:
+        if extra not in EXTRAS:
+            raise UnknownName("extra output", extra, EXTRAS)
+    if write is write_labels:
+        for path in files.values():
+            require_nifti(path)
+    failed: dict[str, str] = {}
+    mine = list(cases)[distributed.rank() :: distributed.world_size()]
+    todo = [case for case in mine if not (skip_existing and files[case].exists())]
+    if len(todo) < len(mine):
+        say(f"{len(mine) - len(todo)} of {len(mine)} are there already")
+    window = " x ".join(map(str, predictor.task.config.data.patch_size))
+    for number, (case, read) in enumerate(_read_ahead(predictor, {case: cases[case] for case in todo}), start=1):
+        try:
+            scan = read()
+            windows, memory = predictor.cost(scan)
+            say(
+                f"{number} of {len(todo)}: {case}, {windows} windows of {window} voxels, "
+                f"about {_readable(memory)} on {predictor.device}"
+            )
+            prediction = predictor.segment(scan)
+            _write(files[case], prediction, predictor, extras, write)
+            missing = f", without {', '.join(prediction.absent)}" if prediction.absent else ""
+            say(f"  written: {files[case]}{missing}")
+        except CggmMedError as error:
+            failed[case] = str(error)
+            say(f"{number} of {len(todo)}: {case} FAILED: {error}")
+    return failed
+
+
+def _readable(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
+
+
+def _read_ahead(
+    predictor: Predictor, cases: Mapping[str, Mapping[str, Path]]
+) -> Iterator[tuple[str, Callable[[], Scan]]]:
+    """Each case and how to get its scan; while the caller looks at one, the next is read, and no more than that."""
+    ahead: deque[tuple[str, Callable[[], Scan]]] = deque()
+    with ThreadPoolExecutor(1) as reader:
+        for case, images in cases.items():
+            # The first is waited for in any case; and a thread keeps memory of its own, which one case need not pay.
+            first = functools.partial(predictor.read, case, images)
+            ahead.append((case, reader.submit(predictor.read, case, images).result if ahead else first))
+            if len(ahead) > 1:
+                yield ahead.popleft()
+        yield from ahead
+
+
+def _write(
+    path: Path,
+    prediction: Prediction,
+    predictor: Predictor,
+    extras: Sequence[str],
+    write: Callable[[Path, Prediction], None],
+) -> None:
+    """The mask last, so that whoever sees it finds all the rest."""
+    stem = case_of(path)
+    write_json(
+        path.with_name(f"{stem}.json"),
+        {
+            "software": f"cggm-med {importlib.metadata.version('cggm-med')}",
+            "task": predictor.task.config.task.name,
+            "run": predictor.digest,
+            "modalities": list(prediction.modalities),
+            "absent": list(prediction.absent),
+            "labels": {str(n): meaning for n, meaning in prediction.convention.meanings.items()},
+            "convention": prediction.convention.name,
+            "regions": list(prediction.regions),
+            "threshold": 0.5,
+            "flips": predictor.flips,
+            "trust_names": predictor.trust_names,
+            "resampled": list(prediction.resampled),
+            "resampled_to": predictor.resample_to if prediction.resampled else None,
+        },
+    )
+    for extra in extras:
+        volume = prediction.probability if extra == "probabilities" else prediction.uncertainty
+        write_mask(path.with_name(f"{stem}_{extra}.nii.gz"), np.moveaxis(volume, 0, -1), prediction.reference)
+    write(path, prediction)

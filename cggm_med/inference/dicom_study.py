@@ -1,0 +1,114 @@
+"""Segmenting an examination that is given as a folder of DICOM files."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from cggm_med.data.dicom.header import import_extra
+from cggm_med.data.dicom.seg import write_segmentation
+from cggm_med.data.dicom.series import assign_modalities, find_series
+from cggm_med.data.dicom.volume import write_nifti
+from cggm_med.errors import ConfigError, UnknownName
+from cggm_med.inference.batch import case_of, predict_cases
+from cggm_med.inference.predictor import Predictor
+
+
+def predict_study(
+    predictor: Predictor,
+    folder: Path,
+    out: Path,
+    *,
+    chosen: Mapping[str, str] | None = None,
+    modalities: Sequence[str] | None = None,
+    skip_existing: bool = False,
+    extras: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+) -> dict[str, str]:
+    """Segment one study as `predict_cases` does a case, which is named after ``out``: nothing says whose study it is.
+
+    Args:
+        predictor: the run.
+        folder: with the study's series, and no other's.
+        out: mask to write; ``.nii`` or ``.nii.gz`` on the grid of the series, or ``.dcm`` for a DICOM segmentation with
+            a segment for each region, which is filed with the patient and hence bears the name.
+        chosen: series of some modalities; see `assign_modalities`.
+        modalities: what to use; default: all that the run knows, for each of which there must be a series.
+        skip_existing: do nothing if ``out`` is there.
+        extras: as in `predict_cases`; NIfTI files in any case.
+        say: told which series is which modality, and what is done.
+
+    Returns:
+        Why it failed, by the name of the case; empty if it did not.
+
+    Raises:
+        ConfigError: for another ending of ``out``.
+        MissingExtra: if pydicom or highdicom is needed and not installed.
+        UnknownName: for a modality that the run was not trained on, or an extra that does not exist.
+        DataError: if the series cannot be told apart, or one is no regular volume.
+    """
+    segments = out.name.lower().endswith(".dcm")
+    if not (segments or out.name.lower().endswith((".nii", ".nii.gz"))):
+        raise ConfigError("DICOM files give one mask; expected an output that ends with .nii.gz, .nii or .dcm")
+    if segments:
+        import_extra("DICOM-SEG", "highdicom")
+    known = predictor.task.modalities
+    for modality in modalities or ():
+        if modality not in known:
+            raise UnknownName("modality in this run", modality, known)
+    series = assign_modalities(find_series(folder), tuple(modalities or known), chosen)
+    for modality, one in series.items():
+        say(f"{modality} is {one.describe()}")
+    with _private_folder() as temporary:
+        images = {modality: temporary / f"{modality}_series_{one.name}.nii" for modality, one in series.items()}
+        for modality, path in images.items():
+            write_nifti(series[modality], path)
+
+        def write_segments(path: Path, labels: NDArray[np.uint8], reference: Path) -> None:
+            write_segmentation(
+                path,
+                dict(zip(predictor.convention.regions, predictor.convention.to_regions(labels), strict=True)),
+                next(series[modality] for modality, image in images.items() if image == reference),
+                algorithm="cggm-med",
+                version=importlib.metadata.version("cggm-med"),
+                model=predictor.digest,
+            )
+
+        case = case_of(out)
+        how: dict[str, Any] = {}
+        if segments:
+            how["write"] = lambda path, prediction: write_segments(path, prediction.labels, prediction.reference)
+            # Better learned now than after an hour: whether the headers are such that a segmentation can refer to them.
+            for path in images.values():
+                write_segments(temporary / "trial.dcm", np.zeros(nib.load(path).shape, np.uint8), path)
+        return predict_cases(
+            predictor, {case: images}, {case: out}, skip_existing=skip_existing, extras=extras, say=say, **how
+        )
+
+
+@contextlib.contextmanager
+def _private_folder() -> Iterator[Path]:
+    """A folder that only its owner can read, gone in the end, even if the process is asked to stop (SIGTERM)."""
+
+    def stop(number: int, frame: Any) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    # Only there can signals be handled.
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if in_main_thread else None
+    try:
+        with tempfile.TemporaryDirectory(prefix="cggm-med-") as folder:
+            yield Path(folder)
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,261 @@
+"""Segmenting one case with a trained run: from image files to probabilities and labels on their own grid."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cggm_med import registry
+from cggm_med.config import parse_overrides
+from cggm_med.data.cases import Case, ImageFile
+from cggm_med.data.volumes.checks import Inspection, inspect
+from cggm_med.data.volumes.labels import LabelConvention
+from cggm_med.data.volumes.modality_check import Signatures, check
+from cggm_med.data.volumes.resample import onto_one_grid
+from cggm_med.data.volumes.transforms import NativeGrid, to_network
+from cggm_med.device import precision
+from cggm_med.errors import CheckpointError, ConfigError, DataError, UnknownName
+from cggm_med.models.memory import peak_bytes
+from cggm_med.models.windows import window_count, windows_at_once
+from cggm_med.runs.folder import RunFolder
+from cggm_med.runs.settings import make_config
+from cggm_med.task.segmentation import SegmentationTask
+from cggm_med.training import checkpoint as checkpoints
+from cggm_med.training import loop as engine
+
+FLIPS = tuple(axes for n in range(4) for axes in itertools.combinations((1, 2, 3), n))  # of (channel, x, y, z)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says of one case, on the case's own grid.
+
+    Attributes:
+        case: id.
+        modalities: that were given.
+        absent: that the network knows and were not.
+        regions: names.
+        cropped: probability of each region ``(region, x, y, z)`` in the part of the grid that was looked at.
+        grid: the case's own, which knows where that part lies.
+        convention: which number stands for what in ``labels``.
+        reference: the image file of the case whose grid this is.
+        resampled: modalities that were brought onto this grid.
+    """
+
+    case: str
+    modalities: tuple[str, ...]
+    absent: tuple[str, ...]
+    regions: tuple[str, ...]
+    cropped: NDArray[np.float32]
+    grid: NativeGrid
+    convention: LabelConvention
+    reference: Path
+    resampled: tuple[str, ...]
+
+    @property
+    def probability(self) -> NDArray[np.float32]:
+        """``(region, x, y, z)`` in [0, 1]."""
+        return np.stack([self.grid.uncropped(channel) for channel in self.cropped])
+
+    @property
+    def labels(self) -> NDArray[np.uint8]:
+        """``(x, y, z)``: the number of the innermost region whose probability is at least 0.5."""
+        return self.grid.uncropped(self.convention.to_labels(self.cropped >= 0.5))
+
+    @property
+    def uncertainty(self) -> NDArray[np.float32]:
+        """``(region, x, y, z)``: entropy of each region's probability in bits, 0 where certain, 1 at one half."""
+        p = self.probability.clip(1e-7, 1 - 1e-7)
+        entropy: NDArray[np.float32] = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+        return entropy
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A case as the network sees it.
+
+    Attributes:
+        case: id.
+        modalities: names of the image's channels.
+        image: ``(modality, x, y, z)``, on the CPU.
+        grid: the case's own.
+        reference: the image file whose grid that is.
+        resampled: modalities that were brought onto it.
+    """
+
+    case: str
+    modalities: tuple[str, ...]
+    image: Tensor
+    grid: NativeGrid
+    reference: Path
+    resampled: tuple[str, ...]
+
+
+class Predictor:
+    """A trained run, ready to segment.
+
+    Args:
+        run: folder of a finished run of a segmentation task.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        flips: average over all mirrored versions of a scan, which takes eight times as long.
+        trust_names: segment even if other names fit the images clearly better than those that they were given under.
+        resample_to: modality onto whose grid the others are brought where they lie on another.
+
+    Attributes:
+        digest: of the weights' file, by which a mask tells what made it.
+
+    Raises:
+        CheckpointError: if the folder is no such run.
+        ConfigError: if the run does not segment.
+        UnknownName: if the run was not trained on the modality ``resample_to``.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        device: str = "auto",
+        *,
+        flips: bool = False,
+        trust_names: bool = False,
+        resample_to: str | None = None,
+    ) -> None:
+        folder = RunFolder(run)
+        stored = folder.stored_settings()
+        config = make_config(str(stored["task"]["name"]), [stored, parse_overrides([f"train.device={device}"])])
+        task = registry.load(registry.TASKS, config.task.name)(config)
+        if not isinstance(task, SegmentationTask):
+            raise ConfigError(f"{run} is a run of task '{config.task.name}', which does not segment; name another run")
+        if resample_to is not None and resample_to not in task.modalities:
+            raise UnknownName("modality in this run", resample_to, task.modalities)
+        self.task, self.flips, self.trust_names, self.resample_to = task, flips, trust_names, resample_to
+        self.device = engine.select_device(config.train.device)
+        labels, self.signatures = _read_facts(folder)
+        if labels not in task.conventions:
+            raise UnknownName("label convention", labels, task.conventions)
+        self.convention = task.conventions[labels]
+        self.model = task.model().to(self.device).eval()
+        checkpoints.restore(checkpoints.load(folder.weights, self.device), self.model, None, folder.weights)
+        self.autocast = precision(config.train.precision, self.device)
+        self._peaks: dict[tuple[int, tuple[str, ...]], int] = {}  # bytes, by windows at once and modalities
+        self.digest = hashlib.blake2b(folder.weights.read_bytes(), digest_size=12).hexdigest()
+
+    def predict(self, case: str, images: Mapping[str, Path]) -> Prediction:
+        """Segment one case.
+
+        Args:
+            case: id.
+            images: a NIfTI file for each of some of the run's modalities.
+
+        Raises:
+            UnknownName: for a modality that the run was not trained on.
+            DataError: if a file is missing or damaged, the grids differ, modalities seem to be exchanged, or memory is
+                too short.
+        """
+        return self.segment(self.read(case, images))
+
+    def read(self, case: str, images: Mapping[str, Path]) -> Scan:
+        """The first half of ``predict``: read, check and preprocess."""
+        return self.read_case(Case(case, case, {m: ImageFile(Path(path)) for m, path in images.items()}, None))
+
+    def read_case(self, source: Case) -> Scan:
+        """The same for a case that was found on disk, whose modalities may be channels of one file."""
+        known, case = self.task.modalities, source.id
+        for modality in source.images:
+            if modality not in known:
+                raise UnknownName("modality in this run", modality, known)
+        given = tuple(m for m in known if m in source.images)
+        if not given:
+            raise DataError(f"{case}: no image; give at least one of {', '.join(known)}")
+        found = inspect(Case(case, source.patient, {m: source.images[m] for m in given}, None), None)
+        volumes, affine, resampled = self._on_one_grid(case, found)
+        moved, grid, _ = to_network([volumes[m] for m in given], affine, self.task.config.data.spacing)
+        image = moved["image"].as_tensor()
+        finding = check(self.signatures, image.numpy(), given)
+        if finding.verdict == "swapped" and not self.trust_names:
+            raise DataError(
+                f"{case}: {finding.describe()}; exchange the files, or if the names are right say --trust-names"
+            )
+        reference = source.images[self.resample_to if resampled and self.resample_to else given[0]].path
+        return Scan(case, given, image, grid, reference, resampled)
+
+    def segment(self, scan: Scan) -> Prediction:
+        """The second half of ``predict``: ask the network."""
+        volume = self._probabilities(scan.image.to(self.device), scan.modalities)
+        return Prediction(
+            case=scan.case,
+            modalities=scan.modalities,
+            absent=tuple(m for m in self.task.modalities if m not in scan.modalities),
+            regions=self.task.targets,
+            cropped=scan.grid.resampled_back(volume),
+            grid=scan.grid,
+            convention=self.convention,
+            reference=scan.reference,
+            resampled=scan.resampled,
+        )
+
+    def cost(self, scan: Scan) -> tuple[int, int]:
+        """How many windows ``segment`` will look at, and how many bytes it will about need on the device.
+
+        Counted are the weights, the image, the probabilities and what the network computes of the windows, in float32;
+        scratch memory of single operations comes on top.
+        """
+        data, shape = self.task.config.data, scan.image.shape[1:]
+        count = window_count(shape, data.patch_size, data.overlap)
+        windows = torch.zeros(min(count, windows_at_once(self.device)), 1, *data.patch_size, device="meta")
+        key = (len(windows), scan.modalities)
+        if key not in self._peaks:
+            network = copy.deepcopy(self.model).to("meta")
+            self._peaks[key] = peak_bytes(lambda: network(dict.fromkeys(scan.modalities, windows)))
+        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        # Besides the regions: the sum of the windows' weights; and with flips the sum of all that was predicted before.
+        volumes = len(scan.modalities) + (1 + self.flips) * len(self.task.targets) + 1
+        padded = math.prod(max(n, p) for n, p in zip(shape, data.patch_size, strict=True))
+        return count * (len(FLIPS) if self.flips else 1), weights + self._peaks[key] + 4 * volumes * padded
+
+    def _on_one_grid(
+        self, case: str, found: Inspection
+    ) -> tuple[Mapping[str, NDArray[np.float32]], NDArray[np.float64], tuple[str, ...]]:
+        """The volumes and their affine, and which modalities had to be resampled for that."""
+        if not found.problems:
+            return found.volumes, next(iter(found.affines.values())), ()
+        onto = self.resample_to
+        if onto is None or len(found.problems) > len(found.differing):
+            resample = ", or --resample-to MODALITY" if found.differing else ""
+            raise DataError(
+                f"{case} cannot be segmented; expected finite voxels on one grid{resample}:", found.problems
+            )
+        if onto not in found.volumes:
+            raise DataError(f"{case}: files lie on different grids, and the case has no {onto} to resample them to")
+        volumes, resampled = onto_one_grid(case, found, onto)
+        return volumes, found.affines[onto], resampled
+
+    def _probabilities(self, image: Tensor, modalities: Sequence[str]) -> Tensor:
+        """``(region, x, y, z)`` on the preprocessed grid."""
+        flips = FLIPS if self.flips else FLIPS[:1]
+        total = torch.zeros((), device=image.device)
+        for axes in flips:
+            found = self.task.probabilities(self.model, image.flip(axes), modalities, self.autocast)
+            total = total + found.flip(axes)
+        return total / len(flips)
+
+
+def _read_facts(folder: RunFolder) -> tuple[str, Signatures]:
+    """Name of the convention in which the run's labels were written, and how its modalities look."""
+    try:
+        facts = json.loads(folder.facts.read_text())
+        return str(facts["labels"]), Signatures.from_json(facts["signatures"])
+    except (OSError, ValueError, KeyError, TypeError, DataError) as error:
+        raise CheckpointError(
+            f"{folder.path} is not a complete run folder: {folder.facts.name} is missing or damaged"
+        ) from error

@@ -1,0 +1,1 @@
+"""What a prediction is worth: volumes, lesions, regions, labels."""

@@ -1,0 +1,171 @@
+"""The scores of predicted classes and values: over all cases together, for the fused prediction and each head."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    f1_score,
+    mean_absolute_error,
+    precision_recall_fscore_support,
+    recall_score,
+)
+
+from cggm_med.results.results import CaseValues, Record, Scores, Table, rounded
+
+FUSED = "fused"
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What one predictor, the fusion or a modality's own head, said of all samples.
+
+    Attributes:
+        true: ``(sample,)`` class numbers or values.
+        predicted: ``(sample,)``, the same.
+        probability: ``(sample, class)``; None for values, and where no measure needs it.
+    """
+
+    true: NDArray[Any]
+    predicted: NDArray[Any]
+    probability: NDArray[np.float64] | None = None
+
+
+Measure = Callable[[Predicted], float | None]
+
+
+def accuracy(predicted: Predicted) -> float:
+    """Share of samples whose class is right.
+
+    Example:
+        >>> accuracy(Predicted(np.array([0, 1, 1, 1]), np.array([0, 1, 1, 0])))
+        0.75
+    """
+    return float(accuracy_score(predicted.true, predicted.predicted))
+
+
+def weighted_f1(predicted: Predicted) -> float:
+    """F1 of each class, averaged with the classes' true frequencies as weights."""
+    return float(f1_score(predicted.true, predicted.predicted, average="weighted", zero_division=0))
+
+
+def unweighted_average_recall(predicted: Predicted) -> float:
+    """Recall of each class that occurs, averaged (UAR, also balanced accuracy).
+
+    Example:
+        >>> unweighted_average_recall(Predicted(np.array([0, 1, 1, 1]), np.array([0, 0, 1, 1]))).__round__(3)
+        0.833
+    """
+    occurring = np.unique(predicted.true)
+    return float(recall_score(predicted.true, predicted.predicted, labels=occurring, average="macro", zero_division=0))
+
+
+def mean_average_precision(predicted: Predicted) -> float:
+    """Average precision of each class that occurs, one against the rest, averaged (mAP)."""
+    assert predicted.probability is not None  # noqa: S101 - kept for every task that has this measure
+    occurring = np.unique(predicted.true)
+    precisions = [average_precision_score(predicted.true == c, predicted.probability[:, c]) for c in occurring]
+    return float(np.mean(precisions))
+
+
+def mean_absolute_difference(predicted: Predicted) -> float:
+    """Mean absolute error (MAE), in the unit of the target."""
+    return float(mean_absolute_error(predicted.true, predicted.predicted))
+
+
+def correlation(predicted: Predicted) -> float | None:
+    """Pearson's correlation (Corr); None where it is not defined, since one side is constant."""
+    if np.ptp(predicted.true) == 0 or np.ptp(predicted.predicted) == 0:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of numbers that are next to constant
+        value = float(np.corrcoef(predicted.true, predicted.predicted)[0, 1])
+    return value if np.isfinite(value) else None
+
+
+CLASS_MEASURES: Mapping[str, Measure] = {
+    "accuracy": accuracy,
+    "weighted F1": weighted_f1,
+    "UAR": unweighted_average_recall,
+    "mAP": mean_average_precision,
+}
+VALUE_MEASURES: Mapping[str, Measure] = {"MAE": mean_absolute_difference, "Corr": correlation}
+RULES = {
+    "accuracy": "share of samples whose class is right",
+    "weighted F1": "F1 of each class, averaged with the classes' true frequencies as weights",
+    "UAR": "unweighted average recall: recall of each class that occurs, averaged",
+    "mAP": "average precision of each class that occurs, one against the rest, averaged",
+    "MAE": "mean absolute error, in the unit of the target",
+    "Corr": "Pearson's correlation",
+}
+
+
+def label_report(
+    by_predictor: Mapping[str, Predicted],
+    measures: Mapping[str, Measure],
+    *,
+    cases: Sequence[Record],
+    heads: Sequence[Record],
+    details: Sequence[Table] = (),
+) -> Scores:
+    """Everything that is said about these samples.
+
+    Args:
+        by_predictor: first ``FUSED``, then the modalities with a head.
+        measures: by name.
+        cases: a row for each case.
+        heads: a row for each case and head.
+        details: further tables.
+    """
+    scores = {who: {name: measure(what) for name, measure in measures.items()} for who, what in by_predictor.items()}
+    samples = {who: len(what.true) for who, what in by_predictor.items()}
+    rows = tuple((who, *map(rounded, values.values()), str(samples[who])) for who, values in scores.items())
+    case_table = Table("cases", tuple(cases[0]), tuple(tuple(map(_cell, row.values())) for row in cases), detail=True)
+    return Scores(
+        headline=scores[FUSED],
+        summary=tuple({"predicted_by": who, **values, "samples": samples[who]} for who, values in scores.items()),
+        cases=tuple(cases),
+        heads=tuple(heads),
+        tables=(Table("", ("by", *measures, "n"), rows), *details, case_table),
+    )
+
+
+def case_values(cases: Sequence[Record], name: str, value: Callable[[Any, Any], float]) -> CaseValues:
+    """What each case adds to a mean over samples.
+
+    Args:
+        cases: rows with ``case``, ``true`` and ``predicted``; a case may have several.
+        name: of the score.
+        value: of a true and a predicted class or value.
+
+    Example:
+        >>> case_values([{"case": "a", "true": 1.0, "predicted": 3.0}], "MAE", lambda true, said: abs(true - said))
+        {'MAE': {'a': (2.0, 1.0)}}
+    """
+    found: dict[str, tuple[float, float]] = {}
+    for row in cases:
+        total, count = found.get(row["case"], (0.0, 0.0))
+        found[row["case"]] = (total + value(row["true"], row["predicted"]), count + 1)
+    return {name: found}
+
+
+def class_table(predicted: Predicted, classes: Sequence[str]) -> Table:
+    """Precision, recall and F1 of each class that occurs or is predicted."""
+    seen = np.union1d(predicted.true, predicted.predicted)
+    columns = precision_recall_fscore_support(predicted.true, predicted.predicted, labels=seen, zero_division=0)
+    rows = tuple(
+        (classes[c], *(f"{value:.3f}" for value in values), str(count))
+        for c, *values, count in zip(seen.tolist(), *columns, strict=True)
+    )
+    return Table("classes", ("class", "precision", "recall", "F1", "samples"), rows, detail=len(classes) > 20)
+
+
+def _cell(value: Any) -> str:
+    return rounded(value) if isinstance(value, float) else str(value)

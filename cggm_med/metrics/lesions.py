@@ -1,0 +1,152 @@
+"""Scores of a region lesion by lesion, by the rules of BraTS 2023: a small lesion counts as much as a large one."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from monai.metrics.utils import get_edge_surface_distance
+from scipy.ndimage import binary_dilation, find_objects, generate_binary_structure, label
+from torch import Tensor
+
+from cggm_med.metrics.volumes import dice
+
+_FACES_AND_EDGES = generate_binary_structure(3, 2)
+_ALL_26 = generate_binary_structure(3, 3)
+
+
+@dataclass(frozen=True)
+class LesionScores:
+    """Lesion-wise scores of one region of one case.
+
+    Attributes:
+        dice: mean over the true lesions that count and the false ones.
+        hd95_mm: mean over the same lesions.
+        lesions: true lesions that count, found or missed.
+        missed: those of them that no predicted component touches.
+        false: predicted components that touch no true lesion.
+    """
+
+    dice: float
+    hd95_mm: float
+    lesions: int
+    missed: int
+    false: int
+
+
+def lesion_scores(
+    prediction: Tensor,
+    target: Tensor,
+    spacing_mm: Sequence[float],
+    *,
+    dilations: int = 3,
+    negligible_mm3: float = 50.0,
+    penalty_mm: float = 374.0,
+) -> LesionScores:
+    """Lesion-wise Dice and HD95 of BraTS 2023, with the adult glioma challenge's settings as defaults.
+
+    The rules are those of the challenge's script (github.com/rachitsaluja/BraTS-2023-Metrics, ``metrics.py``, October
+    2023), also where its text leaves them open:
+
+    1. The target is dilated ``dilations`` times with the 18-neighbourhood. All of its voxels that lie in one
+       26-connected component of the dilated mask are one lesion; so lesions a few voxels apart are one.
+    2. A lesion's volume is that of its own voxels, before the dilation. Up to and including ``negligible_mm3`` it
+       does not count: it is neither averaged nor missed.
+    3. Every 26-connected component of the prediction belongs, whole, to each lesion whose dilated mask it touches: to
+       several when it joins them, and also to one that does not count.
+    4. A lesion is scored against all components that belong to it: Dice, and HD95 between surfaces whose elements
+       are weighted by area, as in the package ``surface-distance`` (``metrics.volumes.hausdorff95`` counts voxels).
+       Components that touch only the dilated rim give Dice 0 and the HD95 that is measured.
+    5. A lesion to which nothing belongs is missed: Dice 0, HD95 ``penalty_mm``.
+    6. A component that belongs to no lesion is false, however small it is; no threshold is applied to predictions:
+       Dice 0, HD95 ``penalty_mm``.
+    7. The score is the mean over the lesions that count and the false components. Where there is neither (both masks
+       are empty, or only negligible lesions were there), Dice is 1 and HD95 is 0.
+
+    Args:
+        prediction: ``(x, y, z)`` boolean.
+        target: ``(x, y, z)`` boolean.
+        spacing_mm: voxel size along x, y, z.
+        dilations: 3 for the glioma, Africa and paediatric challenges of 2023; 1 for meningioma and metastases.
+        negligible_mm3: 50 for all of them but metastases, where it is 2.
+        penalty_mm: 374 is the diagonal of the BraTS grid.
+
+    Raises:
+        ValueError: if the shapes differ, are not three-dimensional, or ``dilations`` is below 1.
+
+    Example:
+        >>> target = torch.zeros(30, 9, 9, dtype=torch.bool)
+        >>> target[2:6, 2:6, 2:6] = target[20:24, 2:6, 2:6] = True
+        >>> prediction = target.clone()
+        >>> prediction[20:] = False
+        >>> lesion_scores(prediction, target, (1, 1, 1))
+        LesionScores(dice=0.5, hd95_mm=187.0, lesions=2, missed=1, false=0)
+    """
+    if prediction.shape != target.shape or prediction.ndim != 3:
+        raise ValueError(
+            f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)}; expected one shape (x, y, z)"
+        )
+    if dilations < 1:
+        raise ValueError(f"dilations is {dilations}; expected at least 1")
+    predicted, true = (mask.cpu().numpy().astype(bool) for mask in (prediction, target))
+    if not (predicted.any() or true.any()):
+        return LesionScores(1.0, 0.0, 0, 0, 0)
+    # Dilated masks that touch outside this box touch inside it as well, so nothing is lost with the rest.
+    box = find_objects((predicted | true).astype(np.uint8))[0]
+    predicted, true = predicted[box], true[box]
+
+    areas, number = label(binary_dilation(true, _FACES_AND_EDGES, iterations=dilations), _ALL_26)
+    components, predicted_number = label(predicted, _ALL_26)
+    voxel_mm3 = float(np.prod(np.asarray(spacing_mm, dtype=float)))
+    touching: set[int] = set()
+    dices: list[float] = []
+    distances: list[float] = []
+    missed = 0
+    for lesion in range(1, number + 1):
+        area = areas == lesion
+        own = np.setdiff1d(components[area], 0)
+        touching.update(own.tolist())
+        voxels = true & area
+        if np.count_nonzero(voxels) * voxel_mm3 <= negligible_mm3:
+            continue
+        if own.size:
+            pair = torch.from_numpy(np.isin(components, own)), torch.from_numpy(voxels)
+            dices.append(dice(*pair))
+            distances.append(_hausdorff95_by_area(*pair, spacing_mm))
+        else:
+            missed += 1
+
+    lesions, false = len(dices) + missed, predicted_number - len(touching)
+    if not lesions + false:
+        return LesionScores(1.0, 0.0, 0, 0, 0)
+    return LesionScores(
+        dice=sum(dices) / (lesions + false),
+        hd95_mm=(sum(distances) + (missed + false) * penalty_mm) / (lesions + false),
+        lesions=lesions,
+        missed=missed,
+        false=false,
+    )
+
+
+def _hausdorff95_by_area(prediction: Tensor, target: Tensor, spacing_mm: Sequence[float]) -> float:
+    """The larger of the two distances within which 95 % of the area of a surface lies from the other surface."""
+    with warnings.catch_warnings():
+        # MONAI 1.6 passes an argument to itself that it has deprecated.
+        warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
+        edges, distances, areas = get_edge_surface_distance(
+            prediction, target, spacing=[float(mm) for mm in spacing_mm], use_subvoxels=True, symmetric=True
+        )
+    return max(
+        _percentile95(distance.double().numpy(), area[edge].double().numpy())
+        for edge, distance, area in zip(edges, distances, areas, strict=True)
+    )
+
+
+def _percentile95(distances: np.ndarray, weights: np.ndarray) -> float:
+    """The smallest distance up to which at least 95 % of the weight lies."""
+    order = np.argsort(distances, kind="stable")
+    share = np.cumsum(weights[order]) / weights.sum()
+    return float(distances[order][np.searchsorted(share, 0.95)])

@@ -1,0 +1,134 @@
+"""Predicting a whole volume from overlapping windows."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer, sliding_window_inference
+from torch import Tensor
+
+from cggm_med.device import precision
+from cggm_med.errors import DataError
+from cggm_med.models.cpu_convolution import FastConvolutions
+
+
+def predict_volume(
+    predict: Callable[[Tensor], Tensor],
+    image: Tensor,
+    patch_size: Sequence[int],
+    *,
+    overlap: float,
+    batch_size: int | None = None,
+) -> Tensor:
+    """Predict a whole volume from overlapping patches, blended with Gaussian weights.
+
+    The inverse of cutting patches: with a ``predict`` that copies its input, the volume comes back. Where memory is
+    short, fewer patches are predicted at once, and in the end the volume is put together in the computer's memory
+    instead of the GPU's; a warning says so, since sums in another order differ in their last bits.
+
+    Args:
+        predict: maps ``(patch, modality, x, y, z)`` to ``(patch, channel, x, y, z)``.
+        image: ``(modality, x, y, z)``.
+        patch_size: voxels along x, y, z.
+        overlap: share of a patch that its neighbour covers too, in [0, 1).
+        batch_size: patches predicted at once; default: see ``windows_at_once``.
+
+    Returns:
+        ``(channel, x, y, z)``, on the CPU if memory was that short.
+
+    Raises:
+        DataError: if not even one patch at a time fits into memory.
+    """
+    ways = _ways(batch_size or windows_at_once(image.device), image.device)
+    for way, (size, device) in enumerate(ways):
+        # Until the error is done with, what failed holds memory; so the next way is tried outside.
+        with contextlib.suppress(torch.OutOfMemoryError), FastConvolutions():
+            volume: Tensor = sliding_window_inference(
+                image[None],
+                tuple(patch_size),
+                size,
+                predict,
+                overlap=overlap,
+                mode="gaussian",
+                sw_device=image.device,
+                device=device,
+            )
+            return volume[0]
+        if image.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if way + 1 < len(ways):
+            size, device = ways[way + 1]
+            warnings.warn(f"memory is short: now {size} window(s) at once, put together on {device}", stacklevel=2)
+    window = " x ".join(map(str, patch_size))
+    raise DataError(f"one window of {window} voxels does not fit into the memory of {image.device}; try --device cpu")
+
+
+def windows_at_once(device: torch.device) -> int:
+    """How many windows to predict at once: a GPU is kept busy by several, a CPU by one, which takes least memory."""
+    return 1 if device.type == "cpu" else 4
+
+
+def window_count(shape: Sequence[int], patch_size: Sequence[int], overlap: float) -> int:
+    """How many windows ``predict_volume`` needs.
+
+    Args:
+        shape: voxels of the volume along x, y, z.
+        patch_size: of a window.
+        overlap: share of a window that its neighbour covers too.
+
+    Example:
+        >>> window_count((150, 190, 140), (96, 96, 96), 0.5)
+        18
+    """
+    count = 1
+    for n, patch in zip(shape, patch_size, strict=True):
+        step = max(1, int(patch * (1 - overlap)))
+        count *= 1 + math.ceil(max(0, n - patch) / step)
+    return count
+
+
+def _ways(batch_size: int, device: torch.device) -> list[tuple[int, torch.device]]:
+    """Windows at once and where to put them together, each taking less memory than the one before."""
+    sizes = [batch_size]
+    while sizes[-1] > 1:
+        sizes.append(sizes[-1] // 2)
+    ways = [(size, device) for size in sizes]
+    return ways if device.type == "cpu" else [*ways, (1, torch.device("cpu"))]
+
+
+class ProbabilityInferer(Inferer):
+    """``predict_volume`` as a MONAI inferer: from a network's logits in each window to probabilities of the whole.
+
+    Probabilities are what is blended, not logits, so that a window that is very sure does not outvote its neighbours.
+
+    Args:
+        roi_size: voxels of a window along x, y, z.
+        overlap: share of a window that its neighbour covers too, in [0, 1).
+        precision: see ``cggm_med.device``.
+
+    Example:
+        >>> half = ProbabilityInferer((8, 8, 8), overlap=0.5)(torch.zeros(1, 1, 9, 9, 9), lambda window: window)
+        >>> half.shape, half.mean().item()
+        (torch.Size([1, 1, 9, 9, 9]), 0.5)
+    """
+
+    def __init__(self, roi_size: Sequence[int], overlap: float, precision: str = "auto") -> None:
+        self.roi_size, self.overlap, self.precision = tuple(roi_size), overlap, precision
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """Probabilities ``(batch, target, x, y, z)`` of images ``(batch, modality, x, y, z)``."""
+        images = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        autocast = precision(self.precision, images.device)
+
+        def predict(window: Tensor) -> Tensor:
+            with autocast():
+                logits = network(window, *args, **kwargs)
+            return torch.sigmoid(logits.float())
+
+        return torch.stack([predict_volume(predict, image, self.roi_size, overlap=self.overlap) for image in images])

@@ -1,0 +1,118 @@
+"""How well logits fit a target, in [0, 1] and as sums that add up over batches and processes.
+
+Each function returns ``(target, 3)`` in float32: a numerator and a denominator, whose ratio is the score of one target
+(a region, or the only one), and how much of the target occurred. Nothing here reaches a gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from cggm_med.objectives.losses import IGNORED, subsample
+
+ScoreSums = Callable[[Tensor, Tensor], Tensor]
+
+
+def soft_dice_sums(logits: Tensor, target: Tensor) -> Tensor:
+    """Segmentation: soft Dice of each region, one sigmoid channel each.
+
+    Args:
+        logits: ``(batch, region, x, y, z)``, also on a coarser grid than the target.
+        target: ``(batch, region, X, Y, Z)`` of 0 and 1.
+
+    Returns:
+        ``(region, 3)``: twice the soft intersection, predicted plus true volume, true volume, in voxels.
+    """
+    return _dice_sums(torch.sigmoid(logits.detach().float()), subsample(target, logits).float())
+
+
+def softmax_dice_sums(logits: Tensor, target: Tensor) -> Tensor:
+    """Segmentation into classes that exclude one another: soft Dice of each class but the background, class 0.
+
+    Args:
+        logits: ``(batch, class, x, y, z)``, also on a coarser grid than the target.
+        target: ``(batch, 1, X, Y, Z)`` class numbers.
+
+    Returns:
+        ``(class - 1, 3)``; see ``soft_dice_sums``.
+
+    Example:
+        >>> logits = torch.tensor([[-50.0, 50.0], [50.0, -50.0]]).view(1, 2, 2, 1, 1)
+        >>> softmax_dice_sums(logits, torch.tensor([1, 0]).view(1, 1, 2, 1, 1))
+        tensor([[2., 2., 1.]])
+    """
+    classes = torch.arange(1, logits.shape[1], device=logits.device).view(1, -1, *[1] * (logits.ndim - 2))
+    truth = (subsample(target, logits) == classes).float()
+    return _dice_sums(torch.softmax(logits.detach().float(), dim=1)[:, 1:], truth)
+
+
+def true_class_sums(logits: Tensor, target: Tensor) -> Tensor:
+    """Classification: softmax probability of the true class, averaged over samples or their utterances.
+
+    Args:
+        logits: ``(batch, class, ...)``.
+        target: ``(batch, ...)`` class numbers; positions with ``IGNORED`` (-100) do not count.
+
+    Example:
+        >>> true_class_sums(torch.zeros(3, 4), torch.tensor([0, 1, 2]))
+        tensor([[0.7500, 3.0000, 3.0000]])
+    """
+    counts = target != IGNORED
+    probability = torch.softmax(logits.detach().float(), dim=1).gather(1, target.clamp_min(0)[:, None])[:, 0]
+    positions = counts.sum().to(probability.dtype)
+    return torch.stack([torch.where(counts, probability, 0).sum(), positions, positions])[None]
+
+
+def residual_sums(scale: float) -> ScoreSums:
+    """Regression: ``exp(-|prediction - target| / scale)``, averaged over values.
+
+    The scale is a constant of the task and not a running mean of the residual: with that, a score would stay where it
+    is while the prediction improves.
+
+    Args:
+        scale: residual at which the score is 1/e, in the unit of the target, such as its standard deviation.
+
+    Returns:
+        A function of logits and target of equal shapes.
+
+    Example:
+        >>> residual_sums(2.0)(torch.tensor([[1.0]]), torch.tensor([[1.0]]))
+        tensor([[1., 1., 1.]])
+    """
+    if not 0 < scale < float("inf"):
+        raise ValueError(f"scale is {scale}, expected a finite residual above 0 in the unit of the target")
+
+    def sums(logits: Tensor, target: Tensor) -> Tensor:
+        if logits.shape != target.shape:
+            raise ValueError(
+                f"predictions have shape {tuple(logits.shape)} and targets {tuple(target.shape)}; make them equal"
+            )
+        score = torch.exp(-(logits.detach().float() - target.float()).abs() / scale).sum()
+        values = torch.full_like(score, target.numel())
+        return torch.stack([score, values, values])[None]
+
+    return sums
+
+
+def mean_score(sums: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores from sums, averaged over the targets that occurred.
+
+    Args:
+        sums: ``(..., target, 3)``.
+
+    Returns:
+        The scores ``(...)``, and a boolean scalar: all are finite, and something occurred.
+    """
+    occurred = (sums[..., 2] > 0).float()
+    score = (sums[..., 0] / sums[..., 1].clamp_min(1e-8) * occurred).sum(-1) / occurred.sum(-1).clamp_min(1)
+    return score, torch.isfinite(score).all() & (occurred.sum() > 0)
+
+
+def _dice_sums(probability: Tensor, truth: Tensor) -> Tensor:
+    axes = [0, *range(2, truth.ndim)]
+    volume = truth.sum(axes)
+    intersection = (probability * truth).sum(axes)
+    return torch.stack([2 * intersection, probability.sum(axes) + volume, volume], dim=-1)

@@ -1,0 +1,139 @@
+"""Seeing subsets of the modalities while training, so that a network survives a missing scan.
+
+Two options of training, which go with every strategy: modality dropout leaves modalities out of the fusion; the subset
+view keeps the full fusion and adds a second one, of a subset of the same features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from cggm_med.config import TrainConfig
+from cggm_med.errors import ConfigError
+from cggm_med.randomness import Step
+from cggm_med.types import Features
+
+MOST_MODALITIES = 12  # beyond it a table of all subsets grows too long
+GUIDED_SHARE = 2 / 3  # how often a guided subset lacks the strongest modality
+
+
+def modality_dropout(features: Mapping[str, Features], settings: TrainConfig, step: Step) -> Mapping[str, Features]:
+    """Features with modality dropout, if there is any in this step."""
+    rate = settings.modality_dropout
+    if settings.modality_dropout_schedule == "annealed":
+        rate *= 1 - step.progress
+    return drop_modalities(features, rate, step, "modality dropout") if rate > 0 else features
+
+
+def subset_view(
+    features: Mapping[str, Features], settings: TrainConfig, step: Step, scores: Tensor | None
+) -> dict[str, Features] | None:
+    """Features of a random subset, or None if this step has no subset view.
+
+    Args:
+        features: of each present modality.
+        settings: whether and how often.
+        step: where training stands.
+        scores: ``(modality,)``, how well each present modality does by itself, if that is known.
+
+    Raises:
+        ConfigError: if the view is guided and nothing scores the modalities.
+    """
+    if settings.subset_view == 0 or step.number % settings.subset_view_every or len(features) < 2:
+        return None
+    guided = settings.subset_view_guided
+    if guided and scores is None:
+        raise ConfigError(
+            "train.subset_view_guided is true and there are no classifier heads to guide; set strategy.heads=true"
+        )
+    return draw_subset(features, step, scores if guided else None)
+
+
+def drop_modalities(
+    features: Mapping[str, Features], rates: float | Tensor, step: Step, key: str
+) -> dict[str, Features]:
+    """Leave whole modalities out of single samples, at all scales alike; every sample keeps at least one.
+
+    How the others make up for it is the fusion's matter: here every fusion is a mean over the present modalities, so
+    that their weights always sum to the number of modalities, as the paper of OPM demands on average.
+
+    Args:
+        features: of each present modality.
+        rates: probability of being left out, one for all or ``(modality,)`` in the order of ``features``.
+        step: for the random numbers.
+        key: names the purpose of the draw.
+    """
+    if len(features) < 2:
+        return dict(features)
+    eligible = _present(features)
+    chance = step.uniform(key, len(eligible), len(features), eligible.device)
+    keep = eligible & (chance >= rates)
+    last = torch.where(eligible, chance, -1).argmax(1, keepdim=True)
+    last_resort = torch.zeros_like(keep).scatter_(1, last, True) & eligible
+    return _restrict(features, torch.where(keep.any(1, keepdim=True), keep, last_resort))
+
+
+def draw_subset(features: Mapping[str, Features], step: Step, scores: Tensor | None = None) -> dict[str, Features]:
+    """A random proper subset of the modalities for each sample.
+
+    Args:
+        features: of each present modality, at least two.
+        step: for the random numbers.
+        scores: ``(modality,)``; if given, the strongest modality is left out two times in three (guided).
+    """
+    present = _present(features)
+    table = subsets(len(features)).to(present.device)
+    probability = subset_probabilities(table, scores)
+    chance = step.uniform("subset view", len(present), 1, present.device)[:, 0]
+    chosen = torch.searchsorted(probability.cumsum(0), chance, right=True).clamp_max(len(table) - 1)
+    keep = table[chosen] & present
+    # A sample that lacks all of the subset is seen with what it has.
+    return _restrict(features, torch.where(keep.any(1, keepdim=True), keep, present))
+
+
+def subsets(modalities: int) -> Tensor:
+    """All subsets that are neither empty nor everything, ``(2^M - 2, M)`` booleans.
+
+    Raises:
+        ValueError: for too many modalities.
+
+    Example:
+        >>> subsets(2).tolist()
+        [[False, True], [True, False]]
+    """
+    if modalities > MOST_MODALITIES:
+        raise ValueError(f"the subset view draws from all subsets, of at most {MOST_MODALITIES} modalities")
+    return torch.tensor(list(product((False, True), repeat=modalities))[1:-1])
+
+
+def subset_probabilities(table: Tensor, scores: Tensor | None) -> Tensor:
+    """Probability of each subset: equal, or such that two thirds lack the modality with the highest score.
+
+    Example:
+        >>> subset_probabilities(subsets(2), torch.tensor([0.9, 0.1]))
+        tensor([0.6667, 0.3333])
+    """
+    uniform = torch.full((len(table),), 1 / len(table), device=table.device)
+    if scores is None:
+        return uniform
+    has_strongest = table[:, scores.argmax()]
+    count = has_strongest.sum()
+    guided = torch.where(has_strongest, (1 - GUIDED_SHARE) / count, GUIDED_SHARE / (len(table) - count))
+    # Where all are alike, as before the first score, nobody is strongest.
+    return torch.where(scores.max() > scores.min(), guided, uniform)
+
+
+def _present(features: Mapping[str, Features]) -> Tensor:
+    """Which sample has which modality, ``(batch, modality)``."""
+    some = next(iter(features.values())).maps[0]
+    everyone = torch.ones(len(some), dtype=torch.bool, device=some.device)
+    return torch.stack([everyone if f.present is None else f.present for f in features.values()], dim=1)
+
+
+def _restrict(features: Mapping[str, Features], keep: Tensor) -> dict[str, Features]:
+    columns: Sequence[Tensor] = keep.unbind(1)
+    return {m: f._replace(present=column) for (m, f), column in zip(features.items(), columns, strict=True)}

@@ -1,0 +1,193 @@
+"""The curves of several runs on shared axes, and their gradients in the plane."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from cggm_med.plots.segmentation import (
+    FUSED_COLOUR,
+    LINE_COLOURS,
+    MODALITY_PANELS,
+    fused_loss,
+    loss_panel,
+    modality_handles,
+    modality_panel,
+    validation_panel,
+)
+from cggm_med.report.runs import ReportedRun
+from cggm_med.report.tables import shown
+from cggm_med.report.tsne import FUSED, Points
+
+PANEL_INCHES = (4.6, 3.7)
+FUSED_MARKERS = ("X", "D", "s", "^", "v", "P")
+PALE = 0.75  # share of white in the first step's colour
+TITLE_CHARACTERS = 44
+# What each group of panels is about, with the words that explain it.
+LOSS, VALIDATION = "loss", "validation"
+PANELS: Mapping[str, tuple[str, str]] = {
+    "score": (
+        "Score of each modality and of the fusion",
+        "How well each modality alone (its own classifier head, or its share of the fused head where the strategy uses "
+        "that) and the fused prediction fit the training batch, from 0 to 1: soft Dice, probability of the true class, "
+        "or for values exp(−|error| / scale).",
+    ),
+    "gradient_norm": (
+        "Gradient magnitude",
+        "L2 norm of the gradient of each modality's encoder, before clipping and balancing.",
+    ),
+    "cosine": (
+        "Gradient direction",
+        "Cosine between the gradient of each modality's own loss and that of the fused loss at their last layers: 1 is "
+        "the same direction, 0 a right angle.",
+    ),
+    "factor": (
+        "Balancing factor",
+        "What the strategy multiplies each encoder's update by; 1 changes nothing.",
+    ),
+    "drop_rate": ("Drop rate", "Rate at which the strategy leaves each modality out."),
+    "conflict_cosine": (
+        "Conflict within an encoder",
+        "Cosine between the gradients of the fused loss and of the modality's own loss in its encoder; below 0 they "
+        "pull apart.",
+    ),
+    "shapley_share": ("Shapley share", "Each modality's share of the fused score on the training batch."),
+    LOSS: ("Training loss", "Loss of the fused prediction on the training batch."),
+    VALIDATION: ("Validation", "Scores of the validation split; the first four if there are more."),
+}
+
+
+def has(run: ReportedRun, key: str) -> bool:
+    """Whether a run logged what a panel shows."""
+    if key in (LOSS, VALIDATION):
+        return any(r["kind"] == ("train" if key == LOSS else VALIDATION) for r in run.records)
+    return any(key in r for r in run.records)
+
+
+def curve_figures(runs: Sequence[ReportedRun], key: str) -> list[Figure]:
+    """One panel a run, all with the same axes.
+
+    Args:
+        runs: that have what the panel shows.
+        key: of ``PANELS``.
+    """
+    if not runs:
+        return []
+    panels: list[tuple[Figure, Axes]] = []
+    for run in runs:
+        figure = Figure(figsize=PANEL_INCHES, layout="constrained")
+        ax = figure.subplots()
+        if key in MODALITY_PANELS:
+            fused = modality_panel(ax, key, run.records, run.modalities)
+            handles = modality_handles(run.modalities, fused)
+            figure.legend(
+                handles=handles, loc="outside lower center", ncols=min(len(handles), 5), frameon=False, fontsize=10
+            )
+        else:
+            (loss_panel if key == LOSS else validation_panel)(ax, run.records)
+        title(ax, run.name)
+        panels.append((figure, ax))
+    for limits, set_limits in ((Axes.get_xlim, Axes.set_xlim), (Axes.get_ylim, Axes.set_ylim)):
+        found = [limits(ax) for _, ax in panels]
+        shared = min(low for low, _ in found), max(high for _, high in found)
+        for _, ax in panels:
+            set_limits(ax, shared)
+    return [figure for figure, _ in panels]
+
+
+def curve_rows(run: ReportedRun, key: str) -> list[dict[str, Any]]:
+    """The numbers behind a panel, a row for each point."""
+    rows: list[dict[str, Any]] = []
+    for record in run.records:
+        start = {"run": run.name, "step": record["step"]}
+        if key == LOSS and record["kind"] == "train":
+            rows.append({**start, "loss": fused_loss(record)})
+        elif key == VALIDATION and record["kind"] == VALIDATION:
+            rows += [{**start, "score": name, "value": value} for name, value in record["scores"].items()]
+        elif key in record:
+            rows += [{**start, "modality": m, "value": value} for m, value in record[key].items()]
+            if key == "score" and "fused_score" in record:
+                rows.append({**start, "modality": FUSED, "value": record["fused_score"]})
+    return rows
+
+
+def curve_words(run: ReportedRun, key: str) -> str:
+    """A panel in words: where each curve begins and where it ends."""
+    courses: dict[str, list[Any]] = {}
+    for row in curve_rows(run, key):
+        name = str(row.get("modality") or row.get("score") or "loss")
+        courses.setdefault(name, []).append(row.get("value", row.get("loss")))
+    words = [
+        f"{name} from {shown(known[0])} to {shown(known[-1])}"
+        for name, values in courses.items()
+        if (known := [value for value in values if value is not None])
+    ]
+    return f"{PANELS[key][0]} over the steps of {run.name}: {', '.join(words) or 'nothing defined'}"
+
+
+def gradient_figure(name: str, found: Points, plane: NDArray[np.float64], modalities: Sequence[str]) -> Figure:
+    """Gradients in the plane: a colour for each modality's own and one for the fused, pale early and full late.
+
+    Args:
+        name: of the run.
+        found: the gradients.
+        plane: ``(point, 2)``, where they lie.
+        modalities: of the run.
+    """
+    figure = Figure(figsize=(PANEL_INCHES[0], PANEL_INCHES[1] + 0.6), layout="constrained")
+    ax = figure.subplots()
+    progress = found.step / found.step.max()
+    styles = {(m, m): (colour, "o") for m, colour in zip(modalities, cycle(LINE_COLOURS), strict=False)}
+    parts = list(dict.fromkeys(part for of, part in zip(found.of, found.part, strict=True) if of == FUSED))
+    styles |= {(FUSED, part): (FUSED_COLOUR, m) for part, m in zip(parts, cycle(FUSED_MARKERS), strict=False)}
+    keys = list(zip(found.of, found.part, strict=True))
+    for key, (colour, marker) in styles.items():
+        mine = np.array([k == key for k in keys], dtype=bool)
+        shades = [_shade(colour, p) for p in progress[mine]]
+        ax.scatter(plane[mine, 0], plane[mine, 1], s=26, c=shades, marker=marker, edgecolors="none")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.set_xlabel("t-SNE 1")
+    ax.set_ylabel("t-SNE 2")
+    title(ax, name)
+    handles = [
+        Line2D([], [], color=c, marker=m, ls="", ms=6, label=_label(key, len(parts))) for key, (c, m) in styles.items()
+    ]
+    ends = (("first step", _shade(FUSED_COLOUR, 0)), ("last step", _shade(FUSED_COLOUR, 1)))
+    handles += [Line2D([], [], color=c, marker="o", ls="", ms=6, label=label) for label, c in ends]
+    columns = 3 if len(handles) > 6 else 4
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    return figure
+
+
+def gradient_rows(name: str, found: Points, plane: NDArray[np.float64]) -> list[dict[str, Any]]:
+    """The numbers behind ``gradient_figure``."""
+    return [
+        {"run": name, "of": of, "part": part, "step": int(step), "x": round(float(x), 4), "y": round(float(y), 4)}
+        for of, part, step, (x, y) in zip(found.of, found.part, found.step, plane, strict=True)
+    ]
+
+
+def title(ax: Axes, name: str) -> None:
+    """A run's name above a panel, on several lines if it is long."""
+    ax.set_title("\n".join(textwrap.wrap(name, TITLE_CHARACTERS)).replace("$", r"\$"), fontsize=11)
+
+
+def _shade(colour: str, progress: float) -> tuple[float, float, float]:
+    white = PALE * (1 - progress)
+    red, green, blue = (c * (1 - white) + white for c in to_rgb(colour))
+    return red, green, blue
+
+
+def _label(key: tuple[str, str], fused_parts: int) -> str:
+    of, part = key
+    return f"fused, {part}" if of == FUSED and fused_parts > 1 else of

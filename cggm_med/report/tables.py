@@ -1,0 +1,165 @@
+"""Tables that can be read aloud, printed and sorted, and the same rows as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cggm_med.report.markup import Content, Markup, element
+
+DASH = "–"
+UNITS = ("mm", "ml")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell whose order, or kind, is not that of its text.
+
+    Attributes:
+        content: what is shown.
+        value: what the column is sorted by; None comes last.
+        marked: stands out.
+    """
+
+    content: Content
+    value: float | str | None = None
+    marked: bool = False
+
+
+def table(
+    caption: Content,
+    header: Sequence[Content],
+    rows: Iterable[Sequence[Any]],
+    *,
+    label: str = "",
+    sortable: bool = False,
+    sorted_by: int | None = None,
+    marked_rows: Sequence[int] = (),
+) -> Markup:
+    """An HTML table whose first column names each row.
+
+    Args:
+        caption: above it.
+        header: names of the columns.
+        rows: cells: a ``Cell``, or plain values, of which numbers are rounded.
+        label: for those who cannot see it; default: the caption.
+        sortable: by a click on a column's name.
+        sorted_by: column by which the rows are in ascending order already.
+        marked_rows: numbers of the rows that stand out.
+    """
+    given = [list(row) for row in rows]
+    digits = [_decimals([x for x in column if isinstance(x, float)]) for column in zip(*given, strict=True)]
+    grid = [[_as_cell(x, n) for x, n in zip(row, digits, strict=True)] for row in given]
+    # A column of numbers is one of numbers throughout, dashes and name included.
+    numeric = {i for row in grid for i, cell in enumerate(row) if i and isinstance(cell.value, (int, float))}
+    head = [
+        element(
+            "th",
+            element("button", name, type="button") if sortable else name,
+            scope="col",
+            class_="number" if i in numeric else None,
+            aria_sort="ascending" if sortable and i == sorted_by else None,
+        )
+        for i, name in enumerate(header)
+    ]
+    body = [
+        element(
+            "tr",
+            [_element(cell, i == 0, i in numeric) for i, cell in enumerate(row)],
+            class_="marked" if n in marked_rows else None,
+        )
+        for n, row in enumerate(grid)
+    ]
+    whole = element(
+        "table",
+        element("caption", caption) if caption else None,
+        element("thead", element("tr", head)),
+        element("tbody", body),
+        class_="sortable" if sortable else None,
+    )
+    name = label or (caption if isinstance(caption, str) and not isinstance(caption, Markup) else "table")
+    return element("div", whole, class_="scroll", role="region", aria_label=name, tabindex=0)
+
+
+def _as_cell(given: Any, decimals: int) -> Cell:
+    if isinstance(given, Cell):
+        return given
+    if isinstance(given, float) and (abs(given) >= 0.001 or given == 0):
+        return Cell(f"{given:.{decimals}f}", given)
+    return Cell(shown(given), given if isinstance(given, (int, float)) and not isinstance(given, bool) else None)
+
+
+def _decimals(numbers: Sequence[float]) -> int:
+    """As many for all numbers of a column, by the largest of them."""
+    largest = max(map(abs, numbers), default=0.0)
+    return 3 if largest < 10 else 1 if largest < 10_000 else 0
+
+
+def _element(cell: Cell, first: bool, numeric: bool) -> Markup:
+    classes = [*(["number"] if numeric else []), *(["marked"] if cell.marked else [])]
+    value = f"{cell.value:.9g}" if isinstance(cell.value, float) else cell.value
+    name, scope = ("th", "row") if first else ("td", None)
+    return element(name, cell.content, scope=scope, class_=" ".join(classes) or None, data_value=value)
+
+
+def shown(value: Any) -> str:
+    """A value as text.
+
+    Example:
+        >>> [shown(x) for x in (0.12345, 12.3456, 12345.6, 1e-5, 3, None, True, "t1", ["a", 1])]
+        ['0.123', '12.3', '12346', '1e-05', '3', '–', 'yes', 't1', 'a, 1']
+    """
+    if value is None or value == "":
+        return DASH
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        size = abs(value)
+        return f"{value:.3g}" if 0 < size < 0.001 else f"{value:.{_decimals([value])}f}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {shown(x)}" for key, x in value.items()) or DASH
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(shown, value))
+    return str(value)
+
+
+def readable(key: str) -> str:
+    """The name of a column from the key of a record.
+
+    Example:
+        >>> readable("hd95_mm"), readable("target_ml"), readable("true")
+        ('HD95 [mm]', 'true [ml]', 'true')
+    """
+    stem, _, unit = key.rpartition("_")
+    name = stem if unit in UNITS and stem else key
+    name = NAMES.get(name, name).replace("_", " ")
+    return f"{name} [{unit}]" if unit in UNITS and stem else name
+
+
+NAMES = {
+    "dice": "Dice",
+    "hd95": "HD95",
+    "surface_dice": "NSD",
+    "target": "true",
+    "lesion_dice": "lesion Dice",
+    "lesion_hd95": "lesion HD95",
+}
+
+
+def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    r"""Rows as CSV with every key that occurs as a column; full precision, None is empty.
+
+    Example:
+        >>> as_csv([{"run": "a", "Dice": 0.5}, {"run": "b", "n": None}])
+        'run,Dice,n\na,0.5,\nb,,\n'
+    """
+    rows = list(rows)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    file = io.StringIO()
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()

@@ -1,0 +1,1 @@
+"""The numbers of one evaluation, how they are averaged, and their tables."""

@@ -1,0 +1,1 @@
+"""Packages to start from: a new task, written to a folder and ready to train."""

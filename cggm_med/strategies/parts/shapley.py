@@ -1,0 +1,118 @@
+"""Shapley values of the modalities: how much each adds to the fused prediction, on average over all orders.
+
+Shapley, 1953: ``phi_m = sum over S without m of |S|! (M - |S| - 1)! / M! (v(S + m) - v(S))``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import permutations, product
+
+import torch
+from torch import Tensor
+
+from cggm_med.models.base import MultimodalModel
+from cggm_med.objectives.balance_scores import ScoreSums
+from cggm_med.types import Features
+
+MOST_EXACT = 4  # modalities up to which all 2^M coalitions are valued
+
+
+def exact_plan(players: int) -> tuple[Tensor, Tensor]:
+    """All coalitions and the weights that turn their values into Shapley values.
+
+    Returns:
+        Coalitions ``(2^M, M)`` booleans, from the empty to the full one, and weights ``(M, 2^M)``.
+
+    Example:
+        >>> coalitions, weights = exact_plan(2)
+        >>> weights @ torch.tensor([0.0, 1.0, 3.0, 4.0])  # nobody, the second, the first, both
+        tensor([3., 1.])
+    """
+    coalitions = torch.tensor(list(product((False, True), repeat=players)))
+    weights = torch.zeros(players, len(coalitions))
+    for index, members in enumerate(coalitions.tolist()):
+        size = sum(members)
+        for player in range(players):
+            others = size - members[player]
+            weight = math.factorial(others) * math.factorial(players - others - 1) / math.factorial(players)
+            weights[player, index] = weight if members[player] else -weight
+    return coalitions, weights
+
+
+def sampled_plan(players: int, orders: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The same from random orders in which the players join; the values still sum to v(everyone) - v(nobody).
+
+    Args:
+        players: how many.
+        orders: how many orders to draw.
+        generator: of random numbers.
+    """
+    if math.factorial(players) <= orders:
+        drawn = [list(order) for order in permutations(range(players))]
+    else:
+        drawn = [torch.randperm(players, generator=generator).tolist() for _ in range(orders)]
+    seen: dict[tuple[bool, ...], int] = {}
+    entries: list[tuple[int, int, float]] = []
+    for order in drawn:
+        members = [False] * players
+        before = seen.setdefault(tuple(members), len(seen))
+        for player in order:
+            members[player] = True
+            after = seen.setdefault(tuple(members), len(seen))
+            entries += [(player, after, 1 / len(drawn)), (player, before, -1 / len(drawn))]
+            before = after
+    weights = torch.zeros(players, len(seen))
+    for player, coalition, weight in entries:
+        weights[player, coalition] += weight
+    return torch.tensor(list(seen)), weights
+
+
+def shapley_plan(players: int, orders: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Exact up to four players, sampled above."""
+    return exact_plan(players) if players <= MOST_EXACT else sampled_plan(players, orders, generator)
+
+
+@torch.no_grad()
+def coalition_sums(
+    model: MultimodalModel, features: Mapping[str, Features], target: Tensor, score_sums: ScoreSums, coalitions: Tensor
+) -> Tensor:
+    """Score sums of the fused prediction from each coalition of the given modalities.
+
+    The others are absent, as if they had never been loaded. The network is used as it predicts: without dropout, and
+    without touching running statistics. Nobody's prediction is that of a sample that lacks every modality.
+
+    Args:
+        model: fuses and predicts.
+        features: of each present modality.
+        target: what should be predicted.
+        score_sums: see ``cggm_med.objectives.balance_scores``.
+        coalitions: ``(coalition, modality)`` booleans, columns in the order of ``features``.
+
+    Returns:
+        ``(coalition, target, 3)``.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    nobody = torch.zeros(len(target), dtype=torch.bool, device=target.device)
+    sums = []
+    for members in coalitions.tolist():
+        given = {m: f for (m, f), member in zip(features.items(), members, strict=True) if member}
+        if not given:
+            given = {m: f._replace(present=nobody) for m, f in features.items()}
+        sums.append(score_sums(model.head(model.fuse(given)[0]), target))
+    for module, training in modes:
+        module.training = training
+    return torch.stack(sums)
+
+
+def shapley_shares(values: Tensor) -> Tensor:
+    """Shapley values as shares of their total magnitude; equal shares where all are next to nothing.
+
+    Example:
+        >>> shapley_shares(torch.tensor([0.3, -0.1]))
+        tensor([ 0.7500, -0.2500])
+    """
+    total = values.abs().sum()
+    return torch.where(total > 1e-8, values / total.clamp_min(1e-8), 1 / len(values))

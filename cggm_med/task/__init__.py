@@ -1,0 +1,1 @@
+"""What a task must say, and the families of tasks."""

@@ -1,0 +1,240 @@
+"""The contract of a task: what is learned from which modalities, on what data, and how it is scored."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from cggm_med.config import RunConfig, Tree
+from cggm_med.data.splits import Member, Splits
+from cggm_med.errors import ConfigError, UnknownName
+from cggm_med.models.base import MultimodalModel
+from cggm_med.models.heads import UnimodalHeads
+from cggm_med.results.results import CaseValues, Record, Scores
+from cggm_med.types import Batch
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """Settings that every task has.
+
+    Attributes:
+        name: registered name.
+        modalities: what to train on, a subset of what the task knows.
+    """
+
+    name: str
+    modalities: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """One evaluated case.
+
+    Attributes:
+        case: its id.
+        findings: what the task's ``summarise`` needs to know of it, in plain values, since they may come from another
+            process.
+        draw: writes a picture of the case to a file, if the task can draw one.
+        score: how well it was predicted, higher is better, if the worst cases are to be drawn.
+    """
+
+    case: str
+    findings: Mapping[str, Any]
+    draw: Callable[[Path], None] | None = None
+    score: float | None = None
+
+
+class Task(ABC):
+    """A task is created from a run's configuration; ``prepare`` finds and checks its data. It never trains.
+
+    Attributes:
+        TaskConfig: dataclass of the section ``task``.
+        DataConfig: dataclass of the section ``data``; has ``path``, ``cache`` and ``workers``.
+        ModelConfig: dataclass of the section ``model``.
+        presets: named settings, chosen by ``--preset``.
+        description: one line for ``cggm-med tasks``.
+        url: where the data come from.
+        known_modalities: every modality that the task can be trained on.
+        targets: names of what is predicted.
+        chosen_by: name of the headline score that decides which checkpoint is the best.
+        lower_is_better: whether a lower value of that score is better.
+        group_kind: what must not be divided among splits, such as the patient; for messages.
+        chance_rule: how a prediction without any modality is scored, in a few words.
+    """
+
+    TaskConfig: ClassVar[type[TaskConfig]] = TaskConfig
+    DataConfig: ClassVar[type]
+    ModelConfig: ClassVar[type]
+    presets: ClassVar[Mapping[str, Tree]] = {}
+    description: ClassVar[str] = ""
+    url: ClassVar[str] = ""
+    known_modalities: ClassVar[tuple[str, ...]]
+    targets: tuple[str, ...]
+    chosen_by: ClassVar[str]
+    lower_is_better: ClassVar[bool] = False
+    group_kind: ClassVar[str] = "sample"
+    chance_rule: ClassVar[str] = ""
+
+    splits: Splits
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.modalities: tuple[str, ...] = config.task.modalities
+        for modality in self.modalities:
+            if modality not in self.known_modalities:
+                raise UnknownName("modality", modality, self.known_modalities)
+
+    @classmethod
+    @abstractmethod
+    def default_preset(cls, embedded: bool) -> str:
+        """Preset when none is asked for; ``embedded`` says whether the task makes its own data."""
+
+    @abstractmethod
+    def find(self, say: Callable[[str], None]) -> tuple[str, ...]:
+        """Find the data on disk, without reading them through, and return the ids of all cases.
+
+        Args:
+            say: told in one line what is being done.
+
+        Raises:
+            DataError: if files are missing or their names are ambiguous; lists every bad case.
+        """
+
+    @property
+    def members(self) -> Sequence[Member]:
+        """Every case that ``find`` found, with its group."""
+        raise ConfigError(f"task '{self.config.task.name}' does not say which cases belong together")
+
+    @abstractmethod
+    def default_splits(self) -> Splits:
+        """Which cases to train, choose and test on, from the configuration or the data's own list."""
+
+    @abstractmethod
+    def prepare(self, splits: Splits, say: Callable[[str], None]) -> None:
+        """Check and preprocess the cases of ``splits`` and keep to it from now on.
+
+        Settings that the data decide are written to ``config``.
+
+        Raises:
+            DataError: lists every problem of every case.
+        """
+
+    @abstractmethod
+    def contents(self) -> dict[str, dict[str, str]]:
+        """Digests behind each prepared case, whatever it is called.
+
+        ``prepared`` stands for all numbers that the network sees; the others for one source file each, by which a case
+        is known again when it was prepared in another way.
+        """
+
+    @abstractmethod
+    def batches(self, first_step: int, pin_memory: bool) -> Iterable[Batch]:
+        """The batch of each remaining step, this process's share of it."""
+
+    @abstractmethod
+    def model(self) -> MultimodalModel:
+        """A new network with random weights."""
+
+    @abstractmethod
+    def unimodal_heads(self, model: MultimodalModel) -> UnimodalHeads:
+        """New classifier heads, one for each of the model's modalities."""
+
+    @abstractmethod
+    def criterion(self) -> nn.Module:
+        """The loss, a function of logits and target; also takes the logits of the classifier heads."""
+
+    @abstractmethod
+    def score_sums(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Additive sums ``(target, 3)`` behind a score in [0, 1]; see ``BalancingStrategy.setup``."""
+
+    @abstractmethod
+    def evaluate(
+        self,
+        model: MultimodalModel,
+        heads: UnimodalHeads | None,
+        cases: Sequence[str],
+        *,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        full: bool,
+    ) -> Iterator[CaseResult]:
+        """Predict and score cases, one after the other.
+
+        Args:
+            model: in evaluation mode.
+            heads: to score each modality by itself, or None.
+            cases: ids.
+            device: where the model is.
+            autocast: context for the network's computations.
+            full: also compute what is too slow for every validation, such as surface distances.
+        """
+
+    def evaluate_subsets(
+        self,
+        model: MultimodalModel,
+        subsets: Sequence[tuple[str, ...]],
+        cases: Sequence[str],
+        *,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> Iterator[CaseResult]:
+        """Predict cases from each of several subsets of the modalities, as if the others had never been there.
+
+        Every modality should be encoded once for all subsets.
+
+        Args:
+            model: in evaluation mode.
+            subsets: modalities, each subset in the order of the model's.
+            cases: ids.
+            device: where the model is.
+            autocast: context for the network's computations.
+
+        Returns:
+            For each case, by subset (names joined by ``+``), the findings that ``summarise`` takes of a case, without
+            those of heads.
+
+        Raises:
+            ConfigError: if the task has not been taught to.
+        """
+        raise ConfigError(f"task '{self.config.task.name}' does not score subsets; it needs evaluate_subsets")
+
+    def chance(self, results: Sequence[CaseResult]) -> Mapping[str, float | None]:
+        """The headline of a prediction that sees no modality at all, for Shapley values; defined in ``chance_rule``.
+
+        Args:
+            results: of the cases, from any subset.
+        """
+        raise ConfigError(f"task '{self.config.task.name}' does not say what is scored without any modality")
+
+    @abstractmethod
+    def summarise(self, results: Sequence[CaseResult]) -> Scores:
+        """The scores of all these cases together."""
+
+    @classmethod
+    def case_values(cls, cases: Sequence[Record]) -> CaseValues:
+        """What each case adds to the scores that are means over cases, for statistics of comparisons.
+
+        Args:
+            cases: rows of ``Scores.cases``.
+        """
+        return {}
+
+    def draw(self, results: Sequence[CaseResult], folder: Path) -> None:
+        """Write pictures of all these cases together, if the task has any."""
+        return
+
+    def facts(self) -> Tree:
+        """What the trained network needs to be used, and neither settings nor weights say; plain values."""
+        return {}
+
+    @abstractmethod
+    def rules(self) -> dict[str, str]:
+        """How the scores are defined, for the report: a number without its rule says little."""

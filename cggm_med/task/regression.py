@@ -1,0 +1,86 @@
+"""Regression of one value for each sample: everything that such tasks share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cggm_med.metrics.labels import FUSED, RULES, VALUE_MEASURES, Measure, Predicted, case_values, label_report
+from cggm_med.objectives.balance_scores import residual_sums
+from cggm_med.plots.labels import scatter_figure
+from cggm_med.results.results import CaseValues, Record, Scores
+from cggm_med.task.base import CaseResult
+from cggm_med.task.samples import SampleTask
+
+
+class RegressionTask(SampleTask):
+    """Base of tasks that predict a value; a subclass reads its data and makes its network.
+
+    The target of a sample is a number; logits are ``(batch, 1)``, in the unit of the target.
+
+    Attributes:
+        measures: what is reported, by name.
+        residual_scale: residual at which a modality's score for balancing is 1/e, in the unit of the target.
+    """
+
+    measures: ClassVar[Mapping[str, Measure]] = VALUE_MEASURES
+    residual_scale: ClassVar[float]
+    chosen_by: ClassVar[str] = "MAE"
+    lower_is_better: ClassVar[bool] = True
+    chance_rule: ClassVar[str] = "the median of the scored samples for all; 0 where a measure is not defined then"
+
+    def criterion(self) -> nn.Module:
+        """Mean absolute error."""
+        return nn.L1Loss()
+
+    def score_sums(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Sums of the bounded residual score."""
+        return residual_sums(self.residual_scale)(logits, target)
+
+    def target_tensor(self, targets: Sequence[Any]) -> Tensor:
+        """Values, ``(batch, 1)``."""
+        return torch.tensor(targets, dtype=torch.float32)[:, None]
+
+    def finding(self, logits: Tensor, target: Tensor) -> dict[str, Any]:
+        """True and predicted value."""
+        return {"true": float(target.item()), "predicted": float(logits.item())}
+
+    def summarise(self, results: Sequence[CaseResult]) -> Scores:
+        """Scores over all samples, of the fusion and of each head."""
+        predictors = {who: self._predicted(results, who) for who in results[0].findings}
+        heads = [
+            {"case": result.case, "modality": who, **found}
+            for result in results
+            for who, found in result.findings.items()
+            if who != FUSED
+        ]
+        cases = [{"case": result.case, **result.findings[FUSED]} for result in results]
+        return label_report(predictors, self.measures, cases=cases, heads=heads)
+
+    @classmethod
+    def case_values(cls, cases: Sequence[Record]) -> CaseValues:
+        """Absolute error of each case."""
+        return case_values(cases, "MAE", lambda true, predicted: abs(true - predicted))
+
+    def chance(self, results: Sequence[CaseResult]) -> dict[str, float | None]:
+        """The measures of the median for every sample; 0 where not defined, as for a correlation."""
+        true = self._predicted(results, FUSED).true
+        guess = Predicted(true, np.full_like(true, np.median(true)))
+        return {name: measure(guess) or 0.0 for name, measure in self.measures.items()}
+
+    def draw(self, results: Sequence[CaseResult], folder: Path) -> None:
+        """Predicted against true values."""
+        scatter_figure(folder / "predictions.png", self._predicted(results, FUSED))
+
+    def rules(self) -> dict[str, str]:
+        """Definitions of the scores."""
+        return {name: RULES[name] for name in self.measures if name in RULES}
+
+    def _predicted(self, results: Sequence[CaseResult], who: str) -> Predicted:
+        found = [result.findings[who] for result in results]
+        return Predicted(np.array([f["true"] for f in found]), np.array([f["predicted"] for f in found]))

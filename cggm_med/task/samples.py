@@ -1,0 +1,418 @@
+"""Tasks whose cases are samples of a data set: everything that classification and regression tasks share."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset
+
+from cggm_med import distributed
+from cggm_med.config import RunConfig, Tree, require
+from cggm_med.data.splits import NAMES, Member, Splits, check_splits, read_splits, split_by_group
+from cggm_med.data.step_sampler import StepSampler, visited
+from cggm_med.errors import DataError, NonFiniteLoss
+from cggm_med.files import atomic_folder, cache_folder
+from cggm_med.metrics.labels import FUSED
+from cggm_med.models.base import MultimodalModel
+from cggm_med.models.heads import UnimodalHeads
+from cggm_med.randomness import random_seed
+from cggm_med.task.base import CaseResult, Task
+from cggm_med.types import Batch, Padded
+
+MISSING_SHOWN = 20  # problems of a split that are listed
+Inputs = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class SampleDataConfig:
+    """Where the samples are and how they are divided.
+
+    Attributes:
+        path: folder or file; default: generated data, which say nothing about the real ones.
+        splits: JSON file with ids for train, validation and test; default: the data set's own, or drawn from the seed.
+        validation: share of the groups to choose the best checkpoint by, where the data set names no such split.
+        test: share of the groups that are scored at the end, where the data set names no such split.
+        cache: folder for what is made from the data; default: ``$XDG_CACHE_HOME/cggm-med`` or ``~/.cache/cggm-med``.
+        workers: processes that load samples; 0 loads them in the training process.
+    """
+
+    path: str | None = None
+    splits: str | None = None
+    validation: float = 0.1
+    test: float = 0.15
+    cache: str | None = None
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("validation", "test"):
+            require(0 <= getattr(self, name) < 1, f"data.{name}", getattr(self, name), "at least 0, below 1")
+        require(self.workers >= 0, "data.workers", self.workers, "at least 0")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One case of a data set.
+
+    Attributes:
+        id: unique name.
+        group: what must not be divided among splits, such as the speaker or the video.
+        target: class number, value, or a class number for each utterance of a conversation.
+        inputs: what each modality is loaded from: an array, or a file or folder.
+    """
+
+    id: str
+    group: str
+    target: int | float | tuple[int, ...]
+    inputs: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class SampleList:
+    """The samples of a data set.
+
+    Attributes:
+        samples: all of them.
+        sections: ids of each split that the data set itself declares, of ``train``, ``validation`` and ``test``.
+    """
+
+    samples: tuple[Sample, ...]
+    sections: Mapping[str, Sequence[str]] | None = None
+
+
+class SampleTask(Task):
+    """Base of tasks that predict something about each sample; a subclass reads its data and makes its network.
+
+    Attributes:
+        sequences: modalities whose samples are sequences of different lengths, ``(time, channel)``.
+        generated_version: part of the generated data's folder name; raise it when ``generate`` changes.
+    """
+
+    DataConfig = SampleDataConfig
+    sequences: ClassVar[frozenset[str]] = frozenset()
+    generated_version: ClassVar[int] = 1
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(config)
+        require(len(self.modalities) > 0, "task.modalities", [], "at least one of " + ", ".join(self.known_modalities))
+        unique = len(set(self.modalities)) == len(self.modalities)
+        require(unique, "task.modalities", list(self.modalities), "each modality once")
+        self.samples: dict[str, Sample] = {}
+        self._contents: dict[str, dict[str, str]] = {}
+
+    @classmethod
+    def default_preset(cls, embedded: bool) -> str:
+        """``tiny`` for generated data, ``paper`` for real ones."""
+        return "tiny" if embedded else "paper"
+
+    @abstractmethod
+    def read(self, path: Path, say: Callable[[str], None]) -> SampleList:
+        """Find the samples in a data set, without loading what is slow to load.
+
+        Raises:
+            DataError: names what is missing, damaged or unknown, and the layout that is expected.
+        """
+
+    @abstractmethod
+    def generate(self, folder: Path) -> None:
+        """Write a small data set in the real layout, for runs without ``data.path``."""
+
+    def load(self, sample: Sample, random: torch.Generator | None) -> Inputs:
+        """What the network sees of a sample: by default its arrays, in single precision.
+
+        Args:
+            sample: to be loaded.
+            random: for augmentation while training; None in evaluation.
+
+        Raises:
+            DataError: if a file is missing or damaged.
+        """
+        arrays = {m: np.array(sample.inputs[m], dtype=np.float32, order="C") for m in self.modalities}
+        return {m: torch.from_numpy(array) for m, array in arrays.items()}
+
+    @abstractmethod
+    def target_tensor(self, targets: Sequence[Any]) -> Tensor:
+        """Targets of a batch as the criterion takes them."""
+
+    @abstractmethod
+    def finding(self, logits: Tensor, target: Tensor) -> dict[str, Any]:
+        """What ``summarise`` needs to know of one predictor's logits of one sample, in plain values."""
+
+    def find(self, say: Callable[[str], None]) -> tuple[str, ...]:
+        """Read the list of samples, of generated data if there is no path."""
+        data = self.config.data
+        with distributed.first_process_first():
+            if data.path is None:
+                path = self._generated(cache_folder(data.cache), say)
+            else:
+                path = Path(data.path)
+                if not path.exists():
+                    raise DataError(f"no data at {path}; name a folder or file with --data")
+            self.found = self.read(path, say)
+        if not self.found.samples:
+            raise DataError(f"{path} holds no sample")
+        ids = Counter(sample.id for sample in self.found.samples)
+        if twice := [id for id, count in ids.items() if count > 1]:
+            raise DataError(f"{path}: {len(twice)} ids stand for more than one sample:", twice[:MISSING_SHOWN])
+        return tuple(ids)
+
+    @property
+    def members(self) -> Sequence[Member]:
+        """The samples."""
+        return self.found.samples
+
+    def _generated(self, cache: Path, say: Callable[[str], None]) -> Path:
+        folder = cache / "generated" / f"{self.config.task.name}-v{self.generated_version}"
+        say(f"no --data given: using generated data in {folder} (not real ones)")
+        if not folder.exists():
+            with atomic_folder(folder) as temporary:
+                self.generate(temporary)
+        return folder
+
+    def default_splits(self) -> Splits:
+        """From ``data.splits``, else the data set's own, else drawn by group.
+
+        Where the data set declares a test but no validation split, validation is drawn from its training split.
+        """
+        data, seed, kind = self.config.data, self.config.train.seed, self.group_kind
+        samples, sections = self.found.samples, self.found.sections
+        if data.splits is not None:
+            return read_splits(Path(data.splits), samples, kind)
+        if sections is None:
+            return split_by_group(samples, validation=data.validation, test=data.test, seed=seed, kind=kind)
+        train, validation, test = (tuple(sections.get(name, ())) for name in NAMES)
+        if not validation and data.validation:
+            mine = set(train)
+            training = [sample for sample in samples if sample.id in mine]
+            drawn = split_by_group(training, validation=data.validation, test=0, seed=seed, kind=kind)
+            train, validation = drawn.train, drawn.validation
+        splits = Splits(train, validation, test)
+        check_splits(splits, samples, where="the data set's own splits", kind=kind)
+        return splits
+
+    def prepare(self, splits: Splits, say: Callable[[str], None]) -> None:
+        """Keep the samples of ``splits``."""
+        wanted = {*splits.train, *splits.validation, *splits.test}
+        self.samples = {sample.id: sample for sample in self.found.samples if sample.id in wanted}
+        if unknown := wanted - set(self.samples):
+            missing = sorted(unknown)[:MISSING_SHOWN]
+            raise DataError(f"{len(unknown)} samples of the splits are missing in the data:", missing)
+        self.splits = splits
+        say(f"{len(self.found.samples)} samples found, {len(wanted)} in use")
+
+    def contents(self) -> dict[str, dict[str, str]]:
+        """A digest of each sample: of its arrays or files, and its target."""
+        if self._contents.keys() != self.samples.keys():
+            self._contents = {id: {"prepared": self.digest(sample)} for id, sample in sorted(self.samples.items())}
+        return self._contents
+
+    def digest(self, sample: Sample) -> str:
+        """Digest of what each used modality is loaded from, and of the target; of a folder, names and sizes."""
+        digest = hashlib.blake2b(repr(sample.target).encode(), digest_size=12)
+        for modality in self.modalities:
+            digest.update(modality.encode())
+            _update(digest, sample.inputs[modality])
+        return digest.hexdigest()
+
+    def batches(self, first_step: int, pin_memory: bool) -> Iterable[Batch]:
+        """Training samples, all of them in random order before any comes again."""
+        train = self.config.train
+        samples = [self.samples[id] for id in self.splits.train]
+        dataset = _TrainingSamples(self, samples, train.batch_size * train.steps_per_epoch, train.seed)
+        sampler = StepSampler(
+            first_step,
+            train.steps,
+            train.steps_per_epoch,
+            train.batch_size,
+            distributed.rank(),
+            distributed.world_size(),
+        )
+        return _in_plain_words(
+            DataLoader(  # the data set yields samples, collated into batches
+                dataset,
+                batch_sampler=sampler,
+                collate_fn=self.collate,
+                num_workers=self.config.data.workers,
+                pin_memory=pin_memory,
+            )
+        )
+
+    def collate(self, loaded: Sequence[tuple[Sample, Inputs]]) -> Batch:
+        """A batch of loaded samples; sequences are padded to the longest."""
+        inputs: dict[str, Tensor | Padded] = {}
+        for modality in self.modalities:
+            values = [one[modality] for _, one in loaded]
+            inputs[modality] = pad(values) if modality in self.sequences else torch.stack(values)
+        return Batch(inputs, self.target_tensor([s.target for s, _ in loaded]), tuple(s.id for s, _ in loaded))
+
+    def evaluation_batches(self, cases: Sequence[str]) -> Iterable[Batch]:
+        """These samples in their order, without augmentation, on the CPU."""
+        return _in_plain_words(
+            DataLoader(
+                _EvaluationSamples(self, [self.samples[id] for id in cases]),
+                batch_size=self.config.train.batch_size,
+                collate_fn=self.collate,
+                num_workers=self.config.data.workers,
+            )
+        )
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        model: MultimodalModel,
+        heads: UnimodalHeads | None,
+        cases: Sequence[str],
+        *,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        full: bool,
+    ) -> Iterator[CaseResult]:
+        """What the fused prediction and each head say of each sample.
+
+        Raises:
+            NonFiniteLoss: if a prediction is NaN or infinite; names the sample.
+        """
+        for loaded in self.evaluation_batches(cases):
+            batch = loaded.to(device)
+            with autocast():
+                features = model.encode(batch.inputs)
+                logits = {FUSED: model.head(model.fuse(features)[0])}
+                if heads is not None:
+                    logits |= {m: output.logits for m, output in heads(features).items()}
+            for id, found in zip(batch.ids, self._findings(logits, batch), strict=True):
+                yield CaseResult(id, found)
+
+    @torch.no_grad()
+    def evaluate_subsets(
+        self,
+        model: MultimodalModel,
+        subsets: Sequence[tuple[str, ...]],
+        cases: Sequence[str],
+        *,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> Iterator[CaseResult]:
+        """What the fused prediction says of each sample from each subset.
+
+        Raises:
+            NonFiniteLoss: if a prediction is NaN or infinite; names the sample.
+        """
+        for loaded in self.evaluation_batches(cases):
+            batch = loaded.to(device)
+            with autocast():
+                features = model.encode(batch.inputs)
+                logits = {"+".join(s): model.head(model.fuse({m: features[m] for m in s})[0]) for s in subsets}
+            for id, found in zip(batch.ids, self._findings(logits, batch), strict=True):
+                yield CaseResult(id, {name: {FUSED: finding} for name, finding in found.items()})
+
+    def _findings(self, logits: Mapping[str, Tensor], batch: Batch) -> Iterator[dict[str, Any]]:
+        """What each predictor says of each sample of a batch."""
+        logits = {who: x.float().cpu() for who, x in logits.items()}
+        require_finite_logits(logits, batch.ids)
+        target = batch.target.cpu()
+        for i in range(len(batch.ids)):
+            yield {who: self.finding(x[i], target[i]) for who, x in logits.items()}
+
+
+def pad(values: Sequence[Tensor]) -> Padded:
+    """Sequences ``(time, channel)`` as one tensor, with zeros behind each end.
+
+    Example:
+        >>> pad([torch.ones(1, 2), torch.ones(3, 2)]).valid.tolist()
+        [[True, False, False], [True, True, True]]
+    """
+    lengths = torch.tensor([len(x) for x in values])
+    padded = pad_sequence(list(values), batch_first=True)
+    return Padded(padded, torch.arange(padded.shape[1])[None] < lengths[:, None])
+
+
+class _TrainingSamples(Dataset[tuple[Sample, Inputs]]):
+    """Samples by (epoch, position): the same pair gives the same sample and augmentation in any process."""
+
+    def __init__(self, task: SampleTask, samples: Sequence[Sample], epoch_size: int, seed: int) -> None:
+        self.task, self.samples, self.epoch_size, self.seed = task, samples, epoch_size, seed
+
+    def __getitem__(self, index: tuple[int, int]) -> tuple[Sample, Inputs]:
+        epoch, position = index
+        sample = self.samples[visited(self.seed, epoch * self.epoch_size + position, len(self.samples))]
+        random = torch.Generator().manual_seed(random_seed(self.seed, 2, epoch, position))
+        return sample, self.task.load(sample, random)
+
+
+class _EvaluationSamples(Dataset[tuple[Sample, Inputs]]):
+    """Samples in their order, without augmentation."""
+
+    def __init__(self, task: SampleTask, samples: Sequence[Sample]) -> None:
+        self.task, self.samples = task, samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Sample, Inputs]:
+        return self.samples[index], self.task.load(self.samples[index], None)
+
+
+def _in_plain_words(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The same batches; an error about the data has the same text, whichever process loads them."""
+    try:
+        yield from batches
+    except DataError as error:
+        # torch hands on a worker's error with the traceback as its text, and the text proper at the end.
+        _, raised_by_worker, text = str(error).rpartition(f"{DataError.__module__}.{DataError.__qualname__}: ")
+        if not raised_by_worker:
+            raise
+        raise DataError(text.rstrip()) from error
+
+
+def require_finite_logits(logits: Mapping[str, Tensor], ids: Sequence[str]) -> None:
+    """Refuse predictions that mean nothing.
+
+    Args:
+        logits: ``(batch, ...)``, by who predicts.
+        ids: of the samples.
+
+    Raises:
+        NonFiniteLoss: if a prediction is NaN or infinite; names the first such sample.
+    """
+    for who, x in logits.items():
+        finite = torch.isfinite(x).flatten(1).all(dim=1)
+        if not finite.all():
+            first = ids[int(finite.int().argmin())]
+            raise NonFiniteLoss(
+                f"the {who} prediction of {int((~finite).sum())} samples is NaN or infinite, the first {first}; "
+                "look at these samples, or train with a lower optim.lr or train.precision=float32"
+            )
+
+
+def _update(digest: Any, source: Any) -> None:
+    if isinstance(source, Path) and source.is_dir():
+        for inside in sorted(source.iterdir()):
+            digest.update(f"{inside.name} {inside.stat().st_size}".encode())
+    elif isinstance(source, Path):
+        with source.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    elif isinstance(source, (np.ndarray, Tensor)):
+        array = np.ascontiguousarray(source)
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    else:
+        digest.update(repr(source).encode())
+
+
+def presets(paper: Tree, tiny: Tree) -> dict[str, Tree]:
+    """The two presets that every task on samples has: the paper's settings, and them with ``tiny`` over them."""
+    merged = {section: dict(values) for section, values in paper.items()}
+    for section, values in tiny.items():
+        merged[section] = {**merged.get(section, {}), **values}
+    return {"tiny": merged, "paper": paper}

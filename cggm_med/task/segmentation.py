@@ -1,0 +1,488 @@
+"""Segmentation of overlapping regions in 3-D scans: everything that segmentation tasks share."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import nibabel as nib
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cggm_med import distributed
+from cggm_med.config import RunConfig, Tree, require
+from cggm_med.data.layouts import NamedFiles, find_cases
+from cggm_med.data.splits import Member, Splits, from_sections, read_splits, split_by_group
+from cggm_med.data.step_sampler import StepSampler
+from cggm_med.data.volumes.augment import Amount, Augmentation
+from cggm_med.data.volumes.checks import inspect
+from cggm_med.data.volumes.labels import LabelConvention, detect_convention
+from cggm_med.data.volumes.modality_check import learn
+from cggm_med.data.volumes.patches import PatchDataset, PatchSampling, patch_loader
+from cggm_med.data.volumes.prepared import PreparedCase, common_spacing
+from cggm_med.data.volumes.preprocess import Preprocessing, prepare
+from cggm_med.errors import DataError
+from cggm_med.files import cache_folder
+from cggm_med.metrics.region_measures import score_region
+from cggm_med.metrics.regions import CaseScore, HeadScore, case_values, region_report
+from cggm_med.metrics.volumes import dice
+from cggm_med.models.base import MultimodalModel
+from cggm_med.models.heads import UnimodalHeads, VoxelwiseHead
+from cggm_med.models.segmentation import SegmentationModel
+from cggm_med.models.windows import predict_volume
+from cggm_med.objectives.balance_scores import soft_dice_sums
+from cggm_med.objectives.losses import RegionLoss
+from cggm_med.plots.segmentation import contour_figure
+from cggm_med.results.results import CaseValues, Record, Scores
+from cggm_med.task.base import CaseResult, Task, TaskConfig
+from cggm_med.task.subset_segmentation import segment_subsets
+from cggm_med.types import Batch
+
+MANY_CASES = 50  # from here on, preparing them takes long enough to be told how far it is
+
+
+@dataclass(frozen=True)
+class SegmentationTaskConfig(TaskConfig):
+    """Settings of a segmentation task.
+
+    Attributes:
+        labels: name of the convention in which label files are written; default: what the layout of the data implies.
+    """
+
+    labels: str | None = None
+
+
+@dataclass(frozen=True)
+class SegmentationDataConfig:
+    """Where the scans are and how they reach the network.
+
+    Attributes:
+        path: folder or JSON list; default: the task's embedded data.
+        splits: JSON file with case ids for train, validation and test; default: drawn by patient from the seed.
+        validation: share of the patients to choose the best checkpoint by.
+        test: share of the patients that are scored at the end.
+        spacing: common voxel size in mm along right, anterior, superior; default: the cases' own, which must agree.
+        patch_size: voxels along x, y, z.
+        foreground: share of patches that are centred on a voxel of a region.
+        augmentation: ``none``, ``light`` or ``standard``.
+        overlap: share of a patch that its neighbour covers too when a volume is predicted.
+        empty_hd95_mm: HD95 of a region or lesion that is missed or made up, in mm; 374 is the penalty of the BraTS
+            challenge.
+        surface_tolerance_mm: distance in mm up to which surfaces agree in normalised surface Dice; 1 mm is a voxel of
+            the BraTS grid, the finest that an annotation of it can be.
+        cache: folder for preprocessed cases; default: ``$XDG_CACHE_HOME/cggm-med`` or ``~/.cache/cggm-med``.
+        workers: processes that read and augment.
+    """
+
+    path: str | None = None
+    splits: str | None = None
+    validation: float = 0.15
+    test: float = 0.15
+    spacing: tuple[float, float, float] | None = None
+    patch_size: tuple[int, int, int] = (96, 96, 96)
+    foreground: float = 0.5
+    augmentation: Amount = "standard"
+    overlap: float = 0.5
+    empty_hd95_mm: float = 374.0
+    surface_tolerance_mm: float = 1.0
+    cache: str | None = None
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("validation", "test", "overlap"):
+            require(0 <= getattr(self, name) < 1, f"data.{name}", getattr(self, name), "at least 0, below 1")
+        require(0 <= self.foreground <= 1, "data.foreground", self.foreground, "from 0 to 1")
+        finite = all(0 < s < math.inf for s in self.spacing or ())
+        require(finite, "data.spacing", self.spacing, "more than 0 mm along each axis")
+        require(0 <= self.empty_hd95_mm < math.inf, "data.empty_hd95_mm", self.empty_hd95_mm, "at least 0 mm, finite")
+        tolerance = self.surface_tolerance_mm
+        require(0 <= tolerance < math.inf, "data.surface_tolerance_mm", tolerance, "at least 0 mm, finite")
+        require(all(n > 0 for n in self.patch_size), "data.patch_size", self.patch_size, "at least 1 voxel an axis")
+        require(self.workers >= 0, "data.workers", self.workers, "at least 0")
+
+
+@dataclass(frozen=True)
+class SegmentationModelConfig:
+    """The network.
+
+    Attributes:
+        channels: feature channels of each scale of every encoder, finest first.
+        deep_supervision: also learn from predictions at coarser scales.
+    """
+
+    channels: tuple[int, ...] = (16, 32, 64, 128)
+    deep_supervision: bool = False
+
+    def __post_init__(self) -> None:
+        require(len(self.channels) >= 2, "model.channels", list(self.channels), "at least 2 scales")
+        require(all(c > 0 for c in self.channels), "model.channels", list(self.channels), "at least 1 channel a scale")
+
+
+class SegmentationTask(Task):
+    """Base of tasks that segment overlapping regions; a subclass states facts and can make embedded data.
+
+    Attributes:
+        layouts: ways in which files are named.
+        decathlon_modalities: names in a Medical Segmentation Decathlon ``dataset.json``, lower case, to modalities.
+        decathlon_convention: label convention of that layout.
+        conventions: label conventions by name; all declare the same regions, which are the targets.
+    """
+
+    TaskConfig = SegmentationTaskConfig
+    DataConfig = SegmentationDataConfig
+    ModelConfig = SegmentationModelConfig
+    chosen_by = "Dice mean"
+    group_kind = "patient"
+    chance_rule = "Dice 0"
+    layouts: ClassVar[Sequence[NamedFiles]]
+    decathlon_modalities: ClassVar[Mapping[str, str]] = {}
+    decathlon_convention: ClassVar[str] = ""
+    conventions: ClassVar[Mapping[str, LabelConvention]]
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(config)
+        data, channels = config.data, config.model.channels
+        coarsest = 2 ** (len(channels) - 1)
+        # Instance normalisation needs more than one voxel on the coarsest grid.
+        require(
+            all(n % coarsest == 0 and n >= 2 * coarsest for n in data.patch_size),
+            "data.patch_size",
+            list(data.patch_size),
+            f"multiples of {coarsest}, at least {2 * coarsest}, for a network of {len(channels)} scales",
+        )
+        require(len(self.modalities) > 0, "task.modalities", [], "at least one of " + ", ".join(self.known_modalities))
+        unique = len(set(self.modalities)) == len(self.modalities)
+        require(unique, "task.modalities", list(self.modalities), "each modality once")
+        self.cases: dict[str, PreparedCase] = {}
+
+    def embedded_data(self, cache: Path, say: Callable[[str], None]) -> Path:
+        """Make or find the data for runs without ``data.path``.
+
+        Raises:
+            DataError: if the task has none.
+        """
+        raise DataError(
+            f"task '{self.config.task.name}' has no embedded data; give a folder or JSON list with --data PATH"
+        )
+
+    def find(self, say: Callable[[str], None]) -> tuple[str, ...]:
+        """Find the scans, and settle in which convention their labels are written."""
+        data = self.config.data
+        if data.path is not None:
+            path = Path(data.path)
+        else:
+            with distributed.first_process_first():
+                path = self.embedded_data(cache_folder(data.cache), say)
+        self.found = find_cases(
+            path,
+            self.modalities,
+            self.layouts,
+            decathlon_modalities=self.decathlon_modalities,
+            decathlon_convention=self.decathlon_convention,
+            known_modalities=self.known_modalities,
+        )
+        self.convention = detect_convention(self.found.label_convention, self.config.task.labels, self.conventions)
+        return tuple(case.id for case in self.found.cases)
+
+    @property
+    def members(self) -> Sequence[Member]:
+        """The cases."""
+        return self.found.cases
+
+    def default_splits(self) -> Splits:
+        """From ``data.splits``, else from the sections of a datalist, else drawn by patient."""
+        data = self.config.data
+        if data.splits is not None:
+            return read_splits(Path(data.splits), self.found.cases)
+        if self.found.sections is not None:
+            return from_sections(self.found)
+        seed = self.config.train.seed
+        return split_by_group(self.found.cases, validation=data.validation, test=data.test, seed=seed)
+
+    def prepare(self, splits: Splits, say: Callable[[str], None]) -> None:
+        """Check and preprocess the scans; in several processes the first does the work for all."""
+        data = self.config.data
+        wanted = {*splits.train, *splits.validation, *splits.test}
+        cases = [case for case in self.found.cases if case.id in wanted]
+        if unknown := wanted - {case.id for case in cases}:
+            raise DataError(f"cases of the split that the data do not have: {', '.join(sorted(unknown))}")
+        say(
+            f"{len(cases)} cases ({self.found.layout}), labels as in {self.convention.name}; checking and preprocessing"
+        )
+        preprocessing = Preprocessing(self.modalities, self.convention, data.spacing)
+
+        def progress(done: int, total: int) -> None:
+            if total >= MANY_CASES and done * 10 // total > (done - 1) * 10 // total:
+                say(f"{done} of {total} cases ready")
+
+        cache = cache_folder(data.cache) / "preprocessed"
+        with distributed.first_process_first():
+            prepared = prepare(cases, preprocessing, cache, workers=data.workers, progress=progress)
+        if data.spacing is None:
+            # Written to the run's settings, so that whatever the network meets later is brought to this size.
+            self.config = replace(self.config, data=replace(data, spacing=common_spacing(prepared)))
+        self.cases = {case.id: case for case in prepared}
+        self.splits = splits
+        plain = [c.id for c in prepared if None in c.facts["background"].values()]
+        if plain:
+            say(f"no constant background in {', '.join(plain)}: normalised over the whole image")
+        if splits.train:
+            self._require_all_regions(splits.train)
+
+    def contents(self) -> dict[str, dict[str, str]]:
+        """Digests of each case's image files, and the cache key of all that was made of them and the label."""
+        return {id: {**case.facts["files"], "prepared": case.folder.name} for id, case in sorted(self.cases.items())}
+
+    def batches(self, first_step: int, pin_memory: bool) -> Iterable[Batch]:
+        """Augmented patches of the training cases."""
+        data, train = self.config.data, self.config.train
+        cases = [self.cases[id] for id in self.splits.train]
+        sampling = PatchSampling(data.patch_size, data.foreground, train.seed)
+        size = train.batch_size * train.steps_per_epoch
+        dataset = PatchDataset(cases, sampling, Augmentation(data.augmentation), size)
+        sampler = StepSampler(
+            first_step,
+            train.steps,
+            train.steps_per_epoch,
+            train.batch_size,
+            distributed.rank(),
+            distributed.world_size(),
+        )
+        return patch_loader(dataset, sampler, self.modalities, workers=data.workers, pin_memory=pin_memory)
+
+    def _require_all_regions(self, ids: Sequence[str]) -> None:
+        """Refuse to train on cases in which a region never occurs: nothing could be learned about it."""
+        present = {region for id in ids for region in np.unique(self.cases[id].centres[:, 0]).tolist()}
+        missing = [name for i, name in enumerate(self.targets) if i not in present]
+        if missing:
+            raise DataError(
+                f"region {', '.join(missing)} has no voxel in any of the {len(ids)} training cases (labels read as "
+                f"'{self.convention.name}'); check the convention (--set task.labels=NAME) or train on more cases"
+            )
+
+    def model(self) -> SegmentationModel:
+        """A 3-D U-Net with one encoder per modality."""
+        settings = self.config.model
+        return SegmentationModel(
+            self.modalities, len(self.targets), settings.channels, deep_supervision=settings.deep_supervision
+        )
+
+    def unimodal_heads(self, model: MultimodalModel) -> UnimodalHeads:
+        """Voxel-wise heads on each encoder's pyramid."""
+        channels = self.config.model.channels
+        return UnimodalHeads({m: VoxelwiseHead(channels, len(self.targets)) for m in model.modalities})
+
+    def criterion(self) -> nn.Module:
+        """Soft Dice plus cross-entropy."""
+        return RegionLoss()
+
+    def score_sums(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Sums of the soft Dice."""
+        return soft_dice_sums(logits, target)
+
+    def facts(self) -> Tree:
+        """In which convention the labels were written, and how each modality's images looked, in training."""
+        signatures = learn([self.cases[id] for id in self.splits.train], self.modalities)
+        return {"labels": self.convention.name, "signatures": signatures.to_json()}
+
+    @torch.no_grad()
+    def probabilities(
+        self,
+        model: MultimodalModel,
+        image: Tensor,
+        modalities: Sequence[str],
+        autocast: Callable[[], AbstractContextManager[Any]],
+        heads: UnimodalHeads | None = None,
+    ) -> Tensor:
+        """Probability of each region on the preprocessed grid, ``(region, x, y, z)``, then each head's in turn.
+
+        Args:
+            model: in evaluation mode.
+            image: ``(modality, x, y, z)``, preprocessed.
+            modalities: names of its channels, a subset of the model's.
+            autocast: context for the network's computations.
+            heads: to be asked as well.
+        """
+
+        def predict(patch: Tensor) -> Tensor:
+            with autocast():
+                inputs = {m: patch[:, i : i + 1] for i, m in enumerate(modalities)}
+                if heads is None:
+                    logits = [model(inputs)]
+                else:
+                    features = model.encode(inputs)
+                    size = patch.shape[2:]
+                    logits = [model.head(model.fuse(features)[0])]
+                    logits += [F.interpolate(x.logits, size, mode="trilinear") for x in heads(features).values()]
+            return torch.sigmoid(torch.cat(logits, dim=1).float())
+
+        data = self.config.data
+        return predict_volume(predict, image, data.patch_size, overlap=data.overlap)
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        model: MultimodalModel,
+        heads: UnimodalHeads | None,
+        cases: Sequence[str],
+        *,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        full: bool,
+    ) -> Iterator[CaseResult]:
+        """Dice and, when ``full``, all other scores of each region on the case's own grid."""
+        regions = len(self.targets)
+        for id in cases:
+            case = self.cases[id]
+
+            image = torch.from_numpy(np.array(case.image())).to(device)
+            volume = self.probabilities(model, image, self.modalities, autocast, heads)
+            truth = case.native_target(self.convention)
+            fused, *unimodal = (case.grid.to_native(part) >= 0.5 for part in volume.split(regions))
+            scores = [
+                self._score(case, name, p, t, full) for name, p, t in zip(self.targets, fused, truth, strict=True)
+            ]
+            head_scores = [
+                HeadScore(id, modality, name, dice(torch.from_numpy(p), torch.from_numpy(t)))
+                for modality, prediction in zip(self.modalities, unimodal, strict=False)
+                for name, p, t in zip(self.targets, prediction, truth, strict=True)
+            ]
+            findings = {"regions": [asdict(s) for s in scores], "heads": [asdict(s) for s in head_scores]}
+            mean = statistics.fmean(s.dice for s in scores)
+            yield CaseResult(id, findings, _Drawing(self.targets, case, truth, fused, scores), mean)
+
+    def evaluate_subsets(
+        self,
+        model: MultimodalModel,
+        subsets: Sequence[tuple[str, ...]],
+        cases: Sequence[str],
+        *,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> Iterator[CaseResult]:
+        """Dice of each region on the case's own grid, all the way from its files."""
+        data = self.config.data
+        for id in cases:
+            case = self.cases[id]
+            truth = case.native_target(self.convention)
+            segmented = segment_subsets(
+                model,
+                inspect(replace(case.source, label=None), None),
+                subsets,
+                spacing=data.spacing,
+                patch_size=data.patch_size,
+                overlap=data.overlap,
+                device=device,
+                autocast=autocast,
+            )
+            found = {}
+            for subset, predicted in segmented:
+                masks = zip(self.targets, predicted, truth, strict=True)
+                scores = [asdict(self._score(case, name, p, t, full=False)) for name, p, t in masks]
+                found["+".join(subset)] = {"regions": scores, "heads": []}
+            yield CaseResult(id, found)
+
+    def chance(self, results: Sequence[CaseResult]) -> Mapping[str, float | None]:
+        """A Dice of 0."""
+        return dict.fromkeys((f"Dice {name}" for name in (*self.targets, "mean")), 0.0)
+
+    def summarise(self, results: Sequence[CaseResult]) -> Scores:
+        """The scores of each region, and the heads' Dice."""
+        return region_report(
+            [CaseScore(**row) for result in results for row in result.findings["regions"]],
+            [HeadScore(**row) for result in results for row in result.findings["heads"]],
+        )
+
+    @classmethod
+    def case_values(cls, cases: Sequence[Record]) -> CaseValues:
+        """Dice of each case by region, and averaged over regions."""
+        return case_values(cases)
+
+    def _score(
+        self, case: PreparedCase, region: str, predicted: NDArray[np.bool_], true: NDArray[np.bool_], full: bool
+    ) -> CaseScore:
+        data = self.config.data
+        return score_region(
+            case.id,
+            region,
+            predicted,
+            true,
+            case.grid.spacing,
+            empty_mm=data.empty_hd95_mm,
+            tolerance_mm=data.surface_tolerance_mm,
+            full=full,
+        )
+
+    def dice_rules(self) -> dict[str, str]:
+        """Definitions for a report that holds no score but Dice."""
+        regions = "; ".join(f"{r} = {list(labels)}" for r, labels in self.convention.regions.items())
+        return {
+            "grid": "each case's own grid and spacing, whole volume",
+            "regions": f"{regions} (labels of {self.convention.name})",
+            "Dice": "2 |P and T| / (|P| + |T|) per case and region, then averaged over cases",
+            "empty region": "nothing there and nothing predicted: Dice 1; missed or made up: Dice 0",
+            "threshold": "probability of at least 0.5, no post-processing",
+        }
+
+    def rules(self) -> dict[str, str]:
+        """Definitions of all scores and the treatment of empty regions."""
+        penalty, tolerance = self.config.data.empty_hd95_mm, self.config.data.surface_tolerance_mm
+        return self.dice_rules() | {
+            "empty region": "nothing there and nothing predicted: Dice, NSD and sensitivity 1, HD95 0; "
+            f"missed or made up: Dice, NSD and sensitivity 0, HD95 {penalty:g} mm",
+            "HD95": "larger of the two directed 95th percentiles of surface distances, in mm; each voxel of a surface "
+            "counts the same (MONAI)",
+            "NSD": f"normalised surface Dice: share of the area of both surfaces that lies within {tolerance:g} mm of "
+            "the other (Nikolov et al., arXiv:1809.04430); 1 mm is a voxel of the BraTS grid",
+            "sensitivity": "share of the true voxels that were found",
+            "specificity": "share of all other voxels of the volume that were left out; it is near 1 because most of a "
+            "volume is empty",
+            "volume error": "predicted minus true volume per case; in the table of regions the mean, and in brackets "
+            "the mean without signs",
+            "lesion Dice, lesion HD95": "lesion-wise scores of BraTS 2023 (github.com/rachitsaluja/"
+            "BraTS-2023-Metrics): true lesions within 3 dilations are one, up to 50 mm3 they do not count; mean over "
+            f"true lesions and false ones; Dice 0 and HD95 {penalty:g} mm for each missed or false one; this HD95 "
+            "weights a surface by its area, as the official script does",
+        }
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """Draws one case with true and predicted contours, in RAS+ axes."""
+
+    regions: Sequence[str]
+    case: PreparedCase
+    truth: NDArray[np.bool_]
+    prediction: NDArray[np.bool_]
+    scores: Sequence[CaseScore]
+
+    def __call__(self, path: Path) -> None:
+        affine = np.array(self.case.facts["affine"])
+        turn = nib.orientations.io_orientation(affine)
+        axes = [int(a) for a in np.argsort(turn[:, 0])]
+
+        def canonical(volume: NDArray[Any]) -> NDArray[Any]:
+            return np.asarray(nib.orientations.apply_orientation(volume, turn))
+
+        images = {}
+        for modality, file in self.case.source.images.items():
+            data = np.asanyarray(nib.load(file.path).dataobj)
+            images[modality] = canonical(data if file.channel is None else data[..., file.channel])
+        contour_figure(
+            path,
+            self.case.id,
+            images,
+            np.stack([canonical(mask) for mask in self.truth]),
+            np.stack([canonical(mask) for mask in self.prediction]),
+            self.regions,
+            tuple(self.case.grid.spacing[a] for a in axes),
+            {score.region: score.dice for score in self.scores},
+        )

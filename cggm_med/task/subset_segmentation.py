@@ -1,0 +1,97 @@
+"""Segmenting a scan from many subsets of its modalities, each of which is encoded once for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cggm_med.data.volumes.checks import Inspection
+from cggm_med.data.volumes.transforms import Spacing, foreground_box, to_network
+from cggm_med.models.base import MultimodalModel
+from cggm_med.models.windows import predict_volume
+
+Subset = tuple[str, ...]
+VIEWS_AT_ONCE = 16  # subsets whose probabilities are in memory at a time: of four modalities, all
+
+
+@torch.no_grad()
+def segment_subsets(
+    model: MultimodalModel,
+    scan: Inspection,
+    subsets: Sequence[Subset],
+    *,
+    spacing: Spacing | None,
+    patch_size: Sequence[int],
+    overlap: float,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> Iterator[tuple[Subset, NDArray[np.bool_]]]:
+    """Masks from each subset, the same as of a scan whose other modalities were never there.
+
+    Preprocessing crops a scan to what its modalities show, and so the subset decides where windows lie. Subsets with
+    the same crop, as a rule all of them, share the windows: in each, every modality is encoded once, and fused and
+    decoded once a subset.
+
+    Args:
+        model: in evaluation mode.
+        scan: volumes of all modalities that occur in ``subsets``, on one grid.
+        subsets: modalities, each subset in the order of the model's.
+        spacing: voxel size in mm that the network expects, see ``to_network``.
+        patch_size: voxels of a window.
+        overlap: of windows, see ``predict_volume``.
+        device: where the model is.
+        autocast: context for the network's computations.
+
+    Returns:
+        Subsets, in no special order, with masks ``(region, x, y, z)`` on the scan's own grid.
+    """
+    for views in _sharing_windows(scan, subsets):
+        modalities = [m for m in model.modalities if any(m in view for view in views)]
+        volumes = [scan.volumes[m] for m in modalities]
+        moved, grid, _ = to_network(volumes, scan.affines[views[0][0]], spacing)
+        image = moved["image"].as_tensor().to(device)
+        volume = predict_volume(_predictor(model, modalities, views, autocast), image, patch_size, overlap=overlap)
+        for view, part in zip(views, volume.chunk(len(views)), strict=True):
+            yield view, grid.to_native(part) >= 0.5
+
+
+def _predictor(
+    model: MultimodalModel,
+    modalities: Sequence[str],
+    views: Sequence[Subset],
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> Callable[[Tensor], Tensor]:
+    """Maps windows of all modalities to the regions' probabilities from one view after the other."""
+
+    def predict(windows: Tensor) -> Tensor:
+        with autocast():
+            features = model.encode({m: windows[:, i : i + 1] for i, m in enumerate(modalities)})
+            # One view at a time: fused maps of all of them would take more memory than everything else.
+            logits = [model.head(model.fuse({m: features[m] for m in view})[0]) for view in views]
+        return torch.sigmoid(torch.cat(logits, dim=1).float())
+
+    return predict
+
+
+def _sharing_windows(scan: Inspection, subsets: Sequence[Subset]) -> Iterator[Sequence[Subset]]:
+    """The subsets, those together whose scans are cropped alike."""
+    boxes = {m: foreground_box(scan.volumes[m]) for m in dict.fromkeys(m for subset in subsets for m in subset)}
+    alike: dict[Any, list[Subset]] = {}
+    for subset in subsets:
+        key = (_hull([boxes[m] for m in subset]), scan.affines[subset[0]].tobytes())
+        alike.setdefault(key, []).append(subset)
+    for views in alike.values():
+        for start in range(0, len(views), VIEWS_AT_ONCE):
+            yield views[start : start + VIEWS_AT_ONCE]
+
+
+def _hull(boxes: Sequence[tuple[list[int], list[int]]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """First voxel and the one after the last, along each axis, of the smallest box around these."""
+    starts, stops = zip(*boxes, strict=True)
+    return tuple(map(min, zip(*starts, strict=True))), tuple(map(max, zip(*stops, strict=True)))

@@ -1,0 +1,1 @@
+"""The training loop: step, optimizer, checkpoints, and what is logged."""

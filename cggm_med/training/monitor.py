@@ -1,0 +1,147 @@
+"""What is logged about a step beside its losses: gradient norms, counters, and how the modalities compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
+
+from cggm_med.distributed import sum_over_processes
+from cggm_med.models.base import MultimodalModel
+from cggm_med.objectives.balance_scores import ScoreSums, mean_score
+from cggm_med.randomness import Step
+from cggm_med.strategies.base import BalancingStrategy, Criterion, modality_gradients
+from cggm_med.strategies.parts.last_layer import cosines, last_layer_gradients
+from cggm_med.strategies.parts.shapley import coalition_sums, shapley_plan, shapley_shares
+from cggm_med.types import Outputs
+
+SHAPLEY_ORDERS = 8  # random orders by which more than four modalities are valued
+
+
+class Monitor(nn.Module):
+    """Gradient norms, and counters over the whole run; all stay on the device.
+
+    Buffers: ``gradient_norm`` ``(modality,)`` of each encoder in the last step, before clipping and modulation,
+    ``clipped_steps`` and ``skipped_steps`` (scalars), how many steps were clipped, and skipped since a gradient was not
+    finite.
+
+    Args:
+        modalities: how many.
+    """
+
+    gradient_norm: Tensor
+    clipped_steps: Tensor
+    skipped_steps: Tensor
+
+    def __init__(self, modalities: int) -> None:
+        super().__init__()
+        self.register_buffer("gradient_norm", torch.zeros(modalities), persistent=False)
+        for name in ("clipped_steps", "skipped_steps"):
+            self.register_buffer(name, torch.zeros(()))
+
+    def record(self, norms: Tensor, total: Tensor, clip_norm: float) -> None:
+        """Note one step; see ``clip_gradients``."""
+        finite = torch.isfinite(total)
+        self.gradient_norm.copy_(norms)
+        self.clipped_steps += finite & (total > clip_norm)
+        self.skipped_steps += ~finite
+
+    def values(self) -> dict[str, Tensor]:
+        """What to log."""
+        return dict(self.named_buffers())
+
+
+def clip_gradients(model: MultimodalModel, clip_norm: float) -> tuple[Tensor, Tensor]:
+    """Clip the model's gradient to a norm.
+
+    Returns:
+        Norm of each modality's gradient ``(modality,)`` and of all together, before clipping.
+    """
+    device = next(model.parameters()).device
+    own = [modality_gradients(model, m) for m in model.modalities]
+    known = {id(g) for gradients in own for g in gradients}
+    shared = [p.grad for p in model.parameters() if p.grad is not None and id(p.grad) not in known]
+    norms = torch.stack([get_total_norm(g).to(device) for g in (*own, shared)])
+    total = norms.norm()
+    clip_grads_with_norm_(model.parameters(), clip_norm, total)
+    return norms[:-1], total
+
+
+def step_if_finite(optimizer: Optimizer, total: Tensor) -> None:
+    """Do the optimizer's step unless the gradient's norm is not finite.
+
+    A fused optimizer decides on the device, by the flag that torch's own gradient scaler sets.
+    """
+    if all(group.get("fused") for group in optimizer.param_groups):
+        optimizer.found_inf = (~torch.isfinite(total)).float()  # type: ignore[attr-defined]
+        optimizer.step()
+    elif torch.isfinite(total):
+        optimizer.step()
+
+
+class Comparison:
+    """How the modalities compare in one step, gathered over the parts of its batch.
+
+    Args:
+        shapley: also value every subset of the modalities, which costs a prediction each.
+    """
+
+    def __init__(self, shapley: bool = False) -> None:
+        self.shapley = shapley
+        self.gradients: dict[str, list[Tensor]] = {}
+        self.fused_sums: list[Tensor] = []
+        self.coalitions: list[Tensor] = []
+
+    def add(
+        self,
+        model: MultimodalModel,
+        strategy: BalancingStrategy,
+        outputs: Outputs,
+        target: Tensor,
+        criterion: Criterion,
+        step: Step,
+    ) -> None:
+        """Take in one part of the batch."""
+        self.modalities, self.present = model.modalities, tuple(outputs.features)
+        pairs = last_layer_gradients(model, outputs, target, criterion)
+        for modality, pair in pairs.items():
+            before = self.gradients.get(modality, [torch.zeros_like(x) for x in pair])
+            self.gradients[modality] = [a + b / step.parts for a, b in zip(before, pair, strict=True)]
+        sums: ScoreSums = strategy.score_sums
+        self.fused_sums.append(sums(outputs.logits, target))
+        if self.shapley:
+            coalitions, self.weights = shapley_plan(len(self.present), SHAPLEY_ORDERS, step.generator("shapley"))
+            self.coalitions.append(coalition_sums(model, outputs.features, target, sums, coalitions))
+
+    def values(self) -> dict[str, Tensor]:
+        """What to log: ``fused_score`` (scalar), ``cosine`` between each modality's and the fused gradient at the last
+        layer, and ``shapley_share``, ``(modality,)`` each, NaN where a modality is missing."""
+        found = {"fused_score": mean_score(sum_over_processes(torch.stack(self.fused_sums).sum(0)))[0]}
+        if self.gradients:
+            pairs = {m: (fused, own) for m, (fused, own) in self.gradients.items()}
+            found["cosine"] = self._spread(tuple(pairs), cosines(pairs))
+        if self.coalitions:
+            score, _ = mean_score(sum_over_processes(torch.stack(self.coalitions).sum(0)))
+            found["shapley_share"] = self._spread(self.present, shapley_shares(self.weights.to(score.device) @ score))
+        return found
+
+    def _spread(self, present: Sequence[str], values: Tensor) -> Tensor:
+        whole = torch.full((len(self.modalities),), float("nan"), device=values.device)
+        whole[[self.modalities.index(m) for m in present]] = values
+        return whole
+
+
+def coverage(model: MultimodalModel, strategy: BalancingStrategy) -> dict[str, object]:
+    """Which parameters belong to which modality, and so are covered when its updates are modulated."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    covered = {m: [names[id(p)] for p in model.modality_parameters(m)] for m in model.modalities}
+    everyone = {name for found in covered.values() for name in found}
+    return {
+        "strategy": strategy.config.name,
+        "modulates": strategy.modulates,
+        "modalities": covered,
+        "shared": [name for name in names.values() if name not in everyone],
+    }

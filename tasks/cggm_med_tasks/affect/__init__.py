@@ -1,0 +1,1 @@
+"""Emotion and sentiment from speech: CMU-MOSI, CMU-MOSEI, IEMOCAP, MELD."""

@@ -1,0 +1,1 @@
+"""Sound and vision: spoken digits, CREMA-D, Kinetics-Sounds, UCF101."""

@@ -1,0 +1,294 @@
+"""Classification of video clips: the networks, frames and files that CREMA-D, Kinetics-Sounds and UCF101 share."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from torch import Generator, Tensor
+
+from cggm_med.config import Tree, require
+from cggm_med.errors import DataError
+from cggm_med.models.base import MultimodalModel
+from cggm_med.models.heads import UnimodalHeads
+from cggm_med.models.late_fusion import FUSIONS, LateFusionModel, vector_heads
+from cggm_med.models.resnet import ResNetEncoder
+from cggm_med.task.classification import ClassificationTask
+from cggm_med.task.samples import MISSING_SHOWN, Sample, SampleDataConfig, SampleList
+from cggm_med_tasks.readers.images import centre_crop, frame_files, pick_frames, random_crop, resize
+
+READ_FOR_DIGEST = 1 << 20  # bytes
+
+# OGM (Peng et al., CVPR 2022) on all three data sets; see the tasks for what differs.
+OGM_SETTINGS: Tree = {
+    "data": {"workers": 4},
+    "optim": {
+        "name": "sgd",
+        "lr": 1e-3,
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "warmup_fraction": 0.0,
+        "clip_norm": float("inf"),
+    },
+    "train": {"batch_size": 64, "epochs": 100, "steps_per_epoch": 0, "validate_every": 1},
+}
+# For generated data on a CPU.
+TINY_SETTINGS: Tree = {
+    "data": {"size": 32, "frames": 2, "workers": 0},
+    "model": {"width": 32, "blocks": [1, 1, 1, 1]},
+    "optim": {"name": "adamw", "lr": 3e-3, "weight_decay": 1e-2, "clip_norm": 1.0},
+    "train": {"batch_size": 16, "epochs": 14},
+}
+
+
+@dataclass(frozen=True)
+class ClipDataConfig(SampleDataConfig):
+    """Settings of the data.
+
+    Attributes:
+        frames: number of frames of a clip that the network sees: random ones in training, fixed ones in evaluation.
+        size: side in pixels of the square that is cut from them.
+        skip_missing: leave out clips that are listed but not there; without it they are an error.
+    """
+
+    frames: int = 3
+    size: int = 224
+    skip_missing: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.frames >= 1, "data.frames", self.frames, "at least 1")
+        require(self.size >= 32, "data.size", self.size, "at least 32, which the encoder halves five times")
+
+
+@dataclass(frozen=True)
+class ClipModelConfig:
+    """The network: a ResNet for each modality and late fusion.
+
+    Attributes:
+        fusion: ``concat``, ``sum`` or ``gated``.
+        width: length of each modality's feature vector, 512 in ResNet-18.
+        blocks: residual blocks at each of the four scales, 2 each in ResNet-18.
+    """
+
+    fusion: Literal["concat", "sum", "gated"] = "concat"
+    width: int = 512
+    blocks: tuple[int, int, int, int] = (2, 2, 2, 2)
+
+    def __post_init__(self) -> None:
+        require(self.width >= 8 and self.width % 8 == 0, "model.width", self.width, "a multiple of 8")
+        require(min(self.blocks) >= 1, "model.blocks", list(self.blocks), "at least 1 at each scale")
+
+
+class ClipTask(ClassificationTask):
+    """Base of tasks on clips; a subclass finds its files, loads them and says how many channels they have.
+
+    Attributes:
+        channels: of each modality's input.
+    """
+
+    DataConfig = ClipDataConfig
+    ModelConfig = ClipModelConfig
+    channels: ClassVar[Mapping[str, int]]
+
+    def model(self) -> MultimodalModel:
+        """A ResNet for each modality and late fusion."""
+        settings = self.config.model
+        encoders = {m: ResNetEncoder(self.channels[m], settings.width, settings.blocks) for m in self.modalities}
+        widths = {m: encoder.width for m, encoder in encoders.items()}
+        return LateFusionModel(encoders, widths, len(self.targets), fusion=FUSIONS[settings.fusion])
+
+    def unimodal_heads(self, model: MultimodalModel) -> UnimodalHeads:
+        """A linear head on each vector."""
+        return vector_heads(model, len(self.targets))
+
+    def load_frames(
+        self,
+        count: int,
+        read: Callable[[int], Tensor],
+        random: Generator | None,
+        where: Path,
+        mirror: Callable[[Tensor], Tensor] = lambda clip: clip.flip(-1),
+    ) -> Tensor:
+        """Frames as the network sees them, ``(frame, channel, size, size)``, uint8.
+
+        In training random ones, with the same random part of each, all mirrored half of the time. In evaluation those
+        at fixed times, the shorter side brought to ``data.size`` and the middle square cut out.
+
+        Args:
+            count: number of frames of the clip.
+            read: gives one of them by its number, ``(channel, height, width)``, uint8.
+            random: for training; None in evaluation.
+            where: what errors call the clip.
+            mirror: swaps left and right of ``(frame, channel, height, width)``.
+
+        Raises:
+            DataError: if a frame cannot be read, or is of another size than the first.
+        """
+        wanted, size = self.config.data.frames, self.config.data.size
+        frames = [read(index) for index in pick_frames(count, wanted, random)]
+        if len(sizes := {tuple(frame.shape[-2:]) for frame in frames}) > 1:
+            shown = ", ".join(f"{height} x {width}" for height, width in sorted(sizes))
+            raise DataError(f"{where} has frames of several sizes, {shown}; expected one size, extract them again")
+        stacked = torch.cat(frames)  # as channels of one image, so that all are cut alike
+        if random is None:
+            return centre_crop(resize(stacked, size), size).unflatten(0, (wanted, -1))
+        clip = random_crop(stacked, size, random).unflatten(0, (wanted, -1))
+        return mirror(clip) if torch.rand((), generator=random) < 0.5 else clip
+
+    def gather(
+        self,
+        root: Path,
+        listed: Mapping[str, Sequence[tuple[str, int]]],
+        found: Mapping[str, Sequence[Found]],
+        group: Callable[[str], str],
+        say: Callable[[str], None],
+    ) -> SampleList:
+        """The samples of the clips that have all their files; ``inputs`` holds a path per modality and ``Found``.
+
+        Args:
+            root: folder of the data.
+            listed: clips and class numbers by split.
+            found: the files of each modality.
+            group: of a clip.
+            say: told how many clips are left out.
+
+        Raises:
+            DataError: if any clip lacks a file, unless ``data.skip_missing`` leaves it out; says of up to twenty of
+                them where it was looked for.
+        """
+        samples, problems = [], []
+        sections: dict[str, list[str]] = {}
+        needed = [part for modality in self.modalities for part in found[modality]]
+        for section, rows in listed.items():
+            sections[section] = []
+            for clip, number in rows:
+                if lacking := [f"{part.kind} (tried {part.tried(clip)})" for part in needed if clip not in part]:
+                    problems.append(f"{clip}: no {', no '.join(lacking)}")
+                    continue
+                inputs = {m: tuple(part[clip] for part in found[m]) for m in self.modalities}
+                samples.append(Sample(clip, group(clip), number, inputs))
+                sections[section].append(clip)
+        count = f"{len(problems)} of {len(samples) + len(problems)} listed clips"
+        if problems and not (self.config.data.skip_missing and samples):
+            raise DataError(
+                f"{count} lack files in {root}; add the files, or leave these clips out with data.skip_missing=true:",
+                problems[:MISSING_SHOWN],
+            )
+        if problems:
+            say(f"{count} left out, since files are missing; the first is {problems[0]}")
+        return SampleList(tuple(samples), sections)
+
+    def digest(self, sample: Sample) -> str:
+        """Digest by which a clip is known again: of files the first MiB, of folders the names and the middle frame.
+
+        Reading all frames of a data set would take longer than an epoch of training.
+        """
+        digest = hashlib.blake2b(repr(sample.target).encode(), digest_size=12)
+        for modality in self.modalities:
+            digest.update(modality.encode())
+            for path in sample.inputs[modality]:
+                if path.is_dir():
+                    files = frame_files(path)
+                    digest.update("\n".join(file.name for file in files).encode())
+                    path = files[len(files) // 2]
+                digest.update(f"{path.stat().st_size} ".encode())
+                with path.open("rb") as file:
+                    digest.update(file.read(READ_FOR_DIGEST))
+        return digest.hexdigest()
+
+
+class Found:
+    """Files, or folders, of a data set by clip, from whichever of the usual places have them.
+
+    Each place is listed once: asking for every clip in every place takes minutes on a network disk.
+
+    Args:
+        kind: what messages call them.
+        root: folder of the data.
+        places: its subfolders where they may be, the best first; ``.`` is ``root`` itself.
+        suffixes: of the files' names, the best first; an empty one for folders.
+        key: what a clip is known by, of its name.
+
+    Example:
+        >>> import tempfile
+        >>> root = Path(tempfile.mkdtemp())
+        >>> _ = (root / "a.wav").write_bytes(b"")
+        >>> found = Found("sound", root, (".", "AudioWAV"), (".wav",))
+        >>> "a" in found, "b" in found, found.tried("b")
+        (True, False, 'b.wav, AudioWAV/b.wav')
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        root: Path,
+        places: Sequence[str],
+        suffixes: Sequence[str] = ("",),
+        key: Callable[[str], str] = str,
+    ) -> None:
+        self.kind, self.places, self.suffixes, self.key = kind, places, suffixes, key
+        self._paths: dict[str, Path] = {}
+        listed = [(root / place, _names(root / place)) for place in places]
+        for suffix in suffixes:
+            for folder, names in listed:
+                for name, is_folder in names:
+                    if name.endswith(suffix) and is_folder == (not suffix):
+                        self._paths.setdefault(key(name.removesuffix(suffix)), folder / name)
+
+    def __contains__(self, clip: str) -> bool:
+        return self.key(clip) in self._paths
+
+    def __getitem__(self, clip: str) -> Path:
+        return self._paths[self.key(clip)]
+
+    def tried(self, clip: str) -> str:
+        """Where this clip was looked for."""
+        ends = [suffix or "/" for suffix in self.suffixes]
+        return ", ".join((Path(place) / clip).as_posix() + end for end in ends for place in self.places)
+
+
+def _names(folder: Path) -> list[tuple[str, bool]]:
+    """Names in a folder, and which are folders; none if there is no such folder."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return [(entry.name, entry.is_dir()) for entry in entries]
+
+
+def read_rows(file: Path, fields: Sequence[str], separator: str) -> list[tuple[str, list[str]]]:
+    """The rows of a list of clips: where each stands, for messages, and its fields.
+
+    A byte-order mark, Windows line ends and empty lines are fine.
+
+    Args:
+        file: to be read.
+        fields: what each row has.
+        separator: regular expression.
+
+    Raises:
+        DataError: if the file is missing, no text or empty, or a row has more or fewer fields.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise DataError(f"{file} is missing; expected a list with {', '.join(fields)} in each row") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read as text: {error}") from error
+    rows = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        values = re.split(separator, line.strip())
+        if len(values) != len(fields) or not all(values):
+            raise DataError(f"{file}, row {number}: {line.strip()[:80]!r}, expected {', '.join(fields)}")
+        rows.append((f"{file}, row {number}", values))
+    if not rows:
+        raise DataError(f"{file} is empty; expected {', '.join(fields)} in each row")
+    return rows

@@ -1,0 +1,1 @@
+"""Photographs and titles of dishes: UPMC Food-101."""

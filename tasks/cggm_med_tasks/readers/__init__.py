@@ -1,0 +1,1 @@
+"""Reading what only these tasks read: audio, images and pickles from strangers."""

@@ -1,0 +1,46 @@
+"""A run as small as it gets, for tests that walk through everything."""
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from cggm_med.config import parse_overrides
+from cggm_med.runs.settings import make_config
+from helpers.command_line import command
+
+SMALL = {
+    "data.patch_size": "[16,16,16]",
+    "data.workers": "0",
+    "data.validation": "0.2",
+    "data.test": "0.2",
+    "model.channels": "[4,8]",
+    "train.epochs": "3",
+    "train.steps_per_epoch": "4",
+    "train.validate_every": "1",
+    "train.checkpoint_every": "2",
+    "train.log_every": "1",
+}
+
+
+def small_settings(phantom: Path, cache: Path, **changes: str) -> list[str]:
+    """``KEY=VALUE`` words; keys of ``changes`` are written with two underscores for the dot."""
+    extra = {key.replace("__", "."): value for key, value in changes.items()}
+    settings = {**SMALL, "data.path": str(phantom), "data.cache": str(cache), **extra}
+    return [f"{key}={value}" for key, value in settings.items()]
+
+
+def small_config(phantom: Path, cache: Path, **changes: str):
+    return make_config("brats2021", [parse_overrides(small_settings(phantom, cache, **changes))], preset="tiny")
+
+
+def quiet() -> Console:
+    return Console(quiet=True)
+
+
+def trained_run(folder: Path, phantom: Path, cache: Path, **changes: str) -> Path:
+    """Train through the command line; returns the run folder."""
+    flags = [word for setting in small_settings(phantom, cache, **changes) for word in ("--set", setting)]
+    with pytest.MonkeyPatch.context() as patch:
+        command(patch, "train", "--preset", "tiny", "--out", folder, *flags)
+    return folder

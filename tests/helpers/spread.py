@@ -1,0 +1,77 @@
+"""Train every strategy on every problem with this process's share of each batch; also run by torchrun, as a script."""
+
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from torch import distributed
+
+from cggm_med import registry
+from cggm_med.config import OptimConfig, TrainConfig
+from cggm_med.training.loop import make_optimizer
+from cggm_med.training.monitor import Comparison
+from cggm_med.types import Batch
+from helpers.problems import CPU, PROBLEMS, make, one_step, set_up
+
+AT_WORK = {"cggm": {"warmup_steps": 0}, "opm": {"warmup": 0.0, "probability": 1.0}, "dgs": {"every": 1}}
+# Settings of built-in strategies that bring another rule into play.
+VARIANTS = {
+    "cggm with direction": ("cggm", {"warmup_steps": 0, "guidance_weight": 0.5}),
+    "cggm as in the paper": ("cggm", {"mode": "paper"}),
+    "cggm as released": ("cggm", {"mode": "released"}),
+    "dgs with noise": ("dgs", {"every": 1, "noise": True}),
+}
+SEEING = TrainConfig(modality_dropout=0.3, subset_view=0.5, subset_view_guided=True)
+
+
+def labels() -> dict[str, tuple[str, dict]]:
+    """Every registered strategy, and the variants."""
+    names = registry.names(registry.STRATEGIES)
+    return {name: (name, AT_WORK.get(name, {})) for name in names} | VARIANTS
+
+
+def share(batch: Batch, rank: int, processes: int) -> Batch:
+    """The samples of one process, as the loader spreads them."""
+    mine = slice(rank, None, processes)
+    return Batch({m: x[mine] for m, x in batch.inputs.items()}, batch.target[mine], batch.ids[mine])
+
+
+def train_all(rank: int, processes: int) -> dict[str, dict[str, torch.Tensor]]:
+    """State of model, strategy and log after two steps of SGD, by problem and strategy.
+
+    Two steps and not more, since rounding differs between one batch and two halves, and here and there switches a ReLU.
+    """
+    states = {}
+    for label, (name, settings) in labels().items():
+        for kind, problem in PROBLEMS.items():
+            strategy, model = make(name, **settings), problem.model()
+            set_up(strategy, model, problem=problem)
+            optimizer = make_optimizer(model, strategy, OptimConfig(name="sgd"), CPU)
+            for number in range(2):
+                batch = share(problem.batch(number, samples=4), rank, processes)
+                comparison = Comparison(shapley=True)
+                one_step(
+                    model,
+                    strategy,
+                    optimizer,
+                    batch,
+                    number,
+                    problem,
+                    settings=SEEING,
+                    comparison=comparison,
+                    clip_norm=100,
+                )
+            parts = {"model": model.state_dict(), "strategy": strategy.state_dict(), "log": comparison.values()}
+            states[f"{kind}, {label}"] = {f"{p} {k}": v for p, part in parts.items() for k, v in part.items()}
+    return states
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", "cggm mode=")
+    distributed.init_process_group("gloo")
+    rank = distributed.get_rank()
+    torch.save(train_all(rank, distributed.get_world_size()), Path(sys.argv[1]) / f"process{rank}.pt")
+    distributed.barrier()
+    distributed.destroy_process_group()
