@@ -1,7 +1,9 @@
-"""Finding tasks and strategies by name, built-in and third-party alike, through entry points."""
+"""Finding plug-ins by name, built-in and third-party alike, through entry points."""
 
 from __future__ import annotations
 
+import importlib
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -9,9 +11,33 @@ from cggm_med.errors import MissingExtra, PluginError, UnknownName
 
 TASKS = "cggm_med.tasks"
 STRATEGIES = "cggm_med.strategies"
-KINDS = {TASKS: "task", STRATEGIES: "strategy"}
-# Attributes that a base class only declares.
-DECLARED = {TASKS: ("DataConfig", "ModelConfig", "known_modalities", "chosen_by"), STRATEGIES: ()}
+
+
+@dataclass(frozen=True)
+class Group:
+    """What the entry points of one group are.
+
+    Attributes:
+        kind: what one of them is called.
+        base: ``module:Name`` of the class that they derive from.
+        declared: attributes that the base class only declares.
+    """
+
+    kind: str
+    base: str
+    declared: tuple[str, ...] = ()
+
+    def base_class(self) -> type:
+        """Imported late, since names are wanted without torch."""
+        module, _, name = self.base.partition(":")
+        found: type = getattr(importlib.import_module(module), name)
+        return found
+
+
+GROUPS = {
+    TASKS: Group("task", "cggm_med.task.base:Task", ("DataConfig", "ModelConfig", "known_modalities", "chosen_by")),
+    STRATEGIES: Group("strategy", "cggm_med.strategies.base:BalancingStrategy"),
+}
 
 
 def names(group: str) -> tuple[str, ...]:
@@ -48,7 +74,7 @@ def load(group: str, name: str) -> Any:
         MissingExtra: if it says so itself.
     """
     entry = _find(group, name)
-    what = f"{KINDS[group]} '{name}' of package {_package(entry)} ({entry.value})"
+    what = f"{GROUPS[group].kind} '{name}' of package {_package(entry)} ({entry.value})"
     try:
         plugin = entry.load()
     except MissingExtra:
@@ -56,12 +82,12 @@ def load(group: str, name: str) -> Any:
     except (Exception, SystemExit) as error:  # somebody else's module may do anything while it is imported
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise PluginError(f"{what} cannot be imported: {reason}; mend the package or uninstall it") from error
-    base = _base(group)
+    base = GROUPS[group].base_class()
     if not (isinstance(plugin, type) and issubclass(plugin, base)):
         kind = f"class {plugin.__name__}" if isinstance(plugin, type) else f"a {type(plugin).__name__}"
         raise PluginError(f"{what} is {kind}, expected a subclass of cggm_med.{base.__name__}")
     abstract: frozenset[str] = getattr(plugin, "__abstractmethods__", frozenset())
-    if lacks := [*sorted(abstract), *(x for x in DECLARED[group] if not hasattr(plugin, x))]:
+    if lacks := [*sorted(abstract), *(x for x in GROUPS[group].declared if not hasattr(plugin, x))]:
         raise PluginError(f"{what} does not define {', '.join(lacks)}, see cggm_med.{base.__name__}")
     return plugin
 
@@ -70,24 +96,13 @@ def _find(group: str, name: str) -> EntryPoint:
     found = [entry for entry in entry_points(group=group) if entry.name == name]
     if not found:
         mend = "A new entry point is seen after its package is installed again"
-        raise UnknownName(KINDS[group], name, names(group), mend)
+        raise UnknownName(GROUPS[group].kind, name, names(group), mend)
     # The same thing twice is harmless: what a failed upgrade left behind, or a package that was renamed.
     if len({entry.value for entry in found}) > 1:
         owners = " and ".join(sorted(f"{_package(entry)} ({entry.value})" for entry in found))
-        raise PluginError(f"{KINDS[group]} '{name}' is registered by {owners}; uninstall or rename all but one")
+        raise PluginError(f"{GROUPS[group].kind} '{name}' is registered by {owners}; uninstall or rename all but one")
     return found[0]
 
 
 def _package(entry: EntryPoint) -> str:
     return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown"
-
-
-def _base(group: str) -> type:
-    """What plug-ins of a group derive from; imported late, since names are wanted without torch."""
-    if group == TASKS:
-        from cggm_med.task.base import Task
-
-        return Task
-    from cggm_med.strategies.base import BalancingStrategy
-
-    return BalancingStrategy
