@@ -1,11 +1,51 @@
-"""The public names are exactly those that ``__all__`` says, and each can be imported."""
+"""The public names: frozen in a list, importable, and typed for editors and type checkers."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from mypy import api
 
 import cggm_med
+
+ROOT = Path(__file__).parents[1]
+# Who adds a public name adds it to cggm_med/__init__.pyi, to this list and to CHANGELOG.md; who takes one away breaks
+# somebody's code, so that stands in CHANGELOG.md under "Removed" with what to write instead.
+PUBLIC = (ROOT / "tests" / "public_names.txt").read_text().split()
+USER = """
+from cggm_med import Batch, CGGMConfig, MultimodalModel, residual_sums
+from cggm_med import NoSuchName
+
+reveal_type(CGGMConfig("cggm").rho)
+reveal_type(residual_sums(1.0))
+
+def predict(model: MultimodalModel, batch: Batch) -> None:
+    reveal_type(model(batch.inputs))
+
+CGGMConfig("cggm", rho="large")
+"""
+
+
+def test_the_public_names_are_those_of_the_list():
+    assert sorted(cggm_med.__all__) == PUBLIC
+
+
+@pytest.mark.slow  # unless mypy has its cache of torch from "make check"
+def test_type_checkers_see_types(tmp_path, monkeypatch):
+    (tmp_path / "user.py").write_text(USER)
+    monkeypatch.chdir(ROOT)
+    report, errors, _ = api.run(["--no-error-summary", "--hide-error-context", str(tmp_path / "user.py")])
+    assert errors == ""
+    lines = [re.sub(r"^.*user\.py:(\d+): ", r"\1 ", line) for line in report.splitlines()]
+    assert lines == [
+        '3 error: Module "cggm_med" has no attribute "NoSuchName"  [attr-defined]',
+        '5 note: Revealed type is "float"',
+        '6 note: Revealed type is "def (torch._tensor.Tensor, torch._tensor.Tensor) -> torch._tensor.Tensor"',
+        '9 note: Revealed type is "torch._tensor.Tensor"',
+        '11 error: Argument "rho" to "CGGMConfig" has incompatible type "str"; expected "float"  [arg-type]',
+    ]
 
 
 def test_every_exported_name_exists_and_is_listed_once():

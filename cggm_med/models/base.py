@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -27,6 +28,8 @@ class MultimodalModel(nn.Module, ABC):
 
     encoders: nn.ModuleDict
     head: nn.Module
+    if TYPE_CHECKING:
+        __call__: Callable[..., Tensor]  # torch says Any
 
     def __init__(self, modalities: Sequence[str]) -> None:
         super().__init__()

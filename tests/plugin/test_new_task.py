@@ -143,13 +143,14 @@ def test_it_keeps_the_rules_of_this_project(package):
         assert done.returncode == 0, done.stdout
 
 
-def test_an_installed_cggm_med_has_the_template(tmp_path):
+def test_an_installed_cggm_med_has_the_template_and_the_public_names(tmp_path):
     command = ["-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
     done = run(os.environ, *command, folder=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         inside = set(archive.namelist())
+    assert {"cggm_med/__init__.pyi", "cggm_med/py.typed"} <= inside  # types, and the list of public names
     for source in TEMPLATE.rglob("*"):
         if source.suffix in SUFFIXES:
             assert source.relative_to(ROOT).as_posix() in inside
