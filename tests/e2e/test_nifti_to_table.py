@@ -184,7 +184,7 @@ def test_other_scans_are_brought_to_the_voxel_size_of_the_training(cases, tmp_pa
     run = tmp_path / "run"
     train(monkeypatch, brats2021(tmp_path / "data", cases), cache, run)
     assert yaml.safe_load((run / "config.yaml").read_text())["data"]["spacing"] == [5, 5, 5]
-    monkeypatch.setattr("test_nifti_to_table.AFFINE", np.diag([-2.5, -2.5, 2.5, 1.0]))
+    monkeypatch.setitem(globals(), "AFFINE", np.diag([-2.5, -2.5, 2.5, 1.0]))
     fine = [np.kron(array, np.ones((2, 2, 2), array.dtype)) for array in (*cases[0].images.values(), cases[0].labels)]
     case = PhantomCase(dict(zip(cases[0].images, fine, strict=False)), fine[-1], cases[0].tissue)
     command(monkeypatch, "evaluate", run, "--data", brats2023(tmp_path / "fine", [case]), "--out", tmp_path / "out")
