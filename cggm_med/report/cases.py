@@ -6,15 +6,15 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cggm_med.report.assets import Assets
-from cggm_med.report.markup import Content, Markup, code, element, note, paragraph, section
+from cggm_med.report.assets import Assets, Picture
+from cggm_med.report.render import Section, render
 from cggm_med.report.runs import ReportedRun
-from cggm_med.report.tables import Cell, readable, table
+from cggm_med.report.tables import Cell, HtmlTable, readable, table
 from cggm_med.results.results import Record
 
 CASES = "cases"  # name of the CSV
-MOST_ROWS = 1500  # of a table in the page; the CSV has them all
-MOST_PICTURES = 12
+MAX_ROWS = 1500  # of a table in the page; the CSV has them all
+MAX_PICTURES = 12
 EMPTY = {"none": "", "both": "rightly empty", "missed": "missed", "false": "made up"}
 ORDER = {
     "regions": "Worst cases first: by the mean Dice over regions and runs.",
@@ -62,75 +62,59 @@ def all_rows(runs: Sequence[ReportedRun], order: Sequence[str]) -> list[dict[str
     return sorted(rows, key=lambda row: position[row["case"]])
 
 
-def cases_section(runs: Sequence[ReportedRun], assets: Assets) -> Markup:
+def cases_section(runs: Sequence[ReportedRun], assets: Assets) -> Section:
     """One row a case if regions were scored, and every score of every case; both can be sorted."""
     order = worst_first(runs)
     rows = all_rows(runs, order)
-    several = len(runs) > 1
-    content: list[Content] = [paragraph(ORDER[runs[0].scored]), note("A click on a column's name sorts by it.")]
-    if runs[0].scored == "regions":
-        content.append(_mean_table(runs, order))
-    columns = [key for key in dict.fromkeys(key for row in rows for key in row) if several or key != "run"]
-    cells = [[_cell(key, row) for key in columns] for row in rows[:MOST_ROWS]]
-    content.append(table("Every score of every case", [readable(c) for c in columns], cells, sortable=True))
-    if len(rows) > MOST_ROWS:
-        content.append(note(f"The {MOST_ROWS} worst of {len(rows)} rows; the CSV has them all."))
-    content.append(element("p", assets.csv(CASES, rows, "CSV of every score of every case"), class_="links"))
-    return section("Cases", content, wide=True)
+    columns = [key for key in dict.fromkeys(key for row in rows for key in row) if len(runs) > 1 or key != "run"]
+    cells = [[_cell(key, row) for key in columns] for row in rows[:MAX_ROWS]]
+    body = render(
+        "cases.html",
+        order=ORDER[runs[0].scored],
+        means=_mean_table(runs, order) if runs[0].scored == "regions" else None,
+        every=table("Every score of every case", [readable(c) for c in columns], cells, sortable=True),
+        count=len(rows),
+        csv=assets.csv(CASES, rows, "CSV of every score of every case"),
+    )
+    return Section("Cases", body, wide=True)
 
 
-def pictures_section(runs: Sequence[ReportedRun], assets: Assets) -> Markup | None:
+def pictures_section(runs: Sequence[ReportedRun], assets: Assets) -> Section | None:
     """Slices with contours of the worst cases, or pictures of all cases together."""
     order = worst_first(runs)
     scores = {run.name: by_case(run) for run in runs}
     csv = assets.file(assets.folder / f"{CASES}.csv", "CSV of all cases")
-    content: list[Content] = []
-    drawn = [case for case in order if any((run.folder.path / "figures" / f"{case}.png").exists() for run in runs)]
-    pictures: dict[str, list[Markup]] = {}
-    count = 0
-    for case in drawn:
-        for run in runs:
-            source = run.folder.path / "figures" / f"{case}.png"
-            if source.exists() and count < MOST_PICTURES:
-                caption = f"{case}, {run.name}: mean Dice {scores[run.name][case]:.3f}"
-                alt = f"Slices of case {case} with contours of truth and of the prediction of {run.name}"
-                picture = assets.picture(f"case-{case}-{run.name}", source, alt, caption, csv, photo=True)
-                pictures.setdefault(case, []).append(picture)
-                count += 1
-    if drawn:
-        words = "Axial and coronal slices through the largest extent of the truth, worst cases first: "
-        content.append(
-            paragraph(words, "solid lines are true, dashed ones predicted; the patient's right is on the left.")
-        )
-        undrawn = [case for case in order[: order.index(drawn[-1])] if case not in drawn]
-        available = sum((run.folder.path / "figures" / f"{case}.png").exists() for case in drawn for run in runs)
-        if count < available:
-            content.append(note(f"{count} of {available} pictures; the others are in the folder figures of each run."))
-        if undrawn:
-            content.append(
-                note(
-                    f"Not drawn, although worse than a case that is: {', '.join(undrawn[:10])}"
-                    f"{', ...' if len(undrawn) > 10 else ''}. ",
-                    code("cggm-med train --resume RUN"),
-                    " scores a finished run again and draws its worst cases; ",
-                    code("cggm-med view RUN CASE"),
-                    " shows any case.",
-                )
-            )
-        if len(runs) > 1:  # what is compared stands side by side
-            for case, mine in pictures.items():
-                content += [element("h3", case), element("div", mine, class_="grid photos")]
-        else:
-            content.append(element("div", pictures.values(), class_="grid photos"))
+    sources = {
+        (case, run.name): path
+        for case in order
+        for run in runs
+        if (path := run.folder.path / "figures" / f"{case}.png").exists()
+    }
+    drawn: dict[str, list[Picture | str]] = {}
+    for (case, name), path in list(sources.items())[:MAX_PICTURES]:
+        caption = f"{case}, {name}: mean Dice {scores[name][case]:.3f}"
+        alt = f"Slices of case {case} with contours of truth and of the prediction of {name}"
+        drawn.setdefault(case, []).append(assets.picture(f"case-{case}-{name}", path, alt, caption, csv, photo=True))
     together = [
-        assets.picture(f"{name}-{run.name}", source, f"{words} Run {run.name}.", f"{run.name}. {words}", csv)
+        assets.picture(f"{name}-{run.name}", path, f"{words} Run {run.name}.", f"{run.name}. {words}", csv)
         for name, words in TOGETHER.items()
-        for run in runs[:MOST_PICTURES]
-        if (source := run.folder.path / "figures" / f"{name}.png").exists()
+        for run in runs[:MAX_PICTURES]
+        if (path := run.folder.path / "figures" / f"{name}.png").exists()
     ]
-    if together:
-        content.append(element("div", together, class_="grid"))
-    return section("Pictures of predictions", content) if content else None
+    if not drawn and not together:
+        return None
+    available = {case for case, _ in sources}
+    last = max((order.index(case) for case in available), default=0)
+    body = render(
+        "pictures.html",
+        drawn=drawn,
+        count=sum(map(len, drawn.values())),
+        available=len(sources),
+        undrawn=[case for case in order[:last] if case not in available],
+        several=len(runs) > 1,
+        together=together,
+    )
+    return Section("Pictures of predictions", body)
 
 
 def _row(run: ReportedRun, row: Record) -> dict[str, Any]:
@@ -149,13 +133,13 @@ def _cell(key: str, row: Mapping[str, Any]) -> Any:
     return Cell("no", "no", marked=True) if key == "right" and row[key] is False else row.get(key)
 
 
-def _mean_table(runs: Sequence[ReportedRun], order: Sequence[str]) -> Markup:
+def _mean_table(runs: Sequence[ReportedRun], order: Sequence[str]) -> HtmlTable:
     """Mean Dice of each case, by run; of one run also of each region."""
     columns: dict[str, dict[str, float]] = {run.name: by_case(run) for run in runs}
     if len(runs) == 1:
         columns = {"mean": columns[runs[0].name]}
         for row in runs[0].report.scores.cases:
             columns.setdefault(row["region"], {})[row["case"]] = float(row["dice"])
-    rows = [[case, *(found.get(case) for found in columns.values())] for case in order[:MOST_ROWS]]
+    rows = [[case, *(found.get(case) for found in columns.values())] for case in order[:MAX_ROWS]]
     caption = "Dice of each case, mean over regions" + (" and by region" if len(runs) == 1 else ", by run")
     return table(caption, ["case", *columns], rows, sortable=True, sorted_by=1 if len(runs) == 1 else None)

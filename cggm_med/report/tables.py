@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cggm_med.report.markup import Content, Markup, element
-
 DASH = "–"
 UNITS = ("mm", "ml")
 
@@ -24,21 +22,39 @@ class Cell:
         marked: stands out.
     """
 
-    content: Content
+    content: str
     value: float | str | None = None
     marked: bool = False
 
 
+@dataclass(frozen=True)
+class HtmlTable:
+    """A table of the page, made by ``table``, whose arguments explain it."""
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    label: str
+    sortable: bool
+    sorted_by: int | None
+    marked_rows: Sequence[int]
+
+    @property
+    def numeric(self) -> set[int]:
+        """The columns of numbers, in which everything is aligned as numbers are, dashes and name included."""
+        return {i for row in self.rows for i, cell in enumerate(row) if i and isinstance(cell.value, (int, float))}
+
+
 def table(
-    caption: Content,
-    header: Sequence[Content],
+    caption: str,
+    header: Sequence[str],
     rows: Iterable[Sequence[Any]],
     *,
     label: str = "",
     sortable: bool = False,
     sorted_by: int | None = None,
     marked_rows: Sequence[int] = (),
-) -> Markup:
+) -> HtmlTable:
     """An HTML table whose first column names each row.
 
     Args:
@@ -53,35 +69,7 @@ def table(
     given = [list(row) for row in rows]
     digits = [_decimals([x for x in column if isinstance(x, float)]) for column in zip(*given, strict=True)]
     grid = [[_as_cell(x, n) for x, n in zip(row, digits, strict=True)] for row in given]
-    # A column of numbers is one of numbers throughout, dashes and name included.
-    numeric = {i for row in grid for i, cell in enumerate(row) if i and isinstance(cell.value, (int, float))}
-    head = [
-        element(
-            "th",
-            element("button", name, type="button") if sortable else name,
-            scope="col",
-            class_="number" if i in numeric else None,
-            aria_sort="ascending" if sortable and i == sorted_by else None,
-        )
-        for i, name in enumerate(header)
-    ]
-    body = [
-        element(
-            "tr",
-            [_element(cell, i == 0, i in numeric) for i, cell in enumerate(row)],
-            class_="marked" if n in marked_rows else None,
-        )
-        for n, row in enumerate(grid)
-    ]
-    whole = element(
-        "table",
-        element("caption", caption) if caption else None,
-        element("thead", element("tr", head)),
-        element("tbody", body),
-        class_="sortable" if sortable else None,
-    )
-    name = label or (caption if isinstance(caption, str) and not isinstance(caption, Markup) else "table")
-    return element("div", whole, class_="scroll", role="region", aria_label=name, tabindex=0)
+    return HtmlTable(caption, header, grid, label or caption or "table", sortable, sorted_by, marked_rows)
 
 
 def _as_cell(given: Any, decimals: int) -> Cell:
@@ -96,13 +84,6 @@ def _decimals(numbers: Sequence[float]) -> int:
     """As many for all numbers of a column, by the largest of them."""
     largest = max(map(abs, numbers), default=0.0)
     return 3 if largest < 10 else 1 if largest < 10_000 else 0
-
-
-def _element(cell: Cell, first: bool, numeric: bool) -> Markup:
-    classes = [*(["number"] if numeric else []), *(["marked"] if cell.marked else [])]
-    value = f"{cell.value:.9g}" if isinstance(cell.value, float) else cell.value
-    name, scope = ("th", "row") if first else ("td", None)
-    return element(name, cell.content, scope=scope, class_=" ".join(classes) or None, data_value=value)
 
 
 def shown(value: Any) -> str:

@@ -16,7 +16,7 @@ from helpers.small_runs import quiet, small_config, trained_run
 from PIL import Image
 
 from cggm_med.report import write_report
-from cggm_med.report.cases import MOST_PICTURES, MOST_ROWS
+from cggm_med.report.cases import MAX_PICTURES, MAX_ROWS
 from cggm_med.runs import train as runs
 from cggm_med.runs.folder import RunFolder
 
@@ -345,11 +345,11 @@ def test_many_cases_and_heavy_pictures_stay_under_the_limit(pair, tmp_path):
         for id in ids[:7]:
             Image.fromarray(noise).save(run / "figures" / f"{id}.png", compress_level=0)
     page = assert_sound(write_report(pair, tmp_path / "r.html"))
-    assert f"The {MOST_ROWS} worst of 4000 rows" in page.visible
-    assert f"{MOST_PICTURES} of 14 pictures" in page.visible
+    assert f"The {MAX_ROWS} worst of 4000 rows" in page.visible
+    assert f"{MAX_PICTURES} of 14 pictures" in page.visible
     assert "Left out of the page, which would be too large" in page.visible
     assert len(rows(tmp_path / "r_files" / "cases.csv")) == 4000
-    assert len(list((tmp_path / "r_files").glob("case-*.png"))) == MOST_PICTURES
+    assert len(list((tmp_path / "r_files").glob("case-*.png"))) == MAX_PICTURES
 
 
 def test_the_worst_cases_are_drawn_whichever_they_are(phantom, cache, tmp_path, monkeypatch):

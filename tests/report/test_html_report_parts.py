@@ -1,9 +1,13 @@
 """Parts of the HTML report by themselves: gradients in the plane, escaping, tables."""
 
+import re
+from html.parser import HTMLParser
+
 import numpy as np
 import pytest
+from jinja2 import UndefinedError
 
-from cggm_med.report.markup import Markup, element, text
+from cggm_med.report.render import TEMPLATES, render
 from cggm_med.report.tables import Cell, table
 from cggm_med.report.tsne import embed, points
 
@@ -58,14 +62,52 @@ def test_too_few_or_equal_points_have_no_places():
     assert embed(np.ones((20, 3))) is None
 
 
-def test_text_is_escaped_once_and_markup_never():
-    assert text("<&>") == "&lt;&amp;&gt;"
-    assert text(text("<&>")) == "&lt;&amp;&gt;"
-    assert element("p", "<", Markup("<br>"), title='"<') == '<p title="&quot;&lt;">&lt;<br></p>'
+def rendered(*arguments, **options):
+    """The HTML of a table, as a section of the page has it."""
+    cost = table(*arguments, **options)
+    return render("cost.html", cost=cost, csv={"label": "CSV", "address": "x.csv"})
+
+
+class Elements(HTMLParser):
+    """Start tags and texts as a browser reads them."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.texts = [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def test_text_is_escaped_once_in_elements_and_in_attributes():
+    hostile = """<b title="x">'&amp;"""
+    made = Elements(rendered(hostile, [hostile, "b"], [[hostile, Cell(hostile, hostile)]], sortable=True))
+    assert made.texts.count(hostile) == 4
+    assert not [tag for tag, _ in made.tags if tag == "b"]
+    attributes = [value for _, found in made.tags for value in found.values()]
+    assert attributes.count(hostile) == 2, "the label of the table and the value of a cell"
+
+
+def test_every_value_in_an_attribute_of_a_template_is_quoted():
+    """Escaping protects an attribute only inside quotation marks."""
+    for template in TEMPLATES.glob("*.html"):
+        text = re.sub(r"\{%.*?%\}|\{#.*?#\}", "", template.read_text(), flags=re.DOTALL)
+        assert re.findall(r"=\s*\{\{", text) == [], template.name
+        assert not re.search(r"\|\s*safe\b", text), template.name
+
+
+def test_a_value_that_a_template_lacks_is_an_error():
+    with pytest.raises(UndefinedError, match="'cost' is undefined"):
+        render("cost.html", csv={"label": "CSV", "address": "x.csv"})
 
 
 def test_numbers_of_a_column_have_equally_many_decimals_and_keep_their_value():
-    made = table("t", ["a", "b", "c"], [["x", 79.04, 0.5], ["y", 4.472136, None], ["z", Cell("1 s", 1.25), 1e-6]])
+    made = rendered("t", ["a", "b", "c"], [["x", 79.04, 0.5], ["y", 4.472136, None], ["z", Cell("1 s", 1.25), 1e-6]])
     assert '<td class="number" data-value="79.04">79.0</td>' in made
     assert '<td class="number" data-value="4.472136">4.5</td>' in made
     assert '<td class="number">–</td>' in made
