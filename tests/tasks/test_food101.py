@@ -15,7 +15,8 @@ from cggm_med.cli import app as cli
 from cggm_med.config import parse_overrides
 from cggm_med.errors import ConfigError, DataError, MissingExtra
 from cggm_med.runs.settings import make_config
-from cggm_med_tasks.food101 import Food101, frozen_networks
+from cggm_med_tasks.food101 import frozen_networks
+from cggm_med_tasks.food101.food101 import Food101
 from cggm_med_tasks.food101.frozen_networks import FrozenImage, FrozenText, network_folder, transformers_library
 
 SHORT = ("train.epochs=2", "train.steps_per_epoch=1", "train.checkpoint_every=1", "train.log_every=1")

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from cggm_med_tasks.ucf101 import mirror_flow
 from helpers.command_line import command
 from PIL import Image
 
@@ -13,6 +12,7 @@ from cggm_med.config import parse_overrides
 from cggm_med.errors import ConfigError, DataError
 from cggm_med.registry import TASKS, load
 from cggm_med.runs.settings import make_config
+from cggm_med_tasks.audiovisual.ucf101 import mirror_flow
 
 NAMES = ("Archery", "HandstandPushups", "YoYo")
 GROUPS = 7
