@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table as ConsoleTable
 from scipy import stats
 
 from cggm_med.comparison.compare import Comparison, compare
@@ -20,7 +19,7 @@ from cggm_med.comparison.statistics import ranks
 from cggm_med.comparison.variants import parse_variants
 from cggm_med.errors import ConfigError, DataError
 from cggm_med.files import results_folder, writable_folder, write_text
-from cggm_med.results.results import Table, markdown_table, rounded
+from cggm_med.results.tables import Table, markdown_table, print_table, rounded
 from cggm_med.runs.train import origin
 
 
@@ -95,7 +94,7 @@ def compare_runs(
     writable_folder(out)
     write_comparison(out, comparison, origin())
     for table in (t for t in comparison_tables(comparison) if not t.detail):
-        _show(shown_in_terminal(table), console)
+        print_table(shown_in_terminal(table), console, fold=True)
     console.print(f"written: {out / 'comparison.md'}, .csv, .json, .png and {out / 'runs.csv'}")
     return comparison
 
@@ -142,7 +141,7 @@ def rank_tasks(folders: Sequence[Path], out: Path | None, console: Console) -> T
         p = stats.friedmanchisquare(*([places[w][name] for w in found] for name in common)).pvalue
         title += f"; Friedman test that all are alike: p {p_text(float(p))}"
     table = Table(title, ("strategy", *found, "mean rank"), lines)
-    _show(table, console)
+    print_table(table, console, fold=True)
     if out is not None:
         write_text(out, f"# {title[0].upper()}{title[1:]}\n\n{markdown_table(table.header, table.rows)}\n")
         console.print(f"written: {out}")
@@ -160,12 +159,3 @@ def parse_seeds(text: str) -> list[int]:
         raise ConfigError(f"--seeds is {text}, expected how many, such as 5, or which, such as 0,3,7")
     numbers = [int(part) for part in text.split(",") if part]
     return list(dict.fromkeys(numbers)) if "," in text else list(range(numbers[0]))
-
-
-def _show(table: Table, console: Console) -> None:
-    shown = ConsoleTable(title=table.title)
-    for name in table.header:
-        shown.add_column(name, overflow="fold")  # settings at the end of a long name tell strategies apart
-    for row in table.rows:
-        shown.add_row(*row)
-    console.print(shown)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cggm_med.comparison.finished_runs import ComparedRun, Excluded
 from cggm_med.comparison.statistics import bootstrap_interval, holm, paired_p_value, ranks, seed_scores
 from cggm_med.errors import ConfigError, UnknownName
+from cggm_med.results.aggregate import sd
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def _rows(
             scores = seed_scores(sums, counts).tolist()
             row["interval"] = bootstrap_interval(sums, counts)
         means[name] = statistics.fmean(scores)
-        row |= {"mean": means[name], "sd": statistics.stdev(scores) if len(scores) > 1 else None, "runs": len(mine)}
+        row |= {"mean": means[name], "sd": sd(scores), "runs": len(mine)}
         pairs = [(run, partner[run.pair]) for run in mine if run.pair in partner]
         if name != baseline and pairs:
             differences = [of_run[id(run)] - of_run[id(other)] for run, other in pairs]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cggm_med.comparison.compare import Comparison, Row
+from cggm_med.comparison.compare import Comparison, Row, mean_value
 from cggm_med.comparison.figure import comparison_figure
 from cggm_med.comparison.finished_runs import OVER_SUBSETS
 from cggm_med.files import write_json, write_text
-from cggm_med.results.results import Table, csv_text, markdown_table, rounded
+from cggm_med.results.aggregate import mean, median
+from cggm_med.results.tables import Table, csv_text, markdown_table, rounded
 
 RULES = {
     "mean, sd": "mean and sample standard deviation over seeds; the score of a seed is its mean over the cases that it "
@@ -102,9 +102,7 @@ def run_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """One row a run: seed, number of cases, every score, cost."""
     found = []
     for run in comparison.runs:
-        means = {
-            score: sum(v for v, _ in x.values()) / sum(n for _, n in x.values()) for score, x in run.values.items()
-        }
+        means = {score: mean_value(values) for score, values in run.values.items()}
         cost = {key: run.cost.get(key) for key in ("seconds", "cpu_seconds", "peak_memory_bytes", "threads", "device")}
         plain = {"strategy": run.name, "seed": run.seed, "cases": len(run.tested), "first_case": min(run.tested)}
         found.append({**plain, **run.report["headline"], **means, **cost, "folder": str(run.folder)})
@@ -149,11 +147,11 @@ def _subset_table(comparison: Comparison) -> Table | None:
         cells = []
         for subset in subsets:
             means = [
-                statistics.fmean(v / n for v, n in run.task.case_values(mine)[comparison.chosen_by].values())
+                mean([v / n for v, n in run.task.case_values(mine)[comparison.chosen_by].values()])
                 for run in comparison.runs
                 if run.name == name and (mine := [row for row in run.subsets if row["subset"] == subset])
             ]
-            cells.append(rounded(statistics.fmean(means) if means else None))
+            cells.append(rounded(mean(means)))
         rows.append((name, *cells))
     # Subsets stand in rows, since a table of fifteen columns is too wide.
     turned = tuple(zip(*rows, strict=True))
@@ -162,12 +160,11 @@ def _subset_table(comparison: Comparison) -> Table | None:
 
 
 def _cost_table(comparison: Comparison) -> Table:
-    def median(name: str, key: str) -> float | None:
-        found = [run.cost[key] for run in comparison.runs if run.name == name and run.cost.get(key)]
-        return statistics.median(found) if found else None
+    def usual(name: str, key: str) -> float | None:
+        return median([run.cost[key] for run in comparison.runs if run.name == name and run.cost.get(key)])
 
     def ratio(name: str, key: str) -> str:
-        mine, other = median(name, key), median(comparison.baseline, key)
+        mine, other = usual(name, key), usual(comparison.baseline, key)
         return "-" if mine is None or other is None else f"{mine / other:.2f}"
 
     def scaled(value: float | None, unit: float) -> str:
@@ -176,7 +173,7 @@ def _cost_table(comparison: Comparison) -> Table:
     rows = []
     for name in comparison.names:
         runs = sum(run.name == name and bool(run.cost) for run in comparison.runs)
-        minutes, memory = scaled(median(name, "seconds"), 60), scaled(median(name, "peak_memory_bytes"), 1e9)
+        minutes, memory = scaled(usual(name, "seconds"), 60), scaled(usual(name, "peak_memory_bytes"), 1e9)
         rows.append((name, str(runs), minutes, ratio(name, "cpu_seconds"), memory, ratio(name, "peak_memory_bytes")))
     return Table(f"cost of training (time and memory over {comparison.baseline})", COST_HEADER, tuple(rows))
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cggm_med.files import atomic_folder, write_json, write_text
-from cggm_med.results.results import Report, csv_text
+from cggm_med.results.results import Report
+from cggm_med.results.tables import csv_text
 
 
 def write_results(folder: Path, report: Report, more: Callable[[Path], object]) -> None:

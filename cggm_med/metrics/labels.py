@@ -18,7 +18,8 @@ from sklearn.metrics import (
     recall_score,
 )
 
-from cggm_med.results.results import CaseValues, Record, Scores, Table, rounded
+from cggm_med.results.results import CaseValues, Record, Scores
+from cggm_med.results.tables import Table, rounded
 
 FUSED = "fused"
 

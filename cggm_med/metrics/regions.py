@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from cggm_med.results.results import CaseValues, Record, Scores, Table, rounded
+from cggm_med.results.results import CaseValues, Record, Scores
+from cggm_med.results.tables import Table, rounded
 
 EMPTY_KINDS = {"missed": "missed", "false": "made up", "both": "rightly empty"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from PIL import Image
 
 from cggm_med.files import write_text
 from cggm_med.plots.segmentation import write_figure
-from cggm_med.report.tables import as_csv
+from cggm_med.results.tables import csv_text
 
 MAX_BYTES = 8_000_000  # of all pictures in the page, as text; the rest of it is far smaller than the 2 MB to the limit
 PHOTO_PIXELS = 1500  # width of a picture of a scan in the page
@@ -111,10 +111,10 @@ class Assets:
         kind, shown = ("JPEG", whole) if photo else ("PNG", whole.quantize(256))
         return self._embed(path, shown, kind, alt, caption, csv)
 
-    def csv(self, name: str, rows: Iterable[Mapping[str, Any]], label: str = "CSV") -> Link:
+    def csv(self, name: str, rows: Sequence[Mapping[str, Any]], label: str = "CSV") -> Link:
         """Write rows and return a link to them."""
         path = self._unused(name, ".csv")
-        write_text(path, as_csv(rows))
+        write_text(path, csv_text(rows))
         return self.file(path, label)
 
     def file(self, path: Path, label: str) -> Link:

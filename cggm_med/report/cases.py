@@ -10,6 +10,7 @@ from cggm_med.report.assets import Assets, Picture
 from cggm_med.report.render import Section, render
 from cggm_med.report.runs import ReportedRun
 from cggm_med.report.tables import Cell, HtmlTable, readable, table
+from cggm_med.results.aggregate import grouped
 from cggm_med.results.results import Record
 
 CASES = "cases"  # name of the CSV
@@ -42,10 +43,8 @@ def goodness(row: Record) -> float:
 
 def by_case(run: ReportedRun) -> dict[str, float]:
     """Mean goodness of each case's rows."""
-    found: dict[str, list[float]] = {}
-    for row in run.report.scores.cases:
-        found.setdefault(row["case"], []).append(goodness(row))
-    return {case: statistics.fmean(values) for case, values in found.items()}
+    rows = grouped(run.report.scores.cases, ["case"])
+    return {case: statistics.fmean(map(goodness, mine)) for (case,), mine in rows.items()}
 
 
 def worst_first(runs: Sequence[ReportedRun]) -> list[str]:

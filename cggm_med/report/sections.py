@@ -22,7 +22,8 @@ from cggm_med.report.figures import (
 from cggm_med.report.render import Section, render
 from cggm_med.report.runs import Excluded, ReportedRun
 from cggm_med.report.tables import DASH, Cell, HtmlTable, table
-from cggm_med.results.results import Report, Table
+from cggm_med.results.results import Report
+from cggm_med.results.tables import Table
 
 MAX_DRAWN = 6  # runs whose curves and gradients are drawn
 MAX_IDS = 200  # of a split that are listed

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -128,19 +126,3 @@ NAMES = {
     "lesion_dice": "lesion Dice",
     "lesion_hd95": "lesion HD95",
 }
-
-
-def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    r"""Rows as CSV with every key that occurs as a column; full precision, None is empty.
-
-    Example:
-        >>> as_csv([{"run": "a", "Dice": 0.5}, {"run": "b", "n": None}])
-        'run,Dice,n\na,0.5,\nb,,\n'
-    """
-    rows = list(rows)
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    file = io.StringIO()
-    writer = csv.DictWriter(file, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()

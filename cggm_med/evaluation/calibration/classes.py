@@ -16,7 +16,8 @@ from cggm_med.evaluation.calibration.scores import BINS, ClassPredictions, fit_t
 from cggm_med.evaluation.calibration.table import MEASURES, Record, Temperature, cells_of, headline, record, stages
 from cggm_med.models.base import MultimodalModel
 from cggm_med.objectives.losses import IGNORED
-from cggm_med.results.results import Scores, Table
+from cggm_med.results.results import Scores
+from cggm_med.results.tables import Table
 from cggm_med.runs.train import FinishedRun
 from cggm_med.task.classification import ClassificationTask
 from cggm_med.task.samples import require_finite_logits

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -20,7 +19,9 @@ from cggm_med.evaluation.calibration.figure import reliability_figure
 from cggm_med.evaluation.calibration.scores import BINS, LARGEST, LOG_ODDS, RegionPredictions, fit_temperature
 from cggm_med.evaluation.calibration.table import MEASURES, Record, Temperature, cells_of, headline, record, stages
 from cggm_med.models.base import MultimodalModel
-from cggm_med.results.results import Scores, Table
+from cggm_med.results.aggregate import mean
+from cggm_med.results.results import Scores
+from cggm_med.results.tables import Table
 from cggm_med.runs.train import FinishedRun
 from cggm_med.task.segmentation import SegmentationTask
 
@@ -196,7 +197,7 @@ def nearby(mask: NDArray[np.bool_], spacing_mm: Sequence[float]) -> NDArray[np.b
 def _mean(rows: Sequence[Record]) -> Record:
     """The mean over the regions that have voxels."""
     known = [row for row in rows if row["count"]]
-    means = {name: statistics.fmean(row[name] for row in known) if known else None for name in MEASURES}
+    means = {name: mean([row[name] for row in known]) for name in MEASURES}
     count = sum(row["count"] for row in rows)
     return {**rows[0], "region": "mean", "own_temperature": None, **means, "count": count, "bins": []}
 

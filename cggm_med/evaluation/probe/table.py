@@ -9,7 +9,7 @@ import torch
 
 from cggm_med.metrics.labels import FUSED
 from cggm_med.models.base import MultimodalModel
-from cggm_med.results.results import Table, rounded
+from cggm_med.results.tables import Table, rounded
 from cggm_med.runs.train import FinishedRun
 
 UNTRAINED, HEAD, PROBE = "untrained", "head", "probe"

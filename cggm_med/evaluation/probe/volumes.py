@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -28,6 +27,7 @@ from cggm_med.metrics.volumes import dice
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.windows import predict_volume
 from cggm_med.randomness import random_seed
+from cggm_med.results.aggregate import MEAN, aggregate, with_mean
 from cggm_med.results.results import Scores
 from cggm_med.runs.train import FinishedRun
 from cggm_med.task.segmentation import SegmentationTask
@@ -80,7 +80,10 @@ class VolumeProbe:
                         value = dice(torch.from_numpy(p >= best[i, j]), torch.from_numpy(t))
                         cases.append({"case": id, "modality": m, "by": by, "region": region, "dice": value})
         cases += self._own()
-        summary = self._summarise(cases, thresholds)
+        summary: list[Record] = []
+        for row in aggregate(with_mean(cases, "region", ["dice"]), ["modality", "by", "region"], "dice"):
+            chosen = thresholds.get((row["by"], row["modality"], row["region"]), 0.5)
+            summary.append({**row, "threshold": None if row["region"] == MEAN else chosen})
         means = [row for row in summary if row["region"] == "mean"]
         return Scores(
             headline={f"Dice {row['modality']}": row["dice_mean"] for row in means if row["by"] == PROBE},
@@ -192,25 +195,3 @@ class VolumeProbe:
             {"case": row["case"], "modality": modality, "by": by, "region": row["region"], "dice": row["dice"]}
             for row, modality, by in rows
         ]
-
-    def _summarise(self, cases: Sequence[Record], thresholds: Mapping[tuple[str, str, str], float]) -> list[Record]:
-        found: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
-        for row in cases:
-            of_case = found.setdefault((row["modality"], row["by"]), {}).setdefault(row["case"], {})
-            of_case[row["region"]] = row["dice"]
-        rows = []
-        for (modality, by), of_cases in found.items():
-            for region in (*self.task.targets, "mean"):
-                values = [statistics.fmean(d.values()) if region == "mean" else d[region] for d in of_cases.values()]
-                rows.append(
-                    {
-                        "modality": modality,
-                        "by": by,
-                        "region": region,
-                        "dice_mean": statistics.fmean(values),
-                        "dice_sd": statistics.stdev(values) if len(values) > 1 else None,
-                        "cases": len(values),
-                        "threshold": None if region == "mean" else thresholds.get((by, modality, region), 0.5),
-                    }
-                )
-        return rows

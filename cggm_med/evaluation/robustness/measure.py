@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import datetime
-import statistics
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +29,9 @@ from cggm_med.files import require_unused
 from cggm_med.metrics.volumes import dice
 from cggm_med.models.base import MultimodalModel
 from cggm_med.randomness import random_seed
-from cggm_med.results.results import Record, Report, Scores, Table, print_report
+from cggm_med.results.aggregate import aggregate, with_mean
+from cggm_med.results.results import Record, Report, Scores, print_report
+from cggm_med.results.tables import Table
 from cggm_med.runs.train import checkpoint_rule, new_folder, open_finished, provenance, speaker
 from cggm_med.task.base import Task
 from cggm_med.task.segmentation import SegmentationTask
@@ -219,10 +220,8 @@ def summarise(rows: Sequence[Record], todo: Sequence[Condition], modalities: Seq
         modalities: of the run.
     """
     regions = list(dict.fromkeys(row["region"] for row in rows))
-    dices: dict[tuple[Any, ...], dict[str, dict[str, float]]] = {}
-    for row in rows:
-        dices.setdefault(_key(row), {}).setdefault(row["case"], {})[row["region"]] = row["dice"]
-    summary = [row for c in todo for row in _summarise(c.record, list(dices[_key(c.record)].values()), regions)]
+    names = [*todo[0].record, "region"]
+    summary = aggregate(with_mean(rows, "region", ["dice"]), names, "dice")
     clean = {row["region"]: row["dice_mean"] for row in summary if row["artefact"] == CLEAN}
     summary = [{**row, "dice_drop": clean[row["region"]] - row["dice_mean"]} for row in summary]
     means = {(_key(row), row["region"]): row["dice_mean"] for row in summary}
@@ -291,21 +290,6 @@ def _segment(
 def _key(row: Record) -> tuple[Any, ...]:
     """What tells conditions apart."""
     return row["artefact"], row["modalities"], row["severity"]
-
-
-def _summarise(
-    condition: Record, cases: Sequence[Mapping[str, float]], regions: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    """A row for each region, then one for ``mean``: each case's average over regions."""
-    for region in (*regions, "mean"):
-        values = [statistics.fmean(dices.values()) if region == "mean" else dices[region] for dices in cases]
-        yield {
-            **condition,
-            "region": region,
-            "dice_mean": statistics.fmean(values),
-            "dice_sd": statistics.stdev(values) if len(values) > 1 else None,
-            "cases": len(values),
-        }
 
 
 def _rules(task: SegmentationTask, todo: Sequence[Condition]) -> dict[str, str]:

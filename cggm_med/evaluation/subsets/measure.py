@@ -28,7 +28,8 @@ from cggm_med.evaluation.subsets.table import (
     wanted_subsets,
 )
 from cggm_med.files import require_unused, write_text
-from cggm_med.results.results import Report, csv_text, print_report
+from cggm_med.results.results import Report, print_report
+from cggm_med.results.tables import csv_text
 from cggm_med.runs.train import FinishedRun, checkpoint_rule, new_folder, open_finished, provenance, speaker
 from cggm_med.task.base import CaseResult, Task
 from cggm_med.task.segmentation import SegmentationTask

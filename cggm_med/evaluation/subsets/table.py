@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -11,7 +10,9 @@ import torch
 
 from cggm_med.errors import ConfigError, UnknownName
 from cggm_med.objectives.subsets import MOST_MODALITIES
-from cggm_med.results.results import Record, Scores, Table, rounded
+from cggm_med.results.aggregate import mean
+from cggm_med.results.results import Record, Scores
+from cggm_med.results.tables import Table, rounded
 from cggm_med.strategies.parts.shapley import exact_plan, shapley_shares
 
 Subset = tuple[str, ...]
@@ -95,11 +96,9 @@ class SubsetTable:
         closing: dict[str, dict[str, float | None]] = {MEAN: {}, WORST: {}}
         for column in self.columns:
             found = [row[column] for row in self.values.values()]
-            known = [value for value in found if value is not None]
             worst = max if column in self.lower_is_better else min
-            complete = len(known) == len(found)
-            closing[MEAN][column] = statistics.fmean(known) if complete else None
-            closing[WORST][column] = worst(known) if complete else None
+            closing[MEAN][column] = mean(found)
+            closing[WORST][column] = None if None in found else worst(value for value in found if value is not None)
         return closing
 
     def complete(self) -> bool:

@@ -1,0 +1,104 @@
+"""Rows of an evaluation averaged: mean, standard deviation, median and number by group."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from cggm_med.results.results import Record
+
+Values = Sequence[float | None]
+Statistic = Callable[[Values], float | None]
+
+MEAN = "mean"
+
+
+def mean(values: Values) -> float | None:
+    """The mean; None unless there are values and all are known, since leaving some out would change what others say.
+
+    Example:
+        >>> mean([1.0, 2.0]), mean([1.0, None]), mean([])
+        (1.5, None, None)
+    """
+    return _of_all(statistics.fmean, values)
+
+
+def median(values: Values) -> float | None:
+    """The median; None as for the mean."""
+    return _of_all(statistics.median, values)
+
+
+def sd(values: Values) -> float | None:
+    """The sample standard deviation; None as for the mean, and for a single value.
+
+    Example:
+        >>> sd([1.0, 3.0]), sd([1.0])
+        (1.4142135623730951, None)
+    """
+    return _of_all(statistics.stdev, values) if len(values) > 1 else None
+
+
+def mean_absolute(values: Values) -> float | None:
+    """The mean without signs; None as for the mean."""
+    return mean([None if value is None else abs(value) for value in values])
+
+
+STATISTICS: Mapping[str, Statistic] = {"mean": mean, "sd": sd, "median": median, "mean_absolute": mean_absolute}
+
+
+def grouped(rows: Iterable[Record], by: Iterable[str]) -> dict[tuple[Any, ...], list[Record]]:
+    """Rows by the values of some columns, in the order in which these first occur."""
+    by, found = tuple(by), dict[tuple[Any, ...], list[Record]]()
+    for row in rows:
+        found.setdefault(tuple(row[key] for key in by), []).append(row)
+    return found
+
+
+def with_mean(rows: Sequence[Record], over: str, values: Sequence[str]) -> list[Record]:
+    """The same rows, and after each group of them that differ only in ``over`` and in ``values`` one of their means.
+
+    Args:
+        rows: all with the same columns.
+        over: column that the mean is taken over; there the added row says ``mean``.
+        values: columns of numbers; None where a mean is not defined.
+
+    Example:
+        >>> rows = [{"case": "a", "region": "WT", "dice": 0.5}, {"case": "a", "region": "ET", "dice": 0.0}]
+        >>> with_mean(rows, "region", ["dice"])[-1]
+        {'case': 'a', 'region': 'mean', 'dice': 0.25}
+    """
+    found: list[Record] = []
+    for group in grouped(rows, [key for key in (rows[0] if rows else ()) if key not in (over, *values)]).values():
+        found += [*group, {**group[0], over: MEAN, **{key: mean([row[key] for row in group]) for key in values}}]
+    return found
+
+
+def aggregate(
+    rows: Sequence[Record], by: Sequence[str], value: str, wanted: Sequence[str] = ("mean", "sd")
+) -> list[Record]:
+    """One row a group: its names, the statistics of one column, and the number of cases.
+
+    Args:
+        rows: one a case.
+        by: columns that tell groups apart.
+        value: column of numbers.
+        wanted: which of ``STATISTICS``.
+
+    Example:
+        >>> aggregate([{"region": "WT", "dice": 0.5}, {"region": "WT", "dice": 1.0}], ["region"], "dice", ["mean"])
+        [{'region': 'WT', 'dice_mean': 0.75, 'cases': 2}]
+    """
+    return [
+        {
+            **dict(zip(by, names, strict=True)),
+            **{f"{value}_{name}": STATISTICS[name]([row[value] for row in group]) for name in wanted},
+            "cases": len(group),
+        }
+        for names, group in grouped(rows, by).items()
+    ]
+
+
+def _of_all(reduce: Callable[[list[float]], float], values: Values) -> float | None:
+    known = [value for value in values if value is not None]
+    return reduce(known) if known and len(known) == len(values) else None

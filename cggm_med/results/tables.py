@@ -1,0 +1,80 @@
+"""Tables for people and for spreadsheets: in a terminal, as Markdown and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as ConsoleTable
+
+MAX_ROWS = 200  # of a table in Markdown; results.json has them all
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table for people: numbers are rounded text.
+
+    Attributes:
+        title: above it; empty where the title of the whole says enough.
+        header: names of the columns.
+        rows: cells.
+        detail: too long for a terminal.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    detail: bool = False
+
+
+def print_table(table: Table, console: Console, *, title: str = "", fold: bool = False) -> None:
+    """Show a table in a terminal.
+
+    Args:
+        table: what to show.
+        console: where.
+        title: for a table that has none.
+        fold: break long words where it is narrow, as where their ends tell rows apart; otherwise columns with spaces to
+            break at give way, and single words stay whole.
+    """
+    shown = ConsoleTable(title=table.title or title)
+    for i, name in enumerate(table.header):
+        spaces = any(" " in text for text in (name, *(row[i] for row in table.rows)))
+        shown.add_column(name, overflow="fold" if fold else "ellipsis", no_wrap=not (fold or spaces))
+    for row in table.rows:
+        shown.add_row(*row)
+    console.print(shown)
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV with a line of names; a value that is not defined, or that a row does not have, is left empty.
+
+    Example:
+        >>> csv_text([{"case": "a", "dice": 0.5}, {"case": "b", "dice": None}]).splitlines()
+        ['case,dice', 'a,0.5', 'b,']
+    """
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()
+
+
+def rounded(value: float | None, digits: int = 3) -> str:
+    """A number as text; a dash where it is not defined.
+
+    Example:
+        >>> rounded(0.12345), rounded(-0.04, 1), rounded(None)
+        ('0.123', '0.0', '-')
+    """
+    return "-" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # adding 0 takes the sign off -0
