@@ -11,6 +11,7 @@ from cggm_med.errors import MissingExtra, PluginError, UnknownName
 
 TASKS = "cggm_med.tasks"
 STRATEGIES = "cggm_med.strategies"
+METRICS = "cggm_med.metrics"
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,13 @@ class Group:
         kind: what one of them is called.
         base: ``module:Name`` of the class that they derive from.
         declared: attributes that the base class only declares.
+        instances: whether they are objects of that class instead of classes.
     """
 
     kind: str
     base: str
     declared: tuple[str, ...] = ()
+    instances: bool = False
 
     def base_class(self) -> type:
         """Imported late, since names are wanted without torch."""
@@ -37,6 +40,7 @@ class Group:
 GROUPS = {
     TASKS: Group("task", "cggm_med.task.base:Task", ("DataConfig", "ModelConfig", "known_modalities", "chosen_by")),
     STRATEGIES: Group("strategy", "cggm_med.strategies.base:BalancingStrategy"),
+    METRICS: Group("metric", "cggm_med.metrics.metric:Metric", instances=True),
 }
 
 
@@ -65,7 +69,7 @@ def package(group: str, name: str) -> str:
 
 
 def load(group: str, name: str) -> Any:
-    """Import the one class that is registered as ``name``; no other plug-in is touched.
+    """Import the one thing that is registered as ``name``; no other plug-in is touched.
 
     Raises:
         UnknownName: if nothing is registered under that name.
@@ -83,9 +87,11 @@ def load(group: str, name: str) -> Any:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise PluginError(f"{what} cannot be imported: {reason}; mend the package or uninstall it") from error
     base = GROUPS[group].base_class()
-    if not (isinstance(plugin, type) and issubclass(plugin, base)):
-        kind = f"class {plugin.__name__}" if isinstance(plugin, type) else f"a {type(plugin).__name__}"
-        raise PluginError(f"{what} is {kind}, expected a subclass of cggm_med.{base.__name__}")
+    given = plugin if isinstance(plugin, type) else type(plugin)
+    if GROUPS[group].instances == isinstance(plugin, type) or not issubclass(given, base):
+        kind = f"class {given.__name__}" if isinstance(plugin, type) else f"a {given.__name__}"
+        expected = "an object" if GROUPS[group].instances else "a subclass"
+        raise PluginError(f"{what} is {kind}, expected {expected} of cggm_med.{base.__name__}")
     abstract: frozenset[str] = getattr(plugin, "__abstractmethods__", frozenset())
     if lacks := [*sorted(abstract), *(x for x in GROUPS[group].declared if not hasattr(plugin, x))]:
         raise PluginError(f"{what} does not define {', '.join(lacks)}, see cggm_med.{base.__name__}")

@@ -1,266 +1,347 @@
-"""The scores of segmented regions: one row a case and region, and what all cases say together."""
+"""The metrics of segmented regions in one table, and what follows from it: rows, summary, tables and definitions."""
 
 from __future__ import annotations
 
+import functools
+import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cggm_med.metrics.lesions import lesion_scores
+from cggm_med.metrics.metric import Metric, value_of
+from cggm_med.metrics.volumes import (
+    dice,
+    empty_region,
+    hausdorff95,
+    sensitivity,
+    specificity,
+    surface_dice,
+    volume_error_ml,
+)
+from cggm_med.results.aggregate import MEAN, STATISTICS, grouped, with_mean
 from cggm_med.results.results import CaseValues, Record, Scores
 from cggm_med.results.tables import Table, rounded
 
 EMPTY_KINDS = {"missed": "missed", "false": "made up", "both": "rightly empty"}
+FURTHER = "surfaces, voxels, volumes and lesions"
+LOWER_IS_BETTER = " (lower is better)"
+
+Column = tuple[str, Callable[[Record], str]]  # its name, and the text of a row
+_NO_BRACES = str.maketrans("", "", "{}")
 
 
-@dataclass(frozen=True)
-class CaseScore:
-    """One region of one case.
+def region_metrics(empty_mm: float, tolerance_mm: float) -> tuple[Metric, ...]:
+    """Every metric that is computed for every region; the first one alone is quick enough for every validation.
 
-    Attributes:
+    Args:
+        empty_mm: HD95 of a region or a lesion that is missed or made up.
+        tolerance_mm: see ``metrics.volumes.surface_dice``.
+    """
+    # Of all lesion-wise numbers of one region, one computation.
+    lesions = functools.lru_cache(maxsize=1)(functools.partial(lesion_scores, penalty_mm=empty_mm))
+    of_lesions = (
+        "lesion-wise scores of BraTS 2023 (github.com/rachitsaluja/BraTS-2023-Metrics): true lesions within 3 "
+        "dilations are one, up to 50 mm3 they do not count; mean over true lesions and false ones; Dice 0 and HD95 "
+        f"{empty_mm:g} mm for each missed or false one; this HD95 weights a surface by its area, as the official "
+        "script does"
+    )
+    further = functools.partial(Metric, table=FURTHER, cropped=True)
+    return (
+        Metric(
+            "Dice",
+            "dice",
+            lambda p, t, mm: dice(p, t),
+            "2 |P and T| / (|P| + |T|) per case and region, then averaged over cases",
+            both_empty=1.0,
+            one_empty=0.0,
+            cropped=True,
+            table="",
+            statistics=("mean", "sd", "median"),
+            cell="{mean} ± {sd}",
+        ),
+        Metric(
+            "HD95",
+            "hd95_mm",
+            functools.partial(hausdorff95, empty_mm=empty_mm),
+            "larger of the two directed 95th percentiles of surface distances, in mm; each voxel of a surface counts "
+            "the same (MONAI)",
+            unit="mm",
+            better="lower",
+            both_empty=0.0,
+            one_empty=empty_mm,
+            digits=1,
+            cropped=True,
+            table="",
+            statistics=("mean", "median"),
+            cell="{mean} ({median})",
+        ),
+        further(
+            "NSD",
+            "surface_dice",
+            functools.partial(surface_dice, tolerance_mm=tolerance_mm),
+            f"normalised surface Dice: share of the area of both surfaces that lies within {tolerance_mm:g} mm of the "
+            "other (Nikolov et al., arXiv:1809.04430); 1 mm is a voxel of the BraTS grid",
+            both_empty=1.0,
+            one_empty=0.0,
+        ),
+        further(
+            "sensitivity",
+            "sensitivity",
+            lambda p, t, mm: sensitivity(p, t),
+            "share of the true voxels that were found",
+            both_empty=1.0,
+            one_empty=0.0,
+        ),
+        further(
+            "specificity",
+            "specificity",
+            lambda p, t, mm: specificity(p, t),
+            "share of all other voxels of the volume that were left out; it is near 1 because most of a volume is "
+            "empty",
+            digits=4,
+            cropped=False,
+        ),
+        further(
+            "volume error",
+            "volume_error_ml",
+            volume_error_ml,
+            "predicted minus true volume per case; in the table of regions the mean, and in brackets the mean without "
+            "signs",
+            unit="ml",
+            better="zero",
+            digits=1,
+            statistics=("mean", "mean_absolute"),
+            cell="{mean} ({mean_absolute})",
+        ),
+        further("lesion Dice", "lesion_dice", lambda *region: lesions(*region).dice, of_lesions),
+        further(
+            "lesion HD95",
+            "lesion_hd95_mm",
+            lambda *region: lesions(*region).hd95_mm,
+            of_lesions,
+            unit="mm",
+            better="lower",
+            digits=1,
+            statistics=("mean", "median"),
+        ),
+        further("lesions", "lesions", lambda *region: lesions(*region).lesions, "", digits=0, statistics=()),
+        further("missed", "missed_lesions", lambda *region: lesions(*region).missed, "", digits=0, statistics=()),
+        further("false", "false_lesions", lambda *region: lesions(*region).false, "", digits=0, statistics=()),
+    )
+
+
+METRICS = region_metrics(empty_mm=374.0, tolerance_mm=1.0)  # with the usual settings; names and keys depend on none
+DICE = METRICS[0]
+FACTS = ("case", "region", "empty", "target_ml", "predicted_ml")  # columns of a row that are no metrics
+
+
+def score_region(
+    case: str,
+    region: str,
+    prediction: NDArray[np.bool_],
+    target: NDArray[np.bool_],
+    spacing_mm: Sequence[float],
+    metrics: Sequence[Metric] = METRICS,
+) -> dict[str, Any]:
+    """One region of one case as a row: every metric by its key, which mask has no voxel, and both volumes.
+
+    Args:
         case: id.
         region: name.
-        dice: in [0, 1].
-        hd95_mm: 95th percentile Hausdorff distance.
-        empty: ``none``, ``both``, ``missed`` or ``false``: which of target and prediction had no voxel.
-        target_ml: true volume.
-        predicted_ml: predicted volume.
-        surface_dice: normalised surface Dice, in [0, 1]; like all below None where it was not computed.
-        sensitivity: in [0, 1].
-        specificity: in [0, 1].
-        volume_error_ml: predicted minus true volume.
-        lesion_dice: lesion-wise Dice of BraTS 2023, in [0, 1].
-        lesion_hd95_mm: lesion-wise HD95 of BraTS 2023.
-        lesions: true lesions that count.
-        missed_lesions: those of them that were not found.
-        false_lesions: predicted ones that touch no true one.
+        prediction: ``(x, y, z)`` boolean.
+        target: ``(x, y, z)`` boolean.
+        spacing_mm: voxel size along x, y, z.
+        metrics: what to compute.
+
+    Example:
+        >>> mask = np.zeros((9, 9, 9), dtype=bool)
+        >>> mask[2:6, 2:6, 2:6] = True
+        >>> row = score_region("a", "WT", mask, mask, (1, 1, 1))
+        >>> row["dice"], row["hd95_mm"], row["empty"], row["target_ml"], row["lesions"]
+        (1.0, 0.0, 'none', 0.064, 1)
     """
+    whole = torch.from_numpy(prediction), torch.from_numpy(target)
+    box = _union_box(prediction, target)
+    near = torch.from_numpy(prediction[box]), torch.from_numpy(target[box])
+    spacing = tuple(float(mm) for mm in spacing_mm)
+    voxel_ml = math.prod(spacing) / 1000
 
-    case: str
-    region: str
-    dice: float
-    hd95_mm: float
-    empty: str
-    target_ml: float
-    predicted_ml: float
-    surface_dice: float | None = None
-    sensitivity: float | None = None
-    specificity: float | None = None
-    volume_error_ml: float | None = None
-    lesion_dice: float | None = None
-    lesion_hd95_mm: float | None = None
-    lesions: int | None = None
-    missed_lesions: int | None = None
-    false_lesions: int | None = None
+    def values(of: Iterable[Metric]) -> dict[str, Any]:
+        return {m.key: value_of(m, near if m.cropped else whole, spacing, case, region) for m in of}
 
-
-@dataclass(frozen=True)
-class HeadScore:
-    """One region of one case as one modality's own classifier head sees it; ``dice`` in [0, 1]."""
-
-    case: str
-    modality: str
-    region: str
-    dice: float
+    return {
+        "case": case,
+        "region": region,
+        **values(m for m in metrics if not m.table),
+        "empty": empty_region(*near),
+        "target_ml": int(np.count_nonzero(target)) * voxel_ml,
+        "predicted_ml": int(np.count_nonzero(prediction)) * voxel_ml,
+        **values(m for m in metrics if m.table),
+    }
 
 
-@dataclass(frozen=True)
-class RegionSummary:
-    """One region over all cases; ``dice_sd`` is the sample standard deviation, None for a single case.
+def region_report(rows: Sequence[Record], heads: Sequence[Record], metrics: Sequence[Metric] = METRICS) -> Scores:
+    """Everything that is said about these cases.
 
-    What was not computed for every case is None. Volume errors are signed, in ml, and so none for ``mean``: regions lie
-    inside one another.
+    Args:
+        rows: see ``score_region``.
+        heads: rows with ``case``, ``modality``, ``region`` and ``dice`` of each modality's own head.
+        metrics: of which those count that the rows have.
     """
-
-    region: str
-    dice_mean: float
-    dice_sd: float | None
-    dice_median: float
-    hd95_mean: float
-    hd95_median: float
-    cases: int
-    empty: Mapping[str, int]
-    surface_dice_mean: float | None = None
-    sensitivity_mean: float | None = None
-    specificity_mean: float | None = None
-    volume_error_ml_mean: float | None = None
-    volume_error_ml_mean_absolute: float | None = None
-    lesion_dice_mean: float | None = None
-    lesion_hd95_mean: float | None = None
-    lesion_hd95_median: float | None = None
-
-
-def region_report(scores: Sequence[CaseScore], head_scores: Sequence[HeadScore]) -> Scores:
-    """Everything that is said about these cases."""
-    summary = summarise(scores)
-    tables = [Table("", SUMMARY_HEADER, tuple(map(_summary_row, summary)))]
-    further = [score for score in scores if score.surface_dice is not None]
-    if further:
-        tables.append(Table(FURTHER_TITLE, FURTHER_HEADER, tuple(map(_further_row, summary))))
-    if head_scores:
-        heads = head_summary(head_scores)
-        regions = tuple(next(iter(heads.values())))
-        rows = tuple((modality, *(f"{v:.3f}" for v in row.values())) for modality, row in heads.items())
-        tables.append(Table("each modality's own head (Dice)", ("modality", *regions), rows))
-    tables.append(Table("cases", CASES_HEADER, tuple(map(_case_row, scores)), detail=True))
-    if further:
-        rows = tuple(map(_further_case_row, further))
-        tables.append(Table(f"cases: {FURTHER_TITLE}", FURTHER_CASES_HEADER, rows, detail=True))
+    metrics = [m for m in metrics if m.key in rows[0]]
+    summary = summarise(rows, metrics)
+    first = [m for m in metrics if not m.table]
+    others = {m.table: [n for n in metrics if n.table == m.table] for m in metrics if m.table}
+    case, region, cases = ((key, lambda row, key=key: str(row[key])) for key in ("case", "region", "cases"))
+    spelled_out = [(f"{name} {m.cell.translate(_NO_BRACES)}", text) for m in first for name, text in _of_regions([m])]
+    tables = [_table("", summary, [region, *spelled_out, cases, ("empty", lambda row: _counts(row["empty"]))])]
+    tables += [_table(title, summary, [region, *_of_regions(mine)]) for title, mine in others.items()]
+    if heads:
+        means = head_summary(heads)
+        lines = tuple((modality, *map(rounded, row.values())) for modality, row in means.items())
+        tables.append(Table("each modality's own head (Dice)", ("modality", *next(iter(means.values()))), lines))
+    facts: list[Column] = [
+        ("true ml", lambda row: rounded(row["target_ml"], 1)),
+        ("predicted ml", lambda row: rounded(row["predicted_ml"], 1)),
+        ("empty", lambda row: EMPTY_KINDS.get(row["empty"], "-")),
+    ]
+    tables.append(_table("cases", rows, [case, region, *_of_cases(first), *facts], detail=True))
+    for title, mine in others.items():
+        tables.append(_table(f"cases: {title}", rows, [case, region, *_of_cases(mine)], detail=True))
     return Scores(
-        headline={f"Dice {row.region}": row.dice_mean for row in summary},
-        summary=tuple(map(asdict, summary)),
-        cases=tuple(map(asdict, scores)),
-        heads=tuple(map(asdict, head_scores)),
+        headline={f"{DICE.name} {row['region']}": row["dice_mean"] for row in summary},
+        summary=tuple(summary),
+        cases=tuple(rows),
+        heads=tuple(heads),
         tables=tuple(tables),
     )
 
 
-def summarise(scores: Sequence[CaseScore]) -> list[RegionSummary]:
-    """One row a region, then ``mean``: each case's average over regions, summarised in the same way."""
-    regions = list(dict.fromkeys(score.region for score in scores))
-    rows = [_summarise(name, [s for s in scores if s.region == name]) for name in regions]
-    by_case: dict[str, list[CaseScore]] = {}
-    for score in scores:
-        by_case.setdefault(score.case, []).append(score)
-    means = [_mean_over_regions(case, mine) for case, mine in by_case.items()]
-    return [*rows, _summarise("mean", means)]
+def summarise(rows: Sequence[Record], metrics: Sequence[Metric] = METRICS) -> list[Record]:
+    """One row a region, then ``mean``: each case's average over regions, summarised in the same way.
+
+    ``dice_sd`` is the sample standard deviation, None for a single case. What was not computed for every case is None,
+    and so is the ``mean`` of a signed error.
+    """
+    averaged = [m.key for m in metrics if m.statistics and m.better != "zero"]
+    found = grouped(with_mean(rows, ["case"], "region", averaged), ["region"])
+    names = [*(name for name in found if name != (MEAN,)), (MEAN,)]
+
+    def numbers(of: Iterable[Metric], mine: Sequence[Record]) -> dict[str, float | None]:
+        return {f"{m.stem}_{s}": STATISTICS[s]([row.get(m.key) for row in mine]) for m in of for s in m.statistics}
+
+    return [
+        {
+            "region": name[0],
+            **numbers((m for m in metrics if not m.table), found[name]),
+            "cases": len(found[name]),
+            "empty": {k: n for k in EMPTY_KINDS if (n := sum(row.get("empty") == k for row in found[name]))},
+            **numbers((m for m in metrics if m.table), found[name]),
+        }
+        for name in names
+    ]
 
 
-def case_values(cases: Sequence[Record]) -> CaseValues:
-    """Dice of each case by region and, as ``Dice mean``, averaged over regions.
+def head_summary(heads: Sequence[Record]) -> dict[str, dict[str, float]]:
+    """Mean Dice by modality and region, and ``mean`` over regions."""
+    table: dict[str, dict[str, float]] = {}
+    for (modality, region), rows in grouped(heads, ["modality", "region"]).items():
+        table.setdefault(modality, {})[region] = statistics.fmean(row["dice"] for row in rows)
+    return {modality: {**row, MEAN: statistics.fmean(row.values())} for modality, row in table.items()}
+
+
+def case_values(rows: Sequence[Record], metrics: Sequence[Metric] = (DICE,)) -> CaseValues:
+    """Each metric of each case by region and, as ``Dice mean``, averaged over regions; of signed ones the size.
 
     Example:
         >>> case_values([{"case": "a", "region": "WT", "dice": 0.5}, {"case": "a", "region": "ET", "dice": 0.0}])
         {'Dice WT': {'a': (0.5, 1.0)}, 'Dice ET': {'a': (0.0, 1.0)}, 'Dice mean': {'a': (0.25, 1.0)}}
     """
     values: CaseValues = {}
-    of_case: dict[str, list[float]] = {}
-    for row in cases:
-        values.setdefault(f"Dice {row['region']}", {})[row["case"]] = (row["dice"], 1.0)
-        of_case.setdefault(row["case"], []).append(row["dice"])
-    values["Dice mean"] = {case: (statistics.fmean(dices), 1.0) for case, dices in of_case.items()}
+    for metric in metrics:
+        signed, note = metric.better == "zero", "" if metric.better == "higher" else LOWER_IS_BETTER
+        name = f"absolute {metric.name}" if signed else metric.name
+        sized = [{**row, metric.key: abs(row[metric.key]) if signed else row[metric.key]} for row in rows]
+        for row in sized if signed else with_mean(sized, ["case"], "region", [metric.key]):
+            values.setdefault(f"{name} {row['region']}{note}", {})[row["case"]] = (row[metric.key], 1.0)
     return values
 
 
-def head_summary(head_scores: Sequence[HeadScore]) -> dict[str, dict[str, float]]:
-    """Mean Dice by modality and region, and ``mean`` over regions."""
-    regions = list(dict.fromkeys(score.region for score in head_scores))
-    table: dict[str, dict[str, float]] = {}
-    for modality in dict.fromkeys(score.modality for score in head_scores):
-        mine = [s for s in head_scores if s.modality == modality]
-        row = {r: statistics.fmean(s.dice for s in mine if s.region == r) for r in regions}
-        table[modality] = {**row, "mean": statistics.fmean(row.values())}
-    return table
+def definitions(metrics: Sequence[Metric]) -> dict[str, str]:
+    """The rule of each metric by its name; those that share one stand together."""
+    names: dict[str, list[str]] = {}
+    for metric in metrics:
+        if metric.rule:
+            better = "nearest to 0 is best" if metric.better == "zero" else f"{metric.better} is better"
+            whose = f"; {better} (package {metric.package})" if metric.package else ""
+            names.setdefault(metric.rule + whose, []).append(metric.name)
+    return {", ".join(mine): rule for rule, mine in names.items()}
 
 
-SUMMARY_HEADER = ("region", "Dice mean ± sd", "HD95 mm mean (median)", "cases", "empty")
-FURTHER_TITLE = "surfaces, voxels, volumes and lesions"
-FURTHER_HEADER = (
-    "region",
-    "NSD",
-    "sensitivity",
-    "specificity",
-    "volume error ml",
-    "lesion Dice",
-    "lesion HD95 mm",
-)
-CASES_HEADER = ("case", "region", "Dice", "HD95 mm", "true ml", "predicted ml", "empty")
-FURTHER_CASES_HEADER = ("case", *FURTHER_HEADER, "lesions", "missed", "false")
+def empty_rule(metrics: Sequence[Metric]) -> str:
+    """What an empty region counts as.
+
+    Example:
+        >>> empty_rule([DICE])
+        'nothing there and nothing predicted: Dice 1; missed or made up: Dice 0'
+    """
+    both = [(m.name, f"{m.both_empty:g} {m.unit if m.both_empty else ''}") for m in metrics if m.both_empty is not None]
+    one = [(m.name, f"{m.one_empty:g} {m.unit}") for m in metrics if m.one_empty is not None]
+    return f"nothing there and nothing predicted: {_by_value(both)}; missed or made up: {_by_value(one)}"
 
 
-def _mean_over_regions(case: str, scores: Sequence[CaseScore]) -> CaseScore:
-    return CaseScore(
-        case=case,
-        region="mean",
-        dice=statistics.fmean(s.dice for s in scores),
-        hd95_mm=statistics.fmean(s.hd95_mm for s in scores),
-        empty="none",
-        target_ml=0.0,
-        predicted_ml=0.0,
-        surface_dice=_mean([s.surface_dice for s in scores]),
-        sensitivity=_mean([s.sensitivity for s in scores]),
-        specificity=_mean([s.specificity for s in scores]),
-        lesion_dice=_mean([s.lesion_dice for s in scores]),
-        lesion_hd95_mm=_mean([s.lesion_hd95_mm for s in scores]),
-    )
+def _by_value(values: Iterable[tuple[str, str]]) -> str:
+    """Names and what they are worth, such as ``Dice, NSD and sensitivity 0, HD95 374 mm``."""
+    names: dict[str, list[str]] = {}
+    for name, value in values:
+        names.setdefault(value.rstrip(), []).append(name)
+    return ", ".join(f"{' and '.join([*([', '.join(n[:-1])] if n[:-1] else []), n[-1]])} {v}" for v, n in names.items())
 
 
-def _summarise(region: str, scores: Sequence[CaseScore]) -> RegionSummary:
-    dices, distances = [s.dice for s in scores], [s.hd95_mm for s in scores]
-    errors, lesion_distances = [s.volume_error_ml for s in scores], [s.lesion_hd95_mm for s in scores]
-    return RegionSummary(
-        region=region,
-        dice_mean=statistics.fmean(dices),
-        dice_sd=statistics.stdev(dices) if len(dices) > 1 else None,
-        dice_median=statistics.median(dices),
-        hd95_mean=statistics.fmean(distances),
-        hd95_median=statistics.median(distances),
-        cases=len(scores),
-        empty={kind: n for kind in EMPTY_KINDS if (n := sum(s.empty == kind for s in scores))},
-        surface_dice_mean=_mean([s.surface_dice for s in scores]),
-        sensitivity_mean=_mean([s.sensitivity for s in scores]),
-        specificity_mean=_mean([s.specificity for s in scores]),
-        volume_error_ml_mean=_mean(errors),
-        volume_error_ml_mean_absolute=_mean([None if e is None else abs(e) for e in errors]),
-        lesion_dice_mean=_mean([s.lesion_dice for s in scores]),
-        lesion_hd95_mean=_mean(lesion_distances),
-        lesion_hd95_median=_over_all(statistics.median, lesion_distances),
-    )
+def _table(title: str, rows: Sequence[Record], columns: Sequence[Column], detail: bool = False) -> Table:
+    lines = tuple(tuple(text(row) for _, text in columns) for row in rows)
+    return Table(title, tuple(name for name, _ in columns), lines, detail)
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    return _over_all(statistics.fmean, values)
+def _of_cases(metrics: Iterable[Metric]) -> list[Column]:
+    return [(m.column, functools.partial(_value, m)) for m in metrics]
 
 
-def _over_all(reduce: Callable[[list[float]], float], values: Sequence[float | None]) -> float | None:
-    """None unless every value is known, since leaving some out would change what the others say."""
-    known = [value for value in values if value is not None]
-    return reduce(known) if len(known) == len(values) else None
+def _of_regions(metrics: Iterable[Metric]) -> list[Column]:
+    return [(m.column, functools.partial(_statistics, m)) for m in metrics if m.statistics]
 
 
-def _summary_row(row: RegionSummary) -> tuple[str, ...]:
-    return (
-        row.region,
-        f"{row.dice_mean:.3f}" + ("" if row.dice_sd is None else f" ± {row.dice_sd:.3f}"),
-        f"{row.hd95_mean:.1f} ({row.hd95_median:.1f})",
-        str(row.cases),
-        ", ".join(f"{n} {EMPTY_KINDS[kind]}" for kind, n in row.empty.items()) or "-",
-    )
+def _value(metric: Metric, row: Record) -> str:
+    return rounded(row[metric.key], metric.digits)
 
 
-def _case_row(score: CaseScore) -> tuple[str, ...]:
-    return (
-        score.case,
-        score.region,
-        f"{score.dice:.3f}",
-        f"{score.hd95_mm:.1f}",
-        f"{score.target_ml:.1f}",
-        f"{score.predicted_ml:.1f}",
-        EMPTY_KINDS.get(score.empty, "-"),
-    )
+def _statistics(metric: Metric, row: Record) -> str:
+    """The statistics of a metric as text; the first one alone where another is not defined."""
+    values = {name: row[f"{metric.stem}_{name}"] for name in metric.statistics}
+    texts = {name: rounded(value, metric.digits) for name, value in values.items()}
+    return texts[metric.statistics[0]] if None in values.values() else metric.cell.format(**texts)
 
 
-def _further_row(row: RegionSummary) -> tuple[str, ...]:
-    error = row.volume_error_ml_mean
-    return (
-        row.region,
-        rounded(row.surface_dice_mean),
-        rounded(row.sensitivity_mean),
-        rounded(row.specificity_mean, 4),
-        "-" if error is None else f"{rounded(error, 1)} ({rounded(row.volume_error_ml_mean_absolute, 1)})",
-        rounded(row.lesion_dice_mean),
-        rounded(row.lesion_hd95_mean, 1),
-    )
+def _counts(empty: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} {EMPTY_KINDS[kind]}" for kind, n in empty.items()) or "-"
 
 
-def _further_case_row(score: CaseScore) -> tuple[str, ...]:
-    return (
-        score.case,
-        score.region,
-        rounded(score.surface_dice),
-        rounded(score.sensitivity),
-        rounded(score.specificity, 4),
-        rounded(score.volume_error_ml, 1),
-        rounded(score.lesion_dice),
-        rounded(score.lesion_hd95_mm, 1),
-        *map(str, (score.lesions, score.missed_lesions, score.false_lesions)),
-    )
+def _union_box(prediction: NDArray[np.bool_], target: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """The smallest box that holds both masks; all of the volume where both are empty.
+
+    What is computed in it equals what the whole volume gives, without any margin. Surfaces: the outside of the array
+    counts as outside of the mask, so a voxel at its border is on the surface wherever the array ends. Lesions: moving
+    every voxel of a dilated mask to the nearest one of the box leaves it in the dilated mask, since it comes no farther
+    from its origin along any axis, and leaves neighbours neighbours; so what is connected outside is connected inside.
+    """
+    union = prediction | target
+    box = []
+    for axis in range(3):
+        filled = np.flatnonzero(union.any(axis=tuple(other for other in range(3) if other != axis)))
+        box.append(slice(int(filled[0]), int(filled[-1]) + 1) if filled.size else slice(None))
+    return tuple(box)

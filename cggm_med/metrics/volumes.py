@@ -172,28 +172,6 @@ def volume_error_ml(prediction: Tensor, target: Tensor, spacing_mm: Sequence[flo
     return voxels * math.prod(float(mm) for mm in spacing_mm) / 1000
 
 
-def relative_volume_error(prediction: Tensor, target: Tensor, *, false: float) -> float:
-    """Volume of the prediction minus that of the target, as a share of the target's: -1 when all of it was missed.
-
-    Args:
-        prediction: ``(x, y, z)`` boolean.
-        target: ``(x, y, z)`` boolean.
-        false: the error where only the target is empty and nothing can be divided by; 0 where both are.
-
-    Raises:
-        ValueError: if the shapes differ.
-
-    Example:
-        >>> relative_volume_error(torch.tensor([True, True, True]), torch.tensor([True, True, False]), false=math.inf)
-        0.5
-    """
-    _require_same_shape(prediction, target)
-    predicted, true = int(prediction.count_nonzero()), int(target.count_nonzero())
-    if not true:
-        return false if predicted else 0.0
-    return (predicted - true) / true
-
-
 def _require_same_shape(prediction: Tensor, target: Tensor) -> None:
     if prediction.shape != target.shape:
         raise ValueError(f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape")

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cggm_med.metrics.regions import EMPTY_KINDS
 from cggm_med.report.assets import Assets, Picture
 from cggm_med.report.render import Section, render
 from cggm_med.report.runs import ReportedRun
@@ -16,7 +17,7 @@ from cggm_med.results.results import Record
 CASES = "cases"  # name of the CSV
 MAX_ROWS = 1500  # of a table in the page; the CSV has them all
 MAX_PICTURES = 12
-EMPTY = {"none": "", "both": "rightly empty", "missed": "missed", "false": "made up"}
+EMPTY = {"none": "", **EMPTY_KINDS}
 ORDER = {
     "regions": "Worst cases first: by the mean Dice over regions and runs.",
     "classes": "Worst cases first: wrong ones by falling, then right ones by rising probability of that class.",

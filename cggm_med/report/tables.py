@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cggm_med.metrics.regions import METRICS
+
 DASH = "–"
 UNITS = ("mm", "ml")
 
@@ -118,11 +120,5 @@ def readable(key: str) -> str:
     return f"{name} [{unit}]" if unit in UNITS and stem else name
 
 
-NAMES = {
-    "dice": "Dice",
-    "hd95": "HD95",
-    "surface_dice": "NSD",
-    "target": "true",
-    "lesion_dice": "lesion Dice",
-    "lesion_hd95": "lesion HD95",
-}
+# Metrics by their key without the unit; those without statistics are called by their key, "missed lesions", on a page.
+NAMES = {m.key.removesuffix(f"_{m.unit}"): m.name for m in METRICS if m.statistics} | {"target": "true"}

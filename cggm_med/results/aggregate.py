@@ -47,30 +47,32 @@ def mean_absolute(values: Values) -> float | None:
 STATISTICS: Mapping[str, Statistic] = {"mean": mean, "sd": sd, "median": median, "mean_absolute": mean_absolute}
 
 
-def grouped(rows: Iterable[Record], by: Iterable[str]) -> dict[tuple[Any, ...], list[Record]]:
+def grouped(rows: Iterable[Record], by: Sequence[str]) -> dict[tuple[Any, ...], list[Record]]:
     """Rows by the values of some columns, in the order in which these first occur."""
-    by, found = tuple(by), dict[tuple[Any, ...], list[Record]]()
+    found: dict[tuple[Any, ...], list[Record]] = {}
     for row in rows:
         found.setdefault(tuple(row[key] for key in by), []).append(row)
     return found
 
 
-def with_mean(rows: Sequence[Record], over: str, values: Sequence[str]) -> list[Record]:
-    """The same rows, and after each group of them that differ only in ``over`` and in ``values`` one of their means.
+def with_mean(rows: Sequence[Record], by: Sequence[str], over: str, values: Sequence[str]) -> list[Record]:
+    """The same rows by group, and after each group a row of its means.
 
     Args:
-        rows: all with the same columns.
+        rows: see ``grouped``.
+        by: columns that tell groups apart.
         over: column that the mean is taken over; there the added row says ``mean``.
         values: columns of numbers; None where a mean is not defined.
 
     Example:
         >>> rows = [{"case": "a", "region": "WT", "dice": 0.5}, {"case": "a", "region": "ET", "dice": 0.0}]
-        >>> with_mean(rows, "region", ["dice"])[-1]
+        >>> with_mean(rows, ["case"], "region", ["dice"])[-1]
         {'case': 'a', 'region': 'mean', 'dice': 0.25}
     """
     found: list[Record] = []
-    for group in grouped(rows, [key for key in (rows[0] if rows else ()) if key not in (over, *values)]).values():
-        found += [*group, {**group[0], over: MEAN, **{key: mean([row[key] for row in group]) for key in values}}]
+    for names, group in grouped(rows, by).items():
+        means = {key: mean([row[key] for row in group]) for key in values}
+        found += [*group, {**dict(zip(by, names, strict=True)), over: MEAN, **means}]
     return found
 
 

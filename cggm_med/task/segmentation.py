@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cggm_med import distributed
+from cggm_med import distributed, registry
 from cggm_med.config import RunConfig, Tree, require
 from cggm_med.data.layouts import NamedFiles, find_cases
 from cggm_med.data.splits import Member, Splits, from_sections, read_splits, split_by_group
@@ -31,8 +31,17 @@ from cggm_med.data.volumes.prepared import PreparedCase, common_spacing
 from cggm_med.data.volumes.preprocess import Preprocessing, prepare
 from cggm_med.errors import DataError
 from cggm_med.files import cache_folder
-from cggm_med.metrics.region_measures import score_region
-from cggm_med.metrics.regions import CaseScore, HeadScore, case_values, region_report
+from cggm_med.metrics.metric import Metric, load_metrics
+from cggm_med.metrics.regions import (
+    DICE,
+    FACTS,
+    case_values,
+    definitions,
+    empty_rule,
+    region_metrics,
+    region_report,
+    score_region,
+)
 from cggm_med.metrics.volumes import dice
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads, VoxelwiseHead
@@ -55,9 +64,11 @@ class SegmentationTaskConfig(TaskConfig):
 
     Attributes:
         labels: name of the convention in which label files are written; default: what the layout of the data implies.
+        metrics: of other packages, by their registered names, that the held-out cases are scored by as well.
     """
 
     labels: str | None = None
+    metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -161,6 +172,9 @@ class SegmentationTask(Task):
         require(len(self.modalities) > 0, "task.modalities", [], "at least one of " + ", ".join(self.known_modalities))
         unique = len(set(self.modalities)) == len(self.modalities)
         require(unique, "task.modalities", list(self.modalities), "each modality once")
+        always = region_metrics(data.empty_hd95_mm, data.surface_tolerance_mm)
+        taken = [*FACTS, *(metric.key for metric in always)]
+        self.metrics = (*always, *load_metrics(config.task.metrics, taken))
         self.cases: dict[str, PreparedCase] = {}
 
     def embedded_data(self, cache: Path, say: Callable[[str], None]) -> Path:
@@ -351,12 +365,12 @@ class SegmentationTask(Task):
                 self._score(case, name, p, t, full) for name, p, t in zip(self.targets, fused, truth, strict=True)
             ]
             head_scores = [
-                HeadScore(id, modality, name, dice(torch.from_numpy(p), torch.from_numpy(t)))
+                {"case": id, "modality": modality, "region": name, "dice": dice(*map(torch.from_numpy, (p, t)))}
                 for modality, prediction in zip(self.modalities, unimodal, strict=False)
                 for name, p, t in zip(self.targets, prediction, truth, strict=True)
             ]
-            findings = {"regions": [asdict(s) for s in scores], "heads": [asdict(s) for s in head_scores]}
-            mean = statistics.fmean(s.dice for s in scores)
+            findings = {"regions": scores, "heads": head_scores}
+            mean = statistics.fmean(row["dice"] for row in scores)
             yield CaseResult(id, findings, _Drawing(self.targets, case, truth, fused, scores), mean)
 
     def evaluate_subsets(
@@ -386,7 +400,7 @@ class SegmentationTask(Task):
             found = {}
             for subset, predicted in segmented:
                 masks = zip(self.targets, predicted, truth, strict=True)
-                scores = [asdict(self._score(case, name, p, t, full=False)) for name, p, t in masks]
+                scores = [self._score(case, name, p, t, full=False) for name, p, t in masks]
                 found["+".join(subset)] = {"regions": scores, "heads": []}
             yield CaseResult(id, found)
 
@@ -396,61 +410,40 @@ class SegmentationTask(Task):
 
     def summarise(self, results: Sequence[CaseResult]) -> Scores:
         """The scores of each region, and the heads' Dice."""
-        return region_report(
-            [CaseScore(**row) for result in results for row in result.findings["regions"]],
-            [HeadScore(**row) for result in results for row in result.findings["heads"]],
-        )
+        rows, heads = ([row for r in results for row in r.findings[name]] for name in ("regions", "heads"))
+        return region_report(rows, heads, self.metrics)
 
     @classmethod
     def case_values(cls, cases: Sequence[Record]) -> CaseValues:
-        """Dice of each case by region, and averaged over regions."""
-        return case_values(cases)
+        """Dice of each case by region, and averaged over regions; so too every metric of another package."""
+        keys = dict.fromkeys(key for row in cases for key in row)
+        chosen = load_metrics([key for key in registry.names(registry.METRICS) if key in keys], FACTS)
+        return case_values(cases, (DICE, *chosen))
 
     def _score(
         self, case: PreparedCase, region: str, predicted: NDArray[np.bool_], true: NDArray[np.bool_], full: bool
-    ) -> CaseScore:
-        data = self.config.data
-        return score_region(
-            case.id,
-            region,
-            predicted,
-            true,
-            case.grid.spacing,
-            empty_mm=data.empty_hd95_mm,
-            tolerance_mm=data.surface_tolerance_mm,
-            full=full,
-        )
+    ) -> dict[str, Any]:
+        metrics = self.metrics if full else self.metrics[:1]
+        return score_region(case.id, region, predicted, true, case.grid.spacing, metrics)
 
     def dice_rules(self) -> dict[str, str]:
-        """Definitions for a report that holds no score but Dice."""
+        """Definitions for a report that holds no metric but Dice."""
+        return self._rules(self.metrics[:1])
+
+    def rules(self) -> dict[str, str]:
+        """Definitions of all metrics and the treatment of empty regions."""
+        return self._rules(self.metrics)
+
+    def _rules(self, metrics: Sequence[Metric]) -> dict[str, str]:
         regions = "; ".join(f"{r} = {list(labels)}" for r, labels in self.convention.regions.items())
+        first, *others = definitions(metrics).items()
         return {
             "grid": "each case's own grid and spacing, whole volume",
             "regions": f"{regions} (labels of {self.convention.name})",
-            "Dice": "2 |P and T| / (|P| + |T|) per case and region, then averaged over cases",
-            "empty region": "nothing there and nothing predicted: Dice 1; missed or made up: Dice 0",
+            **dict([first]),
+            "empty region": empty_rule(metrics),
             "threshold": "probability of at least 0.5, no post-processing",
-        }
-
-    def rules(self) -> dict[str, str]:
-        """Definitions of all scores and the treatment of empty regions."""
-        penalty, tolerance = self.config.data.empty_hd95_mm, self.config.data.surface_tolerance_mm
-        return self.dice_rules() | {
-            "empty region": "nothing there and nothing predicted: Dice, NSD and sensitivity 1, HD95 0; "
-            f"missed or made up: Dice, NSD and sensitivity 0, HD95 {penalty:g} mm",
-            "HD95": "larger of the two directed 95th percentiles of surface distances, in mm; each voxel of a surface "
-            "counts the same (MONAI)",
-            "NSD": f"normalised surface Dice: share of the area of both surfaces that lies within {tolerance:g} mm of "
-            "the other (Nikolov et al., arXiv:1809.04430); 1 mm is a voxel of the BraTS grid",
-            "sensitivity": "share of the true voxels that were found",
-            "specificity": "share of all other voxels of the volume that were left out; it is near 1 because most of a "
-            "volume is empty",
-            "volume error": "predicted minus true volume per case; in the table of regions the mean, and in brackets "
-            "the mean without signs",
-            "lesion Dice, lesion HD95": "lesion-wise scores of BraTS 2023 (github.com/rachitsaluja/"
-            "BraTS-2023-Metrics): true lesions within 3 dilations are one, up to 50 mm3 they do not count; mean over "
-            f"true lesions and false ones; Dice 0 and HD95 {penalty:g} mm for each missed or false one; this HD95 "
-            "weights a surface by its area, as the official script does",
+            **dict(others),
         }
 
 
@@ -462,7 +455,7 @@ class _Drawing:
     case: PreparedCase
     truth: NDArray[np.bool_]
     prediction: NDArray[np.bool_]
-    scores: Sequence[CaseScore]
+    scores: Sequence[Record]
 
     def __call__(self, path: Path) -> None:
         affine = np.array(self.case.facts["affine"])
@@ -484,5 +477,5 @@ class _Drawing:
             np.stack([canonical(mask) for mask in self.prediction]),
             self.regions,
             tuple(self.case.grid.spacing[a] for a in axes),
-            {score.region: score.dice for score in self.scores},
+            {row["region"]: row["dice"] for row in self.scores},
         )

@@ -20,6 +20,7 @@ from cggm_med.files import atomic_file
 FORMAT = 1
 # Settings that change where and how fast a run computes, or how it is scored in the end, but not what it learns.
 FREE_SETTINGS = (
+    "task.metrics",
     "data.path",
     "data.splits",
     "data.surface_tolerance_mm",

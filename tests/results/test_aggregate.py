@@ -37,14 +37,14 @@ def test_groups_keep_the_order_of_the_rows():
 
 
 def test_the_mean_over_regions_stands_after_each_case():
-    rows = with_mean(ROWS, "region", ["dice"])
+    rows = with_mean(ROWS, ["case"], "region", ["dice"])
     assert [(row["case"], row["region"]) for row in rows] == [
         *(("a", "WT"), ("a", "TC"), ("a", "mean")),
         *(("b", "WT"), ("b", "TC"), ("b", "mean")),
     ]
     assert [row["dice"] for row in rows if row["region"] == "mean"] == pytest.approx([0.7, 0.2])
-    assert with_mean([{**ROWS[0], "dice": None}, ROWS[1]], "region", ["dice"])[-1]["dice"] is None
-    assert with_mean([], "region", ["dice"]) == []
+    assert with_mean([{**ROWS[0], "dice": None}, ROWS[1]], ["case"], "region", ["dice"])[-1]["dice"] is None
+    assert with_mean([], ["case"], "region", ["dice"]) == []
 
 
 def test_aggregates_by_hand():

@@ -81,7 +81,8 @@ class VolumeProbe:
                         cases.append({"case": id, "modality": m, "by": by, "region": region, "dice": value})
         cases += self._own()
         summary: list[Record] = []
-        for row in aggregate(with_mean(cases, "region", ["dice"]), ["modality", "by", "region"], "dice"):
+        rows = with_mean(cases, ["case", "modality", "by"], "region", ["dice"])
+        for row in aggregate(rows, ["modality", "by", "region"], "dice"):
             chosen = thresholds.get((row["by"], row["modality"], row["region"]), 0.5)
             summary.append({**row, "threshold": None if row["region"] == MEAN else chosen})
         means = [row for row in summary if row["region"] == "mean"]

@@ -220,8 +220,8 @@ def summarise(rows: Sequence[Record], todo: Sequence[Condition], modalities: Seq
         modalities: of the run.
     """
     regions = list(dict.fromkeys(row["region"] for row in rows))
-    names = [*todo[0].record, "region"]
-    summary = aggregate(with_mean(rows, "region", ["dice"]), names, "dice")
+    names = list(todo[0].record)
+    summary = aggregate(with_mean(rows, ["case", *names], "region", ["dice"]), [*names, "region"], "dice")
     clean = {row["region"]: row["dice_mean"] for row in summary if row["artefact"] == CLEAN}
     summary = [{**row, "dice_drop": clean[row["region"]] - row["dice_mean"]} for row in summary]
     means = {(_key(row), row["region"]): row["dice_mean"] for row in summary}

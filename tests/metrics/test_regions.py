@@ -1,7 +1,6 @@
 """All scores of a region: the box that they are computed in changes none, and each is the metric of its name."""
 
 import json
-from dataclasses import asdict, replace
 from io import StringIO
 
 import numpy as np
@@ -10,8 +9,7 @@ import torch
 from rich.console import Console
 
 from cggm_med.metrics.lesions import lesion_scores
-from cggm_med.metrics.region_measures import score_region
-from cggm_med.metrics.regions import region_report, summarise
+from cggm_med.metrics.regions import FACTS, METRICS, region_metrics, region_report, score_region, summarise
 from cggm_med.metrics.volumes import dice, hausdorff95, sensitivity, specificity, surface_dice, volume_error_ml
 from cggm_med.results.results import Report, print_report
 
@@ -19,8 +17,8 @@ SPACING = (1.0, 1.5, 2.0)
 PENALTY = 374.0
 
 
-def scored(prediction, target, spacing=SPACING, **options):
-    return score_region("a", "WT", prediction, target, spacing, empty_mm=PENALTY, tolerance_mm=1.0, **options)
+def scored(prediction, target, spacing=SPACING, metrics=METRICS):
+    return score_region("a", "WT", prediction, target, spacing, metrics)
 
 
 def uncropped(prediction, target, spacing=SPACING):
@@ -61,7 +59,7 @@ def test_the_box_changes_nothing():
         if number % 3 == 0:  # far from every border, in a box smaller than the volume
             target, prediction = (np.pad(mask, 1 + number % 8) for mask in (target, prediction | target))
         expected = uncropped(prediction, target)
-        found = asdict(scored(prediction, target))
+        found = scored(prediction, target)
         assert {name: found[name] for name in expected} == expected
         seen_lesions += expected["lesions"] + expected["false_lesions"]
         union = np.argwhere(prediction | target)
@@ -74,7 +72,7 @@ def test_the_box_changes_nothing():
 def test_empty_and_full_volumes(predicted, true):
     prediction, target = (np.full((7, 6, 5), value) for value in (predicted, true))
     expected = uncropped(prediction, target)
-    found = asdict(scored(prediction, target))
+    found = scored(prediction, target)
     assert {name: found[name] for name in expected} == expected
 
 
@@ -86,13 +84,13 @@ def test_a_block_by_hand():
     prediction[3:7, 2:7, 2:7] = True
     prediction[15, 15, 15] = True
     score = scored(prediction, target)
-    assert score.target_ml == pytest.approx(0.375)
-    assert score.volume_error_ml == pytest.approx((101 - 125) * 0.003)
-    assert score.sensitivity == 100 / 125
-    assert score.specificity == (8000 - 125 - 1) / (8000 - 125)
-    assert (score.lesions, score.missed_lesions, score.false_lesions) == (1, 0, 1)
-    assert score.lesion_dice == pytest.approx((200 / 225 + 0) / 2)
-    assert score.lesion_hd95_mm == pytest.approx((1.0 + PENALTY) / 2)
+    assert score["target_ml"] == pytest.approx(0.375)
+    assert score["volume_error_ml"] == pytest.approx((101 - 125) * 0.003)
+    assert score["sensitivity"] == 100 / 125
+    assert score["specificity"] == (8000 - 125 - 1) / (8000 - 125)
+    assert (score["lesions"], score["missed_lesions"], score["false_lesions"]) == (1, 0, 1)
+    assert score["lesion_dice"] == pytest.approx((200 / 225 + 0) / 2)
+    assert score["lesion_hd95_mm"] == pytest.approx((1.0 + PENALTY) / 2)
 
 
 def test_the_tolerance_is_the_caller_s():
@@ -100,7 +98,7 @@ def test_the_tolerance_is_the_caller_s():
     target[3:8, 3:8, 3:8] = True
     shifted = np.roll(target, 1, axis=2)
     dices = [
-        score_region("a", "WT", shifted, target, SPACING, empty_mm=1, tolerance_mm=mm).surface_dice for mm in (1, 2)
+        scored(shifted, target, metrics=region_metrics(empty_mm=1, tolerance_mm=mm))["surface_dice"] for mm in (1, 2)
     ]
     assert dices[0] < 1 == dices[1]
 
@@ -108,22 +106,20 @@ def test_the_tolerance_is_the_caller_s():
 def test_a_quick_score_has_dice_and_volumes_only():
     rng = np.random.default_rng(1)
     target, prediction = (blocks(rng, (20, 20, 20), 3) for _ in range(2))
-    quick, full = asdict(scored(prediction, target, full=False)), asdict(scored(prediction, target))
-    for name in ("case", "region", "dice", "empty", "target_ml", "predicted_ml"):
-        assert quick.pop(name) == full[name]
-    assert quick.pop("hd95_mm") == 0
-    assert set(quick.values()) == {None}
+    quick, full = scored(prediction, target, metrics=METRICS[:1]), scored(prediction, target)
+    assert set(quick) == {*FACTS, "dice"}
+    assert quick == {name: full[name] for name in quick}
 
 
 CASES = [
-    replace(
-        scored(np.zeros((3, 3, 3), dtype=bool), np.zeros((3, 3, 3), dtype=bool)),
-        case=case,
-        region=region,
-        surface_dice=nsd,
-        volume_error_ml=error,
-        lesion_hd95_mm=distance,
-    )
+    {
+        **scored(np.zeros((3, 3, 3), dtype=bool), np.zeros((3, 3, 3), dtype=bool)),
+        "case": case,
+        "region": region,
+        "surface_dice": nsd,
+        "volume_error_ml": error,
+        "lesion_hd95_mm": distance,
+    }
     for case, region, nsd, error, distance in [
         ("a", "WT", 0.9, -12.0, 100.0),
         ("a", "TC", 0.7, 4.0, 4.0),
@@ -146,19 +142,21 @@ def printed(report, width):
 def test_the_summary_by_hand():
     """Errors without signs 12 and 2; each case's average of the regions' NSD is 0.8 and 0.3, of HD95 52 and 187."""
     wt, tc, mean = summarise(CASES)
-    assert (wt.surface_dice_mean, tc.surface_dice_mean, mean.surface_dice_mean) == pytest.approx((0.7, 0.4, 0.55))
-    assert (wt.volume_error_ml_mean, wt.volume_error_ml_mean_absolute) == (-5, 7)
-    assert mean.volume_error_ml_mean is None
-    assert (wt.lesion_hd95_mean, wt.lesion_hd95_median) == (237, 237)
-    assert (mean.lesion_hd95_mean, mean.lesion_hd95_median) == (119.5, 119.5)
-    half = summarise([CASES[0], replace(CASES[2], surface_dice=None)])[0]
-    assert half.surface_dice_mean is None  # of one case only, which says nothing of both
-    assert half.sensitivity_mean == 1
+    assert (wt["surface_dice_mean"], tc["surface_dice_mean"], mean["surface_dice_mean"]) == pytest.approx(
+        (0.7, 0.4, 0.55)
+    )
+    assert (wt["volume_error_ml_mean"], wt["volume_error_ml_mean_absolute"]) == (-5, 7)
+    assert mean["volume_error_ml_mean"] is None
+    assert (wt["lesion_hd95_mean"], wt["lesion_hd95_median"]) == (237, 237)
+    assert (mean["lesion_hd95_mean"], mean["lesion_hd95_median"]) == (119.5, 119.5)
+    half = summarise([CASES[0], {**CASES[2], "surface_dice": None}])[0]
+    assert half["surface_dice_mean"] is None  # of one case only, which says nothing of both
+    assert half["sensitivity_mean"] == 1
 
 
 def test_tables_fit_and_the_first_one_is_what_it_was():
-    many = [replace(score, case=f"case{i}", volume_error_ml=-123.45) for i in range(40) for score in CASES[:2]]
-    quick = [replace(score, **dict.fromkeys(("surface_dice", "lesion_dice"))) for score in many]
+    many = [{**row, "case": f"case{i}", "volume_error_ml": -123.45} for i in range(40) for row in CASES[:2]]
+    quick = [{key: value for key, value in row.items() if key in (*FACTS, "dice", "hd95_mm")} for row in many]
     text = printed(report(many), 100)
     assert max(map(len, text.splitlines())) <= 100
     assert "-123.5 (123.5)" in text
@@ -181,5 +179,5 @@ def test_tables_fit_and_the_first_one_is_what_it_was():
 
 def test_json_has_every_score():
     content = json.loads(json.dumps(report(CASES).to_json(), allow_nan=False))
-    assert content["cases"][0] == asdict(CASES[0])
+    assert content["cases"][0] == CASES[0]
     assert content["summary"][0]["volume_error_ml_mean_absolute"] == 7
