@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import importlib.resources
-import json
 import os
 import re
 import sys
@@ -19,15 +16,16 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from cggm_med.metrics.volumes import dice
 from cggm_med.plots.segmentation import REGION_COLOURS
 from cggm_med.viewer.volumes import Layer, image_text, layer_text, rounding, window
 
-PACKAGE = importlib.resources.files("cggm_med")
-TEMPLATE = PACKAGE / "viewer" / "templates"
-NIIVUE = PACKAGE / "vendored" / "niivue"
+TEMPLATES = Path(__file__).with_name("templates")
+NIIVUE = Path(__file__).parents[1] / "vendored" / "niivue"
 FINE, COARSE = 4096, 255  # grey levels between black and white
 LARGE_BYTES = 20_000_000  # of fine images; the coarse ones are written instead
 
@@ -78,18 +76,18 @@ def page(case: ViewedCase) -> str:
         "notes": case.notes,
         "rounded": _rounded(steps),
     }
-    # No text of the case is ever read as HTML: "<" cannot occur in the JSON, and base64 has none.
-    parts = {
-        "title": html.escape(case.name),
-        "style": (TEMPLATE / "page.css").read_text(),
-        "content": json.dumps(content, allow_nan=False).replace("<", "\\u003c"),
-        "volumes": "\n".join(f'<script type="text/plain" class="volume">{text}</script>' for text in volumes),
-        "licences": html.escape(_licences()),
-        "niivue": (NIIVUE / "niivue.umd.js").read_text(),
-        "script": (TEMPLATE / "page.js").read_text(),
-    }
-    # One pass, so that nothing that was put in is taken for a place to put something.
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], (TEMPLATE / "page.html").read_text())
+    # The template escapes all text of the case, in the JSON too; only our own files stand in it as they are.
+    return _ENVIRONMENT.get_template("page.html").render(
+        title=case.name,
+        style=_verbatim(TEMPLATES / "page.css"),
+        content=content,
+        volumes=volumes,
+        licences="\n\n".join(
+            (NIIVUE / name).read_text(encoding="utf-8") for name in ("LICENSE", "THIRD_PARTY_NOTICES.md")
+        ),
+        niivue=_verbatim(NIIVUE / "niivue.umd.js"),
+        script=_verbatim(TEMPLATES / "page.js"),
+    )
 
 
 def temporary_file(name: str) -> Path:
@@ -169,9 +167,13 @@ def _rounded(steps: Mapping[str, float]) -> str:
     return f"Intensities were rounded for this page: {', '.join(told)}." if told else ""
 
 
-def _licences() -> str:
-    return "\n\n".join((NIIVUE / name).read_text() for name in ("LICENSE", "THIRD_PARTY_NOTICES.md"))
-
-
 def _times(numbers: Any) -> str:
     return " × ".join(f"{number:.4g}" for number in numbers)
+
+
+def _verbatim(path: Path) -> Markup:
+    return Markup(path.read_text(encoding="utf-8"))  # noqa: S704 - a file of this package
+
+
+_ENVIRONMENT = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
+_ENVIRONMENT.policies["json.dumps_kwargs"] = {"allow_nan": False}  # and the order of the facts is kept
