@@ -11,9 +11,11 @@ import time
 import torch
 
 from cggm_med.config import parse_overrides
+from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.registry import STRATEGIES, TASKS, load
 from cggm_med.runs.settings import make_config
-from cggm_med.training import loop as engine
+from cggm_med.training.build import build
+from cggm_med.training.step import train_step
 
 
 def main() -> None:
@@ -36,12 +38,12 @@ def main() -> None:
     loading = options.batches / (time.perf_counter() - start)
 
     strategy = load(STRATEGIES, "cggm")(config.strategy)
-    model = engine.build(task, strategy, config, device).train()
-    optimizer = engine.make_optimizer(model, strategy, config.optim, device)
+    model = build(task, strategy, config, device).train()
+    optimizer = make_optimizer(model, strategy, config.optim, device)
     criterion = task.criterion()
     start = time.perf_counter()
     for index in range(10):
-        engine.train_step(model, strategy, optimizer, criterion, kept[index % 5], clip_norm=1.0)
+        train_step(model, strategy, optimizer, criterion, kept[index % 5], clip_norm=1.0)
     training = 10 / (time.perf_counter() - start)
     print(f"one worker makes {loading:.1f} batches/s, the step uses {training:.1f}: ratio {loading / training:.1f}")
 

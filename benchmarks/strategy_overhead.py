@@ -19,10 +19,12 @@ import time
 import torch
 
 from cggm_med.device import precision
+from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.randomness import Step
 from cggm_med.registry import STRATEGIES, TASKS, load
 from cggm_med.runs.settings import make_config
-from cggm_med.training import loop as engine
+from cggm_med.training.build import build
+from cggm_med.training.step import train_step
 from cggm_med.types import Batch
 
 GUIDED = {"subset_view": 1.0, "subset_view_guided": True}
@@ -59,8 +61,8 @@ class Variant:
         config = make_config("brats2021", layers, preset=preset)
         task = load(TASKS, "brats2021")(config)
         self.strategy = load(STRATEGIES, config.strategy.name)(config.strategy)
-        self.model = engine.build(task, self.strategy, config, device).train()
-        self.optimizer = engine.make_optimizer(self.model, self.strategy, config.optim, device)
+        self.model = build(task, self.strategy, config, device).train()
+        self.optimizer = make_optimizer(self.model, self.strategy, config.optim, device)
         self.criterion = task.criterion()
         self.autocast = precision("auto", device)
         self.settings = config.train
@@ -81,7 +83,7 @@ class Variant:
 
     def step(self, number: int) -> None:
         """One step."""
-        engine.train_step(
+        train_step(
             self.model,
             self.strategy,
             self.optimizer,

@@ -31,6 +31,7 @@ from .objectives.balance_scores import residual_sums as residual_sums
 from .objectives.balance_scores import soft_dice_sums as soft_dice_sums
 from .objectives.balance_scores import true_class_sums as true_class_sums
 from .objectives.losses import RegionLoss as RegionLoss
+from .optim.optimizer import make_optimizer as make_optimizer
 from .randomness import Step as Step
 from .results.results import Report as Report
 from .runs.settings import make_config as make_config
@@ -52,8 +53,7 @@ from .task.samples import SampleTask as SampleTask
 from .task.segmentation import SegmentationDataConfig as SegmentationDataConfig
 from .task.segmentation import SegmentationTask as SegmentationTask
 from .task.segmentation import SegmentationTaskConfig as SegmentationTaskConfig
-from .training.loop import make_optimizer as make_optimizer
-from .training.loop import train_step as train_step
+from .training.step import train_step as train_step
 from .types import Batch as Batch
 from .types import Features as Features
 from .types import Outputs as Outputs

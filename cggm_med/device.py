@@ -1,12 +1,36 @@
-"""In which number format a network computes."""
+"""Where a network computes, and in which number format."""
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+
+from cggm_med.config import require
+
+
+def select_device(name: str) -> torch.device:
+    """The device to train on; ``auto`` is this process's GPU if there is one.
+
+    Raises:
+        ConfigError: if CUDA is asked for and absent, or the name is no device.
+    """
+    if name == "auto":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    require(re.fullmatch(r"cpu|cuda(:\d+)?", name) is not None, "train.device", name, "auto, cpu, cuda or cuda:N")
+    if name != "cpu":
+        if name == "cuda":
+            name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        count = torch.cuda.device_count()
+        require(int(name.split(":")[1]) < count, "train.device", name, f"cpu or auto: torch sees {count} CUDA devices")
+        torch.cuda.set_device(name)
+        # Patches have one size, so the fastest convolution is worth searching for once.
+        torch.backends.cudnn.benchmark = True
+    return torch.device(name)
 
 
 def precision(name: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:

@@ -13,6 +13,7 @@ from rich.console import Console
 from cggm_med import distributed
 from cggm_med.bundle.configs import convention_tree
 from cggm_med.config import RunConfig, Tree, parse_overrides, read_file
+from cggm_med.device import select_device
 from cggm_med.errors import ConfigError
 from cggm_med.inference.predictor import Predictor
 from cggm_med.models.segmentation import SegmentationModel
@@ -23,7 +24,6 @@ from cggm_med.runs import train as run
 from cggm_med.runs.folder import RunFolder
 from cggm_med.runs.settings import make_config
 from cggm_med.training import checkpoint as checkpoints
-from cggm_med.training import loop as engine
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class EngineTrainer:
 
     def run(self) -> Report | None:
         """Train, and score the held-out cases; everything is written to the run folder."""
-        with distributed.processes(engine.select_device(self.config.train.device)):
+        with distributed.processes(select_device(self.config.train.device)):
             return run.start(self.config, self.output_dir, _console())
 
 
@@ -127,7 +127,7 @@ class EngineEvaluator:
     def run(self) -> Report:
         """Score, and write table and pictures into the run folder."""
         overrides: Tree = {"data": {"path": os.path.abspath(self.dataset.data)}, "train": {"device": self.device}}
-        with distributed.processes(engine.select_device(self.device)):
+        with distributed.processes(select_device(self.device)):
             return run.evaluate(self.run_dir, overrides, _console(), split="validation", out=None)
 
 

@@ -73,10 +73,10 @@ def train(
 
     from cggm_med import distributed
     from cggm_med.config import read_file
+    from cggm_med.device import select_device
     from cggm_med.runs import train as run
     from cggm_med.runs.folder import RunFolder
     from cggm_med.runs.settings import make_config
-    from cggm_med.training import loop as engine
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
     if resume is not None:
@@ -85,13 +85,13 @@ def train(
             raise typer.BadParameter(f"{', '.join(ignored)} cannot go with --resume: the run keeps its settings")
         if strategy is not None:
             overrides["strategy"] = {**overrides.get("strategy", {}), "name": strategy}
-        device = engine.select_device(RunFolder(resume).device_setting(overrides))
+        device = select_device(RunFolder(resume).device_setting(overrides))
         with distributed.processes(device), _interruptible(resume):
             run.resume(resume, overrides, console)
         return
     layers = [read_file(config)] if config is not None else []
     resolved = make_config(task, [*layers, overrides], preset=preset, strategy=strategy)
-    device = engine.select_device(resolved.train.device)
+    device = select_device(resolved.train.device)
     with distributed.processes(device):
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         stamp = distributed.gather_json(stamp, device)[0]
@@ -131,15 +131,15 @@ def evaluate(
     from rich.console import Console
 
     from cggm_med import distributed
+    from cggm_med.device import select_device
     from cggm_med.evaluation.calibration import measure as calibrations
     from cggm_med.evaluation.robustness import measure as robustness
     from cggm_med.evaluation.subsets import measure as subset_evaluation
     from cggm_med.runs import train as run
     from cggm_med.runs.folder import RunFolder
-    from cggm_med.training import loop as engine
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    with distributed.processes(engine.select_device(RunFolder(folder).device_setting(overrides))):
+    with distributed.processes(select_device(RunFolder(folder).device_setting(overrides))):
         if calibration:
             calibrations.evaluate(folder, overrides, console, split=split, out=out)
             return
@@ -270,12 +270,12 @@ def probe(
     from rich.console import Console
 
     from cggm_med import distributed
+    from cggm_med.device import select_device
     from cggm_med.evaluation.probe import measure as probes
     from cggm_med.runs.folder import RunFolder
-    from cggm_med.training import loop as engine
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    with distributed.processes(engine.select_device(RunFolder(folder).device_setting(overrides))):
+    with distributed.processes(select_device(RunFolder(folder).device_setting(overrides))):
         probes.evaluate(folder, overrides, console, split=split, out=out)
 
 
@@ -318,12 +318,12 @@ def predict(
         raise typer.BadParameter("--modalities chooses among those of a folder; of files, leave out what is not wanted")
     from cggm_med import distributed
     from cggm_med.data.dicom.series import holds_dicom
+    from cggm_med.device import select_device
     from cggm_med.inference.batch import case_of, find_images, predict_cases
     from cggm_med.inference.dicom_study import predict_study
     from cggm_med.inference.predictor import Predictor
-    from cggm_med.training import loop as engine
 
-    with distributed.processes(engine.select_device(device)):
+    with distributed.processes(select_device(device)):
         predictor = Predictor(Path(run), device, flips=flips, trust_names=trust_names, resample_to=resample_to)
         wanted = modalities.split(",") if modalities else None
         how: dict[str, Any] = {"skip_existing": skip_existing, "extras": extra or [], "say": typer.echo}

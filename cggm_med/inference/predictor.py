@@ -24,7 +24,7 @@ from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.modality_check import Signatures, check
 from cggm_med.data.volumes.resample import onto_one_grid
 from cggm_med.data.volumes.transforms import NativeGrid, to_network
-from cggm_med.device import precision
+from cggm_med.device import precision, select_device
 from cggm_med.errors import CheckpointError, ConfigError, DataError, UnknownName
 from cggm_med.models.memory import peak_bytes
 from cggm_med.models.windows import window_count, windows_at_once
@@ -32,7 +32,6 @@ from cggm_med.runs.folder import RunFolder
 from cggm_med.runs.settings import make_config
 from cggm_med.task.segmentation import SegmentationTask
 from cggm_med.training import checkpoint as checkpoints
-from cggm_med.training import loop as engine
 
 FLIPS = tuple(axes for n in range(4) for axes in itertools.combinations((1, 2, 3), n))  # of (channel, x, y, z)
 
@@ -139,7 +138,7 @@ class Predictor:
         if resample_to is not None and resample_to not in task.modalities:
             raise UnknownName("modality in this run", resample_to, task.modalities)
         self.task, self.flips, self.trust_names, self.resample_to = task, flips, trust_names, resample_to
-        self.device = engine.select_device(config.train.device)
+        self.device = select_device(config.train.device)
         labels, self.signatures = _read_facts(folder)
         if labels not in task.conventions:
             raise UnknownName("label convention", labels, task.conventions)

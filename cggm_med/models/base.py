@@ -106,3 +106,7 @@ class MultimodalModel(nn.Module, ABC):
         if not parameters:
             raise ValueError(f"modality '{modality}' matches no trainable parameter; balancing it would do nothing")
         return parameters
+
+    def modality_gradients(self, modality: str) -> list[Tensor]:
+        """The gradients of ``modality_parameters``, as far as there are any."""
+        return [p.grad for p in self.modality_parameters(modality) if p.grad is not None]

@@ -25,10 +25,11 @@ from cggm_med.nnunet.network import PlannedNetwork, channel_modalities, initiali
 from cggm_med.nnunet.settings import Settings, given, resolve
 from cggm_med.objectives.balance_scores import soft_dice_sums, softmax_dice_sums
 from cggm_med.objectives.losses import subsample
+from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.randomness import Step
 from cggm_med.strategies.base import BalancingStrategy
-from cggm_med.training import loop as engine
 from cggm_med.training.checkpoint import read_tensors
+from cggm_med.training.step import train_step
 from cggm_med.types import Batch
 
 KEY = "cggm_med"  # of what we add to nnU-Net's plans and checkpoints
@@ -114,7 +115,7 @@ class BalancedTrainer(nnUNetTrainer):
             for tensor in self.strategy.state_dict().values():
                 torch.distributed.broadcast(tensor, 0)
         config = OptimConfig("sgd", lr=self.initial_lr, weight_decay=self.weight_decay, momentum=MOMENTUM)
-        optimizer = engine.make_optimizer(model, self.strategy, config, self.device)
+        optimizer = make_optimizer(model, self.strategy, config, self.device)
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
     @property
@@ -135,7 +136,7 @@ class BalancedTrainer(nnUNetTrainer):
         image, target = batch["data"].to(self.device, non_blocking=True), batch["target"]
         targets = [t.to(self.device, non_blocking=True) for t in (target if isinstance(target, list) else [target])]
         self._targets = {t.shape[2:]: t for t in targets}
-        losses = engine.train_step(
+        losses = train_step(
             self.planned.model,
             self.strategy,
             self.optimizer,

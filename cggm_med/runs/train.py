@@ -20,6 +20,7 @@ from rich.console import Console
 from cggm_med import distributed, registry
 from cggm_med.config import RunConfig, Tree, differences, require, to_tree
 from cggm_med.data.splits import Splits, write_splits
+from cggm_med.device import select_device
 from cggm_med.errors import CheckpointError, DataError, OutputError, UnknownName
 from cggm_med.files import append_text, require_unused, results_folder, unused, write_json, write_text
 from cggm_med.models.base import MultimodalModel
@@ -31,9 +32,11 @@ from cggm_med.runs.settings import make_config
 from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task.base import Task
 from cggm_med.training import checkpoint as checkpoints
-from cggm_med.training import loop as engine
+from cggm_med.training import validation
+from cggm_med.training.build import build, parameter_count
 from cggm_med.training.cost import measured
 from cggm_med.training.gradient_log import GradientLog
+from cggm_med.training.loop import Record, train
 from cggm_med.training.monitor import coverage
 
 DRAWN_CASES = 4  # the first ones
@@ -212,8 +215,8 @@ def open_finished(
                 f"{len(familiar)} of {len(cases)} cases were used to train this run ({_first_of(familiar)}): "
                 "--split test scores its held-out cases, --split all scores everything, seen or not"
             )
-    device = engine.select_device(config.train.device)
-    model = engine.build(task, strategy, config, device)
+    device = select_device(config.train.device)
+    model = build(task, strategy, config, device)
     weights = checkpoints.load(run.weights, device)
     checkpoints.restore(weights, model, strategy, run.weights)
     name = Path(config.data.path).stem if other_data else chosen
@@ -323,14 +326,14 @@ def _train(
     console: Console,
     checkpoint: checkpoints.Checkpoint | None,
 ) -> Report | None:
-    device = engine.select_device(config.train.device)
-    model = engine.build(task, strategy, config, device)
+    device = select_device(config.train.device)
+    model = build(task, strategy, config, device)
     say = speaker(console)
     if distributed.rank() == 0:
         write_json(run.coverage, coverage(model, strategy))
     say(
         f"training {config.task.name} with {config.strategy.name} on {device}: "
-        f"{engine.parameter_count(model) / 1e6:.2f} M parameters, {len(task.splits.train)} training, "
+        f"{parameter_count(model) / 1e6:.2f} M parameters, {len(task.splits.train)} training, "
         f"{len(task.splits.validation)} validation, {len(task.splits.test)} test cases; run folder {run.path}"
     )
     if held_out(task.splits) is None:
@@ -340,7 +343,7 @@ def _train(
         console if first else Console(quiet=True), checkpoint.step if checkpoint else 0, config.train.steps
     )
 
-    def log(record: engine.Record) -> None:
+    def log(record: Record) -> None:
         if first:
             append_text(run.metrics, json.dumps(record) + "\n")
             progress(record)
@@ -348,7 +351,7 @@ def _train(
     # Of a run that was stopped in between, the cost is not known.
     whole = first and (checkpoint is None or checkpoint.step == 0)
     with progress, measured(run.cost, device, config.train.steps) if whole else contextlib.nullcontext():
-        engine.train(
+        train(
             task,
             model,
             strategy,
@@ -387,8 +390,8 @@ def _score(
 ) -> Report:
     """Evaluate, write ``results.json``, ``results.md`` and pictures to ``folder``, and print the table."""
     speaker(console)(f"scoring {len(cases)} cases ({split})")
-    pictures = engine.Drawings(folder / "figures", cases[:DRAWN_CASES], DRAWN_WORST)
-    results = engine.evaluate(task, model, strategy, cases, config, device=device, full=True, draw=pictures)
+    pictures = validation.Drawings(folder / "figures", cases[:DRAWN_CASES], DRAWN_WORST)
+    results = validation.evaluate(task, model, strategy, cases, config, device=device, full=True, draw=pictures)
     report = Report(
         task=config.task.name,
         strategy=config.strategy.name,

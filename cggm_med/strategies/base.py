@@ -1,6 +1,6 @@
 """The contract of a balancing strategy: hooks in the training step, each a no-op by default.
 
-One training step, and where each hook sits in it (``engine.train_step``)::
+One training step, and where each hook sits in it (``training.step``)::
 
     for each part of the batch:
         encode -> [adapt_features] -> fuse, head, classifier heads -> [watch] -> [losses] -> [backward]
@@ -15,20 +15,20 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
 
 from cggm_med.config import Tree
 from cggm_med.distributed import average, sum_over_processes
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.objectives.balance_scores import ScoreSums, mean_score
+from cggm_med.optim.optimizer import scale_updates
 from cggm_med.randomness import Step
 from cggm_med.types import Features, Outputs, UnimodalOutput
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
 RECENT = 0.9  # decay of the running mean of the scores
-NOISE_FLOOR = 1e-8  # added to the standard deviation of a gradient, as the papers' code does
 
 
 @dataclass(frozen=True)
@@ -261,66 +261,3 @@ def write_where(module: nn.Module, rows: Any, usable: Tensor, **values: Tensor) 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its mean over all processes, in one exchange."""
     average([p.grad for p in parameters if p.grad is not None])
-
-
-def scale_updates(model: MultimodalModel, optimizer: Optimizer, factors: Mapping[str, Tensor]) -> None:
-    """Scale the next update of each modality's parameters by a factor.
-
-    For SGD the gradients are multiplied in place. Adam and its kin divide each gradient by its running magnitude, where
-    a factor would cancel, so there the learning rate of the modality's parameter group is multiplied instead
-    (ADR 0007). The caller sets the learning rate anew after the step, as ``engine.train_step`` does.
-
-    Args:
-        model: knows which parameters belong to which modality.
-        optimizer: its groups carry the key ``modality``.
-        factors: scalar tensors by modality.
-
-    Raises:
-        ValueError: if a modality matches no parameter.
-    """
-    for modality, factor in factors.items():
-        if isinstance(optimizer, SGD):
-            gradients = modality_gradients(model, modality)
-            if gradients:
-                torch._foreach_mul_(gradients, factor)
-            continue
-        groups = [group for group in optimizer.param_groups if group.get("modality") == modality]
-        if not groups:
-            raise ValueError(f"the optimizer has no parameter group for modality '{modality}'")
-        for group in groups:
-            # Only the fused optimizer takes a tensor here, and with it nothing waits for the device.
-            group["lr"] = group["lr"] * (factor if group.get("fused") else factor.item())
-
-
-def modality_gradients(model: MultimodalModel, modality: str) -> list[Tensor]:
-    """The gradients of a modality's parameters, as far as there are any.
-
-    Raises:
-        ValueError: if the modality matches no parameter.
-    """
-    return [p.grad for p in model.modality_parameters(modality) if p.grad is not None]
-
-
-def gradient_spreads(model: MultimodalModel) -> dict[str, list[Tensor]]:
-    """Standard deviation of each gradient tensor of each modality, over its own elements."""
-    return {
-        m: [g.float().std(correction=0) + NOISE_FLOOR for g in modality_gradients(model, m)] for m in model.modalities
-    }
-
-
-def add_gradient_noise(model: MultimodalModel, spreads: Mapping[str, list[Tensor]], step: Step) -> None:
-    """Add Gaussian noise to every gradient of every modality (the GE of OGM-GE, CVPR 2022).
-
-    Args:
-        model: has gradients.
-        spreads: standard deviations, from ``gradient_spreads`` before anything was modulated.
-        step: for random numbers that are equal on all processes; they are drawn in float32.
-    """
-    for modality in model.modalities:
-        gradients = modality_gradients(model, modality)
-        if not gradients:
-            continue
-        generator = step.generator(f"gradient noise {modality}", gradients[0].device)
-        for gradient, spread in zip(gradients, spreads[modality], strict=True):
-            noise = torch.randn(gradient.shape, generator=generator, device=gradient.device)
-            gradient.add_((noise * spread).to(gradient.dtype))

@@ -23,7 +23,7 @@ from cggm_med.errors import ConfigError
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.randomness import Step
-from cggm_med.strategies.base import Criterion, FactorStrategy, StrategyConfig, modality_gradients
+from cggm_med.strategies.base import Criterion, FactorStrategy, StrategyConfig
 from cggm_med.strategies.parts.cggm_coefficients import RatioCoefficients, StableCoefficients
 from cggm_med.strategies.parts.last_layer import cosines, guidance_loss, last_layer_gradients
 from cggm_med.types import Outputs
@@ -156,7 +156,7 @@ class CGGM(FactorStrategy):
         super().combine(model)
         if self.config.mode == "released":
             for modality, factor in zip(self.modalities, self.factor.unbind(), strict=True):
-                if gradients := modality_gradients(model, modality):
+                if gradients := model.modality_gradients(modality):
                     torch._foreach_mul_(gradients, factor)
             self.late_guidance.prepare(model, self.heads, self.factor / self.config.rho)
 

@@ -20,14 +20,10 @@ from cggm_med.distributed import sum_over_processes
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.objectives.balance_scores import mean_score
+from cggm_med.optim.optimizer import scale_updates
 from cggm_med.randomness import Step
-from cggm_med.strategies.base import (
-    FactorStrategy,
-    StrategyConfig,
-    add_gradient_noise,
-    gradient_spreads,
-    scale_updates,
-)
+from cggm_med.strategies.base import FactorStrategy, StrategyConfig
+from cggm_med.strategies.parts.gradient_noise import add_gradient_noise, gradient_spreads
 from cggm_med.strategies.parts.pareto import ParetoGradients, Rescale
 from cggm_med.strategies.parts.shapley import coalition_sums, shapley_plan, shapley_shares
 from cggm_med.types import Outputs

@@ -15,8 +15,9 @@ from torch.optim import Optimizer
 from cggm_med.config import require
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
+from cggm_med.optim.optimizer import scale_updates
 from cggm_med.randomness import Step
-from cggm_med.strategies.base import BalancingStrategy, StrategyConfig, scale_updates
+from cggm_med.strategies.base import BalancingStrategy, StrategyConfig
 from cggm_med.strategies.parts.pareto import ParetoGradients, Rescale
 
 

@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 from cggm_med.config import require
 from cggm_med.models.base import MultimodalModel
 from cggm_med.randomness import Step
-from cggm_med.strategies.base import FactorStrategy, StrategyConfig, add_gradient_noise, gradient_spreads
+from cggm_med.strategies.base import FactorStrategy, StrategyConfig
+from cggm_med.strategies.parts.gradient_noise import add_gradient_noise, gradient_spreads
 from cggm_med.strategies.parts.ratios import TIE, score_ratios
 
 

@@ -1,1 +1,1 @@
-"""The training loop: step, optimizer, checkpoints, and what is logged."""
+"""Training: the step, the loop around it, what is watched, and checkpoints."""

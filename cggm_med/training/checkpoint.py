@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from cggm_med import distributed
 from cggm_med.config import Tree, differences
 from cggm_med.errors import CheckpointError
 from cggm_med.files import atomic_file
@@ -160,3 +161,59 @@ def restore(
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{path} does not fit this model, keep the settings of its run: {reason}") from error
+
+
+class TrainingState:
+    """The live objects of a training, saved and restored together, and the best validation so far.
+
+    Args:
+        folder: for ``last.pt`` and ``best.pt``.
+        config: resolved settings of the run.
+        data: digests of each prepared case.
+        model, strategy, optimizer, monitor: what is saved.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: Tree,
+        data: Tree,
+        model: nn.Module,
+        strategy: nn.Module,
+        optimizer: Optimizer,
+        monitor: nn.Module,
+    ) -> None:
+        self.folder, self.config, self.data = folder, config, data
+        self.model, self.strategy, self.optimizer, self.monitor = model, strategy, optimizer, monitor
+        self.best: Mapping[str, float] | None = None
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint to resume from."""
+        return self.folder / "last.pt"
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint of this run.
+
+        Raises:
+            CheckpointError: if it was made with other settings or data, or does not fit the model.
+        """
+        require_same_run(checkpoint, self.config, self.data, self.last)
+        restore(checkpoint, self.model, self.strategy, self.last, self.optimizer, self.monitor)
+        self.best = checkpoint.best
+
+    def save_last(self, step: int) -> None:
+        """Write ``last.pt``, if this is the first process; ``step`` counts the steps that are done."""
+        self._save(self.last, step)
+
+    def save_if_best(self, score: float | None, step: int, epoch: int, *, lower_is_better: bool) -> None:
+        """Write ``best.pt``, if no validation before was as good."""
+        assert score is not None  # noqa: S101 - a task is chosen by a score that is always defined
+        if self.best is None or (score < self.best["score"] if lower_is_better else score > self.best["score"]):
+            self.best = {"score": score, "epoch": float(epoch), "step": float(step)}
+            self._save(self.folder / "best.pt", step)
+
+    def _save(self, path: Path, step: int) -> None:
+        if distributed.rank() == 0:
+            states = [x.state_dict() for x in (self.model, self.strategy, self.optimizer, self.monitor)]
+            save(path, Checkpoint(step, self.config, self.data, self.best, *states))

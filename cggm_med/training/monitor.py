@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from torch.optim import Optimizer
 
 from cggm_med.distributed import sum_over_processes
 from cggm_med.models.base import MultimodalModel
 from cggm_med.objectives.balance_scores import ScoreSums, mean_score
 from cggm_med.randomness import Step
-from cggm_med.strategies.base import BalancingStrategy, Criterion, modality_gradients
+from cggm_med.strategies.base import BalancingStrategy, Criterion
 from cggm_med.strategies.parts.last_layer import cosines, last_layer_gradients
 from cggm_med.strategies.parts.shapley import coalition_sums, shapley_plan, shapley_shares
 from cggm_med.types import Outputs
@@ -43,7 +43,7 @@ class Monitor(nn.Module):
             self.register_buffer(name, torch.zeros(()))
 
     def record(self, norms: Tensor, total: Tensor, clip_norm: float) -> None:
-        """Note one step; see ``clip_gradients``."""
+        """Note one step; see ``optim.optimizer.clip_gradients``."""
         finite = torch.isfinite(total)
         self.gradient_norm.copy_(norms)
         self.clipped_steps += finite & (total > clip_norm)
@@ -52,34 +52,6 @@ class Monitor(nn.Module):
     def values(self) -> dict[str, Tensor]:
         """What to log."""
         return dict(self.named_buffers())
-
-
-def clip_gradients(model: MultimodalModel, clip_norm: float) -> tuple[Tensor, Tensor]:
-    """Clip the model's gradient to a norm.
-
-    Returns:
-        Norm of each modality's gradient ``(modality,)`` and of all together, before clipping.
-    """
-    device = next(model.parameters()).device
-    own = [modality_gradients(model, m) for m in model.modalities]
-    known = {id(g) for gradients in own for g in gradients}
-    shared = [p.grad for p in model.parameters() if p.grad is not None and id(p.grad) not in known]
-    norms = torch.stack([get_total_norm(g).to(device) for g in (*own, shared)])
-    total = norms.norm()
-    clip_grads_with_norm_(model.parameters(), clip_norm, total)
-    return norms[:-1], total
-
-
-def step_if_finite(optimizer: Optimizer, total: Tensor) -> None:
-    """Do the optimizer's step unless the gradient's norm is not finite.
-
-    A fused optimizer decides on the device, by the flag that torch's own gradient scaler sets.
-    """
-    if all(group.get("fused") for group in optimizer.param_groups):
-        optimizer.found_inf = (~torch.isfinite(total)).float()  # type: ignore[attr-defined]
-        optimizer.step()
-    elif torch.isfinite(total):
-        optimizer.step()
 
 
 class Comparison:
@@ -144,4 +116,16 @@ def coverage(model: MultimodalModel, strategy: BalancingStrategy) -> dict[str, o
         "modulates": strategy.modulates,
         "modalities": covered,
         "shared": [name for name in names.values() if name not in everyone],
+    }
+
+
+def readable(diagnostics: Mapping[str, Tensor], modalities: tuple[str, ...]) -> dict[str, Any]:
+    """Diagnostics as numbers: a vector by modality, a scalar as it is; None for what is not defined."""
+
+    def number(value: float) -> float | None:
+        return value if math.isfinite(value) else None  # JSON has no NaN
+
+    return {
+        name: dict(zip(modalities, map(number, value.tolist()), strict=True)) if value.ndim else number(value.item())
+        for name, value in diagnostics.items()
     }

@@ -18,7 +18,7 @@ from helpers.small_runs import quiet, small_config, small_settings
 from cggm_med.cli import app as cli
 from cggm_med.runs import train as run
 from cggm_med.training import checkpoint as checkpoints
-from cggm_med.training import loop as engine
+from cggm_med.training import loop, step
 
 KINDS = {"flair": "t2f", "t1": "t1n", "t1ce": "t1c", "t2": "t2w", "seg": "seg"}  # BraTS 2021 to BraTS 2023
 
@@ -345,14 +345,14 @@ def test_evaluation_on_what_the_run_was_trained_on(finished, refused, phantom, t
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(refused, phantom, cache, tmp_path, monkeypatch):
-    real, batches = engine.train_step, []
+    real, batches = loop.train_step, []
 
     def train_step(model, strategy, optimizer, criterion, batch, step, **rest):
         batches.append(batch.ids)
         factor = math.nan if len(batches) == 3 else 1
         return real(model, strategy, optimizer, lambda *x: factor * criterion(*x), batch, step, **rest)
 
-    monkeypatch.setattr(engine, "train_step", train_step)
+    monkeypatch.setattr(loop, "train_step", train_step)
     settings = small_settings(phantom, cache, train__epochs="1", train__checkpoint_every="1")
     flags = [word for setting in settings for word in ("--set", setting)]
     folder = tmp_path / "run"
@@ -370,7 +370,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(refused, phantom, cache, tmp_pa
 
 
 def test_gradients_that_are_never_finite_stop_the_run(refused, phantom, cache, tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "clip_gradients", lambda model, norm: (torch.ones(4), torch.tensor(math.inf)))
+    monkeypatch.setattr(step, "clip_gradients", lambda model, norm: (torch.ones(4), torch.tensor(math.inf)))
     settings = small_settings(phantom, cache, train__log_every="3")
     flags = [word for setting in settings for word in ("--set", setting)]
     message = refused("train", "--preset", "tiny", "--out", tmp_path / "run", *flags)

@@ -20,7 +20,7 @@ from cggm_med.evaluation.probe import table as probe_table
 from cggm_med.evaluation.probe import volumes as probe_volumes
 from cggm_med.runs.train import open_finished, open_own
 from cggm_med.strategies.joint import Joint, JointConfig
-from cggm_med.training import loop as engine
+from cggm_med.training.build import build
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 
@@ -68,7 +68,7 @@ def opened(run):
 def test_untrained_is_what_training_started_from(run, digits):
     for folder in (run, digits):
         x = opened(folder)
-        start = engine.build(x.task, Joint(JointConfig("joint")), x.config, x.device)
+        start = build(x.task, Joint(JointConfig("joint")), x.config, x.device)
         found = probe_table.untrained(x)
         assert not found.training
         trained = x.model.state_dict()

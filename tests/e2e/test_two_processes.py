@@ -10,7 +10,6 @@ from helpers.small_runs import quiet, small_config, small_settings
 
 # One step of plain SGD each: Adam would turn differences of rounding into differences of sign.
 from cggm_med.runs import train as run
-from cggm_med.training import loop as engine
 
 # One step of plain SGD each: Adam would turn differences of rounding into differences of sign.
 CHANGES = {"optim__name": "sgd", "optim__lr": "0.05", "strategy__warmup_steps": "0", "train__batch_size": "4"}
@@ -46,8 +45,8 @@ def test_two_processes_train_what_one_does_with_the_whole_batch(trained, phantom
         built["model"], built["strategy"] = real_build(task, strategy, *args), strategy
         return built["model"]
 
-    real_build = engine.build
-    monkeypatch.setattr(engine, "build", keep)
+    real_build = run.build
+    monkeypatch.setattr(run, "build", keep)
     report = run.start(small_config(phantom, cache, **CHANGES), tmp_path / "run", quiet())
     both = torch.load(trained / "process0.pt", weights_only=True)
     for module in ("model", "strategy"):

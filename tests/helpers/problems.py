@@ -12,9 +12,10 @@ from cggm_med.models.late_fusion import LateFusionModel
 from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.objectives.balance_scores import residual_sums, soft_dice_sums, true_class_sums
 from cggm_med.objectives.losses import RegionLoss
+from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.randomness import Step
-from cggm_med.training.loop import make_optimizer, train_step
 from cggm_med.training.monitor import Monitor
+from cggm_med.training.step import train_step
 from cggm_med.types import Batch
 
 CHANNELS = (3, 4, 5)

@@ -6,7 +6,7 @@ import torch
 
 from cggm_med.runs.folder import RunFolder
 from cggm_med.training import checkpoint as checkpoints
-from cggm_med.training import loop as engine
+from cggm_med.training import loop
 
 CPU = torch.device("cpu")
 
@@ -46,7 +46,7 @@ class Killed(Exception):
 
 def kill_at(monkeypatch, step):
     """Die right after the optimizer step with this number, before anything is logged or written."""
-    real = engine.train_step
+    real = loop.train_step
     count = iter(range(1, 1000))
 
     def train_step(*args, **kwargs):
@@ -55,4 +55,4 @@ def kill_at(monkeypatch, step):
             raise Killed
         return losses
 
-    monkeypatch.setattr(engine, "train_step", train_step)
+    monkeypatch.setattr(loop, "train_step", train_step)

@@ -9,7 +9,7 @@ from torch import distributed
 
 from cggm_med import registry
 from cggm_med.config import OptimConfig, TrainConfig
-from cggm_med.training.loop import make_optimizer
+from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.training.monitor import Comparison
 from cggm_med.types import Batch
 from helpers.problems import CPU, PROBLEMS, make, one_step, set_up

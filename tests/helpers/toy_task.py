@@ -12,7 +12,7 @@ from cggm_med.task.base import TaskConfig
 from cggm_med.task.classification import ClassificationTask, ClassificationTaskConfig
 from cggm_med.task.regression import RegressionTask
 from cggm_med.task.samples import Sample, SampleDataConfig, SampleList
-from cggm_med.training import loop as engine
+from cggm_med.training.build import build
 
 CLASSES = ("low", "middle", "high")
 CPU = torch.device("cpu")
@@ -108,4 +108,4 @@ def found(task, folder, said=None):
 def built(task):
     """A new network and its strategy."""
     strategy = CGGM(task.config.strategy)
-    return engine.build(task, strategy, task.config, CPU), strategy
+    return build(task, strategy, task.config, CPU), strategy

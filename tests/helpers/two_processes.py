@@ -10,7 +10,6 @@ from cggm_med import distributed
 from cggm_med.config import parse_overrides
 from cggm_med.runs import train as run
 from cggm_med.runs.settings import make_config
-from cggm_med.training import loop as engine
 
 out, *settings = sys.argv[1:]
 config = make_config("brats2021", [parse_overrides(settings)], preset="tiny")
@@ -23,7 +22,7 @@ def keep(task, strategy, *args):
     return built["model"]
 
 
-real_build, engine.build = engine.build, keep
+real_build, run.build = run.build, keep
 with distributed.processes(torch.device("cpu")):
     run.start(config, Path(out) / "run", Console(quiet=True))
     states = {name: module.state_dict() for name, module in built.items()}

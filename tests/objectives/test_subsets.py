@@ -32,9 +32,9 @@ from cggm_med.objectives.subsets import (
     subset_view,
     subsets,
 )
+from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.randomness import Step
 from cggm_med.runs.settings import make_config
-from cggm_med.training.loop import make_optimizer
 from cggm_med.types import Features
 
 MANY = 20000

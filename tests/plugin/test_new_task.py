@@ -26,12 +26,12 @@ NAME = "spoken_digits"
 KILLED = """
 import os, sys
 from cggm_med.cli import app as cli
-from cggm_med.training import loop as engine
-real, count = engine.train_step, iter((1, 2))
+from cggm_med.training import loop
+real, count = loop.train_step, iter((1, 2))
 def train_step(*args, **kwargs):
     losses = real(*args, **kwargs)
     return losses if next(count) == 1 else os._exit(9)
-engine.train_step = train_step
+loop.train_step = train_step
 cli.main()
 """
 

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 
 from cggm_med.config import OptimConfig
 from cggm_med.errors import ConfigError
+from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.randomness import Step
 from cggm_med.strategies.agm import agm_factors
-from cggm_med.training.loop import make_optimizer
 from cggm_med.types import Batch
 
 score = st.floats(0, 1, width=32)

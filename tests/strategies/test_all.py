@@ -25,9 +25,9 @@ from helpers.problems import (
 
 from cggm_med import registry
 from cggm_med.config import OptimConfig, TrainConfig
+from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.randomness import Step
 from cggm_med.strategies.base import BalancingStrategy, FactorStrategy
-from cggm_med.training.loop import make_optimizer
 from cggm_med.training.monitor import Monitor, coverage
 from cggm_med.types import Batch
 

@@ -31,8 +31,8 @@ from cggm_med.config import OptimConfig, TrainConfig
 from cggm_med.errors import ConfigError
 from cggm_med.models.heads import UnimodalHead
 from cggm_med.objectives.losses import RegionLoss, subsample
+from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.randomness import Step
-from cggm_med.strategies.base import scale_updates
 from cggm_med.strategies.cggm import CGGM, CGGMConfig
 from cggm_med.strategies.joint import Joint
 from cggm_med.strategies.parts.cggm_coefficients import (
@@ -42,7 +42,6 @@ from cggm_med.strategies.parts.cggm_coefficients import (
     temper,
 )
 from cggm_med.strategies.parts.last_layer import cosines, guidance_loss, last_layer_gradients
-from cggm_med.training.loop import make_optimizer
 
 finite = st.floats(-1e3, 1e3, width=32)
 improvements = st.lists(finite, min_size=1, max_size=5).map(torch.tensor)
@@ -230,20 +229,6 @@ def test_a_modality_without_parameters_is_an_error():
         parameter.requires_grad_(False)
     with pytest.raises(ValueError, match="'t1' matches no trainable parameter"):
         set_up(cggm(), model)
-
-
-def test_an_optimizer_without_groups_for_the_modalities_is_an_error():
-    model = small_model()
-    optimizer = torch.optim.AdamW(model.parameters())
-    with pytest.raises(ValueError, match="no parameter group for modality 'flair'"):
-        scale_updates(model, optimizer, {"flair": torch.tensor(0.5)})
-
-
-def test_a_parameter_that_two_modalities_share_is_an_error():
-    model = small_model()
-    model.encoders["t1"] = model.encoders["flair"]
-    with pytest.raises(ValueError, match="'flair' and 't1' share a parameter"):
-        make_optimizer(model, Joint(Joint.Config("joint")), OptimConfig(), CPU)
 
 
 # Values small enough to check by hand

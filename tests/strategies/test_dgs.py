@@ -27,6 +27,7 @@ from cggm_med.errors import ConfigError
 from cggm_med.models.heads import UnimodalHeads, VectorHead
 from cggm_med.models.late_fusion import LateFusionModel
 from cggm_med.objectives.balance_scores import mean_score, soft_dice_sums, true_class_sums
+from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.randomness import Step
 from cggm_med.strategies import dgs
 from cggm_med.strategies.dgs import dgs_factors
@@ -38,7 +39,6 @@ from cggm_med.strategies.parts.shapley import (
     shapley_plan,
     shapley_shares,
 )
-from cggm_med.training.loop import make_optimizer
 from cggm_med.types import Batch, Features
 
 PLAIN_SGD = OptimConfig(name="sgd", lr=0.01, momentum=0, weight_decay=0)

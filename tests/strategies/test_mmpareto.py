@@ -15,9 +15,9 @@ from cggm_med.config import OptimConfig, TrainConfig
 from cggm_med.errors import ConfigError
 from cggm_med.models.late_fusion import LateFusionModel
 from cggm_med.objectives.subsets import draw_subset
+from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.randomness import Step
 from cggm_med.strategies.parts.pareto import ParetoGradients, min_norm_weight, pareto_gradient
-from cggm_med.training.loop import make_optimizer
 
 ROUNDING = 5e-3  # of float32, where one gradient is 200 times as long as the other and nearly opposite
 PLAIN_SGD = OptimConfig(name="sgd", lr=1e-9, momentum=0, weight_decay=0)

@@ -29,11 +29,11 @@ from torch import nn
 from cggm_med.config import OptimConfig
 from cggm_med.errors import ConfigError
 from cggm_med.models.late_fusion import LateFusionModel
+from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.randomness import Step
-from cggm_med.strategies.base import add_gradient_noise, gradient_spreads
 from cggm_med.strategies.ogm import ogm_factors
+from cggm_med.strategies.parts.gradient_noise import add_gradient_noise, gradient_spreads
 from cggm_med.strategies.parts.ratios import score_ratios
-from cggm_med.training.loop import make_optimizer
 from cggm_med.types import Batch
 
 PAIR = MODALITIES[:2]

@@ -20,9 +20,9 @@ from helpers.problems import (
 
 from cggm_med.config import OptimConfig, TrainConfig
 from cggm_med.objectives.balance_scores import true_class_sums
+from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.strategies.parts.shapley import exact_plan
-from cggm_med.training.loop import make_optimizer
-from cggm_med.training.monitor import Comparison, Monitor, clip_gradients, coverage, step_if_finite
+from cggm_med.training.monitor import Comparison, Monitor, coverage
 from cggm_med.types import Batch
 
 
@@ -45,34 +45,6 @@ def compared(problem, batch, name="joint", accumulate=1, shapley=True, **own):
     return comparison.values(), *before
 
 
-def with_gradients(*values):
-    model = small_model()
-    for i, m in enumerate(model.modalities):
-        for p in model.modality_parameters(m):
-            p.grad = torch.full_like(p, values[i])
-    for p in (*model.decoder.parameters(), *model.head.parameters()):
-        p.grad = torch.full_like(p, values[3])
-    return model
-
-
-def test_clipping_is_torchs_own_and_tells_each_modalitys_norm():
-    model, twin = with_gradients(0.1, 0.2, 0.3, 0.4), with_gradients(0.1, 0.2, 0.3, 0.4)
-    norms, total = clip_gradients(model, 0.7)
-    expected = torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.7)
-    torch.testing.assert_close(total, expected)
-    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(p.grad, q.grad)
-    count = sum(p.numel() for p in model.modality_parameters("t1"))
-    assert norms[1].item() == pytest.approx(0.2 * count**0.5, rel=1e-5)
-
-
-def test_a_modality_without_gradient_has_norm_zero():
-    model = with_gradients(0.1, 0.2, 0.3, 0.4)
-    for p in model.modality_parameters("t1"):
-        p.grad = None
-    assert clip_gradients(model, 1.0)[0][1] == 0
-
-
 def test_counters():
     monitor = Monitor(2)
     for total in (0.5, 2.0, float("nan"), 3.0, float("inf")):
@@ -84,18 +56,6 @@ def test_counters():
     restored = Monitor(2)
     restored.load_state_dict(monitor.state_dict())
     assert restored.values()["clipped_steps"] == 2
-
-
-@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])
-def test_a_fused_optimizer_skips_by_flag(kind):
-    """What happens on a GPU without asking the CPU; torch has fused optimizers for the CPU as well."""
-    p = torch.nn.Parameter(torch.ones(3))
-    optimizer = kind([p], lr=0.1, fused=True)
-    for total, moves in ((float("inf"), False), (1.0, True), (float("nan"), False)):
-        before = p.detach().clone()
-        p.grad = torch.full((3,), 0.5)
-        step_if_finite(optimizer, torch.tensor(total))
-        assert (not torch.equal(p, before)) == moves
 
 
 @pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)

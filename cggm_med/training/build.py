@@ -1,0 +1,30 @@
+"""The network and its strategy at the start of a training, the same for the same seed."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from cggm_med.config import RunConfig
+from cggm_med.models.base import MultimodalModel
+from cggm_med.randomness import random_seed
+from cggm_med.strategies.base import BalancingStrategy
+from cggm_med.task.base import Task
+
+
+def build(task: Task, strategy: BalancingStrategy, config: RunConfig, device: torch.device) -> MultimodalModel:
+    """The seeded model and its strategy, both on ``device``.
+
+    Classifier heads draw their weights from a stream of their own, so that every strategy starts with the same model.
+    """
+    torch.manual_seed(config.train.seed)
+    model = task.model().to(device)
+    torch.manual_seed(random_seed(config.train.seed, 4))
+    strategy.setup(model, lambda: task.unimodal_heads(model), task.score_sums, config.train.steps_per_epoch)
+    strategy.to(device)
+    return model
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Number of trainable values."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

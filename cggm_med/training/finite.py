@@ -1,0 +1,64 @@
+"""Stopping a training that learns nothing more: its loss is not finite, or no gradient is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cggm_med.errors import NonFiniteLoss
+from cggm_med.training.monitor import Monitor
+from cggm_med.types import Batch
+
+
+class FiniteCheck:
+    """Looks at losses and skipped steps only when asked to, since on a GPU that waits for it.
+
+    Args:
+        monitor: counts the skipped steps; restored, if the run was.
+        last: the checkpoint that a message names.
+    """
+
+    def __init__(self, monitor: Monitor, last: Path) -> None:
+        self.monitor, self.last = monitor, last
+        self.skipped = int(monitor.skipped_steps.item())
+        self.pending: list[tuple[int, Batch, Tensor]] = []
+
+    def add(self, step: int, batch: Batch, losses: Mapping[str, Tensor]) -> None:
+        """Take in a step's losses; ``step`` counts from 0."""
+        self.pending.append((step, batch, torch.stack(list(losses.values())).sum()))
+
+    def loss(self) -> float:
+        """The newest loss.
+
+        Raises:
+            NonFiniteLoss: if one since the last call is not finite; names the step, its cases and the last checkpoint.
+        """
+        values = torch.stack([loss for *_, loss in self.pending]).tolist()
+        for (step, batch, _), value in zip(self.pending, values, strict=True):
+            if not math.isfinite(value):
+                last = self.last
+                saved = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint was written yet"
+                raise NonFiniteLoss(
+                    f"loss is {value} at step {step + 1} (cases {', '.join(batch.ids)}); {saved}. "
+                    "Look at these cases, or lower optim.lr"
+                )
+        self.pending.clear()
+        return float(values[-1])
+
+    def gradients(self, done: int, log_every: int) -> None:
+        """To be called every ``log_every`` steps, with the number of steps that are done.
+
+        Raises:
+            NonFiniteLoss: if the gradient was not finite in any step since the last call.
+        """
+        skipped, self.skipped = int(self.monitor.skipped_steps.item()) - self.skipped, self.skipped
+        self.skipped += skipped
+        if skipped >= max(2, log_every):
+            raise NonFiniteLoss(
+                f"the gradient was not finite in any of the {skipped} steps up to {done}, so nothing was "
+                "learned; lower optim.lr, or train with train.precision=float32"
+            )

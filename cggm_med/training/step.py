@@ -1,0 +1,83 @@
+"""One training step, which reads like the paper's algorithm box."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from cggm_med.config import TrainConfig
+from cggm_med.models.base import MultimodalModel
+from cggm_med.objectives.subsets import modality_dropout, subset_view
+from cggm_med.optim.optimizer import clip_gradients, step_if_finite, unchanged_rates
+from cggm_med.randomness import Step
+from cggm_med.strategies.base import BalancingStrategy, Criterion, fused_loss
+from cggm_med.training.monitor import Comparison, Monitor
+from cggm_med.types import Batch
+
+
+def train_step(
+    model: MultimodalModel,
+    strategy: BalancingStrategy,
+    optimizer: Optimizer,
+    criterion: Criterion,
+    batch: Batch,
+    step: Step,
+    *,
+    clip_norm: float,
+    settings: TrainConfig = TrainConfig(),  # noqa: B008 - frozen
+    autocast: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+    monitor: Monitor | None = None,
+    comparison: Comparison | None = None,
+) -> dict[str, Tensor]:
+    """One optimizer step; returns the named losses, still on the device.
+
+    Args:
+        model: in training mode.
+        strategy: set up.
+        optimizer: from ``make_optimizer``; it has the same learning rates afterwards.
+        criterion: function of logits and target.
+        batch: this process's share of the samples, on any device.
+        step: where training stands; decides all random draws but those inside the model.
+        clip_norm: largest norm of the model's gradient.
+        settings: of these, ``accumulate``, the modality dropout and the subset view.
+        autocast: context for the network's computations.
+        monitor: counts clipped and skipped steps.
+        comparison: takes in how the modalities compare.
+    """
+    device = next(model.parameters()).device
+    optimizer.zero_grad()
+    parts = settings.accumulate
+    total_losses: dict[str, Tensor] = {}
+    for i, whole_part in enumerate(batch.split(parts)):
+        part, now = whole_part.to(device), dataclasses.replace(step, part=i, parts=parts)
+        with autocast():
+            features = model.encode(part.inputs)
+            seen = modality_dropout(strategy.adapt_features(features, now), settings, now)
+            subset = subset_view(features, settings, now, strategy.guide(features))
+            fused, *second = model.predict([seen] if subset is None else [seen, subset])
+            outputs = dataclasses.replace(fused, features=features, unimodal=strategy.unimodal(features))
+            strategy.watch(model, outputs, part.target, now)
+            losses = strategy.losses(model, outputs, part.target, criterion, now)
+            if second:
+                losses["subset"] = settings.subset_view * fused_loss(second[0], part.target, criterion)
+            if comparison is not None:
+                comparison.add(model, strategy, outputs, part.target, criterion, now)
+        if parts > 1:
+            losses = {name: loss / parts for name, loss in losses.items()}
+        strategy.backward(losses, model)
+        for name, loss in losses.items():
+            total_losses[name] = total_losses[name] + loss.detach() if name in total_losses else loss.detach()
+    strategy.combine(model)
+    norms, norm = clip_gradients(model, clip_norm)
+    with unchanged_rates(optimizer):
+        strategy.modulate(model, optimizer, step)
+        step_if_finite(optimizer, norm)
+    if monitor is not None:
+        monitor.record(norms, norm, clip_norm)
+    return total_losses

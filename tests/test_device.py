@@ -1,0 +1,26 @@
+"""Devices by name, and number formats."""
+
+import pytest
+import torch
+from helpers.problems import CPU
+
+from cggm_med.device import precision, select_device
+from cggm_med.errors import ConfigError
+
+
+def test_devices_are_checked():
+    assert select_device("cpu") == CPU
+    for wrong in ("tpu", "cpu:x", "cuda:"):
+        with pytest.raises(ConfigError, match=rf"train\.device is {wrong}, expected auto, cpu, cuda"):
+            select_device(wrong)
+    if not torch.cuda.is_available():
+        assert select_device("auto") == CPU
+        with pytest.raises(ConfigError, match="torch sees 0 CUDA devices"):
+            select_device("cuda")
+
+
+def test_autocast_is_bfloat16_only_where_asked_for():
+    with precision("bfloat16", CPU)():
+        assert torch.ones(2, 2).mm(torch.ones(2, 2)).dtype == torch.bfloat16
+    with precision("auto", CPU)():
+        assert torch.ones(2, 2).mm(torch.ones(2, 2)).dtype == torch.float32
