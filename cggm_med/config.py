@@ -217,6 +217,19 @@ def to_tree(config: RunConfig) -> Tree:
     return typing.cast(Tree, plain(dataclasses.asdict(config)))
 
 
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key.
+
+    Example:
+        >>> flat({"optim": {"lr": 0.1}, "preset": "tiny"})
+        {'optim.lr': 0.1, 'preset': 'tiny'}
+    """
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
 def differences(a: Tree, b: Tree, prefix: str = "") -> list[str]:
     """Dotted keys in which two configurations differ, with both values.
 

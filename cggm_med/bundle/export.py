@@ -23,8 +23,8 @@ from cggm_med.inference.predictor import Predictor
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.models.stacked import StackedModalities
-from cggm_med.runs.folder import RunFolder
-from cggm_med.runs.train import held_out
+from cggm_med.results.results import Report
+from cggm_med.runs.finished import held_out
 from cggm_med.training import checkpoint as checkpoints
 
 PACKAGE = "scripts"
@@ -65,7 +65,7 @@ def export(run: Path, folder: Path, modalities: Sequence[str] | None = None) -> 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} is not an empty folder; choose another with -o")
     predictor = Predictor(run, "cpu")
-    results = _results(RunFolder(run), predictor)
+    results = _results(predictor)
     task = predictor.task
     chosen = tuple(modalities or task.modalities)
     for modality in chosen:
@@ -112,22 +112,17 @@ def export(run: Path, folder: Path, modalities: Sequence[str] | None = None) -> 
         _write_texts(temporary, meta, predictor)
 
 
-def _results(run: RunFolder, predictor: Predictor) -> Tree | None:
+def _results(predictor: Predictor) -> Report | None:
     """What the run scored; None if it held no case out.
 
     Raises:
         CheckpointError: if training or scoring has not ended.
     """
-    file = run.path / "results.json"
-    try:
-        if file.exists():
-            results: Tree = json.loads(file.read_text())
-            if {"headline", "split", "cases", "provenance"} <= set(results):
-                return results
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} is damaged; put back a whole copy") from error
-    last = checkpoints.load(run.checkpoints / "last.pt", torch.device("cpu"))
-    if held_out(run.read_splits()) is None and last.step >= predictor.task.config.train.steps:
+    run = predictor.run
+    if run.folder.results.exists():
+        return run.report
+    last = checkpoints.load(run.folder.checkpoints / "last.pt", torch.device("cpu"))
+    if held_out(run.splits) is None and last.step >= predictor.task.config.train.steps:
         return None
     raise CheckpointError(f"{run.path} has not ended; go on with: cggm-med train --resume {run.path}")
 
@@ -146,21 +141,21 @@ def _network(trained: MultimodalModel, modalities: Sequence[str]) -> tuple[Stack
     return StackedModalities(model, modalities).eval(), model
 
 
-def _scores(results: Tree | None, whole: bool) -> Tree:
+def _scores(results: Report | None, whole: bool) -> Tree:
     """The run's scores for the metadata, if they are those of this bundle."""
     if results is None:
         return {"evaluation": "the run held no case out; nothing was measured"}
     if not whole:
         return {"evaluation": "the run was scored with all its modalities; nothing was measured with these alone"}
-    generated = results["provenance"]["data"].startswith("generated")
-    cases = {row["case"] for row in results["cases"]}
+    generated = results.provenance["data"].startswith("generated")
+    cases = {row["case"] for row in results.scores.cases}
     return {
-        "eval_metrics": {name: value for name, value in results["headline"].items() if value is not None},
+        "eval_metrics": {name: value for name, value in results.scores.headline.items() if value is not None},
         "evaluation": {
-            "split": results["split"],
+            "split": results.split,
             "cases": len(cases),
             "data": "generated, not of patients" if generated else "the scans that the run was given",
-            **results["rules"],
+            **results.rules,
         },
     }
 

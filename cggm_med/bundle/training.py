@@ -15,15 +15,14 @@ from cggm_med.bundle.configs import convention_tree
 from cggm_med.config import RunConfig, Tree, parse_overrides, read_file
 from cggm_med.device import select_device
 from cggm_med.errors import ConfigError
+from cggm_med.evaluation import ask
 from cggm_med.inference.predictor import Predictor
 from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.models.stacked import StackedModalities
 from cggm_med.models.windows import ProbabilityInferer
 from cggm_med.results.results import Report
 from cggm_med.runs import train as run
-from cggm_med.runs.folder import RunFolder
 from cggm_med.runs.settings import make_config
-from cggm_med.training import checkpoint as checkpoints
 
 
 @dataclass(frozen=True)
@@ -127,8 +126,7 @@ class EngineEvaluator:
     def run(self) -> Report:
         """Score, and write table and pictures into the run folder."""
         overrides: Tree = {"data": {"path": os.path.abspath(self.dataset.data)}, "train": {"device": self.device}}
-        with distributed.processes(select_device(self.device)):
-            return run.evaluate(self.run_dir, overrides, _console(), split="validation", out=None)
+        return ask.evaluate(self.run_dir, overrides, _console(), split="validation", out=None)
 
 
 class TrainedRun:
@@ -152,7 +150,7 @@ class TrainedRun:
     def __init__(self, folder: str) -> None:
         predictor = Predictor(Path(folder), "cpu")
         config = predictor.task.config
-        self.folder = RunFolder(Path(folder))
+        self.run = predictor.run
         self.spacing = list(config.data.spacing)
         self.convention = convention_tree(predictor.convention)
         self.roi_size, self.overlap = list(config.data.patch_size), config.data.overlap
@@ -164,8 +162,7 @@ class TrainedRun:
         Raises:
             CheckpointError: if it is not the run's network.
         """
-        weights = self.folder.weights
-        checkpoints.restore(checkpoints.load(weights, torch.device("cpu")), network.model, None, weights)
+        self.run.restore(network.model, None, torch.device("cpu"))
         return network
 
 

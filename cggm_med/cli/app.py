@@ -130,27 +130,23 @@ def evaluate(
         raise typer.BadParameter("--subsets, --corrupt and --calibration are three questions; ask one at a time")
     from rich.console import Console
 
-    from cggm_med import distributed
-    from cggm_med.device import select_device
-    from cggm_med.evaluation.calibration import measure as calibrations
-    from cggm_med.evaluation.robustness import measure as robustness
-    from cggm_med.evaluation.subsets import measure as subset_evaluation
-    from cggm_med.runs import train as run
-    from cggm_med.runs.folder import RunFolder
+    from cggm_med.evaluation import ask
+    from cggm_med.evaluation.calibration.measure import CalibrationQuestion
+    from cggm_med.evaluation.robustness.measure import RobustnessQuestion
+    from cggm_med.evaluation.subsets.measure import SubsetQuestion
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    with distributed.processes(select_device(RunFolder(folder).device_setting(overrides))):
-        if calibration:
-            calibrations.evaluate(folder, overrides, console, split=split, out=out)
-            return
-        if subsets is not None:
-            subset_evaluation.evaluate(folder, overrides, console, wanted=subsets, split=split, out=out)
-            return
-        if corrupt is None:
-            run.evaluate(folder, overrides, console, split=split, out=out)
-            return
-        severities = severity or "1..5"
-        robustness.evaluate(folder, overrides, console, wanted=corrupt, severities=severities, split=split, out=out)
+    question: ask.Question | None = None
+    if calibration:
+        question = CalibrationQuestion()
+    elif subsets is not None:
+        question = SubsetQuestion(subsets)
+    elif corrupt is not None:
+        question = RobustnessQuestion(corrupt, severity or "1..5")
+    if question is None:
+        ask.evaluate(folder, overrides, console, split=split, out=out)
+    else:
+        ask.ask(question, folder, overrides, console, split=split, out=out)
 
 
 @app.command()
@@ -269,14 +265,11 @@ def probe(
     overrides = _overrides(settings, data)
     from rich.console import Console
 
-    from cggm_med import distributed
-    from cggm_med.device import select_device
-    from cggm_med.evaluation.probe import measure as probes
-    from cggm_med.runs.folder import RunFolder
+    from cggm_med.evaluation.ask import ask
+    from cggm_med.evaluation.probe.measure import ProbeQuestion
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    with distributed.processes(select_device(RunFolder(folder).device_setting(overrides))):
-        probes.evaluate(folder, overrides, console, split=split, out=out)
+    ask(ProbeQuestion(), folder, overrides, console, split=split, out=out)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cggm_med.comparison.finished_runs import ComparedRun, Excluded
 from cggm_med.comparison.statistics import bootstrap_interval, holm, paired_p_value, ranks, seed_scores
 from cggm_med.errors import ConfigError, UnknownName
 from cggm_med.results.aggregate import sd
+from cggm_med.runs.finished import Excluded, FinishedRun
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Comparison:
     chosen_by: str
     lower_is_better: bool
     rows: tuple[Row, ...]
-    runs: tuple[ComparedRun, ...]
+    runs: tuple[FinishedRun, ...]
     excluded: tuple[Excluded, ...]
 
     def of_score(self, score: str) -> list[Row]:
@@ -86,11 +86,11 @@ class Comparison:
         return list(dict.fromkeys(row.score for row in self.rows))
 
 
-def compare(runs: Sequence[ComparedRun], excluded: Sequence[Excluded], baseline: str) -> Comparison:
+def compare(runs: Sequence[FinishedRun], excluded: Sequence[Excluded], baseline: str) -> Comparison:
     """Compare runs of one task.
 
     Args:
-        runs: see ``read_runs``.
+        runs: see ``comparable_runs``.
         excluded: runs that take no part.
         baseline: name of what the others are compared with.
 
@@ -104,9 +104,9 @@ def compare(runs: Sequence[ComparedRun], excluded: Sequence[Excluded], baseline:
     names = list(dict.fromkeys(run.name for run in runs))
     if baseline not in names:
         raise UnknownName("strategy among these runs", baseline, names, "Name another with --baseline")
-    task = runs[0].task
+    task = runs[0].task_class
     decomposable = [score for score in runs[0].values if all(score in run.values for run in runs)]
-    others = [score for score in runs[0].report["headline"] if score not in decomposable]
+    others = [score for score in runs[0].report.scores.headline if score not in decomposable]
     first = [score for score in (*decomposable, *others) if score == task.chosen_by]
     rows: list[Row] = []
     for score in dict.fromkeys([*first, *decomposable, *others]):
@@ -115,11 +115,12 @@ def compare(runs: Sequence[ComparedRun], excluded: Sequence[Excluded], baseline:
             tables = {name: _matrix(mine[name], score) for name in names}
             rows += _rows(score, mine, tables, {id(r): mean_value(r.values[score]) for r in runs}, baseline, task)
         else:
-            plain = {id(run): run.report["headline"].get(score) for run in runs}
-            if all(value is not None for value in plain.values()):
-                rows += _rows(score, mine, {}, plain, baseline, task)
+            plain = {id(run): run.report.scores.headline.get(score) for run in runs}
+            known = {run: value for run, value in plain.items() if value is not None}
+            if len(known) == len(runs):
+                rows += _rows(score, mine, {}, known, baseline, task)
     return Comparison(
-        runs[0].report["task"],
+        runs[0].task,
         baseline,
         task.chosen_by,
         task.lower_is_better,
@@ -132,7 +133,7 @@ def compare(runs: Sequence[ComparedRun], excluded: Sequence[Excluded], baseline:
 Matrix = tuple[list[int], list[str], NDArray[np.float64], NDArray[np.float64]]
 
 
-def _matrix(runs: Sequence[ComparedRun], score: str) -> Matrix:
+def _matrix(runs: Sequence[FinishedRun], score: str) -> Matrix:
     """Seeds, cases, and sums and counts ``(seed, case)``; the folds of a seed stand in one row."""
     seeds = sorted({run.seed for run in runs})
     cases = sorted({case for run in runs for case in run.values[score]})
@@ -153,7 +154,7 @@ def mean_value(values: Mapping[str, tuple[float, float]]) -> float:
 
 def _rows(
     score: str,
-    runs: Mapping[str, Sequence[ComparedRun]],
+    runs: Mapping[str, Sequence[FinishedRun]],
     tables: Mapping[str, Matrix],
     of_run: Mapping[int, float],
     baseline: str,
@@ -188,7 +189,7 @@ def _rows(
     return [Row(name, score, rank=places[name], p_holm=holms.get(name), **row) for name, row in rows.items()]
 
 
-def _paired(mine: Matrix, other: Matrix, pairs: Sequence[tuple[ComparedRun, ComparedRun]]) -> dict[str, Any]:
+def _paired(mine: Matrix, other: Matrix, pairs: Sequence[tuple[FinishedRun, FinishedRun]]) -> dict[str, Any]:
     """Difference and its interval over the seeds and cases of the pairs, from the same table as the means."""
     kept = {(run.seed, case) for run, _ in pairs for case in run.tested}
     seeds, cases, sums, counts = mine
@@ -205,8 +206,8 @@ def _paired(mine: Matrix, other: Matrix, pairs: Sequence[tuple[ComparedRun, Comp
     return {"difference": mean, "difference_interval": bootstrap_interval(difference, count)}
 
 
-def _test_share(runs: Sequence[ComparedRun]) -> float:
+def _test_share(runs: Sequence[FinishedRun]) -> float:
     """Test over training cases if the runs differ in their split, else 0."""
     if len({run.tested for run in runs}) == 1:
         return 0.0
-    return statistics.fmean(len(run.tested) / len(run.splits["train"]) for run in runs)
+    return statistics.fmean(len(run.tested) / len(run.splits.train) for run in runs)

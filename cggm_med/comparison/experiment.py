@@ -18,12 +18,13 @@ import torch
 import yaml
 
 from cggm_med import registry
-from cggm_med.comparison.finished_runs import NEITHER, Excluded, flat
+from cggm_med.comparison.selection import NEITHER
 from cggm_med.comparison.variants import Variant, parse_axis
-from cggm_med.config import Tree, parse_overrides, read_file, to_tree
+from cggm_med.config import Tree, flat, parse_overrides, read_file, to_tree
 from cggm_med.data.splits import cross_validation, read_splits, write_splits
 from cggm_med.errors import ConfigError, OutputError
 from cggm_med.files import write_text
+from cggm_med.runs.finished import Excluded
 from cggm_med.runs.folder import RunFolder
 from cggm_med.runs.settings import make_config
 from cggm_med.task.base import Task

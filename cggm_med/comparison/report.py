@@ -9,10 +9,10 @@ from typing import Any
 
 from cggm_med.comparison.compare import Comparison, Row, mean_value
 from cggm_med.comparison.figure import comparison_figure
-from cggm_med.comparison.finished_runs import OVER_SUBSETS
 from cggm_med.files import write_json, write_text
 from cggm_med.results.aggregate import mean, median
 from cggm_med.results.tables import Table, csv_text, markdown_table, rounded
+from cggm_med.runs.finished import OVER_SUBSETS
 
 RULES = {
     "mean, sd": "mean and sample standard deviation over seeds; the score of a seed is its mean over the cases that it "
@@ -105,7 +105,7 @@ def run_rows(comparison: Comparison) -> list[dict[str, Any]]:
         means = {score: mean_value(values) for score, values in run.values.items()}
         cost = {key: run.cost.get(key) for key in ("seconds", "cpu_seconds", "peak_memory_bytes", "threads", "device")}
         plain = {"strategy": run.name, "seed": run.seed, "cases": len(run.tested), "first_case": min(run.tested)}
-        found.append({**plain, **run.report["headline"], **means, **cost, "folder": str(run.folder)})
+        found.append({**plain, **run.report.scores.headline, **means, **cost, "folder": str(run.path)})
     return found
 
 
@@ -147,7 +147,7 @@ def _subset_table(comparison: Comparison) -> Table | None:
         cells = []
         for subset in subsets:
             means = [
-                mean([v / n for v, n in run.task.case_values(mine)[comparison.chosen_by].values()])
+                mean([v / n for v, n in run.task_class.case_values(mine)[comparison.chosen_by].values()])
                 for run in comparison.runs
                 if run.name == name and (mine := [row for row in run.subsets if row["subset"] == subset])
             ]
@@ -188,8 +188,8 @@ def _markdown(comparison: Comparison, tables: Sequence[Table], provenance: Mappi
     for table in tables:
         parts += [f"## {table.title[0].upper()}{table.title[1:]}", markdown_table(table.header, table.rows)]
     parts += ["## How it was computed", "\n".join(f"- {name}: {text}" for name, text in RULES.items())]
-    rules = dict(comparison.runs[0].report["rules"])
-    if len({run.report["rules"]["checkpoint"] for run in comparison.runs}) > 1:
+    rules = dict(comparison.runs[0].report.rules)
+    if len({run.report.rules["checkpoint"] for run in comparison.runs}) > 1:
         rules["checkpoint"] = f"the one with the best validation {comparison.chosen_by}, for each run by itself"
     parts += ["## How it was scored", "\n".join(f"- {name}: {text}" for name, text in rules.items())]
     parts += ["## Where it comes from", "\n".join(f"- {name}: {text}" for name, text in provenance.items())]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cggm_med import registry
-from cggm_med.config import parse_overrides
 from cggm_med.data.cases import Case, ImageFile
 from cggm_med.data.volumes.checks import Inspection, inspect
 from cggm_med.data.volumes.labels import LabelConvention
@@ -28,10 +24,8 @@ from cggm_med.device import precision, select_device
 from cggm_med.errors import CheckpointError, ConfigError, DataError, UnknownName
 from cggm_med.models.memory import peak_bytes
 from cggm_med.models.windows import window_count, windows_at_once
-from cggm_med.runs.folder import RunFolder
-from cggm_med.runs.settings import make_config
+from cggm_med.runs.finished import FinishedRun
 from cggm_med.task.segmentation import SegmentationTask
-from cggm_med.training import checkpoint as checkpoints
 
 FLIPS = tuple(axes for n in range(4) for axes in itertools.combinations((1, 2, 3), n))  # of (channel, x, y, z)
 
@@ -112,6 +106,7 @@ class Predictor:
         resample_to: modality onto whose grid the others are brought where they lie on another.
 
     Attributes:
+        run: its files.
         digest: of the weights' file, by which a mask tells what made it.
 
     Raises:
@@ -129,25 +124,23 @@ class Predictor:
         trust_names: bool = False,
         resample_to: str | None = None,
     ) -> None:
-        folder = RunFolder(run)
-        stored = folder.stored_settings()
-        config = make_config(str(stored["task"]["name"]), [stored, parse_overrides([f"train.device={device}"])])
-        task = registry.load(registry.TASKS, config.task.name)(config)
+        self.run = FinishedRun(run)
+        task = self.run.make_task({"train": {"device": device}})
         if not isinstance(task, SegmentationTask):
-            raise ConfigError(f"{run} is a run of task '{config.task.name}', which does not segment; name another run")
+            raise ConfigError(f"{run} is a run of task '{self.run.task}', which does not segment; name another run")
         if resample_to is not None and resample_to not in task.modalities:
             raise UnknownName("modality in this run", resample_to, task.modalities)
         self.task, self.flips, self.trust_names, self.resample_to = task, flips, trust_names, resample_to
-        self.device = select_device(config.train.device)
-        labels, self.signatures = _read_facts(folder)
+        self.device = select_device(task.config.train.device)
+        labels, self.signatures = _read_facts(self.run)
         if labels not in task.conventions:
             raise UnknownName("label convention", labels, task.conventions)
         self.convention = task.conventions[labels]
         self.model = task.model().to(self.device).eval()
-        checkpoints.restore(checkpoints.load(folder.weights, self.device), self.model, None, folder.weights)
-        self.autocast = precision(config.train.precision, self.device)
+        self.run.restore(self.model, None, self.device)
+        self.autocast = precision(task.config.train.precision, self.device)
         self._peaks: dict[tuple[int, tuple[str, ...]], int] = {}  # bytes, by windows at once and modalities
-        self.digest = hashlib.blake2b(folder.weights.read_bytes(), digest_size=12).hexdigest()
+        self.digest = self.run.digest
 
     def predict(self, case: str, images: Mapping[str, Path]) -> Prediction:
         """Segment one case.
@@ -249,12 +242,11 @@ class Predictor:
         return total / len(flips)
 
 
-def _read_facts(folder: RunFolder) -> tuple[str, Signatures]:
+def _read_facts(run: FinishedRun) -> tuple[str, Signatures]:
     """Name of the convention in which the run's labels were written, and how its modalities look."""
     try:
-        facts = json.loads(folder.facts.read_text())
-        return str(facts["labels"]), Signatures.from_json(facts["signatures"])
-    except (OSError, ValueError, KeyError, TypeError, DataError) as error:
+        return str(run.facts["labels"]), Signatures.from_json(run.facts["signatures"])
+    except (ValueError, KeyError, TypeError, DataError, CheckpointError) as error:
         raise CheckpointError(
-            f"{folder.path} is not a complete run folder: {folder.facts.name} is missing or damaged"
+            f"{run.path} is not a complete run folder: {run.folder.facts.name} is missing or damaged"
         ) from error

@@ -9,10 +9,10 @@ from typing import Any
 from cggm_med.metrics.regions import EMPTY_KINDS
 from cggm_med.report.assets import Assets, Picture
 from cggm_med.report.render import Section, render
-from cggm_med.report.runs import ReportedRun
 from cggm_med.report.tables import Cell, HtmlTable, readable, table
 from cggm_med.results.aggregate import grouped
 from cggm_med.results.results import Record
+from cggm_med.runs.finished import FinishedRun
 
 CASES = "cases"  # name of the CSV
 MAX_ROWS = 1500  # of a table in the page; the CSV has them all
@@ -42,27 +42,27 @@ def goodness(row: Record) -> float:
     return -abs(float(row["predicted"]) - float(row["true"]))
 
 
-def by_case(run: ReportedRun) -> dict[str, float]:
+def by_case(run: FinishedRun) -> dict[str, float]:
     """Mean goodness of each case's rows."""
     rows = grouped(run.report.scores.cases, ["case"])
     return {case: statistics.fmean(map(goodness, mine)) for (case,), mine in rows.items()}
 
 
-def worst_first(runs: Sequence[ReportedRun]) -> list[str]:
+def worst_first(runs: Sequence[FinishedRun]) -> list[str]:
     """The scored cases by their mean over the runs, worst first."""
     scores = [by_case(run) for run in runs]
     everyone = dict.fromkeys(case for found in scores for case in found)
     return sorted(everyone, key=lambda case: statistics.fmean(s[case] for s in scores if case in s))
 
 
-def all_rows(runs: Sequence[ReportedRun], order: Sequence[str]) -> list[dict[str, Any]]:
+def all_rows(runs: Sequence[FinishedRun], order: Sequence[str]) -> list[dict[str, Any]]:
     """A row for each case, run and region or utterance, cases in the given order."""
     position = {case: i for i, case in enumerate(order)}
     rows = [_row(run, row) for run in runs for row in run.report.scores.cases]
     return sorted(rows, key=lambda row: position[row["case"]])
 
 
-def cases_section(runs: Sequence[ReportedRun], assets: Assets) -> Section:
+def cases_section(runs: Sequence[FinishedRun], assets: Assets) -> Section:
     """One row a case if regions were scored, and every score of every case; both can be sorted."""
     order = worst_first(runs)
     rows = all_rows(runs, order)
@@ -79,7 +79,7 @@ def cases_section(runs: Sequence[ReportedRun], assets: Assets) -> Section:
     return Section("Cases", body, wide=True)
 
 
-def pictures_section(runs: Sequence[ReportedRun], assets: Assets) -> Section | None:
+def pictures_section(runs: Sequence[FinishedRun], assets: Assets) -> Section | None:
     """Slices with contours of the worst cases, or pictures of all cases together."""
     order = worst_first(runs)
     scores = {run.name: by_case(run) for run in runs}
@@ -117,7 +117,7 @@ def pictures_section(runs: Sequence[ReportedRun], assets: Assets) -> Section | N
     return Section("Pictures of predictions", body)
 
 
-def _row(run: ReportedRun, row: Record) -> dict[str, Any]:
+def _row(run: FinishedRun, row: Record) -> dict[str, Any]:
     case, *others = row.items()
     found = {"case": case[1], "run": run.name, **dict(others)}
     if "probability" in row:
@@ -133,7 +133,7 @@ def _cell(key: str, row: Mapping[str, Any]) -> Any:
     return Cell("no", "no", marked=True) if key == "right" and row[key] is False else row.get(key)
 
 
-def _mean_table(runs: Sequence[ReportedRun], order: Sequence[str]) -> HtmlTable:
+def _mean_table(runs: Sequence[FinishedRun], order: Sequence[str]) -> HtmlTable:
     """Mean Dice of each case, by run; of one run also of each region."""
     columns: dict[str, dict[str, float]] = {run.name: by_case(run) for run in runs}
     if len(runs) == 1:

@@ -24,9 +24,9 @@ from cggm_med.plots.segmentation import (
     modality_panel,
     validation_panel,
 )
-from cggm_med.report.runs import ReportedRun
 from cggm_med.report.tables import shown
 from cggm_med.report.tsne import FUSED, Points
+from cggm_med.runs.finished import FinishedRun
 
 PANEL_INCHES = (4.6, 3.7)
 FUSED_MARKERS = ("X", "D", "s", "^", "v", "P")
@@ -66,14 +66,14 @@ PANELS: Mapping[str, tuple[str, str]] = {
 }
 
 
-def has(run: ReportedRun, key: str) -> bool:
+def has(run: FinishedRun, key: str) -> bool:
     """Whether a run logged what a panel shows."""
     if key in (LOSS, VALIDATION):
         return any(r["kind"] == ("train" if key == LOSS else VALIDATION) for r in run.records)
     return any(key in r for r in run.records)
 
 
-def curve_figures(runs: Sequence[ReportedRun], key: str) -> list[Figure]:
+def curve_figures(runs: Sequence[FinishedRun], key: str) -> list[Figure]:
     """One panel a run, all with the same axes.
 
     Args:
@@ -104,7 +104,7 @@ def curve_figures(runs: Sequence[ReportedRun], key: str) -> list[Figure]:
     return [figure for figure, _ in panels]
 
 
-def curve_rows(run: ReportedRun, key: str) -> list[dict[str, Any]]:
+def curve_rows(run: FinishedRun, key: str) -> list[dict[str, Any]]:
     """The numbers behind a panel, a row for each point."""
     rows: list[dict[str, Any]] = []
     for record in run.records:
@@ -120,7 +120,7 @@ def curve_rows(run: ReportedRun, key: str) -> list[dict[str, Any]]:
     return rows
 
 
-def curve_words(run: ReportedRun, key: str) -> str:
+def curve_words(run: FinishedRun, key: str) -> str:
     """A panel in words: where each curve begins and where it ends."""
     courses: dict[str, list[Any]] = {}
     for row in curve_rows(run, key):

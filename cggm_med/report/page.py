@@ -14,7 +14,8 @@ from cggm_med.report import sections
 from cggm_med.report.assets import Assets
 from cggm_med.report.cases import cases_section, pictures_section
 from cggm_med.report.render import Section, render, verbatim
-from cggm_med.report.runs import Excluded, ReportedRun, read_runs
+from cggm_med.report.selection import reportable_runs
+from cggm_med.runs.finished import Excluded, FinishedRun
 
 
 def write_report(folders: Sequence[Path], out: Path | None = None, say: Callable[[str], object] = print) -> Path:
@@ -40,9 +41,9 @@ def write_report(folders: Sequence[Path], out: Path | None = None, say: Callable
     for path in (target, beside):
         if path.exists():
             raise OutputError(f"{path} is there already; remove it, or choose another name with -o")
-    runs, excluded = read_runs(folders)
+    runs, excluded = reportable_runs(folders)
     for x in excluded:
-        say(f"left out {x.folder}: {x.reason}")
+        say(f"left out {x.run}: {x.reason}")
     with atomic_folder(beside) as temporary:
         assets = Assets(temporary, beside.name)
         content = _sections(runs, excluded, assets)
@@ -72,7 +73,7 @@ def _any_exists(*paths: Path) -> bool:
     return any(path.exists() for path in paths)
 
 
-def _sections(runs: Sequence[ReportedRun], excluded: Sequence[Excluded], assets: Assets) -> list[Section]:
+def _sections(runs: Sequence[FinishedRun], excluded: Sequence[Excluded], assets: Assets) -> list[Section]:
     summary = sections.summary_section(runs, excluded, assets)
     # The pictures of cases are made before what stands above them, since they are the ones that the page's room is for.
     pictures = pictures_section(runs, assets)

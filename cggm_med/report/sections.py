@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cggm_med.comparison.finished_runs import flat
+from cggm_med.config import flat
 from cggm_med.report import tsne
 from cggm_med.report.assets import Assets, Picture
 from cggm_med.report.figures import (
@@ -20,17 +20,17 @@ from cggm_med.report.figures import (
     has,
 )
 from cggm_med.report.render import Section, render
-from cggm_med.report.runs import Excluded, ReportedRun
 from cggm_med.report.tables import DASH, Cell, HtmlTable, table
 from cggm_med.results.results import Report
 from cggm_med.results.tables import Table
+from cggm_med.runs.finished import Excluded, FinishedRun
 
 MAX_DRAWN = 6  # runs whose curves and gradients are drawn
 MAX_IDS = 200  # of a split that are listed
 MAX_EVALUATIONS = 12  # of a kind
 MAX_TABLE_ROWS = 60  # of an evaluation's table
 
-Runs = Sequence[ReportedRun]
+Runs = Sequence[FinishedRun]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Evaluation:
         title: of its section.
         words: what it shows.
         command: makes one.
-        of: what must have been scored for it to apply, see ``ReportedRun.scored``.
+        of: what must have been scored for it to apply, see ``FinishedRun.scored``.
     """
 
     folder: str
@@ -105,8 +105,7 @@ def summary_section(runs: Runs, excluded: Sequence[Excluded], assets: Assets) ->
         links.append(assets.csv("heads", heads, "CSV of each modality's own head"))
     body = render(
         "summary.html",
-        excluded=excluded
-        and table("Not in this report", ["folder", "reason"], [[str(x.folder), x.reason] for x in excluded]),
+        excluded=excluded and table("Not in this report", ["folder", "reason"], [[x.run, x.reason] for x in excluded]),
         task=first.task,
         count=len(runs),
         cases=len({row["case"] for row in first.report.scores.cases}),
@@ -181,7 +180,7 @@ def gradients_section(runs: Runs, assets: Assets) -> Section:
     return Section("Gradients in the plane", body)
 
 
-def _gradients(run: ReportedRun, assets: Assets) -> Picture | str:
+def _gradients(run: FinishedRun, assets: Assets) -> Picture | str:
     if not run.gradients:
         return f"{run.name} has no gradients.jsonl: it was trained by an earlier version, or without heads."
     found = tsne.points(run.gradients)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cggm_med.config import Tree, read_file
+from cggm_med.config import RunConfig, Tree, read_file
 from cggm_med.data.splits import Splits
 from cggm_med.errors import CheckpointError
 from cggm_med.files import write_text
+from cggm_med.runs.settings import make_config
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,11 @@ class RunFolder:
         if not isinstance(stored.get("task"), dict) or "name" not in stored["task"]:
             raise CheckpointError(f"{self.config} is damaged: it names no task; put back a whole copy")
         return stored
+
+    def settings_with(self, overrides: Tree) -> RunConfig:
+        """The run's settings, with others over them."""
+        stored = self.stored_settings()
+        return make_config(str(stored["task"]["name"]), [stored, overrides])
 
     def device_setting(self, overrides: Tree) -> str:
         """``train.device``: what is said now, else what the run says."""

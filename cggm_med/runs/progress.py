@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
+
+from cggm_med import distributed
 
 
 class RunProgress:
@@ -59,6 +61,11 @@ class RunProgress:
     def _say(self, line: str) -> None:
         # A log file keeps one record a line, however wide; names in brackets are no markup.
         self.console.print(line, soft_wrap=True, markup=False)
+
+
+def speaker(console: Console) -> Callable[[str], Any]:
+    """Prints lines in the first process and nothing in the others."""
+    return console.print if distributed.rank() == 0 else lambda text: None
 
 
 def _clock(seconds: float) -> str:

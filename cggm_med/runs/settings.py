@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cggm_med import registry
-from cggm_med.config import RunConfig, Tree, resolve
+from cggm_med import distributed, registry
+from cggm_med.config import RunConfig, Tree, require, resolve
 from cggm_med.errors import ConfigError, UnknownName
+from cggm_med.strategies.base import BalancingStrategy
+from cggm_med.task.base import Task
 
 
 def make_config(task: str, layers: Sequence[Tree], preset: str | None = None, strategy: str | None = None) -> RunConfig:
@@ -57,3 +59,17 @@ def make_config(task: str, layers: Sequence[Tree], preset: str | None = None, st
     }
     names: Tree = {"preset": preset, "task": {"name": task}, "strategy": {"name": strategy}}
     return resolve(sections, [cls.presets[preset], {"train": balancing.train_defaults}, *layers, names])
+
+
+def instantiate(config: RunConfig) -> tuple[Task, BalancingStrategy]:
+    """The task, which has not looked for its data yet, and the strategy of these settings.
+
+    Raises:
+        ConfigError: if the processes and parts cannot share a batch evenly.
+    """
+    processes, size = distributed.world_size(), config.train.batch_size
+    parts = config.train.accumulate
+    share = f"a multiple of {processes * parts}: {processes} process(es) times train.accumulate {parts}"
+    require(size % (processes * parts) == 0, "train.batch_size", size, share)
+    task = registry.load(registry.TASKS, config.task.name)(config)
+    return task, registry.load(registry.STRATEGIES, config.strategy.name)(config.strategy)

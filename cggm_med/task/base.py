@@ -18,6 +18,7 @@ from cggm_med.errors import ConfigError, UnknownName
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.results.results import CaseValues, Record, Scores
+from cggm_med.task.capabilities import LabelledSamples
 from cggm_med.types import Batch
 
 
@@ -238,3 +239,11 @@ class Task(ABC):
     @abstractmethod
     def rules(self) -> dict[str, str]:
         """How the scores are defined, for the report: a number without its rule says little."""
+
+    def subset_rules(self) -> dict[str, str]:
+        """How the scores of ``evaluate_subsets`` are defined; default: as ``rules`` says."""
+        return self.rules()
+
+    def labelled_samples(self) -> LabelledSamples | None:
+        """What probes and calibration need of a task whose cases carry labels; None if they do not."""
+        return None

@@ -20,6 +20,7 @@ from cggm_med.objectives.losses import IGNORED
 from cggm_med.plots.labels import confusion_figure
 from cggm_med.results.results import CaseValues, Record, Scores
 from cggm_med.task.base import CaseResult, TaskConfig
+from cggm_med.task.capabilities import LabelledSamples
 from cggm_med.task.samples import SampleTask
 
 
@@ -90,6 +91,11 @@ class ClassificationTask(SampleTask):
     def score_sums(self, logits: Tensor, target: Tensor) -> Tensor:
         """Sums of the true class's probability."""
         return true_class_sums(logits, target)
+
+    def labelled_samples(self) -> LabelledSamples:
+        """Classes."""
+        metrics = {name: CLASS_MEASURES[name] for name in self.measures}
+        return LabelledSamples("classes", metrics, self.evaluation_batches, self.group_of)
 
     def target_tensor(self, targets: Sequence[Any]) -> Tensor:
         """Class numbers, ``(batch,)`` or ``(batch, utterance)``, the latter padded with ``IGNORED``."""

@@ -15,6 +15,7 @@ from cggm_med.objectives.balance_scores import residual_sums
 from cggm_med.plots.labels import scatter_figure
 from cggm_med.results.results import CaseValues, Record, Scores
 from cggm_med.task.base import CaseResult
+from cggm_med.task.capabilities import LabelledSamples
 from cggm_med.task.samples import SampleTask
 
 
@@ -41,6 +42,10 @@ class RegressionTask(SampleTask):
     def score_sums(self, logits: Tensor, target: Tensor) -> Tensor:
         """Sums of the bounded residual score."""
         return residual_sums(self.residual_scale)(logits, target)
+
+    def labelled_samples(self) -> LabelledSamples:
+        """Values."""
+        return LabelledSamples("values", self.measures, self.evaluation_batches, self.group_of)
 
     def target_tensor(self, targets: Sequence[Any]) -> Tensor:
         """Values, ``(batch, 1)``."""

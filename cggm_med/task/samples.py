@@ -216,6 +216,10 @@ class SampleTask(Task):
             self._contents = {id: {"prepared": self.digest(sample)} for id, sample in sorted(self.samples.items())}
         return self._contents
 
+    def group_of(self, case: str) -> str:
+        """What a sample must not be divided from."""
+        return self.samples[case].group
+
     def digest(self, sample: Sample) -> str:
         """Digest of what each used modality is loaded from, and of the target; of a folder, names and sizes."""
         digest = hashlib.blake2b(repr(sample.target).encode(), digest_size=12)

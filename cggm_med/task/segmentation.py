@@ -430,6 +430,10 @@ class SegmentationTask(Task):
         """Definitions for a report that holds no metric but Dice."""
         return self._rules(self.metrics[:1])
 
+    def subset_rules(self) -> dict[str, str]:
+        """Definitions of Dice, the only score of subsets."""
+        return self.dice_rules()
+
     def rules(self) -> dict[str, str]:
         """Definitions of all metrics and the treatment of empty regions."""
         return self._rules(self.metrics)

@@ -21,7 +21,7 @@ from cggm_med.errors import ConfigError, DataError, UnknownName
 from cggm_med.files import cache_folder
 from cggm_med.inference.batch import case_of
 from cggm_med.inference.predictor import Predictor
-from cggm_med.runs.folder import RunFolder
+from cggm_med.runs.finished import FinishedRun
 from cggm_med.task.segmentation import SegmentationTask
 from cggm_med.viewer.page import ViewedCase
 from cggm_med.viewer.volumes import Layer
@@ -65,7 +65,7 @@ def of_run(
     predictor = Predictor(run, device, trust_names=trust_names)
     found = _find(predictor, data, say)
     cases = {case.id: case for case in found.cases}
-    own = dict(RunFolder(run).read_splits().items())
+    own = dict(predictor.run.splits.items())
     if split is not None:
         if split not in (*own, "all"):
             raise UnknownName("split", split, [*own, "all"])
@@ -75,7 +75,7 @@ def of_run(
         raise DataError(_no_such_case(wanted, list(dict.fromkeys(held_out))))
     source = cases[wanted]
     asked = labels or (predictor.task.config.task.labels if data is None else None) or found.label_convention
-    return _segmented(predictor, run, source, asked, say)
+    return _segmented(predictor, source, asked, say)
 
 
 def of_run_on_files(
@@ -90,7 +90,7 @@ def of_run_on_files(
 ) -> ViewedCase:
     """Image files by modality, segmented by a run; arguments and errors as for ``of_run``."""
     predictor = Predictor(run, device, trust_names=trust_names)
-    return _segmented(predictor, run, _case(images, truth), labels, say)
+    return _segmented(predictor, _case(images, truth), labels, say)
 
 
 def of_files(
@@ -140,11 +140,9 @@ def of_files(
     )
 
 
-def _segmented(
-    predictor: Predictor, run: Path, source: Case, labels: str | None, say: Callable[[str], None]
-) -> ViewedCase:
+def _segmented(predictor: Predictor, source: Case, labels: str | None, say: Callable[[str], None]) -> ViewedCase:
     """A case with what a run predicts; ``labels`` names the convention of its truth, if it has one."""
-    task, folder = predictor.task, RunFolder(run)
+    task, run = predictor.task, predictor.run
     convention = predictor.convention
     if source.label is not None:
         convention = _convention(labels, task.conventions)
@@ -157,11 +155,11 @@ def _segmented(
     if source.label is not None:
         true = dict(zip(convention.regions, convention.to_regions(found.volumes[LABEL]), strict=True))
         truth = Layer.of_masks(np.stack([true[region] for region in order]))
-    split = _split_of(source, folder)
+    split = _split_of(source, run)
     facts = {
-        "task": task.config.task.name,
-        "run": run.resolve().name,
-        "strategy": str(folder.stored_settings()["strategy"]["name"]),
+        "task": run.task,
+        "run": run.path.resolve().name,
+        "strategy": run.strategy,
         "split": split or "none of this run",
         "absent": ", ".join(prediction.absent),
     }
@@ -250,10 +248,10 @@ def _meanings(convention: LabelConvention) -> dict[str, str]:
     }
 
 
-def _split_of(source: Case, folder: RunFolder) -> str | None:
+def _split_of(source: Case, run: FinishedRun) -> str | None:
     """The split in which the run knows these very files, whatever they are called."""
     files = set(digests(source).values())
-    for split, ids in folder.read_splits().items():
-        if not files.isdisjoint(folder.digests(ids)):
+    for split, ids in run.splits.items():
+        if not files.isdisjoint(run.folder.digests(ids)):
             return split
     return None

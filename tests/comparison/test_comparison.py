@@ -7,16 +7,17 @@ from helpers.finished import finished_run
 from scipy import stats
 
 from cggm_med.comparison.compare import compare
-from cggm_med.comparison.finished_runs import read_run, read_runs
 from cggm_med.comparison.report import comparison_tables, write_comparison
+from cggm_med.comparison.selection import comparable_runs
 from cggm_med.comparison.variants import parse_variants
 from cggm_med.errors import CheckpointError, ConfigError, UnknownName
+from cggm_med.runs.finished import FinishedRun
 
 A, B, C = "a", "b", "c"
 
 
 def compared(folders, baseline="joint", names=None):
-    runs, excluded = read_runs({folder: (names or {}).get(folder) for folder in folders})
+    runs, excluded = comparable_runs({folder: (names or {}).get(folder) for folder in folders})
     return compare(runs, excluded, baseline)
 
 
@@ -168,7 +169,7 @@ def test_a_damaged_run(tmp_path):
     folder = finished_run(tmp_path / "x", {A: 0.5})
     (folder / "results.json").write_text("{")
     with pytest.raises(CheckpointError, match="damaged"):
-        read_run(folder)
+        _ = FinishedRun(folder).report
 
 
 def test_nothing_to_compare(tmp_path):

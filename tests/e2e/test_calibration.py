@@ -1,7 +1,10 @@
 """Calibration of whole runs: the law of the temperature, an independent count of voxels, and what is refused."""
 
+import contextlib
 import csv
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -16,13 +19,16 @@ from scipy.special import expit, softmax
 from sklearn.metrics import brier_score_loss, log_loss
 
 from cggm_med.errors import ConfigError, NonFiniteLoss, OutputError
+from cggm_med.evaluation.ask import ask
 from cggm_med.evaluation.calibration import classes as calibration_classes
-from cggm_med.evaluation.calibration import measure as calibration
 from cggm_med.evaluation.calibration import regions as calibration_regions
 from cggm_med.evaluation.calibration import table as calibration_rows
+from cggm_med.evaluation.calibration.measure import CalibrationQuestion
 from cggm_med.evaluation.calibration.scores import RegionPredictions
+from cggm_med.evaluation.labelled import predict_labels
 from cggm_med.inference.predictor import Predictor
-from cggm_med.runs.train import open_finished
+from cggm_med.runs.finished import load_run
+from cggm_med.task.capabilities import LabelledSamples
 
 REGIONS = {"WT": (1, 2, 4), "TC": (1, 4), "ET": (4,)}
 MODALITIES = ("flair", "t1", "t1ce", "t2")
@@ -131,7 +137,7 @@ def test_every_row_is_there(found):
 
 def test_no_voxels_are_kept(run, monkeypatch):
     """However many cases, one count is in memory; and counts of cases add up."""
-    x = open_finished(run, {}, lambda text: None, split="all")
+    x = load_run(run, {}, lambda text: None, split="all")
     whole = calibration_regions.RegionCalibration(x)
     parts = []
     whole._count(lambda case, found: parts.append(found["near", "WT"]))
@@ -182,10 +188,10 @@ def test_nothing_is_overwritten_and_a_mistake_leaves_nothing(found, run, tmp_pat
     assert {p.name for p in found.parent.iterdir()} >= {"test", "validation", "validation-2"}
     assert (found / "results.csv").read_bytes() == before
     with pytest.raises(OutputError, match="is there already; choose another folder with --out"):
-        calibration.evaluate(run, {}, quiet(), split=None, out=found)
+        ask(CalibrationQuestion(), run, {}, quiet(), split=None, out=found)
     monkeypatch.setattr(calibration_regions, "reliability_figure", lambda *args, **rest: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        calibration.evaluate(run, {}, quiet(), split="validation", out=tmp_path / "x" / "y")
+        ask(CalibrationQuestion(), run, {}, quiet(), split="validation", out=tmp_path / "x" / "y")
     assert list((tmp_path / "x").iterdir()) == []
 
 
@@ -194,7 +200,7 @@ def test_a_prediction_that_is_no_number_is_named(run, monkeypatch):
     monkeypatch.setattr("cggm_med.task.segmentation.SegmentationTask.probabilities", lambda *args, **rest: nothing)
     monkeypatch.setattr("cggm_med.data.volumes.transforms.NativeGrid.to_native", lambda self, volume: volume.numpy())
     with pytest.raises(NonFiniteLoss, match="the prediction of BraTS2021_0000. is NaN"):
-        calibration.evaluate(run, {}, quiet(), split="validation", out=None)
+        ask(CalibrationQuestion(), run, {}, quiet(), split="validation", out=None)
 
 
 def test_classes_end_to_end(digits):
@@ -218,14 +224,14 @@ def test_classes_end_to_end(digits):
 def test_logits_times_three_have_three_times_the_temperature(digits, monkeypatch):
     folder = digits / "calibration" / "test" / "results.json"
     plain = json.loads(folder.read_text())
-    real = calibration_classes.class_predictions
+    real = calibration_classes.predict_labels
 
-    def overconfident(*args, **rest):
-        places, found = real(*args, **rest)
-        return places, type(found)(3 * found.logits, found.true)
+    def overconfident(*args):
+        found = real(*args)
+        return replace(found, logits={"fused": 3 * found.logits["fused"]})
 
-    monkeypatch.setattr(calibration_classes, "class_predictions", overconfident)
-    report = calibration.evaluate(digits, {}, quiet(), split=None, out=None)
+    monkeypatch.setattr(calibration_classes, "predict_labels", overconfident)
+    report = ask(CalibrationQuestion(), digits, {}, quiet(), split=None, out=None)
     assert report.scores.headline["temperature"] == pytest.approx(3 * plain["headline"]["temperature"], rel=1e-6)
     assert report.scores.headline["ECE after"] == pytest.approx(plain["headline"]["ECE after"], rel=1e-6)
 
@@ -233,7 +239,7 @@ def test_logits_times_three_have_three_times_the_temperature(digits, monkeypatch
 def test_values_and_mixed_questions_are_refused(tmp_path, run, monkeypatch, capsys):
     (tmp_path / "config.yaml").write_text("task: {name: mosi}\nstrategy: {name: joint}\n")
     with pytest.raises(ConfigError, match="predicts values without probabilities"):
-        calibration.evaluate(tmp_path, {}, quiet(), split=None, out=None)
+        ask(CalibrationQuestion(), tmp_path, {}, quiet(), split=None, out=None)
     command(monkeypatch, "evaluate", tmp_path, "--calibration", code=1)
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.endswith("calibration needs a run that segments or tells classes apart")
@@ -276,7 +282,13 @@ def test_utterances_each_count():
         def eval(self):
             return self
 
-        def __call__(self, inputs):
+        def encode(self, inputs):
+            return {}
+
+        def fuse(self, features):
+            return (None,)
+
+        def head(self, fused):
             return torch.arange(12.0).view(2, 2, 3)  # (dialogue, class, utterance)
 
     class Batch:
@@ -287,16 +299,11 @@ def test_utterances_each_count():
         def to(self, device):
             return self
 
-    class Task:
-        def evaluation_batches(self, cases):
-            return [Batch()]
-
-    import contextlib
-
-    places, found = calibration_classes.class_predictions(
-        Task(), Model(), ("a", "b"), device="cpu", autocast=contextlib.nullcontext
-    )
-    assert places == [{"case": c, "utterance": i} for c, i in (("a", 0), ("a", 1), ("a", 2), ("b", 0))]
-    assert found.logits.tolist() == [[0, 3], [1, 4], [2, 5], [6, 9]]
+    samples = LabelledSamples("classes", {}, lambda cases: [Batch()], group=str)
+    x = SimpleNamespace(model=Model(), cases=("a", "b"), device="cpu", autocast=contextlib.nullcontext)
+    found = predict_labels(x, samples)
+    logits = found.logits["fused"]
+    assert found.places == [{"case": c, "utterance": i} for c, i in (("a", 0), ("a", 1), ("a", 2), ("b", 0))]
+    assert logits.tolist() == [[0, 3], [1, 4], [2, 5], [6, 9]]
     assert found.true.tolist() == [0, 1, 0, 1]
-    assert softmax(found.logits, axis=1)[0, 1] == pytest.approx(expit(3))
+    assert softmax(logits, axis=1)[0, 1] == pytest.approx(expit(3))

@@ -15,13 +15,15 @@ from matplotlib.image import imread
 
 from cggm_med.data.volumes.checks import inspect
 from cggm_med.errors import CheckpointError, ConfigError, OutputError, UnknownName
+from cggm_med.evaluation.ask import ask
 from cggm_med.evaluation.subsets import measure as subset_evaluation
+from cggm_med.evaluation.subsets.measure import SubsetQuestion
 from cggm_med.evaluation.subsets.table import wanted_subsets
 from cggm_med.inference.predictor import Predictor
 from cggm_med.metrics.labels import FUSED
 from cggm_med.metrics.volumes import dice
 from cggm_med.models.windows import window_count
-from cggm_med.runs.train import open_finished
+from cggm_med.runs.finished import load_run
 from cggm_med.task.base import CaseResult, Task
 from cggm_med.task.subset_segmentation import segment_subsets
 
@@ -128,7 +130,7 @@ def test_a_row_is_what_a_prediction_without_the_other_files_gives(run, phantom, 
 
 
 def test_each_modality_is_encoded_once_a_window(run, monkeypatch):
-    x = open_finished(run, {}, lambda text: None, split=None)
+    x = load_run(run, {}, lambda text: None, split=None)
     case = x.task.cases[x.cases[0]]
     calls = dict.fromkeys((*MODALITIES, "head"), 0)
     for name in calls:
@@ -145,7 +147,7 @@ def test_each_modality_is_encoded_once_a_window(run, monkeypatch):
 
 
 def test_a_few_at_a_time_give_the_same(run, monkeypatch):
-    x = open_finished(run, {}, lambda text: None, split=None)
+    x = load_run(run, {}, lambda text: None, split=None)
     scan = inspect(x.task.cases[x.cases[0]].source, None)
     options = {"spacing": None, "patch_size": (16, 16, 16), "overlap": 0.5, **HOW}
     todo = wanted_subsets("all", MODALITIES)
@@ -182,11 +184,11 @@ def test_some_subsets(run, folder, tmp_path, monkeypatch):
 def test_bad_requests(run, folder, monkeypatch, capsys):
     monkeypatch.setattr("cggm_med.task.segmentation.find_cases", lambda *args, **rest: pytest.fail("data were read"))
     with pytest.raises(UnknownName, match="no modality in this run 'adc'"):
-        subset_evaluation.evaluate(run, {}, quiet(), wanted="t1,adc", split=None, out=None)
+        ask(SubsetQuestion("t1,adc"), run, {}, quiet(), split=None, out=None)
     with pytest.raises(OutputError, match="is there already; choose another folder with --out"):
-        subset_evaluation.evaluate(run, {}, quiet(), wanted="all", split=None, out=folder)
+        ask(SubsetQuestion("all"), run, {}, quiet(), split=None, out=folder)
     with pytest.raises(CheckpointError, match="is not a run folder"):
-        subset_evaluation.evaluate(folder, {}, quiet(), wanted="all", split=None, out=None)
+        ask(SubsetQuestion("all"), folder, {}, quiet(), split=None, out=None)
     command(monkeypatch, "evaluate", run, "--subsets", "all", "--corrupt", "noise", code=2)
     capsys.readouterr()
     command(monkeypatch, "evaluate", run, "--subsets", "t1x", code=1)
@@ -195,7 +197,7 @@ def test_bad_requests(run, folder, monkeypatch, capsys):
 
 
 def test_a_task_that_cannot_says_so(run):
-    x = open_finished(run, {}, lambda text: None, split=None)
+    x = load_run(run, {}, lambda text: None, split=None)
     with pytest.raises(ConfigError, match="task 'brats2021' does not score subsets; it needs evaluate_subsets"):
         Task.evaluate_subsets(x.task, x.model, (), (), **HOW)
     with pytest.raises(ConfigError, match="task 'brats2021' does not say what is scored without any modality"):
@@ -213,7 +215,7 @@ def test_digits(digits, monkeypatch):
     assert [{k: v for k, v in row.items() if k != "subset"} for row in mine] == plain["cases"]
     assert content["headline"].items() >= plain["headline"].items()
 
-    x = open_finished(digits, {}, lambda text: None, split=None)
+    x = load_run(digits, {}, lambda text: None, split=None)
     x.model.eval()
     found = {"audio+image": plain["headline"]}
     for modality in ("audio", "image"):
@@ -244,5 +246,5 @@ def test_a_folder_is_whole_or_not_there(digits, tmp_path, monkeypatch):
 
     monkeypatch.setattr(subset_evaluation, "draw_table", fail)
     with pytest.raises(RuntimeError, match="no pen"):
-        subset_evaluation.evaluate(digits, {}, quiet(), wanted="audio", split=None, out=tmp_path / "x" / "y")
+        ask(SubsetQuestion("audio"), digits, {}, quiet(), split=None, out=tmp_path / "x" / "y")
     assert list((tmp_path / "x").iterdir()) == []

@@ -17,6 +17,7 @@ from PIL import Image
 
 from cggm_med.report import write_report
 from cggm_med.report.cases import MAX_PICTURES, MAX_ROWS
+from cggm_med.runs import scoring
 from cggm_med.runs import train as runs
 from cggm_med.runs.folder import RunFolder
 
@@ -257,7 +258,7 @@ def test_runs_that_cannot_stand_beside_the_first_are_named_with_the_reason(pair,
         other_splits: "its train split has other cases",
         other_data: f"its data differ from those of {first} in 1 cases of the same name ({changed})",
         incomplete: "it has no results.json; finish it with 'cggm-med train --resume",
-        damaged: "it is damaged or incomplete",
+        damaged: "is damaged or incomplete",
         no_run: "is not a run folder",
         first: "it was named twice",
     }
@@ -353,8 +354,8 @@ def test_many_cases_and_heavy_pictures_stay_under_the_limit(pair, tmp_path):
 
 
 def test_the_worst_cases_are_drawn_whichever_they_are(phantom, cache, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "DRAWN_CASES", 0)
-    monkeypatch.setattr(runs, "DRAWN_WORST", 1)
+    monkeypatch.setattr(scoring, "DRAWN_CASES", 0)
+    monkeypatch.setattr(scoring, "DRAWN_WORST", 1)
     config = small_config(phantom, cache, data__test="0.5", data__validation="0", train__epochs="1")
     report = runs.start(config, tmp_path / "run", quiet())
     found = {}

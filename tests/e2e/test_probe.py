@@ -14,11 +14,13 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from cggm_med.errors import DataError, OutputError
+from cggm_med.evaluation.ask import ask
 from cggm_med.evaluation.probe import measure as probe
 from cggm_med.evaluation.probe import samples as probe_samples
 from cggm_med.evaluation.probe import table as probe_table
 from cggm_med.evaluation.probe import volumes as probe_volumes
-from cggm_med.runs.train import open_finished, open_own
+from cggm_med.evaluation.probe.measure import ProbeQuestion
+from cggm_med.runs.finished import load_run
 from cggm_med.strategies.joint import Joint, JointConfig
 from cggm_med.training.build import build
 
@@ -62,7 +64,7 @@ def value(report, score, **wanted):
 
 
 def opened(run):
-    return open_finished(run, {}, lambda text: None, split=None)
+    return load_run(run, {}, lambda text: None, split=None)
 
 
 def test_untrained_is_what_training_started_from(run, digits):
@@ -102,9 +104,9 @@ def test_every_row_of_volumes_is_there(found, run):
 
 
 def test_a_probe_is_the_same_twice(found, run, tmp_path):
-    again = probe.evaluate(run, {}, quiet(), split=None, out=tmp_path / "again")
+    again = ask(ProbeQuestion(), run, {}, quiet(), split=None, out=tmp_path / "again")
     assert list(again.scores.cases) == report_of(found)["cases"]
-    other = probe.evaluate(run, {"train": {"seed": 5}}, quiet(), split=None, out=tmp_path / "other")
+    other = ask(ProbeQuestion(), run, {"train": {"seed": 5}}, quiet(), split=None, out=tmp_path / "other")
     assert list(other.scores.cases) != report_of(found)["cases"]
 
 
@@ -120,7 +122,8 @@ class _Seeing(nn.Module):
 
 def test_an_encoder_that_knows_scores_and_one_that_does_not_does_not(run, monkeypatch):
     """The image of FLAIR is replaced by the whole tumour, its encoder by one that hands it on; T1's hands on noise."""
-    x, train = opened(run), open_own(run, {}, lambda text: None, split="train")
+    x = opened(run)
+    train = x.own("train", lambda text: None)
     for source in (x, train):
         for case in source.task.cases.values():
             image = np.array(case.image())
@@ -150,7 +153,7 @@ def test_samples_equal_a_probe_by_hand(digits):
     """Independent path: encoders are called one by one, and scikit-learn is asked without this package."""
     report = report_of(digits / "probe" / "test")
     x = opened(digits)
-    train = open_own(digits, {}, lambda text: None, split="train")
+    train = x.own("train", lambda text: None)
     for modality in ("audio", "image"):
         encoder = x.model.encoders[modality].eval()
 
@@ -216,15 +219,15 @@ def test_one_class_cannot_be_told_apart(digits, monkeypatch):
 
     monkeypatch.setattr(probe_samples.SampleProbe, "_rows", alike)
     with pytest.raises(DataError, match="all training cases are of class '7'; a probe needs at least two classes"):
-        probe.evaluate(digits, {}, quiet(), split=None, out=None)
+        ask(ProbeQuestion(), digits, {}, quiet(), split=None, out=None)
 
 
 def test_nothing_is_overwritten_and_a_mistake_leaves_nothing(found, run, digits, tmp_path, monkeypatch, capsys):
     with pytest.raises(OutputError, match="is there already; choose another folder with --out"):
-        probe.evaluate(run, {}, quiet(), split=None, out=found)
+        ask(ProbeQuestion(), run, {}, quiet(), split=None, out=found)
     monkeypatch.setattr(probe, "probe_figure", lambda *args, **rest: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        probe.evaluate(digits, {}, quiet(), split=None, out=tmp_path / "x" / "y")
+        ask(ProbeQuestion(), digits, {}, quiet(), split=None, out=tmp_path / "x" / "y")
     assert list((tmp_path / "x").iterdir()) == []
     capsys.readouterr()
     command(monkeypatch, "probe", tmp_path, code=1)

@@ -18,7 +18,9 @@ from matplotlib.image import imread
 
 from cggm_med.data.volumes.artefacts import ARTEFACTS, corrupt
 from cggm_med.errors import ConfigError, OutputError, UnknownName
+from cggm_med.evaluation.ask import ask
 from cggm_med.evaluation.robustness import measure as robustness
+from cggm_med.evaluation.robustness.measure import RobustnessQuestion
 from cggm_med.inference.predictor import Predictor
 from cggm_med.metrics.volumes import dice
 from cggm_med.randomness import random_seed
@@ -99,8 +101,8 @@ def test_a_reader_of_one_modality_minds_only_artefacts_in_it(run, tmp_path, monk
         return (image[:1] > 1.2).float().expand(3, *image.shape[1:])
 
     monkeypatch.setattr("cggm_med.task.segmentation.SegmentationTask.probabilities", read)
-    wanted = {"wanted": WANTED.partition(",missing")[0], "severities": "1,5", "split": None, "out": tmp_path / "out"}
-    report = robustness.evaluate(run, {}, quiet(), **wanted)
+    question = RobustnessQuestion(WANTED.partition(",missing")[0], "1,5")
+    report = ask(question, run, {}, quiet(), split=None, out=tmp_path / "out")
     found = {
         (r["artefact"], r["modalities"], r["severity"]): r["dice_mean"]
         for r in report.scores.summary
@@ -164,8 +166,7 @@ def test_only_the_named_modalities_change(run, monkeypatch, tmp_path):
 
     real = robustness.to_network
     monkeypatch.setattr(robustness, "to_network", watch)
-    words = {"wanted": "spike", "severities": "3", "split": "validation", "out": tmp_path / "out"}
-    robustness.evaluate(run, {}, quiet(), **words)
+    ask(RobustnessQuestion("spike", "3"), run, {}, quiet(), split="validation", out=tmp_path / "out")
     clean, *struck = seen.values()
     assert len(struck) == len(MODALITIES) + 1
     for number, image in enumerate(struck):
@@ -181,7 +182,7 @@ def test_nothing_is_overwritten(table, run, scans, tmp_path, monkeypatch):
     assert (table / "results.csv").read_bytes() == before
     assert (table.parent / "test-2" / "results.csv").exists()
     with pytest.raises(OutputError, match="is there already; choose another folder with --out"):
-        robustness.evaluate(run, {}, quiet(), wanted="noise", severities="1", split=None, out=table)
+        ask(RobustnessQuestion("noise", "1"), run, {}, quiet(), split=None, out=table)
 
     one = tmp_path / "one" / "scans"
     other = tmp_path / "other" / "scans"
@@ -202,7 +203,7 @@ def test_a_suite_that_fails_leaves_nothing(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(robustness, "robustness_figure", fail)
     with pytest.raises(RuntimeError, match="no pen"):
-        robustness.evaluate(run, {}, quiet(), wanted="missing:t1", severities="1", split=None, out=tmp_path / "x" / "y")
+        ask(RobustnessQuestion("missing:t1", "1"), run, {}, quiet(), split=None, out=tmp_path / "x" / "y")
     assert list((tmp_path / "x").iterdir()) == []
 
 
@@ -222,7 +223,7 @@ def test_a_suite_that_fails_leaves_nothing(run, tmp_path, monkeypatch):
 def test_unknown_names(run, wanted, severities, message, monkeypatch):
     monkeypatch.setattr("cggm_med.task.segmentation.find_cases", lambda *args, **rest: pytest.fail("data were read"))
     with pytest.raises(UnknownName, match=message.replace("?", ".")):
-        robustness.evaluate(run, {}, quiet(), wanted=wanted, severities=severities, split=None, out=None)
+        ask(RobustnessQuestion(wanted, severities), run, {}, quiet(), split=None, out=None)
 
 
 def test_impossible_requests(run, tmp_path, monkeypatch, capsys):

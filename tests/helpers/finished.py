@@ -22,8 +22,12 @@ def finished_run(folder: Path, dice, *, strategy="joint", seed=0, settings=(), t
         "strategy": strategy,
         "split": "test",
         "headline": {"Dice WT": mean, "Dice ET": mean, "Dice mean": mean},
+        "summary": [],
         "cases": cases,
+        "heads": [],
+        "tables": [],
         "rules": {"Dice": "as usual", "checkpoint": "last step"},
+        "provenance": {},
     }
     (folder / "results.json").write_text(json.dumps(report))
     (folder / "splits.json").write_text(json.dumps({"train": list(train), "validation": [], "test": list(dice)}))

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
-from cggm_med.device import precision
 from cggm_med.evaluation.calibration.figure import reliability_figure
 from cggm_med.evaluation.calibration.scores import BINS, ClassPredictions, fit_temperature
 from cggm_med.evaluation.calibration.table import MEASURES, Record, Temperature, cells_of, headline, record, stages
-from cggm_med.models.base import MultimodalModel
-from cggm_med.objectives.losses import IGNORED
+from cggm_med.evaluation.labelled import predict_labels
+from cggm_med.metrics.labels import FUSED
 from cggm_med.results.results import Scores
 from cggm_med.results.tables import Table
-from cggm_med.runs.train import FinishedRun
-from cggm_med.task.classification import ClassificationTask
-from cggm_med.task.samples import require_finite_logits
+from cggm_med.runs.finished import LoadedRun
+from cggm_med.task.capabilities import LabelledSamples
 
 
 class ClassCalibration:
@@ -28,15 +23,15 @@ class ClassCalibration:
 
     Args:
         x: run and cases.
+        samples: what its task offers.
     """
 
     fitted_to = "all their predictions"
 
-    def __init__(self, x: FinishedRun) -> None:
-        assert isinstance(x.task, ClassificationTask)  # noqa: S101 - for the type checker; it was checked
+    def __init__(self, x: LoadedRun, samples: LabelledSamples) -> None:
         self.task = x.task
-        autocast = precision(x.config.train.precision, x.device)
-        self.places, self.predictions = class_predictions(x.task, x.model, x.cases, device=x.device, autocast=autocast)
+        found = predict_labels(x, samples)
+        self.places, self.predictions = found.places, ClassPredictions(found.logits[FUSED], found.true)
 
     def fit(self) -> tuple[float, Mapping[str, float]]:
         """The temperature of these samples."""
@@ -88,36 +83,3 @@ class ClassCalibration:
             "Brier": "sum over classes of (probability - truth)^2, averaged over samples; 0 to 2",
             "NLL": "minus the natural logarithm of the true class's probability, averaged over samples",
         }
-
-
-@torch.no_grad()
-def class_predictions(
-    task: ClassificationTask,
-    model: MultimodalModel,
-    cases: Sequence[str],
-    *,
-    device: torch.device,
-    autocast: Callable[[], AbstractContextManager[Any]],
-) -> tuple[list[Record], ClassPredictions]:
-    """Logits of samples, or of the utterances of conversations, and which of them each row is of.
-
-    Raises:
-        NonFiniteLoss: if one is NaN or infinite; names the sample.
-    """
-    model.eval()
-    places: list[Record] = []
-    logits, targets = [], []
-    for loaded in task.evaluation_batches(cases):
-        batch = loaded.to(device)
-        with autocast():
-            found = model(batch.inputs)
-        found = found.float().cpu()
-        require_finite_logits({"fused": found}, batch.ids)
-        target = loaded.target
-        several = target.ndim > 1
-        kept = target != IGNORED
-        for id, counts in zip(batch.ids, kept, strict=True):
-            places += [{"case": id, "utterance": i} for i in range(int(counts.sum()))] if several else [{"case": id}]
-        logits.append(found.movedim(1, -1)[kept].double().numpy())
-        targets.append(target[kept].numpy())
-    return places, ClassPredictions(np.concatenate(logits), np.concatenate(targets))

@@ -22,7 +22,7 @@ from cggm_med.models.base import MultimodalModel
 from cggm_med.results.aggregate import mean
 from cggm_med.results.results import Scores
 from cggm_med.results.tables import Table
-from cggm_med.runs.train import FinishedRun
+from cggm_med.runs.finished import LoadedRun
 from cggm_med.task.segmentation import SegmentationTask
 
 NEAR, WHOLE = "near", "whole"  # which voxels count
@@ -38,7 +38,7 @@ class RegionCalibration:
 
     fitted_to = f"voxels within {REACH_MM:g} mm of a region, all regions together"
 
-    def __init__(self, x: FinishedRun) -> None:
+    def __init__(self, x: LoadedRun) -> None:
         assert isinstance(x.task, SegmentationTask)  # noqa: S101 - for the type checker; it was checked
         self.task, self.cases, self.device, self.model = x.task, x.cases, x.device, x.model
         self.autocast = precision(x.config.train.precision, x.device)

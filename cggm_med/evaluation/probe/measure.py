@@ -8,92 +8,61 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from rich.console import Console
-
-from cggm_med import distributed
-from cggm_med.config import Tree
 from cggm_med.errors import ConfigError
+from cggm_med.evaluation.ask import Answer, Question
 from cggm_med.evaluation.probe.figure import probe_figure
 from cggm_med.evaluation.probe.samples import SampleProbe
 from cggm_med.evaluation.probe.table import HEAD, READ_OUTS, UNTRAINED
 from cggm_med.evaluation.probe.volumes import VolumeProbe
-from cggm_med.evaluation.results_folder import write_results
-from cggm_med.files import require_unused
 from cggm_med.metrics.labels import FUSED
-from cggm_med.results.results import Report, print_report
-from cggm_med.runs.train import (
-    checkpoint_rule,
-    new_folder,
-    open_finished,
-    open_own,
-    open_validation,
-    provenance,
-    speaker,
-)
+from cggm_med.results.results import Report
+from cggm_med.runs.finished import LoadedRun, Say
 from cggm_med.task.base import Task
-from cggm_med.task.classification import ClassificationTask
-from cggm_med.task.regression import RegressionTask
 from cggm_med.task.segmentation import SegmentationTask
 
 
-def evaluate(folder: Path, overrides: Tree, console: Console, *, split: str | None, out: Path | None) -> Report:
-    """Probe a finished run on its own held-out cases or on other data.
+class ProbeQuestion(Question):
+    """How well each encoder was trained, drawn in ``probe.png``; ``train.seed`` decides what is drawn at random.
 
-    Read-outs are fitted to the run's training split. Writes ``results.json``, ``results.csv``, ``results.md`` and
-    ``probe.png``, all or nothing. Several processes each do the same.
-
-    Args:
-        folder: of the run.
-        overrides: settings such as ``data.path``; ``train.seed`` decides what is drawn.
-        console: for progress and tables.
-        split: see ``run.open_finished``.
-        out: folder that holds nothing yet; default: a new one inside the run folder.
-
-    Raises:
-        ConfigError: if no probe is known for the run's task.
-        DataError: if the run's own training cases are no longer there, or are all of one class.
-        OutputError: if ``out`` holds files already or cannot be written.
+    Read-outs are fitted to the run's training split. Several processes each do the same.
     """
-    if out is not None:
-        require_unused(out)
-    started = time.monotonic()
 
-    def check(task: Task) -> None:
-        if not isinstance(task, (SegmentationTask, ClassificationTask, RegressionTask)):
+    folder = "probe"
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+
+    def check(self, task: Task, folder: Path) -> None:
+        """Refuse tasks for which no probe is known."""
+        if not isinstance(task, SegmentationTask) and task.labelled_samples() is None:
             raise ConfigError(
                 f"{folder} is a run of task '{task.config.task.name}'; a probe needs one that segments, tells classes "
                 "apart or predicts values"
             )
 
-    say = speaker(console)
-    x = open_finished(folder, overrides, say, split=split, check=check)
-    train = open_own(folder, overrides, say, split="train")
-    validation, reason = open_validation(x, overrides, say)
-    of_task = VolumeProbe if isinstance(x.task, SegmentationTask) else SampleProbe
-    probe = of_task(x, train, validation)
-    scores = probe.scores(say)
-    seconds = time.monotonic() - started
-    report = Report(
-        task=x.config.task.name,
-        strategy=x.config.strategy.name,
-        split=x.split,
-        scores=scores,
-        rules={
-            **probe.rules(),
-            "chosen by": probe.chosen_by(reason),
+    def measure(self, x: LoadedRun, say: Say) -> Answer:
+        """What can be read out of each modality's frozen features."""
+        self.modalities = x.task.modalities
+        train = x.own("train", say)
+        validation, reason = x.validation(say)
+        samples = x.task.labelled_samples()
+        self.probe: VolumeProbe | SampleProbe
+        if samples is None:
+            self.probe = VolumeProbe(x, train, validation)
+        else:
+            self.probe = SampleProbe(x, samples, train, validation)
+        scores = self.probe.scores(say)
+        seconds = f"{time.monotonic() - self.started:.0f}"
+        self.written = f"results.json, results.csv and probe.png ({seconds} s)"
+        rules = {
+            **self.probe.rules(),
+            "chosen by": self.probe.chosen_by(reason),
             UNTRAINED: "the same read-out of a network with the weights that training of this seed started from",
             HEAD: "the run's own classifier head of the modality, as it was trained; not every strategy has heads",
-            "checkpoint": checkpoint_rule(x.folder, x.task, x.weights, x.split),
-        },
-        provenance={**provenance(x.config, x.device), "seconds": f"{seconds:.0f}"},
-    )
-    target = out or new_folder(folder / "probe" / x.name, x.device)
-    if distributed.rank() == 0:
+        }
+        return Answer(scores, rules, {"seconds": seconds})
 
-        def draw(folder: Path) -> None:
-            probe_figure(folder / "probe.png", report.title, probe.panels(scores), x.task.modalities, READ_OUTS, FUSED)
-
-        write_results(target, report, draw)
-        print_report(report, console)
-        console.print(f"written: {target / 'results.md'}, results.json, results.csv and probe.png ({seconds:.0f} s)")
-    return report
+    def draw(self, folder: Path, report: Report) -> None:
+        """Bars of each modality's read-outs."""
+        panels = self.probe.panels(report.scores)
+        probe_figure(folder / "probe.png", report.title, panels, self.modalities, READ_OUTS, FUSED)

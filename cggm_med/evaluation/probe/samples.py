@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from cggm_med.device import precision
 from cggm_med.errors import DataError
+from cggm_med.evaluation.labelled import labels_of, predict_labels
 from cggm_med.evaluation.probe.readouts import FOLDS, Rows, class_probabilities, fit_readout, pooled
 from cggm_med.evaluation.probe.table import HEAD, PROBE, READ_OUTS, UNTRAINED, Record, Say, read_out_table, untrained
-from cggm_med.metrics.labels import CLASS_MEASURES, FUSED, Measure, Predicted
+from cggm_med.metrics.labels import FUSED, Predicted
 from cggm_med.models.base import MultimodalModel
-from cggm_med.objectives.losses import IGNORED
 from cggm_med.randomness import random_seed
 from cggm_med.results.results import Scores
-from cggm_med.runs.train import FinishedRun
-from cggm_med.task.classification import ClassificationTask
-from cggm_med.task.regression import RegressionTask
-from cggm_med.task.samples import SampleTask
+from cggm_med.runs.finished import LoadedRun
+from cggm_med.task.capabilities import LabelledSamples
 
 MOST_SAMPLES = 10_000  # of the training split
 
@@ -32,18 +28,15 @@ class SampleProbe:
 
     Args:
         x: the run, and what is scored.
+        samples: what its task offers.
         train: its training samples.
         validation: its validation samples, to choose the amount of regularisation by.
     """
 
-    def __init__(self, x: FinishedRun, train: FinishedRun, validation: FinishedRun | None) -> None:
-        assert isinstance(x.task, (ClassificationTask, RegressionTask))  # noqa: S101 - for the type checker
+    def __init__(self, x: LoadedRun, samples: LabelledSamples, train: LoadedRun, validation: LoadedRun | None) -> None:
         self.x, self.task, self.train, self.validation = x, x.task, train, validation
-        self.classes = isinstance(x.task, ClassificationTask)
-        measures: Mapping[str, Measure] = x.task.measures if isinstance(x.task, RegressionTask) else {}
-        if isinstance(x.task, ClassificationTask):
-            measures = {name: CLASS_MEASURES[name] for name in x.task.measures}
-        self.measures = measures
+        self.samples, self.metrics = samples, samples.metrics
+        self.classes = samples.labels == "classes"
 
     def scores(self, say: Say) -> Scores:
         """A row for each modality and read-out, and one for the fused prediction."""
@@ -69,7 +62,7 @@ class SampleProbe:
                 if self.classes:
                     probability = class_probabilities(readout, test[modality].x, len(self.task.targets))
                 predicted = Predicted(y, guess, probability)
-                values = {name: measure(predicted) for name, measure in self.measures.items()}
+                values = {name: metric(predicted) for name, metric in self.metrics.items()}
                 summary.append({"modality": modality, "by": by, **values, "samples": len(y), "strength": strength})
                 cases += [
                     {**place, "modality": modality, "by": by, "true": self._named(t), "predicted": self._named(g)}
@@ -84,7 +77,7 @@ class SampleProbe:
             summary=tuple(summary),
             cases=tuple(cases),
             heads=(),
-            tables=tuple(read_out_table(name, summary, name, self.task.modalities) for name in self.measures),
+            tables=tuple(read_out_table(name, summary, name, self.task.modalities) for name in self.metrics),
         )
 
     def panels(self, scores: Scores) -> dict[str, dict[tuple[str, str], float | None]]:
@@ -106,7 +99,7 @@ class SampleProbe:
     def rules(self) -> dict[str, str]:
         """What was done."""
         kind = "logistic regression" if self.classes else "ridge regression"
-        rules = {name: text for name, text in self.task.rules().items() if name in self.measures}
+        rules = {name: text for name, text in self.task.rules().items() if name in self.metrics}
         return {
             **rules,
             "probe": f"{kind} (scikit-learn) on the encoder's frozen, standardised features, without augmentation, "
@@ -117,48 +110,40 @@ class SampleProbe:
 
     @torch.no_grad()
     def _rows(
-        self, source: FinishedRun, model: MultimodalModel, cases: Sequence[str]
+        self, source: LoadedRun, model: MultimodalModel, cases: Sequence[str]
     ) -> tuple[dict[str, Rows], list[Record]]:
         """Frozen features of each modality, and which case each row is of."""
-        task = source.task
-        assert isinstance(task, SampleTask)  # noqa: S101 - for the type checker
-        autocast = precision(source.config.train.precision, source.device)
-        numbers = {group: n for n, group in enumerate(dict.fromkeys(task.samples[id].group for id in cases))}
-        found: dict[str, list[NDArray[np.float64]]] = {m: [] for m in task.modalities}
-        targets, places = [], []
-        for loaded in task.evaluation_batches(cases):
+        samples = source.task.labelled_samples()
+        assert samples is not None  # noqa: S101 - the task of one run offers them whatever the cases
+        numbers = {group: n for n, group in enumerate(dict.fromkeys(map(samples.group, cases)))}
+        found: dict[str, list[NDArray[np.float64]]] = {m: [] for m in self.task.modalities}
+        targets: list[NDArray[Any]] = []
+        places: list[Record] = []
+        for loaded in samples.batches(cases):
             batch = loaded.to(source.device)
-            with autocast():
+            with source.autocast():
                 features = model.encode(batch.inputs)
-            each: Tensor | None = None
-            if self.classes and loaded.target.ndim > 1:
-                each = loaded.target != IGNORED
-                places += [
-                    {"case": id, "utterance": i}
-                    for id, counts in zip(loaded.ids, each, strict=True)
-                    for i in range(int(counts.sum()))
-                ]
-            else:
-                places += [{"case": id} for id in loaded.ids]
-            for modality in task.modalities:
+            each, of_batch = labels_of(samples, loaded)
+            places += of_batch
+            for modality in self.task.modalities:
                 found[modality].append(pooled(features[modality], each))
             targets.append((loaded.target if each is None else loaded.target[each]).numpy().reshape(-1))
         y = np.concatenate(targets)
-        groups = np.array([numbers[task.samples[str(place["case"])].group] for place in places])
+        groups = np.array([numbers[samples.group(str(place["case"]))] for place in places])
         return {m: Rows(np.concatenate(x), y, groups) for m, x in found.items()}, places
 
     def _own(self) -> list[Record]:
         """What the run's own heads and its fused prediction score."""
-        x = self.x
-        autocast = precision(x.config.train.precision, x.device)
-        heads = x.strategy.eval().heads
-        results = list(x.task.evaluate(x.model, heads, x.cases, device=x.device, autocast=autocast, full=False))
+        found = predict_labels(self.x, self.samples, self.x.strategy.eval().heads)
         rows = []
-        for row in x.task.summarise(results).summary:
-            who = row["predicted_by"]
-            values = {name: row[name] for name in self.measures}
+        for who, logits in found.logits.items():
+            predicted = Predicted(found.true, logits[:, 0])
+            if self.classes:
+                probability = torch.softmax(torch.from_numpy(logits), dim=1)
+                predicted = Predicted(found.true, probability.max(dim=1).indices.numpy(), probability.numpy())
+            values = {name: metric(predicted) for name, metric in self.metrics.items()}
             by = FUSED if who == FUSED else HEAD
-            rows.append({"modality": who, "by": by, **values, "samples": row["samples"], "strength": None})
+            rows.append({"modality": who, "by": by, **values, "samples": len(found.true), "strength": None})
         return rows
 
     def _named(self, value: float) -> Any:

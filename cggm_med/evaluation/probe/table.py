@@ -10,7 +10,7 @@ import torch
 from cggm_med.metrics.labels import FUSED
 from cggm_med.models.base import MultimodalModel
 from cggm_med.results.tables import Table, rounded
-from cggm_med.runs.train import FinishedRun
+from cggm_med.runs.finished import LoadedRun
 
 UNTRAINED, HEAD, PROBE = "untrained", "head", "probe"
 # What is said of each modality, in the order of the bars.
@@ -24,7 +24,7 @@ Record = dict[str, Any]
 Say = Callable[[str], Any]
 
 
-def untrained(x: FinishedRun) -> MultimodalModel:
+def untrained(x: LoadedRun) -> MultimodalModel:
     """The network as training of this run started from, by its seed."""
     torch.manual_seed(x.config.train.seed)
     return x.task.model().to(x.device).eval()

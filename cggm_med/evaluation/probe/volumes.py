@@ -29,7 +29,7 @@ from cggm_med.models.windows import predict_volume
 from cggm_med.randomness import random_seed
 from cggm_med.results.aggregate import MEAN, aggregate, with_mean
 from cggm_med.results.results import Scores
-from cggm_med.runs.train import FinishedRun
+from cggm_med.runs.finished import LoadedRun
 from cggm_med.task.segmentation import SegmentationTask
 
 MOST_PATCHES, PATCHES_A_CASE = 64, 4
@@ -46,7 +46,7 @@ class VolumeProbe:
         validation: its validation cases, to choose thresholds by.
     """
 
-    def __init__(self, x: FinishedRun, train: FinishedRun, validation: FinishedRun | None) -> None:
+    def __init__(self, x: LoadedRun, train: LoadedRun, validation: LoadedRun | None) -> None:
         assert isinstance(x.task, SegmentationTask)  # noqa: S101 - for the type checker
         self.x, self.task, self.train = x, x.task, train
         self.choice = validation or train
@@ -158,7 +158,7 @@ class VolumeProbe:
 
     @torch.no_grad()
     def _predict(
-        self, source: FinishedRun, model: MultimodalModel, readouts: Mapping[str, VoxelReadout], case: str
+        self, source: LoadedRun, model: MultimodalModel, readouts: Mapping[str, VoxelReadout], case: str
     ) -> list[NDArray[np.float32]]:
         """Probabilities ``(region, x, y, z)`` of each modality, on the case's own grid."""
         task = source.task
@@ -179,7 +179,7 @@ class VolumeProbe:
         grid = task.cases[case].grid
         return [grid.to_native(part) for part in volume.split(len(task.targets))]
 
-    def _truth(self, source: FinishedRun, case: str) -> NDArray[np.bool_]:
+    def _truth(self, source: LoadedRun, case: str) -> NDArray[np.bool_]:
         task = source.task
         assert isinstance(task, SegmentationTask)  # noqa: S101 - for the type checker
         return task.cases[case].native_target(task.convention)

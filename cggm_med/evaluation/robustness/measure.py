@@ -14,25 +14,20 @@ from typing import Any
 import torch
 from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
-from rich.console import Console
 
-from cggm_med import distributed
-from cggm_med.config import Tree
 from cggm_med.data.volumes.artefacts import ARTEFACTS, SEVERITIES, corrupt
 from cggm_med.data.volumes.checks import Inspection, inspect
 from cggm_med.data.volumes.transforms import to_network
-from cggm_med.device import precision
 from cggm_med.errors import ConfigError, UnknownName
-from cggm_med.evaluation.results_folder import write_results
+from cggm_med.evaluation.ask import Answer, Question
 from cggm_med.evaluation.robustness.figure import robustness_figure
-from cggm_med.files import require_unused
 from cggm_med.metrics.volumes import dice
 from cggm_med.models.base import MultimodalModel
 from cggm_med.randomness import random_seed
 from cggm_med.results.aggregate import aggregate, with_mean
-from cggm_med.results.results import Record, Report, Scores, print_report
+from cggm_med.results.results import Record, Report, Scores
 from cggm_med.results.tables import Table
-from cggm_med.runs.train import checkpoint_rule, new_folder, open_finished, provenance, speaker
+from cggm_med.runs.finished import LoadedRun, Say
 from cggm_med.task.base import Task
 from cggm_med.task.segmentation import SegmentationTask
 
@@ -65,11 +60,11 @@ class Condition:
         return {"artefact": self.artefact, "modalities": names, "severity": self.severity, "amount": self.amount}
 
 
-def conditions(wanted: str, severities: str, modalities: Sequence[str]) -> tuple[Condition, ...]:
+def conditions(artefacts: str, severities: str, modalities: Sequence[str]) -> tuple[Condition, ...]:
     """Everything that the scans are put through, the clean scans first.
 
     Args:
-        wanted: artefacts by name and ``missing:MODALITY``, separated by commas. Each artefact strikes every modality by
+        artefacts: by name, and ``missing:MODALITY``, separated by commas. Each artefact strikes every modality by
             itself, then all of them at once. Modalities that are missing together are joined by ``+``.
         severities: such as ``3``, ``1,3`` or ``1..5``.
         modalities: of the run.
@@ -85,7 +80,7 @@ def conditions(wanted: str, severities: str, modalities: Sequence[str]) -> tuple
     levels = _severities(severities)
     struck = dict.fromkeys([*((m,) for m in modalities), tuple(modalities)])
     found = [Condition(CLEAN)]
-    for word in wanted.split(","):
+    for word in artefacts.split(","):
         name, colon, absent = word.strip().partition(":")
         if name == MISSING:
             found.append(Condition(MISSING, _absent(absent, modalities)))
@@ -96,100 +91,59 @@ def conditions(wanted: str, severities: str, modalities: Sequence[str]) -> tuple
     return tuple(dict.fromkeys(found))
 
 
-def evaluate(
-    folder: Path,
-    overrides: Tree,
-    console: Console,
-    *,
-    wanted: str,
-    severities: str,
-    split: str | None,
-    out: Path | None,
-) -> Report:
-    """Score a finished run on its own held-out cases or on other data, in every condition.
-
-    Writes ``results.json``, ``results.csv``, ``results.md`` and ``robustness.png``, all or nothing.
+class RobustnessQuestion(Question):
+    """How well worse scans are segmented, drawn in ``robustness.png``; ``train.seed`` decides the artefacts' geometry.
 
     Args:
-        folder: of the run.
-        overrides: settings such as ``data.path``; ``train.seed`` decides the geometry of the artefacts.
-        console: for progress and tables.
-        wanted: see ``conditions``.
+        artefacts: see ``conditions``.
         severities: see ``conditions``.
-        split: see ``run.open_finished``.
-        out: folder that holds nothing yet; default: a new one inside the run folder.
-
-    Raises:
-        ConfigError: if the run does not segment.
-        UnknownName: for an artefact, severity or modality that does not exist.
-        OutputError: if ``out`` holds files already or cannot be written.
     """
-    if out is not None:
-        require_unused(out)
 
-    def check(task: Task) -> tuple[Condition, ...]:
+    folder = "robustness"
+    written = "results.json, results.csv and robustness.png"
+
+    def __init__(self, artefacts: str, severities: str) -> None:
+        self.artefacts, self.severities = artefacts, severities
+
+    def check(self, task: Task, folder: Path) -> None:
+        """Refuse runs that do not segment, and artefacts, severities and modalities that do not exist."""
         if not isinstance(task, SegmentationTask):
             raise ConfigError(
                 f"{folder} is a run of task '{task.config.task.name}', whose data are no scans to corrupt"
             )
-        return conditions(wanted, severities, task.modalities)
+        self.conditions = conditions(self.artefacts, self.severities, task.modalities)
 
-    say = speaker(console)
-    x = open_finished(folder, overrides, say, split=split, check=check)
-    assert isinstance(x.task, SegmentationTask)  # noqa: S101 - for the type checker; it was checked
-    todo = check(x.task)
-    say(f"{len(todo)} conditions x {len(x.cases)} cases = {len(todo) * len(x.cases)} predictions")
-    autocast = precision(x.config.train.precision, x.device)
-    rows = measure(x.task, x.model, x.cases, todo, x.config.train.seed, device=x.device, autocast=autocast, say=say)
-    report = Report(
-        task=x.config.task.name,
-        strategy=x.config.strategy.name,
-        split=x.split,
-        scores=summarise(rows, todo, x.task.modalities),
-        rules={**_rules(x.task, todo), "checkpoint": checkpoint_rule(x.folder, x.task, x.weights, x.split)},
-        provenance=provenance(x.config, x.device),
-    )
-    target = out or new_folder(folder / "robustness" / x.name, x.device)
-    if distributed.rank() == 0:
-        summary, modalities = report.scores.summary, x.task.modalities
-        write_results(
-            target,
-            report,
-            lambda folder: robustness_figure(folder / "robustness.png", report.title, summary, modalities),
+    def measure(self, x: LoadedRun, say: Say) -> Answer:
+        """Dice in every condition."""
+        assert isinstance(x.task, SegmentationTask)  # noqa: S101 - for the type checker; it was checked
+        say(
+            f"{len(self.conditions)} conditions x {len(x.cases)} cases = {len(self.conditions) * len(x.cases)} "
+            "predictions"
         )
-        print_report(report, console)
-        console.print(f"written: {target / 'results.md'}, results.json, results.csv and robustness.png")
-    return report
+        self.modalities = x.task.modalities
+        rows = measure(x, self.conditions, say)
+        return Answer(summarise(rows, self.conditions, self.modalities), _rules(x.task, self.conditions))
+
+    def draw(self, folder: Path, report: Report) -> None:
+        """Dice against severity."""
+        robustness_figure(folder / "robustness.png", report.title, report.scores.summary, self.modalities)
 
 
-def measure(
-    task: SegmentationTask,
-    model: MultimodalModel,
-    cases: Sequence[str],
-    todo: Sequence[Condition],
-    seed: int,
-    *,
-    device: torch.device,
-    autocast: Callable[[], AbstractContextManager[Any]],
-    say: Callable[[str], Any] = print,
-) -> list[dict[str, Any]]:
+def measure(x: LoadedRun, todo: Sequence[Condition], say: Say = print) -> list[dict[str, Any]]:
     """Dice of each region of each case in each condition, a row each; the processes share the cases.
 
     Args:
-        task: prepared.
-        model: with the run's weights.
-        cases: ids.
+        x: the run, whose seed decides all artefacts.
         todo: the conditions.
-        seed: of all artefacts.
-        device: where the model is.
-        autocast: context for the network's computations.
         say: told in one line whenever a case is done with an artefact.
 
     Returns:
-        The rows of all processes, in the order of ``cases`` and ``todo``, on each of them.
+        The rows of all processes, in the order of the run's cases and ``todo``, on each of them.
     """
-    model.eval()
-    mine = list(cases)[distributed.rank() :: distributed.world_size()]
+    task = x.task
+    assert isinstance(task, SegmentationTask)  # noqa: S101 - for the type checker; it was checked
+    x.model.eval()
+    mine, autocast, seed = x.share, x.autocast, x.config.train.seed
     found: dict[str, list[dict[str, Any]]] = {}
     started, done = time.monotonic(), 0
     for number, id in enumerate(mine, start=1):
@@ -198,7 +152,7 @@ def measure(
         truth = case.native_target(task.convention)
         found[id] = rows = []
         for condition, after in zip(todo, [*todo[1:], None], strict=True):
-            predicted = _segment(task, model, id, scan, condition, seed, device, autocast)
+            predicted = _segment(task, x.model, id, scan, condition, seed, x.device, autocast)
             for name, p, t in zip(task.targets, predicted, truth, strict=True):
                 value = dice(torch.from_numpy(p), torch.from_numpy(t))
                 rows.append({"case": id, **condition.record, "region": name, "dice": value})
@@ -207,8 +161,7 @@ def measure(
                 seconds = (time.monotonic() - started) / done * (len(mine) * len(todo) - done)
                 left = datetime.timedelta(seconds=round(seconds))
                 say(f"case {number} of {len(mine)}, {id}: {condition.artefact} done, about {left} left")
-    everything = {id: rows for part in distributed.gather_json(found, device) for id, rows in part.items()}
-    return [row for id in cases for row in everything[id]]
+    return [row for rows in x.gathered(found) for row in rows]
 
 
 def summarise(rows: Sequence[Record], todo: Sequence[Condition], modalities: Sequence[str]) -> Scores:

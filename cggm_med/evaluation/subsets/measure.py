@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from cggm_med import distributed
-from cggm_med.config import Tree
-from cggm_med.device import precision
-from cggm_med.evaluation.results_folder import write_results
+from cggm_med.evaluation.ask import Answer, Question
 from cggm_med.evaluation.subsets.figure import subset_figure
 from cggm_med.evaluation.subsets.table import (
     MEAN,
@@ -27,104 +22,79 @@ from cggm_med.evaluation.subsets.table import (
     subset_rows,
     wanted_subsets,
 )
-from cggm_med.files import require_unused, write_text
-from cggm_med.results.results import Report, print_report
+from cggm_med.files import write_text
+from cggm_med.results.results import Report
 from cggm_med.results.tables import csv_text
-from cggm_med.runs.train import FinishedRun, checkpoint_rule, new_folder, open_finished, provenance, speaker
+from cggm_med.runs.finished import LoadedRun, Say
 from cggm_med.task.base import CaseResult, Task
-from cggm_med.task.segmentation import SegmentationTask
 
 SECONDS_BETWEEN_LINES = 20
 
 
-def evaluate(
-    folder: Path, overrides: Tree, console: Console, *, wanted: str, split: str | None, out: Path | None
-) -> Report:
-    """Score a finished run on its own held-out cases or on other data, from subsets of the modalities.
+class SubsetQuestion(Question):
+    """What is left when modalities are missing.
 
-    Writes ``results.json``, ``results.md``, ``results.csv`` (cases), ``subsets.csv`` and ``subsets.png`` (the table),
-    and with all subsets ``shapley.csv``: all or nothing.
+    Beside the usual files stand ``subsets.csv`` and ``subsets.png``, and with all subsets ``shapley.csv``.
 
     Args:
-        folder: of the run.
-        overrides: settings such as ``data.path``.
-        console: for progress and tables.
         wanted: see ``wanted_subsets``.
-        split: see ``run.open_finished``.
-        out: folder that holds nothing yet; default: a new one inside the run folder.
-
-    Raises:
-        UnknownName: for a modality that the run does not have.
-        ConfigError: if the subsets are too many, or the task cannot score any.
-        OutputError: if ``out`` holds files already or cannot be written.
     """
-    if out is not None:
-        require_unused(out)
 
-    def check(task: Task) -> tuple[Subset, ...]:
-        return wanted_subsets(wanted, task.modalities)
+    folder = "subsets"
+    written = "results.json, tables as CSV, and subsets.png"
 
-    say = speaker(console)
-    x = open_finished(folder, overrides, say, split=split, check=check)
-    todo = check(x.task)
-    say(f"{len(todo)} subsets of {len(x.task.modalities)} modalities, {len(x.cases)} cases ({x.split})")
-    results = measure(x, todo, say)
-    by_subset = {s: [CaseResult(r.case, r.findings[subset_name(s)]) for r in results] for s in todo}
-    scores = {subset: x.task.summarise(mine) for subset, mine in by_subset.items()}
-    table = SubsetTable(
-        x.task.modalities,
-        {subset: of.headline for subset, of in scores.items()},
-        {x.task.chosen_by} if x.task.lower_is_better else (),
-    )
-    shapley = table.shapley(x.task.chance(by_subset[todo[0]])) if table.complete() else None
-    rules = {**_rules(x.task, table), "checkpoint": checkpoint_rule(x.folder, x.task, x.weights, x.split)}
-    report = Report(
-        task=x.config.task.name,
-        strategy=x.config.strategy.name,
-        split=x.split,
-        scores=subset_report(scores, table, shapley),
-        rules=rules,
-        provenance=provenance(x.config, x.device),
-    )
-    target = out or new_folder(folder / "subsets" / x.name, x.device)
-    if distributed.rank() == 0:
+    def __init__(self, wanted: str) -> None:
+        self.wanted = wanted
 
-        def more(folder: Path) -> None:
-            write_text(folder / "subsets.csv", csv_text(subset_rows(table)))
-            if shapley is not None:
-                write_text(folder / "shapley.csv", csv_text(shapley_rows(shapley)))
-            draw_table(folder / "subsets.png", report.title, table)
+    def check(self, task: Task, folder: Path) -> None:
+        """Refuse modalities that the run does not have, and too many subsets."""
+        self.subsets = wanted_subsets(self.wanted, task.modalities)
 
-        write_results(target, report, more)
-        print_report(report, console)
-        console.print(f"written: {target / 'results.md'}, results.json, tables as CSV, and subsets.png")
-    return report
+    def measure(self, x: LoadedRun, say: Say) -> Answer:
+        """The scores of each subset, and with all of them what each modality adds."""
+        task, subsets = x.task, self.subsets
+        say(f"{len(subsets)} subsets of {len(task.modalities)} modalities, {len(x.cases)} cases ({x.split})")
+        results = measure(x, subsets, say)
+        by_subset = {s: [CaseResult(r.case, r.findings[subset_name(s)]) for r in results] for s in subsets}
+        scores = {subset: task.summarise(mine) for subset, mine in by_subset.items()}
+        self.table = SubsetTable(
+            task.modalities,
+            {subset: of.headline for subset, of in scores.items()},
+            {task.chosen_by} if task.lower_is_better else (),
+        )
+        complete = self.table.complete()
+        self.shapley = self.table.shapley(task.chance(by_subset[subsets[0]])) if complete else None
+        return Answer(subset_report(scores, self.table, self.shapley), _rules(task, self.table))
+
+    def draw(self, folder: Path, report: Report) -> None:
+        """The whole tables as CSV, and the subsets as a heat map."""
+        write_text(folder / "subsets.csv", csv_text(subset_rows(self.table)))
+        if self.shapley is not None:
+            write_text(folder / "shapley.csv", csv_text(shapley_rows(self.shapley)))
+        draw_table(folder / "subsets.png", report.title, self.table)
 
 
-def measure(x: FinishedRun, todo: Sequence[Subset], say: Callable[[str], Any]) -> list[CaseResult]:
+def measure(x: LoadedRun, subsets: Sequence[Subset], say: Say) -> list[CaseResult]:
     """The task's findings of each case by subset; the processes share the cases.
 
     Args:
         x: the run.
-        todo: the subsets.
+        subsets: to score.
         say: told now and then how far it is.
 
     Returns:
         The results of all processes, in the order of the run's cases, on each of them.
     """
     x.model.eval()
-    mine = list(x.cases)[distributed.rank() :: distributed.world_size()]
-    autocast = precision(x.config.train.precision, x.device)
     found: dict[str, Any] = {}
     started = said = time.monotonic()
-    for result in x.task.evaluate_subsets(x.model, todo, mine, device=x.device, autocast=autocast):
+    for result in x.task.evaluate_subsets(x.model, subsets, x.share, device=x.device, autocast=x.autocast):
         found[result.case] = dict(result.findings)
         now = time.monotonic()
         if now - said >= SECONDS_BETWEEN_LINES:
-            said, left = now, (now - started) / len(found) * (len(mine) - len(found))
-            say(f"case {len(found)} of {len(mine)}: about {datetime.timedelta(seconds=round(left))} left")
-    everything = {case: f for part in distributed.gather_json(found, x.device) for case, f in part.items()}
-    return [CaseResult(case, everything[case]) for case in x.cases]
+            said, left = now, (now - started) / len(found) * (len(x.share) - len(found))
+            say(f"case {len(found)} of {len(x.share)}: about {datetime.timedelta(seconds=round(left))} left")
+    return [CaseResult(case, findings) for case, findings in zip(x.cases, x.gathered(found), strict=True)]
 
 
 def draw_table(path: Path, title: str, table: SubsetTable) -> None:
@@ -155,9 +125,8 @@ def draw_table(path: Path, title: str, table: SubsetTable) -> None:
 
 
 def _rules(task: Task, table: SubsetTable) -> dict[str, str]:
-    scores = task.dice_rules() if isinstance(task, SegmentationTask) else task.rules()
     rules = {
-        **scores,
+        **task.subset_rules(),
         "subsets": "the other modalities are left out as if they had never been there; nothing stands for them",
         MEAN: f"of the {len(table.subsets)} rows above it, each counts the same",
         WORST: "of these rows, column by column",

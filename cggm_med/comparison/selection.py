@@ -1,0 +1,110 @@
+"""Which finished runs can be compared with one another, and what tables call them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from cggm_med.comparison.variants import label
+from cggm_med.config import Tree, flat, to_tree
+from cggm_med.errors import CggmMedError
+from cggm_med.runs.finished import Excluded, FinishedRun
+from cggm_med.runs.settings import make_config
+from cggm_med.training.checkpoint import FREE_SETTINGS
+
+SAME = (
+    "task",
+    "data",
+    "preset",
+    "split",
+)  # sections in which runs must agree; a difference elsewhere becomes part of the name
+NEITHER = {*FREE_SETTINGS, "train.seed", "strategy.name"}  # settings that neither forbid a comparison nor name a run
+
+
+def comparable_runs(folders: Mapping[Path, str | None]) -> tuple[list[FinishedRun], list[Excluded]]:
+    """Read runs and leave out, with the reason, those that cannot be compared with most of the others.
+
+    Args:
+        folders: of runs, and what to call each; by default, a run is called by its strategy and all settings that are
+            not that strategy's defaults, but for those that all runs share.
+    """
+    runs: list[FinishedRun] = []
+    excluded: list[Excluded] = []
+    for folder, name in folders.items():
+        try:
+            runs.append(_read(folder, name))
+        except CggmMedError as error:
+            excluded.append(Excluded(str(folder), str(error)))
+    if not runs:
+        return runs, excluded
+    usual = Counter(_shared(run) for run in runs).most_common(1)[0][0]
+    known: dict[str, str] = {}
+    seen: dict[tuple[str, tuple[int, frozenset[str]]], Path] = {}
+    kept = []
+    for run in runs:
+        reason = None
+        if _shared(run) != usual:
+            mine, theirs = dict(_shared(run)), dict(usual)
+            keys = sorted(key for key in {*mine, *theirs} if mine.get(key) != theirs.get(key))
+            reason = "; ".join(f"{key} is {mine.get(key)}, of most runs {theirs.get(key)}" for key in keys)
+        elif other := [c for c, of in run.contents.items() if known.setdefault(c, of["prepared"]) != of["prepared"]]:
+            reason = f"{len(other)} of its cases hold other data under the same name ({', '.join(other[:3])})"
+        elif twin := seen.get((run.name, run.pair)):
+            reason = f"the same strategy, settings, seed and cases as {twin}"
+        if reason is None:
+            seen[run.name, run.pair] = run.path
+            kept.append(run)
+        else:
+            excluded.append(Excluded(str(run.path), reason))
+    if not any(folders.values()):
+        names = without_common(run.name for run in kept)
+        for run in kept:
+            run.name = names[run.name]
+    return kept, excluded
+
+
+def without_common(names: Iterable[str]) -> dict[str, str]:
+    """Names without the settings that all of them share.
+
+    Example:
+        >>> without_common(["joint, epochs=5", "cggm, epochs=5, rho=1.3"])
+        {'joint, epochs=5': 'joint', 'cggm, epochs=5, rho=1.3': 'cggm, rho=1.3'}
+    """
+    parts = {name: name.split(", ") for name in names}
+    if len(parts) < 2:
+        return {name: name for name in parts}
+    common = set.intersection(*(set(words[1:]) for words in parts.values()))
+    return {
+        name: ", ".join(w for i, w in enumerate(words) if i == 0 or w not in common) for name, words in parts.items()
+    }
+
+
+def _read(folder: Path, name: str | None) -> FinishedRun:
+    """One run, of which every file that counts is read now, so that a damaged run is left out."""
+    run = FinishedRun(folder)
+    run.name = name or run.whole(run.folder.config, lambda file: _name(run.settings))
+    _ = run.report, run.values, run.seed, run.contents, run.splits, run.cost
+    return run
+
+
+def _shared(run: FinishedRun) -> tuple[tuple[str, str], ...]:
+    """In what runs must agree, as text."""
+    settings = {**flat(run.settings), "split": run.report.split}
+    same = {key: value for key, value in settings.items() if key.split(".")[0] in SAME and key not in NEITHER}
+    return tuple(sorted((key, str(value)) for key, value in same.items()))
+
+
+def _name(stored: Tree) -> str:
+    strategy = str(stored["strategy"]["name"])
+    base: Tree = {"data": {"path": stored["data"].get("path")}}
+    plain = flat(to_tree(make_config(stored["task"]["name"], [base], preset=stored["preset"], strategy=strategy)))
+    own = {
+        key: str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
+        for key, value in flat(stored).items()
+        if key not in NEITHER
+        and key.split(".")[0] not in SAME
+        and value != plain.get(key)
+        and (key != "train.steps_per_epoch" or plain.get(key))  # 0 is replaced by what the data say
+    }
+    return label(strategy, own)

@@ -1,0 +1,62 @@
+"""Where the numbers of a report come from: command, versions, data, seed, device, and how the weights were chosen."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from cggm_med import distributed
+from cggm_med.config import RunConfig
+from cggm_med.task.base import Task
+
+
+def origin() -> dict[str, str]:
+    """Command, versions and date."""
+    packages = ("cggm-med", "torch", "monai", "torchio", "nibabel", "numpy")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    program = "python -m monai.bundle" if "monai" in Path(sys.argv[0]).parts else "cggm-med"
+    return {
+        "command": " ".join([program, *sys.argv[1:]]),
+        "versions": f"{versions}, Python {platform.python_version()}",
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
+    }
+
+
+def provenance(config: RunConfig, device: torch.device) -> dict[str, str]:
+    """Command, data, seed, versions and device."""
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
+    about = origin()
+    return {
+        "command": about["command"],
+        "data": "generated (not real data)" if config.data.path is None else Path(config.data.path).name,
+        "modalities": ", ".join(config.task.modalities),
+        "preset": config.preset,
+        "seed": str(config.train.seed),
+        "steps": str(config.train.steps),
+        "versions": about["versions"],
+        "device": f"{hardware}, {distributed.world_size()} process(es)",
+        "date": about["date"],
+    }
+
+
+def checkpoint_rule(task: Task, best: Mapping[str, float] | None, split: str) -> str:
+    """How the weights were chosen that a report speaks of.
+
+    Args:
+        task: of the run.
+        best: score and step of the validation that chose them; None if they are those of the last step.
+        split: that is scored.
+    """
+    if best is None:
+        return "last step"
+    extreme = "lowest" if task.lower_is_better else "highest"
+    chosen = f"{extreme} validation {task.chosen_by}, {best['score']:.3f} at step {best['step']:.0f}"
+    if split == "validation":
+        chosen += "; these scores are of the cases that it was chosen by, so they are optimistic"
+    return chosen
