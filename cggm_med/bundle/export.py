@@ -5,17 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import re
-import string
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from monai.data import save_net_with_metadata
 
 import cggm_med
-from cggm_med.bundle.configs import convention_tree, evaluate_config, inference_config, metadata, network_config
+from cggm_med.bundle.configs import TEMPLATE, convention_tree, evaluate_config, filled, inference_config, metadata
 from cggm_med.config import Tree
 from cggm_med.errors import CheckpointError, ConfigError, OutputError, UnknownName
 from cggm_med.files import atomic_file, atomic_folder, write_json, write_text
@@ -44,7 +42,6 @@ MODULES = (
     "models.stacked",
     "models.windows",
 )
-TEMPLATE = Path(__file__).with_name("templates")
 SCHEMA_FILE = TEMPLATE / "metadata_schema.json"
 
 
@@ -75,23 +72,14 @@ def export(run: Path, folder: Path, modalities: Sequence[str] | None = None) -> 
         raise ConfigError(f"modalities are {', '.join(chosen)}; expected each once")
     network, model = _network(predictor.model, chosen)
     settings = task.config
-    values: Tree = {
+    trained = {
         "spacing": list(settings.data.spacing),
         "convention": convention_tree(predictor.convention),
         "roi_size": list(settings.data.patch_size),
         "overlap": settings.data.overlap,
         "precision": settings.train.precision,
-        "network": "$@network_def.to(@device)",
-        "handlers": [
-            {
-                "_target_": "CheckpointLoader",
-                "load_path": "$@bundle_root + '/models/model.pt'",
-                "load_dict": {"model": "@network"},
-                "map_location": "@device",
-            }
-        ],
     }
-    inference = inference_config(task, network_config(model, chosen, PACKAGE), PACKAGE, values)
+    inference = inference_config(task, model, chosen, package=PACKAGE, trained=trained)
     meta = metadata(
         task,
         model,
@@ -100,7 +88,7 @@ def export(run: Path, folder: Path, modalities: Sequence[str] | None = None) -> 
         name=f"{settings.task.name} ({settings.strategy.name}): {', '.join(chosen)}",
         spacing=settings.data.spacing,
         change=f"exported from run {predictor.digest} by cggm-med {importlib.metadata.version('cggm-med')}",
-        facts=_scores(results, whole=set(chosen) == set(task.modalities)),
+        **_scores(results, whole=set(chosen) == set(task.modalities)),
     )
     shape = (len(chosen), *([2 ** len(model.channels)] * 3))  # of the smallest image that the network takes
     with atomic_folder(folder) as temporary:
@@ -188,23 +176,17 @@ def _write_source(folder: Path) -> None:
 def _write_texts(folder: Path, meta: Tree, predictor: Predictor) -> None:
     """Licences, logging and the page for readers."""
     data = meta["network_data_format"]
-    channels = data["inputs"]["image"]["channel_def"]
-    facts: Mapping[str, Any] = {
-        "name": meta["name"],
-        "description": meta["description"],
-        "channels": "\n".join(f"| {i} | {modality} |" for i, modality in channels.items()),
-        "order": ", ".join(channels.values()),
-        "labels": "\n".join(f"| {n} | {meaning} |" for n, meaning in data["outputs"]["pred"]["channel_def"].items()),
+    facts = {
+        "meta": meta,
+        "channels": data["inputs"]["image"]["channel_def"],
+        "labels": data["outputs"]["pred"]["channel_def"],
         "regions": "; ".join(f"{region} = {list(of)}" for region, of in predictor.convention.regions.items()),
         "spacing": " x ".join(f"{size:g}" for size in meta["spacing_mm"]),
-        "scores": "\n".join(f"| {name} | {value:.3f} |" for name, value in meta["eval_metrics"].items())
-        or "| none | |",
         "evaluation": json.dumps(meta["evaluation"], indent=2),
-        "use": meta["intended_use"],
-        "source": meta["data_source"],
         "run": predictor.digest,
         "version": importlib.metadata.version("cggm-med"),
     }
-    for name in ("LICENSE", "configs/logging.conf", "docs/README.md", "docs/data_license.txt"):
-        text = (TEMPLATE / name).read_text(encoding="utf-8")
-        write_text(folder / name, string.Template(text).substitute(facts) if name.startswith("docs") else text)
+    for name in ("docs/README.md", "docs/data_license.txt"):
+        write_text(folder / name, filled(name, **facts))
+    for name in ("LICENSE", "configs/logging.conf"):
+        write_text(folder / name, (TEMPLATE / name).read_text(encoding="utf-8"))

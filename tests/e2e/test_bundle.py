@@ -17,9 +17,11 @@ import pytest
 import torch
 from helpers.command_line import command
 from helpers.small_runs import trained_run
+from jinja2 import UndefinedError
 
 import cggm_med
-from cggm_med.bundle.export import MODULES, SCHEMA_FILE, TEMPLATE, export
+from cggm_med.bundle.configs import TEMPLATE, filled
+from cggm_med.bundle.export import MODULES, SCHEMA_FILE, export
 from cggm_med.errors import CheckpointError, ConfigError, OutputError, UnknownName
 from cggm_med.inference.predictor import Predictor
 
@@ -288,6 +290,11 @@ def test_the_command(run, tmp_path, monkeypatch, capsys):
     command(monkeypatch, "bundle", "export", run, "-o", tmp_path / "out")
     assert "python -m monai.bundle run --config_file configs/inference.json" in capsys.readouterr().out
     assert (tmp_path / "out" / "models" / "model.ts").exists()
+
+
+def test_a_template_without_a_value_is_an_error():
+    with pytest.raises(UndefinedError, match="'meta' is undefined"):
+        filled("docs/data_license.txt")
 
 
 def test_templates_are_whole():

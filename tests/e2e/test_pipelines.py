@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from cggm_med import registry
-from cggm_med.bundle.configs import evaluate_config, metadata, pipeline_inference_config, train_config
-from cggm_med.bundle.export import SCHEMA_FILE, TEMPLATE
+from cggm_med.bundle.configs import TEMPLATE, evaluate_config, inference_config, metadata, train_config
+from cggm_med.bundle.export import SCHEMA_FILE
 from cggm_med.bundle.training import EngineEvaluator, Scans
 from cggm_med.config import read_file
 from cggm_med.errors import ConfigError
@@ -35,7 +35,7 @@ def test_the_files_are_what_the_project_says(name):
     config = make_config("brats2021", [read_file(configs / "settings.yaml")])
     task = registry.load(registry.TASKS, "brats2021")(config)
     model = task.model()
-    inference = pipeline_inference_config(task, model)
+    inference = inference_config(task, model, model.modalities)
     expected = {
         "train.yaml": train_config(model, config),
         "inference.yaml": inference,
@@ -54,7 +54,7 @@ def test_the_files_are_what_the_project_says(name):
         name=name,
         spacing=(1, 1, 1),
         change="settings of the project, without weights",
-        facts={"evaluation": "no weights, so nothing was measured"},
+        evaluation="no weights, so nothing was measured",
     )
     versions = {key for key in made if key.endswith("_version")}  # of what is installed, whatever that is
     assert {k: v for k, v in meta.items() if k not in versions} == {k: v for k, v in made.items() if k not in versions}

@@ -149,8 +149,9 @@ def test_niivue_is_the_file_that_its_readme_says():
 def test_the_wheel_holds_all_that_a_page_is_made_of():
     held = {file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()}
     niivue = {f"cggm_med/vendored/niivue/{name}" for name in ("niivue.umd.js", "LICENSE", "THIRD_PARTY_NOTICES.md")}
-    template = {f"cggm_med/viewer/templates/page.{kind}" for kind in ("html", "css", "js")}
-    assert niivue | template <= held
+    templates = {str(file.relative_to(ROOT)) for file in ROOT.glob("cggm_med/*/templates/**/*.*") if file.is_file()}
+    assert {f"cggm_med/viewer/templates/page.{kind}" for kind in ("html", "css", "js")} <= templates
+    assert niivue | templates <= held
 
 
 def test_a_browser_is_only_opened_where_there_is_a_screen(monkeypatch, tmp_path):
