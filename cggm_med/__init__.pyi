@@ -15,6 +15,7 @@ from .errors import NonFiniteLoss as NonFiniteLoss
 from .errors import OutputError as OutputError
 from .errors import PluginError as PluginError
 from .errors import UnknownName as UnknownName
+from .metrics.metric import Metric as Metric
 from .models.base import MultimodalModel as MultimodalModel
 from .models.heads import UnimodalHead as UnimodalHead
 from .models.heads import UnimodalHeads as UnimodalHeads

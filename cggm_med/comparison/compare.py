@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cggm_med.comparison.statistics import bootstrap_interval, holm, paired_p_value, ranks, seed_scores
 from cggm_med.errors import ConfigError, UnknownName
+from cggm_med.metrics.regions import LOWER_IS_BETTER
 from cggm_med.results.aggregate import sd
 from cggm_med.runs.finished import Excluded, FinishedRun
 
@@ -185,7 +186,8 @@ def _rows(
                 row |= _paired(tables[name], tables[baseline], pairs)
         rows[name] = row
     holms = holm({name: row.get("p") for name, row in rows.items() if name != baseline})
-    places = ranks(means, task.lower_is_better and score.startswith(task.chosen_by))
+    lower = score.endswith(LOWER_IS_BETTER) or (task.lower_is_better and score.startswith(task.chosen_by))
+    places = ranks(means, lower)
     return [Row(name, score, rank=places[name], p_holm=holms.get(name), **row) for name, row in rows.items()]
 
 

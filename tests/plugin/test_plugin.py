@@ -1,13 +1,19 @@
-"""The plug-in door: a strategy in a package of its own is installed with pip, found, trained with and proven."""
+"""The plug-in doors: a package with a strategy and a metric is installed with pip, found, trained with and proven."""
 
+import importlib
 import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from statistics import fmean
 
+import numpy as np
 import pytest
+import torch
 from helpers.small_runs import small_settings
+from monai.metrics import compute_average_surface_distance
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -61,3 +67,71 @@ def test_the_shared_laws_run_over_it(environment):
     done = run(environment, "-m", "pytest", str(battery), "-o", "addopts=", "-k", "level", "-p", "no:cacheprovider")
     assert done.returncode == 0, done.stdout[-3000:]
     assert int(done.stdout.split(" passed")[0].split()[-1]) > 50
+
+
+def test_the_guide_shows_the_metric_that_is_tested():
+    code = (HERE / "plugin_metrics" / "assd.py").read_text()
+    assert f"```python\n{code}```" in (ROOT / "docs" / "how-to" / "add-a-metric.md").read_text()
+
+
+def test_the_metric_agrees_with_monai(monkeypatch):
+    """Independent authority: MONAI's average surface distance, on blocks and voxels that are no cubes."""
+    monkeypatch.syspath_prepend(HERE)
+    assd = importlib.import_module("plugin_metrics.assd").assd
+    spacing, random = (0.8, 1.5, 3.0), np.random.default_rng(0)
+    for _ in range(10):
+        masks = torch.zeros(2, 16, 16, 16, dtype=torch.bool)
+        for mask in masks:
+            x, y, z = random.integers(1, 9, 3)
+            mask[x : x + 6, y : y + 5, z : z + 4] = True
+        one_hot = masks[:, None, None].float()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
+            theirs = compute_average_surface_distance(
+                *one_hot, symmetric=True, include_background=True, spacing=spacing
+            )
+        assert assd(*masks, spacing) == pytest.approx(theirs.item(), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_the_metric_stands_in_every_table(environment, phantom, cache, tmp_path):
+    """Trained once, scored again, reported and compared."""
+
+    def done(*words):
+        finished = cggm_med(environment, *words)
+        assert finished.returncode == 0, finished.stderr[-3000:]
+        return finished.stdout
+
+    folder = tmp_path / "run"
+    flags = [word for setting in small_settings(phantom, cache) for word in ("--set", setting)]
+    chosen = ["--set", "task.metrics=[assd_mm]"]
+    said = done("train", "--preset", "tiny", "--strategy", "joint", "--out", folder, *flags, *chosen)
+    assert "ASSD mm" in said
+    assert "metrics:\n  - assd_mm\n" in (folder / "config.yaml").read_text()
+    results = json.loads((folder / "results.json").read_text())
+    rule = "mean distance of the voxels of both surfaces to the other surface, in mm; lower is better (package plugin-"
+    assert results["rules"]["ASSD"].startswith(rule)
+    assert "HD95 and ASSD 374 mm" in results["rules"]["empty region"]
+    values = {row["region"]: row["assd_mean"] for row in results["summary"]}
+    assert values["WT"] == pytest.approx(fmean(r["assd_mm"] for r in results["cases"] if r["region"] == "WT"))
+    markdown = (folder / "results.md").read_text()
+    assert f"## Chosen metrics\n\n| region | ASSD mm |\n| --- | --- |\n| WT | {values['WT']:.1f} |" in markdown
+    assert f"- ASSD: {results['rules']['ASSD']}" in markdown
+
+    done("evaluate", folder)
+    again = json.loads((folder / "evaluations" / "test" / "results.json").read_text())
+    assert again["cases"] == results["cases"]
+
+    done("report", folder, "-o", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "Chosen metrics" in page
+    assert "ASSD mm" in page
+    assert "assd_mm" in (tmp_path / "report_files" / "cases.csv").read_text().splitlines()[0]
+
+    other = tmp_path / "other"
+    done("train", "--preset", "tiny", "--strategy", "uniform", "--out", other, *flags, *chosen)
+    done("compare", folder, other, "-o", tmp_path / "comparison")
+    rows = json.loads((tmp_path / "comparison" / "comparison.json").read_text())["rows"]
+    mine = {row["name"]: row for row in rows if row["score"] == "ASSD WT (lower is better)"}
+    assert mine["joint"]["mean"] == pytest.approx(values["WT"])
+    assert sorted(mine, key=lambda name: mine[name]["mean"]) == sorted(mine, key=lambda name: mine[name]["rank"])
