@@ -13,6 +13,7 @@ import numpy as np
 
 from cggm_med import distributed
 from cggm_med.data.layouts import find_cases
+from cggm_med.data.volumes.labels import THRESHOLD
 from cggm_med.data.volumes.masks import require_nifti, write_mask
 from cggm_med.errors import CggmMedError, DataError, UnknownName
 from cggm_med.files import write_json
@@ -164,7 +165,7 @@ def _write(
             "labels": {str(n): meaning for n, meaning in prediction.convention.meanings.items()},
             "convention": prediction.convention.name,
             "regions": list(prediction.regions),
-            "threshold": 0.5,
+            "threshold": THRESHOLD,
             "flips": predictor.flips,
             "trust_names": predictor.trust_names,
             "resampled": list(prediction.resampled),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +24,8 @@ from cggm_med.errors import CheckpointError, ConfigError, DataError, UnknownName
 from cggm_med.models.memory import peak_bytes
 from cggm_med.models.windows import window_count, windows_at_once
 from cggm_med.runs.finished import FinishedRun
+from cggm_med.task.scan_to_mask import FLIPS, SegmentedScan
 from cggm_med.task.segmentation import SegmentationTask
-
-FLIPS = tuple(axes for n in range(4) for axes in itertools.combinations((1, 2, 3), n))  # of (channel, x, y, z)
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,7 @@ class Prediction:
         modalities: that were given.
         absent: that the network knows and were not.
         regions: names.
-        cropped: probability of each region ``(region, x, y, z)`` in the part of the grid that was looked at.
-        grid: the case's own, which knows where that part lies.
+        segmented: how probable each region is.
         convention: which number stands for what in ``labels``.
         reference: the image file of the case whose grid this is.
         resampled: modalities that were brought onto this grid.
@@ -50,8 +47,7 @@ class Prediction:
     modalities: tuple[str, ...]
     absent: tuple[str, ...]
     regions: tuple[str, ...]
-    cropped: NDArray[np.float32]
-    grid: NativeGrid
+    segmented: SegmentedScan
     convention: LabelConvention
     reference: Path
     resampled: tuple[str, ...]
@@ -59,12 +55,12 @@ class Prediction:
     @property
     def probability(self) -> NDArray[np.float32]:
         """``(region, x, y, z)`` in [0, 1]."""
-        return np.stack([self.grid.uncropped(channel) for channel in self.cropped])
+        return self.segmented.probability
 
     @property
     def labels(self) -> NDArray[np.uint8]:
         """``(x, y, z)``: the number of the innermost region whose probability is at least 0.5."""
-        return self.grid.uncropped(self.convention.to_labels(self.cropped >= 0.5))
+        return self.segmented.labels(self.convention)
 
     @property
     def uncertainty(self) -> NDArray[np.float32]:
@@ -183,14 +179,14 @@ class Predictor:
 
     def segment(self, scan: Scan) -> Prediction:
         """The second half of ``predict``: ask the network."""
-        volume = self._probabilities(scan.image.to(self.device), scan.modalities)
+        image = scan.image.to(self.device)
+        (segmented,) = self.task.segment(self.model, image, scan.grid, scan.modalities, self.autocast, flips=self.flips)
         return Prediction(
             case=scan.case,
             modalities=scan.modalities,
             absent=tuple(m for m in self.task.modalities if m not in scan.modalities),
             regions=self.task.targets,
-            cropped=scan.grid.resampled_back(volume),
-            grid=scan.grid,
+            segmented=segmented,
             convention=self.convention,
             reference=scan.reference,
             resampled=scan.resampled,
@@ -213,7 +209,7 @@ class Predictor:
         # Besides the regions: the sum of the windows' weights; and with flips the sum of all that was predicted before.
         volumes = len(scan.modalities) + (1 + self.flips) * len(self.task.targets) + 1
         padded = math.prod(max(n, p) for n, p in zip(shape, data.patch_size, strict=True))
-        return count * (len(FLIPS) if self.flips else 1), weights + self._peaks[key] + 4 * volumes * padded
+        return count * (1 + len(FLIPS) if self.flips else 1), weights + self._peaks[key] + 4 * volumes * padded
 
     def _on_one_grid(
         self, case: str, found: Inspection
@@ -231,15 +227,6 @@ class Predictor:
             raise DataError(f"{case}: files lie on different grids, and the case has no {onto} to resample them to")
         volumes, resampled = onto_one_grid(case, found, onto)
         return volumes, found.affines[onto], resampled
-
-    def _probabilities(self, image: Tensor, modalities: Sequence[str]) -> Tensor:
-        """``(region, x, y, z)`` on the preprocessed grid."""
-        flips = FLIPS if self.flips else FLIPS[:1]
-        total = torch.zeros((), device=image.device)
-        for axes in flips:
-            found = self.task.probabilities(self.model, image.flip(axes), modalities, self.autocast)
-            total = total + found.flip(axes)
-        return total / len(flips)
 
 
 def _read_facts(run: FinishedRun) -> tuple[str, Signatures]:

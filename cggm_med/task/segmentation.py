@@ -29,6 +29,7 @@ from cggm_med.data.volumes.modality_check import learn
 from cggm_med.data.volumes.patches import PatchDataset, PatchSampling, patch_loader
 from cggm_med.data.volumes.prepared import PreparedCase, common_spacing
 from cggm_med.data.volumes.preprocess import Preprocessing, prepare
+from cggm_med.data.volumes.transforms import NativeGrid
 from cggm_med.errors import DataError
 from cggm_med.files import cache_folder
 from cggm_med.metrics.metric import Metric, load_metrics
@@ -46,12 +47,12 @@ from cggm_med.metrics.volumes import dice
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads, VoxelwiseHead
 from cggm_med.models.segmentation import SegmentationModel
-from cggm_med.models.windows import predict_volume
 from cggm_med.objectives.balance_scores import soft_dice_sums
 from cggm_med.objectives.losses import RegionLoss
 from cggm_med.plots.segmentation import contour_figure
 from cggm_med.results.results import CaseValues, Record, Scores
 from cggm_med.task.base import CaseResult, Task, TaskConfig
+from cggm_med.task.scan_to_mask import SegmentedScan, segment_scan
 from cggm_med.task.subset_segmentation import segment_subsets
 from cggm_med.types import Batch
 
@@ -307,39 +308,45 @@ class SegmentationTask(Task):
         signatures = learn([self.cases[id] for id in self.splits.train], self.modalities)
         return {"labels": self.convention.name, "signatures": signatures.to_json()}
 
-    @torch.no_grad()
-    def probabilities(
+    def segment(
         self,
         model: MultimodalModel,
         image: Tensor,
+        grid: NativeGrid,
         modalities: Sequence[str],
         autocast: Callable[[], AbstractContextManager[Any]],
+        *,
         heads: UnimodalHeads | None = None,
-    ) -> Tensor:
-        """Probability of each region on the preprocessed grid, ``(region, x, y, z)``, then each head's in turn.
+        flips: bool = False,
+    ) -> Iterator[SegmentedScan]:
+        """The regions of a scan as the network predicts them, then as each head does.
 
         Args:
             model: in evaluation mode.
             image: ``(modality, x, y, z)``, preprocessed.
-            modalities: names of its channels, a subset of the model's.
+            grid: the scan's own.
+            modalities: names of the image's channels, a subset of the model's.
             autocast: context for the network's computations.
             heads: to be asked as well.
+            flips: see ``segment_scan``.
         """
 
-        def predict(patch: Tensor) -> Tensor:
+        def logits(windows: Tensor) -> Tensor:
             with autocast():
-                inputs = {m: patch[:, i : i + 1] for i, m in enumerate(modalities)}
+                inputs = {m: windows[:, i : i + 1] for i, m in enumerate(modalities)}
                 if heads is None:
-                    logits = [model(inputs)]
-                else:
-                    features = model.encode(inputs)
-                    size = patch.shape[2:]
-                    logits = [model.head(model.fuse(features)[0])]
-                    logits += [F.interpolate(x.logits, size, mode="trilinear") for x in heads(features).values()]
-            return torch.sigmoid(torch.cat(logits, dim=1).float())
+                    fused: Tensor = model(inputs)
+                    return fused
+                features = model.encode(inputs)
+                size = windows.shape[2:]
+                answers = [model.head(model.fuse(features)[0])]
+                answers += [F.interpolate(x.logits, size, mode="trilinear") for x in heads(features).values()]
+                return torch.cat(answers, dim=1)
 
-        data = self.config.data
-        return predict_volume(predict, image, data.patch_size, overlap=data.overlap)
+        data, answers = self.config.data, 1 + (0 if heads is None else len(modalities))
+        return segment_scan(
+            logits, image, grid, patch_size=data.patch_size, overlap=data.overlap, answers=answers, flips=flips
+        )
 
     @torch.no_grad()
     def evaluate(
@@ -353,14 +360,12 @@ class SegmentationTask(Task):
         full: bool,
     ) -> Iterator[CaseResult]:
         """Dice and, when ``full``, all other scores of each region on the case's own grid."""
-        regions = len(self.targets)
         for id in cases:
             case = self.cases[id]
-
-            image = torch.from_numpy(np.array(case.image())).to(device)
-            volume = self.probabilities(model, image, self.modalities, autocast, heads)
+            image = case.tensor(device)
+            answers = self.segment(model, image, case.grid, self.modalities, autocast, heads=heads)
+            fused, *unimodal = (answer.masks for answer in answers)
             truth = case.native_target(self.convention)
-            fused, *unimodal = (case.grid.to_native(part) >= 0.5 for part in volume.split(regions))
             scores = [
                 self._score(case, name, p, t, full) for name, p, t in zip(self.targets, fused, truth, strict=True)
             ]

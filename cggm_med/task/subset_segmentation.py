@@ -14,7 +14,7 @@ from torch import Tensor
 from cggm_med.data.volumes.checks import Inspection
 from cggm_med.data.volumes.transforms import Spacing, foreground_box, to_network
 from cggm_med.models.base import MultimodalModel
-from cggm_med.models.windows import predict_volume
+from cggm_med.task.scan_to_mask import segment_scan
 
 Subset = tuple[str, ...]
 VIEWS_AT_ONCE = 16  # subsets whose probabilities are in memory at a time: of four modalities, all
@@ -44,7 +44,7 @@ def segment_subsets(
         subsets: modalities, each subset in the order of the model's.
         spacing: voxel size in mm that the network expects, see ``to_network``.
         patch_size: voxels of a window.
-        overlap: of windows, see ``predict_volume``.
+        overlap: of windows, see ``segment_scan``.
         device: where the model is.
         autocast: context for the network's computations.
 
@@ -56,27 +56,27 @@ def segment_subsets(
         volumes = [scan.volumes[m] for m in modalities]
         moved, grid, _ = to_network(volumes, scan.affines[views[0][0]], spacing)
         image = moved["image"].as_tensor().to(device)
-        volume = predict_volume(_predictor(model, modalities, views, autocast), image, patch_size, overlap=overlap)
-        for view, part in zip(views, volume.chunk(len(views)), strict=True):
-            yield view, grid.to_native(part) >= 0.5
+        logits = _logits(model, modalities, views, autocast)
+        answers = segment_scan(logits, image, grid, patch_size=patch_size, overlap=overlap, answers=len(views))
+        yield from ((view, answer.masks) for view, answer in zip(views, answers, strict=True))
 
 
-def _predictor(
+def _logits(
     model: MultimodalModel,
     modalities: Sequence[str],
     views: Sequence[Subset],
     autocast: Callable[[], AbstractContextManager[Any]],
 ) -> Callable[[Tensor], Tensor]:
-    """Maps windows of all modalities to the regions' probabilities from one view after the other."""
+    """Maps windows of all modalities to the regions' logits from one view after the other."""
 
-    def predict(windows: Tensor) -> Tensor:
+    def logits(windows: Tensor) -> Tensor:
         with autocast():
             features = model.encode({m: windows[:, i : i + 1] for i, m in enumerate(modalities)})
             # One view at a time: fused maps of all of them would take more memory than everything else.
-            logits = [model.head(model.fuse({m: features[m] for m in view})[0]) for view in views]
-        return torch.sigmoid(torch.cat(logits, dim=1).float())
+            answers = [model.head(model.fuse({m: features[m] for m in view})[0]) for view in views]
+        return torch.cat(answers, dim=1)
 
-    return predict
+    return logits
 
 
 def _sharing_windows(scan: Inspection, subsets: Sequence[Subset]) -> Iterator[Sequence[Subset]]:

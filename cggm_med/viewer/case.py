@@ -150,7 +150,7 @@ def _segmented(predictor: Predictor, source: Case, labels: str | None, say: Call
     say(f"segmenting {source.id} on {predictor.device}")
     prediction = predictor.segment(predictor.read_case(source))
     order = tuple(convention.paint)
-    predicted = dict(zip(prediction.regions, prediction.probability >= 0.5, strict=True))
+    predicted = dict(zip(prediction.regions, prediction.segmented.masks, strict=True))
     truth = None
     if source.label is not None:
         true = dict(zip(convention.regions, convention.to_regions(found.volumes[LABEL]), strict=True))

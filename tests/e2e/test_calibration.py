@@ -196,9 +196,10 @@ def test_nothing_is_overwritten_and_a_mistake_leaves_nothing(found, run, tmp_pat
 
 
 def test_a_prediction_that_is_no_number_is_named(run, monkeypatch):
-    nothing = torch.full((3, 1, 1, 1), float("nan"))
-    monkeypatch.setattr("cggm_med.task.segmentation.SegmentationTask.probabilities", lambda *args, **rest: nothing)
-    monkeypatch.setattr("cggm_med.data.volumes.transforms.NativeGrid.to_native", lambda self, volume: volume.numpy())
+    def predict_nothing(predict, image, *args, **rest):
+        return torch.full((3, *image.shape[1:]), float("nan"))
+
+    monkeypatch.setattr("cggm_med.task.scan_to_mask.predict_volume", predict_nothing)
     with pytest.raises(NonFiniteLoss, match="the prediction of BraTS2021_0000. is NaN"):
         ask(CalibrationQuestion(), run, {}, quiet(), split="validation", out=None)
 

@@ -119,7 +119,7 @@ def test_a_row_is_what_a_prediction_without_the_other_files_gives(run, phantom, 
         case = "BraTS2021_00001"
         files = {m: scans / case / f"{case}_{m}.nii.gz" for m in subset}
         predicted = predictor.predict(case, files)
-        boxes.add((*predicted.grid.crop_start, *predicted.grid.crop_stop))
+        boxes.add((*predicted.segmented.grid.crop_start, *predicted.segmented.grid.crop_stop))
         labels = np.asarray(nib.load(scans / case / f"{case}_seg.nii.gz").dataobj)
         truth = predictor.convention.to_regions(labels)
         for i, region in enumerate(predictor.task.targets):

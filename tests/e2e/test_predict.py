@@ -225,7 +225,7 @@ def test_resampling_what_is_on_one_grid_changes_nothing(run, predictor, scans):
     images = files(scans, 1)
     asked = Predictor(run, "cpu", resample_to="t2").predict("case", images)
     assert asked.resampled == ()
-    assert np.array_equal(asked.cropped, predictor.predict("case", images).cropped)
+    assert np.array_equal(asked.segmented.cropped, predictor.predict("case", images).segmented.cropped)
 
 
 def test_resampling_that_cannot_be(run, other_grid, scans, tmp_path):

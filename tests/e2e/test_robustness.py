@@ -97,10 +97,10 @@ def test_every_condition_is_there(table):
 def test_a_reader_of_one_modality_minds_only_artefacts_in_it(run, tmp_path, monkeypatch):
     """Bright FLAIR is called tumour, without training: only worse FLAIR scans make that worse."""
 
-    def read(task, model, image, modalities, autocast):
+    def read(predict, image, *args, **rest):
         return (image[:1] > 1.2).float().expand(3, *image.shape[1:])
 
-    monkeypatch.setattr("cggm_med.task.segmentation.SegmentationTask.probabilities", read)
+    monkeypatch.setattr("cggm_med.task.scan_to_mask.predict_volume", read)
     question = RobustnessQuestion(WANTED.partition(",missing")[0], "1,5")
     report = ask(question, run, {}, quiet(), split=None, out=tmp_path / "out")
     found = {

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from cggm_med.errors import DataError, UnknownName
 
+THRESHOLD = 0.5  # a voxel whose probability is at least this belongs to a region
+
 
 @dataclass(frozen=True)
 class LabelConvention:

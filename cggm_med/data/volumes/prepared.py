@@ -11,7 +11,9 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cggm_med.data.cases import Case
 from cggm_med.data.volumes.labels import LabelConvention
@@ -44,6 +46,10 @@ class PreparedCase:
     def image(self) -> NDArray[np.float32]:
         """``(modality, x, y, z)`` in RAS+, mapped from disk: only the pages that are touched are read."""
         return np.load(self.folder / "image.npy", mmap_mode="r", allow_pickle=False)
+
+    def tensor(self, device: torch.device) -> Tensor:
+        """The whole image on a device."""
+        return torch.from_numpy(np.array(self.image())).to(device)
 
     def target(self) -> NDArray[np.uint8]:
         """``(region, x, y, z)`` of 0 and 1, mapped from disk."""

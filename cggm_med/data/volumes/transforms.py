@@ -15,7 +15,7 @@ from nibabel.affines import from_matvec, voxel_sizes
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cggm_med.data.volumes.labels import LabelConvention
+from cggm_med.data.volumes.labels import THRESHOLD, LabelConvention
 from cggm_med.errors import DataError
 
 Affine = Sequence[Sequence[float]]
@@ -237,7 +237,7 @@ class RegionsToLabelsd(_ByConvention):
         changed = dict(data)
         for key in self.key_iterator(changed):
             volume = changed[key]
-            labels = self.convention.to_labels(volume.as_tensor().numpy() >= 0.5)
+            labels = self.convention.to_labels(volume.as_tensor().numpy() >= THRESHOLD)
             changed[key] = MetaTensor(torch.from_numpy(labels)[None], meta=volume.meta)
         return changed
 

@@ -153,8 +153,8 @@ def region_predictions(
     """
     model.eval()
     prepared = task.cases[case]
-    image = torch.from_numpy(np.array(prepared.image())).to(device)
-    volume = prepared.grid.to_native(task.probabilities(model, image, task.modalities, autocast))
+    (segmented,) = task.segment(model, prepared.tensor(device), prepared.grid, task.modalities, autocast)
+    volume = segmented.probability
     if not np.isfinite(volume).all():
         raise NonFiniteLoss(
             f"the prediction of {case} is NaN; look at this case, or train with a lower optim.lr or "

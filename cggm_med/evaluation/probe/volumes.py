@@ -25,11 +25,11 @@ from cggm_med.evaluation.probe.voxels import (
 from cggm_med.metrics.labels import FUSED
 from cggm_med.metrics.volumes import dice
 from cggm_med.models.base import MultimodalModel
-from cggm_med.models.windows import predict_volume
 from cggm_med.randomness import random_seed
 from cggm_med.results.aggregate import MEAN, aggregate, with_mean
 from cggm_med.results.results import Scores
 from cggm_med.runs.finished import LoadedRun
+from cggm_med.task.scan_to_mask import segment_scan
 from cggm_med.task.segmentation import SegmentationTask
 
 MOST_PATCHES, PATCHES_A_CASE = 64, 4
@@ -164,20 +164,25 @@ class VolumeProbe:
         task = source.task
         assert isinstance(task, SegmentationTask)  # noqa: S101 - for the type checker
 
-        def predict(patch: Tensor) -> Tensor:
+        def logits(patch: Tensor) -> Tensor:
             odds = [
                 F.interpolate(
                     readouts[m](self._encode(model, m, patch[:, i : i + 1])), patch.shape[2:], mode="trilinear"
                 )
                 for i, m in enumerate(task.modalities)
             ]
-            return torch.sigmoid(torch.cat(odds, dim=1))
+            return torch.cat(odds, dim=1)
 
-        image = torch.from_numpy(np.array(task.cases[case].image())).to(source.device)
-        data = source.config.data
-        volume = predict_volume(predict, image, data.patch_size, overlap=data.overlap)
-        grid = task.cases[case].grid
-        return [grid.to_native(part) for part in volume.split(len(task.targets))]
+        prepared, data = task.cases[case], source.config.data
+        answers = segment_scan(
+            logits,
+            prepared.tensor(source.device),
+            prepared.grid,
+            patch_size=data.patch_size,
+            overlap=data.overlap,
+            answers=len(task.modalities),
+        )
+        return [answer.probability for answer in answers]
 
     def _truth(self, source: LoadedRun, case: str) -> NDArray[np.bool_]:
         task = source.task

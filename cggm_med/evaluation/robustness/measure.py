@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
@@ -219,7 +220,7 @@ def _segment(
     seed: int,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
-) -> Iterator[NDArray[Any]]:
+) -> NDArray[np.bool_]:
     """Masks ``(region, x, y, z)`` of one case on its own grid, all the way from what its files hold."""
     given = task.modalities
     if condition.artefact == MISSING:
@@ -235,9 +236,8 @@ def _segment(
         return corrupt(volume, spacing, condition.artefact, condition.severity, key)
 
     moved, grid, _ = to_network([changed(m) for m in given], scan.affines[given[0]], task.config.data.spacing)
-    volume = task.probabilities(model, moved["image"].as_tensor().to(device), given, autocast)
-    predicted: Iterator[NDArray[Any]] = iter(grid.to_native(volume) >= 0.5)
-    return predicted
+    (found,) = task.segment(model, moved["image"].as_tensor().to(device), grid, given, autocast)
+    return found.masks
 
 
 def _key(row: Record) -> tuple[Any, ...]:

@@ -1,0 +1,84 @@
+"""From a preprocessed scan to regions on the scan's own grid: the one way of scoring, prediction and every question."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cggm_med.data.volumes.labels import THRESHOLD, LabelConvention
+from cggm_med.data.volumes.transforms import NativeGrid
+from cggm_med.models.windows import predict_volume
+
+FLIPS = tuple(axes for n in (1, 2, 3) for axes in itertools.combinations((1, 2, 3), n))  # of (channel, x, y, z)
+
+
+@dataclass(frozen=True)
+class SegmentedScan:
+    """How probable each region is, in the part of a scan that was looked at, and the way to its whole grid.
+
+    Attributes:
+        cropped: ``(region, x, y, z)`` in [0, 1], at the scan's own voxel size, turned to RAS+ and still cropped.
+        grid: the scan's own, which knows where that part lies.
+    """
+
+    cropped: NDArray[np.float32]
+    grid: NativeGrid
+
+    @property
+    def probability(self) -> NDArray[np.float32]:
+        """``(region, x, y, z)`` on the scan's own grid; 0 where it was cropped away."""
+        return np.stack([self.grid.uncropped(channel) for channel in self.cropped])
+
+    @property
+    def masks(self) -> NDArray[np.bool_]:
+        """``(region, x, y, z)`` on the scan's own grid: where the probability reaches the threshold."""
+        return np.stack([self.grid.uncropped(channel >= THRESHOLD) for channel in self.cropped])
+
+    def labels(self, convention: LabelConvention) -> NDArray[np.uint8]:
+        """``(x, y, z)`` on the scan's own grid: the number of the innermost region of each voxel, 0 of none."""
+        return self.grid.uncropped(convention.to_labels(self.cropped >= THRESHOLD))
+
+
+@torch.no_grad()
+def segment_scan(
+    logits: Callable[[Tensor], Tensor],
+    image: Tensor,
+    grid: NativeGrid,
+    *,
+    patch_size: Sequence[int],
+    overlap: float,
+    answers: int = 1,
+    flips: bool = False,
+) -> Iterator[SegmentedScan]:
+    """Ask a network for the regions of a whole scan, window by window, and bring its answers back.
+
+    Args:
+        logits: maps windows ``(window, modality, x, y, z)`` to ``(window, answer x region, x, y, z)``: of the fused
+            prediction, and perhaps of heads or of subsets of the modalities.
+        image: ``(modality, x, y, z)``, preprocessed, where the network is.
+        grid: the scan's own, as preprocessing found it.
+        patch_size: voxels of a window.
+        overlap: of windows, see ``predict_volume``.
+        answers: how many there are.
+        flips: average over all mirrored versions of the scan, which takes eight times as long.
+
+    Returns:
+        One for each answer, brought back only when it is asked for, since that takes memory.
+    """
+
+    def predict(seen: Tensor) -> Tensor:
+        return predict_volume(lambda windows: torch.sigmoid(logits(windows).float()), seen, patch_size, overlap=overlap)
+
+    volume = predict(image)
+    if flips:
+        for axes in FLIPS:
+            volume += predict(image.flip(axes)).flip(axes).to(volume.device)
+        volume /= 1 + len(FLIPS)
+    for answer in volume.chunk(answers):
+        yield SegmentedScan(grid.resampled_back(answer), grid)
