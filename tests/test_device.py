@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from helpers.problems import CPU
 
 from cggm_med.device import precision, select_device
 from cggm_med.errors import ConfigError
+from cggm_med.testing.problems import CPU
 
 
 def test_devices_are_checked():

@@ -10,9 +10,9 @@ from torch import distributed
 from cggm_med import registry
 from cggm_med.config import OptimConfig, TrainConfig
 from cggm_med.optim.optimizer import make_optimizer
+from cggm_med.testing.problems import CPU, PROBLEMS, make, one_step, set_up
 from cggm_med.training.monitor import Comparison
 from cggm_med.types import Batch
-from helpers.problems import CPU, PROBLEMS, make, one_step, set_up
 
 AT_WORK = {"cggm": {"warmup_steps": 0}, "opm": {"warmup": 0.0, "probability": 1.0}, "dgs": {"every": 1}}
 # Settings of built-in strategies that bring another rule into play.

@@ -6,17 +6,6 @@ from math import sqrt
 
 import pytest
 import torch
-from helpers.problems import (
-    CLASSIFICATION,
-    CPU,
-    MODALITIES,
-    SEGMENTATION,
-    STEPS,
-    make,
-    one_step,
-    set_up,
-    small_model,
-)
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -35,6 +24,17 @@ from cggm_med.objectives.subsets import (
 from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.randomness import Step
 from cggm_med.runs.settings import make_config
+from cggm_med.testing.problems import (
+    CLASSIFICATION,
+    CPU,
+    MODALITIES,
+    SEGMENTATION,
+    STEPS,
+    make,
+    one_step,
+    set_up,
+    small_model,
+)
 from cggm_med.types import Features
 
 MANY = 20000

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from helpers.problems import CPU, MODALITIES, one_step, set_up, small_batch, small_model, vector_model
 
 from cggm_med.config import OptimConfig
 from cggm_med.optim.optimizer import clip_gradients, make_optimizer, scale_updates, step_if_finite, unchanged_rates
 from cggm_med.strategies.cggm import CGGM, CGGMConfig
 from cggm_med.strategies.joint import Joint
+from cggm_med.testing.problems import CPU, MODALITIES, one_step, set_up, small_batch, small_model, vector_model
 
 ADAPTIVE = [torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RMSprop, torch.optim.Adagrad]
 

@@ -5,7 +5,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers.problems import (
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cggm_med.config import OptimConfig
+from cggm_med.errors import ConfigError
+from cggm_med.optim.optimizer import make_optimizer
+from cggm_med.randomness import Step
+from cggm_med.strategies.agm import agm_factors
+from cggm_med.testing.problems import (
     CLASSIFICATION,
     CPU,
     MODALITIES,
@@ -16,14 +24,6 @@ from helpers.problems import (
     vector_batch,
     vector_model,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-
-from cggm_med.config import OptimConfig
-from cggm_med.errors import ConfigError
-from cggm_med.optim.optimizer import make_optimizer
-from cggm_med.randomness import Step
-from cggm_med.strategies.agm import agm_factors
 from cggm_med.types import Batch
 
 score = st.floats(0, 1, width=32)

@@ -2,7 +2,11 @@
 
 import pytest
 import torch
-from helpers.problems import (
+
+from cggm_med.objectives.losses import RegionLoss
+from cggm_med.randomness import Step
+from cggm_med.strategies.base import fused_loss
+from cggm_med.testing.problems import (
     CLASSIFICATION,
     MODALITIES,
     SEGMENTATION,
@@ -13,10 +17,6 @@ from helpers.problems import (
     vector_batch,
     vector_model,
 )
-
-from cggm_med.objectives.losses import RegionLoss
-from cggm_med.randomness import Step
-from cggm_med.strategies.base import fused_loss
 from cggm_med.types import Outputs
 
 

@@ -6,18 +6,6 @@ from itertools import permutations
 
 import pytest
 import torch
-from helpers.problems import (
-    CLASSIFICATION,
-    CPU,
-    MODALITIES,
-    PROBLEMS,
-    STEPS,
-    make,
-    one_step,
-    same_bits,
-    set_up,
-    trained,
-)
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -38,6 +26,18 @@ from cggm_med.strategies.parts.shapley import (
     sampled_plan,
     shapley_plan,
     shapley_shares,
+)
+from cggm_med.testing.problems import (
+    CLASSIFICATION,
+    CPU,
+    MODALITIES,
+    PROBLEMS,
+    STEPS,
+    make,
+    one_step,
+    same_bits,
+    set_up,
+    trained,
 )
 from cggm_med.types import Batch, Features
 

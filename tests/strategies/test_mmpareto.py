@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers.problems import CLASSIFICATION, CPU, MODALITIES, PROBLEMS, STEPS, make, one_step, set_up, small_model
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
@@ -18,6 +17,17 @@ from cggm_med.objectives.subsets import draw_subset
 from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.randomness import Step
 from cggm_med.strategies.parts.pareto import ParetoGradients, min_norm_weight, pareto_gradient
+from cggm_med.testing.problems import (
+    CLASSIFICATION,
+    CPU,
+    MODALITIES,
+    PROBLEMS,
+    STEPS,
+    make,
+    one_step,
+    set_up,
+    small_model,
+)
 
 ROUNDING = 5e-3  # of float32, where one gradient is 200 times as long as the other and nearly opposite
 PLAIN_SGD = OptimConfig(name="sgd", lr=1e-9, momentum=0, weight_decay=0)

@@ -6,7 +6,19 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers.problems import (
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from cggm_med.config import OptimConfig
+from cggm_med.errors import ConfigError
+from cggm_med.models.late_fusion import LateFusionModel
+from cggm_med.optim.optimizer import make_optimizer
+from cggm_med.randomness import Step
+from cggm_med.strategies.ogm import ogm_factors
+from cggm_med.strategies.parts.gradient_noise import add_gradient_noise, gradient_spreads
+from cggm_med.strategies.parts.ratios import score_ratios
+from cggm_med.testing.problems import (
     CLASSIFICATION,
     CPU,
     MODALITIES,
@@ -22,18 +34,6 @@ from helpers.problems import (
     vector_batch,
     vector_model,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import nn
-
-from cggm_med.config import OptimConfig
-from cggm_med.errors import ConfigError
-from cggm_med.models.late_fusion import LateFusionModel
-from cggm_med.optim.optimizer import make_optimizer
-from cggm_med.randomness import Step
-from cggm_med.strategies.ogm import ogm_factors
-from cggm_med.strategies.parts.gradient_noise import add_gradient_noise, gradient_spreads
-from cggm_med.strategies.parts.ratios import score_ratios
 from cggm_med.types import Batch
 
 PAIR = MODALITIES[:2]

@@ -5,7 +5,16 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers.problems import (
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cggm_med.config import OptimConfig
+from cggm_med.errors import ConfigError
+from cggm_med.models.late_fusion import LateFusionModel
+from cggm_med.optim.optimizer import make_optimizer
+from cggm_med.randomness import Step
+from cggm_med.strategies.opm import drop_rates
+from cggm_med.testing.problems import (
     CLASSIFICATION,
     CPU,
     MODALITIES,
@@ -21,15 +30,6 @@ from helpers.problems import (
     vector_batch,
     vector_model,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-
-from cggm_med.config import OptimConfig
-from cggm_med.errors import ConfigError
-from cggm_med.models.late_fusion import LateFusionModel
-from cggm_med.optim.optimizer import make_optimizer
-from cggm_med.randomness import Step
-from cggm_med.strategies.opm import drop_rates
 from cggm_med.types import Batch, Features
 
 score = st.floats(0, 1, width=32)
@@ -317,3 +317,5 @@ def test_nobody_is_ahead_of_a_modality_that_was_never_seen():
     features = model.encode(vector_batch(3, samples=64).inputs)
     adapted = strategy.adapt_features(features, Step(3, 100))
     assert all(f.present is None or f.present.all() for f in adapted.values())
+    strategy.seen.clamp_min_(1)
+    assert not strategy.adapt_features(features, Step(3, 100))["flair"].present.all()

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.problems import PROBLEMS
 from helpers.spread import labels, train_all
+
+from cggm_med.testing.problems import PROBLEMS
 
 CASES = [f"{kind}, {label}" for kind in PROBLEMS for label in labels()]
 

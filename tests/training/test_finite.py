@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from helpers.problems import small_batch
 
 from cggm_med.errors import NonFiniteLoss
+from cggm_med.testing.problems import small_batch
 from cggm_med.training.finite import FiniteCheck
 from cggm_med.training.monitor import Monitor
 

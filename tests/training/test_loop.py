@@ -4,7 +4,6 @@ import contextlib
 
 import pytest
 import torch
-from helpers.problems import CPU, one_step, set_up, small_batch, small_model, trained
 from helpers.toy_task import ToyValueTask, built, found, toy
 
 from cggm_med.config import OptimConfig
@@ -14,6 +13,7 @@ from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.results.results import Scores
 from cggm_med.strategies.cggm import CGGM, CGGMConfig
 from cggm_med.strategies.joint import Joint
+from cggm_med.testing.problems import CPU, one_step, set_up, small_batch, small_model, trained
 from cggm_med.training import checkpoint
 from cggm_med.training.build import build
 from cggm_med.training.loop import train

@@ -4,7 +4,12 @@ import copy
 
 import pytest
 import torch
-from helpers.problems import (
+
+from cggm_med.config import OptimConfig, TrainConfig
+from cggm_med.objectives.balance_scores import true_class_sums
+from cggm_med.optim.optimizer import make_optimizer
+from cggm_med.strategies.parts.shapley import exact_plan
+from cggm_med.testing.problems import (
     CLASSIFICATION,
     CPU,
     MODALITIES,
@@ -17,11 +22,6 @@ from helpers.problems import (
     vector_batch,
     vector_model,
 )
-
-from cggm_med.config import OptimConfig, TrainConfig
-from cggm_med.objectives.balance_scores import true_class_sums
-from cggm_med.optim.optimizer import make_optimizer
-from cggm_med.strategies.parts.shapley import exact_plan
 from cggm_med.training.monitor import Comparison, Monitor, coverage
 from cggm_med.types import Batch
 

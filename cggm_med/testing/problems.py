@@ -1,19 +1,26 @@
 """Small seeded problems on which strategies are tried: segmentation, classification and regression."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from cggm_med import registry
 from cggm_med.config import OptimConfig
+from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads, VectorHead, VoxelwiseHead
 from cggm_med.models.late_fusion import LateFusionModel
 from cggm_med.models.segmentation import SegmentationModel
-from cggm_med.objectives.balance_scores import residual_sums, soft_dice_sums, true_class_sums
+from cggm_med.objectives.balance_scores import ScoreSums, residual_sums, soft_dice_sums, true_class_sums
 from cggm_med.objectives.losses import RegionLoss
 from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.randomness import Step
+from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.training.monitor import Monitor
 from cggm_med.training.step import train_step
 from cggm_med.types import Batch
@@ -24,17 +31,20 @@ CPU = torch.device("cpu")
 STEPS = 100
 
 
-def small_model(modalities=MODALITIES, seed=0, **options) -> SegmentationModel:
+def small_model(modalities: Sequence[str] = MODALITIES, seed: int = 0, **options: Any) -> SegmentationModel:
+    """A network of three scales for two regions."""
     torch.manual_seed(seed)
     return SegmentationModel(modalities, regions=2, channels=CHANNELS, **options)
 
 
-def small_heads(modalities=MODALITIES) -> UnimodalHeads:
+def small_heads(modalities: Sequence[str] = MODALITIES) -> UnimodalHeads:
+    """Its classifier heads."""
     torch.manual_seed(1)
     return UnimodalHeads({m: VoxelwiseHead(CHANNELS, regions=2) for m in modalities})
 
 
-def small_batch(step=0, modalities=MODALITIES, samples=2) -> Batch:
+def small_batch(step: int = 0, modalities: Sequence[str] = MODALITIES, samples: int = 2) -> Batch:
+    """Noise in which each modality shows the first region, one better than the other."""
     random = torch.Generator().manual_seed(100 + step)
     target = (torch.rand(samples, 2, 8, 8, 8, generator=random) > 0.6).float()
     inputs = {
@@ -44,19 +54,24 @@ def small_batch(step=0, modalities=MODALITIES, samples=2) -> Batch:
     return Batch(inputs, target, tuple(f"case{i}" for i in range(samples)))
 
 
-def vector_model(modalities=MODALITIES, seed=0, targets=4) -> LateFusionModel:
+def vector_model(modalities: Sequence[str] = MODALITIES, seed: int = 0, targets: int = 4) -> LateFusionModel:
+    """An encoder of two layers a modality, and a linear head."""
     torch.manual_seed(seed)
     # Biases in front of the ReLU, so that no feature is dead for all samples.
     encoders = {m: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5)) for m in modalities}
     return LateFusionModel(encoders, dict.fromkeys(modalities, 5), targets)
 
 
-def vector_heads(modalities=MODALITIES, targets=4) -> UnimodalHeads:
+def vector_heads(modalities: Sequence[str] = MODALITIES, targets: int = 4) -> UnimodalHeads:
+    """Its classifier heads."""
     torch.manual_seed(1)
     return UnimodalHeads({m: VectorHead(5, targets) for m in modalities})
 
 
-def vector_batch(step=0, modalities=MODALITIES, samples=4, classes=True) -> Batch:
+def vector_batch(
+    step: int = 0, modalities: Sequence[str] = MODALITIES, samples: int = 4, classes: bool = True
+) -> Batch:
+    """Vectors that show which of four classes a sample has, or a value between -1.5 and 1.5."""
     random = torch.Generator().manual_seed(100 + step)
     label = torch.randint(4, (samples,), generator=random)
     code = nn.functional.one_hot(label, 6).float()
@@ -70,13 +85,21 @@ def vector_batch(step=0, modalities=MODALITIES, samples=4, classes=True) -> Batc
 
 @dataclass(frozen=True)
 class Problem:
-    """What a strategy needs to be tried."""
+    """What a strategy needs to be tried.
 
-    model: object
-    heads: object
-    batch: object
+    Attributes:
+        model: makes a network, of ``modalities`` and ``seed``.
+        heads: makes its classifier heads, of ``modalities``.
+        batch: makes the batch of a step, of ``step``, ``modalities`` and ``samples``.
+        criterion: the loss.
+        score_sums: see ``objectives.balance_scores``.
+    """
+
+    model: Callable[..., MultimodalModel]
+    heads: Callable[..., UnimodalHeads]
+    batch: Callable[..., Batch]
     criterion: nn.Module
-    score_sums: object
+    score_sums: ScoreSums
 
 
 SEGMENTATION = Problem(small_model, small_heads, small_batch, RegionLoss(), soft_dice_sums)
@@ -91,18 +114,31 @@ REGRESSION = Problem(
 PROBLEMS = {"segmentation": SEGMENTATION, "classification": CLASSIFICATION, "regression": REGRESSION}
 
 
-def make(name, **settings):
+def make(name: str, **settings: Any) -> BalancingStrategy:
     """A registered strategy."""
     cls = registry.load(registry.STRATEGIES, name)
-    return cls(cls.Config(name, **settings))
+    made: BalancingStrategy = cls(cls.Config(name, **settings))
+    return made
 
 
-def set_up(strategy, model, steps_per_epoch=5, problem=SEGMENTATION):
+def set_up(
+    strategy: BalancingStrategy, model: MultimodalModel, steps_per_epoch: int = 5, problem: Problem = SEGMENTATION
+) -> BalancingStrategy:
+    """The strategy with heads and buffers for this network."""
     strategy.setup(model, lambda: problem.heads(model.modalities), problem.score_sums, steps_per_epoch)
     return strategy
 
 
-def trained(strategy, steps=4, optim=None, model=None, batches=None, problem=SEGMENTATION, first=0, **options):
+def trained(
+    strategy: BalancingStrategy,
+    steps: int = 4,
+    optim: OptimConfig | None = None,
+    model: MultimodalModel | None = None,
+    batches: Sequence[Batch] = (),
+    problem: Problem = SEGMENTATION,
+    first: int = 0,
+    **options: Any,
+) -> MultimodalModel:
     """The model after some steps, its strategy set up and used."""
     model = model if model is not None else problem.model()
     set_up(strategy, model, problem=problem)
@@ -113,12 +149,27 @@ def trained(strategy, steps=4, optim=None, model=None, batches=None, problem=SEG
     return model
 
 
-def one_step(model, strategy, optimizer, batch, number=0, problem=SEGMENTATION, **options):
+def one_step(
+    model: MultimodalModel,
+    strategy: BalancingStrategy,
+    optimizer: Optimizer,
+    batch: Batch,
+    number: int = 0,
+    problem: Problem = SEGMENTATION,
+    **options: Any,
+) -> dict[str, Tensor]:
+    """Step ``number`` of 100; its losses."""
     options.setdefault("monitor", Monitor(len(model.modalities)))
     options.setdefault("clip_norm", 1.0)
     return train_step(model, strategy, optimizer, problem.criterion, batch, Step(number, STEPS), **options)
 
 
-def same_bits(a, b) -> bool:
+def same_bits(a: nn.Module, b: nn.Module) -> bool:
+    """Whether two modules hold the same numbers."""
     left, right = a.state_dict(), b.state_dict()
-    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
+
+
+def finite(module: nn.Module) -> bool:
+    """Whether all numbers of a module are finite."""
+    return all(bool(torch.isfinite(value).all()) for value in module.state_dict().values())
