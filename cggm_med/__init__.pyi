@@ -17,6 +17,8 @@ from .errors import PluginError as PluginError
 from .errors import UnknownName as UnknownName
 from .metrics.metric import Metric as Metric
 from .models.base import MultimodalModel as MultimodalModel
+from .models.encoders import Encoder as Encoder
+from .models.fusion import Fusion as Fusion
 from .models.heads import UnimodalHead as UnimodalHead
 from .models.heads import UnimodalHeads as UnimodalHeads
 from .models.heads import VectorHead as VectorHead

@@ -1,9 +1,9 @@
 """The error tree: every failure that a user can mend, as one clear message.
 
     CggmMedError
-    |-- UnknownName          no task, strategy, preset or key of that name
+    |-- UnknownName          no task, strategy, encoder, fusion, preset or key of that name
     |-- MissingExtra         a package that only some tasks need is not installed
-    |-- PluginError          a registered task or strategy that cannot be imported or is none
+    |-- PluginError          a registered task, strategy, encoder or fusion that cannot be imported or is none
     |-- ConfigError          a setting has the wrong type or an impossible value
     |-- DataError            files that are missing, damaged or contradict one another; lists every bad case
     |-- CheckpointError      a checkpoint that is damaged, foreign or made with another configuration
@@ -62,7 +62,7 @@ class MissingExtra(CggmMedError):
 
 
 class PluginError(CggmMedError):
-    """A registered task or strategy that cannot be imported, is incomplete, or has its name from two packages."""
+    """A registered plug-in that cannot be imported, is incomplete, or has its name from two packages."""
 
 
 class ConfigError(CggmMedError):

@@ -12,6 +12,8 @@ from cggm_med.errors import MissingExtra, PluginError, UnknownName
 TASKS = "cggm_med.tasks"
 STRATEGIES = "cggm_med.strategies"
 METRICS = "cggm_med.metrics"
+ENCODERS = "cggm_med.encoders"
+FUSIONS = "cggm_med.fusions"
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ GROUPS = {
     TASKS: Group("task", "cggm_med.task.base:Task", ("DataConfig", "ModelConfig", "known_modalities", "chosen_by")),
     STRATEGIES: Group("strategy", "cggm_med.strategies.base:BalancingStrategy"),
     METRICS: Group("metric", "cggm_med.metrics.metric:Metric", instances=True),
+    ENCODERS: Group("encoder", "cggm_med.models.encoders:Encoder"),
+    FUSIONS: Group("fusion", "cggm_med.models.fusion:Fusion"),
 }
 
 
@@ -73,8 +77,8 @@ def load(group: str, name: str) -> Any:
 
     Raises:
         UnknownName: if nothing is registered under that name.
-        PluginError: if two packages register different things under it, if it cannot be imported, or if it is no
-            complete task or strategy.
+        PluginError: if two packages register different things under it, if it cannot be imported, or if it is not a
+            complete plug-in of its group.
         MissingExtra: if it says so itself.
     """
     entry = _find(group, name)

@@ -19,6 +19,8 @@ from cggm_med.errors import CheckpointError, ConfigError, OutputError, UnknownNa
 from cggm_med.files import atomic_file, atomic_folder, write_json, write_text
 from cggm_med.inference.predictor import Predictor
 from cggm_med.models.base import MultimodalModel
+from cggm_med.models.encoders import UNetEncoder
+from cggm_med.models.fusion import MaskedFusion
 from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.models.stacked import StackedModalities
 from cggm_med.results.results import Report
@@ -38,6 +40,9 @@ MODULES = (
     "data.volumes.transforms",
     "models.base",
     "models.cpu_convolution",
+    "models.decoder",
+    "models.encoders",
+    "models.fusion",
     "models.segmentation",
     "models.stacked",
     "models.windows",
@@ -55,7 +60,7 @@ def export(run: Path, folder: Path, modalities: Sequence[str] | None = None) -> 
 
     Raises:
         CheckpointError: if the folder is no run, or its training has not ended.
-        ConfigError: if the run does not segment.
+        ConfigError: if the run does not segment, or its encoder or fusion is not one whose source a bundle carries.
         UnknownName: for a modality that the run was not trained on.
         OutputError: if ``folder`` holds files already or cannot be written.
     """
@@ -64,6 +69,12 @@ def export(run: Path, folder: Path, modalities: Sequence[str] | None = None) -> 
     predictor = Predictor(run, "cpu")
     results = _results(predictor)
     task = predictor.task
+    if (task.encoder, task.fusion) != (UNetEncoder, MaskedFusion):
+        used = task.config.model
+        raise ConfigError(
+            f"{run} has model.encoder={used.encoder} and model.fusion={used.fusion}; a bundle carries the source of "
+            "unet and masked_mean only: train with these, or segment with cggm-med predict"
+        )
     chosen = tuple(modalities or task.modalities)
     for modality in chosen:
         if modality not in task.modalities:

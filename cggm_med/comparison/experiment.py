@@ -26,7 +26,7 @@ from cggm_med.errors import ConfigError, OutputError
 from cggm_med.files import write_text
 from cggm_med.runs.finished import Excluded
 from cggm_med.runs.folder import RunFolder
-from cggm_med.runs.settings import make_config
+from cggm_med.runs.settings import completed, make_config
 from cggm_med.task.base import Task
 
 PROGRAM = (sys.executable, "-m", "cggm_med.cli")
@@ -301,11 +301,10 @@ def _require_same(plan: Plan, run: PlannedRun) -> None:
     if not folder.config.exists():
         return
     if run.asked.exists():
-        stored = flat(read_file(run.asked))
+        stored = flat(completed(read_file(run.asked)))
     else:  # trained by hand: what the data decided cannot be told from what was asked for
         left_open = {k for k, value in wanted.items() if value is None or (k, value) == ("train.steps_per_epoch", 0)}
-        stored = {k: value for k, value in flat(folder.stored_settings()).items() if k not in left_open}
-    # A setting may be newer than the run.
+        stored = {k: value for k, value in flat(completed(folder.stored_settings())).items() if k not in left_open}
     other = [k for k, value in wanted.items() if k not in NEITHER and stored.get(k, value) != value]
     if other or stored.get("train.seed") != wanted["train.seed"]:
         said = "; ".join(f"{k}: {stored.get(k)} != {wanted[k]}" for k in other or ["train.seed"])

@@ -13,7 +13,7 @@ from cggm_med.models.heads import UnimodalHeads, VectorHead
 from cggm_med.types import Features, Outputs
 
 
-class Fusion(nn.Module, ABC):
+class VectorFusion(nn.Module, ABC):
     """Makes one vector of one vector per modality; a linear head reads it.
 
     Its result is a sum or a concatenation over the modalities that are present. ``LateFusionModel`` scales it for those
@@ -54,7 +54,7 @@ class Fusion(nn.Module, ABC):
         return ()
 
 
-class ConcatFusion(Fusion):
+class ConcatFusion(VectorFusion):
     """The vectors side by side, with zeros for absent modalities."""
 
     def __init__(self, widths: Mapping[str, int]) -> None:
@@ -92,7 +92,7 @@ class SumFusion(ConcatFusion):
         return head
 
 
-class GatedFusion(Fusion):
+class GatedFusion(VectorFusion):
     """Each modality gated by the others: ``sum_m sigmoid(mean of the other u_k) u_m``, with ``u_m = P_m h_m + p_m``.
 
     OGM, after Kiela et al. (AAAI 2018, https://arxiv.org/abs/1802.02892), has ``sigmoid(u_1) u_2``: two modalities with
@@ -126,7 +126,7 @@ class GatedFusion(Fusion):
         return (self.projections[modality],)
 
 
-FUSIONS: Mapping[str, Callable[[Mapping[str, int]], Fusion]] = {
+FUSIONS: Mapping[str, Callable[[Mapping[str, int]], VectorFusion]] = {
     "concat": ConcatFusion,
     "sum": SumFusion,
     "gated": GatedFusion,
@@ -159,7 +159,7 @@ class LateFusionModel(MultimodalModel):
         encoders: Mapping[str, nn.Module],
         widths: Mapping[str, int],
         targets: int,
-        fusion: Callable[[Mapping[str, int]], Fusion] = ConcatFusion,
+        fusion: Callable[[Mapping[str, int]], VectorFusion] = ConcatFusion,
     ) -> None:
         super().__init__(tuple(encoders))
         self.encoders = nn.ModuleDict(dict(encoders))

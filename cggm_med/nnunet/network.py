@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from cggm_med.errors import ConfigError, DataError
+from cggm_med.models.encoders import UNetEncoder
 from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.models.stacked import StackedModalities
 
@@ -81,8 +83,8 @@ def network_from_plan(
         outputs,
         channels,
         deep_supervision=True,
-        kernels=architecture["kernel_sizes"],
-        strides=architecture["strides"],
+        encoder=partial(UNetEncoder, kernels=architecture["kernel_sizes"], strides=architecture["strides"]),
+        decoder_kernels=architecture["kernel_sizes"],
         deep_scales=max(0, len(channels) - 3),
     )
     model.apply(initialise)

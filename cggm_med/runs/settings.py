@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cggm_med import distributed, registry
-from cggm_med.config import RunConfig, Tree, require, resolve
+from cggm_med.config import RunConfig, Tree, require, resolve, to_tree
 from cggm_med.errors import ConfigError, UnknownName
 from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task.base import Task
@@ -73,3 +73,12 @@ def instantiate(config: RunConfig) -> tuple[Task, BalancingStrategy]:
     require(size % (processes * parts) == 0, "train.batch_size", size, share)
     task = registry.load(registry.TASKS, config.task.name)(config)
     return task, registry.load(registry.STRATEGIES, config.strategy.name)(config.strategy)
+
+
+def completed(stored: Tree) -> Tree:
+    """The settings of a run, with defaults for the keys that are newer than the run.
+
+    The default of a new key must be what was done before there was such a key (ADR 0026): then these are the settings
+    that the run was trained with, and it can be resumed and compared.
+    """
+    return to_tree(make_config(str(stored["task"]["name"]), [stored]))

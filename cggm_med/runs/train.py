@@ -24,7 +24,7 @@ from cggm_med.runs.finished import FinishedRun, LoadedRun, held_out
 from cggm_med.runs.folder import RunFolder
 from cggm_med.runs.progress import RunProgress, speaker
 from cggm_med.runs.scoring import score
-from cggm_med.runs.settings import instantiate
+from cggm_med.runs.settings import completed, instantiate
 from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task.base import Task
 from cggm_med.training import checkpoint as checkpoints
@@ -83,7 +83,7 @@ def resume(folder: Path, overrides: Tree, console: Console) -> Report | None:
     """
     run = RunFolder(folder)
     config = run.settings_with(overrides)
-    changed = differences(run.stored_settings(), to_tree(config))
+    changed = differences(completed(run.stored_settings()), to_tree(config))
     if changed := [x for x in changed if x.split(":")[0] not in checkpoints.FREE_SETTINGS]:
         raise CheckpointError(
             f"{folder} cannot be resumed with other settings (run != now): {'; '.join(changed)}; "
@@ -97,6 +97,7 @@ def resume(folder: Path, overrides: Tree, console: Console) -> Report | None:
     checkpoint = None
     if last.exists():
         checkpoint = checkpoints.load(last, torch.device("cpu"))
+        checkpoint = dataclasses.replace(checkpoint, config=completed(checkpoint.config))
         say(f"resuming at step {checkpoint.step} of {config.train.steps}")
     else:
         say("no checkpoint yet: starting at step 0")

@@ -45,6 +45,8 @@ from cggm_med.metrics.regions import (
 )
 from cggm_med.metrics.volumes import dice
 from cggm_med.models.base import MultimodalModel
+from cggm_med.models.encoders import Encoder
+from cggm_med.models.fusion import Fusion
 from cggm_med.models.heads import UnimodalHeads, VoxelwiseHead
 from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.objectives.balance_scores import soft_dice_sums
@@ -128,10 +130,14 @@ class SegmentationModelConfig:
     Attributes:
         channels: feature channels of each scale of every encoder, finest first.
         deep_supervision: also learn from predictions at coarser scales.
+        encoder: registered name of the encoder.
+        fusion: registered name of the fusion.
     """
 
     channels: tuple[int, ...] = (16, 32, 64, 128)
     deep_supervision: bool = False
+    encoder: str = "unet"
+    fusion: str = "masked_mean"
 
     def __post_init__(self) -> None:
         require(len(self.channels) >= 2, "model.channels", list(self.channels), "at least 2 scales")
@@ -161,14 +167,19 @@ class SegmentationTask(Task):
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
-        data, channels = config.data, config.model.channels
-        coarsest = 2 ** (len(channels) - 1)
+        data = config.data
+        self.encoder: type[Encoder] = registry.load(registry.ENCODERS, config.model.encoder)
+        self.fusion: type[Fusion] = registry.load(registry.FUSIONS, config.model.fusion)
+        with torch.random.fork_rng(devices=[]):
+            encoder = self.encoder(config.model.channels)  # one of which only the declarations are used
+        self.channels, coarsest = encoder.channels, encoder.reduction
         # Instance normalisation needs more than one voxel on the coarsest grid.
+        least = [2 * n for n in coarsest]
         require(
-            all(n % coarsest == 0 and n >= 2 * coarsest for n in data.patch_size),
+            all(n % m == 0 and n >= 2 * m for n, m in zip(data.patch_size, coarsest, strict=True)),
             "data.patch_size",
             list(data.patch_size),
-            f"multiples of {coarsest}, at least {2 * coarsest}, for a network of {len(channels)} scales",
+            f"multiples of {_sizes(coarsest)}, at least {_sizes(least)}, for a network of {len(self.channels)} scales",
         )
         require(len(self.modalities) > 0, "task.modalities", [], "at least one of " + ", ".join(self.known_modalities))
         unique = len(set(self.modalities)) == len(self.modalities)
@@ -287,13 +298,17 @@ class SegmentationTask(Task):
         """A 3-D U-Net with one encoder per modality."""
         settings = self.config.model
         return SegmentationModel(
-            self.modalities, len(self.targets), settings.channels, deep_supervision=settings.deep_supervision
+            self.modalities,
+            len(self.targets),
+            settings.channels,
+            settings.deep_supervision,
+            encoder=self.encoder,
+            fusion=self.fusion,
         )
 
     def unimodal_heads(self, model: MultimodalModel) -> UnimodalHeads:
         """Voxel-wise heads on each encoder's pyramid."""
-        channels = self.config.model.channels
-        return UnimodalHeads({m: VoxelwiseHead(channels, len(self.targets)) for m in model.modalities})
+        return UnimodalHeads({m: VoxelwiseHead(self.channels, len(self.targets)) for m in model.modalities})
 
     def criterion(self) -> nn.Module:
         """Soft Dice plus cross-entropy."""
@@ -454,6 +469,11 @@ class SegmentationTask(Task):
             "threshold": "probability of at least 0.5, no post-processing",
             **dict(others),
         }
+
+
+def _sizes(voxels: Sequence[int]) -> str:
+    """One number if all axes have the same."""
+    return " x ".join(map(str, voxels if len(set(voxels)) > 1 else voxels[:1]))
 
 
 @dataclass(frozen=True)

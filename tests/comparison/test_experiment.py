@@ -113,6 +113,18 @@ def test_a_setting_that_is_no_longer_given_is_another_setting(setting, says, she
     assert says in capsys.readouterr().err
 
 
+def test_a_run_that_is_older_than_a_setting_has_its_default(tmp_path, monkeypatch, capsys):
+    run = finished_run(tmp_path / "out" / "runs" / "joint" / "seed-0", {"a": 0.5})
+    config = (run / "config.yaml").read_text()
+    assert "  encoder: unet\n" in config
+    (run / "config.yaml").write_text(config.replace("  encoder: unet\n", ""))
+    words = (tmp_path / "out", "--strategies", "joint", "--seeds", "1")
+    compare(monkeypatch, *words)
+    assert read(tmp_path / "out")["rows"][0]["name"] == "joint"
+    compare(monkeypatch, *words, "--set", "model.encoder=residual", code=1)
+    assert "model.encoder: unet != residual" in capsys.readouterr().err
+
+
 def test_a_run_that_was_trained_by_hand_does_not_tell_what_the_data_decided(tmp_path, monkeypatch, capsys):
     finished_run(tmp_path / "out" / "runs" / "joint" / "seed-0", {"a": 0.5}, settings=["data.spacing=[3,3,3]"])
     words = (tmp_path / "out", "--strategies", "joint", "--seeds", "1")

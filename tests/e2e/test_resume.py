@@ -8,10 +8,13 @@ import time
 
 import pytest
 import torch
+import yaml
 from helpers.resuming import Killed, assert_same_run, final_state, kill_at
 from helpers.small_runs import quiet, small_config, small_settings
 
+from cggm_med.errors import CheckpointError
 from cggm_med.runs import train as run
+from cggm_med.training import checkpoint as checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +118,25 @@ def test_resuming_a_finished_run_only_scores_it_again(uninterrupted, tmp_path):
     shutil.copytree(uninterrupted, tmp_path / "run")
     run.resume(tmp_path / "run", {}, quiet())
     assert_same_run(tmp_path / "run", uninterrupted)
+
+
+def test_a_run_that_is_older_than_a_setting_goes_on_with_its_default(
+    uninterrupted, tmp_path, phantom, cache, monkeypatch
+):
+    """Encoder and fusion had no names once; what was trained then is what their defaults name."""
+    folder = tmp_path / "run"
+    config = small_config(phantom, cache, strategy__warmup_steps="2", data__augmentation="standard")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 5)
+        run.start(config, folder, quiet())
+    stored = yaml.safe_load((folder / "config.yaml").read_text())
+    last = folder / "checkpoints" / "last.pt"
+    checkpoint = checkpoints.load(last, torch.device("cpu"))
+    for tree in (stored, checkpoint.config):
+        assert (tree["model"].pop("encoder"), tree["model"].pop("fusion")) == ("unet", "masked_mean")
+    (folder / "config.yaml").write_text(yaml.safe_dump(stored))
+    checkpoints.save(last, checkpoint)
+    with pytest.raises(CheckpointError, match=r"other settings \(run != now\): model\.encoder: unet != residual;"):
+        run.resume(folder, {"model": {"encoder": "residual"}}, quiet())
+    run.resume(folder, {}, quiet())
+    assert_same_run(folder, uninterrupted)

@@ -7,8 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from cggm_med.errors import UnknownName
+from cggm_med.models.fusion import MaskedFusion
 from cggm_med.models.heads import UnimodalHeads, VoxelwiseHead, scale_gradient
-from cggm_med.models.segmentation import MaskedFusion, SegmentationModel
+from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.types import Features
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")

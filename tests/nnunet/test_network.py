@@ -1,6 +1,7 @@
 """The network of a plan has the plan's grids and widths, and nnU-Net's own network is the authority."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from helpers.plans import PATCH, PLAIN, architecture
 from torch import nn
 
 from cggm_med.errors import ConfigError, DataError
+from cggm_med.models.encoders import UNetEncoder
 from cggm_med.models.heads import VoxelwiseHead
 from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.nnunet.network import channel_modalities, initialise, network_from_plan
@@ -92,7 +94,9 @@ def test_without_deep_supervision_the_weights_have_the_same_names(network):
 
 def test_the_defaults_are_the_isotropic_network_bit_for_bit():
     image = {"a": torch.randn(1, 1, 16, 16, 16)}
-    steps = {"kernels": [[3, 3, 3]] * 3, "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]], "deep_scales": 1}
+    kernels, strides = [[3, 3, 3]] * 3, [[1, 1, 1], [2, 2, 2], [2, 2, 2]]
+    encoder = partial(UNetEncoder, kernels=kernels, strides=strides)
+    steps = {"encoder": encoder, "decoder_kernels": kernels, "deep_scales": 1}
     found = []
     for settings in ({}, steps):
         torch.manual_seed(1)
