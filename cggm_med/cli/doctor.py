@@ -1,4 +1,4 @@
-"""Looking at the installation: versions, devices, what is missing and the command that mends it."""
+"""``cggm-med doctor``: versions, devices, what is missing and the command that mends it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import typer
 from packaging.requirements import Requirement
 
 PROJECT = "cggm-med"
@@ -29,6 +30,18 @@ class Finding:
     ok: bool
     found: str
     mend: str = ""
+
+
+def doctor() -> None:
+    """Show versions, devices, and how to mend what is missing."""
+    healthy = True
+    for finding in examine():
+        healthy = healthy and finding.ok
+        typer.echo(f"{'ok     ' if finding.ok else 'MISSING'} {finding.name}: {finding.found}")
+        if finding.mend:
+            typer.echo(f"        {finding.mend}")
+    if not healthy:
+        raise typer.Exit(1)
 
 
 def examine() -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""``cggm-med nnunet``: a data set for nnU-Net, and nnU-Net's own commands in an environment that is set for them."""
+"""nnU-Net's own commands in an environment that is set for them, and a data set for them."""
 
 from __future__ import annotations
 
@@ -7,97 +7,94 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
+from cggm_med import registry
+from cggm_med.config import Tree, parse_overrides
 from cggm_med.errors import ConfigError
-
-app = typer.Typer(name="nnunet", no_args_is_help=True, rich_markup_mode=None)
 
 EXTERNAL = "nnUNet_extTrainer"  # folders in which nnU-Net looks for trainers
 FOLDERS = {"nnUNet_raw": "raw", "nnUNet_preprocessed": "preprocessed", "nnUNet_results": "results"}
-PASS_ON = {"ignore_unknown_options": True}
-
-Words = Annotated[
-    list[str] | None, typer.Argument(metavar="[NNUNET OPTIONS]...", help="Passed on to nnU-Net; -h shows them.")
-]
-Folder = Annotated[
-    Path | None,
-    typer.Option(help="Holds raw, preprocessed and results. [nnUNet_raw etc. of the environment, else ./nnunet]"),
-]
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; may be repeated.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
 
 
-@app.callback()
-def nnunet() -> None:
-    """nnU-Net: as the baseline, and with balanced modalities (trainers nnUNetTrainerCGGM, ...Joint, ...OGMGE,
-    ...MMPareto).
-    """
-
-
-@app.command()
 def export(
-    task: Annotated[str, typer.Option(help="A segmentation task; see 'cggm-med tasks'.")] = "brats2021",
-    data: Annotated[Path | None, typer.Option(help="Folder or file in the layout of the task.")] = None,
-    folder: Folder = None,
-    number: Annotated[int, typer.Option("--id", help="Of the data set in nnU-Net, 1 to 999.")] = 900,
-    name: Annotated[str | None, typer.Option(help="Of the data set in nnU-Net. [that of the task]")] = None,
-    settings: Settings = None,
-    debug: Debug = False,
-) -> None:
-    """Write a data set in nnU-Net's format, with the cases and splits of 'cggm-med train'."""
-    from cggm_med import registry
-    from cggm_med.config import parse_overrides
+    task: str,
+    settings: Sequence[str],
+    data: Path | None,
+    folder: Path | None,
+    number: int,
+    name: str,
+    *,
+    say: Callable[[str], None],
+) -> Path:
+    """Write the cases of a task as an nnU-Net data set.
+
+    Args:
+        task: registered name.
+        settings: as ``KEY=VALUE``.
+        data: folder or file in the layout of the task, or None.
+        folder: see ``plan``.
+        number: of the data set, 1 to 999.
+        name: of the data set.
+        say: told in one line what is being done.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        ConfigError: if the task does not segment; and as ``export_dataset`` does.
+    """
     from cggm_med.nnunet.export import export_dataset
     from cggm_med.runs.settings import make_config
     from cggm_med.task.segmentation import SegmentationTask
 
-    overrides = parse_overrides(settings or [])
+    overrides = parse_overrides(settings)
     if data is not None:
         overrides["data"] = {**overrides.get("data", {}), "path": str(data)}
     made = registry.load(registry.TASKS, task)(make_config(task, [overrides]))
     if not isinstance(made, SegmentationTask):
         raise ConfigError(f"task '{task}' does not segment, which is all that nnU-Net does; name another with --task")
-    raw = Path(_folders(folder)["nnUNet_raw"])
-    written = export_dataset(made, raw, number, name or task, say=typer.echo)
-    typer.echo(f"wrote {written}; next: cggm-med nnunet plan {_option(folder)}-d {number} -c 3d_fullres")
+    return export_dataset(made, Path(_folders(folder)["nnUNet_raw"]), number, name, say=say)
 
 
-@app.command(context_settings=PASS_ON)
-def plan(words: Words = None, folder: Folder = None, debug: Debug = False) -> None:
-    """nnUNetv2_plan_and_preprocess; it takes over the splits of an exported data set."""
+def plan(words: list[str], folder: Path | None) -> None:
+    """Run ``nnUNetv2_plan_and_preprocess``.
+
+    Args:
+        words: nnU-Net's own arguments.
+        folder: holds raw, preprocessed and results; default: those of the environment, else ``./nnunet``.
+    """
     with _nnunet("nnUNetv2_plan_and_preprocess", words, folder):
         from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import plan_and_preprocess_entry
 
         plan_and_preprocess_entry()
 
 
-@app.command(context_settings=PASS_ON)
-def train(words: Words = None, folder: Folder = None, settings: Settings = None, debug: Debug = False) -> None:
-    """nnUNetv2_train, with nnU-Net's own trainers or ours, such as -tr nnUNetTrainerCGGM.
+def train(words: list[str], folder: Path | None, settings: Tree) -> None:
+    """Run ``nnUNetv2_train``.
 
-    --set strategy.KEY and train.KEY (epochs, steps_per_epoch, validation_steps, checkpoint_every) are for ours.
+    Args:
+        words: see ``plan``.
+        folder: see ``plan``.
+        settings: of our trainers, sections ``strategy`` and ``train``.
+
+    Raises:
+        ConfigError: for settings that the trainer does not have.
     """
-    from cggm_med.config import parse_overrides
     from cggm_med.nnunet.settings import VARIABLE, resolve
 
-    tree = parse_overrides(settings or [])
     with _nnunet("nnUNetv2_train", words, folder):
-        if tree:
-            resolve(_strategy_of(words or []), tree)
-            os.environ[VARIABLE] = json.dumps(tree)
+        if settings:
+            resolve(_strategy_of(words), settings)
+            os.environ[VARIABLE] = json.dumps(settings)
         from nnunetv2.run.run_training import run_training_entry
 
         run_training_entry()
 
 
-@app.command(context_settings=PASS_ON)
-def predict(words: Words = None, folder: Folder = None, debug: Debug = False) -> None:
-    """nnUNetv2_predict, for models of any trainer."""
+def predict(words: list[str], folder: Path | None) -> None:
+    """Run ``nnUNetv2_predict``; arguments as in ``plan``."""
     with _nnunet("nnUNetv2_predict", words, folder):
         from nnunetv2.inference.predict_from_raw_data import predict_entry_point
 
@@ -113,12 +110,8 @@ def _folders(folder: Path | None) -> dict[str, str]:
     return chosen
 
 
-def _option(folder: Path | None) -> str:
-    return "" if folder is None else f"--folder {folder} "
-
-
 @contextlib.contextmanager
-def _nnunet(command: str, words: list[str] | None, folder: Path | None) -> Iterator[None]:
+def _nnunet(command: str, words: list[str], folder: Path | None) -> Iterator[None]:
     """nnU-Net as its command would find it: folders, our trainers, an importable torchvision, and its arguments."""
     from cggm_med.torchvision_repair import repair_torchvision
 
@@ -127,7 +120,7 @@ def _nnunet(command: str, words: list[str] | None, folder: Path | None) -> Itera
     others = [path for path in os.environ.get(EXTERNAL, "").split(os.pathsep) if path and path != ours]
     os.environ[EXTERNAL] = os.pathsep.join([*others, ours])
     repair_torchvision()
-    before, sys.argv = sys.argv, [command, *(words or [])]
+    before, sys.argv = sys.argv, [command, *words]
     try:
         yield
     finally:

@@ -1,0 +1,232 @@
+"""Questions to finished runs: ``evaluate``, ``probe``, ``report``, ``compare``, ``rank`` and ``view``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cggm_med.cli.options import (
+    ConfigFile,
+    Data,
+    Debug,
+    OtherData,
+    Settings,
+    TaskName,
+    files_by_modality,
+    html,
+    make_console,
+    overrides_of,
+)
+
+
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")],
+    data: OtherData = None,
+    split: Annotated[str | None, typer.Option(help="train, validation or test of the run, or all.")] = None,
+    settings: Settings = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for table and pictures. [RUN/evaluations/NAME]")] = None,
+    corrupt: Annotated[
+        str | None,
+        typer.Option(help="Dice under artefacts instead, such as motion,noise,missing:t1+t2. [RUN/robustness/NAME]"),
+    ] = None,
+    severity: Annotated[str | None, typer.Option(help="Of the artefacts, such as 3, 1,3 or 1..5. [1..5]")] = None,
+    calibration: Annotated[
+        bool,
+        typer.Option("--calibration", help="Whether it is as sure as it should be instead. [RUN/calibration/NAME]"),
+    ] = False,
+    subsets: Annotated[
+        str | None,
+        typer.Option(help="Score subsets of the modalities instead: all, or such as flair+t1,t2. [RUN/subsets/NAME]"),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Score a finished run on its held-out cases or on other data: as they are, with artefacts, or in part."""
+    overrides = overrides_of(settings, data)
+    if severity is not None and corrupt is None:
+        raise typer.BadParameter("--severity goes with --corrupt ARTEFACTS")
+    if sum((subsets is not None, corrupt is not None, calibration)) > 1:
+        raise typer.BadParameter("--subsets, --corrupt and --calibration are three questions; ask one at a time")
+    from cggm_med.evaluation import ask
+    from cggm_med.evaluation.calibration.measure import CalibrationQuestion
+    from cggm_med.evaluation.robustness.measure import RobustnessQuestion
+    from cggm_med.evaluation.subsets.measure import SubsetQuestion
+
+    console = make_console()
+    question: ask.Question | None = None
+    if calibration:
+        question = CalibrationQuestion()
+    elif subsets is not None:
+        question = SubsetQuestion(subsets)
+    elif corrupt is not None:
+        question = RobustnessQuestion(corrupt, severity or "1..5")
+    if question is None:
+        ask.evaluate(folder, overrides, console, split=split, out=out)
+    else:
+        ask.ask(question, folder, overrides, console, split=split, out=out)
+
+
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of finished runs of one task.", metavar="RUN...")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", callback=html, help="New HTML file. [report.html]")] = None,
+    debug: Debug = False,
+) -> None:
+    """Write one HTML page about finished runs: scores, training, cases, cost; figures and numbers lie beside it."""
+    from cggm_med.report import write_report
+
+    target = write_report(folders, out, lambda line: typer.echo(line, err=True))
+    typer.echo(f"written: {target}, figures and numbers in {target.with_name(target.stem + '_files')}")
+
+
+def compare(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Finished runs, instead of training some.", metavar="[RUN]...")
+    ] = None,
+    task: TaskName = "brats2021",
+    data: Data = None,
+    strategies: Annotated[
+        str | None,
+        typer.Option(help="To train, such as 'joint,uniform,cggm[strategy.rho=1.3],uniform[train.subset_view=0.5]'."),
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="How many, or which, such as 0,3,7. [3]")] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(help="Train with each of these values; may be repeated.", metavar="KEY=VALUE,VALUE"),
+    ] = None,
+    folds: Annotated[int, typer.Option(help="Cross-validation by patient; as many as patients leaves one out.")] = 0,
+    tune: Annotated[
+        list[str] | None,
+        typer.Option(help="Choose among these values by validation first; may be repeated.", metavar="KEY=VALUE,VALUE"),
+    ] = None,
+    trials: Annotated[int | None, typer.Option(help="Of --tune, for each strategy. [all combinations]")] = None,
+    subsets: Annotated[bool, typer.Option(help="Also score every subset of the modalities.")] = False,
+    baseline: Annotated[
+        str | None, typer.Option(help="What the others are compared with. [joint, else the first]")
+    ] = None,
+    parallel: Annotated[
+        int | None, typer.Option(help="Runs at once. [one a GPU; on a CPU one a core, at most 4]", min=1)
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Of the task, such as tiny. [what suits the data]")] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder; the same one again goes on. [comparisons/TASK]")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Compare strategies over seeds under one budget: train what is missing, then one table with statistics."""
+    if bool(folders) == bool(strategies):
+        raise typer.BadParameter("give either finished runs, or --strategies to train, such as joint,uniform,cggm")
+    training = {"--data": data, "--seeds": seeds, "--grid": grid, "--folds": folds, "--tune": tune, "--trials": trials}
+    training |= {
+        "--subsets": subsets,
+        "--parallel": parallel,
+        "--preset": preset,
+        "--config": config,
+        "--set": settings,
+    }
+    if folders and (ignored := [name for name, value in training.items() if value]):
+        raise typer.BadParameter(f"{', '.join(ignored)} cannot go with finished runs; they go with --strategies")
+    if trials is not None and not tune:
+        raise typer.BadParameter("--trials goes with --tune KEY=VALUE,VALUE")
+    from cggm_med.comparison.commands import compare_runs, train_and_compare
+    from cggm_med.comparison.experiment import Plan
+
+    console = make_console()
+    if folders:
+        compare_runs(dict.fromkeys(folders), baseline, out or Path("comparisons") / "runs", console)
+        return
+    overrides = overrides_of(settings, data)
+    plan = Plan(out or Path("comparisons") / task, task, preset, config, overrides, tuple(settings or ()), subsets)
+    try:
+        train_and_compare(
+            plan, str(strategies), grid or [], seeds or "3", folds, tune or [], trials, baseline, parallel, console
+        )
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on", err=True)
+        raise typer.Exit(130) from None
+
+
+def rank(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Folders that 'cggm-med compare' wrote.", metavar="COMPARISON...")
+    ],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Also write the table as Markdown.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Rank strategies over several tasks, by the mean of each comparison."""
+    from cggm_med.comparison.commands import rank_tasks
+
+    rank_tasks(folders, out, make_console())
+
+
+def probe(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")],
+    data: OtherData = None,
+    split: Annotated[str | None, typer.Option(help="train, validation or test of the run, or all.")] = None,
+    settings: Settings = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for table and picture. [RUN/probe/NAME]")] = None,
+    debug: Debug = False,
+) -> None:
+    """Score each modality by a linear read-out of its frozen encoder: how well each encoder was trained."""
+    overrides = overrides_of(settings, data)
+    from cggm_med.evaluation.ask import ask
+    from cggm_med.evaluation.probe.measure import ProbeQuestion
+
+    console = make_console()
+    ask(ProbeQuestion(), folder, overrides, console, split=split, out=out)
+
+
+def view(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[RUN [CASE]] [--NAME FILE]...", help="A case of a run; or images, --truth, --prediction."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", callback=html, help="HTML file. [a temporary one, opened at once]"),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder or datalist with the case. [the data of the run]")] = None,
+    split: Annotated[str | None, typer.Option(help="Look in train, validation or test of the run only.")] = None,
+    task: Annotated[str | None, typer.Option(help="Whose label conventions --labels means. [brats2021]")] = None,
+    labels: Annotated[str | None, typer.Option(help="Convention of the masks, such as brats2023.")] = None,
+    trust_names: Annotated[bool, typer.Option(help="Do not refuse modalities that seem to be exchanged.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    debug: Debug = False,
+) -> None:
+    """Look at a case in the browser: scans, true and predicted regions, in planes and in 3-D.
+
+    view RUN CASE segments a case of the run's data, or of --data. view RUN --flair FILE --t1 FILE... [--truth FILE]
+    segments these files. view --ANY_NAME FILE... [--truth FILE] [--prediction FILE] shows files as they are.
+    """
+    files, rest = files_by_modality(words)
+    truth, prediction = files.pop("truth", None), files.pop("prediction", None)
+    if len(rest) > 2 or (files and len(rest) > 1) or not (files or rest):
+        raise typer.BadParameter(
+            "give a run and a case, a run and files, or files such as --flair a.nii.gz --truth b.nii.gz"
+        )
+    if files and (data or split):
+        raise typer.BadParameter("--data and --split find a case of a run; leave them out, or the files")
+    if rest and prediction:
+        raise typer.BadParameter("a run makes its own prediction; leave out the run, or --prediction")
+    if rest and not files and truth:
+        raise typer.BadParameter("the truth of a case lies beside it; --truth goes with files")
+    from cggm_med.files import write_text
+    from cggm_med.viewer import case as cases
+    from cggm_med.viewer.page import open_in_browser, page, temporary_file
+
+    how: dict[str, Any] = {"labels": labels, "device": device, "trust_names": trust_names, "say": typer.echo}
+    if not rest:
+        case = cases.of_files(files, truth, prediction, task=task, labels=labels)
+    elif files:
+        case = cases.of_run_on_files(Path(rest[0]), files, truth, **how)
+    else:
+        case = cases.of_run(Path(rest[0]), rest[1] if len(rest) > 1 else None, data=data, split=split, **how)
+    path = out or temporary_file(case.name)
+    write_text(path, page(case))
+    typer.echo(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB), one file that needs no network")
+    if out is None and not open_in_browser(path):
+        typer.echo("no browser here; open the file in one with WebGL 2, on any machine")

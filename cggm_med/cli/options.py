@@ -1,0 +1,70 @@
+"""Options that several commands take, and what is made of their words."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+TaskName = Annotated[str, typer.Option("--task", help="What to learn; see 'cggm-med tasks'.")]
+Data = Annotated[Path | None, typer.Option("--data", help="Folder or file in the layout of the task. [generated data]")]
+OtherData = Annotated[Path | None, typer.Option("--data", help="Folder or file with other cases. [the run's own]")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="One setting, such as optim.lr=1e-3; may be repeated. All keys stand in the config.yaml of any run.",
+        metavar="KEY=VALUE",
+    ),
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML or JSON file with settings.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
+
+
+def html(path: Path | None) -> Path | None:
+    """A browser would show another file as text."""
+    if path is not None and path.suffix.lower() not in (".html", ".htm"):
+        raise typer.BadParameter(f"{path} is no name of a page; expected one that ends in .html, such as {path}.html")
+    return path
+
+
+def overrides_of(settings: list[str] | None, data: Path | None) -> dict[str, Any]:
+    """The command line's settings as a nested dictionary."""
+    from cggm_med.config import parse_overrides
+
+    overrides = parse_overrides(settings or [])
+    if data is not None:
+        overrides["data"] = {**overrides.get("data", {}), "path": str(data)}
+    if isinstance(overrides.get("data"), dict) and isinstance(overrides["data"].get("path"), str):
+        # A run is resumed from any folder.
+        overrides["data"]["path"] = os.path.abspath(overrides["data"]["path"])
+    return overrides
+
+
+def files_by_modality(words: list[str]) -> tuple[dict[str, Path], list[str]]:
+    """Files that were given as ``--MODALITY FILE``, and the other words."""
+    images: dict[str, Path] = {}
+    others: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if not word.startswith("--"):
+            others.append(word)
+            continue
+        name, equals, value = word[2:].partition("=")
+        file = value if equals else next(rest, "")
+        if not file or name in images:
+            raise typer.BadParameter(f"{word}: expected one file for each modality, such as --flair a.nii.gz")
+        images[name] = Path(file)
+    return images, others
+
+
+def make_console() -> Console:
+    """Where commands print progress and tables."""
+    from rich.console import Console
+
+    return Console(soft_wrap=True, highlight=False, markup=False)

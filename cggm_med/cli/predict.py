@@ -1,0 +1,80 @@
+"""``cggm-med predict``: from scans to masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cggm_med.cli.options import Debug, files_by_modality
+
+
+def predict(
+    words: Annotated[
+        list[str], typer.Argument(metavar="RUN [FOLDER] [--MODALITY FILE]...", help="A run, and a folder or files.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Mask (.nii.gz; .dcm of DICOM); a folder for a folder.")],
+    modalities: Annotated[str | None, typer.Option(help="Of a folder, use these only, such as flair,t1ce.")] = None,
+    series: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of a DICOM folder: number, UID or part of the description of a modality's series, such as flair=5.",
+            metavar="MODALITY=SERIES",
+        ),
+    ] = None,
+    skip_existing: Annotated[bool, typer.Option(help="Leave out cases whose mask is there.")] = False,
+    flips: Annotated[bool, typer.Option(help="Average over mirrored scans; eight times slower.")] = False,
+    trust_names: Annotated[bool, typer.Option(help="Do not refuse modalities that seem to be exchanged.")] = False,
+    resample_to: Annotated[
+        str | None, typer.Option(help="Bring images on other grids onto that of this one.", metavar="MODALITY")
+    ] = None,
+    extra: Annotated[list[str] | None, typer.Option(help="Also write probabilities or uncertainty.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    debug: Debug = False,
+) -> None:
+    """Segment scans with a finished run: a folder as for training, a study in DICOM, or a file for each modality.
+
+    Any of the run's modalities may be absent.
+    """
+    run, *rest = words
+    images, folders = files_by_modality(rest)
+    if bool(images) == bool(folders) or len(folders) > 1:
+        raise typer.BadParameter("give either one folder, or files such as --flair a.nii.gz --t1ce b.nii.gz")
+    chosen = _series_by_modality(series or [])
+    if chosen and images:
+        raise typer.BadParameter("--series chooses among the series of a DICOM folder; give one instead of files")
+    if modalities and images:
+        raise typer.BadParameter("--modalities chooses among those of a folder; of files, leave out what is not wanted")
+    from cggm_med import distributed
+    from cggm_med.data.dicom.series import holds_dicom
+    from cggm_med.device import select_device
+    from cggm_med.inference.batch import case_of, find_images, predict_cases
+    from cggm_med.inference.dicom_study import predict_study
+    from cggm_med.inference.predictor import Predictor
+
+    with distributed.processes(select_device(device)):
+        predictor = Predictor(Path(run), device, flips=flips, trust_names=trust_names, resample_to=resample_to)
+        wanted = modalities.split(",") if modalities else None
+        how: dict[str, Any] = {"skip_existing": skip_existing, "extras": extra or [], "say": typer.echo}
+        cases: Mapping[str, Any] = {case_of(out): images}
+        if images:
+            failed = predict_cases(predictor, cases, {case_of(out): out}, **how)
+        elif chosen or holds_dicom(Path(folders[0])):
+            failed = predict_study(predictor, Path(folders[0]), out, chosen=chosen, modalities=wanted, **how)
+        else:
+            cases = find_images(predictor, Path(folders[0]), wanted)
+            failed = predict_cases(predictor, cases, {case: out / f"{case}.nii.gz" for case in cases}, **how)
+    if failed:
+        typer.echo(f"{len(failed)} of {len(cases)} cases failed: {', '.join(failed)}", err=True)
+        raise typer.Exit(1)
+
+
+def _series_by_modality(words: list[str]) -> dict[str, str]:
+    """Choices that were given as ``MODALITY=SERIES``, without repeating them, since they may hold a patient's name."""
+    pairs = [word.partition("=") for word in words]
+    chosen = {name: which for name, _, which in pairs if name and which}
+    if len(chosen) < len(words):
+        raise typer.BadParameter("--series: expected MODALITY=SERIES, such as flair=5, for each modality once")
+    return chosen

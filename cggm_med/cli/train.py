@@ -1,0 +1,69 @@
+"""``cggm-med train``: training a run, and continuing it."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cggm_med.cli.options import ConfigFile, Data, Debug, Settings, TaskName, make_console, overrides_of
+
+
+def train(
+    task: TaskName = "brats2021",
+    data: Data = None,
+    strategy: Annotated[str | None, typer.Option(help="How to balance; see 'cggm-med strategies'. [cggm]")] = None,
+    preset: Annotated[str | None, typer.Option(help="Of the task, such as tiny. [what suits the data]")] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    out: Annotated[Path | None, typer.Option(help="New run folder. [runs/DATE-TASK-STRATEGY]")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue this run folder instead of starting one.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Train, then score the held-out cases.
+
+    Without --data the task's embedded data are used. Settings: defaults < preset < --config < --set.
+    """
+    overrides = overrides_of(settings, data)
+    from cggm_med import distributed
+    from cggm_med.config import read_file
+    from cggm_med.device import select_device
+    from cggm_med.runs import train as run
+    from cggm_med.runs.folder import RunFolder
+    from cggm_med.runs.settings import make_config
+
+    console = make_console()
+    if resume is not None:
+        ignored = [name for name, value in [("--config", config), ("--out", out), ("--preset", preset)] if value]
+        if ignored:
+            raise typer.BadParameter(f"{', '.join(ignored)} cannot go with --resume: the run keeps its settings")
+        if strategy is not None:
+            overrides["strategy"] = {**overrides.get("strategy", {}), "name": strategy}
+        device = select_device(RunFolder(resume).device_setting(overrides))
+        with distributed.processes(device), _interruptible(resume):
+            run.resume(resume, overrides, console)
+        return
+    layers = [read_file(config)] if config is not None else []
+    resolved = make_config(task, [*layers, overrides], preset=preset, strategy=strategy)
+    device = select_device(resolved.train.device)
+    with distributed.processes(device):
+        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        stamp = distributed.gather_json(stamp, device)[0]
+        folder = out or Path("runs") / f"{stamp}-{resolved.task.name}-{resolved.strategy.name}"
+        with _interruptible(folder):
+            run.start(resolved, folder, console)
+
+
+@contextlib.contextmanager
+def _interruptible(folder: Path) -> Iterator[None]:
+    """Answer Ctrl-C with the command that continues the run."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        started = (folder / "config.yaml").exists()
+        typer.echo(f"stopped; continue with: cggm-med train --resume {folder}" if started else "stopped", err=True)
+        raise typer.Exit(130) from None
