@@ -146,9 +146,8 @@ def ours(options: argparse.Namespace) -> tuple[Any, nn.Module, torch.device]:
     from cggm_med.inference.predictor import Predictor
 
     predictor = Predictor(options.folder / "run", options.device, trust_names=True)
-    config = predictor.task.config
     size = (options.patch,) * 3
-    predictor.task.config = dataclasses.replace(config, data=dataclasses.replace(config.data, patch_size=size))
+    predictor.task.settle(data=dataclasses.replace(predictor.task.config.data, patch_size=size))
 
     def predict(images: dict[str, Path], out: Path) -> None:
         failed = predict_cases(predictor, {"case": images}, {"case": out.with_suffix(".nii.gz")}, say=lambda text: None)

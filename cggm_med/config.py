@@ -108,6 +108,15 @@ class TrainConfig:
         """All optimizer steps of the run."""
         return self.epochs * self.steps_per_epoch
 
+    def steps_in_epoch(self, cases: int) -> int:
+        """Optimizer steps in an epoch of so many training cases: as is stated, else the whole batches in them.
+
+        Example:
+            >>> TrainConfig(steps_per_epoch=0, batch_size=4).steps_in_epoch(18)
+            4
+        """
+        return self.steps_per_epoch or max(1, cases // self.batch_size)
+
 
 @dataclass(frozen=True)
 class RunConfig:

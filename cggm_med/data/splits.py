@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from cggm_med.data.cases import CaseList, natural_key
 from cggm_med.data.layouts import read_json
@@ -14,7 +14,8 @@ from cggm_med.errors import ConfigError, DataError, UnknownName
 from cggm_med.files import write_json
 
 NAMES = ("train", "validation", "test")
-MOST_LISTED = 100  # problems of splits; a file that belongs to other data has one in every line
+MAX_MISSING = 20  # cases that are listed
+MAX_LISTED = 100  # problems of splits; a file that belongs to other data has one in every line
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,9 @@ class Member(Protocol):
     @property
     def group(self) -> str:
         """Such as the patient."""
+
+
+C = TypeVar("C", bound=Member)
 
 
 def split_by_group(
@@ -198,9 +202,22 @@ def check_splits(splits: Splits, cases: Sequence[Member], where: str = "these sp
                     f"{kind} {group_of[case_id]} stands in {other_split} (case {other}) and {split} (case {case_id})"
                 )
     if problems:
-        more = [f"and {len(problems) - MOST_LISTED} more"] if len(problems) > MOST_LISTED else []
-        problems = problems[:MOST_LISTED] + more
+        more = [f"and {len(problems) - MAX_LISTED} more"] if len(problems) > MAX_LISTED else []
+        problems = problems[:MAX_LISTED] + more
         raise DataError(f"{where} cannot be used; mend the file or split anew:", problems)
+
+
+def members_of(splits: Splits, cases: Sequence[C]) -> list[C]:
+    """The cases that stand in any of the splits, in the order of the cases.
+
+    Raises:
+        DataError: if splits name cases that are not there; lists up to 20.
+    """
+    wanted = {id for _, ids in splits.items() for id in ids}
+    found = [case for case in cases if case.id in wanted]
+    if unknown := sorted(wanted - {case.id for case in found}):
+        raise DataError(f"{len(unknown)} cases of the splits are missing in the data:", unknown[:MAX_MISSING])
+    return found
 
 
 def _divide(cases: Sequence[Member], split_of: Mapping[str, str]) -> Splits:

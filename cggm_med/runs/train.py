@@ -61,7 +61,9 @@ def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
         task.find(say)
         splits = task.default_splits()
         task.prepare(splits, say)
-        task.config = _with_steps(task.config, len(splits.train))
+        settings = task.config.train
+        length = settings.steps_in_epoch(len(splits.train))
+        task.settle(train=dataclasses.replace(settings, steps_per_epoch=length))
         if first:
             write_text(run.config, yaml.safe_dump(to_tree(task.config), sort_keys=False))
             write_splits(run.splits, splits)
@@ -172,11 +174,3 @@ def _train(
         records = run.read_metrics()
         learning_figure(run.path / "figures" / "learning.png", records)
         modality_figure(run.path / "figures" / "modalities.png", records, task.modalities)
-
-
-def _with_steps(config: RunConfig, cases: int) -> RunConfig:
-    """The settings with the length of an epoch written out."""
-    if config.train.steps_per_epoch:
-        return config
-    steps = max(1, cases // config.train.batch_size)
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, steps_per_epoch=steps))

@@ -5,15 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from cggm_med.config import RunConfig, Tree
-from cggm_med.data.splits import Member, Splits
+from cggm_med import distributed
+from cggm_med.config import RunConfig, Tree, require
+from cggm_med.data.splits import Member, Splits, read_splits, split_by_group
+from cggm_med.data.step_sampler import StepSampler
 from cggm_med.errors import ConfigError, UnknownName
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
@@ -58,7 +60,8 @@ class Task(ABC):
 
     Attributes:
         TaskConfig: dataclass of the section ``task``.
-        DataConfig: dataclass of the section ``data``; has ``path``, ``cache`` and ``workers``.
+        DataConfig: dataclass of the section ``data``; has ``path``, ``cache`` and ``workers``, and for
+            ``default_splits`` ``splits``, ``validation`` and ``test``.
         ModelConfig: dataclass of the section ``model``.
         presets: named settings, chosen by ``--preset``.
         description: one line for ``cggm-med tasks``.
@@ -87,11 +90,30 @@ class Task(ABC):
     splits: Splits
 
     def __init__(self, config: RunConfig) -> None:
-        self.config = config
+        self._config = config
         self.modalities: tuple[str, ...] = config.task.modalities
         for modality in self.modalities:
             if modality not in self.known_modalities:
                 raise UnknownName("modality", modality, self.known_modalities)
+        require(len(self.modalities) > 0, "task.modalities", [], "at least one of " + ", ".join(self.known_modalities))
+        unique = len(set(self.modalities)) == len(self.modalities)
+        require(unique, "task.modalities", list(self.modalities), "each modality once")
+
+    @property
+    def config(self) -> RunConfig:
+        """The run's settings. Once ``prepare`` is done they are whole, and nothing changes them any more."""
+        return self._config
+
+    def settle(self, **sections: Any) -> None:
+        """Put in the settings what only the data can tell, such as a common voxel size (ADR 0028).
+
+        For ``find`` and ``prepare``, and for the length of an epoch before training starts. A finished run has these
+        values in its settings, and its tasks keep to them.
+
+        Args:
+            sections: by name, such as ``data``.
+        """
+        self._config = replace(self._config, **sections)
 
     @classmethod
     @abstractmethod
@@ -114,15 +136,26 @@ class Task(ABC):
         """Every case that ``find`` found, with its group."""
         raise ConfigError(f"task '{self.config.task.name}' does not say which cases belong together")
 
-    @abstractmethod
+    @property
+    def own_splits(self) -> Splits | None:
+        """The splits that the data themselves declare, None if they declare none."""
+        return None
+
     def default_splits(self) -> Splits:
-        """Which cases to train, choose and test on, from the configuration or the data's own list."""
+        """Which cases to train, choose and test on: from ``data.splits``, else the data's own, else drawn by group."""
+        data, kind = self.config.data, self.group_kind
+        if data.splits is not None:
+            return read_splits(Path(data.splits), self.members, kind)
+        if (own := self.own_splits) is not None:
+            return own
+        seed = self.config.train.seed
+        return split_by_group(self.members, validation=data.validation, test=data.test, seed=seed, kind=kind)
 
     @abstractmethod
     def prepare(self, splits: Splits, say: Callable[[str], None]) -> None:
         """Check and preprocess the cases of ``splits`` and keep to it from now on.
 
-        Settings that the data decide are written to ``config``.
+        Settings that the data decide are put in ``config`` by ``settle``.
 
         Raises:
             DataError: lists every problem of every case.
@@ -135,6 +168,11 @@ class Task(ABC):
         ``prepared`` stands for all numbers that the network sees; the others for one source file each, by which a case
         is known again when it was prepared in another way.
         """
+
+    def step_sampler(self, first_step: int) -> StepSampler:
+        """Which samples this process takes in each remaining step."""
+        train, rank, size = self.config.train, distributed.rank(), distributed.world_size()
+        return StepSampler(first_step, train.steps, train.steps_per_epoch, train.batch_size, rank, size)
 
     @abstractmethod
     def batches(self, first_step: int, pin_memory: bool) -> Iterable[Batch]:

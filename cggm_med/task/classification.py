@@ -66,7 +66,7 @@ class ClassificationTask(SampleTask):
             raise DataError(f"{where}: unknown classes {shown}; known: {ours}")
         if known is None:
             known = tuple(found)
-            self.config = replace(self.config, task=replace(self.config.task, classes=known))
+            self.settle(task=replace(self.config.task, classes=known))
         self.targets = known
 
     def prepare(self, splits: Splits, say: Callable[[str], None]) -> None:

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from cggm_med import distributed
 from cggm_med.config import RunConfig, Tree, require
-from cggm_med.data.splits import NAMES, Member, Splits, check_splits, read_splits, split_by_group
-from cggm_med.data.step_sampler import StepSampler, visited
+from cggm_med.data.splits import NAMES, Member, Splits, check_splits, members_of, split_by_group
+from cggm_med.data.step_sampler import visited
 from cggm_med.errors import DataError, NonFiniteLoss
 from cggm_med.files import atomic_folder, cache_folder
 from cggm_med.metrics.labels import FUSED
@@ -104,9 +104,6 @@ class SampleTask(Task):
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
-        require(len(self.modalities) > 0, "task.modalities", [], "at least one of " + ", ".join(self.known_modalities))
-        unique = len(set(self.modalities)) == len(self.modalities)
-        require(unique, "task.modalities", list(self.modalities), "each modality once")
         self.samples: dict[str, Sample] = {}
         self._contents: dict[str, dict[str, str]] = {}
 
@@ -179,17 +176,13 @@ class SampleTask(Task):
                 self.generate(temporary)
         return folder
 
-    def default_splits(self) -> Splits:
-        """From ``data.splits``, else the data set's own, else drawn by group.
-
-        Where the data set declares a test but no validation split, validation is drawn from its training split.
-        """
+    @property
+    def own_splits(self) -> Splits | None:
+        """The data set's own; where these have no validation split, it is drawn from the training split."""
         data, seed, kind = self.config.data, self.config.train.seed, self.group_kind
         samples, sections = self.found.samples, self.found.sections
-        if data.splits is not None:
-            return read_splits(Path(data.splits), samples, kind)
         if sections is None:
-            return split_by_group(samples, validation=data.validation, test=data.test, seed=seed, kind=kind)
+            return None
         train, validation, test = (tuple(sections.get(name, ())) for name in NAMES)
         if not validation and data.validation:
             mine = set(train)
@@ -202,13 +195,9 @@ class SampleTask(Task):
 
     def prepare(self, splits: Splits, say: Callable[[str], None]) -> None:
         """Keep the samples of ``splits``."""
-        wanted = {*splits.train, *splits.validation, *splits.test}
-        self.samples = {sample.id: sample for sample in self.found.samples if sample.id in wanted}
-        if unknown := wanted - set(self.samples):
-            missing = sorted(unknown)[:MISSING_SHOWN]
-            raise DataError(f"{len(unknown)} samples of the splits are missing in the data:", missing)
+        self.samples = {sample.id: sample for sample in members_of(splits, self.found.samples)}
         self.splits = splits
-        say(f"{len(self.found.samples)} samples found, {len(wanted)} in use")
+        say(f"{len(self.found.samples)} samples found, {len(self.samples)} in use")
 
     def contents(self) -> dict[str, dict[str, str]]:
         """A digest of each sample: of its arrays or files, and its target."""
@@ -233,18 +222,10 @@ class SampleTask(Task):
         train = self.config.train
         samples = [self.samples[id] for id in self.splits.train]
         dataset = _TrainingSamples(self, samples, train.batch_size * train.steps_per_epoch, train.seed)
-        sampler = StepSampler(
-            first_step,
-            train.steps,
-            train.steps_per_epoch,
-            train.batch_size,
-            distributed.rank(),
-            distributed.world_size(),
-        )
         return _in_plain_words(
             DataLoader(  # the data set yields samples, collated into batches
                 dataset,
-                batch_sampler=sampler,
+                batch_sampler=self.step_sampler(first_step),
                 collate_fn=self.collate,
                 num_workers=self.config.data.workers,
                 pin_memory=pin_memory,

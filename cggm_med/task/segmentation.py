@@ -20,8 +20,7 @@ from torch.nn import functional as F
 from cggm_med import distributed, registry
 from cggm_med.config import RunConfig, Tree, require
 from cggm_med.data.layouts import NamedFiles, find_cases
-from cggm_med.data.splits import Member, Splits, from_sections, read_splits, split_by_group
-from cggm_med.data.step_sampler import StepSampler
+from cggm_med.data.splits import Member, Splits, from_sections, members_of
 from cggm_med.data.volumes.augment import Amount, Augmentation
 from cggm_med.data.volumes.checks import inspect
 from cggm_med.data.volumes.labels import LabelConvention, detect_convention
@@ -181,9 +180,6 @@ class SegmentationTask(Task):
             list(data.patch_size),
             f"multiples of {_sizes(coarsest)}, at least {_sizes(least)}, for a network of {len(self.channels)} scales",
         )
-        require(len(self.modalities) > 0, "task.modalities", [], "at least one of " + ", ".join(self.known_modalities))
-        unique = len(set(self.modalities)) == len(self.modalities)
-        require(unique, "task.modalities", list(self.modalities), "each modality once")
         always = region_metrics(data.empty_hd95_mm, data.surface_tolerance_mm)
         taken = [*FACTS, *(metric.key for metric in always)]
         self.metrics = (*always, *load_metrics(config.task.metrics, taken))
@@ -223,23 +219,15 @@ class SegmentationTask(Task):
         """The cases."""
         return self.found.cases
 
-    def default_splits(self) -> Splits:
-        """From ``data.splits``, else from the sections of a datalist, else drawn by patient."""
-        data = self.config.data
-        if data.splits is not None:
-            return read_splits(Path(data.splits), self.found.cases)
-        if self.found.sections is not None:
-            return from_sections(self.found)
-        seed = self.config.train.seed
-        return split_by_group(self.found.cases, validation=data.validation, test=data.test, seed=seed)
+    @property
+    def own_splits(self) -> Splits | None:
+        """From the sections of a datalist."""
+        return None if self.found.sections is None else from_sections(self.found)
 
     def prepare(self, splits: Splits, say: Callable[[str], None]) -> None:
         """Check and preprocess the scans; in several processes the first does the work for all."""
         data = self.config.data
-        wanted = {*splits.train, *splits.validation, *splits.test}
-        cases = [case for case in self.found.cases if case.id in wanted]
-        if unknown := wanted - {case.id for case in cases}:
-            raise DataError(f"cases of the split that the data do not have: {', '.join(sorted(unknown))}")
+        cases = members_of(splits, self.found.cases)
         say(
             f"{len(cases)} cases ({self.found.layout}), labels as in {self.convention.name}; checking and preprocessing"
         )
@@ -253,8 +241,8 @@ class SegmentationTask(Task):
         with distributed.first_process_first():
             prepared = prepare(cases, preprocessing, cache, workers=data.workers, progress=progress)
         if data.spacing is None:
-            # Written to the run's settings, so that whatever the network meets later is brought to this size.
-            self.config = replace(self.config, data=replace(data, spacing=common_spacing(prepared)))
+            # In the run's settings, so that whatever the network meets later is brought to this size.
+            self.settle(data=replace(data, spacing=common_spacing(prepared)))
         self.cases = {case.id: case for case in prepared}
         self.splits = splits
         plain = [c.id for c in prepared if None in c.facts["background"].values()]
@@ -274,14 +262,7 @@ class SegmentationTask(Task):
         sampling = PatchSampling(data.patch_size, data.foreground, train.seed)
         size = train.batch_size * train.steps_per_epoch
         dataset = PatchDataset(cases, sampling, Augmentation(data.augmentation), size)
-        sampler = StepSampler(
-            first_step,
-            train.steps,
-            train.steps_per_epoch,
-            train.batch_size,
-            distributed.rank(),
-            distributed.world_size(),
-        )
+        sampler = self.step_sampler(first_step)
         return patch_loader(dataset, sampler, self.modalities, workers=data.workers, pin_memory=pin_memory)
 
     def _require_all_regions(self, ids: Sequence[str]) -> None:

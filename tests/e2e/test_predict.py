@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -85,7 +86,8 @@ def test_any_subset_and_any_order(predictor, scans, given):
 def test_a_mirrored_scan_gets_the_mirrored_mask_with_flips(run, scans, tmp_path):
     """Averaged over all mirrored versions, the prediction does not depend on which of them is given."""
     predictor = Predictor(run, "cpu", flips=True)
-    predictor.task.config = _one_window(predictor.task.config)
+    # A patch holds the whole scan, so that where windows lie does not matter.
+    predictor.task.settle(data=replace(predictor.task.config.data, patch_size=(48, 48, 32)))
     images = files(scans, 2)
     mirrored = {}
     for modality, file in images.items():
@@ -94,13 +96,6 @@ def test_a_mirrored_scan_gets_the_mirrored_mask_with_flips(run, scans, tmp_path)
         nib.save(nib.Nifti1Image(np.asarray(scan.dataobj)[::-1], scan.affine, scan.header), mirrored[modality])
     one, other = (predictor.predict("case", x).probability for x in (images, mirrored))
     np.testing.assert_allclose(other[:, ::-1], one, atol=1e-5)
-
-
-def _one_window(config):
-    """A patch that holds the whole scan, so that where windows lie does not matter."""
-    from dataclasses import replace
-
-    return replace(config, data=replace(config.data, patch_size=(48, 48, 32)))
 
 
 def test_a_folder_and_a_case_that_fails(run, scans, tmp_path, monkeypatch, capsys):

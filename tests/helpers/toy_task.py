@@ -99,7 +99,7 @@ def toy(kind=ToyTask, *, task=None, model=None, data=None, **train):
 def found(task, folder, said=None):
     """The same task with its samples divided as it sees fit."""
     say = (said if said is not None else []).append
-    task.config = replace(task.config, data=replace(task.config.data, cache=str(folder)))
+    task.settle(data=replace(task.config.data, cache=str(folder)))
     task.find(say)
     task.prepare(task.default_splits(), say)
     return task

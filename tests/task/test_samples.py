@@ -15,7 +15,6 @@ from cggm_med import distributed
 from cggm_med.data.splits import Splits
 from cggm_med.errors import ConfigError, DataError, NonFiniteLoss, UnknownName
 from cggm_med.objectives.losses import IGNORED
-from cggm_med.runs import train as run
 from cggm_med.task import samples
 from cggm_med.task.base import CaseResult
 from cggm_med.task.samples import Sample, SampleList, pad, presets
@@ -157,7 +156,7 @@ def test_samples_that_went_missing_are_listed(task):
     with pytest.raises(DataError) as error:
         task.prepare(Splits(tuple(ids(range(60))), (), ()), print)
     assert error.value.problems == tuple(sorted(ids(range(24, 60)))[:20])
-    assert str(error.value).startswith("36 samples of the splits are missing in the data:")
+    assert str(error.value).startswith("36 cases of the splits are missing in the data:")
 
 
 # --- contents ---
@@ -213,7 +212,7 @@ def test_contents_follow_the_splits(task):
 def test_every_sample_is_seen_as_often_as_the_others(task):
     """3 steps of 4 an epoch, 18 samples: 6 epochs are 4 rounds."""
     assert len(task.splits.train) == 18
-    task.config = replace(task.config, train=replace(task.config.train, epochs=6))
+    task.settle(train=replace(task.config.train, epochs=6))
     seen = Counter(id for batch in task.batches(0, False) for id in batch.ids)
     assert seen == dict.fromkeys(task.splits.train, 4)
 
@@ -245,11 +244,11 @@ def test_resuming_and_processes_see_the_same_batches(task, monkeypatch):
 
 def test_workers_see_the_same_batches(task):
     whole = plain(task.batches(0, False))
-    task.config = replace(task.config, data=replace(task.config.data, workers=2))
+    task.settle(data=replace(task.config.data, workers=2))
     assert plain(task.batches(0, False)) == whole
     # Where processes are not forked, as on macOS, a worker gets the task as a pickle.
     again = pickle.loads(pickle.dumps(task))  # noqa: S301 - its own
-    again.config = replace(again.config, data=replace(again.config.data, workers=0))
+    again.settle(data=replace(again.config.data, workers=0))
     assert plain(again.batches(0, False)) == whole
 
 
@@ -260,7 +259,7 @@ def test_augmentation_depends_on_seed_epoch_and_position_alone(task):
     assert plain(task.batches(3, False)) == whole[3:]
     drawn = [sample for *_, inputs in whole for sample in inputs["text"][0]]
     assert len({value for ((value,),) in drawn}) == len(drawn) == 24
-    task.config = replace(task.config, train=replace(task.config.train, seed=1))
+    task.settle(train=replace(task.config.train, seed=1))
     assert plain(task.batches(0, False)) != whole
 
 
@@ -317,9 +316,8 @@ def test_targets_of_conversations_are_padded_with_what_the_loss_ignores(task):
 @pytest.mark.parametrize(("cases", "batch", "steps"), [(18, 4, 4), (16, 4, 4), (3, 4, 1), (1, 1, 1)])
 def test_an_epoch_of_no_stated_length_is_one_pass(cases, batch, steps):
     config = toy(steps_per_epoch=0, batch_size=batch).config
-    assert run._with_steps(config, cases).train.steps_per_epoch == steps
-    stated = toy(steps_per_epoch=7, batch_size=batch).config
-    assert run._with_steps(stated, cases) is stated
+    assert config.train.steps_in_epoch(cases) == steps
+    assert toy(steps_per_epoch=7, batch_size=batch).config.train.steps_in_epoch(cases) == 7
 
 
 def test_presets_lie_over_one_another():
@@ -339,7 +337,7 @@ def test_each_sample_is_scored_once_in_any_order_and_batch(task):
     assert [result.case for result in whole] == order
     assert all(list(result.findings) == ["fused", *CHANNELS] for result in whole)
     by_case = {result.case: result.findings for result in whole}
-    task.config = replace(task.config, train=replace(task.config.train, batch_size=7))
+    task.settle(train=replace(task.config.train, batch_size=7))
     for result in evaluated(task, model, strategy.heads, order[::-1]):
         for who, finding in result.findings.items():
             expected = by_case[result.case][who]

@@ -130,7 +130,7 @@ class DialogueTask(ClassificationTask):
                     f"the features of {', '.join(self.modalities)} have {key} {found}, the network was made for "
                     f"{made_for}; use features of one kind, as in training"
                 )
-        self.config = replace(self.config, model=replace(config, channels=channels, streams=self._streams))
+        self.settle(model=replace(config, channels=channels, streams=self._streams))
 
     def training_labels(self) -> NDArray[np.int64]:
         """Class numbers of all training utterances."""

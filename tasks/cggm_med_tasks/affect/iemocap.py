@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -132,8 +132,7 @@ class IEMOCAP(ClassificationTask):
         """Keep the samples, and settle the network's channels."""
         super().prepare(splits, say)
         inputs = (sample.inputs for sample in self.samples.values())
-        settled = settle_channels(self.config.model, self.modalities, inputs)
-        self.config = replace(self.config, model=settled)
+        self.settle(model=settle_channels(self.config.model, self.modalities, inputs))
 
     def model(self) -> MultimodalModel:
         """Transformers over time."""

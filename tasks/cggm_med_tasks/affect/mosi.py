@@ -20,7 +20,7 @@ import pickle  # only to write generated data
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -206,8 +206,7 @@ class MOSI(RegressionTask):
         """Keep the samples, and settle the network's channels."""
         super().prepare(splits, say)
         inputs = (sample.inputs for sample in self.samples.values())
-        settled = settle_channels(self.config.model, self.modalities, inputs)
-        self.config = replace(self.config, model=settled)
+        self.settle(model=settle_channels(self.config.model, self.modalities, inputs))
 
     def model(self) -> MultimodalModel:
         """Transformers over time."""

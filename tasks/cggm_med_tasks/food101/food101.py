@@ -226,7 +226,7 @@ class Food101(ClassificationTask):
         }
         some = next(iter(self.samples.values()))
         arrays = [{m: self.features[m][some.inputs[m]] for m in self.modalities}]
-        self.config = replace(self.config, model=settle_channels(self.config.model, self.modalities, arrays))
+        self.settle(model=settle_channels(self.config.model, self.modalities, arrays))
 
     def _network(self, modality: str, say: Callable[[str], None]) -> FrozenNetwork:
         """The frozen network of a modality; a folder's whole path is written to the run's settings."""
@@ -243,9 +243,7 @@ class Food101(ClassificationTask):
         else:
             folder = network_folder(name, setting)
             if Path(name).is_dir():
-                self.config = replace(
-                    self.config, model=replace(self.config.model, **{modality: os.path.abspath(name)})
-                )
+                self.settle(model=replace(self.config.model, **{modality: os.path.abspath(name)}))
         if modality == "text":
             return FrozenText(folder, self.config.model.text_length)
         return FrozenImage.from_folder(folder)
