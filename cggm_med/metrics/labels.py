@@ -1,4 +1,4 @@
-"""The scores of predicted classes and values: over all cases together, for the fused prediction and each head."""
+"""The metrics of predicted classes and values: over all cases together, for the fused prediction and each head."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ FUSED = "fused"
 
 @dataclass(frozen=True)
 class Predicted:
-    """What one predictor, the fusion or a modality's own head, said of all samples.
+    """What one predictor, the fusion or a modality's own head, says of all samples.
 
     Attributes:
         true: ``(sample,)`` class numbers or values.
         predicted: ``(sample,)``, the same.
-        probability: ``(sample, class)``; None for values, and where no measure needs it.
+        probability: ``(sample, class)``; None for values, and where no metric needs it.
     """
 
     true: NDArray[Any]
@@ -39,7 +39,23 @@ class Predicted:
     probability: NDArray[np.float64] | None = None
 
 
-Measure = Callable[[Predicted], float | None]
+@dataclass(frozen=True)
+class LabelMetric:
+    """A number for what one predictor says of all samples.
+
+    Attributes:
+        name: in tables, summary and headline.
+        function: its value; None where it is not defined.
+        rule: its definition, without the name.
+    """
+
+    name: str
+    function: Callable[[Predicted], float | None]
+    rule: str
+
+    def __call__(self, predicted: Predicted) -> float | None:
+        """Its value for all samples together."""
+        return self.function(predicted)
 
 
 def accuracy(predicted: Predicted) -> float:
@@ -70,7 +86,7 @@ def unweighted_average_recall(predicted: Predicted) -> float:
 
 def mean_average_precision(predicted: Predicted) -> float:
     """Average precision of each class that occurs, one against the rest, averaged (mAP)."""
-    assert predicted.probability is not None  # noqa: S101 - kept for every task that has this measure
+    assert predicted.probability is not None  # noqa: S101 - kept for every task that has this metric
     occurring = np.unique(predicted.true)
     precisions = [average_precision_score(predicted.true == c, predicted.probability[:, c]) for c in occurring]
     return float(np.mean(precisions))
@@ -91,26 +107,30 @@ def correlation(predicted: Predicted) -> float | None:
     return value if np.isfinite(value) else None
 
 
-CLASS_MEASURES: Mapping[str, Measure] = {
-    "accuracy": accuracy,
-    "weighted F1": weighted_f1,
-    "UAR": unweighted_average_recall,
-    "mAP": mean_average_precision,
-}
-VALUE_MEASURES: Mapping[str, Measure] = {"MAE": mean_absolute_difference, "Corr": correlation}
-RULES = {
-    "accuracy": "share of samples whose class is right",
-    "weighted F1": "F1 of each class, averaged with the classes' true frequencies as weights",
-    "UAR": "unweighted average recall: recall of each class that occurs, averaged",
-    "mAP": "average precision of each class that occurs, one against the rest, averaged",
-    "MAE": "mean absolute error, in the unit of the target",
-    "Corr": "Pearson's correlation",
-}
+def by_name(*metrics: LabelMetric) -> dict[str, LabelMetric]:
+    """Metrics by their names, in this order."""
+    return {metric.name: metric for metric in metrics}
+
+
+CLASS_METRICS: Mapping[str, LabelMetric] = by_name(
+    LabelMetric("accuracy", accuracy, "share of samples whose class is right"),
+    LabelMetric("weighted F1", weighted_f1, "F1 of each class, averaged with the classes' true frequencies as weights"),
+    LabelMetric(
+        "UAR", unweighted_average_recall, "unweighted average recall: recall of each class that occurs, averaged"
+    ),
+    LabelMetric(
+        "mAP", mean_average_precision, "average precision of each class that occurs, one against the rest, averaged"
+    ),
+)
+VALUE_METRICS: Mapping[str, LabelMetric] = by_name(
+    LabelMetric("MAE", mean_absolute_difference, "mean absolute error, in the unit of the target"),
+    LabelMetric("Corr", correlation, "Pearson's correlation"),
+)
 
 
 def label_report(
     by_predictor: Mapping[str, Predicted],
-    measures: Mapping[str, Measure],
+    metrics: Mapping[str, LabelMetric],
     *,
     cases: Sequence[Record],
     heads: Sequence[Record],
@@ -120,12 +140,12 @@ def label_report(
 
     Args:
         by_predictor: first ``FUSED``, then the modalities with a head.
-        measures: by name.
+        metrics: by name.
         cases: a row for each case.
         heads: a row for each case and head.
         details: further tables.
     """
-    scores = {who: {name: measure(what) for name, measure in measures.items()} for who, what in by_predictor.items()}
+    scores = {who: {name: metric(what) for name, metric in metrics.items()} for who, what in by_predictor.items()}
     samples = {who: len(what.true) for who, what in by_predictor.items()}
     rows = tuple((who, *map(rounded, values.values()), str(samples[who])) for who, values in scores.items())
     case_table = Table("cases", tuple(cases[0]), tuple(tuple(map(_cell, row.values())) for row in cases), detail=True)
@@ -134,7 +154,7 @@ def label_report(
         summary=tuple({"predicted_by": who, **values, "samples": samples[who]} for who, values in scores.items()),
         cases=tuple(cases),
         heads=tuple(heads),
-        tables=(Table("", ("by", *measures, "n"), rows), *details, case_table),
+        tables=(Table("", ("by", *metrics, "n"), rows), *details, case_table),
     )
 
 
@@ -147,7 +167,7 @@ def case_values(cases: Sequence[Record], name: str, value: Callable[[Any, Any], 
         value: of a true and a predicted class or value.
 
     Example:
-        >>> case_values([{"case": "a", "true": 1.0, "predicted": 3.0}], "MAE", lambda true, said: abs(true - said))
+        >>> case_values([{"case": "a", "true": 1.0, "predicted": 3.0}], "MAE", lambda true, guess: abs(true - guess))
         {'MAE': {'a': (2.0, 1.0)}}
     """
     found: dict[str, tuple[float, float]] = {}

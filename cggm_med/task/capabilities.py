@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from cggm_med.metrics.labels import Measure
+from cggm_med.metrics.labels import LabelMetric
 from cggm_med.types import Batch
 
 
@@ -26,6 +26,6 @@ class LabelledSamples:
     """
 
     labels: Literal["classes", "values"]
-    metrics: Mapping[str, Measure]
+    metrics: Mapping[str, LabelMetric]
     batches: Callable[[Sequence[str]], Iterable[Batch]]
     group: Callable[[str], str]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cggm_med.config import require
 from cggm_med.data.splits import Splits
 from cggm_med.errors import DataError
-from cggm_med.metrics.labels import CLASS_MEASURES, FUSED, RULES, Predicted, case_values, class_table, label_report
+from cggm_med.metrics.labels import CLASS_METRICS, FUSED, Predicted, case_values, class_table, label_report
 from cggm_med.objectives.balance_scores import true_class_sums
 from cggm_med.objectives.losses import IGNORED
 from cggm_med.plots.labels import confusion_figure
@@ -42,11 +42,11 @@ class ClassificationTask(SampleTask):
     ``(batch, class)`` or ``(batch, class, utterance)``. Each sample weighs the same in the loss.
 
     Attributes:
-        measures: which of ``accuracy``, ``weighted F1``, ``UAR`` and ``mAP`` are reported.
+        metrics: which of ``accuracy``, ``weighted F1``, ``UAR`` and ``mAP`` are reported.
     """
 
     TaskConfig = ClassificationTaskConfig
-    measures: ClassVar[tuple[str, ...]] = ("accuracy", "weighted F1")
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "weighted F1")
     chosen_by: ClassVar[str] = "accuracy"
     chance_rule: ClassVar[str] = (
         "the most frequent class of the scored samples for all, with the classes' frequencies as probabilities"
@@ -94,7 +94,7 @@ class ClassificationTask(SampleTask):
 
     def labelled_samples(self) -> LabelledSamples:
         """Classes."""
-        metrics = {name: CLASS_MEASURES[name] for name in self.measures}
+        metrics = {name: CLASS_METRICS[name] for name in self.metrics}
         return LabelledSamples("classes", metrics, self.evaluation_batches, self.group_of)
 
     def target_tensor(self, targets: Sequence[Any]) -> Tensor:
@@ -111,7 +111,7 @@ class ClassificationTask(SampleTask):
         probability = torch.softmax(logits.double(), dim=0).reshape(len(logits), -1).T[valid]
         best, predicted = probability.max(dim=1)
         found = {"true": true[valid].tolist(), "predicted": predicted.tolist(), "probability": best.tolist()}
-        return {**found, "probabilities": probability.tolist()} if "mAP" in self.measures else found
+        return {**found, "probabilities": probability.tolist()} if "mAP" in self.metrics else found
 
     def summarise(self, results: Sequence[CaseResult]) -> Scores:
         """Scores over all samples, of the fusion and of each head."""
@@ -132,7 +132,7 @@ class ClassificationTask(SampleTask):
                         heads.append({"modality": who, **row})
         return label_report(
             predictors,
-            {name: CLASS_MEASURES[name] for name in self.measures},
+            {name: CLASS_METRICS[name] for name in self.metrics},
             cases=cases,
             heads=heads,
             details=(class_table(predictors[FUSED], self.targets),),
@@ -144,11 +144,11 @@ class ClassificationTask(SampleTask):
         return case_values(cases, "accuracy", lambda true, predicted: float(true == predicted))
 
     def chance(self, results: Sequence[CaseResult]) -> dict[str, float | None]:
-        """The measures of the most frequent class for every sample."""
+        """The metrics of the most frequent class for every sample."""
         true = self._predicted(results, FUSED).true
         shares = np.bincount(true, minlength=len(self.targets)) / len(true)
         guess = Predicted(true, np.full_like(true, shares.argmax()), np.tile(shares, (len(true), 1)))
-        return {name: CLASS_MEASURES[name](guess) for name in self.measures}
+        return {name: CLASS_METRICS[name](guess) for name in self.metrics}
 
     def draw(self, results: Sequence[CaseResult], folder: Path) -> None:
         """The confusion matrix of the fused prediction."""
@@ -156,14 +156,14 @@ class ClassificationTask(SampleTask):
 
     def rules(self) -> dict[str, str]:
         """Definitions of the scores."""
-        return {name: RULES[name] for name in self.measures} | {
+        return {name: CLASS_METRICS[name].rule for name in self.metrics} | {
             "predicted class": "the one with the highest probability"
         }
 
     def _predicted(self, results: Sequence[CaseResult], who: str) -> Predicted:
         found = [result.findings[who] for result in results]
         probability = None
-        if "mAP" in self.measures:
+        if "mAP" in self.metrics:
             probability = np.array([row for f in found for row in f["probabilities"]])
         return Predicted(
             np.array([x for f in found for x in f["true"]]),

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cggm_med.metrics.labels import FUSED, RULES, VALUE_MEASURES, Measure, Predicted, case_values, label_report
+from cggm_med.metrics.labels import FUSED, VALUE_METRICS, LabelMetric, Predicted, case_values, label_report
 from cggm_med.objectives.balance_scores import residual_sums
 from cggm_med.plots.labels import scatter_figure
 from cggm_med.results.results import CaseValues, Record, Scores
@@ -25,11 +25,11 @@ class RegressionTask(SampleTask):
     The target of a sample is a number; logits are ``(batch, 1)``, in the unit of the target.
 
     Attributes:
-        measures: what is reported, by name.
+        metrics: what is reported, by name.
         residual_scale: residual at which a modality's score for balancing is 1/e, in the unit of the target.
     """
 
-    measures: ClassVar[Mapping[str, Measure]] = VALUE_MEASURES
+    metrics: ClassVar[Mapping[str, LabelMetric]] = VALUE_METRICS
     residual_scale: ClassVar[float]
     chosen_by: ClassVar[str] = "MAE"
     lower_is_better: ClassVar[bool] = True
@@ -45,7 +45,7 @@ class RegressionTask(SampleTask):
 
     def labelled_samples(self) -> LabelledSamples:
         """Values."""
-        return LabelledSamples("values", self.measures, self.evaluation_batches, self.group_of)
+        return LabelledSamples("values", self.metrics, self.evaluation_batches, self.group_of)
 
     def target_tensor(self, targets: Sequence[Any]) -> Tensor:
         """Values, ``(batch, 1)``."""
@@ -65,7 +65,7 @@ class RegressionTask(SampleTask):
             if who != FUSED
         ]
         cases = [{"case": result.case, **result.findings[FUSED]} for result in results]
-        return label_report(predictors, self.measures, cases=cases, heads=heads)
+        return label_report(predictors, self.metrics, cases=cases, heads=heads)
 
     @classmethod
     def case_values(cls, cases: Sequence[Record]) -> CaseValues:
@@ -73,10 +73,10 @@ class RegressionTask(SampleTask):
         return case_values(cases, "MAE", lambda true, predicted: abs(true - predicted))
 
     def chance(self, results: Sequence[CaseResult]) -> dict[str, float | None]:
-        """The measures of the median for every sample; 0 where not defined, as for a correlation."""
+        """The metrics of the median for every sample; 0 where not defined, as for a correlation."""
         true = self._predicted(results, FUSED).true
         guess = Predicted(true, np.full_like(true, np.median(true)))
-        return {name: measure(guess) or 0.0 for name, measure in self.measures.items()}
+        return {name: metric(guess) or 0.0 for name, metric in self.metrics.items()}
 
     def draw(self, results: Sequence[CaseResult], folder: Path) -> None:
         """Predicted against true values."""
@@ -84,7 +84,7 @@ class RegressionTask(SampleTask):
 
     def rules(self) -> dict[str, str]:
         """Definitions of the scores."""
-        return {name: RULES[name] for name in self.measures if name in RULES}
+        return {name: metric.rule for name, metric in self.metrics.items()}
 
     def _predicted(self, results: Sequence[CaseResult], who: str) -> Predicted:
         found = [result.findings[who] for result in results]

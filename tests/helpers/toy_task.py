@@ -61,7 +61,7 @@ class Sequences:
 
 class ToyTask(Sequences, ClassificationTask):
     TaskConfig = ToyTaskConfig
-    measures = ("accuracy", "weighted F1", "UAR", "mAP")
+    metrics = ("accuracy", "weighted F1", "UAR", "mAP")
     targets = CLASSES
     outputs = len(CLASSES)
 

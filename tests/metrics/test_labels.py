@@ -12,10 +12,9 @@ from scipy import stats
 from sklearn.metrics import classification_report
 
 from cggm_med.metrics.labels import (
-    CLASS_MEASURES,
+    CLASS_METRICS,
     FUSED,
-    RULES,
-    VALUE_MEASURES,
+    VALUE_METRICS,
     Predicted,
     accuracy,
     class_table,
@@ -105,7 +104,7 @@ def test_scores_of_classes_agree_with_torchmetrics(seed):
         "weighted F1": functional.multiclass_f1_score(guess, true, average="weighted", **shared),
     }
     for name, value in theirs.items():
-        assert CLASS_MEASURES[name](predicted) == pytest.approx(value.item(), abs=1e-6), name
+        assert CLASS_METRICS[name](predicted) == pytest.approx(value.item(), abs=1e-6), name
     recall = functional.multiclass_recall(guess, true, average=None, **shared)[:4]
     assert unweighted_average_recall(predicted) == pytest.approx(recall.mean().item(), abs=1e-6)
     probability = torch.tensor(predicted.probability)
@@ -161,16 +160,18 @@ def test_correlation_is_undefined_where_one_side_is_constant(true, guess):
     assert correlation(Predicted(np.array(true), np.array(guess))) is None
 
 
-def test_every_measure_has_its_rule_and_stands_one_sample():
-    assert set(RULES) == {*CLASS_MEASURES, *VALUE_MEASURES}
+def test_every_metric_has_its_rule_and_stands_one_sample():
+    for name, metric in (CLASS_METRICS | VALUE_METRICS).items():
+        assert metric.name == name
+        assert metric.rule
     one = Predicted(np.array([1]), np.array([0]), np.array([[0.6, 0.4]]))
-    assert {name: measure(one) for name, measure in CLASS_MEASURES.items()} == {
+    assert {name: metric(one) for name, metric in CLASS_METRICS.items()} == {
         "accuracy": 0,
         "weighted F1": 0,
         "UAR": 0,
         "mAP": 1,  # alone, the sample is its class's first
     }
-    assert {name: measure(one) for name, measure in VALUE_MEASURES.items()} == {"MAE": 1, "Corr": None}
+    assert {name: metric(one) for name, metric in VALUE_METRICS.items()} == {"MAE": 1, "Corr": None}
 
 
 def test_the_table_of_classes_agrees_with_scikit_learns_report():
@@ -195,7 +196,7 @@ def test_the_report_holds_everything_that_was_said():
     head = Predicted(np.array([1.0, 2.0]), np.array([3.0, 3.0]))
     cases = [{"case": "a", "true": 1.0, "predicted": 1.5}, {"case": "b", "true": 2.0, "predicted": 2.0}]
     heads = [{"case": "a", "modality": "text", "true": 1.0, "predicted": 3.0}]
-    scores = label_report({FUSED: fused, "text": head}, VALUE_MEASURES, cases=cases, heads=heads)
+    scores = label_report({FUSED: fused, "text": head}, VALUE_METRICS, cases=cases, heads=heads)
     assert scores.headline == {"MAE": 0.25, "Corr": pytest.approx(1)}
     assert scores.summary == (
         {"predicted_by": "fused", "MAE": 0.25, "Corr": pytest.approx(1), "samples": 2},

@@ -469,4 +469,4 @@ def test_all_samples_are_drawn_together(kind, file, tmp_path):
 
 
 def test_every_rule_is_told(task):
-    assert set(task.rules()) == {*task.measures, "predicted class"}
+    assert set(task.rules()) == {*task.metrics, "predicted class"}

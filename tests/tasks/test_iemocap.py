@@ -420,7 +420,7 @@ def test_preset_paper_holds_the_papers_values():
 
 def test_scores_are_those_of_the_field():
     task = make("x", "x")
-    assert set(task.measures) == {"accuracy", "weighted F1", "UAR"}
+    assert set(task.metrics) == {"accuracy", "weighted F1", "UAR"}
     assert task.targets == CLASSES
 
 

@@ -522,7 +522,7 @@ def test_scores_without_anything_to_score_are_not_defined():
 
 
 def test_every_score_has_a_rule():
-    assert set(make("x", "x").rules()) == set(MOSI.measures)
+    assert set(make("x", "x").rules()) == set(MOSI.metrics)
 
 
 # Table of hyper-parameters of the CGGM paper.

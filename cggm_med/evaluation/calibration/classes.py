@@ -9,7 +9,7 @@ import torch
 
 from cggm_med.evaluation.calibration.figure import reliability_figure
 from cggm_med.evaluation.calibration.scores import BINS, ClassPredictions, fit_temperature
-from cggm_med.evaluation.calibration.table import MEASURES, Record, Temperature, cells_of, headline, record, stages
+from cggm_med.evaluation.calibration.table import METRICS, Record, Temperature, cells_of, headline, record, stages
 from cggm_med.evaluation.labelled import predict_labels
 from cggm_med.metrics.labels import FUSED
 from cggm_med.results.results import Scores
@@ -51,7 +51,7 @@ class ClassCalibration:
             ):
                 row |= {"true": self.task.targets[true], "predicted": self.task.targets[number]}
                 row[f"probability_{stage}"] = p
-        header = ("T", *MEASURES.values(), "predictions")
+        header = ("T", *METRICS.values(), "predictions")
         return Scores(
             headline=headline(summary, temperature),
             summary=tuple(summary),

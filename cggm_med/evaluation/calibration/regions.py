@@ -17,7 +17,7 @@ from cggm_med.device import precision
 from cggm_med.errors import NonFiniteLoss
 from cggm_med.evaluation.calibration.figure import reliability_figure
 from cggm_med.evaluation.calibration.scores import BINS, LARGEST, LOG_ODDS, RegionPredictions, fit_temperature
-from cggm_med.evaluation.calibration.table import MEASURES, Record, Temperature, cells_of, headline, record, stages
+from cggm_med.evaluation.calibration.table import METRICS, Record, Temperature, cells_of, headline, record, stages
 from cggm_med.models.base import MultimodalModel
 from cggm_med.results.aggregate import mean
 from cggm_med.results.results import Scores
@@ -197,7 +197,7 @@ def nearby(mask: NDArray[np.bool_], spacing_mm: Sequence[float]) -> NDArray[np.b
 def _mean(rows: Sequence[Record]) -> Record:
     """The mean over the regions that have voxels."""
     known = [row for row in rows if row["count"]]
-    means = {name: mean([row[name] for row in known]) for name in MEASURES}
+    means = {name: mean([row[name] for row in known]) for name in METRICS}
     count = sum(row["count"] for row in rows)
     return {**rows[0], "region": "mean", "own_temperature": None, **means, "count": count, "bins": []}
 
@@ -211,5 +211,5 @@ def _region_table(summary: Sequence[Record], voxels: str, temperature: Temperatu
         cells = (row["region"], *cells_of(row))
         rows.append((*cells, "-" if own is None else f"{own:.3f}") if with_own else cells)
     kind = f"within {REACH_MM:g} mm of the region" if voxels == NEAR else "in the whole image"
-    header = ("region", "T", *MEASURES.values(), "voxels", *(("own T",) if with_own else ()))
+    header = ("region", "T", *METRICS.values(), "voxels", *(("own T",) if with_own else ()))
     return Table(f"voxels {kind}", header, tuple(rows))

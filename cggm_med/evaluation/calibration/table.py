@@ -8,7 +8,7 @@ from typing import Any
 
 from cggm_med.evaluation.calibration.scores import Calibration
 
-MEASURES = {"ece": "ECE", "mce": "MCE", "brier": "Brier", "nll": "NLL"}
+METRICS = {"ece": "ECE", "mce": "MCE", "brier": "Brier", "nll": "NLL"}
 BEFORE, AFTER = "before", "after"
 
 Record = dict[str, Any]
@@ -38,7 +38,7 @@ def stages(temperature: Temperature) -> list[tuple[str, float]]:
 def record(calibration: Calibration | None) -> Record:
     """Scores with their bins; None for each where there is nothing to score."""
     if calibration is None:
-        return {**dict.fromkeys(MEASURES), "count": 0, "bins": []}
+        return {**dict.fromkeys(METRICS), "count": 0, "bins": []}
     return {**asdict(calibration), "bins": [asdict(b) for b in calibration.bins]}
 
 
@@ -50,7 +50,7 @@ def headline(rows: Sequence[Record], temperature: Temperature) -> dict[str, floa
 
 def cells_of(row: Record) -> tuple[str, ...]:
     """Temperature, scores and count; a temperature of 1 leaves probabilities as they are."""
-    numbers = ("-" if row[name] is None else f"{row[name]:.4f}" for name in MEASURES)
+    numbers = ("-" if row[name] is None else f"{row[name]:.4f}" for name in METRICS)
     return f"{row['temperature']:.3f}", *numbers, _short(row["count"])
 
 

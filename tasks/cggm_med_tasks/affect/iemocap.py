@@ -77,7 +77,7 @@ class IEMOCAP(ClassificationTask):
     url = "https://doi.org/10.1007/s10579-008-9076-6"
     known_modalities = tuple(FILES)
     targets = CLASSES
-    measures = ("accuracy", "weighted F1", "UAR")
+    metrics = ("accuracy", "weighted F1", "UAR")
     sequences = frozenset(FILES)
     group_kind = "utterance"
     generated_version = 2

@@ -33,7 +33,7 @@ from cggm_med.data.arrays import require_finite, require_numbers, trim
 from cggm_med.data.splits import Splits
 from cggm_med.errors import DataError
 from cggm_med.files import atomic_file, cache_folder
-from cggm_med.metrics.labels import VALUE_MEASURES, Predicted
+from cggm_med.metrics.labels import VALUE_METRICS, LabelMetric, Predicted, by_name, mean_absolute_difference
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.models.sequence import SequenceModelConfig, sequence_heads, sequence_model, settle_channels
@@ -48,15 +48,6 @@ LAYOUT = "a pickle {train, valid, test} -> {text, audio, vision, labels, id}"
 AXES = ("sentence", "time", "channel")
 STRONGEST = 3.0  # sentiment
 MOST_SHOWN = 10  # keys of a foreign file
-RULES = {
-    "MAE": "mean absolute error",
-    "Corr": "Pearson's correlation",
-    "Acc-7": "share of sentences whose values, cut to [-3, 3] and rounded (halves to even), agree",
-    "Acc-2 has0": "at least 0 or below, all sentences",
-    "F1 has0": "weighted F1 of these two classes",
-    "Acc-2 non0": "above 0 or not, sentences whose true value is not 0",
-    "F1 non0": "weighted F1 of these two classes",
-}
 
 
 def seven_classes(predicted: Predicted) -> float:
@@ -95,6 +86,23 @@ def f1_positive(predicted: Predicted) -> float | None:
     return _f1(*_positive(predicted))
 
 
+METRICS = {
+    **VALUE_METRICS,
+    **by_name(
+        LabelMetric("MAE", mean_absolute_difference, "mean absolute error"),
+        LabelMetric(
+            "Acc-7",
+            seven_classes,
+            "share of sentences whose values, cut to [-3, 3] and rounded (halves to even), agree",
+        ),
+        LabelMetric("Acc-2 has0", accuracy_not_negative, "at least 0 or below, all sentences"),
+        LabelMetric("F1 has0", f1_not_negative, "weighted F1 of these two classes"),
+        LabelMetric("Acc-2 non0", accuracy_positive, "above 0 or not, sentences whose true value is not 0"),
+        LabelMetric("F1 non0", f1_positive, "weighted F1 of these two classes"),
+    ),
+}
+
+
 @dataclass(frozen=True)
 class MOSITaskConfig(TaskConfig):
     """Settings of the task, see the base class."""
@@ -116,14 +124,7 @@ class MOSI(RegressionTask):
     group_kind = "video"
     residual_scale = 1.0
     generated_version = 2
-    measures: ClassVar = {
-        **VALUE_MEASURES,
-        "Acc-7": seven_classes,
-        "Acc-2 has0": accuracy_not_negative,
-        "F1 has0": f1_not_negative,
-        "Acc-2 non0": accuracy_positive,
-        "F1 non0": f1_positive,
-    }
+    metrics = METRICS
     presets: ClassVar[dict[str, Tree]] = presets(
         paper={
             "model": {
@@ -215,10 +216,6 @@ class MOSI(RegressionTask):
     def unimodal_heads(self, model: MultimodalModel) -> UnimodalHeads:
         """Transformer heads."""
         return sequence_heads(model, 1, self.config.model)
-
-    def rules(self) -> dict[str, str]:
-        """Definitions of the scores."""
-        return RULES
 
     def generate(self, folder: Path) -> None:
         """Sentences whose sentiment shows most in text and least in vision."""

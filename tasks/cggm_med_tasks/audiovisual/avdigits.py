@@ -113,7 +113,7 @@ class AVDigits(ClassificationTask):
     url = "https://github.com/Jakobovski/free-spoken-digit-dataset"
     known_modalities = MODALITIES
     targets = tuple("0123456789")
-    measures = ("accuracy", "weighted F1")
+    metrics = ("accuracy", "weighted F1")
     group_kind = "speaker"
     presets: ClassVar[dict[str, Tree]] = {
         "tiny": {

@@ -87,7 +87,7 @@ class CREMAD(ClipTask):
     url = "https://github.com/CheyneyComputerScience/CREMA-D"
     known_modalities = MODALITIES
     targets = CLASSES
-    measures = ("accuracy", "mAP")
+    metrics = ("accuracy", "mAP")
     group_kind = "group"
     channels: ClassVar[dict[str, int]] = {"audio": 1, "visual": 3}
     presets: ClassVar[dict[str, Tree]] = presets(paper=OGM_SETTINGS, tiny=TINY_SETTINGS)

@@ -80,7 +80,7 @@ class KineticsSounds(ClipTask):
     url = "https://github.com/cvdfoundation/kinetics-dataset"
     known_modalities = MODALITIES
     targets = NUMBERS
-    measures = ("accuracy", "mAP")
+    metrics = ("accuracy", "mAP")
     group_kind = "clip"
     channels: ClassVar[dict[str, int]] = {"audio": 1, "visual": 3}
     presets: ClassVar[dict[str, Tree]] = presets(paper=OGM_SETTINGS, tiny=TINY_SETTINGS)

@@ -82,7 +82,7 @@ class UCF101(ClipTask):
     url = "https://www.crcv.ucf.edu/data/UCF101.php"
     known_modalities = MODALITIES
     targets = ()
-    measures = ("accuracy",)
+    metrics = ("accuracy",)
     group_kind = "group of clips"
     channels: ClassVar[dict[str, int]] = {"rgb": 3, "flow": 2}
     presets: ClassVar[dict[str, Tree]] = presets(paper=OGM_SETTINGS, tiny=TINY_SETTINGS)

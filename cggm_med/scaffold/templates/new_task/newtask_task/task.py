@@ -74,7 +74,7 @@ class NewtaskTask(ClassificationTask):
     # CHANGE: the line of 'cggm-med tasks', the scores, and what the column "group" holds, for messages.
     description = "one of several classes from sound and image"
     known_modalities = MODALITIES
-    measures = ("accuracy", "weighted F1")  # also known: "UAR", "mAP"
+    metrics = ("accuracy", "weighted F1")  # also known: "UAR", "mAP"
     group_kind = "person"
     # Raise it whenever ``generate`` changes, or the old data are used again.
     generated_version = 1
