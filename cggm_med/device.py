@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from cggm_med.config import require
+from cggm_med.errors import ConfigError
 
 
 def select_device(name: str) -> torch.device:
@@ -21,12 +21,14 @@ def select_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-    require(re.fullmatch(r"cpu|cuda(:\d+)?", name) is not None, "train.device", name, "auto, cpu, cuda or cuda:N")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ConfigError(f"train.device is {name}, expected auto, cpu, cuda or cuda:N")
     if name != "cpu":
         if name == "cuda":
             name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         count = torch.cuda.device_count()
-        require(int(name.split(":")[1]) < count, "train.device", name, f"cpu or auto: torch sees {count} CUDA devices")
+        if int(name.split(":")[1]) >= count:
+            raise ConfigError(f"train.device is {name}, expected cpu or auto: torch sees {count} CUDA devices")
         torch.cuda.set_device(name)
         # Patches have one size, so the fastest convolution is worth searching for once.
         torch.backends.cudnn.benchmark = True
