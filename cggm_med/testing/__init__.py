@@ -1,5 +1,7 @@
 """Laws that a plug-in must keep, callable from its own tests."""
 
+from cggm_med.testing.encoders import check_encoder
+from cggm_med.testing.fusions import check_fusion
 from cggm_med.testing.strategies import check_strategy
 
-__all__ = ["check_strategy"]
+__all__ = ["check_encoder", "check_fusion", "check_strategy"]

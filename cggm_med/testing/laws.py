@@ -21,8 +21,9 @@ def check(laws: Laws, plugin: str) -> None:
     for name, law in laws.items():
         try:
             law()
-        except AssertionError as error:
-            raise AssertionError(f"{plugin} breaks the law '{name}': {error}") from error
+        except Exception as error:  # a plug-in may fail in any way
+            kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+            raise AssertionError(f"{plugin} breaks the law '{name}': {kind}{error}") from error
 
 
 def expect(kept: bool, message: str) -> None:
