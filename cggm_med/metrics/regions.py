@@ -166,7 +166,7 @@ def score_region(
         (1.0, 0.0, 'none', 0.064, 1)
     """
     whole = torch.from_numpy(prediction), torch.from_numpy(target)
-    box = _union_box(prediction, target)
+    box = union_box(prediction, target)
     near = torch.from_numpy(prediction[box]), torch.from_numpy(target[box])
     spacing = tuple(float(mm) for mm in spacing_mm)
     voxel_ml = math.prod(spacing) / 1000
@@ -331,7 +331,7 @@ def _counts(empty: Mapping[str, int]) -> str:
     return ", ".join(f"{n} {EMPTY_KINDS[kind]}" for kind, n in empty.items()) or "-"
 
 
-def _union_box(prediction: NDArray[np.bool_], target: NDArray[np.bool_]) -> tuple[slice, ...]:
+def union_box(prediction: NDArray[np.bool_], target: NDArray[np.bool_]) -> tuple[slice, ...]:
     """The smallest box that holds both masks; all of the volume where both are empty.
 
     What is computed in it equals what the whole volume gives, without any margin. Surfaces: the outside of the array

@@ -2,6 +2,7 @@
 
 from cggm_med.testing.encoders import check_encoder
 from cggm_med.testing.fusions import check_fusion
+from cggm_med.testing.metrics import check_metric
 from cggm_med.testing.strategies import check_strategy
 
-__all__ = ["check_encoder", "check_fusion", "check_strategy"]
+__all__ = ["check_encoder", "check_fusion", "check_metric", "check_strategy"]

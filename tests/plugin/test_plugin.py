@@ -15,6 +15,8 @@ import torch
 from helpers.small_runs import small_settings
 from monai.metrics import compute_average_surface_distance
 
+from cggm_med.testing import check_metric
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
@@ -90,6 +92,11 @@ def test_the_metric_agrees_with_monai(monkeypatch):
                 *one_hot, symmetric=True, include_background=True, spacing=spacing
             )
         assert assd(*masks, spacing) == pytest.approx(theirs.item(), rel=1e-5)
+
+
+def test_the_metric_keeps_the_laws(monkeypatch):
+    monkeypatch.syspath_prepend(HERE)
+    check_metric(importlib.import_module("plugin_metrics.assd").ASSD)
 
 
 @pytest.mark.slow
