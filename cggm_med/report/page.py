@@ -77,6 +77,7 @@ def _sections(runs: Sequence[FinishedRun], excluded: Sequence[Excluded], assets:
     summary = sections.summary_section(runs, excluded, assets)
     # The pictures of cases are made before what stands above them, since they are the ones that the page's room is for.
     pictures = pictures_section(runs, assets)
+    kinds = [kind for kind in sections.EVALUATIONS if runs[0].scored in kind.of]
     return [
         summary,
         sections.configuration_section(runs, assets),
@@ -84,7 +85,7 @@ def _sections(runs: Sequence[FinishedRun], excluded: Sequence[Excluded], assets:
         sections.gradients_section(runs, assets),
         cases_section(runs, assets),
         *([pictures] if pictures else []),
-        *(sections.evaluation_section(runs, assets, x) for x in sections.EVALUATIONS if runs[0].scored in x.of),
+        *(sections.evaluation_section(runs, assets, kind) for kind in kinds),
         sections.cost_section(runs, assets),
         sections.provenance_section(runs),
     ]

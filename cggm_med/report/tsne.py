@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 
-FEWEST_POINTS = 6  # below which neighbourhoods mean nothing
+MIN_POINTS = 6  # below which neighbourhoods mean nothing
 PERPLEXITY = 30.0
 SEED = 0
 FUSED = "fused"
@@ -61,7 +61,7 @@ def embed(direction: NDArray[np.float64]) -> NDArray[np.float64] | None:
         ``(point, 2)``, the same for the same input; None for too few points, or if all are the same.
     """
     count = len(direction)
-    if count < FEWEST_POINTS or np.ptp(direction, axis=0).max() == 0:
+    if count < MIN_POINTS or np.ptp(direction, axis=0).max() == 0:
         return None
     found: NDArray[np.float64] = TSNE(
         2, perplexity=min(PERPLEXITY, (count - 1) / 3), init="pca", random_state=SEED, n_jobs=1

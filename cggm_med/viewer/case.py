@@ -26,7 +26,7 @@ from cggm_med.task.segmentation import SegmentationTask
 from cggm_med.viewer.page import ViewedCase
 from cggm_med.viewer.volumes import Layer
 
-MOST_NAMED = 5  # cases to name when none or an unknown one was asked for
+MAX_NAMED = 5  # cases to name when none or an unknown one was asked for
 NO_TRUTH = "No truth is known for this case: only the prediction is shown."
 NO_PREDICTION = "There is no prediction: only the truth is shown."
 LEARNED_FROM = {
@@ -192,8 +192,8 @@ def _find(predictor: Predictor, data: Path | None, say: Callable[[str], None]) -
 
 
 def _no_such_case(wanted: str | None, known: list[str]) -> str:
-    shown = known if wanted is None else difflib.get_close_matches(wanted, known, n=MOST_NAMED, cutoff=0)
-    names = ", ".join(shown[:MOST_NAMED]) or "none"
+    shown = known if wanted is None else difflib.get_close_matches(wanted, known, n=MAX_NAMED, cutoff=0)
+    names = ", ".join(shown[:MAX_NAMED]) or "none"
     if wanted is None:
         return f"no case is named; there are {len(known)}, such as {names}"
     return f"no case '{wanted}' among these {len(known)}; the nearest names are {names}"

@@ -163,8 +163,8 @@ def _box(case: ViewedCase) -> list[list[float]]:
 
 
 def _rounded(steps: Mapping[str, float]) -> str:
-    told = [f"{m} to steps of {step:.3g}" for m, step in steps.items() if step]
-    return f"Intensities were rounded for this page: {', '.join(told)}." if told else ""
+    rounded = [f"{m} to steps of {step:.3g}" for m, step in steps.items() if step]
+    return f"Intensities were rounded for this page: {', '.join(rounded)}." if rounded else ""
 
 
 def _times(numbers: Any) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cggm_med.errors import DataError
 
-MOST_CODES = 255
+MAX_CODES = 255
 LARGEST = np.iinfo(np.int16).max
 WINDOW_PERCENTILES = (1.0, 99.5)  # as in the pictures of contours
 
@@ -117,5 +117,5 @@ def _text(image: nib.Nifti1Image) -> str:
 
 
 def _require_few(codes: int) -> None:
-    if codes > MOST_CODES + 1:
-        raise DataError(f"masks hold {codes - 1} labels or overlaps of regions; at most {MOST_CODES} can be shown")
+    if codes > MAX_CODES + 1:
+        raise DataError(f"masks hold {codes - 1} labels or overlaps of regions; at most {MAX_CODES} can be shown")
