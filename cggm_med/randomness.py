@@ -1,9 +1,10 @@
-"""Where training stands, and the random numbers of a step: the same in any process and after any resume."""
+"""Random numbers by key, and where training stands: the same in any process and after any resume."""
 
 from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 import torch
@@ -12,14 +13,45 @@ from torch import Tensor
 from cggm_med import distributed
 
 
-def random_seed(*key: int) -> int:
-    """A well-mixed seed from a few whole numbers, such as run seed, epoch and position.
+class Stream(Enum):
+    """Every use of random numbers, so that no two draw the same ones (ADR 0009).
+
+    The values decide the numbers of existing runs and never change. A new use takes a new value. Besides these, the
+    initial weights of a network follow from the seed itself, and splits from a hash of seed and patient.
+    """
+
+    # The second part of a key, after the seed of the run
+    CASE_ORDER = 0
+    PATCH_PLACE = 1
+    AUGMENTATION = 2
+    MODEL_IN_STEP = 3  # dropout and whatever else a network draws
+    HEAD_WEIGHTS = 4
+    STEP = 5  # then the step, and one of the words below
+    ARTEFACT = 6
+    PROBED_SAMPLES = 8
+    PROBED_VOXELS = 9
+
+    # What a step draws for, see ``Step.generator``; strategies of other packages add words of their own
+    MODALITY_DROPOUT = "modality dropout"
+    SUBSET_VIEW = "subset view"
+    SHAPLEY_ORDERS = "shapley"
+    OPM_STEPS = "opm"
+    OPM_FEATURES = "opm features"
+    GRADIENT_NOISE = "gradient noise"  # then the modality
+
+
+def random_seed(*key: int | str | Stream) -> int:
+    """A well-mixed seed from a few whole numbers, streams and words, such as run seed, stream, epoch and position.
+
+    Words count by their CRC-32, since Python salts its own ``hash``.
 
     Example:
-        >>> random_seed(0, 1, 2) != random_seed(0, 2, 1)
+        >>> random_seed(0, Stream.PATCH_PLACE, 2, 1) != random_seed(0, Stream.PATCH_PLACE, 1, 2)
         True
     """
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+    values = (part.value if isinstance(part, Stream) else part for part in key)
+    numbers = [zlib.crc32(value.encode()) if isinstance(value, str) else value for value in values]
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
 @dataclass(frozen=True)
@@ -55,18 +87,17 @@ class Step:
         """Share of the run that is done, in [0, 1)."""
         return self.number / self.steps
 
-    def generator(self, key: str, device: torch.device | str = "cpu") -> torch.Generator:
+    def generator(self, purpose: Stream | str, device: torch.device | str = "cpu") -> torch.Generator:
         """Random numbers for one purpose: equal in all processes and all parts of the batch."""
-        seed = random_seed(self.seed, 5, self.number, zlib.crc32(key.encode()))
-        return torch.Generator(device).manual_seed(seed)
+        return torch.Generator(device).manual_seed(random_seed(self.seed, Stream.STEP, self.number, purpose))
 
-    def uniform(self, key: str, samples: int, columns: int, device: torch.device | str) -> Tensor:
+    def uniform(self, purpose: Stream | str, samples: int, columns: int, device: torch.device | str) -> Tensor:
         """Numbers in [0, 1) for each sample of this part, ``(samples, columns)``.
 
         They are drawn for the whole batch, of which this process and part take their rows, so that a sample meets the
         same numbers however the batch is spread.
         """
         processes, rank = distributed.world_size(), distributed.rank()
-        whole = torch.rand(samples * self.parts * processes, columns, generator=self.generator(key))
+        whole = torch.rand(samples * self.parts * processes, columns, generator=self.generator(purpose))
         mine = whole[rank::processes]
         return mine[self.part * samples : (self.part + 1) * samples].to(device, non_blocking=True)

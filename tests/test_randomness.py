@@ -1,6 +1,8 @@
 """Random numbers of a step: the same however a batch is spread, different for every purpose, step and run."""
 
+import re
 import zlib
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from cggm_med.randomness import Step, random_seed
+from cggm_med.randomness import Step, Stream, random_seed
 
 small = st.integers(1, 5)
 
@@ -85,6 +87,40 @@ def test_the_seed_of_a_purpose_is_that_of_numpys_seed_sequence():
     key = zlib.crc32(b"coin")
     (expected,) = np.random.SeedSequence((7, 5, 3, key)).generate_state(1, np.uint64)
     assert Step(3, 100, seed=7).generator("coin").initial_seed() == int(expected) // 2
+
+
+def test_the_numbers_of_existing_runs_stay():
+    """A renumbered or renamed stream would change every run; written out by NumPy's own hand."""
+    written = {
+        0: Stream.CASE_ORDER,
+        1: Stream.PATCH_PLACE,
+        2: Stream.AUGMENTATION,
+        3: Stream.MODEL_IN_STEP,
+        4: Stream.HEAD_WEIGHTS,
+        5: Stream.STEP,
+        6: Stream.ARTEFACT,
+        8: Stream.PROBED_SAMPLES,
+        9: Stream.PROBED_VOXELS,
+        zlib.crc32(b"modality dropout"): Stream.MODALITY_DROPOUT,
+        zlib.crc32(b"subset view"): Stream.SUBSET_VIEW,
+        zlib.crc32(b"shapley"): Stream.SHAPLEY_ORDERS,
+        zlib.crc32(b"opm"): Stream.OPM_STEPS,
+        zlib.crc32(b"opm features"): Stream.OPM_FEATURES,
+        zlib.crc32(b"gradient noise"): Stream.GRADIENT_NOISE,
+    }
+    assert set(written.values()) == set(Stream)
+    for number, stream in written.items():
+        (expected,) = np.random.SeedSequence((7, number, 3)).generate_state(1, np.uint64)
+        assert random_seed(7, stream, 3) == int(expected) // 2
+
+
+def test_every_seed_names_its_stream():
+    """No number stands in the code for what it means: each call of ``random_seed`` begins with a seed and a stream."""
+    root = Path(__file__).parents[1]
+    code = [path.read_text() for path in (root / "cggm_med").rglob("*.py") if path.name != "randomness.py"]
+    calls = [call for text in code for call in re.findall(r"random_seed\(([^()]*)\)", text)]
+    assert len(calls) >= 8
+    assert all(re.match(r"[\w.]+, Stream\.[A-Z_]+", call) for call in calls)
 
 
 @given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=4))

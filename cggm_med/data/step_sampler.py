@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from cggm_med.randomness import random_seed
+from cggm_med.randomness import Stream, random_seed
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
@@ -60,4 +60,4 @@ def visited(seed: int, number: int, count: int) -> int:
 
 @lru_cache(maxsize=2)
 def _order(seed: int, round_: int, count: int) -> NDArray[np.int64]:
-    return np.random.Generator(np.random.Philox(random_seed(seed, 0, round_))).permutation(count)
+    return np.random.Generator(np.random.Philox(random_seed(seed, Stream.CASE_ORDER, round_))).permutation(count)

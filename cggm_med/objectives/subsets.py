@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cggm_med.config import TrainConfig
 from cggm_med.errors import ConfigError
-from cggm_med.randomness import Step
+from cggm_med.randomness import Step, Stream
 from cggm_med.types import Features
 
 MOST_MODALITIES = 12  # beyond it a table of all subsets grows too long
@@ -26,7 +26,7 @@ def modality_dropout(features: Mapping[str, Features], settings: TrainConfig, st
     rate = settings.modality_dropout
     if settings.modality_dropout_schedule == "annealed":
         rate *= 1 - step.progress
-    return drop_modalities(features, rate, step, "modality dropout") if rate > 0 else features
+    return drop_modalities(features, rate, step, Stream.MODALITY_DROPOUT) if rate > 0 else features
 
 
 def subset_view(
@@ -54,7 +54,7 @@ def subset_view(
 
 
 def drop_modalities(
-    features: Mapping[str, Features], rates: float | Tensor, step: Step, key: str
+    features: Mapping[str, Features], rates: float | Tensor, step: Step, purpose: Stream | str
 ) -> dict[str, Features]:
     """Leave whole modalities out of single samples, at all scales alike; every sample keeps at least one.
 
@@ -65,12 +65,12 @@ def drop_modalities(
         features: of each present modality.
         rates: probability of being left out, one for all or ``(modality,)`` in the order of ``features``.
         step: for the random numbers.
-        key: names the purpose of the draw.
+        purpose: of the draw.
     """
     if len(features) < 2:
         return dict(features)
     eligible = _present(features)
-    chance = step.uniform(key, len(eligible), len(features), eligible.device)
+    chance = step.uniform(purpose, len(eligible), len(features), eligible.device)
     keep = eligible & (chance >= rates)
     last = torch.where(eligible, chance, -1).argmax(1, keepdim=True)
     last_resort = torch.zeros_like(keep).scatter_(1, last, True) & eligible
@@ -88,7 +88,7 @@ def draw_subset(features: Mapping[str, Features], step: Step, scores: Tensor | N
     present = _present(features)
     table = subsets(len(features)).to(present.device)
     probability = subset_probabilities(table, scores)
-    chance = step.uniform("subset view", len(present), 1, present.device)[:, 0]
+    chance = step.uniform(Stream.SUBSET_VIEW, len(present), 1, present.device)[:, 0]
     chosen = torch.searchsorted(probability.cumsum(0), chance, right=True).clamp_max(len(table) - 1)
     keep = table[chosen] & present
     # A sample that lacks all of the subset is seen with what it has.

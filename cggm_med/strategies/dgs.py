@@ -21,7 +21,7 @@ from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.objectives.balance_scores import mean_score
 from cggm_med.optim.optimizer import scale_updates
-from cggm_med.randomness import Step
+from cggm_med.randomness import Step, Stream
 from cggm_med.strategies.base import FactorStrategy, StrategyConfig
 from cggm_med.strategies.parts.gradient_noise import add_gradient_noise, gradient_spreads
 from cggm_med.strategies.parts.pareto import ParetoGradients, Rescale
@@ -101,7 +101,9 @@ class DGS(FactorStrategy):
         super().watch(model, outputs, target, step)
         if step.number % self.config.every:
             return
-        coalitions, weights = shapley_plan(len(outputs.features), self.config.orders, step.generator("shapley"))
+        coalitions, weights = shapley_plan(
+            len(outputs.features), self.config.orders, step.generator(Stream.SHAPLEY_ORDERS)
+        )
         self._coalition_sums.append(coalition_sums(model, outputs.features, target, self.score_sums, coalitions))
         if step.last:
             score, usable = mean_score(sum_over_processes(torch.stack(self._coalition_sums).sum(0)))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cggm_med.config import require
 from cggm_med.objectives.subsets import drop_modalities
-from cggm_med.randomness import Step
+from cggm_med.randomness import Step, Stream
 from cggm_med.strategies.base import BalancingStrategy, StrategyConfig
 from cggm_med.strategies.parts.ratios import TIE, score_ratios
 from cggm_med.types import Features
@@ -79,14 +79,14 @@ class OPM(BalancingStrategy):
 
     def adapt_features(self, features: dict[str, Features], step: Step) -> dict[str, Features]:
         """Leave features out."""
-        on = torch.rand((), generator=step.generator("opm")).item() < self.config.probability
+        on = torch.rand((), generator=step.generator(Stream.OPM_STEPS)).item() < self.config.probability
         if not on or step.progress < self.config.warmup:
             return features
         rows = self.rows(features)
         rates = drop_rates(self.recent_score[rows], self.config.drop_base, self.config.growth)
         # Nobody is ahead of a modality that has not been scored yet.
         rates = torch.where((self.seen[rows] > 0).all(), rates, 0)
-        return drop_modalities(features, rates, step, "opm features")
+        return drop_modalities(features, rates, step, Stream.OPM_FEATURES)
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Each modality's score, and its rate in a step that leaves features out."""

@@ -26,7 +26,7 @@ from cggm_med.files import atomic_folder, cache_folder
 from cggm_med.metrics.labels import FUSED
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
-from cggm_med.randomness import random_seed
+from cggm_med.randomness import Stream, random_seed
 from cggm_med.task.base import CaseResult, Task
 from cggm_med.types import Batch, Padded
 
@@ -330,7 +330,7 @@ class _TrainingSamples(Dataset[tuple[Sample, Inputs]]):
     def __getitem__(self, index: tuple[int, int]) -> tuple[Sample, Inputs]:
         epoch, position = index
         sample = self.samples[visited(self.seed, epoch * self.epoch_size + position, len(self.samples))]
-        random = torch.Generator().manual_seed(random_seed(self.seed, 2, epoch, position))
+        random = torch.Generator().manual_seed(random_seed(self.seed, Stream.AUGMENTATION, epoch, position))
         return sample, self.task.load(sample, random)
 
 

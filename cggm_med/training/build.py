@@ -7,7 +7,7 @@ from torch import nn
 
 from cggm_med.config import RunConfig
 from cggm_med.models.base import MultimodalModel
-from cggm_med.randomness import random_seed
+from cggm_med.randomness import Stream, random_seed
 from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task.base import Task
 
@@ -19,7 +19,7 @@ def build(task: Task, strategy: BalancingStrategy, config: RunConfig, device: to
     """
     torch.manual_seed(config.train.seed)
     model = task.model().to(device)
-    torch.manual_seed(random_seed(config.train.seed, 4))
+    torch.manual_seed(random_seed(config.train.seed, Stream.HEAD_WEIGHTS))
     strategy.setup(model, lambda: task.unimodal_heads(model), task.score_sums, config.train.steps_per_epoch)
     strategy.to(device)
     return model

@@ -16,7 +16,7 @@ from cggm_med.device import precision
 from cggm_med.models.base import MultimodalModel
 from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.optim.schedule import learning_rate, set_learning_rate
-from cggm_med.randomness import Step, random_seed
+from cggm_med.randomness import Step, Stream, random_seed
 from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task.base import Task
 from cggm_med.training.checkpoint import Checkpoint, TrainingState
@@ -76,7 +76,7 @@ def train(
         to_validate = done % (settings.validate_every * settings.steps_per_epoch) == 0 or done == settings.steps
         to_save = done % settings.checkpoint_every == 0 or done == settings.steps
         # Whatever a step draws at random depends on the seed and the step alone, so there is no state to resume.
-        torch.manual_seed(random_seed(settings.seed, 3, number, distributed.rank()))
+        torch.manual_seed(random_seed(settings.seed, Stream.MODEL_IN_STEP, number, distributed.rank()))
         rate = learning_rate(config.optim, number, settings.steps)
         set_learning_rate(optimizer, rate)
         comparison = Comparison(settings.log_shapley) if to_log else None

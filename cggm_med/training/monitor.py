@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cggm_med.distributed import sum_over_processes
 from cggm_med.models.base import MultimodalModel
 from cggm_med.objectives.balance_scores import ScoreSums, mean_score
-from cggm_med.randomness import Step
+from cggm_med.randomness import Step, Stream
 from cggm_med.strategies.base import BalancingStrategy, Criterion
 from cggm_med.strategies.parts.last_layer import cosines, last_layer_gradients
 from cggm_med.strategies.parts.shapley import coalition_sums, shapley_plan, shapley_shares
@@ -85,7 +85,9 @@ class Comparison:
         sums: ScoreSums = strategy.score_sums
         self.fused_sums.append(sums(outputs.logits, target))
         if self.shapley:
-            coalitions, self.weights = shapley_plan(len(self.present), SHAPLEY_ORDERS, step.generator("shapley"))
+            coalitions, self.weights = shapley_plan(
+                len(self.present), SHAPLEY_ORDERS, step.generator(Stream.SHAPLEY_ORDERS)
+            )
             self.coalitions.append(coalition_sums(model, outputs.features, target, sums, coalitions))
 
     def values(self) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from cggm_med.data.step_sampler import StepSampler, visited
 from cggm_med.data.volumes.augment import Augmentation
 from cggm_med.data.volumes.prepared import PreparedCase
-from cggm_med.randomness import random_seed
+from cggm_med.randomness import Stream, random_seed
 from cggm_med.types import Batch
 
 
@@ -56,14 +56,14 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor, str]]):
         epoch, position = index
         seed = self.sampling.seed
         case = self.cases[visited(seed, epoch * self.epoch_size + position, len(self.cases))]
-        random = np.random.Generator(np.random.Philox(random_seed(seed, 1, epoch, position)))
+        random = np.random.Generator(np.random.Philox(random_seed(seed, Stream.PATCH_PLACE, epoch, position)))
         image = case.image()
         size = self.augmentation.read_size(self.sampling.patch_size)
         start = self._start(case, image.shape[1:], size, random)
         patch = torch.from_numpy(crop(image, start, size))
         target = torch.from_numpy(crop(case.target(), start, size))
         patch, target = self.augmentation(
-            patch, target, self.sampling.patch_size, random_seed(seed, 2, epoch, position)
+            patch, target, self.sampling.patch_size, random_seed(seed, Stream.AUGMENTATION, epoch, position)
         )
         return patch, target, case.id
 

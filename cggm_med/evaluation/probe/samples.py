@@ -15,7 +15,7 @@ from cggm_med.evaluation.probe.readouts import FOLDS, Rows, class_probabilities,
 from cggm_med.evaluation.probe.table import HEAD, PROBE, READ_OUTS, UNTRAINED, Record, Say, read_out_table, untrained
 from cggm_med.metrics.labels import FUSED, Predicted
 from cggm_med.models.base import MultimodalModel
-from cggm_med.randomness import random_seed
+from cggm_med.randomness import Stream, random_seed
 from cggm_med.results.results import Scores
 from cggm_med.runs.finished import LoadedRun
 from cggm_med.task.capabilities import LabelledSamples
@@ -42,7 +42,7 @@ class SampleProbe:
         """A row for each modality and read-out, and one for the fused prediction."""
         chosen = self.train.cases
         if len(chosen) > MOST_SAMPLES:
-            random = np.random.Generator(np.random.Philox(random_seed(self.x.config.train.seed, 8)))
+            random = np.random.Generator(np.random.Philox(random_seed(self.x.config.train.seed, Stream.PROBED_SAMPLES)))
             chosen = tuple(chosen[i] for i in sorted(random.permutation(len(chosen))[:MOST_SAMPLES]))
         self.fitted_to = len(chosen)
         summary: list[Record] = []

@@ -25,7 +25,7 @@ from cggm_med.evaluation.probe.voxels import (
 from cggm_med.metrics.labels import FUSED
 from cggm_med.metrics.volumes import dice
 from cggm_med.models.base import MultimodalModel
-from cggm_med.randomness import random_seed
+from cggm_med.randomness import Stream, random_seed
 from cggm_med.results.aggregate import MEAN, aggregate, with_mean
 from cggm_med.results.results import Scores
 from cggm_med.runs.finished import LoadedRun
@@ -145,7 +145,8 @@ class VolumeProbe:
             image, target, _ = dataset[0, number]
             maps = self._encode(model, modality, image[None, channel : channel + 1].to(self.x.device))
             half = F.interpolate(target[None].float(), maps[1].shape[2:], mode="nearest")[0].numpy() > 0
-            random = np.random.Generator(np.random.Philox(random_seed(settings.train.seed, 9, number)))
+            seed = random_seed(settings.train.seed, Stream.PROBED_VOXELS, number)
+            random = np.random.Generator(np.random.Philox(seed))
             voxels = draw_voxels(half, VOXELS_A_PATCH, random)
             x.append(voxel_features(maps, voxels))
             y.append(half[:, voxels[:, 0], voxels[:, 1], voxels[:, 2]].T)

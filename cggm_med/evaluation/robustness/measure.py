@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from cggm_med.evaluation.ask import Answer, Question
 from cggm_med.evaluation.robustness.figure import robustness_figure
 from cggm_med.metrics.volumes import dice
 from cggm_med.models.base import MultimodalModel
-from cggm_med.randomness import random_seed
+from cggm_med.randomness import Stream, random_seed
 from cggm_med.results.aggregate import aggregate, with_mean
 from cggm_med.results.results import Record, Report, Scores
 from cggm_med.results.tables import Table
@@ -230,9 +229,8 @@ def _segment(
         volume, spacing = scan.volumes[modality], voxel_sizes(scan.affines[modality])
         if not condition.severity or modality not in condition.modalities:
             return volume
-        names = (zlib.crc32(name.encode()) for name in (case, condition.artefact, modality))
         # Neither the severity nor the other modalities take part, so that a cell has one number in any table.
-        key = random_seed(seed, 6, *names)
+        key = random_seed(seed, Stream.ARTEFACT, case, condition.artefact, modality)
         return corrupt(volume, spacing, condition.artefact, condition.severity, key)
 
     moved, grid, _ = to_network([changed(m) for m in given], scan.affines[given[0]], task.config.data.spacing)

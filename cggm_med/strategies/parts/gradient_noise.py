@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cggm_med.models.base import MultimodalModel
-from cggm_med.randomness import Step
+from cggm_med.randomness import Step, Stream
 
 NOISE_FLOOR = 1e-8  # added to the standard deviation of a gradient, as the papers' code does
 
@@ -32,7 +32,7 @@ def add_gradient_noise(model: MultimodalModel, spreads: Mapping[str, list[Tensor
         gradients = model.modality_gradients(modality)
         if not gradients:
             continue
-        generator = step.generator(f"gradient noise {modality}", gradients[0].device)
+        generator = step.generator(f"{Stream.GRADIENT_NOISE.value} {modality}", gradients[0].device)
         for gradient, spread in zip(gradients, spreads[modality], strict=True):
             noise = torch.randn(gradient.shape, generator=generator, device=gradient.device)
             gradient.add_((noise * spread).to(gradient.dtype))
