@@ -9,6 +9,7 @@ from pathlib import Path
 
 LABEL = "label"
 SECTIONS = ("training", "validation", "test")
+ENDINGS = (".nii", ".nii.gz")  # of image files; ``volumes.io`` reads and writes them
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,16 @@ class CaseList:
     layout: str
     label_convention: str | None
     sections: Mapping[str, tuple[str, ...]] | None
+
+
+def stem(name: str) -> str:
+    """An image file's name without its ending; empty for any other file.
+
+    Example:
+        >>> [stem(name) for name in ("a.nii.gz", "b.v2.NII", "c.json")]
+        ['a', 'b.v2', '']
+    """
+    return next((name[: -len(ending)] for ending in ENDINGS if name.lower().endswith(ending)), "")
 
 
 def natural_key(text: str) -> tuple[list[str | int], str]:

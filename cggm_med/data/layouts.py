@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cggm_med.data.cases import LABEL, SECTIONS, Case, CaseList, ImageFile, natural_key
+from cggm_med.data.cases import ENDINGS, LABEL, SECTIONS, Case, CaseList, ImageFile, natural_key, stem
 from cggm_med.errors import DataError, UnknownName
 
 
@@ -40,15 +40,15 @@ class NamedFiles:
             >>> layout.tell("BraTS-GLI-00001-000-t2W.nii.gz")
             ('BraTS-GLI-00001-000', 't2')
         """
-        stem = _stem(name)
-        ends = [(len(end), role) for role, end in self._ends().items() if stem.lower().endswith(end.lower())]
+        base = stem(name)
+        ends = [(len(end), role) for role, end in self._ends().items() if base.lower().endswith(end.lower())]
         # The longest end wins, so that a suffix may end with another one.
         length, role = max(ends, default=(0, ""))
-        return (stem[:-length], role) if 0 < length < len(stem) else None
+        return (base[:-length], role) if 0 < length < len(base) else None
 
     def expected(self, case_id: str, role: str, like: Path) -> str:
         """File name that ``role`` of a case should have, with the extension of its sibling ``like``."""
-        return case_id + self._ends()[role] + like.name[len(_stem(like.name)) :]
+        return case_id + self._ends()[role] + like.name[len(stem(like.name)) :]
 
     def _ends(self) -> dict[str, str]:
         return {**self.suffixes, LABEL: self.label_suffix}
@@ -123,7 +123,9 @@ def _read_named(folder: Path, modalities: Sequence[str], layouts: Sequence[Named
     told = [(layout, [(file, *of) for file in paths if (of := layout.tell(file.name))]) for layout in layouts]
     held = [(layout, files) for layout, files in told if any(role != LABEL for _, _, role in files)]
     if not held:
-        known = [f"{layout.name}: *{', *'.join(layout.suffixes.values())} (.nii or .nii.gz)" for layout in layouts]
+        known = [
+            f"{layout.name}: *{', *'.join(layout.suffixes.values())} ({' or '.join(ENDINGS)})" for layout in layouts
+        ]
         known += ["decathlon: dataset.json", "datalist: give the path of the .json file"]
         raise DataError(f"no images found in {folder} (searched its subfolders too); known layouts:", known)
     if len(held) > 1:
@@ -191,7 +193,7 @@ def _read_decathlon(
             problems.append(f'{where}: expected {{"image": path, "label": path}}')
             continue
         image, label = path.parent / entry["image"], entry.get(LABEL)
-        case_id = _stem(image.name) or image.name
+        case_id = stem(image.name) or image.name
         files = {"image": image, LABEL: path.parent / label} if label and isinstance(label, str) else {"image": image}
         problems += _absent(case_id, files)
         if need_labels and LABEL not in files:
@@ -305,9 +307,3 @@ def files_under(folder: Path, *, skip_unreadable: bool = False) -> list[Path]:
 
 def _absent(case_id: str, files: Mapping[str, Path]) -> list[str]:
     return [f"{case_id}: {role} does not exist: {file}" for role, file in files.items() if not os.path.isfile(file)]
-
-
-def _stem(name: str) -> str:
-    """A NIfTI file's name without its extension; empty for any other file."""
-    match = re.fullmatch(r"(.*)\.nii(\.gz)?", name, re.IGNORECASE)
-    return match[1] if match else ""

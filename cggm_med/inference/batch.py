@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from cggm_med import distributed
+from cggm_med.data.cases import stem
 from cggm_med.data.layouts import find_cases
+from cggm_med.data.volumes.io import require_image_name, write_volume
 from cggm_med.data.volumes.labels import THRESHOLD
-from cggm_med.data.volumes.masks import require_nifti, write_mask
 from cggm_med.errors import CggmMedError, DataError, UnknownName
 from cggm_med.files import write_json
 from cggm_med.inference.predictor import Prediction, Predictor, Scan
@@ -23,8 +24,8 @@ EXTRAS = ("probabilities", "uncertainty")
 
 
 def write_labels(path: Path, prediction: Prediction) -> None:
-    """Write the labels of a prediction as `write_mask` does, on the grid of its reference."""
-    write_mask(path, prediction.labels, prediction.reference)
+    """Write the labels of a prediction as `write_volume` does, on the grid of its reference."""
+    write_volume(path, prediction.labels, prediction.reference)
 
 
 def case_of(path: Path) -> str:
@@ -34,7 +35,7 @@ def case_of(path: Path) -> str:
         >>> [case_of(Path(name)) for name in ("a.nii.gz", "b.v2.nii", "c.dcm")]
         ['a', 'b.v2', 'c']
     """
-    return path.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".dcm")
+    return stem(path.name) or path.name.removesuffix(".dcm")
 
 
 def find_images(
@@ -101,7 +102,7 @@ def predict_cases(
             raise UnknownName("extra output", extra, EXTRAS)
     if write is write_labels:
         for path in files.values():
-            require_nifti(path)
+            require_image_name(path)
     failed: dict[str, str] = {}
     mine = list(cases)[distributed.rank() :: distributed.world_size()]
     todo = [case for case in mine if not (skip_existing and files[case].exists())]
@@ -153,9 +154,9 @@ def _write(
     write: Callable[[Path, Prediction], None],
 ) -> None:
     """The mask last, so that whoever sees it finds all the rest."""
-    stem = case_of(path)
+    name = case_of(path)
     write_json(
-        path.with_name(f"{stem}.json"),
+        path.with_name(f"{name}.json"),
         {
             "software": f"cggm-med {importlib.metadata.version('cggm-med')}",
             "task": predictor.task.config.task.name,
@@ -174,5 +175,5 @@ def _write(
     )
     for extra in extras:
         volume = prediction.probability if extra == "probabilities" else prediction.uncertainty
-        write_mask(path.with_name(f"{stem}_{extra}.nii.gz"), np.moveaxis(volume, 0, -1), prediction.reference)
+        write_volume(path.with_name(f"{name}_{extra}.nii.gz"), np.moveaxis(volume, 0, -1), prediction.reference)
     write(path, prediction)

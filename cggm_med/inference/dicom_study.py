@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from cggm_med.data.cases import ENDINGS
 from cggm_med.data.dicom.header import import_extra
 from cggm_med.data.dicom.seg import write_segmentation
 from cggm_med.data.dicom.series import assign_modalities, find_series
 from cggm_med.data.dicom.volume import write_nifti
+from cggm_med.data.volumes.io import open_image
 from cggm_med.errors import ConfigError, UnknownName
 from cggm_med.inference.batch import case_of, predict_cases
 from cggm_med.inference.predictor import Predictor
@@ -58,7 +59,7 @@ def predict_study(
         DataError: if the series cannot be told apart, or one is no regular volume.
     """
     segments = out.name.lower().endswith(".dcm")
-    if not (segments or out.name.lower().endswith((".nii", ".nii.gz"))):
+    if not (segments or out.name.lower().endswith(ENDINGS)):
         raise ConfigError("DICOM files give one mask; expected an output that ends with .nii.gz, .nii or .dcm")
     if segments:
         import_extra("DICOM-SEG", "highdicom")
@@ -90,7 +91,7 @@ def predict_study(
             how["write"] = lambda path, prediction: write_segments(path, prediction.labels, prediction.reference)
             # Better learned now than after an hour: whether the headers are such that a segmentation can refer to them.
             for path in images.values():
-                write_segments(temporary / "trial.dcm", np.zeros(nib.load(path).shape, np.uint8), path)
+                write_segments(temporary / "trial.dcm", np.zeros(open_image(path).shape, np.uint8), path)
         return predict_cases(
             predictor, {case: images}, {case: out}, skip_existing=skip_existing, extras=extras, say=say, **how
         )

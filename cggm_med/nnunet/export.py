@@ -7,15 +7,14 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from cggm_med.config import Tree, require
 from cggm_med.data.cases import Case, ImageFile
 from cggm_med.data.volumes.checks import inspect
+from cggm_med.data.volumes.io import open_image, write_volume
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.errors import DataError, OutputError
 from cggm_med.files import atomic_folder, write_json
@@ -136,8 +135,8 @@ def _write_case(case: Case, folder: Path, part: str, numbers: dict[int, int]) ->
     for channel, image in enumerate(case.images.values()):
         _write_image(image, images / f"{case.id}_{channel:04d}{ENDING}")
     assert case.label is not None  # noqa: S101 - find_cases was asked for labels
-    grid = nib.load(next(iter(case.images.values())).path)
-    _save(renumber(np.asanyarray(nib.load(case.label).dataobj), numbers), grid, labels / f"{case.id}{ENDING}")
+    grid = next(iter(case.images.values())).path
+    write_volume(labels / f"{case.id}{ENDING}", renumber(open_image(case.label).voxels(), numbers), grid)
 
 
 def _write_image(image: ImageFile, target: Path) -> None:
@@ -149,15 +148,5 @@ def _write_image(image: ImageFile, target: Path) -> None:
         except OSError:  # another file system, or one without links
             shutil.copyfile(source, target)
         return
-    source = nib.load(image.path)
-    volume = source.dataobj if image.channel is None else source.dataobj[..., image.channel]
-    volume = np.asanyarray(volume)
-    _save(volume.astype(np.float32) if volume.dtype == np.float64 else volume, source, target)
-
-
-def _save(volume: NDArray[Any], grid: Any, target: Path) -> None:
-    """Write a volume with the affine and the codes of ``grid``, from which its spacing is bit for bit the same."""
-    header = grid.header.copy()
-    header.set_data_dtype(volume.dtype)
-    header["cal_min"] = header["cal_max"] = 0
-    nib.save(nib.Nifti1Image(volume, grid.affine, header), target)
+    volume = open_image(image.path).voxels(image.channel)
+    write_volume(target, volume.astype(np.float32) if volume.dtype == np.float64 else volume, image.path)

@@ -23,6 +23,7 @@ from cggm_med.data.layouts import NamedFiles, find_cases
 from cggm_med.data.splits import Member, Splits, from_sections, members_of
 from cggm_med.data.volumes.augment import Amount, Augmentation
 from cggm_med.data.volumes.checks import inspect
+from cggm_med.data.volumes.io import open_image
 from cggm_med.data.volumes.labels import LabelConvention, detect_convention
 from cggm_med.data.volumes.modality_check import learn
 from cggm_med.data.volumes.patches import PatchDataset, PatchSampling, patch_loader
@@ -477,8 +478,7 @@ class _Drawing:
 
         images = {}
         for modality, file in self.case.source.images.items():
-            data = np.asanyarray(nib.load(file.path).dataobj)
-            images[modality] = canonical(data if file.channel is None else data[..., file.channel])
+            images[modality] = canonical(open_image(file.path).voxels(file.channel))
         contour_figure(
             path,
             self.case.id,

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from cggm_med.data.volumes.io import nifti_bytes
 from cggm_med.errors import DataError
 
 MAX_CODES = 255
@@ -102,18 +102,16 @@ def image_text(volume: NDArray[np.float32], affine: NDArray[np.float64], step: f
     stored = np.rint(volume.astype(np.float64) / unit)
     # Zero stays exactly zero; only volumes that lie far away from it are moved.
     middle = np.rint((stored.min() + stored.max()) / 2) if np.abs(stored).max() > LARGEST else 0.0
-    image = nib.Nifti1Image((stored - middle).astype(np.int16), affine)
-    image.header.set_slope_inter(unit, middle * unit)
-    return _text(image)
+    return _text(nifti_bytes((stored - middle).astype(np.int16), affine, scaling=(unit, middle * unit)))
 
 
 def layer_text(layer: Layer, affine: NDArray[np.float64]) -> str:
     """The codes of a layer as NIfTI in base64."""
-    return _text(nib.Nifti1Image(layer.codes, affine))
+    return _text(nifti_bytes(layer.codes, affine))
 
 
-def _text(image: nib.Nifti1Image) -> str:
-    return base64.b64encode(gzip.compress(image.to_bytes(), compresslevel=6, mtime=0)).decode()
+def _text(content: bytes) -> str:
+    return base64.b64encode(gzip.compress(content, compresslevel=6, mtime=0)).decode()
 
 
 def _require_few(codes: int) -> None:

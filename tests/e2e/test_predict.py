@@ -10,7 +10,7 @@ import pytest
 from helpers.command_line import command
 from helpers.small_runs import trained_run
 
-from cggm_med.data.volumes.masks import write_mask
+from cggm_med.data.volumes.io import write_volume
 from cggm_med.errors import CheckpointError, ConfigError, DataError, UnknownName
 from cggm_med.inference.batch import find_images, predict_cases
 from cggm_med.inference.predictor import Predictor
@@ -155,7 +155,7 @@ def test_bad_requests(predictor, run, scans, tmp_path):
     with pytest.raises(DataError, match="differ in shape"):
         predictor.predict("case", {**files(scans, 0), "t1": tmp_path / "small.nii.gz"})
     with pytest.raises(ConfigError, match=r"ends with \.nii\.gz or \.nii"):
-        write_mask(tmp_path / "mask.png", np.zeros((2, 2, 2), np.uint8), files(scans, 0)["t1"])
+        write_volume(tmp_path / "mask.png", np.zeros((2, 2, 2), np.uint8), files(scans, 0)["t1"])
     with pytest.raises(ConfigError, match="output is mask.png"):  # before anything is read
         predict_cases(predictor, {"a": {"t1": tmp_path / "none.nii.gz"}}, {"a": tmp_path / "mask.png"})
     with pytest.raises(CheckpointError, match="not a run folder"):
@@ -261,7 +261,7 @@ def test_the_place_in_space_whichever_way_it_is_written(tmp_path, codes):
     nib.save(scan, tmp_path / "scan.nii")
     scan = nib.load(tmp_path / "scan.nii")
     for volume in (np.ones((4, 5, 6), np.uint8), np.ones((4, 5, 6, 3), np.float32)):
-        write_mask(tmp_path / "mask.nii.gz", volume, tmp_path / "scan.nii")
+        write_volume(tmp_path / "mask.nii.gz", volume, tmp_path / "scan.nii")
         mask = nib.load(tmp_path / "mask.nii.gz")
         np.testing.assert_array_equal(mask.affine, scan.affine)
         assert mask.header.get_zooms()[:3] == (2, 2, 3)

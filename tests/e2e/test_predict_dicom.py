@@ -21,7 +21,7 @@ pytest.importorskip("highdicom")
 import pydicom
 from helpers.dicom_phantom import FORBIDDEN, TOKENS, UID_ROOT, read_segmentation, write_scan
 
-from cggm_med.data.volumes.masks import write_mask
+from cggm_med.data.volumes.io import write_volume
 from cggm_med.errors import ConfigError, DataError, MissingExtra, UnknownName
 from cggm_med.inference import dicom_study as prediction_dicom
 from cggm_med.inference.dicom_study import predict_study
@@ -192,7 +192,7 @@ def test_bad_requests(run, predictor, study, scans, tmp_path, monkeypatch, capfd
     with pytest.raises(UnknownName, match="no modality in this run 'adc'"):
         predict_study(predictor, study, tmp_path / "a.nii", modalities=["adc"])
     with pytest.raises(ConfigError, match=r"ends with \.nii\.gz or \.nii"):
-        write_mask(tmp_path / "a.dcm", np.zeros((48, 48, 32), np.uint8), scans["t1"])
+        write_volume(tmp_path / "a.dcm", np.zeros((48, 48, 32), np.uint8), scans["t1"])
     for wrong in (["--series", "5"], ["--series", "t1=zzname", "--series", "t1=zzid"]):
         command(monkeypatch, "predict", run, study, "-o", tmp_path / "a.nii", *wrong, code=2)
     command(monkeypatch, "predict", run, "--t1", scans["t1"], "-o", tmp_path / "a.nii", "--series", "t1=4", code=2)

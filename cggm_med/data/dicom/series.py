@@ -30,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cggm_med.data.cases import natural_key
+from cggm_med.data.cases import ENDINGS, natural_key
 from cggm_med.data.dicom.header import Header, Unusable, import_extra, is_dicom, read_header
 from cggm_med.data.dicom.kinds import kind_of_header
 from cggm_med.data.layouts import files_under
@@ -78,9 +78,9 @@ class Series:
 
 
 def holds_dicom(folder: Path) -> bool:
-    """Whether a folder or one below it holds DICOM files, and none of them NIfTI files."""
+    """Whether a folder or one below it holds DICOM files, and none of them other image files."""
     paths = files_under(folder, skip_unreadable=True)
-    return not any(path.name.lower().endswith((".nii", ".nii.gz")) for path in paths) and any(map(is_dicom, paths))
+    return not any(path.name.lower().endswith(ENDINGS) for path in paths) and any(map(is_dicom, paths))
 
 
 def find_series(folder: Path) -> tuple[Series, ...]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import SimpleITK as sitk  # noqa: N813  (the field writes it so)
 from numpy.typing import NDArray
@@ -14,8 +13,8 @@ from numpy.typing import NDArray
 from cggm_med.data.dicom.header import COMPRESSED, EXPLICIT, IMPLICIT, MR_CLASSES, Header, Unusable, quiet
 from cggm_med.data.dicom.series import Series
 from cggm_med.data.volumes.checks import largest_displacement
+from cggm_med.data.volumes.io import write_volume
 from cggm_med.errors import DataError
-from cggm_med.files import atomic_file
 
 _LARGEST_MATRIX = 4096
 # How far any voxel may lie from its place in the regular volume. Positions and cosines that were rounded to three
@@ -136,13 +135,7 @@ def write_nifti(series: Series, path: Path) -> None:
         DataError: if the series cannot be read.
         OutputError: if the file cannot be written.
     """
-    volume, affine = read_series(series)
-    image = nib.Nifti1Image(volume, affine)
-    image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)
-    image.header.set_xyzt_units("mm")
-    with atomic_file(path) as file:
-        file.write(image.to_bytes())
+    write_volume(path, *read_series(series))
 
 
 @dataclass(frozen=True)

@@ -8,18 +8,17 @@ The anatomy is plausible, not accurate: success here shows that a network learns
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import nibabel
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cggm_med.data.volumes.io import write_volume
 from cggm_med.errors import ConfigError
-from cggm_med.files import atomic_file
 
 VERSION = 1  # part of the name of a stored phantom: raise it whenever the same seed would draw other cases
 
@@ -100,14 +99,10 @@ def write_phantom(
     for index in range(cases):
         case = make_case(seed, index, shape, spacing_mm)
         name = f"BraTS2021_{index:05d}"
-        for kind, array in {**case.images, "seg": case.labels}.items():
-            image = nibabel.Nifti1Image(array, affine)
-            image.set_qform(affine, code=1)
-            image.set_sform(affine, code=1)
-            image.header.set_xyzt_units("mm", "sec")
-            with atomic_file(folder / name / f"{name}_{kind}.nii.gz") as file:
-                # Without a time stamp, equal cases are equal files, which a cache keyed by their hash relies on.
-                file.write(gzip.compress(image.to_bytes(), compresslevel=4, mtime=0))
+        files: dict[str, NDArray[Any]] = {**case.images, "seg": case.labels}
+        for kind, array in files.items():
+            # Equal cases are equal files, on which a cache keyed by their digests relies.
+            write_volume(folder / name / f"{name}_{kind}.nii.gz", array, affine, units=("mm", "sec"))
 
 
 def make_case(seed: int, index: int, shape: tuple[int, int, int], spacing_mm: float) -> PhantomCase:

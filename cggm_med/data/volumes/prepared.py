@@ -9,13 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from cggm_med.data.cases import Case
+from cggm_med.data.volumes.io import open_image
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.transforms import NativeGrid, spacing_along_axes
 from cggm_med.errors import DataError
@@ -68,7 +68,7 @@ class PreparedCase:
     def native_target(self, convention: LabelConvention) -> NDArray[np.bool_]:
         """True regions on the case's own grid, read from its label file."""
         assert self.source.label is not None  # noqa: S101 - find_cases was asked for labels
-        return convention.to_regions(np.asanyarray(nib.load(self.source.label).dataobj))
+        return convention.to_regions(open_image(self.source.label).voxels())
 
 
 def common_spacing(prepared: Sequence[PreparedCase]) -> tuple[float, float, float]:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import monai
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from cggm_med.data.cases import LABEL, Case
-from cggm_med.data.volumes.checks import UNREADABLE, Inspection, inspect
+from cggm_med.data.volumes.checks import Inspection, inspect
+from cggm_med.data.volumes.io import open_image
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.prepared import PreparedCase
 from cggm_med.data.volumes.transforms import resampling, to_network
@@ -44,7 +44,8 @@ class Preprocessing:
 
     def resampling(self, case: Case) -> tuple[float, float, float] | None:
         """The spacing to resample a case to; None if its voxels have that size already."""
-        return resampling(_affine_of(case), self.spacing)
+        first = next(iter(case.images.values()))
+        return None if self.spacing is None else resampling(open_image(first.path).affine, self.spacing)
 
     def key(self, case: Case, files: Mapping[str, str]) -> str:
         """Digest of everything that the result depends on: file contents, settings and versions.
@@ -125,7 +126,7 @@ class _Prepare(Dataset[tuple[str, list[str], str]]):
     def __getitem__(self, index: int) -> tuple[str, list[str], str]:
         case = self.cases[index]
         folder = Path()
-        with contextlib.suppress(*UNREADABLE):  # the check below says in words what is wrong
+        with contextlib.suppress(OSError, DataError):  # the check below says in words what is wrong
             files = digests(case)
             folder = self.cache / self.preprocessing.key(case, files)
             if (folder / "case.json").exists():
@@ -189,11 +190,6 @@ def digests(case: Case) -> dict[str, str]:
     paths = {m: file.path for m, file in case.images.items()} | ({LABEL: case.label} if case.label else {})
     of = {path: _digest_of(path) for path in dict.fromkeys(paths.values())}
     return {role: of[path] for role, path in paths.items()}
-
-
-def _affine_of(case: Case) -> NDArray[np.float64]:
-    affine: NDArray[np.float64] = nib.load(next(iter(case.images.values())).path).affine
-    return affine
 
 
 def _digest_of(path: Path) -> str:
