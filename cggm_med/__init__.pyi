@@ -44,8 +44,11 @@ from .strategies.base import StrategyConfig as StrategyConfig
 from .strategies.cggm import CGGM as CGGM
 from .strategies.cggm import CGGMConfig as CGGMConfig
 from .strategies.joint import Joint as Joint
+from .task.base import CaseResult as CaseResult
 from .task.base import Task as Task
 from .task.base import TaskConfig as TaskConfig
+from .task.capabilities import LabelledSamples as LabelledSamples
+from .task.capabilities import Volumes as Volumes
 from .task.classification import ClassificationTask as ClassificationTask
 from .task.classification import ClassificationTaskConfig as ClassificationTaskConfig
 from .task.regression import RegressionTask as RegressionTask

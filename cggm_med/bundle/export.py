@@ -25,6 +25,7 @@ from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.models.stacked import StackedModalities
 from cggm_med.results.results import Report
 from cggm_med.runs.finished import held_out
+from cggm_med.task.segmentation import SegmentationTask
 from cggm_med.training import checkpoint as checkpoints
 
 PACKAGE = "scripts"
@@ -68,7 +69,12 @@ def export(run: Path, folder: Path, modalities: Sequence[str] | None = None) -> 
         raise OutputError(f"{folder} is not an empty folder; choose another with -o")
     predictor = Predictor(run, "cpu")
     results = _results(predictor)
-    task = predictor.task
+    task = predictor.volumes
+    if not isinstance(task, SegmentationTask):
+        raise ConfigError(
+            f"{run} is a run of task '{predictor.run.task}', whose network a bundle cannot carry; segment with "
+            "cggm-med predict"
+        )
     if (task.encoder, task.fusion) != (UNetEncoder, MaskedFusion):
         used = task.config.model
         raise ConfigError(

@@ -13,7 +13,6 @@ import numpy as np
 
 from cggm_med import distributed
 from cggm_med.data.cases import stem
-from cggm_med.data.layouts import find_cases
 from cggm_med.data.volumes.io import require_image_name, write_volume
 from cggm_med.data.volumes.labels import THRESHOLD
 from cggm_med.errors import CggmMedError, DataError, UnknownName
@@ -51,16 +50,7 @@ def find_images(
     Raises:
         DataError: if nothing is found or a case is incomplete; names every such case.
     """
-    task = predictor.task
-    found = find_cases(
-        path,
-        tuple(modalities or task.modalities),
-        task.layouts,
-        decathlon_modalities=task.decathlon_modalities,
-        decathlon_convention=task.decathlon_convention,
-        known_modalities=task.known_modalities,
-        need_labels=False,
-    )
+    found = predictor.volumes.find_scans(path, modalities, need_labels=False)
     stacked = [case.id for case in found.cases if any(file.channel is not None for file in case.images.values())]
     if stacked:
         raise DataError(f"{path} holds 4-D files, in which modalities are channels; split them into one file each")
@@ -108,7 +98,7 @@ def predict_cases(
     todo = [case for case in mine if not (skip_existing and files[case].exists())]
     if len(todo) < len(mine):
         say(f"{len(mine) - len(todo)} of {len(mine)} are there already")
-    window = " x ".join(map(str, predictor.task.config.data.patch_size))
+    window = " x ".join(map(str, predictor.volumes.patch_size))
     for number, (case, read) in enumerate(_read_ahead(predictor, {case: cases[case] for case in todo}), start=1):
         try:
             scan = read()

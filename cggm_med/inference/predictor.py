@@ -25,7 +25,6 @@ from cggm_med.models.memory import peak_bytes
 from cggm_med.models.windows import window_count, windows_at_once
 from cggm_med.runs.finished import FinishedRun
 from cggm_med.task.scan_to_mask import FLIPS, SegmentedScan
-from cggm_med.task.segmentation import SegmentationTask
 
 
 @dataclass(frozen=True)
@@ -103,6 +102,8 @@ class Predictor:
 
     Attributes:
         run: its files.
+        task: of the run.
+        volumes: what the task offers.
         digest: of the weights' file, by which a mask tells what made it.
 
     Raises:
@@ -122,16 +123,18 @@ class Predictor:
     ) -> None:
         self.run = FinishedRun(run)
         task = self.run.make_task({"train": {"device": device}})
-        if not isinstance(task, SegmentationTask):
+        volumes = task.volumes()
+        if volumes is None:
             raise ConfigError(f"{run} is a run of task '{self.run.task}', which does not segment; name another run")
         if resample_to is not None and resample_to not in task.modalities:
             raise UnknownName("modality in this run", resample_to, task.modalities)
-        self.task, self.flips, self.trust_names, self.resample_to = task, flips, trust_names, resample_to
+        self.task, self.volumes = task, volumes
+        self.flips, self.trust_names, self.resample_to = flips, trust_names, resample_to
         self.device = select_device(task.config.train.device)
         labels, self.signatures = _read_facts(self.run)
-        if labels not in task.conventions:
-            raise UnknownName("label convention", labels, task.conventions)
-        self.convention = task.conventions[labels]
+        if labels not in volumes.conventions:
+            raise UnknownName("label convention", labels, volumes.conventions)
+        self.convention = volumes.conventions[labels]
         self.model = task.model().to(self.device).eval()
         self.run.restore(self.model, None, self.device)
         self.autocast = precision(task.config.train.precision, self.device)
@@ -167,7 +170,7 @@ class Predictor:
             raise DataError(f"{case}: no image; give at least one of {', '.join(known)}")
         found = inspect(Case(case, source.patient, {m: source.images[m] for m in given}, None), None)
         volumes, affine, resampled = self._on_one_grid(case, found)
-        moved, grid, _ = to_network([volumes[m] for m in given], affine, self.task.config.data.spacing)
+        moved, grid, _ = to_network([volumes[m] for m in given], affine, self.volumes.spacing)
         image = moved["image"].as_tensor()
         finding = check(self.signatures, image.numpy(), given)
         if finding.verdict == "swapped" and not self.trust_names:
@@ -180,7 +183,9 @@ class Predictor:
     def segment(self, scan: Scan) -> Prediction:
         """The second half of ``predict``: ask the network."""
         image = scan.image.to(self.device)
-        (segmented,) = self.task.segment(self.model, image, scan.grid, scan.modalities, self.autocast, flips=self.flips)
+        (segmented,) = self.volumes.segment(
+            self.model, image, scan.grid, scan.modalities, self.autocast, flips=self.flips
+        )
         return Prediction(
             case=scan.case,
             modalities=scan.modalities,
@@ -198,9 +203,9 @@ class Predictor:
         Counted are the weights, the image, the probabilities and what the network computes of the windows, in float32;
         scratch memory of single operations comes on top.
         """
-        data, shape = self.task.config.data, scan.image.shape[1:]
-        count = window_count(shape, data.patch_size, data.overlap)
-        windows = torch.zeros(min(count, windows_at_once(self.device)), 1, *data.patch_size, device="meta")
+        patch_size, shape = self.volumes.patch_size, scan.image.shape[1:]
+        count = window_count(shape, patch_size, self.volumes.overlap)
+        windows = torch.zeros(min(count, windows_at_once(self.device)), 1, *patch_size, device="meta")
         key = (len(windows), scan.modalities)
         if key not in self._peaks:
             network = copy.deepcopy(self.model).to("meta")
@@ -208,7 +213,7 @@ class Predictor:
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
         # Besides the regions: the sum of the windows' weights; and with flips the sum of all that was predicted before.
         volumes = len(scan.modalities) + (1 + self.flips) * len(self.task.targets) + 1
-        padded = math.prod(max(n, p) for n, p in zip(shape, data.patch_size, strict=True))
+        padded = math.prod(max(n, p) for n, p in zip(shape, patch_size, strict=True))
         return count * (1 + len(FLIPS) if self.flips else 1), weights + self._peaks[key] + 4 * volumes * padded
 
     def _on_one_grid(

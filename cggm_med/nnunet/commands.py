@@ -47,14 +47,11 @@ def export(
     """
     from cggm_med.nnunet.export import export_dataset
     from cggm_med.runs.settings import make_config
-    from cggm_med.task.segmentation import SegmentationTask
 
     overrides = parse_overrides(settings)
     if data is not None:
         overrides["data"] = {**overrides.get("data", {}), "path": str(data)}
     made = registry.load(registry.TASKS, task)(make_config(task, [overrides]))
-    if not isinstance(made, SegmentationTask):
-        raise ConfigError(f"task '{task}' does not segment, which is all that nnU-Net does; name another with --task")
     return export_dataset(made, Path(_folders(folder)["nnUNet_raw"]), number, name, say=say)
 
 

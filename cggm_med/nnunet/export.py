@@ -16,16 +16,15 @@ from cggm_med.data.cases import Case, ImageFile
 from cggm_med.data.volumes.checks import inspect
 from cggm_med.data.volumes.io import open_image, write_volume
 from cggm_med.data.volumes.labels import LabelConvention
-from cggm_med.errors import DataError, OutputError
+from cggm_med.errors import ConfigError, DataError, OutputError
 from cggm_med.files import atomic_folder, write_json
-from cggm_med.task.segmentation import MANY_CASES, SegmentationTask
+from cggm_med.task.base import Task
+from cggm_med.task.segmentation import MANY_CASES
 
 ENDING = ".nii.gz"
 
 
-def export_dataset(
-    task: SegmentationTask, raw: Path, number: int, name: str, *, say: Callable[[str], None] = print
-) -> Path:
+def export_dataset(task: Task, raw: Path, number: int, name: str, *, say: Callable[[str], None] = print) -> Path:
     """Write a task's cases in nnU-Net's format, whole or not at all.
 
     Training and validation cases go to ``imagesTr``, and the division into the two, by patient, to
@@ -43,28 +42,33 @@ def export_dataset(
         The new folder.
 
     Raises:
-        ConfigError: for a number or name that nnU-Net does not take.
+        ConfigError: if the task does not segment, and for a number or name that nnU-Net does not take.
         OutputError: if there is a data set of this number, or the folder cannot be written.
         DataError: if cases are damaged; names every one.
     """
+    volumes = task.volumes()
+    if volumes is None:
+        raise ConfigError(
+            f"task '{task.config.task.name}' does not segment, which is all that nnU-Net does; name another with --task"
+        )
     require(1 <= number <= 999, "--id", number, "from 1 to 999")
     require(re.fullmatch(r"[A-Za-z0-9_-]+", name) is not None, "--name", name, "letters, digits, _ and -")
     target = raw / f"Dataset{number:03d}_{name}"
     if taken := sorted(raw.glob(f"Dataset{number:03d}_*")):
         raise OutputError(f"{taken[0]} exists; choose another number with --id, or remove it")
     task.find(say)
-    cases = {case.id: case for case in task.found.cases}
+    cases = {case.id: case for case in volumes.found.cases}
     splits = task.default_splits()
     used = [id for _, ids in splits.items() for id in ids]
-    say(f"{len(used)} cases ({task.found.layout}), labels as in {task.convention.name}; checking")
+    say(f"{len(used)} cases ({volumes.found.layout}), labels as in {volumes.convention.name}; checking")
     problems: list[str] = []
     for done, id in enumerate(used, start=1):
-        problems += inspect(cases[id], task.convention).problems
+        problems += inspect(cases[id], volumes.convention).problems
         if len(used) >= MANY_CASES and done % (len(used) // 10) == 0:
             say(f"{done} of {len(used)} cases checked")
     if problems:
         raise DataError("these cases cannot be exported; mend or leave out:", problems)
-    numbers = consecutive_numbers(task.convention)
+    numbers = consecutive_numbers(volumes.convention)
     with atomic_folder(target) as folder:
         for part, ids in (("Tr", (*splits.train, *splits.validation)), ("Ts", splits.test)):
             for id in ids:
@@ -72,7 +76,7 @@ def export_dataset(
         if splits.validation:
             write_json(folder / "splits_final.json", [{"train": list(splits.train), "val": list(splits.validation)}])
         training = len(splits.train) + len(splits.validation)
-        write_json(folder / "dataset.json", dataset_json(task.modalities, task.convention, training))
+        write_json(folder / "dataset.json", dataset_json(volumes.modalities, volumes.convention, training))
     return target
 
 

@@ -25,6 +25,7 @@ from cggm_med.runs.provenance import checkpoint_rule, provenance
 from cggm_med.runs.settings import instantiate
 from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task.base import Task
+from cggm_med.task.capabilities import Volumes
 from cggm_med.training import checkpoint as checkpoints
 from cggm_med.training.build import build
 
@@ -242,6 +243,13 @@ class LoadedRun:
     def config(self) -> RunConfig:
         """The run's settings, with what is said now."""
         return self.task.config
+
+    @property
+    def volumes(self) -> Volumes:
+        """What the task offers, of a run that was found to segment."""
+        volumes = self.task.volumes()
+        assert volumes is not None  # noqa: S101 - a question is asked only of tasks that passed its check
+        return volumes
 
     @property
     def autocast(self) -> Callable[[], AbstractContextManager[Any]]:

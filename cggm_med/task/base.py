@@ -16,11 +16,12 @@ from cggm_med import distributed
 from cggm_med.config import RunConfig, Tree, require
 from cggm_med.data.splits import Member, Splits, read_splits, split_by_group
 from cggm_med.data.step_sampler import StepSampler
+from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.errors import ConfigError, UnknownName
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.results.results import CaseValues, Record, Scores
-from cggm_med.task.capabilities import LabelledSamples
+from cggm_med.task.capabilities import LabelledSamples, Volumes
 from cggm_med.types import Batch
 
 
@@ -56,7 +57,9 @@ class CaseResult:
 
 
 class Task(ABC):
-    """A task is created from a run's configuration; ``prepare`` finds and checks its data. It never trains.
+    """A task says what is learned: its data, its network, and how that is scored. It never trains.
+
+    It is created from a run's settings. ``find`` and ``prepare`` then look for its data and check them.
 
     Attributes:
         TaskConfig: dataclass of the section ``task``.
@@ -71,6 +74,7 @@ class Task(ABC):
         chosen_by: name of the headline score that decides which checkpoint is the best.
         lower_is_better: whether a lower value of that score is better.
         group_kind: what must not be divided among splits, such as the patient; for messages.
+        conventions: in which label files may be written, by name; empty if the task does not segment.
         chance_rule: how a prediction without any modality is scored, in a few words.
     """
 
@@ -85,6 +89,7 @@ class Task(ABC):
     chosen_by: ClassVar[str]
     lower_is_better: ClassVar[bool] = False
     group_kind: ClassVar[str] = "sample"
+    conventions: ClassVar[Mapping[str, LabelConvention]] = {}
     chance_rule: ClassVar[str] = ""
 
     splits: Splits
@@ -119,6 +124,8 @@ class Task(ABC):
     @abstractmethod
     def default_preset(cls, embedded: bool) -> str:
         """Preset when none is asked for; ``embedded`` says whether the task makes its own data."""
+
+    # --- data: which cases there are, and what of them is learned from ---
 
     @abstractmethod
     def find(self, say: Callable[[str], None]) -> tuple[str, ...]:
@@ -169,6 +176,10 @@ class Task(ABC):
         is known again when it was prepared in another way.
         """
 
+    def facts(self) -> Tree:
+        """What the trained network needs to be used, and neither settings nor weights say; plain values."""
+        return {}
+
     def step_sampler(self, first_step: int) -> StepSampler:
         """Which samples this process takes in each remaining step."""
         train, rank, size = self.config.train, distributed.rank(), distributed.world_size()
@@ -177,6 +188,8 @@ class Task(ABC):
     @abstractmethod
     def batches(self, first_step: int, pin_memory: bool) -> Iterable[Batch]:
         """The batch of each remaining step, this process's share of it."""
+
+    # --- network, and what is minimised ---
 
     @abstractmethod
     def model(self) -> MultimodalModel:
@@ -193,6 +206,8 @@ class Task(ABC):
     @abstractmethod
     def score_sums(self, logits: Tensor, target: Tensor) -> Tensor:
         """Additive sums ``(target, 3)`` behind a score in [0, 1]; see ``BalancingStrategy.setup``."""
+
+    # --- scoring ---
 
     @abstractmethod
     def evaluate(
@@ -270,10 +285,6 @@ class Task(ABC):
         """Write pictures of all these cases together, if the task has any."""
         return
 
-    def facts(self) -> Tree:
-        """What the trained network needs to be used, and neither settings nor weights say; plain values."""
-        return {}
-
     @abstractmethod
     def rules(self) -> dict[str, str]:
         """How the scores are defined, for the report: a number without its rule says little."""
@@ -282,6 +293,12 @@ class Task(ABC):
         """How the scores of ``evaluate_subsets`` are defined; default: as ``rules`` says."""
         return self.rules()
 
+    # --- what more a finished run can be asked; nothing, if a task says no more ---
+
     def labelled_samples(self) -> LabelledSamples | None:
         """What probes and calibration need of a task whose cases carry labels; None if they do not."""
+        return None
+
+    def volumes(self) -> Volumes | None:
+        """What prediction, robustness, probes and calibration need of a task that segments; None if it does not."""
         return None

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
+from torch import Tensor
+
+from cggm_med.data.cases import CaseList
+from cggm_med.data.volumes.labels import LabelConvention
+from cggm_med.data.volumes.prepared import PreparedCase
+from cggm_med.data.volumes.transforms import NativeGrid, Spacing
 from cggm_med.metrics.labels import LabelMetric
+from cggm_med.models.base import MultimodalModel
+from cggm_med.models.heads import UnimodalHeads
+from cggm_med.task.scan_to_mask import SegmentedScan
 from cggm_med.types import Batch
 
 
@@ -29,3 +40,72 @@ class LabelledSamples:
     metrics: Mapping[str, LabelMetric]
     batches: Callable[[Sequence[str]], Iterable[Batch]]
     group: Callable[[str], str]
+
+
+class Volumes(Protocol):
+    """Scans of which the task segments regions: what prediction, robustness, and probes and calibration of voxels need.
+
+    ``SegmentationTask`` offers itself. A task of another make may return any object that has all this.
+    """
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What the network was made for."""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the regions."""
+
+    @property
+    def conventions(self) -> Mapping[str, LabelConvention]:
+        """In which label files may be written, by name."""
+
+    @property
+    def stated_convention(self) -> str | None:
+        """Name of the one that the settings state, if they do."""
+
+    @property
+    def spacing(self) -> Spacing | None:
+        """Voxel size in mm that the network expects along right, anterior and superior."""
+
+    @property
+    def patch_size(self) -> tuple[int, int, int]:
+        """Voxels of a window."""
+
+    @property
+    def overlap(self) -> float:
+        """Of windows, see ``segment_scan``."""
+
+    @property
+    def found(self) -> CaseList:
+        """What the task's ``find`` found."""
+
+    @property
+    def convention(self) -> LabelConvention:
+        """In which the labels of these cases are written."""
+
+    @property
+    def cases(self) -> Mapping[str, PreparedCase]:
+        """What the task's ``prepare`` prepared."""
+
+    def data_path(self, say: Callable[[str], None]) -> Path:
+        """Where the task's data are."""
+
+    def find_scans(self, path: Path, modalities: Sequence[str] | None = None, *, need_labels: bool = True) -> CaseList:
+        """Scans in other data, of all modalities or of some."""
+
+    def segment(
+        self,
+        model: MultimodalModel,
+        image: Tensor,
+        grid: NativeGrid,
+        modalities: Sequence[str],
+        autocast: Callable[[], AbstractContextManager[Any]],
+        *,
+        heads: UnimodalHeads | None = None,
+        flips: bool = False,
+    ) -> Iterator[SegmentedScan]:
+        """See ``SegmentationTask.segment``."""
+
+    def dice_rules(self) -> dict[str, str]:
+        """How Dice is defined, with the regions and the grid."""

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from cggm_med import distributed, registry
 from cggm_med.config import RunConfig, Tree, require
+from cggm_med.data.cases import CaseList
 from cggm_med.data.layouts import NamedFiles, find_cases
 from cggm_med.data.splits import Member, Splits, from_sections, members_of
 from cggm_med.data.volumes.augment import Amount, Augmentation
@@ -29,7 +30,7 @@ from cggm_med.data.volumes.modality_check import learn
 from cggm_med.data.volumes.patches import PatchDataset, PatchSampling, patch_loader
 from cggm_med.data.volumes.prepared import PreparedCase, common_spacing
 from cggm_med.data.volumes.preprocess import Preprocessing, prepare
-from cggm_med.data.volumes.transforms import NativeGrid
+from cggm_med.data.volumes.transforms import NativeGrid, Spacing
 from cggm_med.errors import DataError
 from cggm_med.files import cache_folder
 from cggm_med.metrics.metric import Metric, load_metrics
@@ -198,22 +199,61 @@ class SegmentationTask(Task):
 
     def find(self, say: Callable[[str], None]) -> tuple[str, ...]:
         """Find the scans, and settle in which convention their labels are written."""
+        with distributed.first_process_first():
+            path = self.data_path(say)
+        self.found = self.find_scans(path)
+        self.convention = detect_convention(self.found.label_convention, self.config.task.labels, self.conventions)
+        return tuple(case.id for case in self.found.cases)
+
+    def data_path(self, say: Callable[[str], None]) -> Path:
+        """``data.path``, or the embedded data."""
         data = self.config.data
-        if data.path is not None:
-            path = Path(data.path)
-        else:
-            with distributed.first_process_first():
-                path = self.embedded_data(cache_folder(data.cache), say)
-        self.found = find_cases(
+        return Path(data.path) if data.path is not None else self.embedded_data(cache_folder(data.cache), say)
+
+    def find_scans(self, path: Path, modalities: Sequence[str] | None = None, *, need_labels: bool = True) -> CaseList:
+        """Scans in a folder or datalist, in any of the task's layouts.
+
+        Args:
+            path: folder or JSON list.
+            modalities: that every case must have; default: all of the run.
+            need_labels: whether every case must have a label as well.
+
+        Raises:
+            DataError: if nothing is found or a case is incomplete; names every such case.
+        """
+        return find_cases(
             path,
-            self.modalities,
+            tuple(modalities or self.modalities),
             self.layouts,
             decathlon_modalities=self.decathlon_modalities,
             decathlon_convention=self.decathlon_convention,
             known_modalities=self.known_modalities,
+            need_labels=need_labels,
         )
-        self.convention = detect_convention(self.found.label_convention, self.config.task.labels, self.conventions)
-        return tuple(case.id for case in self.found.cases)
+
+    def volumes(self) -> SegmentationTask:
+        """The task itself."""
+        return self
+
+    @property
+    def stated_convention(self) -> str | None:
+        """``task.labels``."""
+        return self.config.task.labels
+
+    @property
+    def spacing(self) -> Spacing | None:
+        """``data.spacing``."""
+        return self.config.data.spacing
+
+    @property
+    def patch_size(self) -> tuple[int, int, int]:
+        """``data.patch_size``."""
+        return self.config.data.patch_size
+
+    @property
+    def overlap(self) -> float:
+        """``data.overlap``."""
+        return self.config.data.overlap
 
     @property
     def members(self) -> Sequence[Member]:

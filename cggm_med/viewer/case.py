@@ -13,16 +13,13 @@ from numpy.typing import NDArray
 
 from cggm_med import registry
 from cggm_med.data.cases import LABEL, Case, CaseList, ImageFile
-from cggm_med.data.layouts import find_cases
 from cggm_med.data.volumes.checks import Inspection, inspect
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.preprocess import digests
 from cggm_med.errors import ConfigError, DataError, UnknownName
-from cggm_med.files import cache_folder
 from cggm_med.inference.batch import case_of
 from cggm_med.inference.predictor import Predictor
 from cggm_med.runs.finished import FinishedRun
-from cggm_med.task.segmentation import SegmentationTask
 from cggm_med.viewer.page import ViewedCase
 from cggm_med.viewer.volumes import Layer
 
@@ -74,7 +71,7 @@ def of_run(
         held_out = [id for id in (*own["test"], *own["validation"], *cases) if id in cases]
         raise DataError(_no_such_case(wanted, list(dict.fromkeys(held_out))))
     source = cases[wanted]
-    asked = labels or (predictor.task.config.task.labels if data is None else None) or found.label_convention
+    asked = labels or (predictor.volumes.stated_convention if data is None else None) or found.label_convention
     return _segmented(predictor, source, asked, say)
 
 
@@ -118,7 +115,7 @@ def of_files(
     convention = None
     if labels is not None:
         kind = registry.load(registry.TASKS, task or "brats2021")
-        if not issubclass(kind, SegmentationTask):
+        if not kind.conventions:
             raise ConfigError(f"task '{task}' does not segment, so it has no label conventions; name another --task")
         convention = _convention(labels, kind.conventions)
     source = _case(images, truth)
@@ -142,10 +139,10 @@ def of_files(
 
 def _segmented(predictor: Predictor, source: Case, labels: str | None, say: Callable[[str], None]) -> ViewedCase:
     """A case with what a run predicts; ``labels`` names the convention of its truth, if it has one."""
-    task, run = predictor.task, predictor.run
+    run = predictor.run
     convention = predictor.convention
     if source.label is not None:
-        convention = _convention(labels, task.conventions)
+        convention = _convention(labels, predictor.volumes.conventions)
     found = _inspected(source, convention)
     say(f"segmenting {source.id} on {predictor.device}")
     prediction = predictor.segment(predictor.read_case(source))
@@ -178,17 +175,8 @@ def _segmented(predictor: Predictor, source: Case, labels: str | None, say: Call
 
 def _find(predictor: Predictor, data: Path | None, say: Callable[[str], None]) -> CaseList:
     """Cases with or without truth, of these data or of those that the run was trained on."""
-    task, settings = predictor.task, predictor.task.config.data
-    path = data or (Path(settings.path) if settings.path else task.embedded_data(cache_folder(settings.cache), say))
-    return find_cases(
-        path,
-        task.modalities,
-        task.layouts,
-        decathlon_modalities=task.decathlon_modalities,
-        decathlon_convention=task.decathlon_convention,
-        known_modalities=task.known_modalities,
-        need_labels=False,
-    )
+    volumes = predictor.volumes
+    return volumes.find_scans(data or volumes.data_path(say), need_labels=False)
 
 
 def _no_such_case(wanted: str | None, known: list[str]) -> str:

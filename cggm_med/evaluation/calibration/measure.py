@@ -16,7 +16,6 @@ from cggm_med.evaluation.calibration.table import Temperature
 from cggm_med.results.results import Report
 from cggm_med.runs.finished import LoadedRun, Say
 from cggm_med.task.base import Task
-from cggm_med.task.segmentation import SegmentationTask
 
 
 class CalibrationQuestion(Question):
@@ -31,7 +30,7 @@ class CalibrationQuestion(Question):
     def check(self, task: Task, folder: Path) -> None:
         """Refuse runs that predict values, not probabilities."""
         samples = task.labelled_samples()
-        if not (isinstance(task, SegmentationTask) or (samples is not None and samples.labels == "classes")):
+        if task.volumes() is None and (samples is None or samples.labels != "classes"):
             raise ConfigError(
                 f"{folder} is a run of task '{task.config.task.name}', which predicts values without probabilities; "
                 "calibration needs a run that segments or tells classes apart"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,17 +11,14 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
 from cggm_med import distributed
-from cggm_med.device import precision
 from cggm_med.errors import NonFiniteLoss
 from cggm_med.evaluation.calibration.figure import reliability_figure
 from cggm_med.evaluation.calibration.scores import BINS, LARGEST, LOG_ODDS, RegionPredictions, fit_temperature
 from cggm_med.evaluation.calibration.table import METRICS, Record, Temperature, cells_of, headline, record, stages
-from cggm_med.models.base import MultimodalModel
 from cggm_med.results.aggregate import mean
 from cggm_med.results.results import Scores
 from cggm_med.results.tables import Table
 from cggm_med.runs.finished import LoadedRun
-from cggm_med.task.segmentation import SegmentationTask
 
 NEAR, WHOLE = "near", "whole"  # which voxels count
 REACH_MM = 10.0  # from a region, within which voxels are near it
@@ -39,16 +34,14 @@ class RegionCalibration:
     fitted_to = f"voxels within {REACH_MM:g} mm of a region, all regions together"
 
     def __init__(self, x: LoadedRun) -> None:
-        assert isinstance(x.task, SegmentationTask)  # noqa: S101 - for the type checker; it was checked
-        self.task, self.cases, self.device, self.model = x.task, x.cases, x.device, x.model
-        self.autocast = precision(x.config.train.precision, x.device)
-        self.keys = [(voxels, region) for voxels in (NEAR, WHOLE) for region in self.task.targets]
+        self.x, self.regions = x, x.volumes.targets
+        self.keys = [(voxels, region) for voxels in (NEAR, WHOLE) for region in self.regions]
         self.pooled = {key: RegionPredictions(np.zeros((2, len(LOG_ODDS)), np.int64)) for key in self.keys}
 
     def fit(self) -> tuple[float, Mapping[str, float]]:
         """The temperature of all regions together, and of each."""
         self._count(lambda case, found: None)
-        near = {region: self.pooled[NEAR, region].slope for region in self.task.targets}
+        near = {region: self.pooled[NEAR, region].slope for region in self.regions}
         together = fit_temperature(lambda inverse: sum(slope(inverse) for slope in near.values()))
         return together, {region: fit_temperature(slope) for region, slope in near.items()}
 
@@ -66,7 +59,6 @@ class RegionCalibration:
                 del row["bins"]
 
         self._count(note)
-        everything = {id: own for part in distributed.gather_json(rows, self.device) for id, own in part.items()}
         summary: list[Record] = []
         for voxels in (NEAR, WHOLE):
             for stage, value in stages(temperature):
@@ -79,14 +71,14 @@ class RegionCalibration:
                         "own_temperature": temperature.of_region.get(region),
                         **record(self.pooled[voxels, region].scores(value)),
                     }
-                    for region in self.task.targets
+                    for region in self.regions
                 ]
                 summary += [*mine, _mean(mine)]
         tables = tuple(_region_table(summary, voxels, temperature) for voxels in (NEAR, WHOLE))
         return Scores(
             headline=headline([r for r in summary if (r["voxels"], r["region"]) == (NEAR, "mean")], temperature),
             summary=tuple(summary),
-            cases=tuple(row for id in self.cases for row in everything[id]),
+            cases=tuple(row for of_case in self.x.gathered(rows) for row in of_case),
             heads=(),
             tables=tables,
         )
@@ -94,7 +86,7 @@ class RegionCalibration:
     def draw(self, path: Path, title: str, temperature: Temperature) -> None:
         """A reliability diagram for each region that has voxels near it."""
         by_region = {}
-        for region in self.task.targets:
+        for region in self.regions:
             near = self.pooled[NEAR, region]
             if (before := near.scores()) is not None:
                 by_region[region] = before, None if temperature.value is None else near.scores(temperature.value)
@@ -128,44 +120,38 @@ class RegionCalibration:
     def _count(self, note: Callable[[str, Mapping[tuple[str, str], RegionPredictions]], None]) -> None:
         """Count the voxels of all cases; ``note`` sees each case of this process by itself."""
         pooled = {key: p.counts.copy() for key, p in self.pooled.items()}
-        for id in self.cases[distributed.rank() :: distributed.world_size()]:
-            found = region_predictions(self.task, self.model, id, device=self.device, autocast=self.autocast)
+        for id in self.x.share:
+            found = region_predictions(self.x, id)
             for key, p in found.items():
                 pooled[key] += p.counts
             note(id, found)
-        total = torch.from_numpy(np.stack(list(pooled.values()))).to(self.device)
+        total = torch.from_numpy(np.stack(list(pooled.values()))).to(self.x.device)
         summed = distributed.sum_over_processes(total).cpu().numpy()
         self.pooled = {key: RegionPredictions(counts) for key, counts in zip(pooled, summed, strict=True)}
 
 
-def region_predictions(
-    task: SegmentationTask,
-    model: MultimodalModel,
-    case: str,
-    *,
-    device: torch.device,
-    autocast: Callable[[], AbstractContextManager[Any]],
-) -> dict[tuple[str, str], RegionPredictions]:
+def region_predictions(x: LoadedRun, case: str) -> dict[tuple[str, str], RegionPredictions]:
     """The voxels of a case, counted near each region and everywhere, by kind of voxels and region.
 
     Raises:
         NonFiniteLoss: if a probability is NaN.
     """
-    model.eval()
-    prepared = task.cases[case]
-    (segmented,) = task.segment(model, prepared.tensor(device), prepared.grid, task.modalities, autocast)
+    x.model.eval()
+    volumes = x.volumes
+    prepared = volumes.cases[case]
+    (segmented,) = volumes.segment(x.model, prepared.tensor(x.device), prepared.grid, volumes.modalities, x.autocast)
     volume = segmented.probability
     if not np.isfinite(volume).all():
         raise NonFiniteLoss(
             f"the prediction of {case} is NaN; look at this case, or train with a lower optim.lr or "
             "train.precision=float32"
         )
-    truth = prepared.native_target(task.convention)
+    truth = prepared.native_target(volumes.convention)
     found = {}
-    for region, p, t in zip(task.targets, volume, truth, strict=True):
+    for region, p, t in zip(volumes.targets, volume, truth, strict=True):
         near = nearby((p >= 0.5) | t, prepared.grid.spacing)
         found[NEAR, region] = RegionPredictions.count(p[near], t[near])
-    for region, p, t in zip(task.targets, volume, truth, strict=True):
+    for region, p, t in zip(volumes.targets, volume, truth, strict=True):
         found[WHOLE, region] = RegionPredictions.count(p, t)
     return found
 

@@ -18,7 +18,6 @@ from cggm_med.metrics.labels import FUSED
 from cggm_med.results.results import Report
 from cggm_med.runs.finished import LoadedRun, Say
 from cggm_med.task.base import Task
-from cggm_med.task.segmentation import SegmentationTask
 
 
 class ProbeQuestion(Question):
@@ -34,7 +33,7 @@ class ProbeQuestion(Question):
 
     def check(self, task: Task, folder: Path) -> None:
         """Refuse tasks for which no probe is known."""
-        if not isinstance(task, SegmentationTask) and task.labelled_samples() is None:
+        if task.volumes() is None and task.labelled_samples() is None:
             raise ConfigError(
                 f"{folder} is a run of task '{task.config.task.name}'; a probe needs one that segments, tells classes "
                 "apart or predicts values"

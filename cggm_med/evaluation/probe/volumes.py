@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from cggm_med.data.volumes.augment import Augmentation
 from cggm_med.data.volumes.patches import PatchDataset, PatchSampling
-from cggm_med.device import precision
 from cggm_med.evaluation.probe.table import HEAD, PROBE, READ_OUTS, UNTRAINED, Record, Say, read_out_table, untrained
 from cggm_med.evaluation.probe.voxels import (
     THRESHOLDS,
@@ -30,7 +29,6 @@ from cggm_med.results.aggregate import MEAN, aggregate, with_mean
 from cggm_med.results.results import Scores
 from cggm_med.runs.finished import LoadedRun
 from cggm_med.task.scan_to_mask import segment_scan
-from cggm_med.task.segmentation import SegmentationTask
 
 MOST_PATCHES, PATCHES_A_CASE = 64, 4
 VOXELS_A_PATCH = 400
@@ -47,18 +45,16 @@ class VolumeProbe:
     """
 
     def __init__(self, x: LoadedRun, train: LoadedRun, validation: LoadedRun | None) -> None:
-        assert isinstance(x.task, SegmentationTask)  # noqa: S101 - for the type checker
-        self.x, self.task, self.train = x, x.task, train
+        self.x, self.volumes, self.train = x, x.volumes, train
         self.choice = validation or train
         self.has_validation = validation is not None
-        self.autocast = precision(x.config.train.precision, x.device)
         self.patches = min(MOST_PATCHES, PATCHES_A_CASE * len(train.cases))
 
     def scores(self, say: Say) -> Scores:
         """A row for each case, modality, read-out and region, and what they say together."""
         cases: list[Record] = []
         thresholds: dict[tuple[str, str, str], float] = {}
-        modalities, regions = self.task.modalities, self.task.targets
+        modalities, regions = self.volumes.modalities, self.volumes.targets
         for by, model in ((UNTRAINED, untrained(self.x)), (PROBE, self.x.model.eval())):
             readouts = {m: self._fit(model, m) for m in modalities}
             say(f"{READ_OUTS[by]}: fitted, now choosing thresholds and scoring")
@@ -118,7 +114,7 @@ class VolumeProbe:
 
     def rules(self) -> dict[str, str]:
         """What was done."""
-        rules = self.task.rules()
+        rules = self.x.task.rules()
         return {
             **{name: rules[name] for name in ("grid", "regions", "Dice") if name in rules},
             "probe": "logistic regression (scikit-learn, C = 1) of each region on all channels of the encoder's "
@@ -134,19 +130,18 @@ class VolumeProbe:
 
     def _fit(self, model: MultimodalModel, modality: str) -> VoxelReadout:
         """A read-out of one encoder, fitted to voxels of training patches."""
-        task, settings = self.train.task, self.x.config
-        assert isinstance(task, SegmentationTask)  # noqa: S101 - for the type checker
-        sampling = PatchSampling(settings.data.patch_size, 0.5, settings.train.seed)
-        cases = [task.cases[id] for id in self.train.cases]
+        seed = self.x.config.train.seed
+        sampling = PatchSampling(self.volumes.patch_size, 0.5, seed)
+        cases = [self.train.volumes.cases[id] for id in self.train.cases]
         dataset = PatchDataset(cases, sampling, Augmentation("none"), self.patches)
-        channel = task.modalities.index(modality)
+        channel = self.train.volumes.modalities.index(modality)
         x, y = [], []
         for number in range(self.patches):
             image, target, _ = dataset[0, number]
             maps = self._encode(model, modality, image[None, channel : channel + 1].to(self.x.device))
             half = F.interpolate(target[None].float(), maps[1].shape[2:], mode="nearest")[0].numpy() > 0
-            seed = random_seed(settings.train.seed, Stream.PROBED_VOXELS, number)
-            random = np.random.Generator(np.random.Philox(seed))
+            drawn_by = random_seed(seed, Stream.PROBED_VOXELS, number)
+            random = np.random.Generator(np.random.Philox(drawn_by))
             voxels = draw_voxels(half, VOXELS_A_PATCH, random)
             x.append(voxel_features(maps, voxels))
             y.append(half[:, voxels[:, 0], voxels[:, 1], voxels[:, 2]].T)
@@ -154,7 +149,7 @@ class VolumeProbe:
 
     @torch.no_grad()
     def _encode(self, model: MultimodalModel, modality: str, patch: Tensor) -> tuple[Tensor, ...]:
-        with self.autocast():
+        with self.x.autocast():
             return model.encode({modality: patch})[modality].maps
 
     @torch.no_grad()
@@ -162,43 +157,44 @@ class VolumeProbe:
         self, source: LoadedRun, model: MultimodalModel, readouts: Mapping[str, VoxelReadout], case: str
     ) -> list[NDArray[np.float32]]:
         """Probabilities ``(region, x, y, z)`` of each modality, on the case's own grid."""
-        task = source.task
-        assert isinstance(task, SegmentationTask)  # noqa: S101 - for the type checker
+        volumes = source.volumes
+        prepared = volumes.cases[case]
 
         def logits(patch: Tensor) -> Tensor:
             odds = [
                 F.interpolate(
                     readouts[m](self._encode(model, m, patch[:, i : i + 1])), patch.shape[2:], mode="trilinear"
                 )
-                for i, m in enumerate(task.modalities)
+                for i, m in enumerate(volumes.modalities)
             ]
             return torch.cat(odds, dim=1)
 
-        prepared, data = task.cases[case], source.config.data
         answers = segment_scan(
             logits,
             prepared.tensor(source.device),
             prepared.grid,
-            patch_size=data.patch_size,
-            overlap=data.overlap,
-            answers=len(task.modalities),
+            patch_size=volumes.patch_size,
+            overlap=volumes.overlap,
+            answers=len(volumes.modalities),
         )
         return [answer.probability for answer in answers]
 
     def _truth(self, source: LoadedRun, case: str) -> NDArray[np.bool_]:
-        task = source.task
-        assert isinstance(task, SegmentationTask)  # noqa: S101 - for the type checker
-        return task.cases[case].native_target(task.convention)
+        return source.volumes.cases[case].native_target(source.volumes.convention)
 
     def _own(self) -> list[Record]:
         """Dice of the run's own heads and of its fused prediction."""
-        x = self.x
+        x, volumes = self.x, self.volumes
         heads = x.strategy.eval().heads
-        results = list(x.task.evaluate(x.model, heads, x.cases, device=x.device, autocast=self.autocast, full=False))
-        scores = x.task.summarise(results)
-        rows = [(row, row["modality"], HEAD) for row in scores.heads]
-        rows += [(row, FUSED, FUSED) for row in scores.cases]
-        return [
-            {"case": row["case"], "modality": modality, "by": by, "region": row["region"], "dice": row["dice"]}
-            for row, modality, by in rows
-        ]
+        rows: list[Record] = []
+        for id in x.cases:
+            case, truth = volumes.cases[id], self._truth(x, id)
+            answers = volumes.segment(
+                x.model, case.tensor(x.device), case.grid, volumes.modalities, x.autocast, heads=heads
+            )
+            for who, answer in zip((FUSED, *volumes.modalities), answers, strict=False):
+                for region, p, t in zip(volumes.targets, answer.masks, truth, strict=True):
+                    value = dice(torch.from_numpy(p), torch.from_numpy(t))
+                    by = FUSED if who == FUSED else HEAD
+                    rows.append({"case": id, "modality": who, "by": by, "region": region, "dice": value})
+        return sorted(rows, key=lambda row: row["by"] == FUSED)

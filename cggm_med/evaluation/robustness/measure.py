@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,13 @@ from cggm_med.errors import ConfigError, UnknownName
 from cggm_med.evaluation.ask import Answer, Question
 from cggm_med.evaluation.robustness.figure import robustness_figure
 from cggm_med.metrics.volumes import dice
-from cggm_med.models.base import MultimodalModel
 from cggm_med.randomness import Stream, random_seed
 from cggm_med.results.aggregate import aggregate, with_mean
 from cggm_med.results.results import Record, Report, Scores
 from cggm_med.results.tables import Table
 from cggm_med.runs.finished import LoadedRun, Say
 from cggm_med.task.base import Task
-from cggm_med.task.segmentation import SegmentationTask
+from cggm_med.task.capabilities import Volumes
 
 CLEAN, MISSING = "clean", "missing"
 
@@ -107,7 +105,7 @@ class RobustnessQuestion(Question):
 
     def check(self, task: Task, folder: Path) -> None:
         """Refuse runs that do not segment, and artefacts, severities and modalities that do not exist."""
-        if not isinstance(task, SegmentationTask):
+        if task.volumes() is None:
             raise ConfigError(
                 f"{folder} is a run of task '{task.config.task.name}', whose data are no scans to corrupt"
             )
@@ -115,14 +113,14 @@ class RobustnessQuestion(Question):
 
     def measure(self, x: LoadedRun, say: Say) -> Answer:
         """Dice in every condition."""
-        assert isinstance(x.task, SegmentationTask)  # noqa: S101 - for the type checker; it was checked
+        volumes = x.volumes
         say(
             f"{len(self.conditions)} conditions x {len(x.cases)} cases = {len(self.conditions) * len(x.cases)} "
             "predictions"
         )
         self.modalities = x.task.modalities
         rows = measure(x, self.conditions, say)
-        return Answer(summarise(rows, self.conditions, self.modalities), _rules(x.task, self.conditions))
+        return Answer(summarise(rows, self.conditions, self.modalities), _rules(volumes, self.conditions))
 
     def draw(self, folder: Path, report: Report) -> None:
         """Dice against severity."""
@@ -140,20 +138,18 @@ def measure(x: LoadedRun, todo: Sequence[Condition], say: Say = print) -> list[d
     Returns:
         The rows of all processes, in the order of the run's cases and ``todo``, on each of them.
     """
-    task = x.task
-    assert isinstance(task, SegmentationTask)  # noqa: S101 - for the type checker; it was checked
+    volumes, mine = x.volumes, x.share
     x.model.eval()
-    mine, autocast, seed = x.share, x.autocast, x.config.train.seed
     found: dict[str, list[dict[str, Any]]] = {}
     started, done = time.monotonic(), 0
     for number, id in enumerate(mine, start=1):
-        case = task.cases[id]
+        case = volumes.cases[id]
         scan = inspect(replace(case.source, label=None), None)
-        truth = case.native_target(task.convention)
+        truth = case.native_target(volumes.convention)
         found[id] = rows = []
         for condition, after in zip(todo, [*todo[1:], None], strict=True):
-            predicted = _segment(task, x.model, id, scan, condition, seed, x.device, autocast)
-            for name, p, t in zip(task.targets, predicted, truth, strict=True):
+            predicted = _segment(x, id, scan, condition)
+            for name, p, t in zip(volumes.targets, predicted, truth, strict=True):
                 value = dice(torch.from_numpy(p), torch.from_numpy(t))
                 rows.append({"case": id, **condition.record, "region": name, "dice": value})
             done += 1
@@ -210,18 +206,10 @@ def summarise(rows: Sequence[Record], todo: Sequence[Condition], modalities: Seq
     return Scores(headline=headline, summary=tuple(summary), cases=tuple(rows), heads=(), tables=tuple(tables))
 
 
-def _segment(
-    task: SegmentationTask,
-    model: MultimodalModel,
-    case: str,
-    scan: Inspection,
-    condition: Condition,
-    seed: int,
-    device: torch.device,
-    autocast: Callable[[], AbstractContextManager[Any]],
-) -> NDArray[np.bool_]:
+def _segment(x: LoadedRun, case: str, scan: Inspection, condition: Condition) -> NDArray[np.bool_]:
     """Masks ``(region, x, y, z)`` of one case on its own grid, all the way from what its files hold."""
-    given = task.modalities
+    volumes = x.volumes
+    given = volumes.modalities
     if condition.artefact == MISSING:
         given = tuple(m for m in given if m not in condition.modalities)
 
@@ -230,11 +218,11 @@ def _segment(
         if not condition.severity or modality not in condition.modalities:
             return volume
         # Neither the severity nor the other modalities take part, so that a cell has one number in any table.
-        key = random_seed(seed, Stream.ARTEFACT, case, condition.artefact, modality)
+        key = random_seed(x.config.train.seed, Stream.ARTEFACT, case, condition.artefact, modality)
         return corrupt(volume, spacing, condition.artefact, condition.severity, key)
 
-    moved, grid, _ = to_network([changed(m) for m in given], scan.affines[given[0]], task.config.data.spacing)
-    (found,) = task.segment(model, moved["image"].as_tensor().to(device), grid, given, autocast)
+    moved, grid, _ = to_network([changed(m) for m in given], scan.affines[given[0]], volumes.spacing)
+    (found,) = volumes.segment(x.model, moved["image"].as_tensor().to(x.device), grid, given, x.autocast)
     return found.masks
 
 
@@ -243,8 +231,8 @@ def _key(row: Record) -> tuple[Any, ...]:
     return row["artefact"], row["modalities"], row["severity"]
 
 
-def _rules(task: SegmentationTask, todo: Sequence[Condition]) -> dict[str, str]:
-    rules = task.dice_rules()
+def _rules(volumes: Volumes, todo: Sequence[Condition]) -> dict[str, str]:
+    rules = volumes.dice_rules()
     rules["clean"] = "the scans as they are, through the same steps; severity 0 of every artefact"
     used = dict.fromkeys(c.artefact for c in todo if c.severity)
     if used:
