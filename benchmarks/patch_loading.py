@@ -1,6 +1,6 @@
 """Whether one background worker makes patches faster than the tiny CPU step uses them up, from one process.
 
-Run: python benchmarks/patch_loading.py [--batches 60]
+Run: python benchmarks/patch_loading.py [--batches 60] [--tiny]
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 
 from cggm_med.config import parse_overrides
 from cggm_med.optim.optimizer import make_optimizer
+from cggm_med.randomness import Step
 from cggm_med.registry import STRATEGIES, TASKS, load
 from cggm_med.runs.settings import make_config
 from cggm_med.training.build import build
@@ -23,7 +24,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batches", type=int, default=60)
     parser.add_argument("--set", action="append", default=[], help="settings, such as data.augmentation=standard")
+    parser.add_argument("--tiny", action="store_true", help="the smallest sizes, only to see that it runs")
     options = parser.parse_args()
+    if options.tiny:
+        options.batches = 2
+    steps = 2 if options.tiny else 10
     settings = ["data.workers=1", f"train.steps_per_epoch={options.batches + 5}", "train.epochs=1", *options.set]
     config = make_config("brats2021", [parse_overrides(settings)], preset="tiny")
     task = load(TASKS, "brats2021")(config)
@@ -42,9 +47,10 @@ def main() -> None:
     optimizer = make_optimizer(model, strategy, config.optim, device)
     criterion = task.criterion()
     start = time.perf_counter()
-    for index in range(10):
-        train_step(model, strategy, optimizer, criterion, kept[index % 5], clip_norm=1.0)
-    training = 10 / (time.perf_counter() - start)
+    for number in range(steps):
+        step = Step(number, config.train.steps)
+        train_step(model, strategy, optimizer, criterion, kept[number % 5], step, clip_norm=1.0)
+    training = steps / (time.perf_counter() - start)
     print(f"one worker makes {loading:.1f} batches/s, the step uses {training:.1f}: ratio {loading / training:.1f}")
 
 

@@ -1,6 +1,6 @@
 """Time and memory of one case from files to mask, against nnU-Net's predictor with the same network and windows.
 
-Run on Linux: python benchmarks/predict.py [--channels 8,16,32,64] [--patch 96] [--rounds 3] [--device auto]
+Run on Linux: python benchmarks/predict.py [--channels 8,16,32,64] [--patch 96] [--rounds 3] [--device auto] [--tiny]
 
 Each round starts a process for either. Time is from the first file read to the mask written, without imports, without
 loading the network, and after a first prediction of a small scan that warms up. Both predict without mirroring, with
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ from rich.console import Console
 from torch import nn
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
-SHAPE = (240, 240, 155)
 
 
 def main() -> None:
@@ -40,7 +40,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60, help="of training, so that the masks mean something")
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--shape", type=int, nargs=3, default=(240, 240, 155), help="of the scan to time")
+    parser.add_argument("--tiny", action="store_true", help="the smallest sizes, only to see that it runs")
     options = parser.parse_args()
+    if options.tiny:
+        options.channels, options.patch, options.rounds, options.steps = "4,8", 32, 1, 1
+        options.shape = (48, 48, 40)
     if options.contestant:
         print(json.dumps(measure(options)))
         return
@@ -71,8 +76,9 @@ def prepare(folder: Path, options: argparse.Namespace) -> None:
     from cggm_med.runs import train as run
     from cggm_med.runs.settings import make_config
 
-    write_phantom(folder / "small", cases=3, seed=0, shape=(96, 96, 80), spacing_mm=1.0)
-    write_phantom(folder / "scan", cases=1, seed=0, shape=SHAPE, spacing_mm=1.0)
+    small = tuple(min(a, b) for a, b in zip(options.shape, (96, 96, 80), strict=True))
+    write_phantom(folder / "small", cases=3, seed=0, shape=small, spacing_mm=1.0)
+    write_phantom(folder / "scan", cases=1, seed=0, shape=tuple(options.shape), spacing_mm=1.0)
     settings = [
         f"data.path={folder / 'small'}",
         f"data.cache={folder / 'cache'}",
@@ -174,7 +180,7 @@ def nnunet(options: argparse.Namespace) -> tuple[Any, nn.Module, torch.device]:
     model = SegmentationModel(MODALITIES, 3, [int(c) for c in options.channels.split(",")])
     model.load_state_dict(stored)
     network = StackedModalities(model).to(device).eval()
-    plans = PlansManager(plan(options.patch))
+    plans = PlansManager(plan(options.patch, options.shape))
     description = {
         "channel_names": {str(i): m for i, m in enumerate(MODALITIES)},
         "labels": {"background": 0, "WT": [1, 2, 3], "TC": [1, 3], "ET": [3]},
@@ -194,7 +200,7 @@ def nnunet(options: argparse.Namespace) -> tuple[Any, nn.Module, torch.device]:
     return predict, network, device
 
 
-def plan(patch: int) -> dict[str, Any]:
+def plan(patch: int, shape: Sequence[int]) -> dict[str, Any]:
     """The plan that nnU-Net makes of skull-stripped scans of 1 mm, as far as its predictor reads it."""
 
     def resampling(order: int, labels: bool) -> dict[str, Any]:
@@ -205,7 +211,7 @@ def plan(patch: int) -> dict[str, Any]:
         "dataset_name": "benchmark",
         "plans_name": "benchmark",
         "original_median_spacing_after_transp": [1, 1, 1],
-        "original_median_shape_after_transp": list(SHAPE),
+        "original_median_shape_after_transp": list(shape),
         "image_reader_writer": "SimpleITKIO",
         "transpose_forward": [2, 1, 0],  # to x, y, z, as the network has learned it
         "transpose_backward": [2, 1, 0],
@@ -218,7 +224,7 @@ def plan(patch: int) -> dict[str, Any]:
                 "preprocessor_name": "DefaultPreprocessor",
                 "batch_size": 2,
                 "patch_size": [patch] * 3,
-                "median_image_size_in_voxels": list(SHAPE),
+                "median_image_size_in_voxels": list(shape),
                 "spacing": [1.0, 1.0, 1.0],
                 "normalization_schemes": ["ZScoreNormalization"] * len(MODALITIES),
                 "use_mask_for_norm": [True] * len(MODALITIES),

@@ -1,6 +1,6 @@
 """What each strategy's step costs over a joint step of the same model: time and peak memory, as ratios.
 
-Run: python benchmarks/strategy_overhead.py [--device cuda] [--presets tiny base] [--rounds 15] [--only cggm uniform]
+Run: python benchmarks/strategy_overhead.py [--device cuda] [--presets tiny base] [--rounds 15] [--only cggm] [--tiny]
 
 As users get it, joint training has classifier heads that watch; ratios to joint training without them stand beside.
 Every round times one step of each variant in a new random order, and the ratio is taken within the round, so that a
@@ -130,7 +130,10 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=0, help="default: 4 for tiny, 1 for larger presets")
     parser.add_argument("--patch", type=int, default=0, help="edge of the patch; default: the preset's")
     parser.add_argument("--only", nargs="+", default=list(VARIANTS), help="variants; default: all")
+    parser.add_argument("--tiny", action="store_true", help="the smallest sizes, only to see that it runs")
     options = parser.parse_args()
+    if options.tiny:
+        options.presets, options.rounds, options.batch_size, options.patch = ["tiny"], 2, 1, 16
     device = torch.device(options.device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{name}, torch {torch.__version__}; median ratio (quartiles) of {options.rounds} rounds")
