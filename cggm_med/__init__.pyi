@@ -37,6 +37,7 @@ from .objectives.losses import RegionLoss as RegionLoss
 from .optim.optimizer import make_optimizer as make_optimizer
 from .randomness import Step as Step
 from .results.results import Report as Report
+from .runs.loggers import RunLogger as RunLogger
 from .runs.settings import make_config as make_config
 from .strategies.base import BalancingStrategy as BalancingStrategy
 from .strategies.base import FactorStrategy as FactorStrategy

@@ -75,6 +75,7 @@ class TrainConfig:
         subset_view_every: steps between two such losses.
         log_shapley: also log each modality's Shapley share of the fused score, which costs a prediction from every
             subset whenever something is logged.
+        loggers: names of run loggers that receive what is logged, besides ``metrics.jsonl``.
     """
 
     epochs: int = 100
@@ -93,6 +94,7 @@ class TrainConfig:
     subset_view_guided: bool = False
     subset_view_every: int = 1
     log_shapley: bool = False
+    loggers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require(self.steps_per_epoch >= 0, "train.steps_per_epoch", self.steps_per_epoch, "at least 0")

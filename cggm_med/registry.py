@@ -14,6 +14,7 @@ STRATEGIES = "cggm_med.strategies"
 METRICS = "cggm_med.metrics"
 ENCODERS = "cggm_med.encoders"
 FUSIONS = "cggm_med.fusions"
+LOGGERS = "cggm_med.loggers"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ GROUPS = {
     METRICS: Group("metric", "cggm_med.metrics.metric:Metric", instances=True),
     ENCODERS: Group("encoder", "cggm_med.models.encoders:Encoder"),
     FUSIONS: Group("fusion", "cggm_med.models.fusion:Fusion"),
+    LOGGERS: Group("logger", "cggm_med.runs.loggers:RunLogger"),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,12 +16,13 @@ from cggm_med.config import RunConfig, Tree, differences, to_tree
 from cggm_med.data.splits import write_splits
 from cggm_med.device import select_device
 from cggm_med.errors import CheckpointError, OutputError
-from cggm_med.files import append_text, results_folder, write_json, write_text
+from cggm_med.files import results_folder, write_json, write_text
 from cggm_med.models.base import MultimodalModel
 from cggm_med.plots.segmentation import learning_figure, modality_figure
 from cggm_med.results.results import Report
 from cggm_med.runs.finished import FinishedRun, LoadedRun, held_out
 from cggm_med.runs.folder import RunFolder
+from cggm_med.runs.loggers import RunLog, RunLogger, make_loggers
 from cggm_med.runs.progress import RunProgress, speaker
 from cggm_med.runs.scoring import score
 from cggm_med.runs.settings import completed, instantiate
@@ -50,6 +51,7 @@ def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
         OutputError: if the folder holds files already or cannot be written.
     """
     task, strategy = instantiate(config)
+    loggers = make_loggers(config.train.loggers)
     say = speaker(console)
     run = RunFolder(folder)
     first = distributed.rank() == 0
@@ -69,7 +71,7 @@ def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
             write_splits(run.splits, splits)
             write_json(run.data, task.contents())
             write_json(run.facts, task.facts())
-    return _train_and_score(run, task, strategy, console, None)
+    return _train_and_score(run, task, strategy, console, None, loggers)
 
 
 def resume(folder: Path, overrides: Tree, console: Console) -> Report | None:
@@ -92,6 +94,7 @@ def resume(folder: Path, overrides: Tree, console: Console) -> Report | None:
             "leave them as they were, or start a new run"
         )
     task, strategy = instantiate(config)
+    loggers = make_loggers(config.train.loggers)
     say = speaker(console)
     task.find(say)
     task.prepare(run.read_splits(), say)
@@ -105,7 +108,7 @@ def resume(folder: Path, overrides: Tree, console: Console) -> Report | None:
         say("no checkpoint yet: starting at step 0")
     if distributed.rank() == 0:
         run.forget_after(0 if checkpoint is None else checkpoint.step)
-    return _train_and_score(run, task, strategy, console, checkpoint)
+    return _train_and_score(run, task, strategy, console, checkpoint, loggers)
 
 
 def _train_and_score(
@@ -114,6 +117,7 @@ def _train_and_score(
     strategy: BalancingStrategy,
     console: Console,
     checkpoint: checkpoints.Checkpoint | None,
+    loggers: Mapping[str, RunLogger],
 ) -> Report | None:
     config, splits, say = task.config, task.splits, speaker(console)
     device = select_device(config.train.device)
@@ -128,7 +132,7 @@ def _train_and_score(
     split = held_out(splits)
     if split is None:
         say("no case is held out, so nothing will be scored at the end")
-    _train(run, task, model, strategy, device, console, checkpoint)
+    _train(run, task, model, strategy, device, console, checkpoint, loggers)
     if split is None:
         return None
     finished, cases = FinishedRun(run.path), getattr(splits, split)
@@ -145,20 +149,21 @@ def _train(
     device: torch.device,
     console: Console,
     checkpoint: checkpoints.Checkpoint | None,
+    loggers: Mapping[str, RunLogger],
 ) -> None:
     """Train to the last step, and draw how it went."""
     config, first = task.config, distributed.rank() == 0
     done = checkpoint.step if checkpoint else 0
     progress = RunProgress(console if first else Console(quiet=True), done, config.train.steps)
+    run_log = RunLog(loggers, run.path, to_tree(config), done, speaker(console))
 
     def log(record: Record) -> None:
-        if first:
-            append_text(run.metrics, json.dumps(record) + "\n")
-            progress(record)
+        run_log(record)
+        progress(record)
 
     # Of a run that was stopped in between, the cost is not known.
-    whole = first and done == 0
-    with progress, measured(run.cost, device, config.train.steps) if whole else contextlib.nullcontext():
+    cost = measured(run.cost, device, config.train.steps) if first and done == 0 else contextlib.nullcontext()
+    with progress, run_log, cost:
         train(
             task,
             model,

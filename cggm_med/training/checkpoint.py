@@ -30,6 +30,7 @@ FREE_SETTINGS = (
     "train.device",
     "train.log_every",
     "train.log_shapley",
+    "train.loggers",
 )
 
 

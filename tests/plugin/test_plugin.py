@@ -1,5 +1,6 @@
-"""The plug-in doors: a package with a strategy and a metric is installed with pip, found, trained with and proven."""
+"""The plug-in doors: a package with a strategy, a metric and a run logger is installed with pip and trained with."""
 
+import csv
 import importlib
 import json
 import os
@@ -141,3 +142,34 @@ def test_the_metric_stands_in_every_table(environment, phantom, cache, tmp_path)
     mine = {row["name"]: row for row in rows if row["score"] == "ASSD WT (lower is better)"}
     assert mine["joint"]["mean"] == pytest.approx(values["WT"])
     assert sorted(mine, key=lambda name: mine[name]["mean"]) == sorted(mine, key=lambda name: mine[name]["rank"])
+
+
+def test_the_shared_laws_run_over_it(environment):
+    battery = ROOT / "tests" / "strategies" / "test_all.py"
+    done = run(environment, "-m", "pytest", str(battery), "-o", "addopts=", "-k", "level", "-p", "no:cacheprovider")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert int(done.stdout.split(" passed")[0].split()[-1]) > 50
+
+
+@pytest.mark.slow
+def test_its_logger_writes_every_loss_once_also_when_the_run_is_resumed(environment, phantom, cache, tmp_path):
+    flags = [word for setting in small_settings(phantom, cache) for word in ("--set", setting)]
+    words = ["train", "--preset", "tiny", "--out", tmp_path / "run", "--set", "train.loggers=[loss_table]", *flags]
+    # Stopped after the last checkpoint, with a row that will come again.
+    assert cggm_med(environment, *words, "--set", "train.checkpoint_every=100").returncode == 0
+    (tmp_path / "run" / "checkpoints" / "last.pt").unlink()
+    (tmp_path / "run" / "checkpoints" / "best.pt").unlink()
+    done = cggm_med(environment, "train", "--resume", tmp_path / "run")
+    assert done.returncode == 0, done.stderr[-3000:]
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    logged = [(str(record["step"]), str(record["loss"])) for record in records if record["kind"] == "train"]
+    with (tmp_path / "run" / "losses.csv").open(newline="") as file:
+        assert [(row["step"], row["loss"]) for row in csv.DictReader(file)] == logged
+    assert logged
+    # It may be left out when the run goes on, since it changes no number.
+    assert cggm_med(environment, "train", "--resume", tmp_path / "run", "--set", "train.loggers=[]").returncode == 0
+
+
+def test_the_page_shows_the_logger_that_is_tested():
+    page = (ROOT / "docs" / "how-to" / "add-a-logger.md").read_text()
+    assert f"```python\n{(HERE / 'plugin_loggers' / 'loss_table.py').read_text()}```" in page

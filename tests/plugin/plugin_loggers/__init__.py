@@ -1,0 +1,1 @@
+"""A run logger of its own."""
