@@ -4,12 +4,16 @@ import csv
 import json
 
 import pytest
+from helpers import processes
 from helpers.command_line import command
 from helpers.small_runs import small_settings
+
+from cggm_med.comparison import experiment
 
 
 @pytest.mark.slow
 def test_train_compare_and_go_on(tmp_path, monkeypatch, phantom, cache, capsys):
+    monkeypatch.setattr(experiment.subprocess, "Popen", processes.Popen)
     settings = [word for s in small_settings(phantom, cache, train__epochs="1") for word in ("--set", s)]
     out = tmp_path / "out"
     words = (

@@ -10,7 +10,6 @@ import yaml
 from helpers.command_line import command
 from helpers.small_runs import small_settings
 
-from cggm_med.cli import app as cli
 from cggm_med.data.volumes.phantom import PhantomCase, make_case
 
 AFFINE = np.diag([-5.0, -5.0, 5.0, 1.0])
@@ -200,10 +199,7 @@ def test_a_trained_case_is_known_again_however_it_is_prepared(cases, tmp_path, m
     run, data = tmp_path / "run", brats2021(tmp_path / "data", cases)
     train(monkeypatch, data, cache, run)
     for setting in ("data.spacing=[6,6,6]", "task.labels=brats2013"):
-        monkeypatch.setattr("sys.argv", ["cggm-med", "evaluate", str(run), "--data", str(data), "--set", setting])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        assert end.value.code == 1
+        command(monkeypatch, "evaluate", run, "--data", data, "--set", setting, code=1)
         assert "were used to train this run" in capsys.readouterr().err
 
 

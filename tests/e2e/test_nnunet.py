@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from helpers import processes
 
 TRAINER = """
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -39,9 +38,9 @@ def nnunet(phantom, tmp_path_factory):
     }
 
     def start(command, *words, **more):
-        line = [sys.executable, "-m", "cggm_med.cli", "nnunet", command, "--folder", root, *words]
+        line = ["-m", "cggm_med.cli", "nnunet", command, "--folder", root, *words]
         with (root / "log.txt").open("w") as log:
-            return subprocess.Popen(line, stdout=log, stderr=log, env={**environment, **more})
+            return processes.Popen(line, stdout=log, stderr=log, env={**environment, **more})
 
     def run(*words, **more):
         status = start(*words, **more).wait()

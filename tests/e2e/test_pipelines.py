@@ -1,10 +1,7 @@
 """The shipped bundles: their files are what the project says, and MONAI runs them as they are."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import jsonschema
@@ -12,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
+from helpers import processes
 
 from cggm_med import registry
 from cggm_med.bundle.configs import TEMPLATE, evaluate_config, inference_config, metadata, train_config
@@ -92,10 +90,7 @@ def test_metadata_that_say_too_little_are_refused():
 
 
 def run_monai(folder, *words):
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    done = subprocess.run(
-        [sys.executable, *map(str, words)], cwd=folder, env=env, capture_output=True, text=True, check=False
-    )
+    done = processes.run(*words, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 

@@ -2,13 +2,12 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
 import yaml
+from helpers import processes
 from helpers.resuming import Killed, assert_same_run, final_state, kill_at
 from helpers.small_runs import quiet, small_config, small_settings
 
@@ -97,10 +96,8 @@ def test_a_process_that_is_really_killed(uninterrupted, tmp_path, phantom, cache
     """SIGKILL at a moment of the machine's choosing."""
     folder = tmp_path / "run"
     settings = small_settings(phantom, cache, strategy__warmup_steps="2", data__augmentation="standard")
-    command = [sys.executable, "-m", "cggm_med.cli", "train", "--preset", "tiny", "--out", str(folder)]
-    process = subprocess.Popen(
-        [*command, *(word for setting in settings for word in ("--set", setting))], stdout=subprocess.DEVNULL
-    )
+    flags = [word for setting in settings for word in ("--set", setting)]
+    process = processes.Popen(["-m", "cggm_med.cli", "train", "--preset", "tiny", "--out", folder, *flags])
     deadline = time.monotonic() + 120
     while not (folder / "checkpoints" / "last.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.01)

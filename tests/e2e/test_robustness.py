@@ -2,16 +2,14 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 import zlib
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from helpers import processes
 from helpers.command_line import command
 from helpers.small_runs import quiet, trained_run
 from matplotlib.image import imread
@@ -275,17 +273,9 @@ def test_summary_by_hand():
 @pytest.mark.slow
 def test_two_processes_share_the_cases(table, run, tmp_path):
     words = ["evaluate", str(run), "--corrupt", "noise", "--severity", "5", "--out", str(tmp_path / "two")]
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "cggm_med.cli"]
-    done = subprocess.run(
-        [sys.executable, *launch, *words],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=dict(os.environ),
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "6 conditions x 2 cases = 12 predictions" in done.stdout
+    first, second = processes.run_together(2, "-m", "cggm_med.cli", *words)
+    assert first.returncode == second.returncode == 0, first.stderr[-3000:] + second.stderr[-3000:]
+    assert "6 conditions x 2 cases = 12 predictions" in first.stdout
     found, whole = rows_of(tmp_path / "two"), rows_of(table)
     expected = [row for row in whole if row["artefact"] in ("clean", "noise") and row["severity"] in ("0", "5")]
     assert found == expected

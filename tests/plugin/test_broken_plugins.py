@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+from helpers.command_line import command
 
 from cggm_med import MissingExtra, PluginError, registry
 
@@ -85,15 +86,8 @@ def installed(tmp_path, monkeypatch):
         sys.modules.pop(module, None)
 
 
-def command(monkeypatch, *words):
-    monkeypatch.setattr("sys.argv", ["cggm-med", *words])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    return end.value.code
-
-
 def listing(monkeypatch, capsys, kind="tasks"):
-    assert not command(monkeypatch, kind)
+    command(monkeypatch, kind)
     captured = capsys.readouterr()
     return {line.split()[0]: line for line in captured.out.splitlines()}, captured
 
@@ -117,7 +111,7 @@ def test_each_is_listed_with_its_error_and_the_others_as_without_them(monkeypatc
 
 @pytest.mark.parametrize("name", SAID)
 def test_each_is_refused_in_one_line(name, installed, monkeypatch, capsys, tmp_path):
-    assert command(monkeypatch, "train", "--task", name, "--out", str(tmp_path / "run")) == 1
+    command(monkeypatch, "train", "--task", name, "--out", str(tmp_path / "run"), code=1)
     said = capsys.readouterr().err.removeprefix("hello from a plug-in\n")
     assert said.startswith(f"PluginError: task '{name}' ")
     assert said.count("\n") == 1

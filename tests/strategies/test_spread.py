@@ -1,11 +1,10 @@
 """Every strategy on two processes: equal bits on both, and the update of one process with the whole batch."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import processes
 from helpers.spread import labels, train_all
 
 from cggm_med.testing.problems import PROBLEMS
@@ -16,15 +15,8 @@ CASES = [f"{kind}, {label}" for kind in PROBLEMS for label in labels()]
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     out = tmp_path_factory.mktemp("spread")
-    command = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        str(Path(__file__).parents[1] / "helpers" / "spread.py"),
-    ]
-    done = subprocess.run([sys.executable, *command, str(out)], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    for done in processes.run_together(2, Path(__file__).parents[1] / "helpers" / "spread.py", out):
+        assert done.returncode == 0, done.stderr[-3000:]
     return [torch.load(out / f"process{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 

@@ -8,10 +8,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from helpers.command_line import command
 from sklearn.metrics import accuracy_score, f1_score
 from torch.nn import functional as F
 
-from cggm_med.cli import app as cli
 from cggm_med.config import parse_overrides
 from cggm_med.errors import ConfigError, DataError, MissingExtra
 from cggm_med.objectives.losses import IGNORED
@@ -510,13 +510,6 @@ def test_paper_settings(name):
 # Through the command line; training on generated data, and resuming, are tested for all tasks together
 
 
-def command(monkeypatch, *words):
-    monkeypatch.setattr("sys.argv", ["cggm-med", *map(str, words)])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    return end.value.code
-
-
 def test_a_run_on_features_alone_is_scored_again_and_refuses_other_features(name, tmp_path, monkeypatch, capsys):
     files = content(TASK[name])
     alone = write(tmp_path / "alone", TASK[name], {"features": files["features"]})
@@ -531,14 +524,14 @@ def test_a_run_on_features_alone_is_scored_again_and_refuses_other_features(name
     ]
     flags = [word for setting in settings for word in ("--set", setting)]
     words = ["train", "--task", name, "--preset", "tiny", "--strategy", "joint", "--data", alone, "--out", run]
-    assert not command(monkeypatch, *words, *flags)
+    command(monkeypatch, *words, *flags)
     results = json.loads((run / "results.json").read_text())
     assert results["summary"][0]["samples"] == sum(LENGTHS[TEST]) == len(results["cases"])
-    assert not command(monkeypatch, "evaluate", run, "--split", "test")
+    command(monkeypatch, "evaluate", run, "--split", "test")
     again = json.loads((run / "evaluations" / "test" / "results.json").read_text())
     assert again["cases"] == results["cases"]
-    assert not command(monkeypatch, "train", "--resume", run)
+    command(monkeypatch, "train", "--resume", run)
     assert json.loads((run / "results.json").read_text())["cases"] == results["cases"]
     capsys.readouterr()
-    assert command(monkeypatch, "evaluate", run, "--data", both, "--split", "test") == 1
+    command(monkeypatch, "evaluate", run, "--data", both, "--split", "test", code=1)
     assert "the network was made for" in capsys.readouterr().err

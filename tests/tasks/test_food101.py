@@ -8,10 +8,10 @@ import time
 import numpy as np
 import pytest
 import torch
+from helpers.command_line import command
 from PIL import Image
 from torch.nn import functional as F
 
-from cggm_med.cli import app as cli
 from cggm_med.config import parse_overrides
 from cggm_med.errors import ConfigError, DataError, MissingExtra
 from cggm_med.runs.settings import make_config
@@ -410,14 +410,8 @@ def test_networks_that_cannot_be_used_are_told(few, tmp_path, lists, monkeypatch
         network_folder("nobody/nothing", "model.text")
 
 
-def test_from_the_command_line(lists, tmp_path, monkeypatch, capsys):
+def test_from_the_command_line(lists, tmp_path, monkeypatch):
     """Two steps, then scored again, then resumed from the first: the same scores each time."""
-
-    def command(*words):
-        monkeypatch.setattr("sys.argv", ["cggm-med", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        assert not end.value.code, capsys.readouterr().err
 
     def fused(folder):
         return json.loads((folder / "results.json").read_text())["cases"]
@@ -426,12 +420,24 @@ def test_from_the_command_line(lists, tmp_path, monkeypatch, capsys):
     networks = [f"model.{m}={lists / 'networks' / m}" for m in ("text", "image")]
     sets = [w for s in (*SHORT, *networks, f"data.cache={tmp_path / 'cache'}") for w in ("--set", s)]
     command(
-        "train", "--task", "food101", "--data", lists, "--strategy", "joint", "--preset", "tiny", "--out", run, *sets
+        monkeypatch,
+        "train",
+        "--task",
+        "food101",
+        "--data",
+        lists,
+        "--strategy",
+        "joint",
+        "--preset",
+        "tiny",
+        "--out",
+        run,
+        *sets,
     )
     scores = fused(run)
     assert len(scores) == 75
-    command("evaluate", run, "--out", tmp_path / "again")
+    command(monkeypatch, "evaluate", run, "--out", tmp_path / "again")
     assert fused(tmp_path / "again") == scores
     (run / "results.json").unlink()
-    command("train", "--resume", run)
+    command(monkeypatch, "train", "--resume", run)
     assert fused(run) == scores
