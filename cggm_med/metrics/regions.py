@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 
 from cggm_med.metrics.lesions import lesion_scores
 from cggm_med.metrics.metric import Metric, value_of
@@ -50,54 +51,43 @@ def region_metrics(empty_mm: float, tolerance_mm: float) -> tuple[Metric, ...]:
         f"{empty_mm:g} mm for each missed or false one; this HD95 weights a surface by its area, as the official "
         "script does"
     )
-    further = functools.partial(Metric, table=FURTHER, cropped=True)
+    usual = functools.partial(Metric, table=FURTHER, cropped=True)
+    overlap = functools.partial(usual, both_empty=1.0, one_empty=0.0)
+    # A single case can lie far off, hence the median.
+    distance = functools.partial(usual, unit="mm", better="lower", digits=1, statistics=("mean", "median"))
+    count = functools.partial(usual, rule="", digits=0, statistics=())
     return (
-        Metric(
+        overlap(
             "Dice",
             "dice",
             lambda p, t, mm: dice(p, t),
             "2 |P and T| / (|P| + |T|) per case and region, then averaged over cases",
-            both_empty=1.0,
-            one_empty=0.0,
-            cropped=True,
             table="",
             statistics=("mean", "sd", "median"),
             cell="{mean} ± {sd}",
         ),
-        Metric(
+        distance(
             "HD95",
             "hd95_mm",
             functools.partial(hausdorff95, empty_mm=empty_mm),
             "larger of the two directed 95th percentiles of surface distances, in mm; each voxel of a surface counts "
             "the same (MONAI)",
-            unit="mm",
-            better="lower",
             both_empty=0.0,
             one_empty=empty_mm,
-            digits=1,
-            cropped=True,
             table="",
-            statistics=("mean", "median"),
             cell="{mean} ({median})",
         ),
-        further(
+        overlap(
             "NSD",
             "surface_dice",
             functools.partial(surface_dice, tolerance_mm=tolerance_mm),
             f"normalised surface Dice: share of the area of both surfaces that lies within {tolerance_mm:g} mm of the "
             "other (Nikolov et al., arXiv:1809.04430); 1 mm is a voxel of the BraTS grid",
-            both_empty=1.0,
-            one_empty=0.0,
         ),
-        further(
-            "sensitivity",
-            "sensitivity",
-            lambda p, t, mm: sensitivity(p, t),
-            "share of the true voxels that were found",
-            both_empty=1.0,
-            one_empty=0.0,
+        overlap(
+            "sensitivity", "sensitivity", lambda p, t, mm: sensitivity(p, t), "share of the true voxels that were found"
         ),
-        further(
+        usual(
             "specificity",
             "specificity",
             lambda p, t, mm: specificity(p, t),
@@ -106,7 +96,7 @@ def region_metrics(empty_mm: float, tolerance_mm: float) -> tuple[Metric, ...]:
             digits=4,
             cropped=False,
         ),
-        further(
+        usual(
             "volume error",
             "volume_error_ml",
             volume_error_ml,
@@ -118,20 +108,11 @@ def region_metrics(empty_mm: float, tolerance_mm: float) -> tuple[Metric, ...]:
             statistics=("mean", "mean_absolute"),
             cell="{mean} ({mean_absolute})",
         ),
-        further("lesion Dice", "lesion_dice", lambda *region: lesions(*region).dice, of_lesions),
-        further(
-            "lesion HD95",
-            "lesion_hd95_mm",
-            lambda *region: lesions(*region).hd95_mm,
-            of_lesions,
-            unit="mm",
-            better="lower",
-            digits=1,
-            statistics=("mean", "median"),
-        ),
-        further("lesions", "lesions", lambda *region: lesions(*region).lesions, "", digits=0, statistics=()),
-        further("missed", "missed_lesions", lambda *region: lesions(*region).missed, "", digits=0, statistics=()),
-        further("false", "false_lesions", lambda *region: lesions(*region).false, "", digits=0, statistics=()),
+        usual("lesion Dice", "lesion_dice", lambda *region: lesions(*region).dice, of_lesions),
+        distance("lesion HD95", "lesion_hd95_mm", lambda *region: lesions(*region).hd95_mm, of_lesions),
+        count("lesions", "lesions", lambda *region: lesions(*region).lesions),
+        count("missed", "missed_lesions", lambda *region: lesions(*region).missed),
+        count("false", "false_lesions", lambda *region: lesions(*region).false),
     )
 
 
@@ -230,20 +211,19 @@ def summarise(rows: Sequence[Record], metrics: Sequence[Metric] = METRICS) -> li
     """
     averaged = [m.key for m in metrics if m.statistics and m.better != "zero"]
     found = grouped(with_mean(rows, ["case"], "region", averaged), ["region"])
-    names = [*(name for name in found if name != (MEAN,)), (MEAN,)]
 
     def numbers(of: Iterable[Metric], mine: Sequence[Record]) -> dict[str, float | None]:
         return {f"{m.stem}_{s}": STATISTICS[s]([row.get(m.key) for row in mine]) for m in of for s in m.statistics}
 
     return [
         {
-            "region": name[0],
-            **numbers((m for m in metrics if not m.table), found[name]),
-            "cases": len(found[name]),
-            "empty": {k: n for k in EMPTY_KINDS if (n := sum(row.get("empty") == k for row in found[name]))},
-            **numbers((m for m in metrics if m.table), found[name]),
+            "region": region,
+            **numbers((m for m in metrics if not m.table), mine),
+            "cases": len(mine),
+            "empty": {k: n for k in EMPTY_KINDS if (n := sum(row.get("empty") == k for row in mine))},
+            **numbers((m for m in metrics if m.table), mine),
         }
-        for name in names
+        for (region,), mine in found.items()
     ]
 
 
@@ -339,9 +319,5 @@ def union_box(prediction: NDArray[np.bool_], target: NDArray[np.bool_]) -> tuple
     every voxel of a dilated mask to the nearest one of the box leaves it in the dilated mask, since it comes no farther
     from its origin along any axis, and leaves neighbours neighbours; so what is connected outside is connected inside.
     """
-    union = prediction | target
-    box = []
-    for axis in range(3):
-        filled = np.flatnonzero(union.any(axis=tuple(other for other in range(3) if other != axis)))
-        box.append(slice(int(filled[0]), int(filled[-1]) + 1) if filled.size else slice(None))
-    return tuple(box)
+    found: list[tuple[slice, ...]] = find_objects((prediction | target).view(np.uint8))
+    return found[0] if found else (slice(None),) * prediction.ndim
