@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +14,9 @@ from typing import Any
 import monai
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
 
 from cggm_med.data.cases import LABEL, Case
+from cggm_med.data.parallel import map_in_processes
 from cggm_med.data.volumes.checks import Inspection, inspect
 from cggm_med.data.volumes.io import open_image
 from cggm_med.data.volumes.labels import LabelConvention
@@ -88,17 +89,18 @@ def prepare(
         DataError: lists every problem of every case.
         OutputError: if the cache cannot be written.
     """
-    work = _Prepare(cases, preprocessing, cache)
-    loader = DataLoader(work, batch_size=None, num_workers=min(workers, len(cases)), collate_fn=_unchanged)
+    work = functools.partial(_prepare_case, preprocessing=preprocessing, cache=cache)
     folders: list[Path] = []
     problems: list[str] = []
-    for done, (folder, found, unwritten) in enumerate(loader, start=1):
-        if unwritten:
-            raise OutputError(f"{unwritten} for preprocessed cases with --set data.cache=FOLDER")
-        folders.append(Path(folder))
-        problems += found
-        if progress is not None:
-            progress(done, len(cases))
+    try:
+        results = map_in_processes(work, cases, min(workers, len(cases)))
+        for done, (folder, found) in enumerate(results, start=1):
+            folders.append(folder)
+            problems += found
+            if progress is not None:
+                progress(done, len(cases))
+    except OutputError as error:
+        raise OutputError(f"{error} for preprocessed cases with --set data.cache=FOLDER") from error
     if problems:
         names = sorted(preprocessing.convention.meanings)
         raise DataError(
@@ -110,39 +112,18 @@ def prepare(
     return [PreparedCase(c.id, c.patient, folder, c) for c, folder in zip(cases, folders, strict=True)]
 
 
-class _Prepare(Dataset[tuple[str, list[str], str]]):
-    """The work of ``prepare`` as a data set, so that its loader spreads it over processes.
-
-    Each item is a folder, the problems of the case, and why the folder could not be written, if so: an error that is
-    raised in another process would reach the user inside a traceback.
-    """
-
-    def __init__(self, cases: Sequence[Case], preprocessing: Preprocessing, cache: Path) -> None:
-        self.cases, self.preprocessing, self.cache = cases, preprocessing, cache
-
-    def __len__(self) -> int:
-        return len(self.cases)
-
-    def __getitem__(self, index: int) -> tuple[str, list[str], str]:
-        case = self.cases[index]
-        folder = Path()
-        with contextlib.suppress(OSError, DataError):  # the check below says in words what is wrong
-            files = digests(case)
-            folder = self.cache / self.preprocessing.key(case, files)
-            if (folder / "case.json").exists():
-                return str(folder), [], ""
-        found = inspect(case, self.preprocessing.convention)
-        if not found.problems:
-            try:
-                _write(folder, _preprocess(found, self.preprocessing, files))
-            except OutputError as error:
-                return str(folder), [], str(error)
-        return str(folder), list(found.problems), ""
-
-
-def _unchanged(item: Any) -> Any:
-    """Samples are not batches here, so nothing is to be collated."""
-    return item
+def _prepare_case(case: Case, preprocessing: Preprocessing, cache: Path) -> tuple[Path, tuple[str, ...]]:
+    """Folder of a preprocessed case, made unless it is there; and what is wrong with its files."""
+    folder = Path()
+    with contextlib.suppress(OSError, DataError):  # the check below says in words what is wrong
+        files = digests(case)
+        folder = cache / preprocessing.key(case, files)
+        if (folder / "case.json").exists():
+            return folder, ()
+    found = inspect(case, preprocessing.convention)
+    if not found.problems:
+        _write(folder, _preprocess(found, preprocessing, files))
+    return folder, found.problems
 
 
 def _preprocess(found: Inspection, preprocessing: Preprocessing, files: Mapping[str, str]) -> dict[str, Any]:

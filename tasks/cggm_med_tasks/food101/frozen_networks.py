@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.util
 import io
+import itertools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from cggm_med.data.layouts import read_json
+from cggm_med.data.parallel import map_in_processes
 from cggm_med.errors import DataError, MissingExtra
 from cggm_med.torchvision_repair import repair_torchvision
 from cggm_med_tasks.food101.feature_store import Computed, FeatureStore
@@ -252,16 +254,12 @@ def compute_features(
         return store
     say(f"computing {what} features of {len(missing)} samples on {device}, once; kept in {store.folder}")
     encode = network.load(device)
-    loader = DataLoader(
-        _Prepared(network, [(key, sources[key]) for key in missing]),
-        batch_size=TOGETHER,
-        num_workers=min(workers, len(missing)),
-        collate_fn=_unchanged,
-    )
+    work = functools.partial(_prepared, network=network)
+    samples = map_in_processes(work, [(key, sources[key]) for key in missing], min(workers, len(missing)))
     problems: list[str] = []
     block: dict[str, Computed] = {}
     done = 0
-    for batch in loader:
+    while batch := list(itertools.islice(samples, TOGETHER)):
         readable = [(key, *one) for key, *one, why in batch if not why]
         problems += [why for *_, why in batch if why]
         features = encode([prepared for _, prepared, _ in readable]) if readable else []
@@ -306,24 +304,13 @@ def transformers_library() -> Iterator[Any]:
             words.enable_progress_bar()
 
 
-class _Prepared(Dataset[tuple[str, Any, str, str]]):
-    """Key, sample as a network takes it, digest of its content; and why it cannot be read, if so.
-
-    An error that is raised in another process would reach the user inside a traceback.
-    """
-
-    def __init__(self, network: FrozenNetwork, sources: Sequence[tuple[str, Any]]) -> None:
-        self.network, self.sources = network, sources
-
-    def __len__(self) -> int:
-        return len(self.sources)
-
-    def __getitem__(self, index: int) -> tuple[str, Any, str, str]:
-        key, source = self.sources[index]
-        try:
-            return key, *self.network.prepare(source), ""
-        except DataError as error:
-            return key, None, "", str(error)
+def _prepared(item: tuple[str, Any], network: FrozenNetwork) -> tuple[str, Any, str, str]:
+    """Key, sample as a network takes it, digest of its content; and why it cannot be read, if so."""
+    key, source = item
+    try:
+        return key, *network.prepare(source), ""
+    except DataError as error:
+        return key, None, "", str(error)
 
 
 def _half(values: Tensor, folder: Path) -> Any:
@@ -394,7 +381,3 @@ def _explained(folder: Path) -> Iterator[None]:
 
 def _digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=12).hexdigest()
-
-
-def _unchanged(samples: list[Any]) -> list[Any]:
-    return samples
