@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-MOST_HOURS = 24  # that the others wait for the first process, which may have all data to prepare
+MAX_HOURS = 24  # that the others wait for the first process, which may have all data to prepare
 
 
 def active() -> bool:
@@ -41,7 +41,7 @@ def processes(device: torch.device) -> Iterator[None]:
         yield
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(backend, timeout=datetime.timedelta(hours=MOST_HOURS))
+    distributed.init_process_group(backend, timeout=datetime.timedelta(hours=MAX_HOURS))
     try:
         yield
         # Leaving while another process still talks aborts it now and then.

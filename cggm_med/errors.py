@@ -1,4 +1,4 @@
-"""The error tree: every failure that a user can mend, as one clear message.
+"""The error tree: every failure that a user can fix, as one clear message.
 
     CggmMedError
     |-- UnknownName          no task, strategy, encoder, fusion, preset or key of that name
@@ -10,7 +10,7 @@
     |-- NonFiniteLoss        a loss, a prediction or all gradients are NaN or infinite
     `-- OutputError          a folder or file that cannot be written
 
-A message says what was given, what was expected and what mends it. The command line prints it without a traceback.
+A message says what was given, what was expected and what fixes it. The command line prints it without a traceback.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ class UnknownName(CggmMedError):
         kind: what the name stands for, such as ``"task"``.
         name: the name that was given.
         known: the names that exist.
-        mend: what to do when the name ought to exist.
+        fix: what to do when the name ought to exist.
 
     Example:
         >>> str(UnknownName("task", "brats21", ["brats2021"]))
         "no task 'brats21'. Did you mean 'brats2021'? Known: brats2021"
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], mend: str = "") -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], fix: str = "") -> None:
         known = sorted(known)
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         guess = f" Did you mean '{close[0]}'?" if close else ""
-        super().__init__(f"no {kind} '{name}'.{guess} Known: {', '.join(known) or 'none'}{mend and '. ' + mend}")
+        super().__init__(f"no {kind} '{name}'.{guess} Known: {', '.join(known) or 'none'}{fix and '. ' + fix}")
 
 
 class MissingExtra(CggmMedError):
@@ -73,12 +73,22 @@ class DataError(CggmMedError):
     """Files that are missing, damaged or contradict one another.
 
     Args:
-        summary: one line that says what is wrong and what mends it.
-        problems: one line for every bad case, so that all can be mended at once.
+        summary: one line that says what is wrong and what fixes it.
+        problems: one line for every bad case, so that all can be fixed at once.
+        listed: how many of them are listed; the others are counted. Default: all.
+
+    Example:
+        >>> print(DataError("3 files are missing:", ["a", "b", "c"], listed=2))
+        3 files are missing:
+          a
+          b
+          and 1 more
     """
 
-    def __init__(self, summary: str, problems: Sequence[str] = ()) -> None:
-        self.problems = tuple(problems)
+    def __init__(self, summary: str, problems: Sequence[str] = (), *, listed: int | None = None) -> None:
+        shown = problems if listed is None else problems[:listed]
+        left = [f"and {len(problems) - len(shown)} more"] if len(shown) < len(problems) else []
+        self.problems = (*shown, *left)
         super().__init__("\n  ".join([summary, *self.problems]))
 
 
@@ -92,3 +102,14 @@ class NonFiniteLoss(CggmMedError):
 
 class OutputError(CggmMedError):
     """A folder or file that cannot be written."""
+
+
+def first_of(names: Sequence[str], count: int = 5) -> str:
+    """Some names in one line: the first ones, and how many more there are.
+
+    Example:
+        >>> first_of(["flair", "t1", "t2"], 2)
+        'flair, t1, ... and 1 more'
+    """
+    more = f", ... and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more

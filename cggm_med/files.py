@@ -1,8 +1,9 @@
-"""Writing files so that a reader never meets half of one: temporary name, flush to disk, rename."""
+"""Writing files whole or not at all (temporary name, flush to disk, rename), and digests of their content."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import json
 import os
@@ -158,6 +159,23 @@ def cache_folder(setting: str | None) -> Path:
     if setting is not None:
         return Path(setting)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cggm-med"
+
+
+def digest_of(content: bytes, size: int = 12) -> str:
+    """BLAKE2b digest of ``size`` bytes, in hexadecimal digits.
+
+    Example:
+        >>> digest_of(b"a scan", size=4)
+        'a4cbed84'
+    """
+    return hashlib.blake2b(content, digest_size=size).hexdigest()
+
+
+def pieces(path: Path) -> Iterator[bytes]:
+    """The content of a file, one MiB at a time."""
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            yield piece
 
 
 def _sync_folder(folder: Path) -> None:

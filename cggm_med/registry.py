@@ -91,7 +91,7 @@ def load(group: str, name: str) -> Any:
         raise
     except (Exception, SystemExit) as error:  # somebody else's module may do anything while it is imported
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise PluginError(f"{what} cannot be imported: {reason}; mend the package or uninstall it") from error
+        raise PluginError(f"{what} cannot be imported: {reason}; fix the package or uninstall it") from error
     base = GROUPS[group].base_class()
     given = plugin if isinstance(plugin, type) else type(plugin)
     if GROUPS[group].instances == isinstance(plugin, type) or not issubclass(given, base):
@@ -107,8 +107,8 @@ def load(group: str, name: str) -> Any:
 def _find(group: str, name: str) -> EntryPoint:
     found = [entry for entry in entry_points(group=group) if entry.name == name]
     if not found:
-        mend = "A new entry point is seen after its package is installed again"
-        raise UnknownName(GROUPS[group].kind, name, names(group), mend)
+        fix = "A new entry point is seen after its package is installed again"
+        raise UnknownName(GROUPS[group].kind, name, names(group), fix)
     # The same thing twice is harmless: what a failed upgrade left behind, or a package that was renamed.
     if len({entry.value for entry in found}) > 1:
         owners = " and ".join(sorted(f"{_package(entry)} ({entry.value})" for entry in found))

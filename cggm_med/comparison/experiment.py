@@ -30,7 +30,7 @@ from cggm_med.runs.settings import completed, make_config
 from cggm_med.task.base import Task
 
 PROGRAM = (sys.executable, "-m", "cggm_med.cli")
-MOST_PARALLEL = 4  # runs at once on a CPU unless told otherwise
+MAX_PARALLEL = 4  # runs at once on a CPU unless told otherwise
 Say = Callable[[str], object]
 
 
@@ -125,7 +125,7 @@ def train_all(plan: Plan, runs: Sequence[PlannedRun], parallel: int | None, say:
     todo = [run for run in runs if next(_commands(plan, run), None)]
     gpus = torch.cuda.device_count() if str(plan.overrides.get("train", {}).get("device", "auto")) != "cpu" else 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    slots = parallel or gpus or min(MOST_PARALLEL, cores)
+    slots = parallel or gpus or min(MAX_PARALLEL, cores)
     if len(runs) > len(todo):
         say(f"{len(runs) - len(todo)} of {len(runs)} runs are there already")
     if todo:

@@ -45,7 +45,7 @@ def require_finite(array: NDArray[Any], where: str) -> None:
     finite = np.isfinite(array)
     if not finite.all():
         row = int(np.argwhere(~finite)[0][0])
-        raise DataError(f"{where}: {int((~finite).sum())} values are not finite, the first in row {row}; mend the file")
+        raise DataError(f"{where}: {int((~finite).sum())} values are not finite, the first in row {row}; fix the file")
 
 
 def read_npy(path: Path) -> NDArray[Any]:
@@ -65,7 +65,7 @@ def read_npy(path: Path) -> NDArray[Any]:
 
 
 def trim(sequence: NDArray[Any]) -> NDArray[Any]:
-    """A sequence ``(time, channel)`` without the rows of zeros before and behind it; one row is left in any case.
+    """A sequence ``(time, channel)`` without the rows of zeros before and after it; one row is left in any case.
 
     Example:
         >>> trim(np.array([[0, 0], [1, 2], [0, 0], [3, 4], [0, 0]])).tolist()

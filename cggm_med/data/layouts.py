@@ -120,8 +120,8 @@ def read_json(path: Path) -> Any:
 
 def _read_named(folder: Path, modalities: Sequence[str], layouts: Sequence[NamedFiles], need_labels: bool) -> CaseList:
     paths = files_under(folder)
-    told = [(layout, [(file, *of) for file in paths if (of := layout.tell(file.name))]) for layout in layouts]
-    held = [(layout, files) for layout, files in told if any(role != LABEL for _, _, role in files)]
+    matches = [(layout, [(file, *of) for file in paths if (of := layout.tell(file.name))]) for layout in layouts]
+    held = [(layout, files) for layout, files in matches if any(role != LABEL for _, _, role in files)]
     if not held:
         known = [
             f"{layout.name}: *{', *'.join(layout.suffixes.values())} ({' or '.join(ENDINGS)})" for layout in layouts
@@ -170,15 +170,15 @@ def _decathlon_channels(
     """Channel of each wanted modality; None where the data set has but one modality and its files are 3-D."""
     counted = isinstance(named, dict) and set(named) == {str(channel) for channel in range(len(named))}
     names = [str(named[str(channel)]) for channel in range(len(named))] if counted else []
-    told = [decathlon_modalities.get(name.lower()) for name in names]
-    if not names or any(told.count(modality) > 1 for modality in modalities):
+    known = [decathlon_modalities.get(name.lower()) for name in names]
+    if not names or any(known.count(modality) > 1 for modality in modalities):
         raise DataError(
             f'{path}: "modality" is {named}; expected names by channel, such as {{"0": "FLAIR"}}, each once'
         )
     for modality in modalities:
-        if modality not in told:
+        if modality not in known:
             raise DataError(f"{path} has no modality {modality}; it names {', '.join(names)}")
-    return {modality: told.index(modality) if len(names) > 1 else None for modality in modalities}
+    return {modality: known.index(modality) if len(names) > 1 else None for modality in modalities}
 
 
 def _read_decathlon(
@@ -278,7 +278,7 @@ def _finish(
     sections: Mapping[str, tuple[str, ...]] | None = None,
 ) -> CaseList:
     if problems:
-        raise DataError(f"{path} ({layout}): mend or leave out these cases:", problems)
+        raise DataError(f"{path} ({layout}): fix or leave out these cases:", problems)
     if not cases:
         raise DataError(f"{path} ({layout}) lists no case; expected a section 'training' with at least one")
     return CaseList(tuple(sorted(cases, key=lambda case: natural_key(case.id))), layout, convention, sections)

@@ -202,9 +202,7 @@ def check_splits(splits: Splits, cases: Sequence[Member], where: str = "these sp
                     f"{kind} {group_of[case_id]} stands in {other_split} (case {other}) and {split} (case {case_id})"
                 )
     if problems:
-        more = [f"and {len(problems) - MAX_LISTED} more"] if len(problems) > MAX_LISTED else []
-        problems = problems[:MAX_LISTED] + more
-        raise DataError(f"{where} cannot be used; mend the file or split anew:", problems)
+        raise DataError(f"{where} cannot be used; fix the file or split anew:", problems, listed=MAX_LISTED)
 
 
 def members_of(splits: Splits, cases: Sequence[C]) -> list[C]:

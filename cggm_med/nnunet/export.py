@@ -67,7 +67,7 @@ def export_dataset(task: Task, raw: Path, number: int, name: str, *, say: Callab
         if len(used) >= MANY_CASES and done % (len(used) // 10) == 0:
             say(f"{done} of {len(used)} cases checked")
     if problems:
-        raise DataError("these cases cannot be exported; mend or leave out:", problems)
+        raise DataError("these cases cannot be exported; fix or leave out:", problems)
     numbers = consecutive_numbers(volumes.convention)
     with atomic_folder(target) as folder:
         for part, ids in (("Tr", (*splits.train, *splits.validation)), ("Ts", splits.test)):

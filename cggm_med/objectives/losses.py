@@ -9,7 +9,7 @@ from monai.losses import DiceLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-IGNORED = -100  # target of a position that does not exist, such as behind the end of a dialogue
+IGNORED = -100  # target of a position that does not exist, such as after the end of a dialogue
 
 
 class RegionLoss(nn.Module):

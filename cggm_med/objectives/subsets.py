@@ -17,7 +17,7 @@ from cggm_med.errors import ConfigError
 from cggm_med.randomness import Step, Stream
 from cggm_med.types import Features
 
-MOST_MODALITIES = 12  # beyond it a table of all subsets grows too long
+MAX_MODALITIES = 12  # beyond it a table of all subsets grows too long
 GUIDED_SHARE = 2 / 3  # how often a guided subset lacks the strongest modality
 
 
@@ -105,8 +105,8 @@ def subsets(modalities: int) -> Tensor:
         >>> subsets(2).tolist()
         [[False, True], [True, False]]
     """
-    if modalities > MOST_MODALITIES:
-        raise ValueError(f"the subset view draws from all subsets, of at most {MOST_MODALITIES} modalities")
+    if modalities > MAX_MODALITIES:
+        raise ValueError(f"the subset view draws from all subsets, of at most {MAX_MODALITIES} modalities")
     return torch.tensor(list(product((False, True), repeat=modalities))[1:-1])
 
 

@@ -12,8 +12,8 @@ from sklearn.metrics import confusion_matrix
 from cggm_med.metrics.labels import Predicted
 from cggm_med.plots.segmentation import LINE_COLOURS, write_figure
 
-MOST_NAMED = 40  # classes up to which each is named along the axes
-MOST_NUMBERED = 12  # classes up to which counts are written into the cells
+MAX_NAMED = 40  # classes up to which each is named along the axes
+MAX_NUMBERED = 12  # classes up to which counts are written into the cells
 
 
 def confusion_figure(path: Path, predicted: Predicted, classes: Sequence[str]) -> None:
@@ -27,17 +27,17 @@ def confusion_figure(path: Path, predicted: Predicted, classes: Sequence[str]) -
     numbers = np.arange(len(classes))
     counts = confusion_matrix(predicted.true, predicted.predicted, labels=numbers)
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
-    inches = 3.0 + 0.3 * min(len(classes), MOST_NAMED)
+    inches = 3.0 + 0.3 * min(len(classes), MAX_NAMED)
     figure = Figure(figsize=(inches + 0.8, inches), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    if len(classes) <= MOST_NAMED:
+    if len(classes) <= MAX_NAMED:
         axes.set_xticks(numbers, classes, rotation=90 if max(map(len, classes)) > 3 else 0)
         axes.set_yticks(numbers, classes)
-    if len(classes) <= MOST_NUMBERED:
+    if len(classes) <= MAX_NUMBERED:
         for row, column in np.argwhere(counts):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=8)

@@ -25,7 +25,7 @@ PANEL_INCHES = 2.7
 MARGIN_MM = 4.0
 SMOOTHED_SHARE = 0.05  # standard deviation of the smoothing, as a share of a curve's records
 DPI = 200
-MOST_CURVES = 4  # of validation scores, the first ones; results and metrics have them all
+MAX_CURVES = 4  # of validation scores, the first ones; results and metrics have them all
 FUSED_COLOUR = "0.2"
 # What is logged for each modality: title, and the value at which nothing is special.
 MODALITY_PANELS: Mapping[str, tuple[str, float | None]] = {
@@ -139,7 +139,7 @@ def validation_panel(ax: Axes, records: Records) -> None:
     validation = [r for r in records if r["kind"] == "validation"]
     if validation:
         steps = [r["step"] for r in validation]
-        shown = list(validation[0]["scores"])[:MOST_CURVES]
+        shown = list(validation[0]["scores"])[:MAX_CURVES]
         for colour, name in zip(LINE_COLOURS, shown, strict=False):
             ax.plot(steps, [_or_nan(r["scores"][name]) for r in validation], "o-", color=colour, ms=3, label=name)
         if all(0 <= score <= 1 for r in validation for name in shown if (score := r["scores"][name]) is not None):

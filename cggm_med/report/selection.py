@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cggm_med.errors import CggmMedError, DataError
+from cggm_med.errors import CggmMedError, DataError, first_of
 from cggm_med.runs.finished import Excluded, FinishedRun
 
 
@@ -71,7 +71,7 @@ def _difference(first: FinishedRun, other: FinishedRun) -> str:
         if _changed(files, other.contents.get(case, {}), same_preparation)
     ]
     if changed:
-        shown = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
+        shown = first_of(changed, 3)
         return f"its data differ from those of {first.path} in {len(changed)} cases of the same name ({shown})"
     return ""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -17,7 +16,8 @@ from cggm_med import distributed, registry
 from cggm_med.config import RunConfig, Tree
 from cggm_med.data.splits import Splits
 from cggm_med.device import precision, select_device
-from cggm_med.errors import CheckpointError, DataError, UnknownName
+from cggm_med.errors import CheckpointError, DataError, UnknownName, first_of
+from cggm_med.files import digest_of
 from cggm_med.models.base import MultimodalModel
 from cggm_med.results.results import CaseValues, Record, Report, Scores
 from cggm_med.runs.folder import RunFolder
@@ -29,7 +29,6 @@ from cggm_med.task.capabilities import Volumes
 from cggm_med.training import checkpoint as checkpoints
 from cggm_med.training.build import build
 
-MAX_NAMED = 5  # cases in an error
 OVER_SUBSETS = "mean over subsets"
 Say = Callable[[str], Any]
 T = TypeVar("T")
@@ -167,7 +166,7 @@ class FinishedRun:
     @property
     def digest(self) -> str:
         """Of the weights' file, by which a mask tells what made it."""
-        return hashlib.blake2b(self.folder.weights.read_bytes(), digest_size=12).hexdigest()
+        return digest_of(self.folder.weights.read_bytes())
 
     def make_task(self, overrides: Tree) -> Task:
         """The task, which has not looked for its data, with the run's settings and others over them."""
@@ -390,7 +389,7 @@ def _require_unseen(run: FinishedRun, task: Task, cases: tuple[str, ...]) -> Non
     seen = run.folder.digests((*run.splits.train, *run.splits.validation))
     familiar = [id for id, files in task.contents().items() if not seen.isdisjoint(files.values())]
     if familiar:
-        names = ", ".join(familiar[:MAX_NAMED]) + (", ..." if len(familiar) > MAX_NAMED else "")
+        names = first_of(familiar)
         raise DataError(
             f"{len(familiar)} of {len(cases)} cases were used to train this run ({names}): "
             "--split test scores its held-out cases, --split all scores everything, seen or not"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cggm_med.config import require
 from cggm_med.data.splits import Splits
-from cggm_med.errors import DataError
+from cggm_med.errors import DataError, first_of
 from cggm_med.metrics.labels import CLASS_METRICS, FUSED, Predicted, case_values, class_table, label_report
 from cggm_med.objectives.balance_scores import true_class_sums
 from cggm_med.objectives.losses import IGNORED
@@ -62,7 +62,7 @@ class ClassificationTask(SampleTask):
         """
         known = self.config.task.classes
         if known is not None and (foreign := sorted(set(found) - set(known))):
-            shown, ours = (", ".join(names[:10]) + (", ..." if len(names) > 10 else "") for names in (foreign, known))
+            shown, ours = (first_of(names, 10) for names in (foreign, known))
             raise DataError(f"{where}: unknown classes {shown}; known: {ours}")
         if known is None:
             known = tuple(found)
@@ -77,7 +77,7 @@ class ClassificationTask(SampleTask):
         seen = {number for id in splits.train for number in self._numbers(id)}
         absent = [name for number, name in enumerate(self.targets) if number not in seen]
         if splits.train and absent:
-            shown = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
+            shown = first_of(absent, 10)
             say(f"{len(absent)} of {len(self.targets)} classes have no training sample: {shown}")
 
     def _numbers(self, id: str) -> tuple[int, ...]:

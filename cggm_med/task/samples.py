@@ -22,7 +22,7 @@ from cggm_med.config import RunConfig, Tree, require
 from cggm_med.data.splits import NAMES, Member, Splits, check_splits, members_of, split_by_group
 from cggm_med.data.step_sampler import visited
 from cggm_med.errors import DataError, NonFiniteLoss
-from cggm_med.files import atomic_folder, cache_folder
+from cggm_med.files import atomic_folder, cache_folder, pieces
 from cggm_med.metrics.labels import FUSED
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
@@ -30,7 +30,6 @@ from cggm_med.randomness import Stream, random_seed
 from cggm_med.task.base import CaseResult, Task
 from cggm_med.types import Batch, Padded
 
-MISSING_SHOWN = 20  # problems of a split that are listed
 Inputs = dict[str, Tensor]
 
 
@@ -160,7 +159,7 @@ class SampleTask(Task):
             raise DataError(f"{path} holds no sample")
         ids = Counter(sample.id for sample in self.found.samples)
         if twice := [id for id, count in ids.items() if count > 1]:
-            raise DataError(f"{path}: {len(twice)} ids stand for more than one sample:", twice[:MISSING_SHOWN])
+            raise DataError(f"{path}: {len(twice)} ids stand for more than one sample:", twice, listed=20)
         return tuple(ids)
 
     @property
@@ -384,9 +383,8 @@ def _update(digest: Any, source: Any) -> None:
         for inside in sorted(source.iterdir()):
             digest.update(f"{inside.name} {inside.stat().st_size}".encode())
     elif isinstance(source, Path):
-        with source.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        for piece in pieces(source):
+            digest.update(piece)
     elif isinstance(source, (np.ndarray, Tensor)):
         array = np.ascontiguousarray(source)
         digest.update(f"{array.dtype} {array.shape}".encode())

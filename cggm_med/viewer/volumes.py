@@ -15,7 +15,7 @@ from cggm_med.data.volumes.io import nifti_bytes
 from cggm_med.errors import DataError
 
 MAX_CODES = 255
-LARGEST = np.iinfo(np.int16).max
+MAX_INT16 = np.iinfo(np.int16).max
 WINDOW_PERCENTILES = (1.0, 99.5)  # as in the pictures of contours
 
 
@@ -91,8 +91,8 @@ def rounding(volume: NDArray[np.float32], levels: int) -> float:
     low, high = window(volume)
     lowest, highest = float(volume.min()), float(volume.max())
     # Far outside the window the 16 bits must still reach.
-    step = max((high - low) / levels, (highest - lowest) / (2 * LARGEST - 2))
-    fits = max(-lowest, highest) <= LARGEST
+    step = max((high - low) / levels, (highest - lowest) / (2 * MAX_INT16 - 2))
+    fits = max(-lowest, highest) <= MAX_INT16
     return 0.0 if fits and step <= 1 and np.array_equal(volume, np.rint(volume)) else step
 
 
@@ -101,7 +101,7 @@ def image_text(volume: NDArray[np.float32], affine: NDArray[np.float64], step: f
     unit = step or 1.0
     stored = np.rint(volume.astype(np.float64) / unit)
     # Zero stays exactly zero; only volumes that lie far away from it are moved.
-    middle = np.rint((stored.min() + stored.max()) / 2) if np.abs(stored).max() > LARGEST else 0.0
+    middle = np.rint((stored.min() + stored.max()) / 2) if np.abs(stored).max() > MAX_INT16 else 0.0
     return _text(nifti_bytes((stored - middle).astype(np.int16), affine, scaling=(unit, middle * unit)))
 
 

@@ -48,7 +48,7 @@ def test_the_first_row_that_is_not_finite_is_named(array):
         require_finite(array, "x")
         return
     count = sum(row.count(False) for row in finite)
-    with pytest.raises(DataError, match=rf"^x: {count} values are not finite, the first in row {bad[0]}; mend"):
+    with pytest.raises(DataError, match=rf"^x: {count} values are not finite, the first in row {bad[0]}; fix"):
         require_finite(array, "x")
 
 

@@ -1,4 +1,4 @@
-"""Bad input through the command line: one message with what is wrong and what mends it, nothing half-written."""
+"""Bad input through the command line: one message with what is wrong and what fixes it, nothing half-written."""
 
 import json
 import math
@@ -112,9 +112,9 @@ def break_two_cases(data):
         pytest.param(spoil, parts, id=name)
         for name, spoil, *parts in [
             ("missing", lose_two_files, "BraTS2021_00000: no t2 (expected BraTS2021_00000_t2.nii.gz)",
-             "BraTS2021_00003: no flair (expected BraTS2021_00003_flair.nii.gz)", "mend or leave out"),
+             "BraTS2021_00003: no flair (expected BraTS2021_00003_flair.nii.gz)", "fix or leave out"),
             ("shape", lambda data: rewrite(scan(data, 1, "t1"), lambda x: x[:-1]), "BraTS2021_00001_t1.nii.gz",
-             "differ in shape: 48 x 48 x 32 and 47 x 48 x 32", "one grid a case", "Mend or leave out"),
+             "differ in shape: 48 x 48 x 32 and 47 x 48 x 32", "one grid a case", "Fix or leave out"),
             ("affine", lambda data: rewrite(scan(data, 1, "t1"), stretch=1.1),
              "BraTS2021_00001_t1.nii.gz", "differ in affine; a corner moves by 3.15 voxels, allowed are 0.05"),
             ("label", lambda data: rewrite(scan(data, 1, "seg"), put(3)), "BraTS2021_00001_seg.nii.gz: it holds 3;",
@@ -125,7 +125,7 @@ def break_two_cases(data):
              "cannot be read: Compressed file ended", "copy it anew"),
             ("several", break_two_cases, "2 problems in 6 cases", "BraTS2021_00001_t1.nii.gz cannot be read",
              "BraTS2021_00004_t2.nii.gz: 1 NaN voxels"),
-            ("same id", repeat_a_case, "BraTS2021_00000: the same id twice:", "/again/", "mend or leave out"),
+            ("same id", repeat_a_case, "BraTS2021_00000: the same id twice:", "/again/", "fix or leave out"),
             ("voxel size", stretch_a_case, "5.0 x 5.0 x 6.0 mm", "BraTS2021_00002", "--set data.spacing=[1,1,1]"),
             ("no ET", lose_a_region, "region ET has no voxel in any of the 4 training cases", "'brats2021'",
              "--set task.labels=NAME"),
@@ -166,7 +166,7 @@ def test_a_case_or_a_patient_in_two_splits(train_refused, phantom, tmp_path):
     ids = [f"BraTS2021_{number:05d}" for number in range(6)]
     splits.write_text(json.dumps({"train": ids[:4], "validation": [ids[4]], "test": [ids[5], ids[0]]}))
     message = train_refused(data__splits=splits)
-    says(message, "splits.json cannot be used", f"{ids[0]} stands in train and again in test", "mend the file")
+    says(message, "splits.json cannot be used", f"{ids[0]} stands in train and again in test", "fix the file")
 
     visits = [("00000", "000"), ("00001", "000"), ("00000", "001")]  # two patients, the first of them seen twice
     names = ["BraTS-GLI-" + "-".join(visit) for visit in visits]

@@ -108,7 +108,7 @@ def in_clean_python(python, bundle, *words):
 def test_without_the_package_it_gives_the_masks_of_predict(bundle, run, others, clean_python, tmp_path):
     arguments = [*CONFIG, "--dataset_dir", others, "--output_dir", tmp_path, "--device", "cpu"]
     done = in_clean_python(clean_python, bundle, "-m", "monai.bundle", "run", *arguments)
-    # MONAI says that a configuration is code; whatever else it warned of would be ours to mend.
+    # MONAI says that a configuration is code; whatever else it warned of would be ours to fix.
     warned = [line for line in done.stderr.splitlines() if "Warning" in line]
     assert all("GHSA-873f-pvrv-4x83" in line or "NvImgCodec" in line for line in warned), warned
     predictor = Predictor(run, "cpu", trust_names=True)

@@ -277,7 +277,7 @@ def test_a_case_without_region_has_no_voxels_near_it():
 
 
 def test_utterances_each_count():
-    """The last axis is time: rows come utterance by utterance, without those behind the end."""
+    """The last axis is time: rows come utterance by utterance, without those after the end."""
 
     class Model:
         def eval(self):

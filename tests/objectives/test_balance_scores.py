@@ -152,7 +152,7 @@ def test_class_scores_by_hand():
 
 
 def test_class_scores_of_utterances_by_hand():
-    """As above, in one dialogue; what is predicted behind its end does not count, be it NaN."""
+    """As above, in one dialogue; what is predicted after its end does not count, be it NaN."""
     nan = float("nan")
     logits = torch.tensor([[[math.log(3), math.log(3), nan], [0.0, 0.0, nan]]])
     target = torch.tensor([[0, 1, IGNORED]])

@@ -13,7 +13,7 @@ from cggm_med import registry
 from cggm_med.config import OptimConfig, TrainConfig
 from cggm_med.errors import ConfigError
 from cggm_med.objectives.subsets import (
-    MOST_MODALITIES,
+    MAX_MODALITIES,
     draw_subset,
     drop_modalities,
     modality_dropout,
@@ -77,9 +77,9 @@ def test_the_table_has_every_proper_subset_once(count):
 
 
 def test_a_table_that_would_grow_too_long_is_refused():
-    assert len(subsets(MOST_MODALITIES)) == 2**MOST_MODALITIES - 2
-    with pytest.raises(ValueError, match=f"at most {MOST_MODALITIES} modalities"):
-        subsets(MOST_MODALITIES + 1)
+    assert len(subsets(MAX_MODALITIES)) == 2**MAX_MODALITIES - 2
+    with pytest.raises(ValueError, match=f"at most {MAX_MODALITIES} modalities"):
+        subsets(MAX_MODALITIES + 1)
 
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=2, max_size=6))

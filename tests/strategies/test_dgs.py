@@ -20,7 +20,7 @@ from cggm_med.randomness import Step
 from cggm_med.strategies import dgs
 from cggm_med.strategies.dgs import dgs_factors
 from cggm_med.strategies.parts.shapley import (
-    MOST_EXACT,
+    MAX_EXACT,
     coalition_sums,
     exact_plan,
     sampled_plan,
@@ -158,7 +158,7 @@ def test_with_as_many_orders_as_there_are_each_is_taken_once():
 
 
 def test_values_are_exact_up_to_four_players_and_sampled_above():
-    assert [len(shapley_plan(n, 1, seeded())[0]) for n in (3, MOST_EXACT, MOST_EXACT + 1)] == [8, 16, 6]
+    assert [len(shapley_plan(n, 1, seeded())[0]) for n in (3, MAX_EXACT, MAX_EXACT + 1)] == [8, 16, 6]
 
 
 # What a coalition predicts

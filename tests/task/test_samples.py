@@ -146,7 +146,7 @@ def test_splits_that_share_a_group_or_name_strangers_are_refused(tmp_path, monke
     with pytest.raises(DataError) as error:
         found(toy(), tmp_path)
     assert str(error.value).splitlines() == [
-        "the data set's own splits cannot be used; mend the file or split anew:",
+        "the data set's own splits cannot be used; fix the file or split anew:",
         "  validation names case s99, which the data do not have",
         "  speaker speaker0 stands in train (case s0) and test (case s1)",
     ]
@@ -426,7 +426,7 @@ def test_a_summary_by_hand(task):
 
 
 def test_utterances_are_numbered_and_count_one_by_one(task):
-    """A conversation of one utterance is one too; what is behind the end of another does not count."""
+    """A conversation of one utterance is one too; what is after the end of another does not count."""
     for id, target in (("s1", (1, 2)), ("s2", (0,))):
         task.samples[id] = replace(task.samples[id], target=target)
     logits = torch.zeros(2, 3, 2)

@@ -157,7 +157,7 @@ def test_short_sounds_are_repeated_to_three_seconds(tmp_path, cache):
     write_tone(tmp_path / "AudioWAV" / f"{CLIPS[0]}.wav", 1000, seconds=0.2)
     audio = first(found("cremad", tmp_path, cache))["audio"]
     assert audio.shape == (1, 257, 188)
-    assert audio[0, 23].min() > 2  # nothing is silent behind the end
+    assert audio[0, 23].min() > 2  # nothing is silent after the end
 
 
 def test_frames_are_random_in_training_and_fixed_in_evaluation(tmp_path, cache):
@@ -306,7 +306,8 @@ def test_at_most_twenty_missing_clips_are_listed(tmp_path, cache):
     for setting in ("data.skip_missing=false", "data.skip_missing=true"):  # nothing would be left
         with pytest.raises(DataError, match="51 of 51 listed clips") as error:
             make("cremad", tmp_path, cache, setting).find(silent)
-        assert len(error.value.problems) == 20
+        assert len(error.value.problems) == 21
+        assert error.value.problems[20] == "and 31 more"
 
 
 def test_a_clip_is_known_again_by_what_it_holds(tmp_path, cache):

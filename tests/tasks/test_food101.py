@@ -339,7 +339,8 @@ def test_at_most_twenty_problems_are_listed(lists, tmp_path):
     shutil.rmtree(tmp_path / "many/images/train")
     with pytest.raises(DataError, match="problems in 250 rows") as error:
         read(tmp_path / "many")
-    assert len(error.value.problems) == 20
+    assert len(error.value.problems) == 21
+    assert error.value.problems[20] == "and 230 more"
 
 
 @pytest.mark.parametrize(

@@ -318,7 +318,7 @@ DAMAGE = {
     "statistics cut": (cut(STATISTICS, 0.5), r"A/comparE_mean_std\.h5 is damaged or no HDF5 file: .*; copy it anew$"),
     "NaN features": (
         h5(FILES["audio"], NAMES[2], at((1, 3), np.nan)),
-        rf"A/comparE\.h5: {NAMES[2]}: 1 values are not finite, the first in row 1; mend the file",
+        rf"A/comparE\.h5: {NAMES[2]}: 1 values are not finite, the first in row 1; fix the file",
     ),
     "no frame": (
         h5(FILES["text"], NAMES[2], lambda x: x[:0]),
@@ -339,21 +339,21 @@ DAMAGE = {
     ),
     "other width": (
         h5(FILES["audio"], NAMES[9], lambda x: x[:, :4]),
-        rf"A/comparE\.h5: {NAMES[9]} has 4 channels, {NAMES[6]} 5; mend the file",
+        rf"A/comparE\.h5: {NAMES[9]} has 4 channels, {NAMES[6]} 5; fix the file",
     ),
     "fold's mean": (h5(STATISTICS, "1/mean", None), r"mean_std\.h5: 1/mean is missing; expected fold -> mean, std"),
     "fold's spread": (h5(STATISTICS, "1/std", None), r"mean_std\.h5: 1/std is missing; expected fold -> mean, std"),
     "narrow": (
         h5(STATISTICS, "1/mean", lambda x: x[:3]),
-        r"A/comparE_mean_std\.h5: 1/mean has 3 channels, A/comparE\.h5 has 5; mend the file",
+        r"A/comparE_mean_std\.h5: 1/mean has 3 channels, A/comparE\.h5 has 5; fix the file",
     ),
-    "one number": (h5(STATISTICS, "1/std", lambda x: 2.0), r"1/std has 1 channels, A/comparE\.h5 has 5; mend the file"),
+    "one number": (h5(STATISTICS, "1/std", lambda x: 2.0), r"1/std has 1 channels, A/comparE\.h5 has 5; fix the file"),
     "two rows": (
         h5(STATISTICS, "1/std", lambda x: np.stack([x, x])),
         r"1/std holds float64 of shape \(2, 5\), expected numbers \(channel\)",
     ),
-    "NaN mean": (h5(STATISTICS, "1/mean", at(4, np.nan)), r"1/mean: 1 values are not finite, the first in row 4; mend"),
-    "negative": (h5(STATISTICS, "1/std", at(3, -1)), r"mean_std\.h5: 1/std is negative in channel 3; mend the file"),
+    "NaN mean": (h5(STATISTICS, "1/mean", at(4, np.nan)), r"1/mean: 1 values are not finite, the first in row 4; fix"),
+    "negative": (h5(STATISTICS, "1/std", at(3, -1)), r"mean_std\.h5: 1/std is negative in channel 3; fix the file"),
 }
 
 

@@ -375,7 +375,7 @@ DAMAGE = {
         r"train: text holds str32 of shape \(6, 1\), expected num",
     ),
     "vectors": (put("test", "audio", lambda x: x[:, 0]), r"test: audio holds float32 of shape \(4, 5\), expected"),
-    "rows": (put("test", "audio", lambda x: x[:3]), "test: audio has 3 rows, labels 4; mend the file"),
+    "rows": (put("test", "audio", lambda x: x[:3]), "test: audio has 3 rows, labels 4; fix the file"),
     "no step": (put("test", "text", lambda x: x[:, :0]), r"test: text has shape \(4, 0, 6\), expected at least one st"),
     "no channel": (put("test", "text", lambda x: x[..., :0]), r"test: text has shape \(4, 7, 0\), expected at least"),
     "NaN audio": (point("train", "audio", 4, np.nan), "train: audio: 1 values are not finite, the first in row 4"),
@@ -398,7 +398,7 @@ DAMAGE = {
     ),
     "one label": (put("test", "labels", 1.0), "test: labels holds float, expected one number a sentence"),
     "by id": (put("test", "labels", {"a": 1.0}), "test: labels holds dict, expected one number a sentence"),
-    "ids": (put("test", "id", lambda x: x[:2]), "test: id has 2 rows, expected 4; mend the file"),
+    "ids": (put("test", "id", lambda x: x[:2]), "test: id has 2 rows, expected 4; fix the file"),
     "one id": (put("test", "id", "abcd"), "test: id holds str, expected a name for each sentence"),
     "scalar id": (put("test", "id", np.array("abcd")), "test: id holds ndarray, expected a name for each sentence"),
     "empty id": (put("test", "id", ["a", "b", "", "c"]), "test: id is empty in row 2, expected a name"),
@@ -423,7 +423,8 @@ def test_damage_is_told_in_one_line(damage, tmp_path, cache):
 
 
 @pytest.mark.parametrize(
-    ("content", "kind"), [([1], "list"), ({}, "keys "), (dict.fromkeys(range(99), 0), "keys 0, 1, 10, .*, 17, ...,")]
+    ("content", "kind"),
+    [([1], "list"), ({}, "keys "), (dict.fromkeys(range(99), 0), "keys 0, 1, 10, .*, 17, ... and 89 more,")],
 )
 def test_other_pickles_are_told_in_one_line(content, kind, tmp_path, cache):
     with pytest.raises(DataError, match=f"mosi.pkl holds {kind}.*expected a pickle") as error:

@@ -16,7 +16,7 @@ from cggm_med.data.volumes.checks import largest_displacement
 from cggm_med.data.volumes.io import write_volume
 from cggm_med.errors import DataError
 
-_LARGEST_MATRIX = 4096
+_MAX_MATRIX = 4096
 # How far any voxel may lie from its place in the regular volume. Positions and cosines that were rounded to three
 # decimals come to a tenth of a voxel; a missing slice to half a voxel and more, a gantry tilted by 1 degree to several.
 _TOLERANCE_VOXELS = 0.25
@@ -164,8 +164,8 @@ class _Slice:
         if image.whole("SamplesPerPixel") != 1 or image.text("PhotometricInterpretation") != "MONOCHROME2":
             raise Unusable("it is in colour or inverted; expected one sample a pixel, MONOCHROME2")
         columns, rows, bits = image.whole("Columns"), image.whole("Rows"), image.whole("BitsAllocated")
-        if not (0 < columns <= _LARGEST_MATRIX and 0 < rows <= _LARGEST_MATRIX and bits in (8, 16)):
-            raise Unusable(f"it is {columns} x {rows} of {bits} bits; expected up to {_LARGEST_MATRIX}, 8 or 16 bits")
+        if not (0 < columns <= _MAX_MATRIX and 0 < rows <= _MAX_MATRIX and bits in (8, 16)):
+            raise Unusable(f"it is {columns} x {rows} of {bits} bits; expected up to {_MAX_MATRIX}, 8 or 16 bits")
         if image.transfer_syntax in COMPRESSED:
             if not image.fragments_whole:
                 raise Unusable("its compressed pixel data are incomplete; copy it anew")

@@ -29,7 +29,7 @@ MOVEMENT = 5.0  # degrees and mm
 GHOSTS = 4
 BIAS_ORDER = 3
 BIAS_TERMS = math.comb(BIAS_ORDER + 3, 3)  # of a polynomial of this order in three variables
-FEWEST_VOXELS = 8  # along an axis that a ghost or a thick slice may lie along
+MIN_VOXELS = 8  # along an axis that a ghost or a thick slice may lie along
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Scan:
 
     def draw_axis(self, random: np.random.Generator, candidates: Sequence[int] = (0, 1, 2)) -> int:
         """One of some axes, of those that are long enough; the longest if none is."""
-        long = [axis for axis in candidates if self.signal.shape[axis] >= FEWEST_VOXELS]
+        long = [axis for axis in candidates if self.signal.shape[axis] >= MIN_VOXELS]
         return int(random.choice(long or [int(np.argmax(self.signal.shape))]))
 
     def _profile(self, axis: int) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cggm_med.data.cases import LABEL, Case
 from cggm_med.data.volumes.io import StoredImage, open_image, reading
 from cggm_med.data.volumes.labels import LabelConvention
-from cggm_med.errors import DataError
+from cggm_med.errors import DataError, first_of
 
 # Scanners and tools write affines in single precision; a shift that matters to a voxel is hundreds of times larger.
 TOLERANCE_VOXELS = 0.05
@@ -161,7 +161,7 @@ def _image_problems(volume: NDArray[np.generic]) -> list[str]:
 def _label_problems(volume: NDArray[np.generic], convention: LabelConvention | None) -> list[str]:
     if convention is None or not (strange := convention.undeclared(volume)):
         return []
-    shown = ", ".join(f"{value:g}" for value in strange[:5]) + (", ..." if len(strange) > 5 else "")
+    shown = first_of([f"{value:g}" for value in strange])
     return [f"it holds {shown}; convention {convention.name} declares {convention.describe()}"]
 
 

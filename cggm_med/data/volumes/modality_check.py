@@ -23,15 +23,15 @@ from cggm_med.errors import DataError, UnknownName
 
 Floats = NDArray[np.float64]
 
-_MEND = "copy the run folder anew, or use the cggm-med that it was trained with"
+_FIX = "copy the run folder anew, or use the cggm-med that it was trained with"
 
 VERSION = 1  # raise it whenever the same image would give other features
 
 MARGIN = 2.0  # nats, and 1 more for a single training case; see ``judge`` for how it was chosen
-MOST_MODALITIES = 6  # all 720 orders of six names are compared in milliseconds
-MOST_CASES = 100  # more training cases sharpen the numbers no further
+MAX_MODALITIES = 6  # all 720 orders of six names are compared in milliseconds
+MAX_CASES = 100  # more training cases sharpen the numbers no further
 VOXELS = 200_000  # a case is thinned to at most so many
-FEWEST_VOXELS = 200
+MIN_VOXELS = 200
 
 # Skull stripping leaves fat, skull or nothing in the outermost shell of the brain, as it happens.
 _SHELL_PERCENT = 20
@@ -45,7 +45,7 @@ _IQR_OF_NORMAL = 1.349  # interquartile range of the normal distribution with de
 _USUAL_SINGLE = (0.25, 0.25, 0.27, 0.06, 0.06, 0.18, 0.25, 0.32, 0.2, 0.12, 0.08, 0.18, 0.43)
 _USUAL_PAIR = (0.33, 0.54, 0.12, 0.14, 0.39, 0.76, 0.25, 0.38, 0.13)
 _USUAL_WEIGHT = 4  # training cases that it counts for
-_LEAST_SPREAD = 0.5  # of it, however alike the training cases are: the next patient may come from another scanner
+_MIN_SPREAD = 0.5  # of it, however alike the training cases are: the next patient may come from another scanner
 _FREEDOM = 4  # degrees of freedom of Student's t: a feature that no name explains must not decide alone
 
 # Features of one kind say much the same, so that each kind counts as one observation.
@@ -113,7 +113,7 @@ class Signatures:
             content = json.loads(text)
             version = content["version"]
             if version != VERSION:
-                raise DataError(f"signatures of version {version}, expected version {VERSION}; {_MEND}")
+                raise DataError(f"signatures of version {version}, expected version {VERSION}; {_FIX}")
             read = cls(
                 modalities=tuple(str(name) for name in content["modalities"]),
                 cases=int(content["cases"]),
@@ -122,11 +122,11 @@ class Signatures:
                 slack=tuple((tuple(str(n) for n in names), float(value)) for names, value in content["slack"]),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"signatures cannot be read ({type(error).__name__}: {error}); {_MEND}") from None
+            raise DataError(f"signatures cannot be read ({type(error).__name__}: {error}); {_FIX}") from None
         n = len(read.modalities)
         for moments, size in ((read.single, n * len(_USUAL_SINGLE)), (read.pair, n * n * len(_USUAL_PAIR))):
             if {len(moments.mean), len(moments.deviation), len(moments.count)} != {size}:
-                raise DataError(f"signatures of {n} modalities with {len(moments.mean)} values, not {size}; {_MEND}")
+                raise DataError(f"signatures of {n} modalities with {len(moments.mean)} values, not {size}; {_FIX}")
         return read
 
 
@@ -167,7 +167,7 @@ class SwapFinding:
 
 
 def learn(cases: Sequence[PreparedCase], modalities: Sequence[str]) -> Signatures:
-    """Measure training cases; of more than ``MOST_CASES``, so many evenly spread over the list.
+    """Measure training cases; of more than ``MAX_CASES``, so many evenly spread over the list.
 
     A case that cannot be measured (see ``measure``) is left out; signatures of no case make every check abstain.
 
@@ -175,7 +175,7 @@ def learn(cases: Sequence[PreparedCase], modalities: Sequence[str]) -> Signature
         cases: training cases.
         modalities: names of the channels of their images.
     """
-    chosen = np.unique(np.linspace(0, len(cases) - 1, min(len(cases), MOST_CASES)).round().astype(int))
+    chosen = np.unique(np.linspace(0, len(cases) - 1, min(len(cases), MAX_CASES)).round().astype(int))
     measured = (measure(cases[i].image()) for i in chosen)
     return summarise([features for features in measured if isinstance(features, Features)], modalities)
 
@@ -186,7 +186,7 @@ def summarise(measured: Sequence[Features], modalities: Sequence[str]) -> Signat
     single = np.array([f.single for f in measured]).reshape(len(measured), n * len(_USUAL_SINGLE))
     pair = np.array([f.pair for f in measured]).reshape(len(measured), n * n * len(_USUAL_PAIR))
     whole = Signatures(names, len(measured), _moments(single), _moments(pair), slack=())
-    if not 2 <= n <= MOST_MODALITIES or len(measured) < 2:
+    if not 2 <= n <= MAX_MODALITIES or len(measured) < 2:
         return whole
     advantages: dict[tuple[int, ...], list[float]] = {}
     for i, features in enumerate(measured):
@@ -244,8 +244,8 @@ def judge(signatures: Signatures, features: Features | str, given: Sequence[str]
     if len(set(names)) != len(names):
         raise ValueError(f"images with the names {', '.join(names)}; expected each name once")
     known = len(signatures.modalities)
-    if not 2 <= known <= MOST_MODALITIES:
-        return SwapFinding("unknown", names, reason=f"training knew {known} modalities, not 2 to {MOST_MODALITIES}")
+    if not 2 <= known <= MAX_MODALITIES:
+        return SwapFinding("unknown", names, reason=f"training knew {known} modalities, not 2 to {MAX_MODALITIES}")
     if signatures.cases == 0:
         return SwapFinding("unknown", names, reason="no training case could be measured")
     if isinstance(features, str):
@@ -285,7 +285,7 @@ def measure(image: NDArray[Any]) -> Features | str:
         depth = ndimage.distance_transform_edt(foreground)
         used &= depth > np.percentile(depth[foreground], _SHELL_PERCENT)
     values = thinned[:, used].astype(np.float64)
-    if values.shape[1] < FEWEST_VOXELS:
+    if values.shape[1] < MIN_VOXELS:
         return f"only {values.shape[1]} voxels lie inside the brain in every image"
     if not np.isfinite(values).all():
         return "an image holds NaN or infinity"
@@ -360,7 +360,9 @@ def _costs(names: int, single: Moments, pair: Moments, features: Features) -> tu
     )
 
 
-def _surprise(x: Floats, moments: Moments, names: tuple[int, ...], usual: Sequence[float], weight: Floats) -> Floats:
+def _surprise(
+    features: Floats, moments: Moments, names: tuple[int, ...], usual: Sequence[float], weight: Floats
+) -> Floats:
     """Negative logarithm of Student's t density, up to a constant, as weighted sum over the last axis.
 
     The spread is that of the training cases, drawn towards the usual one, and as wide as the mean is uncertain.
@@ -370,9 +372,9 @@ def _surprise(x: Floats, moments: Moments, names: tuple[int, ...], usual: Sequen
     prior = np.array(usual) ** 2
     seen = np.maximum(count - 1, 0)
     variance = (_USUAL_WEIGHT * prior + seen * deviation**2) / (_USUAL_WEIGHT + seen)
-    variance = np.maximum(variance, _LEAST_SPREAD**2 * prior) * (1 + 1 / np.maximum(count, 1))
-    cost = (_FREEDOM + 1) / 2 * np.log1p((x - mean) ** 2 / (_FREEDOM * variance)) + np.log(variance) / 2
-    total: Floats = (np.where(np.isfinite(x) & (count > 0), cost, 0) * weight).sum(axis=-1)
+    variance = np.maximum(variance, _MIN_SPREAD**2 * prior) * (1 + 1 / np.maximum(count, 1))
+    cost = (_FREEDOM + 1) / 2 * np.log1p((features - mean) ** 2 / (_FREEDOM * variance)) + np.log(variance) / 2
+    total: Floats = (np.where(np.isfinite(features) & (count > 0), cost, 0) * weight).sum(axis=-1)
     return total
 
 
@@ -384,9 +386,9 @@ def _best_other(
     namings = np.array(list(itertools.permutations(range(names), len(files))))
     total = sum(single[file, namings[:, k]] for k, file in enumerate(files))
     for k, m in itertools.combinations(range(len(files)), 2):
-        there = pair[files[k], files[m], namings[:, k], namings[:, m]]
-        back = pair[files[m], files[k], namings[:, m], namings[:, k]]
-        total = total + (there + back) / 2
+        one_way = pair[files[k], files[m], namings[:, k], namings[:, m]]
+        other_way = pair[files[m], files[k], namings[:, m], namings[:, k]]
+        total = total + (one_way + other_way) / 2
     is_given = (namings == given).all(axis=1)
     other = int(np.where(is_given, np.inf, total).argmin())
     return tuple(namings[other].tolist()), float(total[is_given][0] - total[other])

@@ -31,8 +31,8 @@ NECROSIS, OEDEMA, ENHANCING = 1, 2, 4
 # The head of BraTS: a brain of about 130 x 165 x 145 mm in a field of view of 240 x 240 x 155 mm.
 _FIELD_OF_VIEW_MM = (240.0, 240.0, 155.0)
 _COARSEST_MM = 10.0  # voxels of this size still show each part of most tumours
-_MOST_DRAWS = 50
-_FEWEST_VOXELS = 4  # of each label; a case with fewer is drawn again
+_MAX_DRAWS = 50
+_MIN_VOXELS = 4  # of each label; a case with fewer is drawn again
 
 # Signal of each tissue in the order of MODALITIES, in scanner units. The contrasts follow skull-stripped scans of BRATS
 # 2013 and TCGA: z-scored inside the brain, oedema lies near +2 in FLAIR, 0 in T1 and T1ce, and below +1 in T2.
@@ -124,7 +124,7 @@ def make_case(seed: int, index: int, shape: tuple[int, int, int], spacing_mm: fl
     if grid.voxel > _COARSEST_MM + 1e-6:
         raise too_coarse
     rng = np.random.default_rng([seed, index])
-    for _ in range(_MOST_DRAWS):
+    for _ in range(_MAX_DRAWS):
         hull = _hull(rng, grid)
         plan = _plan_tumour(rng, grid, hull)
         healthy = _anatomy(rng, grid, hull, plan)
@@ -132,7 +132,7 @@ def make_case(seed: int, index: int, shape: tuple[int, int, int], spacing_mm: fl
         brain = hull > 0
         oedema, enhancing, necrosis = (share > 0.5 for share in tumour.values())
         labels = np.select([~brain, necrosis, enhancing, oedema], [0, NECROSIS, ENHANCING, OEDEMA]).astype(np.uint8)
-        if all((labels == label).sum() >= _FEWEST_VOXELS for label in (NECROSIS, OEDEMA, ENHANCING)):
+        if all((labels == label).sum() >= _MIN_VOXELS for label in (NECROSIS, OEDEMA, ENHANCING)):
             fluid = np.maximum(healthy["csf"], healthy["ventricle"]) > 0.5
             tissue = np.select([~brain, fluid, healthy["grey"] > 0.5], [0, CSF, GREY], WHITE).astype(np.uint8)
             return PhantomCase(_scan(rng, grid, brain, healthy, tumour), labels, tissue)

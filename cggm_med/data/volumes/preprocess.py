@@ -23,9 +23,10 @@ from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.prepared import PreparedCase
 from cggm_med.data.volumes.transforms import resampling, to_network
 from cggm_med.errors import DataError, OutputError
-from cggm_med.files import atomic_folder
+from cggm_med.files import atomic_folder, digest_of, pieces
 
 VERSION = 1  # part of every cache key: raise it whenever the same files would give other numbers
+DIGEST_BYTES = 20
 CANDIDATES = 5000  # voxels kept a region as possible patch centres
 
 
@@ -65,7 +66,7 @@ class Preprocessing:
             "spacing": self.resampling(case),
             "files": files,
         }
-        return hashlib.blake2b(json.dumps(settings).encode(), digest_size=20).hexdigest()
+        return digest_of(json.dumps(settings).encode(), DIGEST_BYTES)
 
 
 def prepare(
@@ -106,7 +107,7 @@ def prepare(
         raise DataError(
             f"{len(problems)} problem{'s' * (len(problems) > 1)} in {len(cases)} cases; expected are finite voxels, "
             f"one grid a case and labels {names} ({preprocessing.convention.name}; others: --set task.labels=NAME). "
-            "Mend or leave out these files:",
+            "Fix or leave out these files:",
             problems,
         )
     return [PreparedCase(c.id, c.patient, folder, c) for c, folder in zip(cases, folders, strict=True)]
@@ -174,8 +175,7 @@ def digests(case: Case) -> dict[str, str]:
 
 
 def _digest_of(path: Path) -> str:
-    digest = hashlib.blake2b(digest_size=20)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for piece in pieces(path):
+        digest.update(piece)
     return digest.hexdigest()

@@ -14,7 +14,7 @@ from cggm_med.data.volumes.checks import TOLERANCE_VOXELS, Inspection, largest_d
 from cggm_med.data.volumes.transforms import background_value
 from cggm_med.errors import DataError
 
-LEAST_COVERED = 0.5  # of a grid that an image is resampled to; with less, something is wrong
+MIN_COVERED = 0.5  # of a grid that an image is resampled to; with less, something is wrong
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 
 
@@ -81,9 +81,9 @@ def onto_one_grid(case: str, found: Inspection, onto: str) -> tuple[dict[str, ND
         volumes[modality], covered = resample_onto(volume, own, shape, affine, outside=outside)
         resampled.append(modality)
         covers = f"{case}: {modality} covers {covered:.0%} of the grid of {onto}"
-        if covered < LEAST_COVERED:
+        if covered < MIN_COVERED:
             raise DataError(
-                f"{covers}, expected at least {LEAST_COVERED:.0%}; do both show the same part of the same patient?"
+                f"{covers}, expected at least {MIN_COVERED:.0%}; do both show the same part of the same patient?"
             )
         if covered < 0.99:
             warnings.warn(f"{covers}; the rest counts as its background", stacklevel=2)

@@ -168,7 +168,7 @@ class PrepareScand(MapTransform):
                     f"{', '.join(self.modalities)}: one file each in this order, or one file with all of them"
                 )
             if not torch.isfinite(image).all():
-                raise DataError(f"'{key}' has voxels that are not finite; mend or leave out {_name(image)}")
+                raise DataError(f"'{key}' has voxels that are not finite; fix or leave out {_name(image)}")
             spacing = None if self.spacing is None else (self.spacing[0], self.spacing[1], self.spacing[2])
             affine = image.affine.numpy().astype(np.float64)
             moved, grid, _ = to_network(image.as_tensor().float().numpy(), affine, spacing)

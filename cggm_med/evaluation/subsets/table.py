@@ -9,7 +9,7 @@ from itertools import combinations
 import torch
 
 from cggm_med.errors import ConfigError, UnknownName
-from cggm_med.objectives.subsets import MOST_MODALITIES
+from cggm_med.objectives.subsets import MAX_MODALITIES
 from cggm_med.results.aggregate import mean
 from cggm_med.results.results import Record, Scores
 from cggm_med.results.tables import Table, rounded
@@ -17,7 +17,7 @@ from cggm_med.strategies.parts.shapley import exact_plan, shapley_shares
 
 Subset = tuple[str, ...]
 ALL = "all"
-MOST_SHOWN = 63  # subsets that are shown one by one: those of six modalities
+MAX_SHOWN = 63  # subsets that are shown one by one: those of six modalities
 MEAN, WORST = "mean over subsets", "worst"
 
 
@@ -39,10 +39,10 @@ def wanted_subsets(text: str, modalities: Sequence[str]) -> tuple[Subset, ...]:
         (('t1',), ('flair', 't1'))
     """
     if text.strip() == ALL:
-        if len(modalities) > MOST_MODALITIES:
+        if len(modalities) > MAX_MODALITIES:
             raise ConfigError(
                 f"{len(modalities)} modalities have {2 ** len(modalities) - 1} subsets, too many to score (all of them "
-                f"up to {MOST_MODALITIES} modalities); name some, such as --subsets {'+'.join(modalities)}"
+                f"up to {MAX_MODALITIES} modalities); name some, such as --subsets {'+'.join(modalities)}"
             )
         return tuple(s for size in range(1, len(modalities) + 1) for s in combinations(modalities, size))
     found = []
@@ -62,7 +62,7 @@ def subset_name(subset: Subset) -> str:
 
 def shown_subsets(subsets: Sequence[Subset], modalities: Sequence[str]) -> tuple[Subset, ...]:
     """All subsets, or where these are too many to look at, those of one, of all but one, and of all modalities."""
-    if len(subsets) <= MOST_SHOWN:
+    if len(subsets) <= MAX_SHOWN:
         return tuple(subsets)
     return tuple(s for s in subsets if len(s) in (1, len(modalities) - 1, len(modalities)))
 

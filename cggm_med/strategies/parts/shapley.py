@@ -16,7 +16,7 @@ from cggm_med.models.base import MultimodalModel
 from cggm_med.objectives.balance_scores import ScoreSums
 from cggm_med.types import Features
 
-MOST_EXACT = 4  # modalities up to which all 2^M coalitions are valued
+MAX_EXACT = 4  # modalities up to which all 2^M coalitions are valued
 
 
 def exact_plan(players: int) -> tuple[Tensor, Tensor]:
@@ -71,7 +71,7 @@ def sampled_plan(players: int, orders: int, generator: torch.Generator) -> tuple
 
 def shapley_plan(players: int, orders: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Exact up to four players, sampled above."""
-    return exact_plan(players) if players <= MOST_EXACT else sampled_plan(players, orders, generator)
+    return exact_plan(players) if players <= MAX_EXACT else sampled_plan(players, orders, generator)
 
 
 @torch.no_grad()

@@ -23,7 +23,6 @@ from cggm_med_tasks.readers.untrusted_pickle import read_pickle
 
 ROBERTA = ("roberta1", "roberta2", "roberta3", "roberta4")
 FEATURES = ("ids", "speakers", "labels", "text", "audio", "vision", "sentences", "train", "test")
-MOST_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -238,7 +237,7 @@ class _File:
         if not isinstance(dialogues, dict):
             raise DataError(f"{self.path}: {field} is {type(dialogues).__name__}, expected a dict {{dialogue: [...]}}")
         if id not in dialogues:
-            raise DataError(f"{self.path}: {field} lacks dialogue {id}, which a split names; mend the file")
+            raise DataError(f"{self.path}: {field} lacks dialogue {id}, which a split names; fix the file")
         rows = dialogues[id]
         if isinstance(rows, np.ndarray):
             rows = rows.tolist() if rows.ndim == 1 else list(rows) if rows.ndim else rows
@@ -248,7 +247,7 @@ class _File:
             )
         if utterances is not None and len(rows) != utterances:
             raise DataError(
-                f"{self.path}, dialogue {id}: {field} has {len(rows)} utterances, labels {utterances}; mend the file"
+                f"{self.path}, dialogue {id}: {field} has {len(rows)} utterances, labels {utterances}; fix the file"
             )
         return rows
 
@@ -274,11 +273,12 @@ def _require_same_splits(a: _File, b: _File) -> None:
     }
     for one, other in ((a, b), (b, a)):
         if lacking := sorted(known[one] - known[other], key=natural_key):
-            raise DataError(f"{other.path} lacks {len(lacking)} dialogues of {one.path.name}:", lacking[:MOST_LISTED])
+            raise DataError(f"{other.path} lacks {len(lacking)} dialogues of {one.path.name}:", lacking, listed=20)
     if moved := sorted(set(a.listed("test")) ^ set(b.listed("test")), key=natural_key):
         raise DataError(
             f"{len(moved)} dialogues stand in test of {a.path} or of {b.path.name} only; use files of one source:",
-            moved[:MOST_LISTED],
+            moved,
+            listed=20,
         )
 
 
@@ -301,10 +301,10 @@ def _vector(row: Any, where: str) -> NDArray[Any]:
         try:
             row = np.asarray(row)
         except ValueError as error:
-            raise DataError(f"{where} is no list of numbers; mend the file") from error
+            raise DataError(f"{where} is no list of numbers; fix the file") from error
     vector = require_numbers(row, ("channel",), where)
     if not len(vector):
-        raise DataError(f"{where} is empty; mend the file")
+        raise DataError(f"{where} is empty; fix the file")
     return vector
 
 

@@ -45,7 +45,7 @@ class UtteranceEncoder(nn.Module, ABC):
         """``(dialogue, utterance, width)`` from the features alone, ``(dialogue, utterance, channels)``."""
 
     def forward(self, x: Padded) -> Tensor:
-        """``(dialogue, width, utterance)``, zeros behind the end, from ``(dialogue, utterance, channels + speakers)``.
+        """``(dialogue, width, utterance)``, zeros after the end, from ``(dialogue, utterance, channels + speakers)``.
 
         Raises:
             ValueError: if the input has another number of channels.
@@ -57,7 +57,7 @@ class UtteranceEncoder(nn.Module, ABC):
                 f"speaker, {self.channels + self.speakers} in all"
             )
         valid = x.valid[..., None]
-        # What stands behind the end never counts, not even as the NaN of a gradient 0 * NaN.
+        # What stands after the end never counts, not even as the NaN of a gradient 0 * NaN.
         features, speaker = torch.where(valid, x.values, 0).split([self.channels, self.speakers], dim=-1)
         embeddings = self.speaker_embedding(speaker) + self.modality_embedding
         return torch.where(valid, self.content(Padded(features, x.valid)) + embeddings, 0).transpose(1, 2)
@@ -207,14 +207,14 @@ class DialogueModel(MultimodalModel):
         some = features[given[0]].maps[-1]
         absent = Features((torch.zeros_like(some),), present=some.new_zeros(len(some), dtype=torch.bool))
         each = [features.get(m, absent) for m in self.modalities]
-        there = torch.stack([_there(f) for f in each], dim=1)
+        present = torch.stack([_present(f) for f in each], dim=1)
         maps = torch.stack([f.maps[-1] for f in each], dim=1).transpose(2, 3)
         # In half precision the sums over a long dialogue, and even its number of utterances, would be rounded.
         with torch.autocast(maps.device.type, enabled=False):
-            nodes = self._convolve(maps[there].to(torch.promote_types(maps.dtype, torch.float32)), there)
-        fused = nodes.new_zeros(*there.shape, nodes.shape[1])
-        fused[there] = nodes
-        scale = len(self.modalities) / there.sum(1, keepdim=True).clamp_min(1).to(fused.dtype)
+            nodes = self._convolve(maps[present].to(torch.promote_types(maps.dtype, torch.float32)), present)
+        fused = nodes.new_zeros(*present.shape, nodes.shape[1])
+        fused[present] = nodes
+        scale = len(self.modalities) / present.sum(1, keepdim=True).clamp_min(1).to(fused.dtype)
         return (self.dropout(F.relu(fused.transpose(2, 3).flatten(1, 2) * scale)),)
 
     def head_input(self, modality: str, outputs: Outputs) -> Tensor:
@@ -233,10 +233,10 @@ class DialogueModel(MultimodalModel):
         start = self.modalities.index(modality) * self.width
         return slice(start, start + self.width)
 
-    def _convolve(self, nodes: Tensor, there: Tensor) -> Tensor:
-        """``(node, width)`` from ``(node, width)``; ``there`` is ``(dialogue, modality, utterance)``."""
-        dialogues, modalities, utterances = there.shape
-        incidence, edges = hyperedges(there), graph_edges(there)
+    def _convolve(self, nodes: Tensor, present: Tensor) -> Tensor:
+        """``(node, width)`` from ``(node, width)``; ``present`` is ``(dialogue, modality, utterance)``."""
+        dialogues, modalities, utterances = present.shape
+        incidence, edges = hyperedges(present), graph_edges(present)
         averaged = nodes
         for layer in self.hypergraph:
             averaged = F.relu(layer(averaged, incidence, num_edges=dialogues * (utterances + modalities)))
@@ -266,11 +266,11 @@ class UtteranceHead(UnimodalHead):
         return F.relu(features.maps[-1])
 
 
-def hyperedges(there: Tensor) -> Tensor:
+def hyperedges(present: Tensor) -> Tensor:
     """Which node lies in which hyperedge: one for each utterance, then one for each modality of each dialogue.
 
     Args:
-        there: ``(dialogue, modality, utterance)`` booleans; nodes are numbered in this order.
+        present: ``(dialogue, modality, utterance)`` booleans; nodes are numbered in this order.
 
     Returns:
         ``(2, 2 x node)``: nodes and their hyperedges.
@@ -280,19 +280,19 @@ def hyperedges(there: Tensor) -> Tensor:
         tensor([[0, 1, 2, 0, 1, 2],
                 [0, 1, 0, 2, 2, 3]])
     """
-    dialogues, modalities, utterances = there.shape
-    dialogue, modality, utterance = there.nonzero().unbind(1)
-    node = torch.arange(len(dialogue), device=there.device)
+    dialogues, modalities, utterances = present.shape
+    dialogue, modality, utterance = present.nonzero().unbind(1)
+    node = torch.arange(len(dialogue), device=present.device)
     of_utterance = dialogue * utterances + utterance
     of_modality = dialogues * utterances + dialogue * modalities + modality
     return torch.stack([node.repeat(2), torch.cat([of_utterance, of_modality])])
 
 
-def graph_edges(there: Tensor) -> Tensor:
+def graph_edges(present: Tensor) -> Tensor:
     """Edges between the modalities of an utterance and between the utterances of a modality, in both directions.
 
     Args:
-        there: ``(dialogue, modality, utterance)`` booleans; nodes are numbered in this order.
+        present: ``(dialogue, modality, utterance)`` booleans; nodes are numbered in this order.
 
     Returns:
         ``(2, edge)``: sources and targets.
@@ -302,25 +302,25 @@ def graph_edges(there: Tensor) -> Tensor:
         tensor([[0, 1, 0, 2],
                 [1, 0, 2, 0]])
     """
-    number = torch.where(there, there.flatten().cumsum(0).view_as(there) - 1, -1)
+    number = torch.where(present, present.flatten().cumsum(0).view_as(present) - 1, -1)
     return torch.cat([_pairs(number.flatten(0, 1)), _pairs(number.transpose(1, 2).flatten(0, 1))], dim=1)
 
 
 def _pairs(groups: Tensor) -> Tensor:
     """All ordered pairs of different members, ``(2, pair)``, from ``(group, member)`` with -1 where nobody is."""
-    there = groups >= 0
+    present = groups >= 0
     different = ~torch.eye(groups.shape[1], dtype=torch.bool, device=groups.device)
-    group, source, target = (there[:, :, None] & there[:, None, :] & different).nonzero().unbind(1)
+    group, source, target = (present[:, :, None] & present[:, None, :] & different).nonzero().unbind(1)
     return torch.stack([groups[group, source], groups[group, target]])
 
 
-def _there(features: Features) -> Tensor:
+def _present(features: Features) -> Tensor:
     """Which utterances have this modality, ``(dialogue, utterance)``."""
     x = features.maps[-1]
-    there = torch.ones(x.shape[0], x.shape[2], dtype=torch.bool, device=x.device)
+    present = torch.ones(x.shape[0], x.shape[2], dtype=torch.bool, device=x.device)
     if features.valid is not None:
-        there = there & features.valid
-    return there if features.present is None else there & features.present[:, None]
+        present = present & features.valid
+    return present if features.present is None else present & features.present[:, None]
 
 
 def _convolutions() -> tuple[Any, Any]:

@@ -41,7 +41,6 @@ STATISTICS = "A/comparE_mean_std.h5"
 SECTIONS = {"trn": "train", "val": "validation", "tst": "test"}
 CLASSES = ("angry", "happy", "sad", "neutral")
 FOLDS = 10
-MOST_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class IEMOCAP(ClassificationTask):
         for part, section in SECTIONS.items():
             named = _labels(folder, part)
             if again := next((name for name in named if name in labels), None):
-                raise DataError(f"{folder / part}_int2name.npy: utterance {again} stands in another split too; mend it")
+                raise DataError(f"{folder / part}_int2name.npy: utterance {again} stands in another split too; fix it")
             sections[section] = list(named)
             labels |= named
         arrays = {m: _arrays(path / FILES[m], list(labels)) for m in self.modalities}
@@ -217,11 +216,11 @@ def _arrays(file: Path, names: list[str]) -> dict[str, NDArray[Any]]:
                 raise DataError(f"{where} has shape {array.shape}, expected at least one frame and channel")
             first, other = next(iter(arrays.items()), (name, array))
             if array.shape[1] != other.shape[1]:
-                raise DataError(f"{where} has {array.shape[1]} channels, {first} {other.shape[1]}; mend the file")
+                raise DataError(f"{where} has {array.shape[1]} channels, {first} {other.shape[1]}; fix the file")
             require_finite(array, where)
             arrays[name] = array
     if problems:
-        raise DataError(f"{file} lacks {len(problems)} utterances of target/:", problems[:MOST_LISTED])
+        raise DataError(f"{file} lacks {len(problems)} utterances of target/:", problems, listed=20)
     return arrays
 
 
@@ -237,11 +236,11 @@ def _statistics(file: Path, fold: str, channels: int) -> tuple[NDArray[Any], NDA
             require_numbers(found[kind], ("channel",), where)
             if len(found[kind]) != channels:
                 raise DataError(
-                    f"{where} has {len(found[kind])} channels, {FILES['audio']} has {channels}; mend the file"
+                    f"{where} has {len(found[kind])} channels, {FILES['audio']} has {channels}; fix the file"
                 )
             require_finite(found[kind], where)
     if (wrong := found["std"] < 0).any():
-        raise DataError(f"{file}: {fold}/std is negative in channel {int(np.argmax(wrong))}; mend the file")
+        raise DataError(f"{file}: {fold}/std is negative in channel {int(np.argmax(wrong))}; fix the file")
     return found["mean"], np.where(found["std"] == 0, 1, found["std"])
 
 

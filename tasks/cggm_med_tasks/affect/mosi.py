@@ -8,7 +8,7 @@ Layout: one pickle, or a folder that holds just one, ``{"train" | "valid" | "tes
 ``labels`` ``regression_labels``. An id is ``video$_$3``, ``video[3]``, ``video_3``, or columns that begin with one or
 with the video's name. The pickle is never run, see ``cggm_med_tasks.readers.untrusted_pickle``.
 
-What differs from the release of CGGM (Guo et al., NeurIPS 2024): padding, before or behind the sentence, is cut off and
+What differs from the release of CGGM (Guo et al., NeurIPS 2024): padding, before or after the sentence, is cut off and
 masked, where there it takes part in attention; training data are shuffled; the test split decides nothing; neutral
 sentences are handled in both conventions of the literature; the learning rate falls with a cosine, where there it falls
 when the validation loss stands still. Infinite audio features become 0, where there only those below 0 do.
@@ -31,7 +31,7 @@ from sklearn.metrics import f1_score
 from cggm_med.config import Tree
 from cggm_med.data.arrays import require_finite, require_numbers, trim
 from cggm_med.data.splits import Splits
-from cggm_med.errors import DataError
+from cggm_med.errors import DataError, first_of
 from cggm_med.files import atomic_file, cache_folder
 from cggm_med.metrics.labels import VALUE_METRICS, LabelMetric, Predicted, by_name, mean_absolute_difference
 from cggm_med.models.base import MultimodalModel
@@ -47,7 +47,6 @@ SECTIONS = {"train": "train", "valid": "validation", "dev": "validation", "test"
 LAYOUT = "a pickle {train, valid, test} -> {text, audio, vision, labels, id}"
 AXES = ("sentence", "time", "channel")
 STRONGEST = 3.0  # sentiment
-MOST_SHOWN = 10  # keys of a foreign file
 
 
 def seven_classes(predicted: Predicted) -> float:
@@ -185,7 +184,7 @@ class MOSI(RegressionTask):
         infinite = 0
         for modality, array in arrays.items():
             if len(array) != len(labels):
-                raise DataError(f"{where}: {modality} has {len(array)} rows, {key} {len(labels)}; mend the file")
+                raise DataError(f"{where}: {modality} has {len(array)} rows, {key} {len(labels)}; fix the file")
             if 0 in array.shape[1:]:
                 raise DataError(f"{where}: {modality} has shape {array.shape}, expected at least one step and channel")
             if modality == "audio":
@@ -260,7 +259,7 @@ def _kind(content: Any) -> str:
     if not isinstance(content, dict):
         return type(content).__name__
     keys = sorted(map(repr, content))
-    return f"keys {', '.join(keys[:MOST_SHOWN])}" + (", ..." if len(keys) > MOST_SHOWN else "")
+    return f"keys {first_of(keys, 10)}"
 
 
 def _values(found: Any, where: str) -> NDArray[Any]:
@@ -300,7 +299,7 @@ def _names(found: Any, where: str, section: str, count: int) -> list[tuple[str, 
     if found is not None and not isinstance(found, (list, tuple)):
         raise DataError(f"{where} holds {type(found).__name__}, expected a name for each sentence")
     if found is not None and len(found) != count:
-        raise DataError(f"{where} has {len(found)} rows, expected {count}; mend the file")
+        raise DataError(f"{where} has {len(found)} rows, expected {count}; fix the file")
     rows = [[_text(part) for part in (row if isinstance(row, (list, tuple)) else [row])] for row in found or ()]
     if all(len(row) == 1 and row[0].isdecimal() for row in rows):
         return [(f"{section}{row:05d}",) * 2 for row in range(count)]
@@ -352,13 +351,13 @@ def _sentences(random: np.random.Generator, start: int, count: int) -> dict[str,
     doubt = {"text": 0.7, "audio": 1.2, "vision": 2.5}  # how far what a modality shows is from the label
     labels = random.uniform(-STRONGEST, STRONGEST, count)
     lengths = random.integers(5, time + 1, count)
-    behind = np.arange(time)[None] >= time - lengths[:, None]
+    inside = np.arange(time)[None] >= time - lengths[:, None]
     arrays = {}
     for number, (modality, size) in enumerate(sizes.items()):
         direction = np.random.Generator(np.random.Philox(number)).normal(size=size)
         shown = labels + random.normal(size=count) * doubt[modality]
         values = random.normal(size=(count, time, size)) + shown[:, None, None] * direction / 3
-        arrays[modality] = np.where(behind[..., None], values, 0).astype(np.float32)
+        arrays[modality] = np.where(inside[..., None], values, 0).astype(np.float32)
     arrays["audio"][0, -1, 0] = -np.inf  # as silence has in the real files
     ids = np.array([f"video{(start + i) // 8:03d}$_${i % 8}" for i in range(count)])
     return {**arrays, "labels": labels.astype(np.float32).reshape(count, 1, 1), "id": ids}

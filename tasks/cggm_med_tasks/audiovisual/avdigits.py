@@ -54,7 +54,6 @@ SPEEDS = (0.8, 1.25)
 LONGEST_PAUSE = 1600  # samples
 NAME = re.compile(r"(\d)_([a-z]+)_(\d+)\.wav", re.IGNORECASE)
 LAYOUT = "files {digit}_{speaker}_{index}.wav in a folder, its subfolder 'recordings' or a tar"
-MOST_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ class AVDigits(ClassificationTask):
             digit, speaker, index = match.groups()
             heard[digit, speaker, index] = read_wav(file, RATE, name=f"{path}: {name}")
         if strange:
-            raise DataError(f"{path} holds recordings with other names; expected {LAYOUT}:", strange[:MOST_LISTED])
+            raise DataError(f"{path} holds recordings with other names; expected {LAYOUT}:", strange, listed=20)
         if not heard:
             raise DataError(f"{path} holds no recording; expected {LAYOUT}")
         speakers = sorted({speaker for _, speaker, _ in heard})

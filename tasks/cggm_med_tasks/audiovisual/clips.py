@@ -20,7 +20,7 @@ from cggm_med.models.heads import UnimodalHeads
 from cggm_med.models.late_fusion import FUSIONS, LateFusionModel, vector_heads
 from cggm_med.models.resnet import ResNetEncoder
 from cggm_med.task.classification import ClassificationTask
-from cggm_med.task.samples import MISSING_SHOWN, Sample, SampleDataConfig, SampleList
+from cggm_med.task.samples import Sample, SampleDataConfig, SampleList
 from cggm_med_tasks.readers.images import centre_crop, frame_files, pick_frames, random_crop, resize
 
 READ_FOR_DIGEST = 1 << 20  # bytes
@@ -179,7 +179,8 @@ class ClipTask(ClassificationTask):
         if problems and not (self.config.data.skip_missing and samples):
             raise DataError(
                 f"{count} lack files in {root}; add the files, or leave these clips out with data.skip_missing=true:",
-                problems[:MISSING_SHOWN],
+                problems,
+                listed=20,
             )
         if problems:
             say(f"{count} left out, since files are missing; the first is {problems[0]}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from cggm_med.data.layouts import read_json
 from cggm_med.errors import DataError
-from cggm_med.files import atomic_file, atomic_folder, write_json
+from cggm_med.files import atomic_file, atomic_folder, digest_of, write_json
 
 VALUES, INDEX = "features.npy", "index.json"
 
@@ -39,8 +38,8 @@ class _Place(NamedTuple):
 class FeatureStore:
     """Arrays ``(time, channel)`` of different lengths and one number of channels, in half precision.
 
-    They lie in blocks, folders with the arrays behind one another and an index. A block is whole or absent, so that
-    work that was killed continues behind the last whole one; it is mapped, so that only what is asked for is read.
+    They lie in blocks, folders with the arrays one after another and an index. A block is whole or absent, so that
+    work that was killed continues after the last whole one; it is mapped, so that only what is asked for is read.
 
     Args:
         folder: its name stands for everything that decides the features of a given key.
@@ -89,7 +88,7 @@ class FeatureStore:
         Raises:
             OutputError: if the folder cannot be written.
         """
-        name = hashlib.blake2b("\n".join(computed).encode(), digest_size=12).hexdigest()
+        name = digest_of("\n".join(computed).encode())
         stops = np.cumsum([len(one.values) for one in computed.values()]).tolist()
         rows = zip(computed.items(), [0, *stops[:-1]], stops, strict=True)
         index = {key: [start, stop, one.content] for (key, one), start, stop in rows}

@@ -24,7 +24,6 @@ learning rate falls with a cosine, where there it falls when the validation loss
 from __future__ import annotations
 
 import csv
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,8 +39,8 @@ from cggm_med import distributed
 from cggm_med.config import Tree, require
 from cggm_med.data.layouts import read_json
 from cggm_med.data.splits import Splits
-from cggm_med.errors import ConfigError, DataError
-from cggm_med.files import cache_folder, write_json, write_text
+from cggm_med.errors import ConfigError, DataError, first_of
+from cggm_med.files import cache_folder, digest_of, write_json, write_text
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.models.sequence import SequenceModelConfig, sequence_heads, sequence_model, settle_channels
@@ -65,7 +64,6 @@ LAYOUTS = (
     "original: images/{train,test}/{label}/{image}.jpg with texts/{train,test}_titles.csv of image, text, label",
 )
 COLUMNS = 3  # image, text, label
-MOST_LISTED = 20
 GENERATED = "generated"
 NETWORKS = {"text": "networks/text", "image": "networks/image"}  # of generated data
 
@@ -185,15 +183,13 @@ class Food101(ClassificationTask):
         first: dict[str, str] = {}
         for row in (row for part in rows.values() for row in part):
             if row.label not in known:
-                problems.append(
-                    f"{row.where}: unknown label '{row.label}', expected one of {', '.join(known[:5])}, ..."
-                )
+                problems.append(f"{row.where}: unknown label '{row.label}', expected one of {first_of(known)}")
             if "image" in self.modalities and not row.image.is_file():
                 problems.append(f"{row.where}: there is no image {row.image}")
             if (other := first.setdefault(row.id, row.where)) != row.where:
                 problems.append(f"{row.where}: id {row.id} stands already in {other}")
         if problems:
-            raise DataError(f"{path}: problems in {len(problems)} rows; mend or leave out:", problems[:MOST_LISTED])
+            raise DataError(f"{path}: problems in {len(problems)} rows; fix or leave out:", problems, listed=20)
         self.settle_classes(known, path)
         numbers = {name: number for number, name in enumerate(self.targets)}
         samples = [
@@ -257,7 +253,7 @@ class Food101(ClassificationTask):
         """Digest of the class, of title and image file, and of the networks that saw them."""
         stores = [(m, self.features[m]) for m in self.modalities]
         facts = [(m, store.folder.name, store.content(sample.inputs[m])) for m, store in stores]
-        return hashlib.blake2b(repr((sample.target, facts)).encode(), digest_size=12).hexdigest()
+        return digest_of(repr((sample.target, facts)).encode())
 
     def model(self) -> MultimodalModel:
         """Transformers over word pieces and patches."""

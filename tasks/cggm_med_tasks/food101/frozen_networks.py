@@ -21,7 +21,8 @@ from torch import Tensor
 
 from cggm_med.data.layouts import read_json
 from cggm_med.data.parallel import map_in_processes
-from cggm_med.errors import DataError, MissingExtra
+from cggm_med.errors import DataError, MissingExtra, first_of
+from cggm_med.files import digest_of, pieces
 from cggm_med.torchvision_repair import repair_torchvision
 from cggm_med_tasks.food101.feature_store import Computed, FeatureStore
 from cggm_med_tasks.readers.images import normalise, read_image, resize
@@ -30,7 +31,7 @@ VERSION = 1  # part of every store's name: raise it whenever the same files woul
 TOGETHER = 32  # samples that a network sees at once
 BLOCK = 256  # samples that are written together, and at most lost when the work is killed
 MANY = 1000  # samples from which on it takes long enough to be told how far it is
-MOST_LISTED = 20
+MAX_LISTED = 20
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS = ("*.safetensors", "model.safetensors.index.json")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
@@ -78,9 +79,8 @@ class FrozenNetwork(ABC):
         for pattern in sorted((CONFIG, *WEIGHTS, *TOKENIZER)):
             for file in sorted(self.folder.glob(pattern)):
                 digest.update(f"\n{file.name} {file.stat().st_size}\n".encode())
-                with file.open("rb") as stream:
-                    while part := stream.read(1 << 20):
-                        digest.update(part)
+                for piece in pieces(file):
+                    digest.update(piece)
         return digest.hexdigest()
 
 
@@ -102,7 +102,7 @@ class FrozenText(FrozenNetwork):
 
     def key(self, source: str) -> str:
         """Digest of the text."""
-        return _digest(source.encode(errors="surrogatepass"))
+        return digest_of(source.encode(errors="surrogatepass"))
 
     def prepare(self, source: str) -> tuple[str, str]:
         """The text, with a question mark for what is no character."""
@@ -177,7 +177,7 @@ class FrozenImage(FrozenNetwork):
     def key(self, source: Path) -> str:
         """Digest of the file's path, size and time of change."""
         facts = source.stat()
-        return _digest(f"{source.resolve()}\n{facts.st_size}\n{facts.st_mtime_ns}".encode(errors="surrogatepass"))
+        return digest_of(f"{source.resolve()}\n{facts.st_size}\n{facts.st_mtime_ns}".encode(errors="surrogatepass"))
 
     def prepare(self, source: Path) -> tuple[Tensor, str]:
         """Pixels ``(3, height, width)`` as the network expects them, and a digest of the file."""
@@ -186,7 +186,7 @@ class FrozenImage(FrozenNetwork):
         except OSError as error:
             raise DataError(f"{source} cannot be read: {error.strerror or error}") from error
         image = read_image(io.BytesIO(data), name=str(source))
-        return normalise(resize(image, self.size), self.mean, self.std), _digest(data)
+        return normalise(resize(image, self.size), self.mean, self.std), digest_of(data)
 
     def load(self, device: torch.device) -> Encode:
         """See the base class."""
@@ -271,12 +271,12 @@ def compute_features(
             block = {}
         if len(missing) >= MANY and done * 10 // len(missing) > before * 10 // len(missing):
             say(f"{what} features: {done} of {len(missing)} samples")
-        if len(problems) >= MOST_LISTED:
+        if len(problems) >= MAX_LISTED:
             break
     if block:
         store.add(block)
     if problems:
-        raise DataError(f"{what}s that cannot be read; mend or leave out these files:", problems[:MOST_LISTED])
+        raise DataError(f"{what}s that cannot be read; fix or leave out these files:", problems[:MAX_LISTED])
     return store
 
 
@@ -334,7 +334,7 @@ def _is_network(folder: Path) -> bool:
 
 
 def _from_hub(name: str, setting: str) -> Path:
-    mend = f"name a folder with --set {setting}=FOLDER, or fetch it where there is a network: hf download {name}"
+    fix = f"name a folder with --set {setting}=FOLDER, or fetch it where there is a network: hf download {name}"
     with transformers_library():
         from huggingface_hub import snapshot_download
     wanted = [CONFIG, PREPROCESSOR, *TOKENIZER, "model*.safetensors", "model.safetensors.index.json"]
@@ -347,7 +347,7 @@ def _from_hub(name: str, setting: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=wanted, etag_timeout=5))
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
-        raise DataError(f"{setting} {name} is no folder and cannot be had from the hub ({reason}); {mend}") from error
+        raise DataError(f"{setting} {name} is no folder and cannot be had from the hub ({reason}); {fix}") from error
 
 
 def _load_network(folder: Path, device: torch.device) -> Any:
@@ -364,7 +364,7 @@ def _load_network(folder: Path, device: torch.device) -> Any:
     # The pooler is drawn at random where a network was saved without it; nothing here reads it.
     absent = [name for name in report["missing_keys"] if not name.startswith("pooler.")]
     if absent or report["mismatched_keys"]:
-        some = ", ".join([*sorted(absent), *map(str, report["mismatched_keys"])][:5])
+        some = first_of([*sorted(absent), *map(str, report["mismatched_keys"])])
         raise DataError(f"{folder}: the weights do not belong to the network of {CONFIG}; missing or different: {some}")
     return network.to(device).eval()
 
@@ -377,7 +377,3 @@ def _explained(folder: Path) -> Iterator[None]:
     except Exception as error:  # it raises anything, safetensors' own class included
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{folder} cannot be loaded by transformers: {type(error).__name__}: {reason}") from error
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=12).hexdigest()

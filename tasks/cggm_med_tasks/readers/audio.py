@@ -127,7 +127,7 @@ def mel_filters(bands: int, n_fft: int, rate: int, low: float) -> Tensor:
     """Triangular filters, evenly spaced on the mel scale, that hear as the ear does: finer at low frequencies.
 
     A mel is ``2595 log10(1 + f / 700)``, f in Hz (O'Shaughnessy 1987, the scale of HTK); each triangle reaches from the
-    peak of the one before to that of the one behind, and peaks at 1.
+    peak of the one before to that of the one after, and peaks at 1.
 
     Args:
         bands: number of filters.
@@ -146,8 +146,8 @@ def mel_filters(bands: int, n_fft: int, rate: int, low: float) -> Tensor:
     ends = 2595 * torch.log10(1 + torch.tensor([low, rate / 2], dtype=torch.float64) / 700)
     lowest, highest = ends.tolist()
     edges = 700 * (10 ** (torch.linspace(lowest, highest, bands + 2, dtype=torch.float64) / 2595) - 1)
-    before, peak, behind = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    rising, falling = (frequencies - before) / (peak - before), (behind - frequencies) / (behind - peak)
+    before, peak, after = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    rising, falling = (frequencies - before) / (peak - before), (after - frequencies) / (after - peak)
     return torch.minimum(rising, falling).clamp_min(0).float()
 
 

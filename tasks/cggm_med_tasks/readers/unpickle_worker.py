@@ -363,7 +363,7 @@ class Packer:
         return self._places[id(value)]
 
     def _place(self, descr: str, data: Any, count: int) -> tuple[str, int]:
-        """Put ``data`` behind the others of its dtype and say where."""
+        """Put ``data`` after the others of its dtype and say where."""
         start = self._lengths.get(descr, 0)
         self._lengths[descr] = start + count
         self.blocks.setdefault(descr, []).append(data)
@@ -433,7 +433,7 @@ def _convert(seconds: int) -> dict[str, Any]:
         try:
             root = Unpickler(source, encoding="latin1").load()
             if source.read(1):
-                raise Refused("goes on behind its end")
+                raise Refused("goes on after its end")
             packer = Packer(MAX_VALUES_PER_BYTE * size + 100_000)
             packed = packer.pack(root)
         except Refused as refusal:

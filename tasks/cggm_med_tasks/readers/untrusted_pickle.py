@@ -25,7 +25,7 @@ from cggm_med.errors import DataError
 from cggm_med.files import atomic_folder, write_json
 
 _WORKER = Path(__file__).with_name("unpickle_worker.py")
-_MEND = "Get the file from its source again, or convert it to npz yourself"
+_FIX = "Get the file from its source again, or convert it to npz yourself"
 # Raised whenever the converted form changes; older ones are made again.
 _FORMAT = 1
 _SECONDS = 60
@@ -84,7 +84,7 @@ def read_pickle(path: Path, cache: Path) -> Any:
                 write_json(temporary / "source.json", about)
                 return _load(temporary, digest)
     except _Damaged as error:
-        raise DataError(f"what {path} was converted to cannot be read back ({error}). {_MEND}") from error
+        raise DataError(f"what {path} was converted to cannot be read back ({error}). {_FIX}") from error
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}; check the path and its permissions") from error
 
@@ -112,14 +112,14 @@ def _convert(source: IO[bytes], path: Path, folder: Path) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise DataError(f"{path} takes more than {seconds} s to unpickle. {_MEND}") from None
+        raise DataError(f"{path} takes more than {seconds} s to unpickle. {_FIX}") from None
     try:
         reply = json.loads(ended.stdout)
     except ValueError:
         how = f"exit status {ended.returncode}"
-        raise DataError(f"{path} made the converter stop without an answer ({how}). {_MEND}") from None
+        raise DataError(f"{path} made the converter stop without an answer ({how}). {_FIX}") from None
     if "refused" in reply:
-        raise DataError(f"{path} {reply['refused']}. {_MEND}")
+        raise DataError(f"{path} {reply['refused']}. {_FIX}")
     if "errno" in reply:
         raise OSError(reply["errno"], os.strerror(reply["errno"]))
 

@@ -112,7 +112,7 @@ def test_refusals(tmp_path):
     with pytest.raises(DataError, match=r"shape \(2, 30, 28, 26\).*channels flair, t1, t1ce"):
         PrepareScand("image", ["flair", "t1", "t1ce"])({"image": image})
     image[0, 3, 3, 3] = torch.nan
-    with pytest.raises(DataError, match=r"not finite; mend or leave out /scans/a_flair\.nii\.gz"):
+    with pytest.raises(DataError, match=r"not finite; fix or leave out /scans/a_flair\.nii\.gz"):
         PrepareScand("image", MODALITIES)({"image": image})
     odd = MetaTensor(torch.full((1, 2, 2, 2), 7), affine=torch.eye(4))
     with pytest.raises(DataError, match=r"labels \[7\]; expected 0 background, 1 core, 2 oedema"):

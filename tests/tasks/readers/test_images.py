@@ -87,7 +87,7 @@ def test_other_modes_become_rgb():
 
 
 @pytest.mark.parametrize(
-    ("orientation", "mend"),
+    ("orientation", "fix"),
     [
         (1, lambda a: a),
         (2, lambda a: a[:, ::-1]),
@@ -99,11 +99,11 @@ def test_other_modes_become_rgb():
         (8, lambda a: np.rot90(a, 1)),
     ],
 )
-def test_the_exif_orientation_is_honoured(orientation, mend):
+def test_the_exif_orientation_is_honoured(orientation, fix):
     pixels, exif = some_pixels(), Image.Exif()
     exif[0x0112] = orientation
     image = read_image(io.BytesIO(encoded(Image.fromarray(pixels), "PNG", exif=exif)))
-    assert torch.equal(image, as_tensor(mend(pixels)))
+    assert torch.equal(image, as_tensor(fix(pixels)))
 
 
 def test_damaged_files_are_one_line_that_names_them(tmp_path, monkeypatch):

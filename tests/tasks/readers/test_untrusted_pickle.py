@@ -563,8 +563,8 @@ REFUSED = {
     "a text shared a million times": (value("x" * 10**6) + b"q\x000](" + b"h\x00" * 10**6 + b"e", "grows to more than"),
     "an integer of 2^23 bits": (b"\x8b" + struct.pack("<i", 2**20) + b"\x7f" * 2**20, "an integer of 8388607 bits"),
     # Files that are no pickle of one value.
-    "trailing data": (value(1) + b".x", "goes on behind its end"),
-    "two pickles": (value(1) + b".\x80\x04" + value(2), "goes on behind its end"),
+    "trailing data": (value(1) + b".x", "goes on after its end"),
+    "two pickles": (value(1) + b".\x80\x04" + value(2), "goes on after its end"),
     "an empty stack": (b"0", "is not a whole pickle"),
     "an absent memo": (b"h\x05", "is not a whole pickle"),
     "an unknown opcode": (b"\xfe", "invalid load key"),

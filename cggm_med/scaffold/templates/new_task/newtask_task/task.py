@@ -115,7 +115,7 @@ class NewtaskTask(ClassificationTask):
             if array.shape != shape or array.dtype.kind not in "fiub":
                 raise DataError(f"{file} holds {array.dtype} of shape {array.shape}, expected numbers of shape {shape}")
             if not np.isfinite(array).all():
-                raise DataError(f"{file} holds values that are not finite; mend the file")
+                raise DataError(f"{file} holds values that are not finite; fix the file")
             inputs[modality] = torch.from_numpy(array.astype(np.float32))
         return inputs
 
