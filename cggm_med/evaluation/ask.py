@@ -18,8 +18,8 @@ from cggm_med.device import select_device
 from cggm_med.files import atomic_folder, require_unused, unused, write_json, write_text
 from cggm_med.results.results import Report, Scores, print_report
 from cggm_med.results.tables import csv_text
-from cggm_med.runs.finished import LoadedRun, Say, load_run
 from cggm_med.runs.folder import RunFolder
+from cggm_med.runs.loaded import LoadedRun, Say, load_run
 from cggm_med.runs.progress import speaker
 from cggm_med.runs.scoring import score
 from cggm_med.task.base import Task

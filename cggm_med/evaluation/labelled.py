@@ -15,7 +15,7 @@ from cggm_med.metrics.labels import FUSED
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.objectives.losses import IGNORED
 from cggm_med.results.results import Record
-from cggm_med.runs.finished import LoadedRun
+from cggm_med.runs.loaded import LoadedRun
 from cggm_med.task.capabilities import LabelledSamples
 from cggm_med.task.samples import require_finite_logits
 from cggm_med.types import Batch

@@ -20,8 +20,9 @@ from cggm_med.files import results_folder, write_json, write_text
 from cggm_med.models.base import MultimodalModel
 from cggm_med.plots.segmentation import learning_figure, modality_figure
 from cggm_med.results.results import Report
-from cggm_med.runs.finished import FinishedRun, LoadedRun, held_out
+from cggm_med.runs.finished import FinishedRun, held_out
 from cggm_med.runs.folder import RunFolder
+from cggm_med.runs.loaded import LoadedRun
 from cggm_med.runs.loggers import RunLog, RunLogger, make_loggers
 from cggm_med.runs.progress import RunProgress, speaker
 from cggm_med.runs.scoring import score

@@ -23,7 +23,7 @@ from cggm_med.inference.predictor import Predictor
 from cggm_med.metrics.labels import FUSED
 from cggm_med.metrics.volumes import dice
 from cggm_med.models.windows import window_count
-from cggm_med.runs.finished import load_run
+from cggm_med.runs.loaded import load_run
 from cggm_med.task.base import CaseResult, Task
 from cggm_med.task.subset_segmentation import segment_subsets
 

@@ -14,7 +14,7 @@ from cggm_med.evaluation.labelled import predict_labels
 from cggm_med.metrics.labels import FUSED
 from cggm_med.results.results import Scores
 from cggm_med.results.tables import Table
-from cggm_med.runs.finished import LoadedRun
+from cggm_med.runs.loaded import LoadedRun
 from cggm_med.task.capabilities import LabelledSamples
 
 

@@ -14,7 +14,7 @@ from cggm_med.evaluation.calibration.regions import RegionCalibration
 from cggm_med.evaluation.calibration.scores import COLDEST, HOTTEST, at_limit
 from cggm_med.evaluation.calibration.table import Temperature
 from cggm_med.results.results import Report
-from cggm_med.runs.finished import LoadedRun, Say
+from cggm_med.runs.loaded import LoadedRun, Say
 from cggm_med.task.base import Task
 
 

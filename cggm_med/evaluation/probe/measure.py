@@ -16,7 +16,7 @@ from cggm_med.evaluation.probe.table import HEAD, READ_OUTS, UNTRAINED
 from cggm_med.evaluation.probe.volumes import VolumeProbe
 from cggm_med.metrics.labels import FUSED
 from cggm_med.results.results import Report
-from cggm_med.runs.finished import LoadedRun, Say
+from cggm_med.runs.loaded import LoadedRun, Say
 from cggm_med.task.base import Task
 
 

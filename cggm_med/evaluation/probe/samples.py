@@ -17,7 +17,7 @@ from cggm_med.metrics.labels import FUSED, Predicted
 from cggm_med.models.base import MultimodalModel
 from cggm_med.randomness import Stream, random_seed
 from cggm_med.results.results import Scores
-from cggm_med.runs.finished import LoadedRun
+from cggm_med.runs.loaded import LoadedRun
 from cggm_med.task.capabilities import LabelledSamples
 
 MOST_SAMPLES = 10_000  # of the training split

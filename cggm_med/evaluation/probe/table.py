@@ -10,7 +10,7 @@ import torch
 from cggm_med.metrics.labels import FUSED
 from cggm_med.models.base import MultimodalModel
 from cggm_med.results.tables import Table, rounded
-from cggm_med.runs.finished import LoadedRun
+from cggm_med.runs.loaded import LoadedRun
 
 UNTRAINED, HEAD, PROBE = "untrained", "head", "probe"
 # What is said of each modality, in the order of the bars.

@@ -27,7 +27,7 @@ from cggm_med.models.base import MultimodalModel
 from cggm_med.randomness import Stream, random_seed
 from cggm_med.results.aggregate import MEAN, aggregate, with_mean
 from cggm_med.results.results import Scores
-from cggm_med.runs.finished import LoadedRun
+from cggm_med.runs.loaded import LoadedRun
 from cggm_med.task.scan_to_mask import segment_scan
 
 MOST_PATCHES, PATCHES_A_CASE = 64, 4

@@ -1,0 +1,88 @@
+"""Dice in every condition as numbers and as tables, and how it came about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from cggm_med.data.volumes.artefacts import ARTEFACTS, SEVERITIES
+from cggm_med.evaluation.robustness.conditions import CLEAN, MISSING, Condition
+from cggm_med.results.aggregate import aggregate, with_mean
+from cggm_med.results.results import Record, Scores
+from cggm_med.results.tables import Table
+from cggm_med.task.capabilities import Volumes
+
+
+def summarise(rows: Sequence[Record], todo: Sequence[Condition], modalities: Sequence[str]) -> Scores:
+    """What all cases say together, as numbers and as a table for each artefact.
+
+    Args:
+        rows: what ``measure`` returned.
+        todo: the conditions.
+        modalities: of the run.
+    """
+    regions = list(dict.fromkeys(row["region"] for row in rows))
+    names = list(todo[0].record)
+    summary = aggregate(with_mean(rows, ["case", *names], "region", ["dice"]), [*names, "region"], "dice")
+    clean = {row["region"]: row["dice_mean"] for row in summary if row["artefact"] == CLEAN}
+    summary = [{**row, "dice_drop": clean[row["region"]] - row["dice_mean"]} for row in summary]
+    means = {(_key(row), row["region"]): row["dice_mean"] for row in summary}
+
+    def cell(condition: Condition, region: str) -> str:
+        return f"{means[_key(condition.record), region]:.3f}"
+
+    def label(struck: tuple[str, ...]) -> str:
+        return "all at once" if len(struck) > 1 and struck == tuple(modalities) else "+".join(struck)
+
+    tables = []
+    for artefact in dict.fromkeys(c.artefact for c in todo if c.severity):
+        mine = [c for c in todo if c.artefact == artefact]
+        levels = sorted({c.severity for c in mine})
+        struck = dict.fromkeys(c.modalities for c in mine)
+        for region in ("mean", *regions):
+            lines = tuple(
+                (label(s), cell(todo[0], region), *(cell(Condition(artefact, s, level), region) for level in levels))
+                for s in struck
+            )
+            title = f"{artefact}: Dice by severity, {'mean of ' + ', '.join(regions) if region == 'mean' else region}"
+            header = ("modality", "clean", *map(str, levels))
+            tables.append(Table(title, header, lines, detail=region != "mean"))
+    if absent := [c for c in todo if c.artefact == MISSING]:
+        lines = tuple(
+            ("+".join(c.modalities) or "none", *(cell(c, region) for region in (*regions, "mean")))
+            for c in (todo[0], *absent)
+        )
+        tables.append(Table("missing modalities: Dice", ("missing", *regions, "mean"), lines))
+    if not tables:
+        tables.append(Table("", ("region", "Dice"), tuple((r, cell(todo[0], r)) for r in (*regions, "mean"))))
+    headline = {f"Dice {region}": value for region, value in clean.items()}
+    return Scores(headline=headline, summary=tuple(summary), cases=tuple(rows), heads=(), tables=tuple(tables))
+
+
+def rules(volumes: Volumes, todo: Sequence[Condition]) -> dict[str, str]:
+    """Definitions of the scores, the artefacts and their severities."""
+    found = volumes.dice_rules()
+    found["clean"] = "the scans as they are, through the same steps; severity 0 of every artefact"
+    used = dict.fromkeys(c.artefact for c in todo if c.severity)
+    if used:
+        found["artefacts"] = (
+            "applied to each image on its own grid before preprocessing, to one modality at a time or to all at once; "
+            "only voxels that differ from the constant background are changed, as after skull stripping; the signal is "
+            "what lies above the image's darkest voxel; values that fall below it are kept"
+        )
+        found["randomness"] = (
+            "each artefact of each modality of each case has one geometry, which follows from the seed and these names "
+            "alone; the severity decides the amount"
+        )
+    for name in used:
+        artefact = ARTEFACTS[name]
+        amounts = ", ".join(f"{artefact.amount(s):g}" for s in SEVERITIES)
+        found[name] = f"{artefact.description}. Severity 1 to {len(SEVERITIES)}: {amounts} ({artefact.unit})"
+    if any(c.artefact == MISSING for c in todo):
+        found["missing"] = "these modalities are left out; the fusion is of those that are there"
+    return found
+
+
+def _key(row: Record) -> tuple[Any, ...]:
+    """What tells conditions apart."""
+    return row["artefact"], row["modalities"], row["severity"]
