@@ -32,7 +32,9 @@ app.command(context_settings=FILES_BY_MODALITY)(predict.predict)
 app.command(context_settings=FILES_BY_MODALITY)(ask.view)
 app.command()(plugins.tasks)
 app.command()(plugins.strategies)
+app.command()(plugins.plugins)
 app.command()(plugins.new_task)
+app.command()(plugins.new_strategy)
 app.command()(doctor.doctor)
 
 

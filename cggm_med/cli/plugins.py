@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cggm_med.cli.options import Debug
+
+if TYPE_CHECKING:
+    from cggm_med.scaffold.packages import Kind
+
+NewFolder = Annotated[Path | None, typer.Option(help="New folder. [NAME]")]
 
 
 def tasks() -> None:
@@ -29,23 +35,61 @@ def strategies() -> None:
     _list(STRATEGIES, lambda strategy: f"{strategy.description}  {strategy.url}")
 
 
+def plugins() -> None:
+    """List all that can be chosen by name, of each group of entry points, with its package."""
+    from cggm_med.registry import GROUPS
+
+    for group, what in GROUPS.items():
+        typer.echo(f"{what.kind} ({group})")
+        _list(group, _first_words, indent="  ", own=True)
+
+
+def _first_words(plugin: Any) -> str:
+    said: str = getattr(plugin, "description", "") or getattr(plugin, "rule", "") or inspect.getdoc(plugin) or ""
+    return said.partition("\n")[0]
+
+
 def new_task(
     name: Annotated[str, typer.Argument(help="Of the task, such as spoken_digits.", metavar="NAME")],
-    out: Annotated[Path | None, typer.Option(help="New folder. [NAME]")] = None,
+    out: NewFolder = None,
     debug: Debug = False,
 ) -> None:
     """Write a package with a small task that trains at once, to be changed into yours."""
-    from cggm_med.scaffold.new_task import write_task
+    from cggm_med.scaffold.packages import TASK
+
+    _write(TASK, name, out)
+
+
+def new_strategy(
+    name: Annotated[str, typer.Argument(help="Of the strategy, such as level.", metavar="NAME")],
+    out: NewFolder = None,
+    debug: Debug = False,
+) -> None:
+    """Write a package with a small balancing strategy that trains at once, to be changed into yours."""
+    from cggm_med.scaffold.packages import STRATEGY
+
+    _write(STRATEGY, name, out)
+
+
+def _write(kind: Kind, name: str, out: Path | None) -> None:
+    from cggm_med.scaffold.packages import write_package
 
     folder = out or Path(name)
-    write_task(name, folder)
+    write_package(kind, name, folder)
     typer.echo(f"wrote {folder}; next:")
     typer.echo(f"  pip install -e {shlex.quote(os.path.join(os.curdir, folder))}")
-    typer.echo(f"  cggm-med train --task {name}")
+    typer.echo(f"  cggm-med train --{kind.word} {name}")
 
 
-def _list(group: str, about: Callable[[Any], str]) -> None:
-    """One line a plug-in; one that cannot be used is listed with its error and harms no other."""
+def _list(group: str, about: Callable[[Any], str], *, indent: str = "", own: bool = False) -> None:
+    """One line a plug-in; one that cannot be used is listed with its error and harms no other.
+
+    Args:
+        group: of entry points.
+        about: what is said of one.
+        indent: before each line.
+        own: whether the package is named of those of this package too.
+    """
     from cggm_med import registry
 
     names = registry.names(group)
@@ -56,7 +100,7 @@ def _list(group: str, about: Callable[[Any], str]) -> None:
             with contextlib.redirect_stdout(sys.stderr):
                 line = about(registry.load(group, name))
             package = registry.package(group, name)
-            origin = "" if package.startswith("cggm-med ") else f"  ({package})"
-            typer.echo(f"{name:{width}} {line.rstrip()}{origin}")
+            origin = f"  ({package})" if own or not package.startswith("cggm-med ") else ""
+            typer.echo(f"{indent}{name:{width}} {line.rstrip()}{origin}")
         except Exception as error:  # a third-party package may fail in any way
-            typer.echo(f"{name:{width}} cannot be used: {error}")
+            typer.echo(f"{indent}{name:{width}} cannot be used: {error}")

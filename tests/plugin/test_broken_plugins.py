@@ -109,6 +109,22 @@ def test_each_is_listed_with_its_error_and_the_others_as_without_them(monkeypatc
     assert listing(monkeypatch, capsys, "strategies")[0] == strategies
 
 
+def test_the_list_of_all_groups_says_which_cannot_be_used(installed, monkeypatch, capsys):
+    _, captured = listing(monkeypatch, capsys, "plugins")
+    lines = captured.out.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == [
+        f"{g.kind} ({n})" for n, g in registry.GROUPS.items()
+    ]
+    for group in registry.GROUPS:
+        for name in registry.names(group):
+            assert any(line.split()[0] == name for line in lines)
+    for name, parts in SAID.items():
+        (line,) = (line for line in lines if line.split()[0] == name)
+        assert "cannot be used" in line
+        assert all(part in line for part in parts)
+    assert f"  {'talks':16} a task that talks  (talkative 1.5)" in lines
+
+
 @pytest.mark.parametrize("name", SAID)
 def test_each_is_refused_in_one_line(name, installed, monkeypatch, capsys, tmp_path):
     command(monkeypatch, "train", "--task", name, "--out", str(tmp_path / "run"), code=1)

@@ -13,13 +13,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from helpers import processes
+from helpers.packages import (
+    ROOT,
+    assert_keeps_the_rules_of_this_project,
+    assert_template_with_another_name,
+    cggm_med,
+    installed,
+    new_package,
+    run,
+)
 from scipy.io import wavfile
 
 from cggm_med import make_config, registry
 from cggm_med.cli import app as cli
-from cggm_med.scaffold.new_task import SUFFIXES, TEMPLATE, write_task
+from cggm_med.scaffold.packages import SUFFIXES, TASK, TEMPLATES, write_package
 
-ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "how-to" / "add-a-task.md"
 NAME = "spoken_digits"
 # Dies in the second step, after the first was written down.
@@ -36,34 +45,14 @@ cli.main()
 """
 
 
-def run(environment, *command, folder=None):
-    words = [sys.executable, "-W", "ignore", *map(str, command)]
-    return subprocess.run(words, env=environment, cwd=folder, capture_output=True, text=True, timeout=300)
-
-
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
-    """The package, as the command writes it."""
-    folder = tmp_path_factory.mktemp("new") / "package"
-    done = run(os.environ, "-m", "cggm_med.cli", "new-task", NAME, "--out", folder)
-    assert done.returncode == 0, done.stderr
-    assert f"pip install -e {folder}" in done.stdout
-    return folder
+    return new_package(TASK, NAME, tmp_path_factory.mktemp("new") / "package")
 
 
 @pytest.fixture(scope="module")
 def environment(package, tmp_path_factory):
-    """Environment variables under which the package is installed: in a folder of its own, nothing else is touched."""
-    target = tmp_path_factory.mktemp("installed")
-    command = ["-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--target", target, package]
-    done = run(os.environ, *command)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return {
-        **os.environ,
-        "PYTHONPATH": str(target),
-        "OMP_NUM_THREADS": "1",
-        "XDG_CACHE_HOME": str(target / "cache"),
-    }
+    return installed(package, tmp_path_factory.mktemp("installed"))
 
 
 def module_of(folder):
@@ -80,26 +69,21 @@ def module_of(folder):
 
 @pytest.mark.slow
 def test_it_is_listed_trained_and_scored(environment, tmp_path):
-    def cggm_med(*words):
-        done = run(environment, "-m", "cggm_med.cli", *words)
-        assert done.returncode == 0, done.stderr[-3000:]
-        return done.stdout
-
-    line = next(line for line in cggm_med("tasks").splitlines() if line.startswith(NAME))
+    line = next(line for line in cggm_med(environment, "tasks").splitlines() if line.startswith(NAME))
     assert line.endswith(f"[sound,image]  ({NAME}_task 0.1.0)")
 
     short = ["train.epochs=2", "train.steps_per_epoch=1", "train.checkpoint_every=1", "train.validate_every=1"]
     words = ["train", "--task", NAME, *(word for setting in short for word in ("--set", setting))]
-    said = cggm_med(*words, "--out", tmp_path / "whole")
+    said = cggm_med(environment, *words, "--out", tmp_path / "whole")
     assert "no --data given" in said
-    killed = run(environment, "-c", KILLED, *words, "--out", tmp_path / "killed")
+    killed = processes.run("-c", KILLED, *words, "--out", tmp_path / "killed", env=environment)
     assert killed.returncode == 9
-    assert "resuming at step 1 of 2" in cggm_med("train", "--resume", tmp_path / "killed")
+    assert "resuming at step 1 of 2" in cggm_med(environment, "train", "--resume", tmp_path / "killed")
     whole, resumed = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "killed"))
     assert resumed["cases"] == whole["cases"]
     assert {row["modality"] for row in whole["heads"]} == {"sound", "image"}
 
-    cggm_med("evaluate", tmp_path / "whole")
+    cggm_med(environment, "evaluate", tmp_path / "whole")
     again = json.loads((tmp_path / "whole" / "evaluations" / "test" / "results.json").read_text())
     assert again["cases"] == whole["cases"]
     classes = yaml.safe_load((tmp_path / "whole" / "config.yaml").read_text())["task"]["classes"]
@@ -116,7 +100,7 @@ def test_its_own_tests_pass(package, environment):
 @pytest.mark.slow
 def test_its_modalities_differ_and_together_tell_more(environment, tmp_path):
     words = ["train", "--task", NAME, "--strategy", "joint", "--out", tmp_path / "run"]
-    assert run(environment, "-m", "cggm_med.cli", *words).returncode == 0
+    cggm_med(environment, *words)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     accuracy = {row["predicted_by"]: row["accuracy"] for row in results["summary"]}
     assert accuracy["fused"] > accuracy["sound"] > accuracy["image"] + 0.1
@@ -124,26 +108,14 @@ def test_its_modalities_differ_and_together_tell_more(environment, tmp_path):
 
 
 def test_it_is_the_template_with_another_name(package):
-    """Put back, the name gives the template; nothing of the template is left out, and nothing else comes along."""
-    sources = [path for path in TEMPLATE.rglob("*") if path.suffix in SUFFIXES]
-    written = {str(path.relative_to(package)): path.read_text() for path in package.rglob("*") if path.is_file()}
-    assert len(written) == len(sources) == 5
-    assert not any("newtask" in name + text or "Newtask" in text for name, text in written.items())
-    for source in sources:
-        text = written[str(source.relative_to(TEMPLATE)).replace("newtask", NAME)]
-        assert text.replace(NAME, "newtask").replace("SpokenDigits", "Newtask") == source.read_text()
+    assert_template_with_another_name(TASK, package, NAME, "SpokenDigits")
 
 
 def test_it_keeps_the_rules_of_this_project(package):
-    pytest.importorskip("ruff")
-    rules = ["--no-cache", "--config", ROOT / "pyproject.toml", "--config", f"src = ['{package}']"]
-    in_tests = ["--extend-per-file-ignores", "test_*.py:D,test_*.py:S101,test_*.py:S603"]
-    for words in (["check", *in_tests], ["format", "--check"]):
-        done = run(os.environ, "-m", "ruff", *words, *rules, package)
-        assert done.returncode == 0, done.stdout
+    assert_keeps_the_rules_of_this_project(package)
 
 
-def test_an_installed_cggm_med_has_the_template_and_the_public_names(tmp_path):
+def test_an_installed_cggm_med_has_the_templates_and_the_public_names(tmp_path):
     command = ["-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
     done = run(os.environ, *command, folder=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -151,7 +123,7 @@ def test_an_installed_cggm_med_has_the_template_and_the_public_names(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         inside = set(archive.namelist())
     assert {"cggm_med/__init__.pyi", "cggm_med/py.typed"} <= inside  # types, and the list of public names
-    for source in TEMPLATE.rglob("*"):
+    for source in TEMPLATES.rglob("*"):
         if source.suffix in SUFFIXES:
             assert source.relative_to(ROOT).as_posix() in inside
 
@@ -220,7 +192,7 @@ def walk_through(recordings, folder):
     (folder / "prepare.py").write_text(code_of(GUIDE, '"""Spoken digits with images'))
     done = subprocess.run([sys.executable, folder / "prepare.py", recordings, folder / "digits"], capture_output=True)
     assert done.returncode == 0, done.stderr
-    write_task(NAME, folder / "package")
+    write_package(TASK, NAME, folder / "package")
     file = folder / "package" / f"{NAME}_task" / "task.py"
     changed, count = re.subn(r"SHAPES = \{.*?\n\}\n", code_of(GUIDE, "SHAPES"), file.read_text(), flags=re.DOTALL)
     assert count == 1

@@ -1,4 +1,4 @@
-"""The plug-in doors: a package with a strategy, a metric and a run logger is installed with pip and trained with."""
+"""The plug-in doors: a package with a metric and a run logger is installed with pip and trained with."""
 
 import csv
 import importlib
@@ -41,34 +41,6 @@ def run(environment, *command):
 
 def cggm_med(environment, *words):
     return run(environment, "-m", "cggm_med.cli", *map(str, words))
-
-
-@pytest.mark.slow
-def test_it_is_listed_beside_the_built_in_ones(environment):
-    listed = cggm_med(environment, "strategies").stdout
-    assert "level" in listed
-    assert "larger updates for the modalities that score below the mean" in listed
-    assert "cggm" in listed
-
-
-@pytest.mark.slow
-def test_it_trains_from_the_command_line_and_its_factors_are_logged(environment, phantom, cache, tmp_path):
-    flags = [word for setting in small_settings(phantom, cache) for word in ("--set", setting)]
-    words = ["train", "--task", "brats2021", "--preset", "tiny", "--strategy", "level", "--out", tmp_path / "run"]
-    done = cggm_med(environment, *words, *flags, "--set", "strategy.strength=0.8")
-    assert done.returncode == 0, done.stderr[-3000:]
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    factors = [record["factor"] for record in map(json.loads, lines) if "factor" in record]
-    assert len({tuple(factor.values()) for factor in factors}) > 1
-    assert all(sum(factor.values()) == pytest.approx(4, abs=1e-4) for factor in factors)
-    assert "strength: 0.8" in (tmp_path / "run" / "config.yaml").read_text()
-
-
-@pytest.mark.slow
-def test_it_keeps_the_laws_of_a_strategy(environment):
-    code = "from cggm_med.testing import check_strategy; check_strategy('level', neutral={'strength': 0.0})"
-    done = run(environment, "-c", code)
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_the_guide_shows_the_metric_that_is_tested():
@@ -142,13 +114,6 @@ def test_the_metric_stands_in_every_table(environment, phantom, cache, tmp_path)
     mine = {row["name"]: row for row in rows if row["score"] == "ASSD WT (lower is better)"}
     assert mine["joint"]["mean"] == pytest.approx(values["WT"])
     assert sorted(mine, key=lambda name: mine[name]["mean"]) == sorted(mine, key=lambda name: mine[name]["rank"])
-
-
-def test_the_shared_laws_run_over_it(environment):
-    battery = ROOT / "tests" / "strategies" / "test_all.py"
-    done = run(environment, "-m", "pytest", str(battery), "-o", "addopts=", "-k", "level", "-p", "no:cacheprovider")
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert int(done.stdout.split(" passed")[0].split()[-1]) > 50
 
 
 @pytest.mark.slow

@@ -1,0 +1,1 @@
+"""The balancing strategy newstrategy for cggm-med."""

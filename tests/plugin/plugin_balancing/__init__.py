@@ -1,1 +1,0 @@
-"""A balancing strategy from another package."""
