@@ -16,7 +16,7 @@ from cggm_med import distributed
 from cggm_med.config import Tree
 from cggm_med.device import select_device
 from cggm_med.files import atomic_folder, require_unused, unused, write_json, write_text
-from cggm_med.results.results import Report, Scores, print_report
+from cggm_med.results.results import Report, Scores, print_results
 from cggm_med.results.tables import csv_text
 from cggm_med.runs.folder import RunFolder
 from cggm_med.runs.loaded import LoadedRun, Say, load_run
@@ -112,7 +112,7 @@ def ask(
                 write_text(temporary / "results.csv", csv_text(report.scores.cases))
                 write_text(temporary / "results.md", report.to_markdown())
                 question.draw(temporary, report)
-            print_report(report, console)
+            print_results(report, console)
             console.print(f"written: {target / 'results.md'}, {question.written}")
     return report
 

@@ -1,4 +1,4 @@
-"""The metrics of predicted classes and values: over all cases together, for the fused prediction and each head."""
+"""Metrics of predicted classes and values, over all cases together, of the fused prediction and of each head."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FUSED = "fused"
 
 @dataclass(frozen=True)
 class Predicted:
-    """What one predictor, the fusion or a modality's own head, says of all samples.
+    """All samples as one predictor, the fusion or a modality's own head, predicts them.
 
     Attributes:
         true: ``(sample,)`` class numbers or values.
@@ -41,11 +41,11 @@ class Predicted:
 
 @dataclass(frozen=True)
 class LabelMetric:
-    """A number for what one predictor says of all samples.
+    """A metric over all samples of one predictor.
 
     Attributes:
         name: in tables, summary and headline.
-        function: its value; None where it is not defined.
+        function: computes it; None where it is not defined.
         rule: its definition, without the name.
     """
 
@@ -128,7 +128,7 @@ VALUE_METRICS: Mapping[str, LabelMetric] = by_name(
 )
 
 
-def label_report(
+def label_scores(
     by_predictor: Mapping[str, Predicted],
     metrics: Mapping[str, LabelMetric],
     *,
@@ -136,45 +136,46 @@ def label_report(
     heads: Sequence[Record],
     details: Sequence[Table] = (),
 ) -> Scores:
-    """Everything that is said about these samples.
+    """Headline, summary and tables of all samples.
 
     Args:
         by_predictor: first ``FUSED``, then the modalities with a head.
         metrics: by name.
-        cases: a row for each case.
-        heads: a row for each case and head.
+        cases: one row per case.
+        heads: one row per case and head.
         details: further tables.
     """
-    scores = {who: {name: metric(what) for name, metric in metrics.items()} for who, what in by_predictor.items()}
-    samples = {who: len(what.true) for who, what in by_predictor.items()}
-    rows = tuple((who, *map(rounded, values.values()), str(samples[who])) for who, values in scores.items())
+    values = {p: {name: metric(samples) for name, metric in metrics.items()} for p, samples in by_predictor.items()}
+    counts = {p: len(samples.true) for p, samples in by_predictor.items()}
+    rows = tuple((p, *map(rounded, row.values()), str(counts[p])) for p, row in values.items())
     case_table = Table("cases", tuple(cases[0]), tuple(tuple(map(_cell, row.values())) for row in cases), detail=True)
     return Scores(
-        headline=scores[FUSED],
-        summary=tuple({"predicted_by": who, **values, "samples": samples[who]} for who, values in scores.items()),
+        headline=values[FUSED],
+        summary=tuple({"predicted_by": p, **row, "samples": counts[p]} for p, row in values.items()),
         cases=tuple(cases),
         heads=tuple(heads),
         tables=(Table("", ("by", *metrics, "n"), rows), *details, case_table),
     )
 
 
-def case_values(cases: Sequence[Record], name: str, value: Callable[[Any, Any], float]) -> CaseValues:
+def label_case_values(cases: Sequence[Record], name: str, value: Callable[[Any, Any], float]) -> CaseValues:
     """What each case adds to a mean over samples.
 
     Args:
         cases: rows with ``case``, ``true`` and ``predicted``; a case may have several.
-        name: of the score.
-        value: of a true and a predicted class or value.
+        name: of the metric.
+        value: of one true and one predicted class or value.
 
     Example:
-        >>> case_values([{"case": "a", "true": 1.0, "predicted": 3.0}], "MAE", lambda true, guess: abs(true - guess))
+        >>> rows = [{"case": "a", "true": 1.0, "predicted": 3.0}]
+        >>> label_case_values(rows, "MAE", lambda true, predicted: abs(true - predicted))
         {'MAE': {'a': (2.0, 1.0)}}
     """
-    found: dict[str, tuple[float, float]] = {}
+    sums: dict[str, tuple[float, float]] = {}
     for row in cases:
-        total, count = found.get(row["case"], (0.0, 0.0))
-        found[row["case"]] = (total + value(row["true"], row["predicted"]), count + 1)
-    return {name: found}
+        total, count = sums.get(row["case"], (0.0, 0.0))
+        sums[row["case"]] = (total + value(row["true"], row["predicted"]), count + 1)
+    return {name: sums}
 
 
 def class_table(predicted: Predicted, classes: Sequence[str]) -> Table:

@@ -1,8 +1,7 @@
-"""Scores of a region lesion by lesion, by the rules of BraTS 2023: a small lesion counts as much as a large one."""
+"""Lesion-wise metrics of a region, by the rules of BraTS 2023: a small lesion counts as much as a large one."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,15 +11,15 @@ from monai.metrics.utils import get_edge_surface_distance
 from scipy.ndimage import binary_dilation, find_objects, generate_binary_structure, label
 from torch import Tensor
 
-from cggm_med.metrics.volumes import dice
+from cggm_med.metrics.volumes import deprecation_ignored, dice
 
 _FACES_AND_EDGES = generate_binary_structure(3, 2)
 _ALL_26 = generate_binary_structure(3, 3)
 
 
 @dataclass(frozen=True)
-class LesionScores:
-    """Lesion-wise scores of one region of one case.
+class LesionMetrics:
+    """Lesion-wise metrics of one region of one case.
 
     Attributes:
         dice: mean over the true lesions that count and the false ones.
@@ -37,7 +36,7 @@ class LesionScores:
     false: int
 
 
-def lesion_scores(
+def lesion_metrics(
     prediction: Tensor,
     target: Tensor,
     spacing_mm: Sequence[float],
@@ -45,7 +44,7 @@ def lesion_scores(
     dilations: int = 3,
     negligible_mm3: float = 50.0,
     penalty_mm: float = 374.0,
-) -> LesionScores:
+) -> LesionMetrics:
     """Lesion-wise Dice and HD95 of BraTS 2023, with the adult glioma challenge's settings as defaults.
 
     The rules are those of the challenge's script (github.com/rachitsaluja/BraTS-2023-Metrics, ``metrics.py``, October
@@ -57,13 +56,13 @@ def lesion_scores(
        does not count: it is neither averaged nor missed.
     3. Every 26-connected component of the prediction belongs, whole, to each lesion whose dilated mask it touches: to
        several when it joins them, and also to one that does not count.
-    4. A lesion is scored against all components that belong to it: Dice, and HD95 between surfaces whose elements
+    4. A lesion is compared with all components that belong to it: Dice, and HD95 between surfaces whose elements
        are weighted by area, as in the package ``surface-distance`` (``metrics.volumes.hausdorff95`` counts voxels).
        Components that touch only the dilated rim give Dice 0 and the HD95 that is measured.
     5. A lesion to which nothing belongs is missed: Dice 0, HD95 ``penalty_mm``.
     6. A component that belongs to no lesion is false, however small it is; no threshold is applied to predictions:
        Dice 0, HD95 ``penalty_mm``.
-    7. The score is the mean over the lesions that count and the false components. Where there is neither (both masks
+    7. The metric is the mean over the lesions that count and the false components. Where there is neither (both masks
        are empty, or only negligible lesions were there), Dice is 1 and HD95 is 0.
 
     Args:
@@ -82,8 +81,8 @@ def lesion_scores(
         >>> target[2:6, 2:6, 2:6] = target[20:24, 2:6, 2:6] = True
         >>> prediction = target.clone()
         >>> prediction[20:] = False
-        >>> lesion_scores(prediction, target, (1, 1, 1))
-        LesionScores(dice=0.5, hd95_mm=187.0, lesions=2, missed=1, false=0)
+        >>> lesion_metrics(prediction, target, (1, 1, 1))
+        LesionMetrics(dice=0.5, hd95_mm=187.0, lesions=2, missed=1, false=0)
     """
     if prediction.shape != target.shape or prediction.ndim != 3:
         raise ValueError(
@@ -93,7 +92,7 @@ def lesion_scores(
         raise ValueError(f"dilations is {dilations}; expected at least 1")
     predicted, true = (mask.cpu().numpy().astype(bool) for mask in (prediction, target))
     if not (predicted.any() or true.any()):
-        return LesionScores(1.0, 0.0, 0, 0, 0)
+        return LesionMetrics(1.0, 0.0, 0, 0, 0)
     # Dilated masks that touch outside this box touch inside it as well, so nothing is lost with the rest.
     box = find_objects((predicted | true).astype(np.uint8))[0]
     predicted, true = predicted[box], true[box]
@@ -121,8 +120,8 @@ def lesion_scores(
 
     lesions, false = len(dices) + missed, predicted_number - len(touching)
     if not lesions + false:
-        return LesionScores(1.0, 0.0, 0, 0, 0)
-    return LesionScores(
+        return LesionMetrics(1.0, 0.0, 0, 0, 0)
+    return LesionMetrics(
         dice=sum(dices) / (lesions + false),
         hd95_mm=(sum(distances) + (missed + false) * penalty_mm) / (lesions + false),
         lesions=lesions,
@@ -132,10 +131,8 @@ def lesion_scores(
 
 
 def _hausdorff95_by_area(prediction: Tensor, target: Tensor, spacing_mm: Sequence[float]) -> float:
-    """The larger of the two distances within which 95 % of the area of a surface lies from the other surface."""
-    with warnings.catch_warnings():
-        # MONAI 1.6 passes an argument to itself that it has deprecated.
-        warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
+    """The larger of the two distances within which 95 % of one surface's area lies from the other surface."""
+    with deprecation_ignored():
         edges, distances, areas = get_edge_surface_distance(
             prediction, target, spacing=[float(mm) for mm in spacing_mm], use_subvoxels=True, symmetric=True
         )

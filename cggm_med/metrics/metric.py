@@ -1,4 +1,4 @@
-"""What a metric of segmented regions is, and how those of other packages are loaded."""
+"""The class of a metric of segmented regions, and the loading of metrics from other packages."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ Better = Literal["higher", "lower", "zero"]
 
 @dataclass(frozen=True)
 class Metric:
-    """A number for one predicted region of one case, and what tables, definitions and comparisons say of it.
+    """A metric of one predicted region of one case, with what tables, definitions and comparisons say about it.
 
-    Those of this package stand in the table of ``metrics.regions``. One of another package is an object of this class,
-    registered under its key in the entry points ``cggm_med.metrics`` and named by the setting ``task.metrics``.
+    This package's own metrics are in the table of ``metrics.regions``. A metric of another package is an instance of
+    this class, registered under its key in the entry points ``cggm_med.metrics`` and named in ``task.metrics``.
 
     Attributes:
         name: in tables and definitions, such as ``HD95``.
-        key: in rows, ``results.json`` and CSV, such as ``hd95_mm``: lower case, with the unit at its end.
+        key: in rows, ``results.json`` and CSV, such as ``hd95_mm``: lower case, with the unit at the end.
         function: of the predicted mask, the true mask, both ``(x, y, z)`` boolean, and the voxel size in mm.
         rule: its definition, one sentence.
         unit: such as ``mm``; empty for a plain number.
-        better: ``higher``, ``lower``, or ``zero`` for a signed error, which is not averaged over regions, since these
-            lie inside one another.
+        better: ``higher``, ``lower``, or ``zero`` for a signed error, which is not averaged over regions because
+            regions are nested.
         both_empty: its value where neither mask has a voxel; None: ``function`` decides.
         one_empty: its value where one mask has no voxel, that is, a region was missed or made up; None as above.
-        digits: after the point, in tables.
-        cropped: whether the smallest box that holds both masks gives the same value as the whole volume, and is given
-            to ``function`` instead; not so if it counts what lies around.
-        table: title of the table that it stands in; empty for the first one.
-        statistics: over cases, see ``results.aggregate``; none for what is told of single cases only.
-        cell: how they stand in a table.
-        package: that it comes from; filled in when it is loaded.
+        digits: after the decimal point, in tables.
+        cropped: whether ``function`` gets only the smallest box that holds both masks, because the value there is the
+            same as in the whole volume; False if it counts voxels outside both masks.
+        table: title of its table; empty for the first one.
+        statistics: over cases, see ``results.aggregate``; none if it is reported for single cases only.
+        cell: format of the statistics in a table.
+        package: where it comes from; filled in when it is loaded.
 
     Example:
         >>> from cggm_med.metrics.volumes import volume_error_ml
@@ -77,7 +77,7 @@ class Metric:
 
     @property
     def stem(self) -> str:
-        """What the keys of its statistics begin with: its own key, of which distances leave out the unit."""
+        """Prefix of the keys of its statistics: its own key, for distances without the unit."""
         return self.key.removesuffix("_mm")
 
 
@@ -86,14 +86,14 @@ def load_metrics(keys: Sequence[str], taken: Sequence[str]) -> tuple[Metric, ...
 
     Args:
         keys: as in the setting ``task.metrics``.
-        taken: keys that rows have already.
+        taken: keys that rows already have.
 
     Raises:
         UnknownName: if nothing is registered under a key.
-        PluginError: if it cannot be imported or is no metric, or none of that key.
+        PluginError: if it cannot be imported, is not a metric, or has another key.
         ConfigError: if a key is taken or named twice.
     """
-    found = []
+    metrics = []
     for key in keys:
         if key in taken or keys.count(key) > 1:
             why = "is always there or stands for something else" if key in taken else "is named twice"
@@ -102,15 +102,15 @@ def load_metrics(keys: Sequence[str], taken: Sequence[str]) -> tuple[Metric, ...
         package = registry.package(registry.METRICS, key)
         if metric.key != key:
             raise PluginError(f"metric '{key}' of package {package} has the key '{metric.key}', expected '{key}'")
-        found.append(replace(metric, package=package))
-    return tuple(found)
+        metrics.append(replace(metric, package=package))
+    return tuple(metrics)
 
 
 def value_of(metric: Metric, masks: tuple[Tensor, Tensor], spacing_mm: Sequence[float], case: str, region: str) -> Any:
-    """The value of a metric; an error of one of another package says whose it is and where.
+    """The value of a metric; where a metric of another package fails, the error names package, case and region.
 
     Raises:
-        PluginError: if such a metric fails or gives no finite number.
+        PluginError: if such a metric fails or its value is not finite.
     """
     if not metric.package:
         return metric(*masks, spacing_mm)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
-from cggm_med.metrics.lesions import lesion_scores
+from cggm_med.metrics.lesions import lesion_metrics
 from cggm_med.metrics.metric import Metric, value_of
 from cggm_med.metrics.volumes import (
     dice,
@@ -32,19 +32,19 @@ EMPTY_KINDS = {"missed": "missed", "false": "made up", "both": "rightly empty"}
 FURTHER = "surfaces, voxels, volumes and lesions"
 LOWER_IS_BETTER = " (lower is better)"
 
-Column = tuple[str, Callable[[Record], str]]  # its name, and the text of a row
+Column = tuple[str, Callable[[Record], str]]  # name, and the cell of a row
 _NO_BRACES = str.maketrans("", "", "{}")
 
 
 def region_metrics(empty_mm: float, tolerance_mm: float) -> tuple[Metric, ...]:
-    """Every metric that is computed for every region; the first one alone is quick enough for every validation.
+    """Every metric that is computed for every region; only the first is quick enough for every validation.
 
     Args:
         empty_mm: HD95 of a region or a lesion that is missed or made up.
         tolerance_mm: see ``metrics.volumes.surface_dice``.
     """
-    # Of all lesion-wise numbers of one region, one computation.
-    lesions = functools.lru_cache(maxsize=1)(functools.partial(lesion_scores, penalty_mm=empty_mm))
+    # All lesion-wise metrics of one region come from one computation.
+    lesions = functools.lru_cache(maxsize=1)(functools.partial(lesion_metrics, penalty_mm=empty_mm))
     of_lesions = (
         "lesion-wise scores of BraTS 2023 (github.com/rachitsaluja/BraTS-2023-Metrics): true lesions within 3 "
         "dilations are one, up to 50 mm3 they do not count; mean over true lesions and false ones; Dice 0 and HD95 "
@@ -116,9 +116,11 @@ def region_metrics(empty_mm: float, tolerance_mm: float) -> tuple[Metric, ...]:
     )
 
 
-METRICS = region_metrics(empty_mm=374.0, tolerance_mm=1.0)  # with the usual settings; names and keys depend on none
+METRICS = region_metrics(
+    empty_mm=374.0, tolerance_mm=1.0
+)  # with the usual settings; names and keys are always the same
 DICE = METRICS[0]
-FACTS = ("case", "region", "empty", "target_ml", "predicted_ml")  # columns of a row that are no metrics
+FACTS = ("case", "region", "empty", "target_ml", "predicted_ml")  # columns of a row that are not metrics
 
 
 def score_region(
@@ -131,13 +133,7 @@ def score_region(
 ) -> dict[str, Any]:
     """One region of one case as a row: every metric by its key, which mask has no voxel, and both volumes.
 
-    Args:
-        case: id.
-        region: name.
-        prediction: ``(x, y, z)`` boolean.
-        target: ``(x, y, z)`` boolean.
-        spacing_mm: voxel size along x, y, z.
-        metrics: what to compute.
+    Masks are ``(x, y, z)``, ``spacing_mm`` is the voxel size along these axes.
 
     Example:
         >>> mask = np.zeros((9, 9, 9), dtype=bool)
@@ -166,22 +162,22 @@ def score_region(
     }
 
 
-def region_report(rows: Sequence[Record], heads: Sequence[Record], metrics: Sequence[Metric] = METRICS) -> Scores:
-    """Everything that is said about these cases.
+def region_scores(rows: Sequence[Record], heads: Sequence[Record], metrics: Sequence[Metric] = METRICS) -> Scores:
+    """Headline, summary and tables of all cases.
 
     Args:
         rows: see ``score_region``.
         heads: rows with ``case``, ``modality``, ``region`` and ``dice`` of each modality's own head.
-        metrics: of which those count that the rows have.
+        metrics: those that the rows lack are left out.
     """
     metrics = [m for m in metrics if m.key in rows[0]]
-    summary = summarise(rows, metrics)
+    summary = summarise_regions(rows, metrics)
     first = [m for m in metrics if not m.table]
     others = {m.table: [n for n in metrics if n.table == m.table] for m in metrics if m.table}
     case, region, cases = ((key, lambda row, key=key: str(row[key])) for key in ("case", "region", "cases"))
     spelled_out = [(f"{name} {m.cell.translate(_NO_BRACES)}", text) for m in first for name, text in _of_regions([m])]
     tables = [_table("", summary, [region, *spelled_out, cases, ("empty", lambda row: _counts(row["empty"]))])]
-    tables += [_table(title, summary, [region, *_of_regions(mine)]) for title, mine in others.items()]
+    tables += [_table(title, summary, [region, *_of_regions(group)]) for title, group in others.items()]
     if heads:
         means = head_summary(heads)
         lines = tuple((modality, *map(rounded, row.values())) for modality, row in means.items())
@@ -192,8 +188,8 @@ def region_report(rows: Sequence[Record], heads: Sequence[Record], metrics: Sequ
         ("empty", lambda row: EMPTY_KINDS.get(row["empty"], "-")),
     ]
     tables.append(_table("cases", rows, [case, region, *_of_cases(first), *facts], detail=True))
-    for title, mine in others.items():
-        tables.append(_table(f"cases: {title}", rows, [case, region, *_of_cases(mine)], detail=True))
+    for title, group in others.items():
+        tables.append(_table(f"cases: {title}", rows, [case, region, *_of_cases(group)], detail=True))
     return Scores(
         headline={f"{DICE.name} {row['region']}": row["dice_mean"] for row in summary},
         summary=tuple(summary),
@@ -203,27 +199,27 @@ def region_report(rows: Sequence[Record], heads: Sequence[Record], metrics: Sequ
     )
 
 
-def summarise(rows: Sequence[Record], metrics: Sequence[Metric] = METRICS) -> list[Record]:
-    """One row a region, then ``mean``: each case's average over regions, summarised in the same way.
+def summarise_regions(rows: Sequence[Record], metrics: Sequence[Metric] = METRICS) -> list[Record]:
+    """One row per region, then ``mean``: each case's average over regions, summarised in the same way.
 
-    ``dice_sd`` is the sample standard deviation, None for a single case. What was not computed for every case is None,
-    and so is the ``mean`` of a signed error.
+    ``dice_sd`` is the sample standard deviation, None for a single case. A metric that was not computed for every case
+    is None, and so is the ``mean`` of a signed error.
     """
     averaged = [m.key for m in metrics if m.statistics and m.better != "zero"]
-    found = grouped(with_mean(rows, ["case"], "region", averaged), ["region"])
+    groups = grouped(with_mean(rows, ["case"], "region", averaged), ["region"])
 
-    def numbers(of: Iterable[Metric], mine: Sequence[Record]) -> dict[str, float | None]:
-        return {f"{m.stem}_{s}": STATISTICS[s]([row.get(m.key) for row in mine]) for m in of for s in m.statistics}
+    def numbers(chosen: Iterable[Metric], group: Sequence[Record]) -> dict[str, float | None]:
+        return {f"{m.stem}_{s}": STATISTICS[s]([row.get(m.key) for row in group]) for m in chosen for s in m.statistics}
 
     return [
         {
             "region": region,
-            **numbers((m for m in metrics if not m.table), mine),
-            "cases": len(mine),
-            "empty": {k: n for k in EMPTY_KINDS if (n := sum(row.get("empty") == k for row in mine))},
-            **numbers((m for m in metrics if m.table), mine),
+            **numbers((m for m in metrics if not m.table), group),
+            "cases": len(group),
+            "empty": {k: n for k in EMPTY_KINDS if (n := sum(row.get("empty") == k for row in group))},
+            **numbers((m for m in metrics if m.table), group),
         }
-        for (region,), mine in found.items()
+        for (region,), group in groups.items()
     ]
 
 
@@ -235,11 +231,11 @@ def head_summary(heads: Sequence[Record]) -> dict[str, dict[str, float]]:
     return {modality: {**row, MEAN: statistics.fmean(row.values())} for modality, row in table.items()}
 
 
-def case_values(rows: Sequence[Record], metrics: Sequence[Metric] = (DICE,)) -> CaseValues:
-    """Each metric of each case by region and, as ``Dice mean``, averaged over regions; of signed ones the size.
+def region_case_values(rows: Sequence[Record], metrics: Sequence[Metric] = (DICE,)) -> CaseValues:
+    """Each metric of each case by region and, as ``Dice mean``, averaged over regions; signed ones as absolute values.
 
     Example:
-        >>> case_values([{"case": "a", "region": "WT", "dice": 0.5}, {"case": "a", "region": "ET", "dice": 0.0}])
+        >>> region_case_values([{"case": "a", "region": "WT", "dice": 0.5}, {"case": "a", "region": "ET", "dice": 0.0}])
         {'Dice WT': {'a': (0.5, 1.0)}, 'Dice ET': {'a': (0.0, 1.0)}, 'Dice mean': {'a': (0.25, 1.0)}}
     """
     values: CaseValues = {}
@@ -253,14 +249,14 @@ def case_values(rows: Sequence[Record], metrics: Sequence[Metric] = (DICE,)) -> 
 
 
 def definitions(metrics: Sequence[Metric]) -> dict[str, str]:
-    """The rule of each metric by its name; those that share one stand together."""
+    """The rule of each metric by its name; metrics that share a rule share an entry."""
     names: dict[str, list[str]] = {}
     for metric in metrics:
         if metric.rule:
             better = "nearest to 0 is best" if metric.better == "zero" else f"{metric.better} is better"
-            whose = f"; {better} (package {metric.package})" if metric.package else ""
-            names.setdefault(metric.rule + whose, []).append(metric.name)
-    return {", ".join(mine): rule for rule, mine in names.items()}
+            source = f"; {better} (package {metric.package})" if metric.package else ""
+            names.setdefault(metric.rule + source, []).append(metric.name)
+    return {", ".join(group): rule for rule, group in names.items()}
 
 
 def empty_rule(metrics: Sequence[Metric]) -> str:
@@ -314,10 +310,10 @@ def _counts(empty: Mapping[str, int]) -> str:
 def union_box(prediction: NDArray[np.bool_], target: NDArray[np.bool_]) -> tuple[slice, ...]:
     """The smallest box that holds both masks; all of the volume where both are empty.
 
-    What is computed in it equals what the whole volume gives, without any margin. Surfaces: the outside of the array
+    Metrics computed in it equal those of the whole volume, without any margin. Surfaces: the outside of the array
     counts as outside of the mask, so a voxel at its border is on the surface wherever the array ends. Lesions: moving
     every voxel of a dilated mask to the nearest one of the box leaves it in the dilated mask, since it comes no farther
     from its origin along any axis, and leaves neighbours neighbours; so what is connected outside is connected inside.
     """
-    found: list[tuple[slice, ...]] = find_objects((prediction | target).view(np.uint8))
-    return found[0] if found else (slice(None),) * prediction.ndim
+    boxes: list[tuple[slice, ...]] = find_objects((prediction | target).view(np.uint8))
+    return boxes[0] if boxes else (slice(None),) * prediction.ndim

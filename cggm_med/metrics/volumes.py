@@ -1,10 +1,11 @@
-"""Scores of a segmented region: overlap, surfaces in mm and volume, with the empty region decided in the open."""
+"""Metrics of a segmented region: overlap, surface distances in mm and volume, with explicit rules for empty regions."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
@@ -59,9 +60,7 @@ def hausdorff95(prediction: Tensor, target: Tensor, spacing_mm: Sequence[float],
     empty = empty_region(prediction, target)
     if empty != "none":
         return 0.0 if empty == "both" else empty_mm
-    with warnings.catch_warnings():
-        # MONAI 1.6 passes an argument to itself that it has deprecated.
-        warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
+    with deprecation_ignored():
         distance = compute_hausdorff_distance(
             prediction[None, None].float(),
             target[None, None].float(),
@@ -103,9 +102,8 @@ def surface_dice(prediction: Tensor, target: Tensor, spacing_mm: Sequence[float]
     empty = empty_region(prediction, target)
     if empty != "none":
         return 1.0 if empty == "both" else 0.0
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
-        score = compute_surface_dice(
+    with deprecation_ignored():
+        agreement = compute_surface_dice(
             prediction[None, None].float(),
             target[None, None].float(),
             class_thresholds=[float(tolerance_mm)],
@@ -113,7 +111,7 @@ def surface_dice(prediction: Tensor, target: Tensor, spacing_mm: Sequence[float]
             spacing=[float(mm) for mm in spacing_mm],
             use_subvoxels=True,
         )
-    return float(score.item())
+    return float(agreement.item())
 
 
 def sensitivity(prediction: Tensor, target: Tensor) -> float:
@@ -170,6 +168,14 @@ def volume_error_ml(prediction: Tensor, target: Tensor, spacing_mm: Sequence[flo
     _require_same_shape(prediction, target)
     voxels = int(prediction.count_nonzero()) - int(target.count_nonzero())
     return voxels * math.prod(float(mm) for mm in spacing_mm) / 1000
+
+
+@contextlib.contextmanager
+def deprecation_ignored() -> Iterator[None]:
+    """Ignore the warning about an argument that MONAI 1.6 has deprecated and passes to itself."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
+        yield
 
 
 def _require_same_shape(prediction: Tensor, target: Tensor) -> None:

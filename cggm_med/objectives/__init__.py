@@ -1,1 +1,1 @@
-"""What training minimises, and what strategies compare modalities by."""
+"""Training losses, balance scores, and the subsets of modalities seen while training."""

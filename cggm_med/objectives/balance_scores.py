@@ -1,7 +1,7 @@
-"""How well logits fit a target, in [0, 1] and as sums that add up over batches and processes.
+"""Balance scores: how well logits fit a target, in [0, 1], as sums that add up over batches and processes.
 
 Each function returns ``(target, 3)`` in float32: a numerator and a denominator, whose ratio is the score of one target
-(a region, or the only one), and how much of the target occurred. Nothing here reaches a gradient.
+(a region, or the only one), and how much of the target occurred. No gradient flows through them.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def true_class_sums(logits: Tensor, target: Tensor) -> Tensor:
 def residual_sums(scale: float) -> ScoreSums:
     """Regression: ``exp(-|prediction - target| / scale)``, averaged over values.
 
-    The scale is a constant of the task and not a running mean of the residual: with that, a score would stay where it
-    is while the prediction improves.
+    The scale is a constant of the task, not a running mean of the residual, with which a score would stay the same
+    while the prediction improves.
 
     Args:
         scale: residual at which the score is 1/e, in the unit of the target, such as its standard deviation.

@@ -1,4 +1,4 @@
-"""The training losses of overlapping regions and of utterances."""
+"""Training losses of overlapping regions and of utterances."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class UtteranceLoss(nn.Module):
 
         Args:
             logits: ``(dialogue, class, utterance)``.
-            target: ``(dialogue, utterance)`` class numbers, ``IGNORED`` behind a dialogue's end.
+            target: ``(dialogue, utterance)`` class numbers, ``IGNORED`` after a dialogue's end.
         """
         loss = F.cross_entropy(logits.float(), target, ignore_index=IGNORED, reduction="none")
         if self.gamma:

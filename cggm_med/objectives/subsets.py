@@ -1,12 +1,12 @@
-"""Seeing subsets of the modalities while training, so that a network survives a missing scan.
+"""Training on subsets of the modalities, so that a network copes with a missing scan.
 
-Two options of training, which go with every strategy: modality dropout leaves modalities out of the fusion; the subset
-view keeps the full fusion and adds a second one, of a subset of the same features.
+Two options that work with every strategy: modality dropout leaves modalities out of the fusion; the subset view keeps
+the full fusion and adds a second one, of a subset of the same features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import product
 
 import torch
@@ -17,12 +17,12 @@ from cggm_med.errors import ConfigError
 from cggm_med.randomness import Step, Stream
 from cggm_med.types import Features
 
-MAX_MODALITIES = 12  # beyond it a table of all subsets grows too long
+MAX_MODALITIES = 12  # above that, a table of all subsets is too long
 GUIDED_SHARE = 2 / 3  # how often a guided subset lacks the strongest modality
 
 
 def modality_dropout(features: Mapping[str, Features], settings: TrainConfig, step: Step) -> Mapping[str, Features]:
-    """Features with modality dropout, if there is any in this step."""
+    """The features, with modality dropout if this step has any."""
     rate = settings.modality_dropout
     if settings.modality_dropout_schedule == "annealed":
         rate *= 1 - step.progress
@@ -38,10 +38,10 @@ def subset_view(
         features: of each present modality.
         settings: whether and how often.
         step: where training stands.
-        scores: ``(modality,)``, how well each present modality does by itself, if that is known.
+        scores: ``(modality,)`` balance scores of the present modalities, if they are known.
 
     Raises:
-        ConfigError: if the view is guided and nothing scores the modalities.
+        ConfigError: if the view is guided and there are no scores.
     """
     if settings.subset_view == 0 or step.number % settings.subset_view_every or len(features) < 2:
         return None
@@ -58,14 +58,14 @@ def drop_modalities(
 ) -> dict[str, Features]:
     """Leave whole modalities out of single samples, at all scales alike; every sample keeps at least one.
 
-    How the others make up for it is the fusion's matter: here every fusion is a mean over the present modalities, so
-    that their weights always sum to the number of modalities, as the paper of OPM demands on average.
+    Rescaling is left to the fusion: every fusion here is a mean over the present modalities, so that their weights
+    always sum to the number of modalities, as the OPM paper requires on average.
 
     Args:
         features: of each present modality.
         rates: probability of being left out, one for all or ``(modality,)`` in the order of ``features``.
         step: for the random numbers.
-        purpose: of the draw.
+        purpose: which stream of random numbers.
     """
     if len(features) < 2:
         return dict(features)
@@ -91,12 +91,12 @@ def draw_subset(features: Mapping[str, Features], step: Step, scores: Tensor | N
     chance = step.uniform(Stream.SUBSET_VIEW, len(present), 1, present.device)[:, 0]
     chosen = torch.searchsorted(probability.cumsum(0), chance, right=True).clamp_max(len(table) - 1)
     keep = table[chosen] & present
-    # A sample that lacks all of the subset is seen with what it has.
+    # A sample that lacks the whole subset keeps the modalities it has.
     return _restrict(features, torch.where(keep.any(1, keepdim=True), keep, present))
 
 
 def subsets(modalities: int) -> Tensor:
-    """All subsets that are neither empty nor everything, ``(2^M - 2, M)`` booleans.
+    """All subsets but the empty and the full one, ``(2^M - 2, M)`` booleans.
 
     Raises:
         ValueError: for too many modalities.
@@ -123,7 +123,7 @@ def subset_probabilities(table: Tensor, scores: Tensor | None) -> Tensor:
     has_strongest = table[:, scores.argmax()]
     count = has_strongest.sum()
     guided = torch.where(has_strongest, (1 - GUIDED_SHARE) / count, GUIDED_SHARE / (len(table) - count))
-    # Where all are alike, as before the first score, nobody is strongest.
+    # Where all are equal, as before the first score, none is strongest.
     return torch.where(scores.max() > scores.min(), guided, uniform)
 
 
@@ -135,5 +135,4 @@ def _present(features: Mapping[str, Features]) -> Tensor:
 
 
 def _restrict(features: Mapping[str, Features], keep: Tensor) -> dict[str, Features]:
-    columns: Sequence[Tensor] = keep.unbind(1)
-    return {m: f._replace(present=column) for (m, f), column in zip(features.items(), columns, strict=True)}
+    return {m: f._replace(present=column) for (m, f), column in zip(features.items(), keep.unbind(1), strict=True)}

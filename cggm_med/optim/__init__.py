@@ -1,1 +1,1 @@
-"""The optimizer: a parameter group for each modality, its learning rate, and what happens to an update on its way."""
+"""The optimizer: one parameter group per modality, learning rates, clipping, and the scaling of updates."""

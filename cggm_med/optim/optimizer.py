@@ -20,7 +20,7 @@ from cggm_med.models.base import MultimodalModel
 
 
 def make_optimizer(model: MultimodalModel, strategy: nn.Module, config: OptimConfig, device: torch.device) -> Optimizer:
-    """An optimizer with one parameter group per modality, one for what they share and one for the classifier heads.
+    """An optimizer with one parameter group per modality, one for shared parameters and one for the classifier heads.
 
     Args:
         model: knows which parameters belong to which modality.
@@ -72,9 +72,9 @@ def clip_gradients(model: MultimodalModel, clip_norm: float) -> tuple[Tensor, Te
 def scale_updates(model: MultimodalModel, optimizer: Optimizer, factors: Mapping[str, Tensor]) -> None:
     """Scale the next update of each modality's parameters by a factor.
 
-    For SGD the gradients are multiplied in place. Adam and its kin divide each gradient by its running magnitude, where
-    a factor would cancel, so there the learning rate of the modality's parameter group is multiplied instead
-    (ADR 0007). ``unchanged_rates`` takes that back after the step.
+    For SGD the gradients are multiplied in place. Adam and its variants divide each gradient by its running magnitude,
+    where a factor would cancel, so there the learning rate of the modality's parameter group is multiplied instead
+    (ADR 0007). ``unchanged_rates`` undoes that after the step.
 
     Args:
         model: knows which parameters belong to which modality.
@@ -94,12 +94,12 @@ def scale_updates(model: MultimodalModel, optimizer: Optimizer, factors: Mapping
         if not groups:
             raise ValueError(f"the optimizer has no parameter group for modality '{modality}'")
         for group in groups:
-            # Only the fused optimizer takes a tensor here, and with it nothing waits for the device.
+            # Only the fused optimizer takes a tensor here, which avoids waiting for the device.
             group["lr"] = group["lr"] * (factor if group.get("fused") else factor.item())
 
 
 def step_if_finite(optimizer: Optimizer, total: Tensor) -> None:
-    """Do the optimizer's step unless the gradient's norm is not finite.
+    """Take the optimizer's step unless the gradient's norm is not finite.
 
     A fused optimizer decides on the device, by the flag that torch's own gradient scaler sets.
     """
@@ -112,7 +112,7 @@ def step_if_finite(optimizer: Optimizer, total: Tensor) -> None:
 
 @contextlib.contextmanager
 def unchanged_rates(optimizer: Optimizer) -> Iterator[None]:
-    """Restore every group's learning rate after the block, so that factors do not pile up from step to step."""
+    """Restore every group's learning rate after the block, so that factors do not accumulate over steps."""
     rates = [group["lr"] for group in optimizer.param_groups]
     yield
     for group, rate in zip(optimizer.param_groups, rates, strict=True):

@@ -1,4 +1,4 @@
-"""Pictures of predicted classes and values: confusion matrix, and predicted against true."""
+"""Figures of predicted classes and values: the confusion matrix, and predicted against true values."""
 
 from __future__ import annotations
 
@@ -17,13 +17,7 @@ MAX_NUMBERED = 12  # classes up to which counts are written into the cells
 
 
 def confusion_figure(path: Path, predicted: Predicted, classes: Sequence[str]) -> None:
-    """Shares of each true class's samples by predicted class.
-
-    Args:
-        path: PNG file to write.
-        predicted: of all samples.
-        classes: names.
-    """
+    """Shares of each true class's samples by predicted class, as a PNG file."""
     numbers = np.arange(len(classes))
     counts = confusion_matrix(predicted.true, predicted.predicted, labels=numbers)
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
@@ -45,12 +39,7 @@ def confusion_figure(path: Path, predicted: Predicted, classes: Sequence[str]) -
 
 
 def scatter_figure(path: Path, predicted: Predicted) -> None:
-    """Predicted against true values, with the line of perfect prediction.
-
-    Args:
-        path: PNG file to write.
-        predicted: of all samples.
-    """
+    """Predicted against true values, with the line of perfect prediction, as a PNG file."""
     figure = Figure(figsize=(4.6, 4.2), layout="constrained")
     axes = figure.subplots()
     low = min(predicted.true.min(), predicted.predicted.min())

@@ -1,4 +1,4 @@
-"""Pictures of a run: contours on scans, learning curves, and how the modalities fared."""
+"""Figures of a run: contours on scans, learning curves, and curves of each modality; and the style they share."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 
 from cggm_med.files import atomic_file
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; neighbours on grey scans far apart.
+# Okabe and Ito's palette, which colour-blind readers can tell apart, in an order that contrasts on grey scans.
 REGION_COLOURS = ("#56B4E9", "#F0E442", "#D55E00", "#009E73", "#CC79A7")
 LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHED = (0, (2.2, 1.6))
 PANEL_INCHES = 2.7
 MARGIN_MM = 4.0
-SMOOTHED_SHARE = 0.05  # standard deviation of the smoothing, as a share of a curve's records
+SMOOTHING = 0.05  # standard deviation of the smoothing, as a share of a curve's records
 DPI = 200
-MAX_CURVES = 4  # of validation scores, the first ones; results and metrics have them all
+MAX_CURVES = 4  # of the validation metrics, the first ones; metrics.jsonl has them all
 FUSED_COLOUR = "0.2"
-# What is logged for each modality: title, and the value at which nothing is special.
+# What is logged for each modality: title, and the neutral value.
 MODALITY_PANELS: Mapping[str, tuple[str, float | None]] = {
     "score": ("score of each modality and of the fusion", None),
     "gradient_norm": ("gradient norm of each encoder", None),
@@ -54,17 +55,17 @@ def contour_figure(
 ) -> None:
     """True (solid) and predicted (dashed) contours on an axial and a coronal slice of every modality.
 
-    Slices go through the largest extent of the target; the patient's right is on the left, as radiologists look at it.
+    Slices go through the largest extent of the target; the patient's right is on the left, the radiological convention.
 
     Args:
         path: PNG file to write.
-        case_id: for the title.
+        case_id: in the title.
         images: ``(x, y, z)`` in RAS+ by modality.
         target: ``(region, x, y, z)``.
         prediction: ``(region, x, y, z)``.
         regions: names.
         spacing_mm: voxel size along x, y, z.
-        dice: by region, for the title.
+        dice: by region, in the title.
     """
     inside = {modality: image != image[0, 0, 0] for modality, image in images.items()}
     box = _box(np.logical_or.reduce([*inside.values(), *target]), spacing_mm)
@@ -72,7 +73,7 @@ def contour_figure(
     anything = target.any(0) if target.any() else prediction.any(0)
     x_mm, y_mm, z_mm = (n * mm for n, mm in zip(anything.shape, spacing_mm, strict=True))
     heights = [PANEL_INCHES * y_mm / x_mm, PANEL_INCHES * z_mm / x_mm]
-    # Below the width of two panels the legend would not fit; an inch of height goes to title and legend.
+    # The legend needs the width of two panels; title and legend need an inch of height.
     size = (PANEL_INCHES * max(2, len(images)), sum(heights) + 1)
     figure = Figure(figsize=size, layout="constrained", facecolor="black")
     axes = figure.subplots(2, len(images), squeeze=False, height_ratios=heights)
@@ -104,12 +105,7 @@ def contour_figure(
 
 
 def learning_figure(path: Path, records: Records) -> None:
-    """Training loss and, if there was any, validation scores over steps.
-
-    Args:
-        path: PNG file to write.
-        records: lines of ``metrics.jsonl``.
-    """
+    """Training loss and, if there was any, validation metrics over steps, from the lines of ``metrics.jsonl``."""
     validation = any(r["kind"] == "validation" for r in records)
     panels = 2 if validation else 1
     figure = Figure(figsize=(4.5 * panels, 3.4), layout="constrained")
@@ -124,24 +120,25 @@ def loss_panel(ax: Axes, records: Records) -> None:
     """The training loss of the fused prediction over steps."""
     training = [r for r in records if r["kind"] == "train"]
     if training:
-        _curve(ax, [r["step"] for r in training], [fused_loss(r) for r in training], LINE_COLOURS[0])
+        _curve(ax, [r["step"] for r in training], [logged_loss(r) for r in training], LINE_COLOURS[0])
     _label(ax, "training loss of the fused prediction")
 
 
-def fused_loss(record: Mapping[str, Any]) -> float:
+def logged_loss(record: Mapping[str, Any]) -> float:
     """The fused prediction's own part of a record's loss."""
     loss: float = record["losses"].get("task", record["loss"])
     return loss
 
 
 def validation_panel(ax: Axes, records: Records) -> None:
-    """The first few validation scores over steps, if there was any validation."""
+    """The first few validation metrics over steps, if there was any validation."""
     validation = [r for r in records if r["kind"] == "validation"]
     if validation:
         steps = [r["step"] for r in validation]
         shown = list(validation[0]["scores"])[:MAX_CURVES]
         for colour, name in zip(LINE_COLOURS, shown, strict=False):
-            ax.plot(steps, [_or_nan(r["scores"][name]) for r in validation], "o-", color=colour, ms=3, label=name)
+            values = np.array([r["scores"][name] for r in validation], dtype=float)  # None is NaN, a gap in the curve
+            ax.plot(steps, values, "o-", color=colour, ms=3, label=name)
         if all(0 <= score <= 1 for r in validation for name in shown if (score := r["scores"][name]) is not None):
             ax.set_ylim(0, 1)
         ax.legend(frameon=False, loc="best", ncols=2, fontsize=9)
@@ -149,12 +146,7 @@ def validation_panel(ax: Axes, records: Records) -> None:
 
 
 def modality_figure(path: Path, records: Records, modalities: Sequence[str]) -> bool:
-    """How the modalities fared over the steps, a panel each for what was logged.
-
-    Args:
-        path: PNG file to write.
-        records: lines of ``metrics.jsonl``.
-        modalities: names.
+    """Curves of each modality over the steps, one panel per logged quantity.
 
     Returns:
         Whether there was anything to draw.
@@ -178,30 +170,25 @@ def modality_figure(path: Path, records: Records, modalities: Sequence[str]) -> 
 
 
 def modality_panel(ax: Axes, key: str, records: Records, modalities: Sequence[str]) -> bool:
-    """One of ``MODALITY_PANELS`` over the steps, a curve for each modality.
-
-    Args:
-        ax: to draw on.
-        key: of the panel.
-        records: lines of ``metrics.jsonl``.
-        modalities: names.
+    """The panel ``key`` of ``MODALITY_PANELS``, one curve per modality.
 
     Returns:
         Whether there is a curve of the fusion as well.
     """
     title, neutral = MODALITY_PANELS[key]
     for colour, modality in zip(cycle(LINE_COLOURS), modalities, strict=False):
-        known = [(r["step"], r[key][modality]) for r in records if r.get(key, {}).get(modality) is not None]
-        if not known:
+        points = [(r["step"], r[key][modality]) for r in records if r.get(key, {}).get(modality) is not None]
+        if not points:
             continue
-        steps, values = [step for step, _ in known], [value for _, value in known]
+        steps, values = zip(*points, strict=True)
         if key in AS_APPLIED:  # smoothed, a factor would seem to leave 1 before it does
             ax.plot(steps, values, color=colour, lw=1.5)
         else:
             _curve(ax, steps, values, colour)
     fused = [(r["step"], r["fused_score"]) for r in records if key == "score" and r.get("fused_score") is not None]
     if fused:
-        _curve(ax, [step for step, _ in fused], [value for _, value in fused], FUSED_COLOUR)
+        steps, values = zip(*fused, strict=True)
+        _curve(ax, steps, values, FUSED_COLOUR)
     if key == "gradient_norm":
         ax.set_yscale("log")
     if neutral is not None:
@@ -211,23 +198,22 @@ def modality_panel(ax: Axes, key: str, records: Records, modalities: Sequence[st
 
 
 def modality_handles(modalities: Sequence[str], fused: bool) -> list[Line2D]:
-    """What a legend shows of the modalities and, if it is drawn, of the fusion."""
+    """Legend entries of the modalities and, if it is drawn, of the fusion."""
     handles = [Line2D([], [], color=c, lw=1.8, label=m) for c, m in zip(cycle(LINE_COLOURS), modalities, strict=False)]
     return [*handles, Line2D([], [], color=FUSED_COLOUR, lw=1.8, label="fused")] if fused else handles
 
 
 def _box(shown: NDArray[np.bool_], spacing_mm: Sequence[float]) -> tuple[slice, ...]:
-    """Bounding box with a margin, so that the brain and not its empty surroundings fill a panel."""
-    box = []
-    for axis, mm in enumerate(spacing_mm):
-        filled = np.flatnonzero(shown.any(axis=tuple(a for a in range(3) if a != axis)))
-        margin = round(MARGIN_MM / mm)
-        box.append(slice(max(0, filled[0] - margin), filled[-1] + 1 + margin) if filled.size else slice(None))
-    return tuple(box)
+    """Bounding box with a margin, so that the brain fills a panel, not its empty surroundings."""
+    boxes = find_objects(shown.astype(np.uint8))
+    if not boxes:
+        return (slice(None),) * 3
+    margins = [round(MARGIN_MM / mm) for mm in spacing_mm]
+    return tuple(slice(max(0, s.start - m), s.stop + m) for s, m in zip(boxes[0], margins, strict=True))
 
 
 def _slice(volume: NDArray[Any], axis: int, index: int) -> NDArray[Any]:
-    """An axial or coronal slice, rows from bottom to top; x, which grows to the right in RAS+, is turned round."""
+    """An axial or coronal slice, rows from bottom to top; x, which grows to the right in RAS+, is flipped."""
     return np.flip(np.take(volume, index, axis=axis), axis=0).T
 
 
@@ -252,22 +238,17 @@ def _corner(ax: Axes, x: float, y: float, text: str) -> None:
 
 
 def _curve(ax: Axes, steps: Sequence[int], values: Sequence[float], colour: str) -> None:
-    """The values themselves, pale, and their course."""
+    """The values themselves, pale, and their smoothed course."""
     ax.plot(steps, values, color=colour, alpha=0.3, lw=0.8)
     ax.plot(steps, _smooth(values), color=colour, lw=1.8)
 
 
 def _smooth(values: Sequence[float]) -> NDArray[np.float64]:
-    """Gaussian mean over neighbours on both sides, which unlike a running mean does not lag behind."""
-    width = SMOOTHED_SHARE * len(values)
+    """Gaussian mean over neighbours on both sides, which does not lag as a running mean does."""
+    width = SMOOTHING * len(values)
     reach = np.arange(-int(3 * width), int(3 * width) + 1)
     kernel = np.exp(-0.5 * (reach / width) ** 2)
     return np.convolve(values, kernel, mode="same") / np.convolve(np.ones(len(values)), kernel, mode="same")
-
-
-def _or_nan(value: float | None) -> float:
-    """What a curve leaves out."""
-    return float("nan") if value is None else value
 
 
 def _label(ax: Axes, title: str) -> None:

@@ -18,7 +18,7 @@ from cggm_med.plots.segmentation import (
     FUSED_COLOUR,
     LINE_COLOURS,
     MODALITY_PANELS,
-    fused_loss,
+    logged_loss,
     loss_panel,
     modality_handles,
     modality_panel,
@@ -110,7 +110,7 @@ def curve_rows(run: FinishedRun, key: str) -> list[dict[str, Any]]:
     for record in run.records:
         start = {"run": run.name, "step": record["step"]}
         if key == LOSS and record["kind"] == "train":
-            rows.append({**start, "loss": fused_loss(record)})
+            rows.append({**start, "loss": logged_loss(record)})
         elif key == VALIDATION and record["kind"] == VALIDATION:
             rows += [{**start, "score": name, "value": value} for name, value in record["scores"].items()]
         elif key in record:

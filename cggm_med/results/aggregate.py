@@ -1,4 +1,4 @@
-"""Rows of an evaluation averaged: mean, standard deviation, median and number by group."""
+"""Statistics of an evaluation's rows: mean, standard deviation, median and number of cases by group."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MEAN = "mean"
 
 
 def mean(values: Values) -> float | None:
-    """The mean; None unless there are values and all are known, since leaving some out would change what others say.
+    """The mean; None if there is no value or one is unknown, since leaving it out would silently change the mean.
 
     Example:
         >>> mean([1.0, 2.0]), mean([1.0, None]), mean([])
@@ -49,10 +49,10 @@ STATISTICS: Mapping[str, Statistic] = {"mean": mean, "sd": sd, "median": median,
 
 def grouped(rows: Iterable[Record], by: Sequence[str]) -> dict[tuple[Any, ...], list[Record]]:
     """Rows by the values of some columns, in the order in which these first occur."""
-    found: dict[tuple[Any, ...], list[Record]] = {}
+    groups: dict[tuple[Any, ...], list[Record]] = {}
     for row in rows:
-        found.setdefault(tuple(row[key] for key in by), []).append(row)
-    return found
+        groups.setdefault(tuple(row[key] for key in by), []).append(row)
+    return groups
 
 
 def with_mean(rows: Sequence[Record], by: Sequence[str], over: str, values: Sequence[str]) -> list[Record]:
@@ -61,31 +61,31 @@ def with_mean(rows: Sequence[Record], by: Sequence[str], over: str, values: Sequ
     Args:
         rows: see ``grouped``.
         by: columns that tell groups apart.
-        over: column that the mean is taken over; there the added row says ``mean``.
-        values: columns of numbers; None where a mean is not defined.
+        over: column that the mean is taken over; the added row has ``mean`` there.
+        values: columns of numbers; their mean is None where it is not defined.
 
     Example:
         >>> rows = [{"case": "a", "region": "WT", "dice": 0.5}, {"case": "a", "region": "ET", "dice": 0.0}]
         >>> with_mean(rows, ["case"], "region", ["dice"])[-1]
         {'case': 'a', 'region': 'mean', 'dice': 0.25}
     """
-    found: list[Record] = []
+    extended: list[Record] = []
     for names, group in grouped(rows, by).items():
         means = {key: mean([row[key] for row in group]) for key in values}
-        found += [*group, {**dict(zip(by, names, strict=True)), over: MEAN, **means}]
-    return found
+        extended += [*group, {**dict(zip(by, names, strict=True)), over: MEAN, **means}]
+    return extended
 
 
 def aggregate(
-    rows: Sequence[Record], by: Sequence[str], value: str, wanted: Sequence[str] = ("mean", "sd")
+    rows: Sequence[Record], by: Sequence[str], value: str, names: Sequence[str] = ("mean", "sd")
 ) -> list[Record]:
-    """One row a group: its names, the statistics of one column, and the number of cases.
+    """One row per group: its names, the statistics of one column, and the number of cases.
 
     Args:
-        rows: one a case.
+        rows: one per case.
         by: columns that tell groups apart.
         value: column of numbers.
-        wanted: which of ``STATISTICS``.
+        names: which of ``STATISTICS``.
 
     Example:
         >>> aggregate([{"region": "WT", "dice": 0.5}, {"region": "WT", "dice": 1.0}], ["region"], "dice", ["mean"])
@@ -93,11 +93,11 @@ def aggregate(
     """
     return [
         {
-            **dict(zip(by, names, strict=True)),
-            **{f"{value}_{name}": STATISTICS[name]([row[value] for row in group]) for name in wanted},
+            **dict(zip(by, key, strict=True)),
+            **{f"{value}_{name}": STATISTICS[name]([row[value] for row in group]) for name in names},
             "cases": len(group),
         }
-        for names, group in grouped(rows, by).items()
+        for key, group in grouped(rows, by).items()
     ]
 
 

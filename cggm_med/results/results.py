@@ -1,4 +1,4 @@
-"""The scores of an evaluation, with the rules behind them and where they come from, as table, JSON and Markdown."""
+"""The results of an evaluation, with their definitions and provenance, as tables, JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from cggm_med.results.tables import MAX_ROWS, Table, markdown_table, print_table
 
 Record = Mapping[str, Any]
-CaseValues = dict[str, dict[str, tuple[float, float]]]  # by score and case: a sum, and of how many values
+CaseValues = dict[str, dict[str, tuple[float, float]]]  # by metric and case: a sum, and of how many values
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,11 @@ class Scores:
     """How well cases were predicted.
 
     Attributes:
-        headline: the few numbers that stand for all, by name; None where not defined; logged at each validation.
-        summary: what all cases say together, a row for each region, or for the fused prediction and each head.
-        cases: a row for each case, and region if there are any.
+        headline: the few metrics that stand for all, by name; None where not defined; logged at each validation.
+        summary: of all cases together, one row per region, or for the fused prediction and each head.
+        cases: one row per case, or per case and region.
         heads: the same for each modality's own classifier head; empty without heads.
-        tables: all this for people.
+        tables: the same for people.
     """
 
     headline: Mapping[str, float | None]
@@ -35,13 +35,13 @@ class Scores:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that is said about one evaluation.
+    """The results of one evaluation, and where they come from.
 
     Attributes:
         task, strategy: registered names.
         split: which cases were scored.
         scores: how well they were predicted.
-        rules: definitions of the scores.
+        rules: definitions of the metrics.
         provenance: command, versions, seed and the like.
     """
 
@@ -62,7 +62,7 @@ class Report:
         """Plain values: the fields of the report and of its scores side by side."""
         plain = asdict(self)
         scores = plain.pop("scores")
-        return {**plain, **{name: list(x) if isinstance(x, tuple) else x for name, x in scores.items()}}
+        return {**plain, **{name: list(v) if isinstance(v, tuple) else v for name, v in scores.items()}}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Report:
@@ -99,7 +99,7 @@ class Report:
         return "\n\n".join(parts) + "\n"
 
 
-def print_report(report: Report, console: Console) -> None:
-    """Show all but the details in a terminal."""
+def print_results(report: Report, console: Console) -> None:
+    """Print all tables but the detailed ones in a terminal."""
     for table in (t for t in report.scores.tables if not t.detail):
         print_table(table, console, title=report.title)

@@ -19,10 +19,10 @@ class Table:
     """A table for people: numbers are rounded text.
 
     Attributes:
-        title: above it; empty where the title of the whole says enough.
+        title: above it; empty where the title of the whole document says enough.
         header: names of the columns.
         rows: cells.
-        detail: too long for a terminal.
+        detail: whether it is too long for a terminal.
     """
 
     title: str
@@ -35,11 +35,11 @@ def print_table(table: Table, console: Console, *, title: str = "", fold: bool =
     """Show a table in a terminal.
 
     Args:
-        table: what to show.
-        console: where.
+        table: to show.
+        console: to print to.
         title: for a table that has none.
-        fold: break long words where it is narrow, as where their ends tell rows apart; otherwise columns with spaces to
-            break at give way, and single words stay whole.
+        fold: break long words in a narrow terminal, for rows that differ in the ends of words; otherwise only columns
+            with spaces become narrower, and single words stay whole.
     """
     shown = ConsoleTable(title=table.title or title)
     for i, name in enumerate(table.header):

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from cggm_med import distributed
 from cggm_med.files import write_json, write_text
-from cggm_med.results.results import Report, print_report
+from cggm_med.results.results import Report, print_results
 from cggm_med.runs.loaded import LoadedRun
 from cggm_med.runs.progress import speaker
 from cggm_med.training import validation
@@ -35,6 +35,6 @@ def score(x: LoadedRun, folder: Path, console: Console) -> Report:
         write_json(folder / "results.json", report.to_json())
         write_text(folder / "results.md", report.to_markdown())
         x.task.draw(results, folder / "figures")
-        print_report(report, console)
+        print_results(report, console)
         console.print(f"written: {folder / 'results.md'} and pictures in {folder / 'figures'}")
     return report

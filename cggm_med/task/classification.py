@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cggm_med.config import require
 from cggm_med.data.splits import Splits
 from cggm_med.errors import DataError, first_of
-from cggm_med.metrics.labels import CLASS_METRICS, FUSED, Predicted, case_values, class_table, label_report
+from cggm_med.metrics.labels import CLASS_METRICS, FUSED, Predicted, class_table, label_case_values, label_scores
 from cggm_med.objectives.balance_scores import true_class_sums
 from cggm_med.objectives.losses import IGNORED
 from cggm_med.plots.labels import confusion_figure
@@ -130,7 +130,7 @@ class ClassificationTask(SampleTask):
                         cases.append(row)
                     else:
                         heads.append({"modality": who, **row})
-        return label_report(
+        return label_scores(
             predictors,
             {name: CLASS_METRICS[name] for name in self.metrics},
             cases=cases,
@@ -141,7 +141,7 @@ class ClassificationTask(SampleTask):
     @classmethod
     def case_values(cls, cases: Sequence[Record]) -> CaseValues:
         """Right classes of each case, and of how many."""
-        return case_values(cases, "accuracy", lambda true, predicted: float(true == predicted))
+        return label_case_values(cases, "accuracy", lambda true, predicted: float(true == predicted))
 
     def chance(self, results: Sequence[CaseResult]) -> dict[str, float | None]:
         """The metrics of the most frequent class for every sample."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cggm_med.metrics.labels import FUSED, VALUE_METRICS, LabelMetric, Predicted, case_values, label_report
+from cggm_med.metrics.labels import FUSED, VALUE_METRICS, LabelMetric, Predicted, label_case_values, label_scores
 from cggm_med.objectives.balance_scores import residual_sums
 from cggm_med.plots.labels import scatter_figure
 from cggm_med.results.results import CaseValues, Record, Scores
@@ -65,12 +65,12 @@ class RegressionTask(SampleTask):
             if who != FUSED
         ]
         cases = [{"case": result.case, **result.findings[FUSED]} for result in results]
-        return label_report(predictors, self.metrics, cases=cases, heads=heads)
+        return label_scores(predictors, self.metrics, cases=cases, heads=heads)
 
     @classmethod
     def case_values(cls, cases: Sequence[Record]) -> CaseValues:
         """Absolute error of each case."""
-        return case_values(cases, "MAE", lambda true, predicted: abs(true - predicted))
+        return label_case_values(cases, "MAE", lambda true, predicted: abs(true - predicted))
 
     def chance(self, results: Sequence[CaseResult]) -> dict[str, float | None]:
         """The metrics of the median for every sample; 0 where not defined, as for a correlation."""

@@ -37,11 +37,11 @@ from cggm_med.metrics.metric import Metric, load_metrics
 from cggm_med.metrics.regions import (
     DICE,
     FACTS,
-    case_values,
     definitions,
     empty_rule,
+    region_case_values,
     region_metrics,
-    region_report,
+    region_scores,
     score_region,
 )
 from cggm_med.metrics.volumes import dice
@@ -453,14 +453,14 @@ class SegmentationTask(Task):
     def summarise(self, results: Sequence[CaseResult]) -> Scores:
         """The scores of each region, and the heads' Dice."""
         rows, heads = ([row for r in results for row in r.findings[name]] for name in ("regions", "heads"))
-        return region_report(rows, heads, self.metrics)
+        return region_scores(rows, heads, self.metrics)
 
     @classmethod
     def case_values(cls, cases: Sequence[Record]) -> CaseValues:
         """Dice of each case by region, and averaged over regions; so too every metric of another package."""
         keys = dict.fromkeys(key for row in cases for key in row)
         chosen = load_metrics([key for key in registry.names(registry.METRICS) if key in keys], FACTS)
-        return case_values(cases, (DICE, *chosen))
+        return region_case_values(cases, (DICE, *chosen))
 
     def _score(
         self, case: PreparedCase, region: str, predicted: NDArray[np.bool_], true: NDArray[np.bool_], full: bool

@@ -19,7 +19,7 @@ from cggm_med.metrics.labels import (
     accuracy,
     class_table,
     correlation,
-    label_report,
+    label_scores,
     mean_absolute_difference,
     mean_average_precision,
     unweighted_average_recall,
@@ -196,7 +196,7 @@ def test_the_report_holds_everything_that_was_said():
     head = Predicted(np.array([1.0, 2.0]), np.array([3.0, 3.0]))
     cases = [{"case": "a", "true": 1.0, "predicted": 1.5}, {"case": "b", "true": 2.0, "predicted": 2.0}]
     heads = [{"case": "a", "modality": "text", "true": 1.0, "predicted": 3.0}]
-    scores = label_report({FUSED: fused, "text": head}, VALUE_METRICS, cases=cases, heads=heads)
+    scores = label_scores({FUSED: fused, "text": head}, VALUE_METRICS, cases=cases, heads=heads)
     assert scores.headline == {"MAE": 0.25, "Corr": pytest.approx(1)}
     assert scores.summary == (
         {"predicted_by": "fused", "MAE": 0.25, "Corr": pytest.approx(1), "samples": 2},

@@ -14,7 +14,7 @@ from helpers.surface_elements import surface_elements
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 
-from cggm_med.metrics.lesions import LesionScores, lesion_scores
+from cggm_med.metrics.lesions import LesionMetrics, lesion_metrics
 
 MM = (1, 1, 1)
 SHAPE = (40, 14, 14)
@@ -120,7 +120,7 @@ def test_the_transcribed_rules_on_random_volumes():
         (expected, least, greatest), counts = transcription(
             prediction, target, spacing, dilations, negligible, 374.0, seen
         )
-        scores = lesion_scores(
+        scores = lesion_metrics(
             torch.from_numpy(prediction),
             torch.from_numpy(target),
             spacing,
@@ -137,41 +137,41 @@ def test_the_transcribed_rules_on_random_volumes():
 @pytest.mark.parametrize(
     ("prediction", "target", "expected"),
     [
-        (volume(), volume(), LesionScores(1, 0, 0, 0, 0)),
-        (volume(LEFT), volume(), LesionScores(*ENOUGH, 0, 0, 1)),
-        (volume(LEFT, RIGHT), volume(), LesionScores(*ENOUGH, 0, 0, 2)),
-        (volume(), volume(LEFT), LesionScores(*ENOUGH, 1, 1, 0)),
-        (volume(), volume(LEFT, RIGHT), LesionScores(*ENOUGH, 2, 2, 0)),
-        (volume(RIGHT), volume(LEFT), LesionScores(*ENOUGH, 1, 1, 1)),
-        (volume(), volume(SMALL), LesionScores(1, 0, 0, 0, 0)),
-        (volume(SMALL), volume(SMALL), LesionScores(1, 0, 0, 0, 0)),
-        (volume(RIGHT), volume(SMALL), LesionScores(*ENOUGH, 0, 0, 1)),
-        (volume(LEFT), volume(LEFT), LesionScores(1, 0, 1, 0, 0)),
-        (volume(LEFT), volume(LEFT, RIGHT), LesionScores(0.5, 187, 2, 1, 0)),
-        (volume(LEFT, RIGHT), volume(LEFT), LesionScores(0.5, 187, 1, 0, 1)),
+        (volume(), volume(), LesionMetrics(1, 0, 0, 0, 0)),
+        (volume(LEFT), volume(), LesionMetrics(*ENOUGH, 0, 0, 1)),
+        (volume(LEFT, RIGHT), volume(), LesionMetrics(*ENOUGH, 0, 0, 2)),
+        (volume(), volume(LEFT), LesionMetrics(*ENOUGH, 1, 1, 0)),
+        (volume(), volume(LEFT, RIGHT), LesionMetrics(*ENOUGH, 2, 2, 0)),
+        (volume(RIGHT), volume(LEFT), LesionMetrics(*ENOUGH, 1, 1, 1)),
+        (volume(), volume(SMALL), LesionMetrics(1, 0, 0, 0, 0)),
+        (volume(SMALL), volume(SMALL), LesionMetrics(1, 0, 0, 0, 0)),
+        (volume(RIGHT), volume(SMALL), LesionMetrics(*ENOUGH, 0, 0, 1)),
+        (volume(LEFT), volume(LEFT), LesionMetrics(1, 0, 1, 0, 0)),
+        (volume(LEFT), volume(LEFT, RIGHT), LesionMetrics(0.5, 187, 2, 1, 0)),
+        (volume(LEFT, RIGHT), volume(LEFT), LesionMetrics(0.5, 187, 1, 0, 1)),
     ],
     ids=lambda value: "" if isinstance(value, torch.Tensor) else str(value),
 )
 def test_empty_missed_and_false_by_hand(prediction, target, expected):
-    assert lesion_scores(prediction, target, MM) == expected
+    assert lesion_metrics(prediction, target, MM) == expected
 
 
 def test_volumes_without_a_voxel():
     nothing = torch.zeros(0, 4, 4, dtype=torch.bool)
-    assert lesion_scores(nothing, nothing, MM) == LesionScores(1, 0, 0, 0, 0)
+    assert lesion_metrics(nothing, nothing, MM) == LesionMetrics(1, 0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(("gap", "lesions"), [(0, 1), (6, 1), (7, 2)])
 def test_lesions_up_to_six_voxels_apart_are_one(gap, lesions):
     target = volume(LEFT, ((8 + gap, 5, 5), CUBE))
-    assert lesion_scores(target, target, MM).lesions == lesions
+    assert lesion_metrics(target, target, MM).lesions == lesions
 
 
 @pytest.mark.parametrize(("offset", "lesions"), [((5, 5, 5), 1), ((6, 5, 5), 2), ((7, 7, 1), 1), ((8, 1, 1), 2)])
 def test_corners_of_the_dilation_are_cut(offset, lesions):
     """Three steps of the 18-neighbourhood go 3 along two axes, or 2 along three, never 3 along three."""
     target = volume(((2, 2, 2), (1, 1, 1)), (tuple(2 + d for d in offset), (1, 1, 1)))
-    assert lesion_scores(target, target, MM, negligible_mm3=0).lesions == lesions
+    assert lesion_metrics(target, target, MM, negligible_mm3=0).lesions == lesions
 
 
 @pytest.mark.parametrize(
@@ -180,26 +180,26 @@ def test_corners_of_the_dilation_are_cut(offset, lesions):
 def test_a_lesion_counts_from_more_than_50_mm3(voxels, spacing, lesions):
     target = torch.zeros(60, 1, 1, dtype=torch.bool)
     target[:voxels] = True
-    assert lesion_scores(target, target, spacing) == LesionScores(1, 0, lesions, 0, 0)
+    assert lesion_metrics(target, target, spacing) == LesionMetrics(1, 0, lesions, 0, 0)
 
 
 def test_gathered_parts_count_with_their_common_volume():
     """Two parts of 32 mm3, five voxels apart: 64 mm3 together."""
     target = volume(((4, 5, 5), (2, 4, 4)), ((11, 5, 5), (2, 4, 4)))
-    assert lesion_scores(target, target, MM).lesions == 1
+    assert lesion_metrics(target, target, MM).lesions == 1
 
 
 def test_one_false_voxel_counts_as_a_lesion_unless_it_is_near_a_negligible_one():
     speck = ((20, 5, 5), (1, 1, 1))
-    assert lesion_scores(volume(LEFT, speck), volume(LEFT), MM) == LesionScores(0.5, 187, 1, 0, 1)
+    assert lesion_metrics(volume(LEFT, speck), volume(LEFT), MM) == LesionMetrics(0.5, 187, 1, 0, 1)
     negligible = ((22, 5, 5), (1, 1, 1))
-    assert lesion_scores(volume(LEFT, speck), volume(LEFT, negligible), MM) == LesionScores(1, 0, 1, 0, 0)
+    assert lesion_metrics(volume(LEFT, speck), volume(LEFT, negligible), MM) == LesionMetrics(1, 0, 1, 0, 0)
 
 
 def test_a_part_that_joins_two_lesions_belongs_to_each_whole():
     """A bar of 28 x 4 x 4 through two cubes of 64: 2 * 64 / (448 + 64) for each; the far end is 20 voxels away."""
     bar = volume(((4, 5, 5), (28, 4, 4)))
-    scores = lesion_scores(bar, volume(LEFT, RIGHT), MM)
+    scores = lesion_metrics(bar, volume(LEFT, RIGHT), MM)
     assert (scores.dice, scores.lesions, scores.missed, scores.false) == (0.25, 2, 0, 0)
     assert 20 <= scores.hd95_mm <= 24
 
@@ -208,19 +208,19 @@ def test_a_part_that_joins_two_lesions_belongs_to_each_whole():
 def test_a_part_in_the_dilated_rim_is_found_without_overlap(gap, found):
     """Moved by its length and a gap, 4 + gap voxels of 2 mm: the front and back faces are that far away."""
     prediction = volume(((8 + gap, 5, 5), CUBE))
-    scores = lesion_scores(prediction, volume(LEFT), (2, 1, 1))
+    scores = lesion_metrics(prediction, volume(LEFT), (2, 1, 1))
     if found:
-        assert scores == LesionScores(0, 2 * (4 + gap), 1, 0, 0)
+        assert scores == LesionMetrics(0, 2 * (4 + gap), 1, 0, 0)
     else:
-        assert scores == LesionScores(*ENOUGH, 1, 1, 1)
+        assert scores == LesionMetrics(*ENOUGH, 1, 1, 1)
 
 
 def test_area_weighs_in_the_percentile():
     """A plate and the same plate with a rod of one voxel: hundreds of elements, and the rod's few tell nothing."""
     plate = ((2, 2, 2), (2, 12, 12))
     rod = ((4, 6, 6), (3, 1, 1))
-    assert lesion_scores(volume(plate, rod), volume(plate), MM).hd95_mm == 0
-    assert lesion_scores(volume(plate, rod), volume(plate), (6, 0.5, 0.5)).hd95_mm > 0
+    assert lesion_metrics(volume(plate, rod), volume(plate), MM).hd95_mm == 0
+    assert lesion_metrics(volume(plate, rod), volume(plate), (6, 0.5, 0.5)).hd95_mm > 0
 
 
 def test_surroundings_mirrors_and_order_of_axes_change_nothing():
@@ -228,24 +228,24 @@ def test_surroundings_mirrors_and_order_of_axes_change_nothing():
     for _ in range(30):
         prediction, target, spacing, _ = random_case(rng)
         prediction, target = torch.from_numpy(prediction), torch.from_numpy(target)
-        scores = lesion_scores(prediction, target, spacing)
+        scores = lesion_metrics(prediction, target, spacing)
         wide = [torch.nn.functional.pad(mask, (9, 1, 0, 8, 2, 7)) for mask in (prediction, target)]
-        assert lesion_scores(*wide, spacing) == scores
-        turned = lesion_scores(prediction.permute(2, 0, 1), target.permute(2, 0, 1), np.roll(spacing, 1))
-        mirrored = lesion_scores(prediction.flip(0, 2), target.flip(0, 2), spacing)
+        assert lesion_metrics(*wide, spacing) == scores
+        turned = lesion_metrics(prediction.permute(2, 0, 1), target.permute(2, 0, 1), np.roll(spacing, 1))
+        mirrored = lesion_metrics(prediction.flip(0, 2), target.flip(0, 2), spacing)
         for other in (turned, mirrored):
             assert (other.lesions, other.missed, other.false) == (scores.lesions, scores.missed, scores.false)
             assert other.dice == pytest.approx(scores.dice)
 
 
 def test_the_penalty_is_the_caller_s():
-    assert lesion_scores(volume(), volume(LEFT), MM, penalty_mm=100).hd95_mm == 100
+    assert lesion_metrics(volume(), volume(LEFT), MM, penalty_mm=100).hd95_mm == 100
 
 
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match=r"\(2, 3, 4\) and target \(2, 3, 5\); expected one shape"):
-        lesion_scores(volume(shape=(2, 3, 4)), volume(shape=(2, 3, 5)), MM)
+        lesion_metrics(volume(shape=(2, 3, 4)), volume(shape=(2, 3, 5)), MM)
     with pytest.raises(ValueError, match=r"\(2, 3\) and target \(2, 3\); expected one shape"):
-        lesion_scores(volume(shape=(2, 3)), volume(shape=(2, 3)), MM)
+        lesion_metrics(volume(shape=(2, 3)), volume(shape=(2, 3)), MM)
     with pytest.raises(ValueError, match="dilations is 0; expected at least 1"):
-        lesion_scores(volume(), volume(), MM, dilations=0)
+        lesion_metrics(volume(), volume(), MM, dilations=0)

@@ -10,12 +10,12 @@ from cggm_med.metrics.metric import load_metrics
 from cggm_med.metrics.regions import (
     FACTS,
     METRICS,
-    case_values,
     definitions,
     empty_rule,
-    region_report,
+    region_case_values,
+    region_scores,
     score_region,
-    summarise,
+    summarise_regions,
 )
 
 
@@ -77,9 +77,9 @@ def test_a_metric_of_another_package_stands_in_rows_summary_tables_and_definitio
     one[0, 0, 0] = True
     rows = [score_region(case, r, one, nothing(), (1, 1, 1), metrics) for case in "ab" for r in ("WT", "TC")]
     assert [(row["wrong"], row["drift_ml"]) for row in rows] == [(1, -2)] * 4
-    mean = summarise(rows, metrics)[-1]
+    mean = summarise_regions(rows, metrics)[-1]
     assert (mean["wrong_mean"], mean["drift_ml_mean"]) == (1, None)  # regions lie inside one another
-    table, cases = (t for t in region_report(rows, (), metrics).tables if "chosen metrics" in t.title)
+    table, cases = (t for t in region_scores(rows, (), metrics).tables if "chosen metrics" in t.title)
     assert table.header == ("region", "wrong voxels", "drift ml")
     assert table.rows == (("WT", "1", "-2.000"), ("TC", "1", "-2.000"), ("mean", "1", "-"))
     assert cases.rows[0] == ("a", "WT", "1", "-2.000")
@@ -91,7 +91,7 @@ def test_a_metric_of_another_package_stands_in_rows_summary_tables_and_definitio
 
 def test_values_for_comparisons_say_which_way_is_better():
     rows = [{"case": "a", "region": r, "dice": 0.5, "wrong": n, "drift_ml": -n} for r, n in (("WT", 3.0), ("TC", 1.0))]
-    assert case_values(rows, [OFF, DRIFT]) == {
+    assert region_case_values(rows, [OFF, DRIFT]) == {
         "wrong voxels WT (lower is better)": {"a": (3, 1)},
         "wrong voxels TC (lower is better)": {"a": (1, 1)},
         "wrong voxels mean (lower is better)": {"a": (2, 1)},

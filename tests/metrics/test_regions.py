@@ -8,10 +8,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from cggm_med.metrics.lesions import lesion_scores
-from cggm_med.metrics.regions import FACTS, METRICS, region_metrics, region_report, score_region, summarise
+from cggm_med.metrics.lesions import lesion_metrics
+from cggm_med.metrics.regions import FACTS, METRICS, region_metrics, region_scores, score_region, summarise_regions
 from cggm_med.metrics.volumes import dice, hausdorff95, sensitivity, specificity, surface_dice, volume_error_ml
-from cggm_med.results.results import Report, print_report
+from cggm_med.results.results import Report, print_results
 
 SPACING = (1.0, 1.5, 2.0)
 PENALTY = 374.0
@@ -24,7 +24,7 @@ def scored(prediction, target, spacing=SPACING, metrics=METRICS):
 def uncropped(prediction, target, spacing=SPACING):
     """Each metric by itself, on the whole volume."""
     p, t = torch.from_numpy(prediction), torch.from_numpy(target)
-    lesions = lesion_scores(p, t, spacing)
+    lesions = lesion_metrics(p, t, spacing)
     return {
         "dice": dice(p, t),
         "hd95_mm": hausdorff95(p, t, spacing, empty_mm=PENALTY),
@@ -130,18 +130,18 @@ CASES = [
 
 
 def report(cases):
-    return Report("brats2021", "cggm", "test", region_report(cases, ()), {}, {})
+    return Report("brats2021", "cggm", "test", region_scores(cases, ()), {}, {})
 
 
 def printed(report, width):
     console = Console(width=width, record=True, file=StringIO())
-    print_report(report, console)
+    print_results(report, console)
     return console.export_text()
 
 
 def test_the_summary_by_hand():
     """Errors without signs 12 and 2; each case's average of the regions' NSD is 0.8 and 0.3, of HD95 52 and 187."""
-    wt, tc, mean = summarise(CASES)
+    wt, tc, mean = summarise_regions(CASES)
     assert (wt["surface_dice_mean"], tc["surface_dice_mean"], mean["surface_dice_mean"]) == pytest.approx(
         (0.7, 0.4, 0.55)
     )
@@ -149,7 +149,7 @@ def test_the_summary_by_hand():
     assert mean["volume_error_ml_mean"] is None
     assert (wt["lesion_hd95_mean"], wt["lesion_hd95_median"]) == (237, 237)
     assert (mean["lesion_hd95_mean"], mean["lesion_hd95_median"]) == (119.5, 119.5)
-    half = summarise([CASES[0], {**CASES[2], "surface_dice": None}])[0]
+    half = summarise_regions([CASES[0], {**CASES[2], "surface_dice": None}])[0]
     assert half["surface_dice_mean"] is None  # of one case only, which says nothing of both
     assert half["sensitivity_mean"] == 1
 

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from cggm_med.metrics.regions import METRICS, head_summary, region_report
-from cggm_med.metrics.regions import summarise as summarise_all
-from cggm_med.results.results import Report, print_report
+from cggm_med.metrics.regions import METRICS, head_summary, region_scores, summarise_regions
+from cggm_med.results.results import Report, print_results
 
 
 def case_row(*values):
@@ -18,7 +17,7 @@ def case_row(*values):
 
 
 def summarise(rows):
-    return summarise_all(rows, METRICS[:2])
+    return summarise_regions(rows, METRICS[:2])
 
 
 CASES = (
@@ -39,16 +38,16 @@ REPORT = Report(
     task="brats2021",
     strategy="cggm",
     split="test",
-    scores=region_report(CASES, HEADS),
+    scores=region_scores(CASES, HEADS),
     rules={"empty region": "missed: Dice 0, HD95 374 mm"},
     provenance={"seed": "0"},
 )
-ONE_CASE = replace(REPORT, scores=region_report(CASES[:2], ()))
+ONE_CASE = replace(REPORT, scores=region_scores(CASES[:2], ()))
 
 
 def printed(report, width=80):
     console = Console(width=width, record=True, file=StringIO())
-    print_report(report, console)
+    print_results(report, console)
     return console.export_text()
 
 
@@ -130,7 +129,7 @@ def test_markdown_tables_have_equally_many_columns():
 
 def test_the_terminal_table_fits_eighty_columns():
     made_up = case_row("d", "TC", 0.0, 374.0, "false", 0.0, 3.0)
-    text = printed(replace(REPORT, scores=region_report((*CASES, made_up), HEADS)))
+    text = printed(replace(REPORT, scores=region_scores((*CASES, made_up), HEADS)))
     assert max(map(len, text.splitlines())) <= 80
     for number in ("0.700 ± 0.265", "3.0 (2.0)", "188.0 (189.0)", "1 missed", "1 made up", "0.750"):
         assert number in text
@@ -143,7 +142,7 @@ def test_the_terminal_shows_heads_only_if_there_are_any():
 
 def test_a_long_table_is_cut_in_markdown_and_whole_in_json():
     many = [{**CASES[0], "case": f"case{i}"} for i in range(250)]
-    report = replace(REPORT, scores=region_report(many, ()))
+    report = replace(REPORT, scores=region_scores(many, ()))
     lines = report.to_markdown().splitlines()
     assert sum(line.startswith("| case") for line in lines) == 1 + 200
     assert "The first 200 of 250 rows; `results.json` has them all." in lines
