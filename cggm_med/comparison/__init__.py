@@ -1,1 +1,1 @@
-"""Strategies compared over seeds: training all runs, and statistics of what they score."""
+"""Comparing strategies over seeds: training all runs, and the statistics of their metrics."""

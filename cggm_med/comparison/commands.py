@@ -1,4 +1,4 @@
-"""The commands ``compare`` and ``rank``: from words to trained runs, tables and files."""
+"""The commands ``compare`` and ``rank``: from their options to trained runs, tables and files."""
 
 from __future__ import annotations
 
@@ -41,33 +41,33 @@ def train_and_compare(
     Args:
         plan: what is the same for all runs.
         strategies: see ``variants.parse_variants``.
-        grid: see there.
+        grid: see ``variants.parse_variants``.
         seeds: how many, or which, separated by commas.
         folds: of a cross-validation, or 0.
         axes: of the tuning, if there is any.
         trials: of the tuning.
-        baseline: name in the tables; default: ``joint``, else the first of all.
+        baseline: name in the tables; default: ``joint``, else the first.
         parallel: runs at once.
         console: for progress and tables.
 
     Raises:
-        ConfigError: for words that say nothing.
+        ConfigError: for options that cannot be parsed.
         OutputError: if the folder holds runs with other settings.
     """
     variants = parse_variants(strategies, grid)
     chosen_seeds = parse_seeds(seeds)
-    labels = [variant.label for variant in variants]
-    reference = baseline or _default_baseline(labels)
-    if reference not in labels:
-        raise ConfigError(f"--baseline {reference} is not among {'; '.join(labels)}")
+    names = [variant.name for variant in variants]
+    reference = baseline or _default_baseline(names)
+    if reference not in names:
+        raise ConfigError(f"--baseline {reference} is not among {'; '.join(names)}")
     with results_folder(plan.folder):
         if axes:
             first = plan_runs(plan, variants[:1], chosen_seeds[:1], folds)[0]
-            variants = tune(plan, variants, axes, trials, first.words, parallel, console.print)
-            reference = variants[labels.index(reference)].label
+            variants = tune(plan, variants, axes, trials, first.assignments, parallel, console.print)
+            reference = variants[names.index(reference)].name
         runs = plan_runs(plan, variants, chosen_seeds, folds)
         failed = train_all(plan, runs, parallel, console.print)
-    folders: dict[Path, str | None] = {run.folder: run.variant.label for run in runs}
+    folders: dict[Path, str | None] = {run.folder: run.variant.name for run in runs}
     for run in failed:
         del folders[Path(run.run)]
     return compare_runs(folders, reference, plan.folder, console, failed)
@@ -83,11 +83,11 @@ def compare_runs(
     """Compare finished runs, write the tables and show them.
 
     Args:
-        folders: of the runs, and what to call each.
-        baseline: name of what the others are compared with; default: ``joint``, else the first of all.
+        folders: of the runs, and the name of each; None: from its settings.
+        baseline: name of the strategy that the others are compared with; default: ``joint``, else the first.
         out: folder to write to.
         console: for the tables.
-        failed: runs that are known to take no part.
+        failed: runs that could not be trained, to be listed.
     """
     runs, excluded = comparable_runs(folders)
     reference = baseline or _default_baseline([run.name for run in runs])
@@ -105,17 +105,17 @@ def _default_baseline(names: Sequence[str]) -> str:
 
 
 def rank_tasks(folders: Sequence[Path], out: Path | None, console: Console) -> Table:
-    """Rank of each strategy in each comparison, by its mean, and the mean rank over all.
+    """Rank each strategy in each comparison by its mean, and by its mean rank over all comparisons.
 
     Args:
-        folders: that ``compare`` wrote.
+        folders: written by ``compare``.
         out: Markdown file to write, or None.
         console: for the table.
 
     Raises:
-        DataError: if a folder holds no comparison, or no strategy stands in all of them.
+        DataError: if a folder holds no comparison, or fewer than two strategies are in all of them.
     """
-    found = {}
+    comparisons = {}
     for folder in folders:
         try:
             content = json.loads((folder / "comparison.json").read_text())
@@ -125,23 +125,23 @@ def rank_tasks(folders: Sequence[Path], out: Path | None, console: Console) -> T
             raise DataError(
                 f"{folder} holds no comparison ({error}); name folders that 'cggm-med compare' wrote"
             ) from error
-        found[f"{content['task']} ({folder.name})"] = (means, content["lower_is_better"])
-    common = [name for name in next(iter(found.values()))[0] if all(name in means for means, _ in found.values())]
+        comparisons[f"{content['task']} ({folder.name})"] = (means, content["lower_is_better"])
+    first, _ = next(iter(comparisons.values()))
+    common = [name for name in first if all(name in means for means, _ in comparisons.values())]
     if len(common) < 2:
         raise DataError(f"{len(common)} strategies stand in all of {', '.join(map(str, folders))}, expected at least 2")
-    places = {what: ranks({name: means[name] for name in common}, lower) for what, (means, lower) in found.items()}
-    average = {name: statistics.fmean(of[name] for of in places.values()) for name in common}
-    order = sorted(common, key=average.__getitem__)
+    places = {c: ranks({name: means[name] for name in common}, lower) for c, (means, lower) in comparisons.items()}
+    average = {name: statistics.fmean(place[name] for place in places.values()) for name in common}
     lines = tuple(
-        (name, *(f"{places[w][name]:g} ({rounded(found[w][0][name])})" for w in found), f"{average[name]:.2f}")
-        for name in order
+        (name, *(f"{places[c][name]:g} ({rounded(comparisons[c][0][name])})" for c in places), f"{average[name]:.2f}")
+        for name in sorted(common, key=average.__getitem__)
     )
     title = f"rank of the mean among {len(common)} strategies, and the mean"
-    if len(found) > 2 and len(common) > 2:
-        # Friedman 1937: do the strategies differ at all, seen over the tasks?
-        p = stats.friedmanchisquare(*([places[w][name] for w in found] for name in common)).pvalue
+    if len(places) > 2 and len(common) > 2:
+        # Friedman 1937: do the strategies differ at all over the tasks?
+        p = stats.friedmanchisquare(*([place[name] for place in places.values()] for name in common)).pvalue
         title += f"; Friedman test that all are alike: p {p_text(float(p))}"
-    table = Table(title, ("strategy", *found, "mean rank"), lines)
+    table = Table(title, ("strategy", *places, "mean rank"), lines)
     print_table(table, console, fold=True)
     if out is not None:
         write_text(out, f"# {title[0].upper()}{title[1:]}\n\n{markdown_table(table.header, table.rows)}\n")
@@ -150,7 +150,7 @@ def rank_tasks(folders: Sequence[Path], out: Path | None, console: Console) -> T
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Seeds from how many, or from a list.
+    """Seeds from their number, or from a list.
 
     Example:
         >>> parse_seeds("3"), parse_seeds("3,7")

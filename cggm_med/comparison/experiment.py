@@ -1,4 +1,4 @@
-"""Trains the runs of a comparison: strategies x seeds x folds under one budget, each run in a process of its own."""
+"""Training the runs of a comparison: strategies x seeds x folds, each run in its own process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from cggm_med import registry
-from cggm_med.comparison.selection import NEITHER
+from cggm_med.comparison.selection import IRRELEVANT
 from cggm_med.comparison.variants import Variant, parse_axis
 from cggm_med.config import Tree, flat, parse_overrides, read_file, to_tree
 from cggm_med.data.splits import cross_validation, read_splits, write_splits
@@ -30,7 +30,7 @@ from cggm_med.runs.settings import completed, make_config
 from cggm_med.task.base import Task
 
 PROGRAM = (sys.executable, "-m", "cggm_med.cli")
-MAX_PARALLEL = 4  # runs at once on a CPU unless told otherwise
+MAX_PARALLEL = 4  # runs at once on a CPU by default
 Say = Callable[[str], object]
 
 
@@ -41,10 +41,10 @@ class Plan:
     Attributes:
         folder: of the comparison.
         task: registered name.
-        preset: of the task; None is what suits the data.
+        preset: of the task; None: the one that suits the data.
         config: file with settings.
-        overrides: settings of the command line.
-        words: the same as words for ``--set``.
+        overrides: settings from the command line.
+        assignments: the same as ``SECTION.KEY=VALUE``, for ``--set``.
         subsets: also score every subset of the modalities.
     """
 
@@ -53,43 +53,43 @@ class Plan:
     preset: str | None
     config: Path | None
     overrides: Tree
-    words: tuple[str, ...]
+    assignments: tuple[str, ...]
     subsets: bool = False
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run that is to be there in the end.
+    """One run of a comparison, trained or not.
 
     Attributes:
         folder: of the run.
-        variant: how it balances.
-        words: further settings, such as the seed.
+        variant: its strategy and settings.
+        assignments: further settings, such as the seed, as ``SECTION.KEY=VALUE``.
     """
 
     folder: Path
     variant: Variant
-    words: tuple[str, ...]
+    assignments: tuple[str, ...]
 
     @property
     def log(self) -> Path:
-        """What the run says, beside its folder, which it must find empty."""
+        """The run's output, beside its folder, which must be empty when the run starts."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
     @property
-    def asked(self) -> Path:
-        """The settings it was begun with, where those that the data decide are still open."""
+    def requested(self) -> Path:
+        """The settings it was started with, in which those that the data decide are still open."""
         return self.folder.with_name(f"{self.folder.name}.asked.yaml")
 
 
 def plan_runs(plan: Plan, variants: Sequence[Variant], seeds: Sequence[int], folds: int) -> list[PlannedRun]:
-    """All runs, seed by seed, so that a comparison that was stopped has whole seeds.
+    """All runs, seed by seed, so that an interrupted comparison has complete seeds.
 
     Args:
         plan: what is the same for all.
         variants: what is compared.
         seeds: of the runs.
-        folds: 0 for the splits that the settings say, else of a cross-validation, whose files are written.
+        folds: of a cross-validation, whose split files are written; 0 for the splits of the settings.
 
     Raises:
         DataError: if the data cannot be divided into so many folds.
@@ -98,24 +98,24 @@ def plan_runs(plan: Plan, variants: Sequence[Variant], seeds: Sequence[int], fol
     files = _fold_files(plan, variants[0], folds) if folds else [None]
     runs = []
     for seed, file, variant in itertools.product(seeds, files, variants):
-        name, words = f"seed-{seed}", [f"train.seed={seed}"]
+        name, assignments = f"seed-{seed}", [f"train.seed={seed}"]
         if file is not None:
-            name, words = f"{name}-{file.stem}", [*words, f"data.splits={os.path.abspath(file)}"]
-        runs.append(PlannedRun(plan.folder / "runs" / variant.folder / name, variant, tuple(words)))
+            name, assignments = f"{name}-{file.stem}", [*assignments, f"data.splits={os.path.abspath(file)}"]
+        runs.append(PlannedRun(plan.folder / "runs" / variant.folder / name, variant, tuple(assignments)))
     return runs
 
 
 def train_all(plan: Plan, runs: Sequence[PlannedRun], parallel: int | None, say: Say) -> list[Excluded]:
-    """Train what is not trained yet; runs that were stopped go on where they were.
+    """Train the runs that are not trained yet; interrupted ones are resumed.
 
     Args:
         plan: what is the same for all.
         runs: see ``plan_runs``.
-        parallel: how many at once; default: one a GPU, else one a CPU core up to four.
-        say: told when a run begins or ends.
+        parallel: how many at once; default: one per GPU, else one per CPU core up to four.
+        say: called with a line of progress when runs start or end.
 
     Returns:
-        Runs that failed, with what they said last.
+        Runs that failed, with the reason.
 
     Raises:
         OutputError: if a folder holds a run with other settings.
@@ -148,9 +148,9 @@ def train_all(plan: Plan, runs: Sequence[PlannedRun], parallel: int | None, say:
                 free.append(slot)
                 done += 1
                 left = (time.monotonic() - started) / done * (len(todo) - done) / 60
-                where = f"{process.run.variant.label}, {process.run.folder.name}"
+                where = f"{process.run.variant.name}, {process.run.folder.name}"
                 if code:
-                    failed.append(Excluded(str(process.run.folder), f"failed: {process.last_words()}"))
+                    failed.append(Excluded(str(process.run.folder), f"failed: {process.last_error()}"))
                     say(f"{done}/{len(todo)} {where}: {failed[-1].reason}; all it said: {process.run.log}")
                 else:
                     say(f"{done}/{len(todo)} {where}: done, about {left:.0f} min left")
@@ -165,7 +165,7 @@ def tune(
     variants: Sequence[Variant],
     axes: Sequence[str],
     trials: int | None,
-    words: Sequence[str],
+    assignments: Sequence[str],
     parallel: int | None,
     say: Say,
 ) -> tuple[Variant, ...]:
@@ -174,42 +174,40 @@ def tune(
     Args:
         plan: what is the same for all runs.
         variants: what is compared.
-        axes: words ``KEY=VALUE,VALUE`` whose combinations are tried.
+        axes: ``KEY=VALUE,VALUE`` each; their combinations are tried.
         trials: how many of them, drawn with a fixed seed; default: all.
-        words: further settings of the trials, such as the seed and the splits of the first fold.
+        assignments: further settings of the trials, such as the seed and the splits of the first fold.
         parallel: see ``train_all``.
-        say: told what was chosen.
+        say: called with what was chosen.
 
     Raises:
-        ConfigError: if a variant has no trial that ended with a validation score.
+        ConfigError: if no trial of a variant has a validation score.
     """
-    found = [parse_axis(word, "--tune") for word in axes]
-    points = [dict(zip((key for key, _ in found), p, strict=True)) for p in itertools.product(*(v for _, v in found))]
+    keys, values = zip(*(parse_axis(axis, "--tune") for axis in axes), strict=True)
+    points = [dict(zip(keys, point, strict=True)) for point in itertools.product(*values)]
     random.Random(0).shuffle(points)  # noqa: S311 - a draw of settings, no secret
     points = points[:trials]
-    by_variant: dict[Variant, list[tuple[Variant, PlannedRun]]] = {}
+    by_variant: dict[Variant, list[PlannedRun]] = {}
     for variant in variants:
-        for point in points:
-            tried = variant.also(point)
-            run = PlannedRun(plan.folder / "tuning" / tried.folder, tried, tuple(words))
-            by_variant.setdefault(variant, []).append((tried, run))
+        tried = [variant.with_settings(point) for point in points]
+        by_variant[variant] = [PlannedRun(plan.folder / "tuning" / t.folder, t, tuple(assignments)) for t in tried]
     say(f"tuning: {len(points)} trials for each of {len(variants)} strategies, chosen by validation")
-    train_all(replace(plan, subsets=False), [run for runs in by_variant.values() for _, run in runs], parallel, say)
+    train_all(replace(plan, subsets=False), [run for runs in by_variant.values() for run in runs], parallel, say)
+    better = min if registry.load(registry.TASKS, plan.task).lower_is_better else max
     chosen = []
-    for variant, tried_runs in by_variant.items():
-        scores = [(best_validation(plan, run.folder), tried) for tried, run in tried_runs]
+    for variant, runs in by_variant.items():
+        scores = [(best_validation(plan, run.folder), run.variant) for run in runs]
         known = [(score, tried) for score, tried in scores if score is not None]
         if not known:
-            raise ConfigError(f"no trial of '{variant.label}' has a validation score; set data.validation above 0")
-        lower = registry.load(registry.TASKS, plan.task).lower_is_better
-        best = (min if lower else max)(known, key=lambda x: x[0])
-        say(f"tuned: {best[1].label} (validation {best[0]:.3f})")
-        chosen.append(best[1])
+            raise ConfigError(f"no trial of '{variant.name}' has a validation score; set data.validation above 0")
+        score, best = better(known, key=lambda trial: trial[0])
+        say(f"tuned: {best.name} (validation {score:.3f})")
+        chosen.append(best)
     return tuple(chosen)
 
 
 def best_validation(plan: Plan, folder: Path) -> float | None:
-    """The best validation score of a run, if it is finished and was validated."""
+    """The best validation score of a run, if it has finished and was validated."""
     run = RunFolder(folder)
     if not run.results.exists():
         return None
@@ -223,11 +221,10 @@ class _Process:
     """The commands of one run, one after the other."""
 
     def __init__(self, plan: Plan, run: PlannedRun, environment: Mapping[str, str]) -> None:
-        self.run, self.environment = run, environment
-        self.plan = plan
+        self.plan, self.run, self.environment = plan, run, environment
         run.folder.parent.mkdir(parents=True, exist_ok=True)
         if not RunFolder(run.folder).config.exists():
-            write_text(run.asked, yaml.safe_dump(_settings(plan, run), sort_keys=False))
+            write_text(run.requested, yaml.safe_dump(_settings(plan, run), sort_keys=False))
         self.log: IO[bytes] = run.log.open("wb")
         self.process = self._start(next(_commands(plan, run)))
 
@@ -244,20 +241,20 @@ class _Process:
         return None
 
     def stop(self) -> None:
-        """Let it write what it needs to be resumed."""
+        """Interrupt it, so that it writes what it needs to be resumed."""
         self.process.send_signal(signal.SIGINT)
         self.process.wait()
         self.log.close()
 
-    def last_words(self) -> str:
+    def last_error(self) -> str:
         """The last line that names an error, else the last line."""
         lines = [line.strip() for line in self.run.log.read_text(errors="replace").splitlines() if line.strip()]
         errors = [line for line in lines if "Error" in line or "NonFinite" in line or "Unknown" in line]
         return (errors or lines or [f"exit code {self.process.returncode}"])[-1]
 
-    def _start(self, words: Sequence[str]) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(  # noqa: S603 - this program, with words of its own
-            [*PROGRAM, *words],
+    def _start(self, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(  # noqa: S603 - this program, with its own arguments
+            [*PROGRAM, *arguments],
             env=self.environment,
             stdout=self.log,
             stderr=subprocess.STDOUT,
@@ -266,55 +263,55 @@ class _Process:
 
 
 def _commands(plan: Plan, run: PlannedRun) -> Iterator[list[str]]:
-    """What is still to be done for a run."""
+    """Arguments of the commands that a run still needs, the next one first."""
     folder = RunFolder(run.folder)
     if not folder.results.exists():
         if folder.config.exists():
             yield ["train", "--resume", str(run.folder)]
         else:
-            yield _train_words(plan, run)
+            yield _train_command(plan, run)
     elif plan.subsets and not (run.folder / "subsets").exists():
         yield ["evaluate", str(run.folder), "--subsets", "all"]
 
 
-def _train_words(plan: Plan, run: PlannedRun) -> list[str]:
-    words = ["train", "--task", plan.task, "--strategy", run.variant.strategy, "--out", str(run.folder)]
-    words += ["--preset", plan.preset] if plan.preset else []
-    words += ["--config", str(plan.config)] if plan.config else []
+def _train_command(plan: Plan, run: PlannedRun) -> list[str]:
+    command = ["train", "--task", plan.task, "--strategy", run.variant.strategy, "--out", str(run.folder)]
+    command += ["--preset", plan.preset] if plan.preset else []
+    command += ["--config", str(plan.config)] if plan.config else []
     path = plan.overrides.get("data", {}).get("path")
-    words += ["--data", path] if path else []
-    for setting in (*plan.words, *run.variant.words, *run.words):
-        words += ["--set", setting]
-    return words
+    command += ["--data", path] if path else []
+    for setting in (*plan.assignments, *run.variant.assignments, *run.assignments):
+        command += ["--set", setting]
+    return command
 
 
 def _settings(plan: Plan, run: PlannedRun) -> Tree:
     layers = [read_file(plan.config)] if plan.config else []
-    layers += [plan.overrides, run.variant.overrides(), parse_overrides(list(run.words))]
+    layers += [plan.overrides, run.variant.overrides(), parse_overrides(list(run.assignments))]
     return to_tree(make_config(plan.task, layers, preset=plan.preset, strategy=run.variant.strategy))
 
 
 def _require_same(plan: Plan, run: PlannedRun) -> None:
-    """Refuse a folder whose run has other settings; what is asked for is checked as well, before anything begins."""
+    """Refuse a folder whose run has other settings; this also checks the requested settings before any run starts."""
     wanted = flat(_settings(plan, run))
     folder = RunFolder(run.folder)
     if not folder.config.exists():
         return
-    if run.asked.exists():
-        stored = flat(completed(read_file(run.asked)))
-    else:  # trained by hand: what the data decided cannot be told from what was asked for
+    if run.requested.exists():
+        stored = flat(completed(read_file(run.requested)))
+    else:  # trained by hand: requested settings cannot be told from those that the data decided
         left_open = {k for k, value in wanted.items() if value is None or (k, value) == ("train.steps_per_epoch", 0)}
         stored = {k: value for k, value in flat(completed(folder.stored_settings())).items() if k not in left_open}
-    other = [k for k, value in wanted.items() if k not in NEITHER and stored.get(k, value) != value]
+    other = [k for k, value in wanted.items() if k not in IRRELEVANT and stored.get(k, value) != value]
     if other or stored.get("train.seed") != wanted["train.seed"]:
-        said = "; ".join(f"{k}: {stored.get(k)} != {wanted[k]}" for k in other or ["train.seed"])
+        changed = "; ".join(f"{k}: {stored.get(k)} != {wanted[k]}" for k in other or ["train.seed"])
         raise OutputError(
-            f"{run.folder} holds a run with other settings (run != now): {said}; choose another folder with --out"
+            f"{run.folder} holds a run with other settings (run != now): {changed}; choose another folder with --out"
         )
 
 
 def _fold_files(plan: Plan, variant: Variant, folds: int) -> list[Path]:
-    """A file with the splits of each fold, written unless it is there already."""
+    """The split file of each fold, written unless it exists."""
     task = _task(plan, variant)
     task.find(lambda line: None)
     validation = task.config.data.validation

@@ -1,4 +1,4 @@
-"""Picture of a comparison: what each strategy scores more or less than the baseline, with its 95 % interval."""
+"""Figure of a comparison: the difference of each strategy to the baseline, with its 95 % interval."""
 
 from __future__ import annotations
 
@@ -7,30 +7,25 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cggm_med.comparison.compare import Comparison, Row
+from cggm_med.comparison.compare import Comparison, ComparisonRow
 from cggm_med.plots.segmentation import FUSED_COLOUR, LINE_COLOURS, write_figure
 from cggm_med.runs.finished import OVER_SUBSETS
 
 
 def comparison_figure(path: Path, comparison: Comparison) -> None:
-    """A line for each strategy, a panel for the score that comes first and, if computed, one for its mean over subsets.
+    """One line per strategy, one panel for the first metric and, if computed, one for its mean over subsets, as PNG.
 
-    A filled marker says that the interval leaves out zero; the number at the right is the strategy's own mean.
-
-    Args:
-        path: PNG file to write.
-        comparison: what to draw.
+    A filled marker says that the interval excludes zero; the number at the right is the strategy's own mean.
     """
-    shown = [s for s in comparison.scores if s in (comparison.scores[0], f"{comparison.chosen_by}, {OVER_SUBSETS}")]
-    rows = {score: comparison.of_score(score) for score in shown}
+    metrics = [m for m in comparison.metrics if m in (comparison.metrics[0], f"{comparison.chosen_by}, {OVER_SUBSETS}")]
     names = comparison.names
-    size = (3.0 + 3.9 * len(shown), 1.3 + 0.3 * len(names))
+    size = (3.0 + 3.9 * len(metrics), 1.3 + 0.3 * len(names))
     figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-    for ax, score in zip(axes, shown, strict=True):
-        _panel(ax, rows[score], comparison.baseline)
+    axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    for ax, metric in zip(axes, metrics, strict=True):
+        _panel(ax, comparison.of_metric(metric), comparison.baseline)
         better = "lower is better" if comparison.lower_is_better else "higher is better"
-        ax.set_title(f"{score} ({better})", fontsize=11)
+        ax.set_title(f"{metric} ({better})", fontsize=11)
         ax.set_xlabel(f"difference to {comparison.baseline}, 95 % interval")
     axes[0].set_yticks(range(len(names)), names)
     axes[0].set_ylim(len(names) - 0.4, -0.6)
@@ -40,7 +35,7 @@ def comparison_figure(path: Path, comparison: Comparison) -> None:
     write_figure(path, figure)
 
 
-def _panel(ax: Axes, rows: list[Row], baseline: str) -> None:
+def _panel(ax: Axes, rows: list[ComparisonRow], baseline: str) -> None:
     ax.axvline(0, color="0.4", lw=0.9, zorder=0)
     for y, row in enumerate(rows):
         if row.difference is not None:

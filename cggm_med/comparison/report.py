@@ -1,4 +1,4 @@
-"""Writes a comparison: Markdown, CSV and JSON, and its tables for a terminal."""
+"""Writing a comparison as Markdown, CSV, JSON and PNG, and its tables for a terminal."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cggm_med.comparison.compare import Comparison, Row, mean_value
+from cggm_med.comparison.compare import Comparison, ComparisonRow, mean_value
 from cggm_med.comparison.figure import comparison_figure
 from cggm_med.files import write_json, write_text
+from cggm_med.metrics.regions import LOWER_IS_BETTER
 from cggm_med.results.aggregate import mean, median
 from cggm_med.results.tables import Table, csv_text, markdown_table, rounded
 from cggm_med.runs.finished import OVER_SUBSETS
@@ -28,8 +29,6 @@ RULES = {
     "time": "processor time of the training over that of the baseline; minutes are on the clock, median over runs",
     "memory": "the most that the training process held, or on a GPU what torch allocated; median over runs",
 }
-
-
 SCORE_HEADER = (
     "strategy",
     "runs",
@@ -72,12 +71,12 @@ def write_comparison(folder: Path, comparison: Comparison, provenance: Mapping[s
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
-    """For people: the score that comes first, other scores, subsets of the modalities, cost, and who takes no part."""
+    """Tables of the first metric, other metrics, subsets of the modalities, cost, and runs that were left out."""
     tables = []
-    for score in comparison.scores:
-        rows = tuple(_score_cells(row) for row in comparison.of_score(score))
-        title = score + (" (lower is better)" if comparison.lower_is_better and score == comparison.chosen_by else "")
-        detail = score not in (comparison.scores[0], f"{comparison.chosen_by}, {OVER_SUBSETS}")
+    for metric in comparison.metrics:
+        rows = tuple(_score_cells(row) for row in comparison.of_metric(metric))
+        title = metric + (LOWER_IS_BETTER if comparison.lower_is_better and metric == comparison.chosen_by else "")
+        detail = metric not in (comparison.metrics[0], f"{comparison.chosen_by}, {OVER_SUBSETS}")
         tables.append(Table(title, SCORE_HEADER, rows, detail=detail))
     if subsets := _subset_table(comparison):
         tables.append(subsets)
@@ -89,7 +88,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 
 
 def shown_in_terminal(table: Table) -> Table:
-    """The table without what a terminal has no room for; the files have it."""
+    """The table without the columns that a terminal has no room for; the files have them."""
     if table.header != SCORE_HEADER:
         return table
     kept = [0, 2, 4, 5, 7, 8]
@@ -99,14 +98,14 @@ def shown_in_terminal(table: Table) -> Table:
 
 
 def run_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """One row a run: seed, number of cases, every score, cost."""
-    found = []
+    """One row per run: seed, number of cases, every metric, cost."""
+    rows = []
     for run in comparison.runs:
-        means = {score: mean_value(values) for score, values in run.values.items()}
+        means = {metric: mean_value(values) for metric, values in run.values.items()}
         cost = {key: run.cost.get(key) for key in ("seconds", "cpu_seconds", "peak_memory_bytes", "threads", "device")}
         plain = {"strategy": run.name, "seed": run.seed, "cases": len(run.tested), "first_case": min(run.tested)}
-        found.append({**plain, **run.report.scores.headline, **means, **cost, "folder": str(run.path)})
-    return found
+        rows.append({**plain, **run.report.scores.headline, **means, **cost, "folder": str(run.path)})
+    return rows
 
 
 def signed(value: float | None) -> str:
@@ -123,7 +122,7 @@ def _interval(ends: tuple[float, float] | None, text: Callable[[float], str]) ->
     return "-" if ends is None else f"[{text(ends[0])}, {text(ends[1])}]"
 
 
-def _score_cells(row: Row) -> tuple[str, ...]:
+def _score_cells(row: ComparisonRow) -> tuple[str, ...]:
     return (
         row.name,
         str(row.runs) + (f" ({row.paired} paired)" if row.difference is not None and row.paired < row.runs else ""),
@@ -138,7 +137,7 @@ def _score_cells(row: Row) -> tuple[str, ...]:
 
 
 def _subset_table(comparison: Comparison) -> Table | None:
-    """Mean score of each strategy from each subset of the modalities, over all runs."""
+    """Mean of the first metric of each strategy with each subset of the modalities, over all runs."""
     if not any(run.subsets for run in comparison.runs):
         return None
     subsets = list(dict.fromkeys(row["subset"] for run in comparison.runs for row in run.subsets))
@@ -147,13 +146,13 @@ def _subset_table(comparison: Comparison) -> Table | None:
         cells = []
         for subset in subsets:
             means = [
-                mean([v / n for v, n in run.task_class.case_values(mine)[comparison.chosen_by].values()])
+                mean([v / n for v, n in run.task_class.case_values(cases)[comparison.chosen_by].values()])
                 for run in comparison.runs
-                if run.name == name and (mine := [row for row in run.subsets if row["subset"] == subset])
+                if run.name == name and (cases := [row for row in run.subsets if row["subset"] == subset])
             ]
             cells.append(rounded(mean(means)))
         rows.append((name, *cells))
-    # Subsets stand in rows, since a table of fifteen columns is too wide.
+    # Subsets are rows, since a table of fifteen columns is too wide.
     turned = tuple(zip(*rows, strict=True))
     body = tuple((subset, *cells) for subset, cells in zip(subsets, turned[1:], strict=True))
     return Table(f"{comparison.chosen_by} by subset of the modalities", ("subset", *turned[0]), body, detail=True)
@@ -164,8 +163,8 @@ def _cost_table(comparison: Comparison) -> Table:
         return median([run.cost[key] for run in comparison.runs if run.name == name and run.cost.get(key)])
 
     def ratio(name: str, key: str) -> str:
-        mine, other = usual(name, key), usual(comparison.baseline, key)
-        return "-" if mine is None or other is None else f"{mine / other:.2f}"
+        own, baseline = usual(name, key), usual(comparison.baseline, key)
+        return "-" if own is None or baseline is None else f"{own / baseline:.2f}"
 
     def scaled(value: float | None, unit: float) -> str:
         return "-" if value is None else f"{value / unit:.2f}"
@@ -196,7 +195,7 @@ def _markdown(comparison: Comparison, tables: Sequence[Table], provenance: Mappi
     return "\n\n".join(parts) + "\n"
 
 
-def _plain(row: Row) -> dict[str, Any]:
+def _plain(row: ComparisonRow) -> dict[str, Any]:
     """One row with the ends of its intervals side by side."""
     plain = asdict(row)
     for key in ("interval", "difference_interval"):

@@ -1,4 +1,4 @@
-"""Which finished runs can be compared with one another, and what tables call them."""
+"""Choosing the finished runs that can be compared with one another, and naming them."""
 
 from __future__ import annotations
 
@@ -6,28 +6,24 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from cggm_med.comparison.variants import label
+from cggm_med.comparison.variants import variant_name
 from cggm_med.config import Tree, flat, to_tree
 from cggm_med.errors import CggmMedError
 from cggm_med.runs.finished import Excluded, FinishedRun
 from cggm_med.runs.settings import make_config
 from cggm_med.training.checkpoint import FREE_SETTINGS
 
-SAME = (
-    "task",
-    "data",
-    "preset",
-    "split",
-)  # sections in which runs must agree; a difference elsewhere becomes part of the name
-NEITHER = {*FREE_SETTINGS, "train.seed", "strategy.name"}  # settings that neither forbid a comparison nor name a run
+# Runs must agree in these sections; a difference elsewhere becomes part of the name.
+SHARED_SECTIONS = ("task", "data", "preset", "split")
+IRRELEVANT = {*FREE_SETTINGS, "train.seed", "strategy.name"}  # settings that neither forbid a comparison nor name a run
 
 
 def comparable_runs(folders: Mapping[Path, str | None]) -> tuple[list[FinishedRun], list[Excluded]]:
     """Read runs and leave out, with the reason, those that cannot be compared with most of the others.
 
     Args:
-        folders: of runs, and what to call each; by default, a run is called by its strategy and all settings that are
-            not that strategy's defaults, but for those that all runs share.
+        folders: of runs, and the name of each; default: its strategy and all settings that are not that strategy's
+            defaults, except those that all runs share.
     """
     runs: list[FinishedRun] = []
     excluded: list[Excluded] = []
@@ -45,10 +41,10 @@ def comparable_runs(folders: Mapping[Path, str | None]) -> tuple[list[FinishedRu
     for run in runs:
         reason = None
         if _shared(run) != usual:
-            mine, theirs = dict(_shared(run)), dict(usual)
-            keys = sorted(key for key in {*mine, *theirs} if mine.get(key) != theirs.get(key))
-            reason = "; ".join(f"{key} is {mine.get(key)}, of most runs {theirs.get(key)}" for key in keys)
-        elif other := [c for c, of in run.contents.items() if known.setdefault(c, of["prepared"]) != of["prepared"]]:
+            own, others = dict(_shared(run)), dict(usual)
+            keys = sorted(key for key in {*own, *others} if own.get(key) != others.get(key))
+            reason = "; ".join(f"{key} is {own.get(key)}, of most runs {others.get(key)}" for key in keys)
+        elif other := [c for c, d in run.contents.items() if known.setdefault(c, d["prepared"]) != d["prepared"]]:
             reason = f"{len(other)} of its cases hold other data under the same name ({', '.join(other[:3])})"
         elif twin := seen.get((run.name, run.pair)):
             reason = f"the same strategy, settings, seed and cases as {twin}"
@@ -81,7 +77,7 @@ def without_common(names: Iterable[str]) -> dict[str, str]:
 
 
 def _read(folder: Path, name: str | None) -> FinishedRun:
-    """One run, of which every file that counts is read now, so that a damaged run is left out."""
+    """One run; every file that the comparison needs is read now, so that a damaged run is left out."""
     run = FinishedRun(folder)
     run.name = name or run.whole(run.folder.config, lambda file: _name(run.settings))
     _ = run.report, run.values, run.seed, run.contents, run.splits, run.cost
@@ -89,9 +85,11 @@ def _read(folder: Path, name: str | None) -> FinishedRun:
 
 
 def _shared(run: FinishedRun) -> tuple[tuple[str, str], ...]:
-    """In what runs must agree, as text."""
+    """The settings in which runs must agree, as text."""
     settings = {**flat(run.settings), "split": run.report.split}
-    same = {key: value for key, value in settings.items() if key.split(".")[0] in SAME and key not in NEITHER}
+    same = {
+        key: value for key, value in settings.items() if key.split(".")[0] in SHARED_SECTIONS and key not in IRRELEVANT
+    }
     return tuple(sorted((key, str(value)) for key, value in same.items()))
 
 
@@ -102,9 +100,9 @@ def _name(stored: Tree) -> str:
     own = {
         key: str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
         for key, value in flat(stored).items()
-        if key not in NEITHER
-        and key.split(".")[0] not in SAME
+        if key not in IRRELEVANT
+        and key.split(".")[0] not in SHARED_SECTIONS
         and value != plain.get(key)
-        and (key != "train.steps_per_epoch" or plain.get(key))  # 0 is replaced by what the data say
+        and (key != "train.steps_per_epoch" or plain.get(key))  # 0 is replaced by a number from the data
     }
-    return label(strategy, own)
+    return variant_name(strategy, own)

@@ -16,8 +16,8 @@ def seed_scores(sums: Array, counts: Array) -> Array:
     """Score of each seed, ``(seed,)``: the mean over its cases; NaN where it has none.
 
     Args:
-        sums: ``(seed, case)``, what was scored in all of a case, such as right utterances.
-        counts: ``(seed, case)``, of how many; 0 where a seed did not test a case.
+        sums: ``(seed, case)``, sum over a case, such as the number of correct utterances.
+        counts: ``(seed, case)``, number of summands; 0 where a seed did not test a case.
 
     Example:
         >>> seed_scores(np.array([[1.0, 2.0]]), np.array([[1.0, 4.0]]))
@@ -30,7 +30,7 @@ def seed_scores(sums: Array, counts: Array) -> Array:
 def bootstrap_interval(
     sums: Array, counts: Array, *, resamples: int = 10_000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile interval of the mean over seeds of ``seed_scores``, when seeds and cases are drawn again.
+    """Percentile interval of the mean over seeds of ``seed_scores``, when seeds and cases are resampled.
 
     Seeds and cases are drawn independently of one another, each with replacement, and a case keeps its weight in every
     seed that tested it (the pigeonhole bootstrap of Owen 2007, https://doi.org/10.1214/07-AOAS122): a case that is hard
@@ -40,8 +40,8 @@ def bootstrap_interval(
         sums: ``(seed, case)``, see ``seed_scores``.
         counts: ``(seed, case)``.
         resamples: how many.
-        seed: of the draws.
-        level: share of the draws inside the interval.
+        seed: of the random numbers.
+        level: share of the resamples inside the interval.
 
     Returns:
         Lower and upper end.
@@ -51,27 +51,27 @@ def bootstrap_interval(
     means: list[Array] = []
     for done in range(0, resamples, 500):  # in parts, since weights of 3,000 cases take memory
         n = min(500, resamples - done)
-        of_seed, of_case = _drawn(random, n, seeds), _drawn(random, n, cases)
-        total = of_case @ counts.T
-        score = np.divide(of_case @ sums.T, total, out=np.zeros_like(total), where=total > 0)
-        weight = of_seed * (total > 0)
+        seed_weight, case_weight = _drawn(random, n, seeds), _drawn(random, n, cases)
+        total = case_weight @ counts.T
+        score = np.divide(case_weight @ sums.T, total, out=np.zeros_like(total), where=total > 0)
+        weight = seed_weight * (total > 0)
         kept = weight.sum(1) > 0
         means.append((weight * score).sum(1)[kept] / weight.sum(1)[kept])
     low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
-def _drawn(random: np.random.Generator, times: int, things: int) -> Array:
-    """How often each thing is drawn when as many are drawn as there are, ``(time, thing)``."""
-    drawn = random.integers(things, size=(times, things)) + np.arange(times)[:, None] * things
-    return np.bincount(drawn.ravel(), minlength=times * things).reshape(times, things).astype(float)
+def _drawn(random: np.random.Generator, times: int, count: int) -> Array:
+    """How often each of ``count`` is among ``count`` draws with replacement, ``(time, count)``."""
+    drawn = random.integers(count, size=(times, count)) + np.arange(times)[:, None] * count
+    return np.bincount(drawn.ravel(), minlength=times * count).reshape(times, count).astype(float)
 
 
 def paired_p_value(differences: Sequence[float], test_share: float = 0.0) -> float | None:
     """Two-sided p-value of a paired t-test over runs, corrected for the training data that the runs share.
 
-    Runs on random splits or folds of one data set are not independent, and the plain test finds differences that are
-    none. Nadeau and Bengio 2003 (https://doi.org/10.1023/A:1024068626366) multiply the variance by
+    Runs on random splits or folds of one data set are not independent, and the plain test finds differences where there
+    are none. Nadeau and Bengio 2003 (https://doi.org/10.1023/A:1024068626366) multiply the variance by
     ``1 / n + n_test / n_train`` instead of ``1 / n``; Bouckaert and Frank 2004 recommend it for repeated
     cross-validation.
 
@@ -81,7 +81,7 @@ def paired_p_value(differences: Sequence[float], test_share: float = 0.0) -> flo
             runs have the same one, which gives the plain test.
 
     Returns:
-        None for fewer than two runs, and where all differ from zero by the same.
+        None for fewer than two runs, and where all differences are the same but not 0.
 
     Example:
         >>> round(paired_p_value([0.1, 0.3, 0.2]), 4), round(paired_p_value([0.1, 0.3, 0.2], test_share=0.25), 4)
@@ -98,10 +98,10 @@ def paired_p_value(differences: Sequence[float], test_share: float = 0.0) -> flo
 
 
 def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
-    """P-values that allow for how many there are: Holm 1979, https://www.jstor.org/stable/4615733.
+    """P-values corrected for their number: Holm 1979, https://www.jstor.org/stable/4615733.
 
     Args:
-        p_values: by name; None is no test and is not counted.
+        p_values: by name; None means no test, which is not counted.
 
     Example:
         >>> holm({"a": 0.01, "b": 0.04, "c": None, "d": 0.03})

@@ -22,7 +22,7 @@ def compared(folders, baseline="joint", names=None):
 
 
 def row(comparison, name, score="Dice mean"):
-    (found,) = [r for r in comparison.of_score(score) if r.name == name]
+    (found,) = [r for r in comparison.of_metric(score) if r.name == name]
     return found
 
 
@@ -104,8 +104,8 @@ def test_settings_that_differ_become_part_of_the_name(tmp_path):
 def test_a_name_reads_as_the_words_that_ask_for_it(tmp_path):
     words = "joint[model.channels=[8,16],train.subset_view=0.5,train.subset_view_guided=true]"
     (variant,) = parse_variants(words)
-    finished_run(tmp_path / "0", {A: 0.5}, settings=variant.words)
-    assert compared(list(tmp_path.iterdir()), variant.label).names == [variant.label]
+    finished_run(tmp_path / "0", {A: 0.5}, settings=variant.assignments)
+    assert compared(list(tmp_path.iterdir()), variant.name).names == [variant.name]
 
 
 def test_what_all_runs_share_is_left_out_of_the_names(tmp_path):

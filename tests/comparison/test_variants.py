@@ -5,7 +5,7 @@ from cggm_med.errors import ConfigError, UnknownName
 
 
 def labels(*words):
-    return [v.label for v in parse_variants(*words)]
+    return [v.name for v in parse_variants(*words)]
 
 
 def test_plain_names_and_settings_in_brackets():
@@ -35,7 +35,7 @@ def test_folders_are_plain_names():
 
 
 def test_keys_that_end_alike_are_written_in_full():
-    assert Variant("cggm", (("strategy.name", "a"), ("optim.name", "b"))).label == "cggm, strategy.name=a, optim.name=b"
+    assert Variant("cggm", (("strategy.name", "a"), ("optim.name", "b"))).name == "cggm, strategy.name=a, optim.name=b"
 
 
 @pytest.mark.parametrize(
