@@ -1,1 +1,1 @@
-"""MONAI bundles: made of trained runs, and training through them."""
+"""MONAI bundles: exporting trained runs, and training through a bundle's configuration."""

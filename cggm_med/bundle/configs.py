@@ -1,4 +1,4 @@
-"""The configuration files of MONAI bundles, made of templates that look like them."""
+"""The configuration files of MONAI bundles, from templates."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def inference_config(
     package: str = "cggm_med",
     trained: Mapping[str, Any] | None = None,
 ) -> Tree:
-    """From a folder of scans to a folder of masks.
+    """The inference configuration: from a folder of scans to a folder of masks.
 
     Args:
         task: knows how files are named.
-        model: the like of which is to be built.
-        modalities: what the channels of its image show, in order.
-        package: where its source is: ``cggm_med``, or ``scripts`` inside a bundle.
+        model: the network, as an example of what to build.
+        modalities: of the image's channels, in order.
+        package: where the source is: ``cggm_med``, or ``scripts`` inside a bundle.
         trained: ``spacing``, ``convention``, ``roi_size``, ``overlap`` and ``precision`` of a bundle with weights;
             None: these and the weights come from the bundle's run.
     """
@@ -54,22 +54,12 @@ def inference_config(
 
 
 def evaluate_config(inference: Tree, package: str) -> Tree:
-    """What changes in an inference configuration to score against labels instead: Dice of each region.
-
-    Args:
-        inference: of ``inference_config``.
-        package: see there.
-    """
+    """The changes to an ``inference_config`` that score the masks against labels instead: Dice of each region."""
     return _config("evaluate.json", package=package, handlers=inference["handlers"])
 
 
 def train_config(model: SegmentationModel, config: RunConfig) -> Tree:
-    """Training through the project's engine.
-
-    Args:
-        model: the network.
-        config: settings, whose values are the defaults.
-    """
+    """Training with ``EngineTrainer``; the values of ``config`` are the defaults."""
     modalities, regions = model.modalities, _regions(model)
     return _config(
         "train.json", settings=config, model=model, regions=regions, modalities=modalities, package="cggm_med"
@@ -77,7 +67,7 @@ def train_config(model: SegmentationModel, config: RunConfig) -> Tree:
 
 
 def convention_tree(convention: LabelConvention) -> Tree:
-    """A label convention in plain values; numbers that are keys as text, as JSON has it."""
+    """A label convention in plain values; keys are text, as in JSON."""
     return {
         "name": convention.name,
         "meanings": {str(label): meaning for label, meaning in convention.meanings.items()},
@@ -98,18 +88,18 @@ def metadata(
     evaluation: Any,
     eval_metrics: Mapping[str, float] | None = None,
 ) -> Tree:
-    """What a bundle's model is, for people and programs.
+    """A bundle's metadata, for people and programs.
 
     Args:
         task: that the model was trained on.
         model: the network.
-        modalities: what the channels of its image show, in order.
+        modalities: of the image's channels, in order.
         convention: of the masks.
         name: of the model.
         spacing: voxel size in mm that the network sees, along right, anterior and superior.
-        change: how this version came about.
+        change: the changelog entry of this version.
         evaluation: how it was scored, or why it was not.
-        eval_metrics: its scores by name.
+        eval_metrics: its metrics by name.
     """
     return _config(
         "metadata.json",
@@ -134,21 +124,17 @@ def _regions(model: SegmentationModel) -> int:
     return len(model.head_weight(model.modalities[0]))
 
 
-def filled(template: str, /, **values: Any) -> str:
-    """A template of a bundle's file with its values.
-
-    Args:
-        template: path below ``TEMPLATE``.
-        values: by name.
+def fill_template(template: str, /, **values: Any) -> str:
+    """The filled template of a bundle's file; ``template`` is its path below ``TEMPLATE``.
 
     Raises:
-        jinja2.UndefinedError: if the template needs a value that is not there.
+        jinja2.UndefinedError: if the template needs a value that is not given.
     """
     return _ENVIRONMENT.get_template(template).render(values)
 
 
 def _config(file: str, /, **values: Any) -> Tree:
-    content: Tree = json.loads(filled(f"configs/{file}", **values))
+    content: Tree = json.loads(fill_template(f"configs/{file}", **values))
     return content
 
 

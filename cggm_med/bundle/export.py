@@ -1,4 +1,4 @@
-"""A trained run as a MONAI bundle that runs without this package."""
+"""Exporting a trained run as a MONAI bundle that runs without this package."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ import torch
 from monai.data import save_net_with_metadata
 
 import cggm_med
-from cggm_med.bundle.configs import TEMPLATE, convention_tree, evaluate_config, filled, inference_config, metadata
+from cggm_med.bundle.configs import (
+    TEMPLATE,
+    convention_tree,
+    evaluate_config,
+    fill_template,
+    inference_config,
+    metadata,
+)
 from cggm_med.config import Tree
 from cggm_med.errors import CheckpointError, ConfigError, OutputError, UnknownName
 from cggm_med.files import atomic_file, atomic_folder, write_json, write_text
@@ -29,7 +36,7 @@ from cggm_med.task.segmentation import SegmentationTask
 from cggm_med.training import checkpoint as checkpoints
 
 PACKAGE = "scripts"
-# Everything between a scan and its mask: the very source that training and predict run, and nothing else.
+# Everything between a scan and its mask: the same source that training and predict run, and nothing else.
 MODULES = (
     "device",
     "errors",
@@ -51,17 +58,17 @@ MODULES = (
 SCHEMA_FILE = TEMPLATE / "metadata_schema.json"
 
 
-def export(run: Path, folder: Path, modalities: Sequence[str] | None = None) -> None:
+def export_bundle(run: Path, folder: Path, modalities: Sequence[str] | None = None) -> None:
     """Write a finished run as a self-contained MONAI bundle.
 
     Args:
         run: folder of a finished run of a segmentation task.
-        folder: new or empty; whole or not at all.
+        folder: new or empty; written completely or not at all.
         modalities: channels of the bundle's image, in order; default: all of the run's. Others are absent.
 
     Raises:
-        CheckpointError: if the folder is no run, or its training has not ended.
-        ConfigError: if the run does not segment, or its encoder or fusion is not one whose source a bundle carries.
+        CheckpointError: if the folder is not a run, or its training has not finished.
+        ConfigError: if the run does not segment, or a bundle cannot carry the source of its encoder or fusion.
         UnknownName: for a modality that the run was not trained on.
         OutputError: if ``folder`` holds files already or cannot be written.
     """
@@ -118,10 +125,10 @@ def export(run: Path, folder: Path, modalities: Sequence[str] | None = None) -> 
 
 
 def _results(predictor: Predictor) -> Report | None:
-    """What the run scored; None if it held no case out.
+    """The run's results; None if it held no case out.
 
     Raises:
-        CheckpointError: if training or scoring has not ended.
+        CheckpointError: if training or scoring has not finished.
     """
     run = predictor.run
     if run.folder.results.exists():
@@ -133,7 +140,7 @@ def _results(predictor: Predictor) -> Report | None:
 
 
 def _network(trained: MultimodalModel, modalities: Sequence[str]) -> tuple[StackedModalities, SegmentationModel]:
-    """The trained network without the encoders of other modalities: what these add is what absence adds, nothing."""
+    """The trained network without the encoders of other modalities, which add nothing when they are absent."""
     assert isinstance(trained, SegmentationModel)  # noqa: S101 - the only network that a segmentation task has
     model = SegmentationModel(
         [m for m in trained.modalities if m in modalities],
@@ -147,7 +154,7 @@ def _network(trained: MultimodalModel, modalities: Sequence[str]) -> tuple[Stack
 
 
 def _scores(results: Report | None, whole: bool) -> Tree:
-    """The run's scores for the metadata, if they are those of this bundle."""
+    """The run's metrics for the metadata, if they are those of this bundle."""
     if results is None:
         return {"evaluation": "the run held no case out; nothing was measured"}
     if not whole:
@@ -170,7 +177,7 @@ def _write_models(folder: Path, network: StackedModalities, shape: Sequence[int]
     with atomic_file(folder / "model.pt") as file:
         torch.save(network.state_dict(), file)
     with warnings.catch_warnings():
-        # TorchScript is what MONAI Deploy reads, whatever torch thinks of its future.
+        # torch deprecates TorchScript, but MONAI Deploy reads it.
         warnings.simplefilter("ignore")
         with torch.no_grad():
             traced = torch.jit.trace(network, torch.zeros(1, *shape))
@@ -179,7 +186,7 @@ def _write_models(folder: Path, network: StackedModalities, shape: Sequence[int]
 
 
 def _write_source(folder: Path) -> None:
-    """The package's own modules, with imports of one another instead of ``cggm_med``."""
+    """The package's modules, which import one another instead of ``cggm_med``."""
     home = Path(cggm_med.__file__).parent
     version = importlib.metadata.version("cggm-med")
     write_text(folder / "__init__.py", f'"""Source of cggm-med {version}, Apache-2.0; only imports were renamed."""\n')
@@ -191,7 +198,7 @@ def _write_source(folder: Path) -> None:
 
 
 def _write_texts(folder: Path, meta: Tree, predictor: Predictor) -> None:
-    """Licences, logging and the page for readers."""
+    """Licences, logging configuration and README."""
     data = meta["network_data_format"]
     facts = {
         "meta": meta,
@@ -204,6 +211,6 @@ def _write_texts(folder: Path, meta: Tree, predictor: Predictor) -> None:
         "version": importlib.metadata.version("cggm-med"),
     }
     for name in ("docs/README.md", "docs/data_license.txt"):
-        write_text(folder / name, filled(name, **facts))
+        write_text(folder / name, fill_template(name, **facts))
     for name in ("LICENSE", "configs/logging.conf"):
         write_text(folder / name, (TEMPLATE / name).read_text(encoding="utf-8"))

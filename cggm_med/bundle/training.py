@@ -1,4 +1,4 @@
-"""The project's engine behind the names that a MONAI bundle's configuration expects."""
+"""Training and evaluation under the names that a MONAI bundle's configuration expects."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from cggm_med.runs.settings import make_config
 
 @dataclass(frozen=True)
 class Scans:
-    """What stands for a data set in a bundle's configuration: the engine reads, checks and divides the scans itself.
+    """The data set of a bundle's configuration: the engine reads, checks and splits the scans itself.
 
     Attributes:
         data: folder or datalist.
@@ -37,20 +37,20 @@ class Scans:
 
 
 class EngineTrainer:
-    """``cggm-med train`` as a bundle's trainer: there is one training loop.
+    """``cggm-med train`` as a bundle's trainer, so that there is only one training loop.
 
-    What stands in the bundle's configuration wins over the file of settings.
+    The bundle's configuration overrides the file of settings.
 
     Args:
         settings: YAML file of settings, as for ``cggm-med train --config``.
-        network: says which modalities and how many channels; its weights are not used.
+        network: defines modalities and channels; its weights are not used.
         dataset: where the scans are.
         inferer: size of patches and windows, overlap of windows, precision.
         output_dir: new run folder.
         max_epochs: epochs to train.
         val_interval: epochs between two validations.
         device: where to compute.
-        overrides: further settings, as for ``cggm-med train --set``; they win over all others.
+        overrides: further settings, as for ``cggm-med train --set``; they override all others.
         train_handlers: must be empty, since the engine has no handlers.
 
     Attributes:
@@ -58,7 +58,7 @@ class EngineTrainer:
         config: the resolved settings.
 
     Raises:
-        ConfigError: for handlers, or settings that cannot be.
+        ConfigError: for handlers or invalid settings.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class EngineTrainer:
         _refuse(train_handlers)
         model = network.model
         assert isinstance(model, SegmentationModel)  # noqa: S101 - the configuration names it
-        said: Tree = {
+        from_bundle: Tree = {
             "task": {"modalities": list(network.modalities)},
             "data": {
                 "path": os.path.abspath(dataset.data),
@@ -94,7 +94,7 @@ class EngineTrainer:
         }
         stored = read_file(Path(settings))
         name = str(stored.get("task", {}).get("name"))
-        self.config: RunConfig = make_config(name, [stored, said, parse_overrides(overrides)])
+        self.config: RunConfig = make_config(name, [stored, from_bundle, parse_overrides(overrides)])
         self.max_epochs = max_epochs
         self.output_dir = Path(output_dir)
 
@@ -124,13 +124,13 @@ class EngineEvaluator:
         self.run_dir, self.dataset, self.device = Path(run_dir), dataset, str(device)
 
     def run(self) -> Report:
-        """Score, and write table and pictures into the run folder."""
+        """Score, and write tables and figures into the run folder."""
         overrides: Tree = {"data": {"path": os.path.abspath(self.dataset.data)}, "train": {"device": self.device}}
         return ask.evaluate(self.run_dir, overrides, _console(), split="validation", out=None)
 
 
 class TrainedRun:
-    """What inference takes from a run: facts that the data decided, and weights.
+    """What inference needs of a run: settings that depend on the data, and weights.
 
     Args:
         folder: of a finished run of a segmentation task.

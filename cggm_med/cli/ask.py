@@ -216,17 +216,17 @@ def view(
         raise typer.BadParameter("the truth of a case lies beside it; --truth goes with files")
     from cggm_med.files import write_text
     from cggm_med.viewer import case as cases
-    from cggm_med.viewer.page import open_in_browser, page, temporary_file
+    from cggm_med.viewer.page import open_in_browser, page_html, temporary_file
 
     how: dict[str, Any] = {"labels": labels, "device": device, "trust_names": trust_names, "say": typer.echo}
     if not rest:
-        case = cases.of_files(files, truth, prediction, task=task, labels=labels)
+        case = cases.view_files(files, truth, prediction, task=task, labels=labels)
     elif files:
-        case = cases.of_run_on_files(Path(rest[0]), files, truth, **how)
+        case = cases.view_files_with_run(Path(rest[0]), files, truth, **how)
     else:
-        case = cases.of_run(Path(rest[0]), rest[1] if len(rest) > 1 else None, data=data, split=split, **how)
+        case = cases.view_run_case(Path(rest[0]), rest[1] if len(rest) > 1 else None, data=data, split=split, **how)
     path = out or temporary_file(case.name)
-    write_text(path, page(case))
+    write_text(path, page_html(case))
     typer.echo(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB), one file that needs no network")
     if out is None and not open_in_browser(path):
         typer.echo("no browser here; open the file in one with WebGL 2, on any machine")

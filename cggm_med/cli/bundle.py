@@ -20,9 +20,9 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Write a finished run as a MONAI bundle that runs without this package."""
-    from cggm_med.bundle.export import export
+    from cggm_med.bundle.export import export_bundle
 
-    export(run, out, modalities.split(",") if modalities else None)
+    export_bundle(run, out, modalities.split(",") if modalities else None)
     typer.echo(f"wrote {out}; next, in that folder:")
     typer.echo(
         "  python -m monai.bundle run --config_file configs/inference.json --dataset_dir SCANS --output_dir MASKS"

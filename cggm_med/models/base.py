@@ -16,13 +16,13 @@ from cggm_med.types import Features, Outputs, Padded
 class MultimodalModel(nn.Module, ABC):
     """A network with one encoder per modality.
 
-    A subclass fills ``encoders`` (keyed by modality; each maps its input to a tuple of maps, finest first, or to a
-    single map) and ``head`` (maps the finest fused features to logits), and says how features are fused. A head that
-    is linear in the concatenated features also says what each modality adds to it (``linear_shares``).
+    A subclass sets ``encoders`` (keyed by modality; each maps its input to a tuple of maps, finest first, or to a
+    single map) and ``head`` (maps the finest fused features to logits), and implements ``fuse``. A subclass whose head
+    is linear in the concatenated features also implements ``linear_shares``, each modality's share of the logits.
 
     Attributes:
         modalities: names, in the order in which features are summed.
-        encoders: one encoder a modality.
+        encoders: one encoder per modality.
         head: last layer; reads ``fused[0]``; has one weight, whose first axis is the target.
     """
 
@@ -36,7 +36,7 @@ class MultimodalModel(nn.Module, ABC):
         self.modalities = tuple(modalities)
 
     def encode(self, inputs: Mapping[str, Tensor | Padded]) -> dict[str, Features]:
-        """Each given modality's features. A modality that is left out is really absent: nothing stands for it.
+        """Each given modality's features. A modality that is not given is absent: nothing takes its place.
 
         Raises:
             UnknownName: for a modality that the model has no encoder for.
@@ -61,11 +61,11 @@ class MultimodalModel(nn.Module, ABC):
         return ()
 
     def fuse_views(self, views: Sequence[Mapping[str, Features]]) -> list[tuple[Tensor, ...]]:
-        """Fuse several selections of the same features; a model may share work between them."""
+        """Fuse several subsets of the same features; a model may share work between them."""
         return [self.fuse(view) for view in views]
 
     def predict(self, views: Sequence[Mapping[str, Features]]) -> list[Outputs]:
-        """Fuse each of several selections of the same features, and predict from it."""
+        """Fuse each of several subsets of the same features, and predict from it."""
         return [
             Outputs(dict(view), fused, self.head(fused[0]), self.deep_logits(fused))
             for view, fused in zip(views, self.fuse_views(views), strict=True)
@@ -77,11 +77,11 @@ class MultimodalModel(nn.Module, ABC):
         return logits
 
     def linear_shares(self, features: Mapping[str, Features]) -> dict[str, Tensor] | None:
-        """What each modality adds to the logits, if these are a sum over modalities; otherwise None."""
+        """Each modality's summand of the logits, if they are a sum over modalities; otherwise None."""
         return None
 
     def head_input(self, modality: str, outputs: Outputs) -> Tensor:
-        """The part of the head's input that comes from this modality; all of it where that cannot be told apart."""
+        """The part of the head's input that comes from this modality; all of it where the parts are not separate."""
         return outputs.fused[0]
 
     def head_weight(self, modality: str) -> Tensor:
@@ -93,11 +93,11 @@ class MultimodalModel(nn.Module, ABC):
         return (self.encoders[modality],)
 
     def modality_parameters(self, modality: str) -> list[Parameter]:
-        """The parameters that only this modality trains: the one way in which a strategy finds an encoder.
+        """The parameters that only this modality trains: the only way in which a strategy finds an encoder.
 
         Raises:
             UnknownName: if the model has no such modality.
-            ValueError: if nothing of the modality can be trained, so that balancing it would silently do nothing.
+            ValueError: if the modality has no trainable parameter, so that balancing it would silently do nothing.
         """
         if modality not in self.modalities:
             raise UnknownName("modality in this model", modality, self.modalities)
@@ -108,5 +108,5 @@ class MultimodalModel(nn.Module, ABC):
         return parameters
 
     def modality_gradients(self, modality: str) -> list[Tensor]:
-        """The gradients of ``modality_parameters``, as far as there are any."""
+        """The gradients of those ``modality_parameters`` that have one."""
         return [p.grad for p in self.modality_parameters(modality) if p.grad is not None]

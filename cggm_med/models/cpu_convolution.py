@@ -1,4 +1,4 @@
-"""3-D convolutions on the CPU in the faster of the ways that PyTorch has."""
+"""Faster 3-D convolutions on the CPU, by choosing between PyTorch's implementations."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch.overrides import TorchFunctionMode
 class FastConvolutions(TorchFunctionMode):
     """While it is active, choose how ``torch.conv3d`` computes on a CPU in float32, without gradients.
 
-    PyTorch 2.13 chooses by rules made for images: of a volume it looks at the first two axes only, takes a batch of one
-    for small, and hence computes the convolution of 32 channels of 24^3 voxels by a way that takes ten times as long as
-    oneDNN. And with several threads it uses oneDNN for kernels of one voxel, which are matrix products. The results
-    differ in their last bits. ``benchmarks/predict.py`` measures what it brings: much for narrow networks, nothing for
-    wide ones, which spend their time where PyTorch chooses well.
+    PyTorch 2.13 chooses by rules made for images: it looks at the first two axes of a volume only, considers a batch of
+    one small, and hence computes the convolution of 32 channels of 24^3 voxels ten times as slowly as with oneDNN. With
+    several threads it uses oneDNN for kernels of one voxel, which are matrix products. The results differ in their last
+    bits. ``benchmarks/predict.py`` measures the speed-up: large for narrow networks, none for wide ones, for which
+    PyTorch chooses well.
 
     Example:
         >>> layer, image = torch.nn.Conv3d(2, 3, 3, padding=1), torch.randn(1, 2, 4, 4, 4)

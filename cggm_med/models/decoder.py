@@ -16,7 +16,7 @@ class UNetDecoder(nn.Module):
 
     Args:
         channels: feature channels of each scale, finest first.
-        strides: by how much each scale is coarser than the one before, see ``Encoder``.
+        strides: of each scale relative to the one before, see ``Encoder``.
         kernels: width of the convolutions of each scale; default: 3.
     """
 

@@ -1,4 +1,4 @@
-"""Encoders of 3-D images: what every one of them keeps to, and the contracting half of a U-Net."""
+"""Encoders of 3-D images: their base class, and the contracting half of a U-Net."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ Steps = Sequence[int | Sequence[int]]  # of each scale, finest first: one number
 class Encoder(nn.Module, ABC):
     """Maps one modality's image to feature maps of several scales, finest first.
 
-    The network makes one for each modality, from ``model.channels`` alone. Fusion, decoder and classifier heads fit
-    themselves to the channels and strides that it declares.
+    The network makes one for each modality, from ``model.channels`` alone. Fusion, decoder and classifier heads adapt
+    to the channels and strides that it declares.
 
     Args:
         channels: of each map, finest first.
-        strides: by how much each map is coarser than the one before; default: every one but the first halves the grid.
-            The first is 1, since the finest map has the grid of the image.
+        strides: of each map relative to the one before; default: every map but the first has half the grid. The first
+            is 1, since the finest map has the grid of the image.
 
     Attributes:
         channels: of each map, finest first.
-        strides: by how much each map is coarser than the one before.
+        strides: of each map relative to the one before.
 
     Raises:
-        ValueError: for strides that do not fit.
+        ValueError: if there is not one stride per map, or the first is not 1.
     """
 
     def __init__(self, channels: Sequence[int], strides: Steps | None = None) -> None:
@@ -47,7 +47,7 @@ class Encoder(nn.Module, ABC):
 
     @property
     def reduction(self) -> tuple[int, ...]:
-        """Along x, y, z: how many voxels of the image become one of the coarsest map."""
+        """Voxels of the image per voxel of the coarsest map, along x, y, z."""
         return tuple(math.prod(steps) for steps in zip(*map(_xyz, self.strides), strict=True))
 
 
@@ -57,8 +57,7 @@ class UNetEncoder(Encoder):
     Args:
         channels: feature channels of each scale, finest first.
         kernels: width of the convolutions of each scale; default: 3.
-        strides: by how much each scale is coarser than the one before; default: the first keeps the grid, every other
-            halves it.
+        strides: see ``Encoder``.
     """
 
     def __init__(self, channels: Sequence[int], kernels: Steps | None = None, strides: Steps | None = None) -> None:
@@ -78,7 +77,7 @@ class UNetEncoder(Encoder):
 
 
 def halving(channels: Sequence[int]) -> list[int]:
-    """Strides of which each but the first halves the grid.
+    """Strides that halve the grid at every scale but the first.
 
     Example:
         >>> halving((8, 16, 32))

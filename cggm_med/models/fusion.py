@@ -1,4 +1,4 @@
-"""Fusion of 3-D feature maps: what every one keeps to, and the mean over the modalities that are present."""
+"""Fusion of 3-D feature maps: the base class, and the mean over the modalities that are present."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from cggm_med.types import Features
 
 
 class Fusion(nn.Module, ABC):
-    """Makes one set of maps of those of the modalities that are present.
+    """Fuses the feature maps of the modalities that are present into one set of maps.
 
-    A subclass writes ``fuse``. What only one modality passes through stands in an ``nn.ModuleDict`` whose keys are the
-    modalities, so that balancing reaches it; what all of them share is named in ``shared``.
+    A subclass implements ``fuse``. Modules that only one modality passes through belong in an ``nn.ModuleDict`` keyed
+    by modality, so that balancing reaches them; attributes with parameters of no single modality are listed in
+    ``shared``.
 
     Args:
-        modalities: names, in their order.
+        modalities: names, in order.
         channels: of each scale, finest first; the fused maps have as many.
 
     Attributes:
-        modalities: names, in their order.
+        modalities: names, in order.
         channels: of each scale, finest first.
-        shared: names of the attributes that hold what belongs to no single modality.
+        shared: names of the attributes whose parameters belong to no single modality.
     """
 
     shared: Sequence[str] = ()
@@ -36,24 +37,23 @@ class Fusion(nn.Module, ABC):
 
     @abstractmethod
     def fuse(self, maps: Mapping[str, Sequence[Tensor]], present: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        """Fused maps, finest first, as large as those of a modality. No sample may change another's.
+        """Fused maps, finest first, as large as those of a modality. Samples must not influence each other.
 
         Args:
-            maps: of the modalities that were given, at least one, in their order: ``(batch, channel, x, y, z)`` each,
-                finest first, zeros in samples that lack the modality. Not to be changed in place.
+            maps: of the given modalities, at least one, in order: ``(batch, channel, x, y, z)`` each, finest first,
+                zeros in samples that lack the modality. Must not be changed in place.
             present: of the same modalities, ``(batch,)`` booleans: which samples have it. An absent modality must
-                count as if it had not been given. What is made of a sample without any is replaced by zeros, but has
-                to be finite.
+                count as if it had not been given. The result for a sample without any modality is replaced by zeros,
+                but has to be finite.
         """
 
     def forward(self, views: Sequence[Mapping[str, Features]]) -> list[tuple[Tensor, ...]]:
         """Fused maps of each view, finest first.
 
-        Views are selections of the same maps. A sample that lacks every modality has nothing to be fused and gets
-        zeros.
+        Views are subsets of the same maps. A sample that lacks every modality gets zeros.
 
         Args:
-            views: features of the modalities to fuse; views differ in which there are, and in ``present``.
+            views: features of the modalities to fuse; views differ in their modalities and in ``present``.
 
         Raises:
             ValueError: if a view has no modality.
@@ -61,19 +61,19 @@ class Fusion(nn.Module, ABC):
         return [self._fuse_view(view) for view in views]
 
     def fuse_in_turn(self, encoded: Iterable[tuple[str, Features]]) -> tuple[Tensor, ...]:
-        """The same for one view, whose modalities are encoded while they are asked for, one after the other.
+        """Fused maps of one view, whose modalities are encoded on demand, one after the other.
 
-        A fusion that can let each go before it asks for the next saves memory; by default all are kept.
+        A fusion that releases each modality before it takes the next saves memory; by default all are kept.
         """
         return self([dict(encoded)])[0]
 
     def modality_modules(self, modality: str) -> list[nn.Module]:
         """The parts that only this modality passes through."""
-        by_modality = [x for x in self.modules() if isinstance(x, nn.ModuleDict) and set(x) == set(self.modalities)]
-        return [parts[modality] for parts in by_modality]
+        dicts = [d for d in self.modules() if isinstance(d, nn.ModuleDict) and set(d) == set(self.modalities)]
+        return [parts[modality] for parts in dicts]
 
     def require_owners(self) -> None:
-        """Refuse parameters of which nobody said to whom they belong: balancing would silently pass them by.
+        """Refuse parameters that are neither a modality's nor shared: balancing would silently ignore them.
 
         Raises:
             PluginError: names them.
@@ -89,16 +89,16 @@ class Fusion(nn.Module, ABC):
     def _fuse_view(self, view: Mapping[str, Features]) -> tuple[Tensor, ...]:
         given = {m: view[m] for m in self.modalities if m in view}
         if not given:
-            raise self._nothing()
+            raise self._nothing_to_fuse()
         some = next(iter(given.values())).maps[0]
         everyone = torch.ones(len(some), dtype=torch.bool, device=some.device)
-        maps = {m: tuple(_keep(x, f.present) for x in f.maps) for m, f in given.items()}
+        maps = {m: tuple(_zero_absent(x, f.present) for x in f.maps) for m, f in given.items()}
         fused = self.fuse(maps, {m: everyone if f.present is None else f.present for m, f in given.items()})
         masks = [f.present for f in given.values() if f.present is not None]
         anything = torch.stack(masks).any(0) if len(masks) == len(given) else None
-        return tuple(_keep(x, anything) for x in fused)
+        return tuple(_zero_absent(x, anything) for x in fused)
 
-    def _nothing(self) -> ValueError:
+    def _nothing_to_fuse(self) -> ValueError:
         return ValueError("no modality to fuse: give at least one of " + ", ".join(self.modalities))
 
 
@@ -106,7 +106,7 @@ class MaskedFusion(Fusion):
     """Mean over the present modalities of one 1x1x1 projection each, at every scale.
 
     With all modalities present this is the familiar concatenation followed by a 1x1x1 convolution, since a convolution
-    of a concatenation is the sum of one convolution a modality. An absent modality adds nothing and is not counted,
+    of a concatenation is the sum of one convolution per modality. An absent modality adds nothing and is not counted,
     so leaving it out equals never having loaded it, bit for bit (unlike a block of zeros, which the biases and
     the normalisation of an encoder turn into features).
 
@@ -128,7 +128,7 @@ class MaskedFusion(Fusion):
     def forward(self, views: Sequence[Mapping[str, Features]]) -> list[tuple[Tensor, ...]]:
         """See the base class; every map is projected once for all views."""
         if not all(views):
-            raise self._nothing()
+            raise self._nothing_to_fuse()
         maps = {m: view[m].maps for m in self.projections for view in views if m in view}
         counts = [self._count(view) for view in views]
         fused: list[list[Tensor]] = [[] for _ in views]
@@ -139,19 +139,19 @@ class MaskedFusion(Fusion):
                 for i, view in enumerate(views):
                     if m not in view:
                         continue
-                    part, total = _keep(projected, view[m].present), totals[i]
+                    part, total = _zero_absent(projected, view[m].present), totals[i]
                     if total is None:
-                        # The total is added to in place, to save memory, so no two views may begin with one tensor.
+                        # The total is added to in place, to save memory, so views must not start with the same tensor.
                         totals[i] = part.clone() if part is projected and len(views) > 1 else part
                     else:
                         total.add_(part)
-            for found, total, count in zip(fused, totals, counts, strict=True):
+            for maps_of_view, total, count in zip(fused, totals, counts, strict=True):
                 assert total is not None  # noqa: S101 - for the type checker; no view is empty
-                found.append(total / count)
-        return [tuple(found) for found in fused]
+                maps_of_view.append(total / count)
+        return [tuple(maps_of_view) for maps_of_view in fused]
 
     def fuse_in_turn(self, encoded: Iterable[tuple[str, Features]]) -> tuple[Tensor, ...]:
-        """See the base class; in memory are the sums and one modality's maps. No sample may lack a modality."""
+        """See the base class; keeps the sums and one modality's maps. No sample may lack a modality."""
         totals: list[Tensor] = []
         count = 0
         for modality, features in encoded:
@@ -160,12 +160,12 @@ class MaskedFusion(Fusion):
             count += 1
             del features, parts  # before the next modality is encoded
         if not totals:
-            raise self._nothing()
+            raise self._nothing_to_fuse()
         return tuple(total.div_(count) for total in totals)
 
     @staticmethod
     def _count(view: Mapping[str, Features]) -> int | Tensor:
-        """How many modalities are present, for each sample if samples differ."""
+        """Number of modalities present, for each sample if samples differ."""
         masks = [f.present for f in view.values() if f.present is not None]
         if not masks:
             return len(view)
@@ -173,6 +173,6 @@ class MaskedFusion(Fusion):
         return count.clamp_min(1).view(-1, 1, 1, 1, 1)
 
 
-def _keep(x: Tensor, present: Tensor | None) -> Tensor:
-    """``(batch, channel, x, y, z)`` with zeros in the samples that lack it."""
-    return x if present is None else torch.where(present.view(-1, 1, 1, 1, 1), x, 0)
+def _zero_absent(maps: Tensor, present: Tensor | None) -> Tensor:
+    """Maps ``(batch, channel, x, y, z)`` with zeros in the samples that lack the modality."""
+    return maps if present is None else torch.where(present.view(-1, 1, 1, 1, 1), maps, 0)

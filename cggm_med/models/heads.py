@@ -1,4 +1,4 @@
-"""Light classifier heads on each modality's own features: what that modality alone can tell."""
+"""Light classifier heads on each modality's own features, which show what the modality alone can predict."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class UnimodalHead(nn.Module, ABC):
 
     @abstractmethod
     def hidden(self, features: Features) -> Tensor:
-        """What the last layer reads, ``(batch, channel, ...)``."""
+        """The input of the last layer, ``(batch, channel, ...)``."""
 
     def forward(self, features: Features) -> UnimodalOutput:
         """Hidden features and logits."""
@@ -49,11 +49,11 @@ class VectorHead(UnimodalHead):
 
 
 class VoxelwiseHead(UnimodalHead):
-    """Region logits from one encoder's pyramid: a 1x1x1 convolution a scale, upsampled and summed, and one more.
+    """Region logits from one encoder's pyramid: one 1x1x1 convolution per scale, upsampled and summed, and one more.
 
-    The finest scale is left out: predicting at half the grid costs an eighth of the voxels, which keeps the heads
-    within a few per cent of a training step (ADR 0004). The last layer is as wide as the fused prediction's, so that
-    their gradients can be compared.
+    The finest scale is left out: half the grid has an eighth of the voxels, which keeps the cost of the heads at a few
+    per cent of a training step (ADR 0004). The last layer is as wide as that of the fused prediction, so that their
+    gradients can be compared.
 
     Args:
         channels: feature channels of each scale of the encoder, finest first.
@@ -75,11 +75,7 @@ class VoxelwiseHead(UnimodalHead):
 
 
 class UnimodalHeads(nn.Module):
-    """One classifier head a modality.
-
-    Args:
-        heads: by modality.
-    """
+    """One classifier head per modality."""
 
     def __init__(self, heads: Mapping[str, UnimodalHead]) -> None:
         super().__init__()
@@ -93,9 +89,9 @@ class UnimodalHeads(nn.Module):
         """Each present modality's own prediction.
 
         Args:
-            features: each present modality's features.
-            encoder_weight: share of the heads' gradient that reaches the encoders. The heads themselves always learn
-                at full weight; with 0 they only watch (the stop-gradient of the CGGM paper).
+            features: of each present modality.
+            encoder_weight: factor on the heads' gradient that reaches the encoders. The heads themselves always learn
+                at full weight; with 0 they only observe (the stop-gradient of the CGGM paper).
         """
         outputs = {}
         for modality in (m for m in self.heads if m in features):
@@ -117,7 +113,7 @@ class _ScaleGradient(torch.autograd.Function):
 
 
 def scale_gradient(x: Tensor, weight: float) -> Tensor:
-    """The same tensor, whose gradient is multiplied by ``weight`` on the way back; 0 detaches it.
+    """The same tensor, whose gradient is multiplied by ``weight``; 0 detaches it.
 
     Example:
         >>> x = torch.ones(2, requires_grad=True)

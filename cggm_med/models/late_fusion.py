@@ -1,4 +1,4 @@
-"""A network that fuses one feature vector per modality under a linear head: classification and regression."""
+"""A network for classification and regression: fusion of one feature vector per modality, and a linear head."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from cggm_med.types import Features, Outputs
 
 
 class VectorFusion(nn.Module, ABC):
-    """Makes one vector of one vector per modality; a linear head reads it.
+    """Fuses one vector per modality into one, which a linear head reads.
 
-    Its result is a sum or a concatenation over the modalities that are present. ``LateFusionModel`` scales it for those
-    that are absent.
+    The result is a sum or a concatenation over the modalities that are present. ``LateFusionModel`` rescales it for
+    those that are absent.
 
     Args:
         widths: length of each modality's vector.
@@ -37,7 +37,7 @@ class VectorFusion(nn.Module, ABC):
         """The fused vector, ``(batch, width)``.
 
         Args:
-            vectors: of the modalities that were given, ``(batch, width)`` each, zeros in samples that lack one.
+            vectors: of the given modalities, ``(batch, width)`` each, zeros in samples that lack the modality.
             present: of the same modalities, ``(batch,)`` booleans.
         """
 
@@ -46,7 +46,7 @@ class VectorFusion(nn.Module, ABC):
         return nn.Linear(self.width, targets)
 
     def part(self, modality: str) -> slice | None:
-        """Where this modality's own vector stands in the fused one; None where it cannot be told apart."""
+        """The modality's slice of the fused vector; None where there is no such slice."""
         return None
 
     def modality_modules(self, modality: str) -> Iterable[nn.Module]:
@@ -77,9 +77,9 @@ class ConcatFusion(VectorFusion):
 class SumFusion(ConcatFusion):
     """The sum of one linear layer per modality: ``sum_m (W_m h_m + b_m)``, sum fusion in OGM.
 
-    Since ``[W_1 ... W_M] [h_1; ...; h_M]`` is the same sum, this is concatenation drawn otherwise: each ``W_m`` and
-    ``b_m`` as a layer of its own width, so that weights start larger by the root of (all widths / its own). One ``b``
-    stands for the sum of the ``b_m``, which no prediction tells apart. Hence every strategy treats both alike.
+    Since ``[W_1 ... W_M] [h_1; ...; h_M]`` is the same sum, this is concatenation with another initialisation: each
+    ``W_m`` and ``b_m`` is drawn as a layer of its own width, so that weights start larger by the root of (all widths /
+    its own). One ``b`` replaces the sum of the ``b_m``, which cannot be told apart. Every strategy treats both alike.
     """
 
     def new_head(self, targets: int) -> nn.Linear:
@@ -96,14 +96,14 @@ class GatedFusion(VectorFusion):
     """Each modality gated by the others: ``sum_m sigmoid(mean of the other u_k) u_m``, with ``u_m = P_m h_m + p_m``.
 
     OGM, after Kiela et al. (AAAI 2018, https://arxiv.org/abs/1802.02892), has ``sigmoid(u_1) u_2``: two modalities with
-    different parts to play. Here each plays both, so that their order does not matter and their number is free. Only
-    modalities that are present gate and are gated; where there is only one, its gate stands half open, ``sigmoid(0)``.
+    different roles. Here each has both roles, so that neither their order nor their number matters. Only modalities
+    that are present gate and are gated; the gate of a single one is half open, ``sigmoid(0)``.
 
-    What a modality adds to the logits depends on the others, so that strategies score it by its classifier head.
+    A modality's effect on the logits depends on the others, so strategies score it by its classifier head.
 
     Args:
         widths: length of each modality's vector.
-        width: length of every ``u_m`` and of the fused vector; that of the longest vector, unless given.
+        width: length of every ``u_m`` and of the fused vector; default: that of the longest vector.
     """
 
     def __init__(self, widths: Mapping[str, int], width: int | None = None) -> None:
@@ -113,12 +113,12 @@ class GatedFusion(VectorFusion):
 
     def forward(self, vectors: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """See the base class."""
-        here = torch.stack([present[m] for m in vectors], dim=1)[..., None]
+        known = torch.stack([present[m] for m in vectors], dim=1)[..., None]
         projected = torch.stack([self.projections[m](x) for m, x in vectors.items()], dim=1)
         # The vectors are zero where a modality is absent, but a projection has a bias.
-        projected = torch.where(here, projected, 0)  # (batch, modality, channel)
+        projected = torch.where(known, projected, 0)  # (batch, modality, channel)
         others = 1 - torch.eye(len(vectors), dtype=projected.dtype, device=projected.device)
-        gates = torch.sigmoid(others @ projected / (others @ here.to(projected.dtype)).clamp_min(1))
+        gates = torch.sigmoid(others @ projected / (others @ known.to(projected.dtype)).clamp_min(1))
         return (gates * projected).sum(dim=1)
 
     def modality_modules(self, modality: str) -> Iterable[nn.Module]:
@@ -137,14 +137,14 @@ class LateFusionModel(MultimodalModel):
     """One encoder per modality, fusion of their vectors, one linear head.
 
     With concatenation and sum, the logits are ``sum_m W_m h_m + b``, where ``W_m`` is the head's slice for modality m.
-    Where modalities are absent, the fusion is of the others and scaled by (all modalities / present ones), so that its
-    size stays what the head was trained on, as inverted dropout keeps it.
+    Where modalities are absent, the others are fused and scaled by (all modalities / present ones), so that the head
+    sees the scale that it was trained on, as with inverted dropout.
 
     Args:
         encoders: each maps its input to ``(batch, width)``.
         widths: length of each modality's feature vector.
         targets: number of classes or values.
-        fusion: makes the fusion from the widths, such as an entry of ``FUSIONS``.
+        fusion: constructs the fusion from the widths, such as an entry of ``FUSIONS``.
 
     Example:
         >>> model = LateFusionModel({m: nn.Linear(2, 4) for m in ("audio", "text")}, {"audio": 4, "text": 4}, targets=3)
@@ -194,17 +194,17 @@ class LateFusionModel(MultimodalModel):
         }
 
     def head_input(self, modality: str, outputs: Outputs) -> Tensor:
-        """The slice of the fused vector that is this modality's; all of it where that cannot be told apart."""
+        """The slice of the fused vector that is this modality's; all of it where there is no such slice."""
         part = self.fusion.part(modality)
         return super().head_input(modality, outputs) if part is None else outputs.fused[0][:, part]
 
     def head_weight(self, modality: str) -> Tensor:
-        """The slice of the head's weight that is this modality's; all of it where that cannot be told apart."""
+        """The slice of the head's weight that is this modality's; all of it where there is no such slice."""
         part = self.fusion.part(modality)
         return self.head.weight if part is None else self.head.weight[:, part]
 
     def modality_modules(self, modality: str) -> Iterable[nn.Module]:
-        """The modality's encoder, and what of the fusion is its own."""
+        """The modality's encoder, and its own part of the fusion."""
         return (*super().modality_modules(modality), *self.fusion.modality_modules(modality))
 
 

@@ -1,4 +1,4 @@
-"""How much memory a computation takes, told without computing it."""
+"""The peak memory of a computation, determined without computing it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_leaves
 def peak_bytes(compute: Callable[[], Any]) -> int:
     """Most bytes that the tensors made by a computation hold at any one time.
 
-    Run it on the ``meta`` device, where tensors have shapes and no content: there it takes milliseconds and no memory.
-    Scratch memory inside single operations, such as convolutions, is not seen.
+    Run it on the ``meta`` device, where tensors have a shape but no content: there it takes milliseconds and no memory.
+    Scratch memory inside single operations, such as convolutions, is not counted.
 
     Args:
         compute: called once, without gradients.

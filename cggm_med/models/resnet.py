@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class ResNetEncoder(nn.Module):
     """ResNet-18 (He et al., CVPR 2016, https://arxiv.org/abs/1512.03385) without its last layer.
 
-    MONAI's network with the stem of the original: its own defaults have stride 1 and biases in the shortcuts. Drawn at
-    random (Kaiming, fan-out), as OGM trains it. Of several frames, the mean of their vectors is taken.
+    MONAI's network with the stem of the original, for which MONAI's defaults have stride 1, and without its biases in
+    the shortcuts. Weights are random (Kaiming, fan-out), as in OGM. Vectors of several frames are averaged.
 
     Attributes:
         width: length of the feature vector.
@@ -65,8 +65,8 @@ class ResNetEncoder(nn.Module):
 class ConvEncoder(nn.Module):
     """A few 3x3 convolutions, each halving the grid, then means over the cells of a coarse grid.
 
-    For images and spectrograms that a CPU has to learn. The coarse grid keeps places apart, which a mean over
-    everything would not: in a spectrogram they are frequencies and the order of sounds.
+    Small enough to train on a CPU. The coarse grid keeps positions apart, unlike a global mean: in a spectrogram they
+    are the frequencies and the order of sounds.
 
     Args:
         channels: of the input.

@@ -22,10 +22,10 @@ class SegmentationModel(MultimodalModel):
         regions: number of overlapping regions to segment, one sigmoid channel each.
         channels: feature channels of each scale, finest first.
         deep_supervision: also predict from the coarser decoder scales while training.
-        encoder: makes an encoder from the channels.
-        fusion: makes the fusion from the modalities and the channels that the encoder declares.
+        encoder: constructs an encoder from the channels.
+        fusion: constructs the fusion from the modalities and the channels that the encoder declares.
         decoder_kernels: width of the decoder's convolutions at each scale; default: 3.
-        deep_scales: from how many of the coarser scales; default: all but the coarsest.
+        deep_scales: number of coarser scales that predict; default: all but the coarsest.
 
     Attributes:
         channels: feature channels of each scale, finest first, as the encoder declares them.
@@ -60,21 +60,21 @@ class SegmentationModel(MultimodalModel):
             raise ValueError(f"a U-Net needs at least 2 scales, {len(channels)} given")
         encoders = {m: encoder(channels) for m in self.modalities}
         self.encoders = nn.ModuleDict(encoders)
-        some = encoders[self.modalities[0]]
-        self.channels = some.channels
+        first = encoders[self.modalities[0]]
+        self.channels = first.channels
         self.fusion = fusion(self.modalities, self.channels)
         self.fusion.require_owners()
-        self.decoder = UNetDecoder(self.channels, some.strides, decoder_kernels)
+        self.decoder = UNetDecoder(self.channels, first.strides, decoder_kernels)
         self.head = UnetOutBlock(3, self.channels[0], regions)
-        # The coarsest scale sees too little to be worth a loss.
+        # The coarsest scale has too little detail to be worth a loss.
         coarser = self.channels[1:-1][:deep_scales] if deep_supervision else ()
         self.deep_heads = nn.ModuleList(UnetOutBlock(3, c, regions) for c in coarser)
 
     def forward(self, inputs: Mapping[str, Tensor | Padded]) -> Tensor:
         """Logits from any non-empty subset of the modalities.
 
-        The same numbers as encoding all and fusing them then; but a modality is encoded when the fusion asks for it, so
-        that not all need to be in memory.
+        Gives the same numbers as encoding all modalities first, but each is encoded when the fusion takes it, so that
+        they need not all be in memory.
         """
         order = sorted(inputs, key=(*self.modalities, *inputs).index)
         fused = self.fusion.fuse_in_turn((m, self.encode({m: inputs[m]})[m]) for m in order)
@@ -86,7 +86,7 @@ class SegmentationModel(MultimodalModel):
         return self.fuse_views([features])[0]
 
     def fuse_views(self, views: Sequence[Mapping[str, Features]]) -> list[tuple[Tensor, ...]]:
-        """The same for several views; see ``Fusion``."""
+        """Decoded maps of several views; see ``Fusion``."""
         return [self.decoder(fused) for fused in self.fusion(views)]
 
     def deep_logits(self, fused: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -1,8 +1,8 @@
-"""A network for sequences: a transformer encoder for each modality, and one that fuses their tokens.
+"""A network for sequences: one transformer encoder per modality, and one that fuses their tokens.
 
 As in the CGGM paper (Guo et al., NeurIPS 2024, https://arxiv.org/abs/2411.01409, classification and regression tasks):
 tokens are projected to a small width, each modality has its own encoder, the tokens of all modalities are concatenated
-along time and fused by another. Other than in its release, padding is masked everywhere and a class token of its own,
+along time and fused by another. Unlike in the authors' code, padding is masked everywhere, and a separate class token,
 not the first token of the concatenation, carries the prediction.
 """
 
@@ -28,7 +28,7 @@ class SequenceModelConfig:
     """The network of sequences.
 
     Attributes:
-        channels: numbers a time step of each modality, in their order; default: the data's own.
+        channels: of each modality, in order: numbers per time step; default: those of the data.
         width: channels of a token.
         attention_heads: of each attention; divides ``width``.
         encoder_layers: of each modality's encoder.
@@ -37,7 +37,7 @@ class SequenceModelConfig:
         dropout_attention: of attention weights.
         dropout_relu: inside the feed-forward part.
         dropout_embedding: of tokens before the first layer.
-        dropout_residual: of what each part adds to its input.
+        dropout_residual: of the residual branches.
         dropout_output: before the last layer.
     """
 
@@ -78,12 +78,12 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(config.width)
 
     def forward(self, tokens: Tensor, valid: Tensor) -> Tensor:
-        """Tokens ``(batch, time, width)`` that have looked at the valid ones.
+        """Tokens ``(batch, time, width)`` that have attended to the valid ones.
 
         Args:
             tokens: ``(batch, time, width)``.
-            valid: ``(batch, time)`` booleans. Where a sample has none, its first token stands in, so that there is
-                something to attend to; what comes of it means nothing.
+            valid: ``(batch, time)`` booleans. In a sample without any, the first token counts as valid, to have
+                something to attend to; the result is meaningless.
         """
         usable = valid.clone()
         usable[:, 0] |= ~valid.any(dim=1)
@@ -97,7 +97,7 @@ class SequenceEncoder(nn.Module):
     """One modality's encoder.
 
     Args:
-        channels: numbers a time step.
+        channels: numbers per time step.
         config: of the network.
     """
 
@@ -108,7 +108,7 @@ class SequenceEncoder(nn.Module):
         self.transformer = Transformer(config.encoder_layers, config)
 
     def forward(self, x: Padded) -> Tensor:
-        """Features ``(batch, width, time)``, zeros behind each end."""
+        """Features ``(batch, width, time)``, zeros after each end."""
         tokens: Tensor = self.project(x.values)
         width = tokens.shape[2]
         tokens = self.dropout(tokens * math.sqrt(width) + positions(tokens.shape[1], width).to(tokens))
@@ -117,7 +117,7 @@ class SequenceEncoder(nn.Module):
 
 
 class Pooling(nn.Module):
-    """A class token that looks at all tokens, and a residual block: one vector a sample.
+    """A class token that attends to all tokens, and a residual block: one vector per sample.
 
     Args:
         layers: of the transformer.
@@ -137,10 +137,10 @@ class Pooling(nn.Module):
 
     def forward(self, tokens: Tensor, valid: Tensor) -> Tensor:
         """``(batch, width)`` from tokens ``(batch, time, width)`` and which of them are valid ``(batch, time)``."""
-        own = self.token.expand(len(tokens), 1, -1).to(tokens.dtype)
-        everyone = torch.ones_like(valid[:, :1])
-        found = self.transformer(torch.cat([own, tokens], dim=1), torch.cat([everyone, valid], dim=1))[:, 0]
-        pooled: Tensor = found + self.residual(found)
+        token = self.token.expand(len(tokens), 1, -1).to(tokens.dtype)
+        always = torch.ones_like(valid[:, :1])
+        attended = self.transformer(torch.cat([token, tokens], dim=1), torch.cat([always, valid], dim=1))[:, 0]
+        pooled: Tensor = attended + self.residual(attended)
         return pooled
 
 
@@ -149,7 +149,7 @@ class SequenceModel(MultimodalModel):
 
     Args:
         modalities: names.
-        channels: numbers a time step, by modality.
+        channels: numbers per time step, by modality.
         targets: number of classes or values.
         config: widths, depths and dropouts.
 
@@ -169,7 +169,7 @@ class SequenceModel(MultimodalModel):
         self.head = nn.Linear(config.width, targets)
 
     def fuse(self, features: Mapping[str, Features]) -> tuple[Tensor, ...]:
-        """One vector a sample, ``(batch, width)``. A sample that lacks everything gets the class token's own.
+        """One vector per sample, ``(batch, width)``. A sample without any modality gets that of the class token alone.
 
         Raises:
             ValueError: if no modality is given.
@@ -203,12 +203,12 @@ class SequenceHead(UnimodalHead):
 def settle_channels(
     config: SequenceModelConfig, modalities: Sequence[str], inputs: Iterable[Mapping[str, Any]]
 ) -> SequenceModelConfig:
-    """The configuration with the data's own channels written out.
+    """The configuration with the channels of the data filled in.
 
     Args:
         config: of the network.
-        modalities: in their order.
-        inputs: by modality, arrays ``(time, channel)`` of each sample.
+        modalities: names, in order.
+        inputs: of each sample, arrays ``(time, channel)`` by modality.
 
     Raises:
         ConfigError: if the network was made for another number of modalities.
@@ -217,17 +217,17 @@ def settle_channels(
     if config.channels is not None:
         names = ", ".join(modalities)
         require(len(config.channels) == len(modalities), "model.channels", config.channels, f"one number for {names}")
-    found = {tuple(sample[m].shape[1] for m in modalities) for sample in inputs}
+    variants = {tuple(sample[m].shape[1] for m in modalities) for sample in inputs}
     if config.channels is not None:
-        found.add(config.channels)
-    if len(found) > 1:
-        kinds = " and ".join(str(dict(zip(modalities, channels, strict=True))) for channels in sorted(found))
+        variants.add(config.channels)
+    if len(variants) > 1:
+        kinds = " and ".join(str(dict(zip(modalities, channels, strict=True))) for channels in sorted(variants))
         raise DataError(f"channels of a time step differ: {kinds}; use features of one kind, as in training")
-    return replace(config, channels=found.pop())
+    return replace(config, channels=variants.pop())
 
 
 def sequence_model(config: SequenceModelConfig, modalities: Sequence[str], targets: int) -> SequenceModel:
-    """A ``SequenceModel`` whose channels are settled."""
+    """A ``SequenceModel``; the configuration must have its channels filled in."""
     assert config.channels is not None  # noqa: S101 - settled when the data were prepared
     return SequenceModel(modalities, dict(zip(modalities, config.channels, strict=True)), targets, config)
 
@@ -250,14 +250,14 @@ def positions(length: int, width: int) -> Tensor:
 
 
 def _tokens(features: Features) -> tuple[Tensor, Tensor]:
-    """Tokens ``(batch, time, width)``, zeros where they may not be looked at, and where they may ``(batch, time)``."""
+    """Tokens ``(batch, time, width)``, zeros where they are not valid, and which are valid, ``(batch, time)``."""
     tokens = features.maps[-1].transpose(1, 2)
     valid = features.valid
     if valid is None:
         valid = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
     if features.present is not None:
         valid = valid & features.present[:, None]
-    # Attention gives the others no weight, but no weight times NaN is NaN.
+    # Attention gives the others weight 0, but 0 times NaN is NaN.
     return torch.where(valid[..., None], tokens, 0), valid
 
 

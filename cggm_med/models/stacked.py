@@ -1,4 +1,4 @@
-"""A multimodal network behind the interface of an ordinary one: one tensor in, one tensor out."""
+"""A multimodal network with the interface of an ordinary one: one tensor in, one tensor out."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ class StackedModalities(nn.Module):
 
     Args:
         model: the network.
-        modalities: what the channels show, in order; default: all modalities of the model, in its order. Others are
-            absent.
+        modalities: of the image's channels, in order; default: all modalities of the model. Others are absent.
 
     Raises:
         UnknownName: for a modality that the model does not have.

@@ -28,9 +28,9 @@ def predict_volume(
 ) -> Tensor:
     """Predict a whole volume from overlapping patches, blended with Gaussian weights.
 
-    The inverse of cutting patches: with a ``predict`` that copies its input, the volume comes back. Where memory is
-    short, fewer patches are predicted at once, and in the end the volume is put together in the computer's memory
-    instead of the GPU's; a warning says so, since sums in another order differ in their last bits.
+    The inverse of cutting patches: a ``predict`` that copies its input returns the volume. If memory is short, fewer
+    patches are predicted at once, and as a last resort the volume is assembled in CPU memory instead of the GPU's; a
+    warning says so, since sums in another order differ in their last bits.
 
     Args:
         predict: maps ``(patch, modality, x, y, z)`` to ``(patch, channel, x, y, z)``.
@@ -40,14 +40,14 @@ def predict_volume(
         batch_size: patches predicted at once; default: see ``windows_at_once``.
 
     Returns:
-        ``(channel, x, y, z)``, on the CPU if memory was that short.
+        ``(channel, x, y, z)``, on the CPU if it was assembled there.
 
     Raises:
         DataError: if not even one patch at a time fits into memory.
     """
     ways = _ways(batch_size or windows_at_once(image.device), image.device)
     for way, (size, device) in enumerate(ways):
-        # Until the error is done with, what failed holds memory; so the next way is tried outside.
+        # Until the error is handled, the failed attempt holds memory; so the next one starts outside this block.
         with contextlib.suppress(torch.OutOfMemoryError), FastConvolutions():
             volume: Tensor = sliding_window_inference(
                 image[None],
@@ -70,12 +70,12 @@ def predict_volume(
 
 
 def windows_at_once(device: torch.device) -> int:
-    """How many windows to predict at once: a GPU is kept busy by several, a CPU by one, which takes least memory."""
+    """Number of windows to predict at once: several keep a GPU busy; one is enough for a CPU and takes least memory."""
     return 1 if device.type == "cpu" else 4
 
 
 def window_count(shape: Sequence[int], patch_size: Sequence[int], overlap: float) -> int:
-    """How many windows ``predict_volume`` needs.
+    """Number of windows that ``predict_volume`` needs.
 
     Args:
         shape: voxels of the volume along x, y, z.
@@ -94,7 +94,7 @@ def window_count(shape: Sequence[int], patch_size: Sequence[int], overlap: float
 
 
 def _ways(batch_size: int, device: torch.device) -> list[tuple[int, torch.device]]:
-    """Windows at once and where to put them together, each taking less memory than the one before."""
+    """Windows at once and where to assemble them, each taking less memory than the one before."""
     sizes = [batch_size]
     while sizes[-1] > 1:
         sizes.append(sizes[-1] // 2)
@@ -105,7 +105,7 @@ def _ways(batch_size: int, device: torch.device) -> list[tuple[int, torch.device
 class ProbabilityInferer(Inferer):
     """``predict_volume`` as a MONAI inferer: from a network's logits in each window to probabilities of the whole.
 
-    Probabilities are what is blended, not logits, so that a window that is very sure does not outvote its neighbours.
+    Probabilities are blended, not logits, so that a very confident window does not outvote its neighbours.
 
     Args:
         roi_size: voxels of a window along x, y, z.

@@ -1,4 +1,4 @@
-"""The folder beside a report, with figures as PNG and numbers as CSV, and the pictures that the page itself holds."""
+"""The files of a report: figures as PNG and numbers as CSV in a folder, and pictures embedded in the page."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from cggm_med.files import write_text
 from cggm_med.plots.segmentation import write_figure
 from cggm_med.results.tables import csv_text
 
-MAX_BYTES = 8_000_000  # of all pictures in the page, as text; the rest of it is far smaller than the 2 MB to the limit
+MAX_BYTES = 8_000_000  # of all pictures in the page, as text; the rest stays far below 2 MB, which makes 10 MB at most
 PHOTO_PIXELS = 1500  # width of a picture of a scan in the page
 LINE_PIXELS = 800  # width of a chart in the page
-SHARP = {"quality": 88, "subsampling": 0}  # of thin coloured contours
+JPEG = {"quality": 88, "subsampling": 0}  # keeps thin coloured contours sharp
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Picture:
         height: in pixels.
         alt: what it shows, for those who cannot see it.
         caption: below it.
-        links: to the whole picture, and to its numbers.
+        links: to the full picture, and to its numbers.
     """
 
     data: str | None
@@ -54,11 +54,11 @@ class Picture:
 
 
 class Assets:
-    """Writes files to the folder and hands out what the page shows of them.
+    """Writes files to a folder and makes the pictures and links of the page.
 
     Args:
-        folder: exists and is empty.
-        link: how the page calls the folder.
+        folder: empty.
+        link: the folder's address on the page.
     """
 
     def __init__(self, folder: Path, link: str) -> None:
@@ -68,34 +68,19 @@ class Assets:
         self.left_out: list[str] = []
 
     def chart(self, name: str, figure: Figure, alt: str, caption: str, csv: Link) -> Picture:
-        """A figure, written as PNG, in the page with fewer colours.
-
-        Args:
-            name: of the file, without suffix.
-            figure: to draw.
-            alt: what it shows, for those who cannot see it.
-            caption: below it.
-            csv: its numbers.
-        """
+        """Write a figure as ``name.png``; the page shows it smaller, in fewer colours. For the rest see ``Picture``."""
         path = self._unused(name, ".png")
         write_figure(path, figure)
         with Image.open(path) as picture:
-            height = round(picture.height * LINE_PIXELS / picture.width)
-            small = picture.convert("RGB").resize((LINE_PIXELS, height), Image.Resampling.LANCZOS)
+            small = _scaled(picture.convert("RGB"), LINE_PIXELS)
         return self._embed(path, small.quantize(128), "PNG", alt, caption, (csv,))
 
     def picture(
         self, name: str, source: Path, alt: str, caption: str, *csv: Link, photo: bool = False
     ) -> Picture | str:
-        """A picture that a run holds, copied and in the page; a note if it cannot be read.
+        """Copy a run's PNG file to ``name.png`` and show it on the page; a note if it cannot be read.
 
-        Args:
-            name: of the file, without suffix.
-            source: PNG file.
-            alt: what it shows, for those who cannot see it.
-            caption: below it.
-            csv: its numbers.
-            photo: it shows scans, which the page holds as JPEG.
+        A ``photo`` shows scans, which the page holds as JPEG. For the rest see ``Picture``.
         """
         try:
             content = source.read_bytes()
@@ -106,8 +91,7 @@ class Assets:
         path = self._unused(name, ".png")
         path.write_bytes(content)
         if whole.width > PHOTO_PIXELS:
-            height = round(whole.height * PHOTO_PIXELS / whole.width)
-            whole = whole.resize((PHOTO_PIXELS, height), Image.Resampling.LANCZOS)
+            whole = _scaled(whole, PHOTO_PIXELS)
         kind, shown = ("JPEG", whole) if photo else ("PNG", whole.quantize(256))
         return self._embed(path, shown, kind, alt, caption, csv)
 
@@ -125,7 +109,7 @@ class Assets:
         self, path: Path, shown: Image.Image, kind: str, alt: str, caption: str, csv: tuple[Link, ...]
     ) -> Picture:
         buffer = io.BytesIO()
-        shown.save(buffer, kind, **(SHARP if kind == "JPEG" else {"optimize": True}))
+        shown.save(buffer, kind, **(JPEG if kind == "JPEG" else {"optimize": True}))
         text = base64.b64encode(buffer.getvalue()).decode()
         data = None
         if len(text) <= self.room:
@@ -136,7 +120,7 @@ class Assets:
         return Picture(data, shown.width, shown.height, alt, caption, (self.file(path, "PNG"), *csv))
 
     def _unused(self, name: str, suffix: str) -> Path:
-        """A file name without anything that a file system or an address could misread, and not used before."""
+        """An unused file name that is safe in file systems and addresses."""
         plain = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_")[:80] or "file"
         number, candidate = 1, plain
         while candidate + suffix in self.names:
@@ -144,3 +128,8 @@ class Assets:
             candidate = f"{plain}-{number}"
         self.names.add(candidate + suffix)
         return self.folder / (candidate + suffix)
+
+
+def _scaled(picture: Image.Image, width: int) -> Image.Image:
+    height = round(picture.height * width / picture.width)
+    return picture.resize((width, height), Image.Resampling.LANCZOS)

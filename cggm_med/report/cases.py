@@ -1,4 +1,4 @@
-"""What is said of each case, worst cases first, and the pictures of the worst."""
+"""The sections of single cases: their metrics, worst cases first, and pictures of the worst."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from cggm_med.metrics.regions import EMPTY_KINDS
 from cggm_med.report.assets import Assets, Picture
 from cggm_med.report.render import Section, render
-from cggm_med.report.tables import Cell, HtmlTable, readable, table
+from cggm_med.report.tables import Cell, HtmlTable, column_name, html_table
 from cggm_med.results.aggregate import grouped
 from cggm_med.results.results import Record
 from cggm_med.runs.finished import FinishedRun
 
 CASES = "cases"  # name of the CSV
-MAX_ROWS = 1500  # of a table in the page; the CSV has them all
+MAX_ROWS = 1500  # of a table on the page; the CSV has them all
 MAX_PICTURES = 12
 EMPTY = {"none": "", **EMPTY_KINDS}
 ORDER = {
@@ -31,9 +31,9 @@ TOGETHER = {
 
 
 def goodness(row: Record) -> float:
-    """How well a row's prediction fits, higher is better; only compared within one task.
+    """How good a row's prediction is, higher is better; compared within one task only.
 
-    For a region its Dice; for a class its probability, negative where it is wrong; for a value minus the error.
+    Of a region its Dice; of a class its probability, negative where it is wrong; of a value minus its absolute error.
     """
     if "dice" in row:
         return float(row["dice"])
@@ -42,28 +42,28 @@ def goodness(row: Record) -> float:
     return -abs(float(row["predicted"]) - float(row["true"]))
 
 
-def by_case(run: FinishedRun) -> dict[str, float]:
+def case_goodness(run: FinishedRun) -> dict[str, float]:
     """Mean goodness of each case's rows."""
-    rows = grouped(run.report.scores.cases, ["case"])
-    return {case: statistics.fmean(map(goodness, mine)) for (case,), mine in rows.items()}
+    groups = grouped(run.report.scores.cases, ["case"])
+    return {case: statistics.fmean(map(goodness, rows)) for (case,), rows in groups.items()}
 
 
 def worst_first(runs: Sequence[FinishedRun]) -> list[str]:
-    """The scored cases by their mean over the runs, worst first."""
-    scores = [by_case(run) for run in runs]
-    everyone = dict.fromkeys(case for found in scores for case in found)
-    return sorted(everyone, key=lambda case: statistics.fmean(s[case] for s in scores if case in s))
+    """The scored cases by their mean goodness over the runs, worst first."""
+    by_run = [case_goodness(run) for run in runs]
+    cases = dict.fromkeys(case for values in by_run for case in values)
+    return sorted(cases, key=lambda case: statistics.fmean(values[case] for values in by_run if case in values))
 
 
 def all_rows(runs: Sequence[FinishedRun], order: Sequence[str]) -> list[dict[str, Any]]:
-    """A row for each case, run and region or utterance, cases in the given order."""
+    """One row per case, run, and region or utterance, cases in the given order."""
     position = {case: i for i, case in enumerate(order)}
     rows = [_row(run, row) for run in runs for row in run.report.scores.cases]
     return sorted(rows, key=lambda row: position[row["case"]])
 
 
 def cases_section(runs: Sequence[FinishedRun], assets: Assets) -> Section:
-    """One row a case if regions were scored, and every score of every case; both can be sorted."""
+    """A table of the mean Dice of each case if regions were scored, and one of all metrics; both can be sorted."""
     order = worst_first(runs)
     rows = all_rows(runs, order)
     columns = [key for key in dict.fromkeys(key for row in rows for key in row) if len(runs) > 1 or key != "run"]
@@ -72,7 +72,7 @@ def cases_section(runs: Sequence[FinishedRun], assets: Assets) -> Section:
         "cases.html",
         order=ORDER[runs[0].scored],
         means=_mean_table(runs, order) if runs[0].scored == "regions" else None,
-        every=table("Every score of every case", [readable(c) for c in columns], cells, sortable=True),
+        every=html_table("Every score of every case", [column_name(c) for c in columns], cells, sortable=True),
         count=len(rows),
         csv=assets.csv(CASES, rows, "CSV of every score of every case"),
     )
@@ -82,7 +82,7 @@ def cases_section(runs: Sequence[FinishedRun], assets: Assets) -> Section:
 def pictures_section(runs: Sequence[FinishedRun], assets: Assets) -> Section | None:
     """Slices with contours of the worst cases, or pictures of all cases together."""
     order = worst_first(runs)
-    scores = {run.name: by_case(run) for run in runs}
+    scores = {run.name: case_goodness(run) for run in runs}
     csv = assets.file(assets.folder / f"{CASES}.csv", "CSV of all cases")
     sources = {
         (case, run.name): path
@@ -119,12 +119,12 @@ def pictures_section(runs: Sequence[FinishedRun], assets: Assets) -> Section | N
 
 def _row(run: FinishedRun, row: Record) -> dict[str, Any]:
     case, *others = row.items()
-    found = {"case": case[1], "run": run.name, **dict(others)}
+    extended = {"case": case[1], "run": run.name, **dict(others)}
     if "probability" in row:
-        found["right"] = row["true"] == row["predicted"]
+        extended["right"] = row["true"] == row["predicted"]
     elif "dice" not in row:
-        found["absolute error"] = abs(row["predicted"] - row["true"])
-    return found
+        extended["absolute error"] = abs(row["predicted"] - row["true"])
+    return extended
 
 
 def _cell(key: str, row: Mapping[str, Any]) -> Any:
@@ -135,11 +135,11 @@ def _cell(key: str, row: Mapping[str, Any]) -> Any:
 
 def _mean_table(runs: Sequence[FinishedRun], order: Sequence[str]) -> HtmlTable:
     """Mean Dice of each case, by run; of one run also of each region."""
-    columns: dict[str, dict[str, float]] = {run.name: by_case(run) for run in runs}
+    columns: dict[str, dict[str, float]] = {run.name: case_goodness(run) for run in runs}
     if len(runs) == 1:
         columns = {"mean": columns[runs[0].name]}
         for row in runs[0].report.scores.cases:
             columns.setdefault(row["region"], {})[row["case"]] = float(row["dice"])
-    rows = [[case, *(found.get(case) for found in columns.values())] for case in order[:MAX_ROWS]]
+    rows = [[case, *(values.get(case) for values in columns.values())] for case in order[:MAX_ROWS]]
     caption = "Dice of each case, mean over regions" + (" and by region" if len(runs) == 1 else ", by run")
-    return table(caption, ["case", *columns], rows, sortable=True, sorted_by=1 if len(runs) == 1 else None)
+    return html_table(caption, ["case", *columns], rows, sortable=True, sorted_by=1 if len(runs) == 1 else None)

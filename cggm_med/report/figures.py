@@ -1,4 +1,4 @@
-"""The curves of several runs on shared axes, and their gradients in the plane."""
+"""Figures of a report: curves of several runs on shared axes, and gradients in the plane."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from cggm_med.metrics.labels import FUSED
 from cggm_med.plots.segmentation import (
     FUSED_COLOUR,
     LINE_COLOURS,
@@ -24,15 +25,15 @@ from cggm_med.plots.segmentation import (
     modality_panel,
     validation_panel,
 )
-from cggm_med.report.tables import shown
-from cggm_med.report.tsne import FUSED, Points
+from cggm_med.report.tables import cell_text
+from cggm_med.report.tsne import GradientPoints
 from cggm_med.runs.finished import FinishedRun
 
 PANEL_INCHES = (4.6, 3.7)
 FUSED_MARKERS = ("X", "D", "s", "^", "v", "P")
 PALE = 0.75  # share of white in the first step's colour
 TITLE_CHARACTERS = 44
-# What each group of panels is about, with the words that explain it.
+# Title and explanation of each group of panels.
 LOSS, VALIDATION = "loss", "validation"
 PANELS: Mapping[str, tuple[str, str]] = {
     "score": (
@@ -66,7 +67,7 @@ PANELS: Mapping[str, tuple[str, str]] = {
 }
 
 
-def has(run: FinishedRun, key: str) -> bool:
+def has_curve(run: FinishedRun, key: str) -> bool:
     """Whether a run logged what a panel shows."""
     if key in (LOSS, VALIDATION):
         return any(r["kind"] == ("train" if key == LOSS else VALIDATION) for r in run.records)
@@ -74,12 +75,7 @@ def has(run: FinishedRun, key: str) -> bool:
 
 
 def curve_figures(runs: Sequence[FinishedRun], key: str) -> list[Figure]:
-    """One panel a run, all with the same axes.
-
-    Args:
-        runs: that have what the panel shows.
-        key: of ``PANELS``.
-    """
+    """One panel per run, all with the same axes; every run must have the curves of ``key``."""
     if not runs:
         return []
     panels: list[tuple[Figure, Axes]] = []
@@ -94,18 +90,18 @@ def curve_figures(runs: Sequence[FinishedRun], key: str) -> list[Figure]:
             )
         else:
             (loss_panel if key == LOSS else validation_panel)(ax, run.records)
-        title(ax, run.name)
+        set_title(ax, run.name)
         panels.append((figure, ax))
     for limits, set_limits in ((Axes.get_xlim, Axes.set_xlim), (Axes.get_ylim, Axes.set_ylim)):
-        found = [limits(ax) for _, ax in panels]
-        shared = min(low for low, _ in found), max(high for _, high in found)
+        lows, highs = zip(*(limits(ax) for _, ax in panels), strict=True)
+        shared = min(lows), max(highs)
         for _, ax in panels:
             set_limits(ax, shared)
     return [figure for figure, _ in panels]
 
 
 def curve_rows(run: FinishedRun, key: str) -> list[dict[str, Any]]:
-    """The numbers behind a panel, a row for each point."""
+    """The numbers of a panel, one row per point."""
     rows: list[dict[str, Any]] = []
     for record in run.records:
         start = {"run": run.name, "step": record["step"]}
@@ -121,44 +117,39 @@ def curve_rows(run: FinishedRun, key: str) -> list[dict[str, Any]]:
 
 
 def curve_words(run: FinishedRun, key: str) -> str:
-    """A panel in words: where each curve begins and where it ends."""
-    courses: dict[str, list[Any]] = {}
+    """A panel in words: where each curve starts and ends."""
+    curves: dict[str, list[Any]] = {}
     for row in curve_rows(run, key):
         name = str(row.get("modality") or row.get("score") or "loss")
-        courses.setdefault(name, []).append(row.get("value", row.get("loss")))
+        curves.setdefault(name, []).append(row.get("value", row.get("loss")))
     words = [
-        f"{name} from {shown(known[0])} to {shown(known[-1])}"
-        for name, values in courses.items()
+        f"{name} from {cell_text(known[0])} to {cell_text(known[-1])}"
+        for name, values in curves.items()
         if (known := [value for value in values if value is not None])
     ]
     return f"{PANELS[key][0]} over the steps of {run.name}: {', '.join(words) or 'nothing defined'}"
 
 
-def gradient_figure(name: str, found: Points, plane: NDArray[np.float64], modalities: Sequence[str]) -> Figure:
-    """Gradients in the plane: a colour for each modality's own and one for the fused, pale early and full late.
-
-    Args:
-        name: of the run.
-        found: the gradients.
-        plane: ``(point, 2)``, where they lie.
-        modalities: of the run.
-    """
+def gradient_figure(
+    name: str, gradients: GradientPoints, plane: NDArray[np.float64], modalities: Sequence[str]
+) -> Figure:
+    """Gradients at their points ``(point, 2)`` in the plane, coloured by modality or fused; pale early, full late."""
     figure = Figure(figsize=(PANEL_INCHES[0], PANEL_INCHES[1] + 0.6), layout="constrained")
     ax = figure.subplots()
-    progress = found.step / found.step.max()
+    progress = gradients.step / gradients.step.max()
     styles = {(m, m): (colour, "o") for m, colour in zip(modalities, cycle(LINE_COLOURS), strict=False)}
-    parts = list(dict.fromkeys(part for of, part in zip(found.of, found.part, strict=True) if of == FUSED))
+    parts = list(dict.fromkeys(part for of, part in zip(gradients.of, gradients.part, strict=True) if of == FUSED))
     styles |= {(FUSED, part): (FUSED_COLOUR, m) for part, m in zip(parts, cycle(FUSED_MARKERS), strict=False)}
-    keys = list(zip(found.of, found.part, strict=True))
+    keys = list(zip(gradients.of, gradients.part, strict=True))
     for key, (colour, marker) in styles.items():
-        mine = np.array([k == key for k in keys], dtype=bool)
-        shades = [_shade(colour, p) for p in progress[mine]]
-        ax.scatter(plane[mine, 0], plane[mine, 1], s=26, c=shades, marker=marker, edgecolors="none")
+        own = np.array([k == key for k in keys], dtype=bool)
+        shades = [_shade(colour, p) for p in progress[own]]
+        ax.scatter(plane[own, 0], plane[own, 1], s=26, c=shades, marker=marker, edgecolors="none")
     ax.set_xticks([])
     ax.set_yticks([])
     ax.set_xlabel("t-SNE 1")
     ax.set_ylabel("t-SNE 2")
-    title(ax, name)
+    set_title(ax, name)
     handles = [
         Line2D([], [], color=c, marker=m, ls="", ms=6, label=_label(key, len(parts))) for key, (c, m) in styles.items()
     ]
@@ -169,15 +160,15 @@ def gradient_figure(name: str, found: Points, plane: NDArray[np.float64], modali
     return figure
 
 
-def gradient_rows(name: str, found: Points, plane: NDArray[np.float64]) -> list[dict[str, Any]]:
-    """The numbers behind ``gradient_figure``."""
+def gradient_rows(name: str, gradients: GradientPoints, plane: NDArray[np.float64]) -> list[dict[str, Any]]:
+    """The numbers of ``gradient_figure``."""
     return [
         {"run": name, "of": of, "part": part, "step": int(step), "x": round(float(x), 4), "y": round(float(y), 4)}
-        for of, part, step, (x, y) in zip(found.of, found.part, found.step, plane, strict=True)
+        for of, part, step, (x, y) in zip(gradients.of, gradients.part, gradients.step, plane, strict=True)
     ]
 
 
-def title(ax: Axes, name: str) -> None:
+def set_title(ax: Axes, name: str) -> None:
     """A run's name above a panel, on several lines if it is long."""
     ax.set_title("\n".join(textwrap.wrap(name, TITLE_CHARACTERS)).replace("$", r"\$"), fontsize=11)
 

@@ -1,4 +1,4 @@
-"""The page: everything that a report of runs says, in one file that needs no other."""
+"""Writing a report of finished runs: one self-contained HTML page, and a folder of figures and numbers."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from cggm_med.runs.finished import Excluded, FinishedRun
 def write_report(folders: Sequence[Path], out: Path | None = None, say: Callable[[str], object] = print) -> Path:
     """Write one self-contained HTML file about finished runs, and a folder beside it with its figures and numbers.
 
-    The folder has the file's name with ``_files`` in place of the suffix. Runs that cannot stand beside the first are
-    left out, with the reason on the page.
+    The folder has the file's name with ``_files`` in place of the suffix. Runs that cannot be compared with the first
+    are left out, with the reason on the page.
 
     Args:
         folders: of the runs.
         out: HTML file that does not exist yet; default: ``report.html``, or ``report-2.html`` and so on.
-        say: told which runs are left out.
+        say: called with each run that is left out.
 
     Returns:
         The HTML file.
@@ -42,8 +42,8 @@ def write_report(folders: Sequence[Path], out: Path | None = None, say: Callable
         if path.exists():
             raise OutputError(f"{path} is there already; remove it, or choose another name with -o")
     runs, excluded = reportable_runs(folders)
-    for x in excluded:
-        say(f"left out {x.run}: {x.reason}")
+    for run in excluded:
+        say(f"left out {run.run}: {run.reason}")
     with atomic_folder(beside) as temporary:
         assets = Assets(temporary, beside.name)
         content = _sections(runs, excluded, assets)
@@ -64,18 +64,16 @@ def write_report(folders: Sequence[Path], out: Path | None = None, say: Callable
 
 
 def _free() -> Path:
-    """A name that neither a page nor its folder has."""
+    """A file name that is not used, nor that of its folder."""
     names = itertools.chain(["report"], (f"report-{number}" for number in itertools.count(2)))
-    return next(Path(f"{name}.html") for name in names if not _any_exists(Path(f"{name}.html"), Path(f"{name}_files")))
-
-
-def _any_exists(*paths: Path) -> bool:
-    return any(path.exists() for path in paths)
+    return next(
+        Path(f"{name}.html") for name in names if not (Path(f"{name}.html").exists() or Path(f"{name}_files").exists())
+    )
 
 
 def _sections(runs: Sequence[FinishedRun], excluded: Sequence[Excluded], assets: Assets) -> list[Section]:
     summary = sections.summary_section(runs, excluded, assets)
-    # The pictures of cases are made before what stands above them, since they are the ones that the page's room is for.
+    # The pictures of cases are made before the sections above them, so that they are the first to get room on the page.
     pictures = pictures_section(runs, assets)
     kinds = [kind for kind in sections.EVALUATIONS if runs[0].scored in kind.of]
     return [

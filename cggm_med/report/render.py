@@ -1,4 +1,4 @@
-"""HTML of the report from its templates, in which everything is text unless a template made it."""
+"""Rendering the report's HTML from templates, which escape every value that is not HTML of a template."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Section:
     Attributes:
         title: its heading, which the table of contents links to.
         body: what follows the heading.
-        wide: printed across the paper.
+        wide: whether it is printed in landscape.
     """
 
     title: str
@@ -40,14 +40,14 @@ class Section:
 
 
 def render(template: str, **content: Any) -> Markup:
-    """A template, filled.
+    """A filled template.
 
     Args:
         template: file name in ``templates/``.
         content: values by name; text is escaped.
 
     Raises:
-        jinja2.UndefinedError: if the template needs a value that is not there.
+        jinja2.UndefinedError: if the template needs a value that is not given.
     """
     return Markup(_ENVIRONMENT.get_template(template).render(content))  # noqa: S704 - escaped by the template
 
@@ -58,11 +58,11 @@ def verbatim(name: str) -> Markup:
 
 
 def _digest(content: str) -> str:
-    """Of a style or a script, by which the page's own rules allow it."""
+    """Digest by which the page's content security policy allows a style or a script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
 
 
-# select_autoescape() would go by the names of files; here there is nothing but HTML.
+# select_autoescape() would go by file names; here everything is HTML.
 _ENVIRONMENT = Environment(
     loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )

@@ -1,4 +1,4 @@
-"""The sections of a report: what of the runs each of them shows; the words stand in its template."""
+"""The sections of a report: the content of each, from the runs; the text is in its template."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from cggm_med.report.figures import (
     curve_words,
     gradient_figure,
     gradient_rows,
-    has,
+    has_curve,
 )
 from cggm_med.report.render import Section, render
-from cggm_med.report.tables import DASH, Cell, HtmlTable, table
+from cggm_med.report.tables import DASH, Cell, HtmlTable, html_table
 from cggm_med.results.results import Report
 from cggm_med.results.tables import Table
 from cggm_med.runs.finished import Excluded, FinishedRun
 
 MAX_DRAWN = 6  # runs whose curves and gradients are drawn
 MAX_IDS = 200  # of a split that are listed
-MAX_EVALUATIONS = 12  # of a kind
+MAX_EVALUATIONS = 12  # of each kind
 MAX_TABLE_ROWS = 60  # of an evaluation's table
 
 Runs = Sequence[FinishedRun]
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """A kind of evaluation that runs may hold.
+class EvaluationKind:
+    """A kind of evaluation that a run's folder may hold.
 
     Attributes:
         folder: inside a run, with a folder for each evaluation.
@@ -53,26 +53,26 @@ class Evaluation:
 
 
 EVALUATIONS = (
-    Evaluation(
+    EvaluationKind(
         "subsets",
         "Modality subsets",
         "What is left when modalities are missing: the score of every subset of them.",
         "cggm-med evaluate RUN --subsets all",
     ),
-    Evaluation(
+    EvaluationKind(
         "calibration",
         "Calibration",
         "Whether predictions are right as often as their probabilities say.",
         "cggm-med evaluate RUN --calibration",
         ("regions", "classes"),
     ),
-    Evaluation(
+    EvaluationKind(
         "probe",
         "Linear probes",
         "How well each encoder was trained: the score of a linear read-out of its frozen features.",
         "cggm-med probe RUN",
     ),
-    Evaluation(
+    EvaluationKind(
         "robustness",
         "Robustness",
         "What artefacts of MRI in one modality, or in all, cost.",
@@ -83,7 +83,7 @@ EVALUATIONS = (
 
 
 def summary_section(runs: Runs, excluded: Sequence[Excluded], assets: Assets) -> Section:
-    """What was scored and how well, with the definitions."""
+    """The task, the cases and the metrics of every run, with their definitions."""
     first = runs[0]
     names = list(dict.fromkeys(name for run in runs for name in run.report.scores.headline))
     header = ["run", "strategy", "seed", "steps", *names]
@@ -105,14 +105,15 @@ def summary_section(runs: Runs, excluded: Sequence[Excluded], assets: Assets) ->
         links.append(assets.csv("heads", heads, "CSV of each modality's own head"))
     body = render(
         "summary.html",
-        excluded=excluded and table("Not in this report", ["folder", "reason"], [[x.run, x.reason] for x in excluded]),
+        excluded=excluded
+        and html_table("Not in this report", ["folder", "reason"], [[run.run, run.reason] for run in excluded]),
         task=first.task,
         count=len(runs),
         cases=len({row["case"] for row in first.report.scores.cases}),
         split=first.report.split,
         splits=", ".join(f"{len(ids)} {name}" for name, ids in first.splits.items()),
         data=first.report.provenance.get("data", DASH),
-        headline=table("Scores of the fused prediction", header, rows, sortable=len(runs) > 1),
+        headline=html_table("Scores of the fused prediction", header, rows, sortable=len(runs) > 1),
         tables=_merged(reports, "By region or predictor"),
         links=links,
         rules=_rules(reports),
@@ -121,34 +122,34 @@ def summary_section(runs: Runs, excluded: Sequence[Excluded], assets: Assets) ->
 
 
 def configuration_section(runs: Runs, assets: Assets) -> Section:
-    """All settings; of several runs first those in which they differ."""
+    """All settings, after those in which the runs differ."""
     settings = [flat(run.settings) for run in runs]
-    keys = list(dict.fromkeys(key for found in settings for key in found))
-    differing = [key for key in keys if len({_setting(found, key) for found in settings}) > 1]
+    keys = list(dict.fromkeys(key for own in settings for key in own))
+    differing = [key for key in keys if len({_setting(own, key) for own in settings}) > 1]
     header = ["setting", *(run.name for run in runs)]
 
-    def rows(wanted: Sequence[str], marked: bool) -> list[list[Any]]:
-        return [[key, *(Cell(_setting(found, key), marked=marked) for found in settings)] for key in wanted]
+    def rows(chosen: Sequence[str], marked: bool) -> list[list[Any]]:
+        return [[key, *(Cell(_setting(own, key), marked=marked) for own in settings)] for key in chosen]
 
     body = render(
         "configuration.html",
         count=len(runs),
-        differing=differing and table("Settings in which the runs differ", header, rows(differing, True)),
-        whole=table(
+        differing=differing and html_table("Settings in which the runs differ", header, rows(differing, True)),
+        whole=html_table(
             "", header, rows(keys, False), label="all settings", marked_rows=[keys.index(k) for k in differing]
         ),
-        csv=assets.csv("settings", [{"run": r.name, **found} for r, found in zip(runs, settings, strict=True)]),
+        csv=assets.csv("settings", [{"run": r.name, **own} for r, own in zip(runs, settings, strict=True)]),
     )
     return Section("Configuration", body)
 
 
 def curves_section(runs: Runs, assets: Assets) -> Section:
-    """What was logged over training: a row for each quantity, a panel for each run, axes shared within a row."""
+    """Curves over training: one row per quantity, one panel per run, axes shared within a row."""
     drawn = runs[:MAX_DRAWN]
     quantities = [
         (name, words, _panels(runs, drawn, key, assets))
         for key, (name, words) in PANELS.items()
-        if any(has(run, key) for run in runs)
+        if any(has_curve(run, key) for run in runs)
     ]
     body = render("curves.html", count=len(runs), drawn=len(drawn), quantities=quantities)
     return Section("Over training", body)
@@ -156,8 +157,8 @@ def curves_section(runs: Runs, assets: Assets) -> Section:
 
 def _panels(runs: Runs, drawn: Runs, key: str, assets: Assets) -> list[Picture | str]:
     csv = assets.csv(f"curves-{key}", [row for run in runs for row in curve_rows(run, key)])
-    mine = [run for run in drawn if has(run, key)]
-    figures = {run.name: figure for run, figure in zip(mine, curve_figures(mine, key), strict=True)}
+    logged = [run for run in drawn if has_curve(run, key)]
+    figures = {run.name: figure for run, figure in zip(logged, curve_figures(logged, key), strict=True)}
     return [
         assets.chart(f"curves-{key}-{run.name}", figures[run.name], curve_words(run, key), run.name, csv)
         if run.name in figures
@@ -167,7 +168,7 @@ def _panels(runs: Runs, drawn: Runs, key: str, assets: Assets) -> list[Picture |
 
 
 def gradients_section(runs: Runs, assets: Assets) -> Section:
-    """t-SNE of the last layers' gradients, run by run."""
+    """t-SNE of the gradients at the last layers, one panel per run."""
     drawn = runs[:MAX_DRAWN]
     body = render(
         "gradients.html",
@@ -183,19 +184,19 @@ def gradients_section(runs: Runs, assets: Assets) -> Section:
 def _gradients(run: FinishedRun, assets: Assets) -> Picture | str:
     if not run.gradients:
         return f"{run.name} has no gradients.jsonl: it was trained by an earlier version, or without heads."
-    found = tsne.points(run.gradients)
-    plane = tsne.embed(found.direction)
+    gradients = tsne.gradient_points(run.gradients)
+    plane = tsne.embed(gradients.direction)
     if plane is None:
-        return f"{run.name} has too few different gradients ({len(found.of)}) to show."
-    csv = assets.csv(f"gradients-{run.name}", gradient_rows(run.name, found, plane))
-    steps = len(set(found.step.tolist()))
-    alt = f"t-SNE of {len(found.of)} gradients of {run.name} at {steps} steps, by modality and of the fusion"
-    figure = gradient_figure(run.name, found, plane, run.modalities)
+        return f"{run.name} has too few different gradients ({len(gradients.of)}) to show."
+    csv = assets.csv(f"gradients-{run.name}", gradient_rows(run.name, gradients, plane))
+    steps = len(set(gradients.step.tolist()))
+    alt = f"t-SNE of {len(gradients.of)} gradients of {run.name} at {steps} steps, by modality and of the fusion"
+    figure = gradient_figure(run.name, gradients, plane, run.modalities)
     return assets.chart(f"gradients-{run.name}", figure, alt, run.name, csv)
 
 
-def evaluation_section(runs: Runs, assets: Assets, kind: Evaluation) -> Section:
-    """The evaluations of one kind that the runs hold, or the command that makes them."""
+def evaluation_section(runs: Runs, assets: Assets, kind: EvaluationKind) -> Section:
+    """The evaluations of one kind in the runs' folders, or the command that makes them."""
     found = [
         (run.name, path.parent)
         for run in runs
@@ -253,7 +254,7 @@ def cost_section(runs: Runs, assets: Assets) -> Section:
     header = ["run", "strategy", "time", "processor time", "ms per step", "peak memory", "device", "threads"]
     body = render(
         "cost.html",
-        cost=table("Time and memory", header, rows, sortable=len(runs) > 1),
+        cost=html_table("Time and memory", header, rows, sortable=len(runs) > 1),
         csv=assets.csv("cost", [{"run": run.name, "strategy": run.strategy, **run.cost} for run in runs]),
     )
     return Section("Cost", body)
@@ -270,7 +271,7 @@ def provenance_section(runs: Runs) -> Section:
     body = render(
         "provenance.html",
         count=len(runs),
-        provenance=table("Where the numbers come from", ["", *(run.name for run in runs)], rows),
+        provenance=html_table("Where the numbers come from", ["", *(run.name for run in runs)], rows),
         splits=splits,
     )
     return Section("Provenance", body)
@@ -286,42 +287,42 @@ def _merged(reports: Sequence[tuple[str, Report]], fallback: str) -> list[HtmlTa
         for t in report.scores.tables:
             if not t.detail:
                 tables.setdefault((t.title, t.header), []).append((name, t))
-    found: list[HtmlTable | str] = []
+    merged: list[HtmlTable | str] = []
     for (title, header), parts in tables.items():
         rows = [(*row[:1], name, *row[1:]) for name, t in parts for row in t.rows]
         several = len(reports) > 1
-        if several:  # what is compared stands together
+        if several:  # rows to be compared follow one another
             order = list(dict.fromkeys(row[0] for row in rows))
             rows.sort(key=lambda row: order.index(row[0]))
         cells = [_numbers(row if several else (row[0], *row[2:])) for row in rows[:MAX_TABLE_ROWS]]
         names = (header[0], "run", *header[1:]) if several else header
         caption = (title[:1].upper() + title[1:]) or fallback
-        found.append(table(caption, names, cells, sortable=len(cells) > 2))
+        merged.append(html_table(caption, names, cells, sortable=len(cells) > 2))
         if len(rows) > MAX_TABLE_ROWS:
-            found.append(f"The first {MAX_TABLE_ROWS} of {len(rows)} rows; the CSV has them all.")
-    return found
+            merged.append(f"The first {MAX_TABLE_ROWS} of {len(rows)} rows; the CSV has them all.")
+    return merged
 
 
 def _numbers(row: Iterable[str]) -> list[Any]:
-    """Cells that are sorted by the number that their text begins with."""
+    """Cells that are sorted by the number that their text starts with."""
     cells: list[Any] = []
-    for words in row:
+    for text in row:
         try:
-            cells.append(Cell(words, float(words.split()[0])))
+            cells.append(Cell(text, float(text.split()[0])))
         except (ValueError, IndexError):
-            cells.append(DASH if words == "-" else words)
+            cells.append(DASH if text == "-" else text)
     return cells
 
 
 def _rules(reports: Sequence[tuple[str, Report]]) -> list[tuple[str, str]]:
-    """Definitions, each once; those that differ between reports with the run that they belong to."""
-    found: dict[tuple[str, str], list[str]] = {}
+    """Definitions, each once; those that differ between reports name their runs."""
+    names_by_rule: dict[tuple[str, str], list[str]] = {}
     for name, report in reports:
         for rule in report.rules.items():
-            found.setdefault(rule, []).append(name)
+            names_by_rule.setdefault(rule, []).append(name)
     return [
         (term if len(names) == len(reports) else f"{term} ({', '.join(names)})", words)
-        for (term, words), names in found.items()
+        for (term, words), names in names_by_rule.items()
     ]
 
 
@@ -330,7 +331,7 @@ def _or_dash(show: Callable[[float], str], value: Any) -> str:
 
 
 def _setting(settings: Mapping[str, Any], key: str) -> str:
-    """A setting in full; a dash where a run has none of that name.
+    """A setting as text; a dash where a run has none of that name.
 
     Example:
         >>> [_setting({"a": 0.00125, "b": None, "c": "t1", "d": [1, 2]}, key) for key in "abcde"]
@@ -342,10 +343,10 @@ def _setting(settings: Mapping[str, Any], key: str) -> str:
 
 
 def _duration(seconds: Any) -> str:
-    """Such as ``1 h 02 min``.
+    """A duration as text.
 
     Example:
-        >>> [_duration(x) for x in (8.97, 128, 3725, None)]
+        >>> [_duration(seconds) for seconds in (8.97, 128, 3725, None)]
         ['9.0 s', '2 min 08 s', '1 h 02 min', '–']
     """
 

@@ -1,4 +1,4 @@
-"""Which finished runs can stand side by side in a report, and why others cannot."""
+"""Choosing the finished runs that a report can show side by side."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from cggm_med.runs.finished import Excluded, FinishedRun
 
 
 def reportable_runs(folders: Sequence[Path]) -> tuple[tuple[FinishedRun, ...], tuple[Excluded, ...]]:
-    """The runs that can stand side by side: finished, of the task, splits and data of the first of them.
+    """The runs that can be shown side by side: finished, with the task, splits and data of the first.
 
     Args:
         folders: of the runs.
 
     Raises:
-        DataError: if no folder is a finished run; lists what is wrong with each.
+        DataError: if no folder is a finished run; says what is wrong with each.
     """
     runs: list[FinishedRun] = []
     excluded: list[Excluded] = []
@@ -36,7 +36,7 @@ def reportable_runs(folders: Sequence[Path]) -> tuple[tuple[FinishedRun, ...], t
     if not runs:
         raise DataError(
             "nothing to report: expected folders of finished runs, as 'cggm-med train' leaves them:",
-            [f"{x.run}: {x.reason}" for x in excluded],
+            [f"{run.run}: {run.reason}" for run in excluded],
         )
     for run, name in zip(runs, _short_names([run.path for run in runs]), strict=True):
         run.name = name
@@ -44,7 +44,7 @@ def reportable_runs(folders: Sequence[Path]) -> tuple[tuple[FinishedRun, ...], t
 
 
 def _read(path: Path) -> FinishedRun:
-    """One run, of which every file is read now, so that a damaged run is left out."""
+    """One run; every file is read now, so that a damaged run is left out."""
     run = FinishedRun(path)
     _ = run.report, run.strategy, run.splits, run.records, run.gradients, run.cost, run.contents
     if not run.report.scores.cases or not run.modalities:
@@ -53,14 +53,14 @@ def _read(path: Path) -> FinishedRun:
 
 
 def _difference(first: FinishedRun, other: FinishedRun) -> str:
-    """Why two runs cannot stand side by side; empty if they can."""
+    """Why two runs cannot be shown side by side; empty if they can."""
     if other.task != first.task:
         return f"its task is {other.task}, not {first.task} as in {first.path}"
-    for (name, mine), (_, theirs) in zip(first.splits.items(), other.splits.items(), strict=True):
-        if set(mine) != set(theirs):
-            only = len(set(theirs) - set(mine))
+    for (name, cases), (_, other_cases) in zip(first.splits.items(), other.splits.items(), strict=True):
+        if set(cases) != set(other_cases):
+            only = len(set(other_cases) - set(cases))
             return (
-                f"its {name} split has other cases than that of {first.path} ({len(theirs)} cases, {only} "
+                f"its {name} split has other cases than that of {first.path} ({len(other_cases)} cases, {only} "
                 "of them not there); splits are drawn from train.seed unless data.splits names a file"
             )
     task, data = ([run.settings.get(section, {}) for run in (first, other)] for section in ("task", "data"))
@@ -76,14 +76,14 @@ def _difference(first: FinishedRun, other: FinishedRun) -> str:
     return ""
 
 
-def _changed(mine: Mapping[str, str], theirs: Mapping[str, str], same_preparation: bool) -> bool:
-    """Whether digests of one case speak of different files.
+def _changed(first: Mapping[str, str], other: Mapping[str, str], same_preparation: bool) -> bool:
+    """Whether the digests of one case are those of different files.
 
-    What was made of the files may differ with the settings, and is compared where these are equal or nothing else is.
+    Prepared data may differ with the settings; they are compared if these are equal or no file is known to both runs.
     """
-    files = (mine.keys() & theirs.keys()) - {"prepared"}
+    files = (first.keys() & other.keys()) - {"prepared"}
     keys = {*files, "prepared"} if same_preparation or not files else files
-    return any(mine.get(key) != theirs.get(key) for key in keys)
+    return any(first.get(key) != other.get(key) for key in keys)
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:

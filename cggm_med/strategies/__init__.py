@@ -1,1 +1,1 @@
-"""Balancing strategies: one file a paper, all behind the hooks of ``BalancingStrategy``."""
+"""Balancing strategies: one file per paper, each a subclass of ``BalancingStrategy`` that overrides its hooks."""

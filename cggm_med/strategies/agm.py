@@ -61,7 +61,7 @@ class AGM(FactorStrategy):
     """Holds each modality to its habitual lead.
 
     The paper scores a modality by the fused logits with and without it and their cross-entropy, which costs a forward
-    pass for each subset and has no bound. Here the score is that of its classifier head, which only watches.
+    pass for each subset and has no bound. Here the score is that of its classifier head, which only observes.
 
     Further buffers, ``(modality,)``: ``total`` of all scores, and ``count`` of the steps in it.
     """

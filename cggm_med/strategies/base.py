@@ -43,10 +43,10 @@ class StrategyConfig:
 
 
 class BalancingStrategy(nn.Module):
-    """Base of all strategies: classifier heads that watch each modality, and hooks that do nothing.
+    """Base of all strategies: classifier heads that observe each modality, and hooks that do nothing.
 
     Coefficients are buffers and heads are modules, so ``state_dict`` resumes exactly. Buffers, ``(modality,)`` each:
-    ``score`` of the last step, its running mean ``recent`` (without bias correction) and ``seen``, in how many steps.
+    ``score`` of the last step, its running mean ``recent`` (without bias correction), and ``seen``, the count of steps.
 
     Attributes:
         Config: frozen dataclass of the strategy's settings.
@@ -78,7 +78,7 @@ class BalancingStrategy(nn.Module):
 
     @property
     def unimodal_weight(self) -> float:
-        """Share of the heads' gradient that reaches the encoders; with 0 the heads only watch."""
+        """Factor on the heads' gradient that reaches the encoders; with 0 the heads only observe."""
         return 0.0
 
     @property
@@ -120,7 +120,7 @@ class BalancingStrategy(nn.Module):
         self._sums: dict[str, Tensor] = {}
 
     def adapt_features(self, features: dict[str, Features], step: Step) -> dict[str, Features]:
-        """Change what is fused, such as by leaving a modality out. The heads see all features in any case."""
+        """Change the features before fusion, such as by leaving a modality out. The heads always see all features."""
         return features
 
     def unimodal(self, features: Mapping[str, Features]) -> dict[str, UnimodalOutput]:
@@ -129,10 +129,10 @@ class BalancingStrategy(nn.Module):
 
     @torch.no_grad()
     def watch(self, model: MultimodalModel, outputs: Outputs, target: Tensor, step: Step) -> None:
-        """Score each present modality on the whole batch, then ``observe`` the scores; nothing waits for the device.
+        """Score each present modality on the whole batch, then ``observe`` the scores, without waiting for the device.
 
-        The one place where modalities are scored. A modality's logits are its share of the fused head, if the strategy
-        asks for that and the head is linear in the concatenated features, otherwise those of its classifier head.
+        The only place where modalities are scored. A modality's logits are its share of the fused head, if
+        ``from_shares`` and the head is linear in the concatenated features, otherwise those of its classifier head.
         """
         shares = model.linear_shares(outputs.features) if self.from_shares else None
         logits = shares or {m: output.logits for m, output in outputs.unimodal.items()}
@@ -154,17 +154,17 @@ class BalancingStrategy(nn.Module):
         """Learn from the scores of one step.
 
         Args:
-            rows: which entries of ``(modality,)`` buffers belong to the present modalities.
+            rows: index of the present modalities in ``(modality,)`` buffers.
             score: ``(present,)`` in [0, 1], higher is better, the same on all processes.
             usable: boolean scalar on the device; if False (a score is not finite, or nothing of the target occurred),
-                no state may change. ``keep`` takes care of that.
+                no state may change; ``keep`` ensures that.
             step: where training stands.
         """
 
     def losses(
         self, model: MultimodalModel, outputs: Outputs, target: Tensor, criterion: Criterion, step: Step
     ) -> dict[str, Tensor]:
-        """Named scalar losses; their sum is what ``backward`` differentiates. Each head's is named by its modality."""
+        """Named scalar losses, whose sum ``backward`` differentiates. A head's loss is named after its modality."""
         own = {modality: criterion(output.logits, target) for modality, output in outputs.unimodal.items()}
         return {"task": fused_loss(outputs, target, criterion), **own}
 
@@ -180,7 +180,7 @@ class BalancingStrategy(nn.Module):
         """Scale each modality's update, after clipping and before the optimizer's step."""
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Tensors to log: one value a modality, in the model's order, or a scalar. They stay on the device."""
+        """Tensors to log: one value per modality, in the model's order, or a scalar. They stay on the device."""
         return {"score": self.score.clone()}
 
     @property
@@ -189,14 +189,13 @@ class BalancingStrategy(nn.Module):
         return self.recent / (1 - RECENT**self.seen).clamp_min(1e-8)
 
     def guide(self, features: Mapping[str, Features]) -> Tensor | None:
-        """How well each of these modalities does by itself, ``(modality,)``, or None without heads."""
+        """Recent scores of these modalities, ``(modality,)``, or None without heads."""
         return None if self.heads is None else self.recent_score[self.rows(features)]
 
     def rows(self, present: Iterable[str]) -> Any:
         """Index into ``(modality,)`` buffers."""
         present = tuple(present)
-        everyone = present == self.modalities
-        return slice(None) if everyone else [self.modalities.index(m) for m in present]
+        return slice(None) if present == self.modalities else [self.modalities.index(m) for m in present]
 
     def keep(self, rows: Any, usable: Tensor, **values: Tensor) -> None:
         """Write new values to buffers, unless the step is not usable."""
@@ -206,8 +205,8 @@ class BalancingStrategy(nn.Module):
 class FactorStrategy(BalancingStrategy):
     """Base of strategies that multiply each encoder's update by a factor.
 
-    Further buffers: ``factor`` ``(modality,)``, and ``sign_flips``, how often one was below zero. The factor of a
-    modality that is missing in a batch stays as it was.
+    Further buffers: ``factor`` ``(modality,)``, and ``sign_flips``, how often one was negative. The factor of a
+    modality that is missing in a batch does not change.
     """
 
     modulates = True
@@ -239,15 +238,15 @@ class FactorStrategy(BalancingStrategy):
         scale_updates(model, optimizer, dict(zip(self.modalities, self.factor.unbind(), strict=True)))
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Each modality's score and factor, and how many factors were below zero so far."""
+        """Each modality's score and factor, and how many factors were negative so far."""
         return {**super().diagnostics(), "factor": self.factor.clone(), "sign_flips": self.sign_flips.clone()}
 
 
 def fused_loss(outputs: Outputs, target: Tensor, criterion: Criterion) -> Tensor:
     """Loss of the fused prediction; with deep supervision each coarser scale counts half the one before."""
-    every = (outputs.logits, *outputs.deep_logits)
-    weights = [0.5**i for i in range(len(every))]
-    total = torch.stack([w * criterion(x, target) for w, x in zip(weights, every, strict=True)]).sum()
+    scales = (outputs.logits, *outputs.deep_logits)
+    weights = [0.5**i for i in range(len(scales))]
+    total = torch.stack([w * criterion(x, target) for w, x in zip(weights, scales, strict=True)]).sum()
     return total / sum(weights)
 
 

@@ -1,10 +1,10 @@
 """Classifier-guided gradient modulation (CGGM), Guo et al., NeurIPS 2024, https://arxiv.org/abs/2411.01409.
 
-Classifier heads watch how fast each modality improves; the encoder of a modality that lags gets larger updates, that
-of one that runs ahead smaller ones, and the fused gradient may be pulled towards the modalities' own. The paper's
+Classifier heads observe how fast each modality improves; the encoder of a modality that lags gets larger updates, the
+encoder of one that leads smaller ones, and the fused gradient may be pulled towards the modalities' own. The paper's
 coefficient of modality m is ``B_m = sum_{k != m} d_k / sum_k d_k``, with d_k the change of head k's score between two
-batches. Taken literally it has neither mean nor bound, since the sum in its denominator goes through zero; so the
-default applies it to smoothed, positive quantities (``cggm_coefficients``).
+batches. Taken literally it has neither mean nor bound, since its denominator crosses zero; so the default applies it to
+smoothed, positive quantities (``cggm_coefficients``).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class CGGMConfig(StrategyConfig):
     Attributes:
         mode: ``stable``; ``paper``, the paper's rule taken literally; or ``released``, what the authors' code does. The
             last two are for ablation.
-        unimodal_weight: share of the heads' gradient that reaches the encoders; 0.3, or (0): detached as in the paper.
+        unimodal_weight: factor on the heads' gradient that reaches the encoders; 0.3, or (0): detached as in the paper.
         rho: multiplies all factors.
         guidance_weight: weight of the direction term, lambda in the paper; 0, or (0.1), the authors' value for BraTS.
         strength: how far factors may move from one; 0 leaves every encoder alone. Only stable.
@@ -80,8 +80,8 @@ class CGGM(FactorStrategy):
     The direction term ``L_gm = 1/M sum_m (|B_m| - B_m cos(g_m, g_fused))`` compares gradients at the last layers of the
     same batch, in closed form (``last_layer``).
 
-    ``released`` does what the authors' code does, with the encoders found as it means to: gradients are multiplied
-    before clipping whatever the optimizer, and the direction term compares parameters and comes one step late.
+    ``released`` does what the authors' code does, but finds the encoders as that code intends to: gradients are
+    multiplied before clipping whatever the optimizer, and the direction term compares parameters, one step late.
     """
 
     Config = CGGMConfig
@@ -152,13 +152,13 @@ class CGGM(FactorStrategy):
         return losses
 
     def combine(self, model: MultimodalModel) -> None:
-        """Average over processes; ``released`` also multiplies here and prepares the next step's direction term."""
+        """Average over processes; ``released`` also multiplies here and computes the next step's direction term."""
         super().combine(model)
         if self.config.mode == "released":
             for modality, factor in zip(self.modalities, self.factor.unbind(), strict=True):
                 if gradients := model.modality_gradients(modality):
                     torch._foreach_mul_(gradients, factor)
-            self.late_guidance.prepare(model, self.heads, self.factor / self.config.rho)
+            self.late_guidance.update(model, self.heads, self.factor / self.config.rho)
 
     def modulate(self, model: MultimodalModel, optimizer: Optimizer, step: Step) -> None:
         """Scale each encoder's update by its factor, unless ``combine`` did."""
@@ -166,7 +166,7 @@ class CGGM(FactorStrategy):
             super().modulate(model, optimizer, step)
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Scores, factors and sign flips; of the ratio also how often it was undefined and how large it got."""
+        """Scores, factors and sign flips; for the ratio also how often it was undefined, and its largest value."""
         values = super().diagnostics()
         if isinstance(self.coefficients, RatioCoefficients):
             values["cancelled"] = self.coefficients.cancelled.clone()
@@ -178,7 +178,7 @@ class LateGuidance(nn.Module):
     """The direction term of the authors' code: cosines of last-layer parameters, applied one step late.
 
     Its gradient reaches the fused head's weight alone and was computed at that weight's old value, so the value and
-    that gradient are all that has to be kept. Buffers: ``value`` (scalar) and ``gradient``, shaped like the weight.
+    that gradient are all that must be stored. Buffers: ``value`` (scalar) and ``gradient``, shaped like the weight.
 
     Args:
         weight: of the fused head.
@@ -193,12 +193,12 @@ class LateGuidance(nn.Module):
         self.register_buffer("gradient", torch.zeros_like(weight))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The value of the step before, whose derivative is the gradient of the step before."""
+        """The previous step's value, whose derivative is the previous step's gradient."""
         return self.value + (self.gradient * (weight - weight.detach())).sum()
 
     @torch.enable_grad()
-    def prepare(self, model: MultimodalModel, heads: UnimodalHeads, coefficients: Tensor) -> None:
-        """Compute value and gradient for the next step, from the parameters as they are before this one."""
+    def update(self, model: MultimodalModel, heads: UnimodalHeads, coefficients: Tensor) -> None:
+        """Compute value and gradient for the next step from the parameters before this step."""
         cosine = torch.stack(
             [
                 F.cosine_similarity(heads.last_weight(m).detach().flatten(), model.head_weight(m).flatten(), dim=0)

@@ -1,8 +1,8 @@
 """Dynamic gradient shaping (DGS), https://github.com/G22-web/DGS, as designed: Shapley shares, factors and MMPareto.
 
 Each modality's share of the fused prediction is its Shapley value; a modality with more than its equal share gets
-smaller updates, and each encoder's own gradient and the fused one are combined as in MMPareto. What the release does
-instead, and why, stands in ``docs/explanation/algorithms.md``.
+smaller updates, and each encoder's own gradient and the fused one are combined as in MMPareto. For what the authors'
+code does instead, see ``docs/explanation/algorithms.md``.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class DGS(FactorStrategy):
         self._coalition_sums: list[Tensor] = []
 
     def watch(self, model: MultimodalModel, outputs: Outputs, target: Tensor, step: Step) -> None:
-        """Score the heads, and every so many steps value all coalitions."""
+        """Score the heads, and every ``every`` steps value all coalitions."""
         super().watch(model, outputs, target, step)
         if step.number % self.config.every:
             return
@@ -129,7 +129,7 @@ class DGS(FactorStrategy):
         self.pareto.combine(model)
 
     def modulate(self, model: MultimodalModel, optimizer: Optimizer, step: Step) -> None:
-        """Scale each encoder's update by gamma and its factor, then add noise if asked for."""
+        """Scale each encoder's update by gamma and its factor, then add noise if ``noise`` is set."""
         spreads = gradient_spreads(model) if self.config.noise else None
         factors = (self.config.gamma * self.factor).unbind()
         scale_updates(model, optimizer, dict(zip(self.modalities, factors, strict=True)))

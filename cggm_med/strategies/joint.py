@@ -12,7 +12,7 @@ class JointConfig(StrategyConfig):
     """Settings of joint training.
 
     Attributes:
-        heads: whether classifier heads watch the modalities; they change nothing in the model, and cost a few per cent.
+        heads: whether classifier heads observe the modalities; they do not change the model, and cost a few per cent.
     """
 
     heads: bool = True

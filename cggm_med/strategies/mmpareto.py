@@ -68,7 +68,7 @@ class MMPareto(BalancingStrategy):
         self.pareto.combine(model)
 
     def modulate(self, model: MultimodalModel, optimizer: Optimizer, step: Step) -> None:
-        """Scale every encoder's update by gamma, where it acts: a constant factor on a gradient cancels in Adam."""
+        """Scale every encoder's update, not its gradient, by gamma: a constant factor on a gradient cancels in Adam."""
         gamma = self.pareto.cosine.new_tensor(self.config.gamma)
         scale_updates(model, optimizer, dict.fromkeys(model.modalities, gamma))
 

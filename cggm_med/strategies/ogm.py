@@ -1,7 +1,7 @@
 """On-the-fly gradient modulation (OGM, OGM-GE), Peng et al., CVPR 2022, https://arxiv.org/abs/2203.15332.
 
 A modality that predicts better than the others gets smaller updates, so that the others can catch up; with
-generalisation enhancement (GE), Gaussian noise as large as each gradient's own spread makes up for the lost noise.
+generalisation enhancement (GE), Gaussian noise with each gradient's own spread compensates for the lost noise.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class OGMConfig(StrategyConfig):
         alpha: strength; the paper has 0.1 for VGGSound and 0.8 for CREMA-D.
         form: ``continuous``, or ``paper`` for the paper's rule, which jumps at a tie.
         start: share of the run after which factors are applied.
-        end: share of the run up to which they are.
+        end: share of the run until which they are applied.
     """
 
     alpha: float = 0.8
@@ -72,8 +72,8 @@ class OGMConfig(StrategyConfig):
 class OGM(FactorStrategy):
     """Damps the modality that predicts best.
 
-    Scored by its share of a linear fused head where there is one, as in the paper, otherwise by its classifier head,
-    which only watches.
+    A modality is scored by its share of a linear fused head where there is one, as in the paper, otherwise by its
+    classifier head, which only observes.
     """
 
     Config = OGMConfig
@@ -102,7 +102,7 @@ class OGMGE(OGM):
     """OGM, and noise on the gradients of every modality, damped or not: ``k_m g_m + N(0, std(g_m)^2)``.
 
     The standard deviation is that of each gradient tensor after clipping and before the factor. With AdamW the factor
-    stands on the learning rate, so there it scales the noise as well.
+    multiplies the learning rate, so it scales the noise as well.
     """
 
     description = "OGM, and Gaussian noise as large as each gradient's own spread"

@@ -27,7 +27,7 @@ def drop_rates(score: Tensor, drop_base: float, growth: float) -> Tensor:
     Args:
         score: ``(modality,)``.
         drop_base: rate just above a tie.
-        growth: how much larger it can get.
+        growth: largest relative increase of that rate.
 
     Returns:
         ``(modality,)`` in [0, 1].
@@ -48,7 +48,7 @@ class OPMConfig(StrategyConfig):
         drop_base: rate at which a modality just ahead of the others is left out (q_base).
         growth: how much the rate grows with the lead (lambda).
         probability: share of the steps in which anything is left out.
-        warmup: share of the run in which nothing is; the paper waits 6 of 100 epochs.
+        warmup: share of the run, at its start, in which nothing is left out; the paper waits 6 of 100 epochs.
     """
 
     drop_base: float = 0.5
@@ -66,9 +66,9 @@ class OPMConfig(StrategyConfig):
 class OPM(BalancingStrategy):
     """Leaves out the modality that predicts best, for whole samples and at all scales alike.
 
-    Compared are running means of the scores up to the step before: those of this batch would be known too late when a
-    batch is computed in parts, and rates would differ with the number of parts. Scores as in OGM. Nothing is left out
-    when predicting.
+    Running means of the scores up to the previous step are compared: those of this batch would be known too late when
+    it is computed in parts, and rates would depend on the number of parts. Scores are as in OGM. Nothing is left out
+    in prediction.
     """
 
     Config = OPMConfig
@@ -78,13 +78,13 @@ class OPM(BalancingStrategy):
     config: OPMConfig
 
     def adapt_features(self, features: dict[str, Features], step: Step) -> dict[str, Features]:
-        """Leave features out."""
+        """Leave features out in a random share of the steps after the warm-up."""
         on = torch.rand((), generator=step.generator(Stream.OPM_STEPS)).item() < self.config.probability
         if not on or step.progress < self.config.warmup:
             return features
         rows = self.rows(features)
         rates = drop_rates(self.recent_score[rows], self.config.drop_base, self.config.growth)
-        # Nobody is ahead of a modality that has not been scored yet.
+        # No modality is ahead of one that has not been scored yet.
         rates = torch.where((self.seen[rows] > 0).all(), rates, 0)
         return drop_modalities(features, rates, step, Stream.OPM_FEATURES)
 

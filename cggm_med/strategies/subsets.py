@@ -1,4 +1,4 @@
-"""Joint training that also sees subsets of the modalities: ``objectives.subsets`` as two strategies."""
+"""Joint training on subsets of the modalities as well: the two options of ``objectives.subsets`` as strategies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Uniform multitask training: the fused loss plus every modality's own; the control that other methods must beat.
+"""Uniform multitask training: the fused loss plus every modality's own; the control for all other strategies.
 
 The ablation of MMPareto (Wei and Hu, ICML 2024, https://arxiv.org/abs/2405.17730): unimodal losses, no balancing.
 """
@@ -16,7 +16,7 @@ class UniformConfig(StrategyConfig):
     """Settings.
 
     Attributes:
-        unimodal_weight: share of the heads' gradient that reaches the encoders.
+        unimodal_weight: factor on the heads' gradient that reaches the encoders.
     """
 
     unimodal_weight: float = 0.3
@@ -26,7 +26,7 @@ class UniformConfig(StrategyConfig):
 
 
 class Uniform(BalancingStrategy):
-    """The loss of each classifier head flows through its encoder, and nothing is modulated."""
+    """The loss of each classifier head also trains its encoder; nothing is modulated."""
 
     Config = UniformConfig
     description = "joint training plus each modality's own loss through its encoder: the control to beat"

@@ -1,1 +1,1 @@
-"""A page to look at a case: scans with true and predicted regions."""
+"""An HTML page of one case: its scans with true and predicted regions."""

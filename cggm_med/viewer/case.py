@@ -1,4 +1,4 @@
-"""What the viewer shows: a case of a finished run with its prediction, or any image files with masks."""
+"""Loading what the viewer shows: a case of a finished run with its prediction, or image files with masks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cggm_med import registry
-from cggm_med.data.cases import LABEL, Case, CaseList, ImageFile
+from cggm_med.data.cases import LABEL, Case, ImageFile
 from cggm_med.data.volumes.checks import Inspection, inspect
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.preprocess import digests
@@ -23,7 +23,7 @@ from cggm_med.runs.finished import FinishedRun
 from cggm_med.viewer.page import ViewedCase
 from cggm_med.viewer.volumes import Layer
 
-MAX_NAMED = 5  # cases to name when none or an unknown one was asked for
+MAX_NAMED = 5  # cases to name in the error about a missing or unknown one
 NO_TRUTH = "No truth is known for this case: only the prediction is shown."
 NO_PREDICTION = "There is no prediction: only the truth is shown."
 LEARNED_FROM = {
@@ -32,9 +32,9 @@ LEARNED_FROM = {
 }
 
 
-def of_run(
+def view_run_case(
     run: Path,
-    wanted: str | None,
+    case_id: str | None,
     *,
     data: Path | None = None,
     split: str | None = None,
@@ -47,35 +47,35 @@ def of_run(
 
     Args:
         run: folder of a finished run.
-        wanted: id of the case.
+        case_id: of the case.
         data: folder or datalist; default: what the run was trained on.
-        split: look for the case in this split of the run only; default: among all cases.
-        labels: name of the convention in which the truth is written; default: what the layout implies.
+        split: look for the case only in this split of the run; default: among all cases.
+        labels: name of the convention of the truth; default: what the layout implies.
         device: see ``Predictor``.
         trust_names: see ``Predictor``.
-        say: told what is done.
+        say: called with a line of progress.
 
     Raises:
         DataError: if there is no such case, or its files cannot be used.
-        UnknownName: for a split or label convention that does not exist.
+        UnknownName: for an unknown split or label convention.
     """
     predictor = Predictor(run, device, trust_names=trust_names)
-    found = _find(predictor, data, say)
-    cases = {case.id: case for case in found.cases}
+    volumes = predictor.volumes
+    listed = volumes.find_scans(data or volumes.data_path(say), need_labels=False)
+    cases = {case.id: case for case in listed.cases}
     own = dict(predictor.run.splits.items())
     if split is not None:
         if split not in (*own, "all"):
             raise UnknownName("split", split, [*own, "all"])
         cases = {id: case for id, case in cases.items() if id in own.get(split, cases)}
-    if wanted not in cases:
-        held_out = [id for id in (*own["test"], *own["validation"], *cases) if id in cases]
-        raise DataError(_no_such_case(wanted, list(dict.fromkeys(held_out))))
-    source = cases[wanted]
-    asked = labels or (predictor.volumes.stated_convention if data is None else None) or found.label_convention
-    return _segmented(predictor, source, asked, say)
+    if case_id not in cases:
+        held_out_first = [id for id in (*own["test"], *own["validation"], *cases) if id in cases]
+        raise DataError(_no_such_case(case_id, list(dict.fromkeys(held_out_first))))
+    convention = labels or (volumes.stated_convention if data is None else None) or listed.label_convention
+    return _segmented(predictor, cases[case_id], convention, say)
 
 
-def of_run_on_files(
+def view_files_with_run(
     run: Path,
     images: Mapping[str, Path],
     truth: Path | None,
@@ -85,12 +85,12 @@ def of_run_on_files(
     trust_names: bool = False,
     say: Callable[[str], None] = print,
 ) -> ViewedCase:
-    """Image files by modality, segmented by a run; arguments and errors as for ``of_run``."""
+    """Image files by modality, segmented by a run; for arguments and errors see ``view_run_case``."""
     predictor = Predictor(run, device, trust_names=trust_names)
     return _segmented(predictor, _case(images, truth), labels, say)
 
 
-def of_files(
+def view_files(
     images: Mapping[str, Path],
     truth: Path | None,
     prediction: Path | None,
@@ -98,17 +98,17 @@ def of_files(
     task: str | None = None,
     labels: str | None = None,
 ) -> ViewedCase:
-    """Image files, and masks that somebody or something drew on them.
+    """Image files with given masks.
 
     Args:
         images: NIfTI files by name.
         truth: label map.
         prediction: label map.
         task: whose label conventions ``labels`` belongs to.
-        labels: name of the convention in which both masks are written; default: every label is a region.
+        labels: name of the convention of both masks; default: every label is a region.
 
     Raises:
-        DataError: if a file cannot be read or lies on another grid; names it.
+        DataError: if a file cannot be read or has another grid; names it.
         ConfigError: if the task does not segment.
         UnknownName: if it has no such convention.
     """
@@ -119,18 +119,18 @@ def of_files(
             raise ConfigError(f"task '{task}' does not segment, so it has no label conventions; name another --task")
         convention = _convention(labels, kind.conventions)
     source = _case(images, truth)
-    found = _inspected(source, convention)
-    maps = {"truth": found.volumes[LABEL]} if truth is not None else {}
+    inspection = _inspected(source, convention)
+    maps = {"truth": inspection.volumes[LABEL]} if truth is not None else {}
     if prediction is not None:
-        # Beside the first image, which tells the grid, since a case has but one label.
+        # With the first image, which has the grid, since a case has only one label map.
         first = dict(list(source.images.items())[:1])
         maps["prediction"] = _inspected(replace(source, images=first, label=prediction), convention).volumes[LABEL]
     regions, layers = _layers(maps, convention)
     return ViewedCase(
         name=source.id,
         facts={},
-        images={m: found.volumes[m] for m in images},
-        affine=next(iter(found.affines.values())),
+        images={m: inspection.volumes[m] for m in images},
+        affine=next(iter(inspection.affines.values())),
         regions=regions,
         truth=layers.get("truth"),
         prediction=layers.get("prediction"),
@@ -138,19 +138,19 @@ def of_files(
 
 
 def _segmented(predictor: Predictor, source: Case, labels: str | None, say: Callable[[str], None]) -> ViewedCase:
-    """A case with what a run predicts; ``labels`` names the convention of its truth, if it has one."""
+    """A case with a run's prediction; ``labels`` names the convention of its truth, if it has one."""
     run = predictor.run
     convention = predictor.convention
     if source.label is not None:
         convention = _convention(labels, predictor.volumes.conventions)
-    found = _inspected(source, convention)
+    inspection = _inspected(source, convention)
     say(f"segmenting {source.id} on {predictor.device}")
     prediction = predictor.segment(predictor.read_case(source))
     order = tuple(convention.paint)
     predicted = dict(zip(prediction.regions, prediction.segmented.masks, strict=True))
     truth = None
     if source.label is not None:
-        true = dict(zip(convention.regions, convention.to_regions(found.volumes[LABEL]), strict=True))
+        true = dict(zip(convention.regions, convention.to_regions(inspection.volumes[LABEL]), strict=True))
         truth = Layer.of_masks(np.stack([true[region] for region in order]))
     split = _split_of(source, run)
     facts = {
@@ -164,8 +164,8 @@ def _segmented(predictor: Predictor, source: Case, labels: str | None, say: Call
     return ViewedCase(
         name=source.id,
         facts={name: fact for name, fact in facts.items() if fact},
-        images={m: found.volumes[m] for m in prediction.modalities},
-        affine=next(iter(found.affines.values())),
+        images={m: inspection.volumes[m] for m in prediction.modalities},
+        affine=next(iter(inspection.affines.values())),
         regions=_meanings(convention),
         truth=truth,
         prediction=Layer.of_masks(np.stack([predicted[region] for region in order])),
@@ -173,18 +173,12 @@ def _segmented(predictor: Predictor, source: Case, labels: str | None, say: Call
     )
 
 
-def _find(predictor: Predictor, data: Path | None, say: Callable[[str], None]) -> CaseList:
-    """Cases with or without truth, of these data or of those that the run was trained on."""
-    volumes = predictor.volumes
-    return volumes.find_scans(data or volumes.data_path(say), need_labels=False)
-
-
-def _no_such_case(wanted: str | None, known: list[str]) -> str:
-    shown = known if wanted is None else difflib.get_close_matches(wanted, known, n=MAX_NAMED, cutoff=0)
-    names = ", ".join(shown[:MAX_NAMED]) or "none"
-    if wanted is None:
+def _no_such_case(case_id: str | None, known: list[str]) -> str:
+    nearest = known if case_id is None else difflib.get_close_matches(case_id, known, n=MAX_NAMED, cutoff=0)
+    names = ", ".join(nearest[:MAX_NAMED]) or "none"
+    if case_id is None:
         return f"no case is named; there are {len(known)}, such as {names}"
-    return f"no case '{wanted}' among these {len(known)}; the nearest names are {names}"
+    return f"no case '{case_id}' among these {len(known)}; the nearest names are {names}"
 
 
 def _case(images: Mapping[str, Path], truth: Path | None) -> Case:
@@ -202,16 +196,16 @@ def _convention(name: str | None, conventions: Mapping[str, LabelConvention]) ->
 
 
 def _inspected(source: Case, convention: LabelConvention | None) -> Inspection:
-    found = inspect(source, convention)
-    if found.problems:
-        raise DataError(f"{source.id} cannot be shown; expected readable volumes on one grid:", found.problems)
-    return found
+    inspection = inspect(source, convention)
+    if inspection.problems:
+        raise DataError(f"{source.id} cannot be shown; expected readable volumes on one grid:", inspection.problems)
+    return inspection
 
 
 def _layers(
     maps: Mapping[str, NDArray[Any]], convention: LabelConvention | None
 ) -> tuple[dict[str, str], dict[str, Layer]]:
-    """Regions, and the layer of each label map."""
+    """The meaning of each region, and the layer of each label map."""
     if convention is not None:
         order = [list(convention.regions).index(region) for region in convention.paint]
         return _meanings(convention), {
@@ -229,7 +223,7 @@ def _layers(
 
 
 def _meanings(convention: LabelConvention) -> dict[str, str]:
-    """What each region is made of, the outermost first."""
+    """The labels of each region in words, the outermost region first."""
     return {
         region: ", ".join(convention.meanings[label] for label in convention.regions[region])
         for region in convention.paint
@@ -237,7 +231,7 @@ def _meanings(convention: LabelConvention) -> dict[str, str]:
 
 
 def _split_of(source: Case, run: FinishedRun) -> str | None:
-    """The split in which the run knows these very files, whatever they are called."""
+    """The run's split that contains these very files, whatever their names."""
     files = set(digests(source).values())
     for split, ids in run.splits.items():
         if not files.isdisjoint(run.folder.digests(ids)):

@@ -1,4 +1,4 @@
-"""One self-contained HTML page to look at a case: scans, true and predicted regions, in planes and in 3-D."""
+"""The self-contained HTML page of a case: scans, true and predicted regions, in planes and in 3-D."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from cggm_med.metrics.volumes import dice
 from cggm_med.plots.segmentation import REGION_COLOURS
-from cggm_med.viewer.volumes import Layer, image_text, layer_text, rounding, window
+from cggm_med.viewer.volumes import Layer, grey_window, image_text, layer_text, rounding_step
 
 TEMPLATES = Path(__file__).with_name("templates")
 NIIVUE = Path(__file__).parents[1] / "vendored" / "niivue"
@@ -36,13 +36,13 @@ class ViewedCase:
 
     Attributes:
         name: of the case.
-        facts: what stands below its name, such as task and run.
+        facts: shown below its name, such as task and run.
         images: ``(x, y, z)`` by modality, all on one grid.
         affine: of that grid, voxels to mm in RAS+.
-        regions: what each region is made of, by name; of regions that overlap the outermost first.
+        regions: meaning of each region by name; the outermost of overlapping regions first.
         truth: the true regions, if they are known.
         prediction: the predicted regions, if there are any.
-        notes: what a reader has to know besides.
+        notes: warnings to the reader.
     """
 
     name: str
@@ -55,12 +55,12 @@ class ViewedCase:
     notes: tuple[str, ...] = ()
 
 
-def page(case: ViewedCase) -> str:
+def page_html(case: ViewedCase) -> str:
     """The HTML text of a page that needs no other file and no network."""
-    steps = {m: rounding(image, FINE) for m, image in case.images.items()}
+    steps = {m: rounding_step(image, FINE) for m, image in case.images.items()}
     texts = {m: image_text(image, case.affine, steps[m]) for m, image in case.images.items()}
     if sum(map(len, texts.values())) > LARGE_BYTES:
-        steps = {m: rounding(image, COARSE) for m, image in case.images.items()}
+        steps = {m: rounding_step(image, COARSE) for m, image in case.images.items()}
         texts = {m: image_text(image, case.affine, steps[m]) for m, image in case.images.items()}
     layers = {"truth": case.truth, "prediction": case.prediction}
     volumes = list(texts.values()) + [layer_text(x, case.affine) for x in layers.values() if x is not None]
@@ -76,7 +76,7 @@ def page(case: ViewedCase) -> str:
         "notes": case.notes,
         "rounded": _rounded(steps),
     }
-    # The template escapes all text of the case, in the JSON too; only our own files stand in it as they are.
+    # The template escapes all text of the case, also in the JSON; only this package's own files are inserted verbatim.
     return _ENVIRONMENT.get_template("page.html").render(
         title=case.name,
         style=_verbatim(TEMPLATES / "page.css"),
@@ -91,13 +91,13 @@ def page(case: ViewedCase) -> str:
 
 
 def temporary_file(name: str) -> Path:
-    """A file that only this user can read, named after a case, to be written."""
+    """A path named after a case, in a new folder that only this user can read."""
     stem = re.sub(r"[^\w.-]+", "_", name)[:80].strip(".") or "case"
     return Path(tempfile.mkdtemp(prefix="cggm-med-view-")) / f"{stem}.html"
 
 
 def open_in_browser(path: Path) -> bool:
-    """Show a file in the default browser; returns whether there is one to show it."""
+    """Show a file in the default browser; returns whether there is one."""
     graphical = sys.platform in ("win32", "darwin") or any(
         os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
     )
@@ -115,12 +115,12 @@ def _grid(case: ViewedCase) -> str:
 
 
 def _image(modality: str, image: NDArray[np.float32], step: float) -> dict[str, Any]:
-    low, high = window(image)
+    low, high = grey_window(image)
     return {"name": modality, "window": [low, high], "range": [float(image.min()), float(image.max())], "step": step}
 
 
 def _regions(case: ViewedCase) -> list[dict[str, Any]]:
-    """Name, colour, and volumes and Dice as far as there are true or predicted regions."""
+    """Name and colour of each region, and volumes and Dice as far as there is a truth or a prediction."""
     ml = float(abs(np.linalg.det(case.affine[:3, :3]))) / 1000
     rows = []
     for index, ((name, meaning), colour) in enumerate(zip(case.regions.items(), cycle(REGION_COLOURS), strict=False)):
@@ -140,7 +140,7 @@ def _regions(case: ViewedCase) -> list[dict[str, Any]]:
 
 
 def _start(case: ViewedCase) -> list[float]:
-    """Where to look first, in mm: the slices with the most of all regions, else the middle."""
+    """The initial position in mm: the slices with the most of all regions, else the middle."""
     shown = next((x.codes > 0 for x in (case.truth, case.prediction) if x is not None and x.codes.any()), None)
     if shown is None:
         voxel = [(n - 1) / 2 for n in next(iter(case.images.values())).shape]
@@ -150,7 +150,7 @@ def _start(case: ViewedCase) -> list[float]:
 
 
 def _box(case: ViewedCase) -> list[list[float]]:
-    """Least and greatest share of the extent along right, anterior and superior at which not all is background."""
+    """Bounding box of the foreground, as shares of the extent along right, anterior and superior."""
     image = next(iter(case.images.values()))
     shown = image != image[0, 0, 0]
     ends = np.array([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])

@@ -1,4 +1,4 @@
-"""Volumes as text inside a page: images in 16 bits, and regions that overlap as one number a voxel."""
+"""Volumes as text for a page: images in 16 bits, and overlapping regions as one code per voxel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cggm_med.errors import DataError
 
 MAX_CODES = 255
 MAX_INT16 = np.iinfo(np.int16).max
-WINDOW_PERCENTILES = (1.0, 99.5)  # as in the pictures of contours
+WINDOW_PERCENTILES = (1.0, 99.5)  # as in the figures of contours
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Layer:
     """Regions of a volume, which may overlap.
 
     Attributes:
-        codes: ``(x, y, z)``: which regions a voxel belongs to, as an index into ``members``.
+        codes: ``(x, y, z)``: the regions of each voxel, as an index into ``members``.
         members: for each code the indices of its regions; code 0 has none.
     """
 
@@ -68,29 +68,29 @@ class Layer:
         return cls(codes, ((), *((r,) for r in range(len(values)))))
 
     def mask(self, region: int) -> NDArray[np.bool_]:
-        """``(x, y, z)``: where a region is."""
+        """The mask of a region, ``(x, y, z)``."""
         return np.isin(self.codes, [code for code, regions in enumerate(self.members) if region in regions])
 
 
-def window(volume: NDArray[np.float32]) -> tuple[float, float]:
-    """Intensities to be shown as black and white, from what is not background."""
+def grey_window(volume: NDArray[np.float32]) -> tuple[float, float]:
+    """Intensities to be shown as black and as white, from the voxels that are not background."""
     inside = volume[volume != volume[0, 0, 0]]
     low, high = np.percentile(inside, WINDOW_PERCENTILES) if inside.size else (0.0, 1.0)
     return (float(low), float(high)) if low < high else (float(volume.min()), float(volume.max()))
 
 
-def rounding(volume: NDArray[np.float32], levels: int) -> float:
-    """The step to which intensities are rounded so that the window has ``levels`` grey levels; 0 for not at all.
+def rounding_step(volume: NDArray[np.float32], levels: int) -> float:
+    """The step to which intensities are rounded so that the window has ``levels`` grey levels; 0 for no rounding.
 
     Whole numbers of 16 bits stay as they are unless the window holds more than ``levels`` of them.
 
     Example:
-        >>> rounding(np.array([[[0, 1, 2, 40]]], np.float32), 4096)
+        >>> rounding_step(np.array([[[0, 1, 2, 40]]], np.float32), 4096)
         0.0
     """
-    low, high = window(volume)
+    low, high = grey_window(volume)
     lowest, highest = float(volume.min()), float(volume.max())
-    # Far outside the window the 16 bits must still reach.
+    # 16 bits must cover intensities far outside the window, too.
     step = max((high - low) / levels, (highest - lowest) / (2 * MAX_INT16 - 2))
     fits = max(-lowest, highest) <= MAX_INT16
     return 0.0 if fits and step <= 1 and np.array_equal(volume, np.rint(volume)) else step
@@ -100,7 +100,7 @@ def image_text(volume: NDArray[np.float32], affine: NDArray[np.float64], step: f
     """A volume ``(x, y, z)`` as NIfTI in base64, rounded to multiples of ``step``; 0 keeps it as it is."""
     unit = step or 1.0
     stored = np.rint(volume.astype(np.float64) / unit)
-    # Zero stays exactly zero; only volumes that lie far away from it are moved.
+    # Zero stays exactly zero; only volumes far away from it are shifted.
     middle = np.rint((stored.min() + stored.max()) / 2) if np.abs(stored).max() > MAX_INT16 else 0.0
     return _text(nifti_bytes((stored - middle).astype(np.int16), affine, scaling=(unit, middle * unit)))
 

@@ -20,8 +20,8 @@ from helpers.small_runs import trained_run
 from jinja2 import UndefinedError
 
 import cggm_med
-from cggm_med.bundle.configs import TEMPLATE, filled
-from cggm_med.bundle.export import MODULES, SCHEMA_FILE, export
+from cggm_med.bundle.configs import TEMPLATE, fill_template
+from cggm_med.bundle.export import MODULES, SCHEMA_FILE, export_bundle
 from cggm_med.errors import CheckpointError, ConfigError, OutputError, UnknownName
 from cggm_med.inference.predictor import Predictor
 
@@ -72,7 +72,7 @@ def files(folder, case):
 @pytest.fixture(scope="module")
 def bundle(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bundles") / "brats_segmentation"
-    export(run, folder)
+    export_bundle(run, folder)
     return folder
 
 
@@ -240,7 +240,7 @@ def test_weights_are_a_state_dictionary(bundle):
 def test_some_modalities_alone(run, tmp_path):
     """A bundle of two modalities, in an order of its own, says what predict says of these two, with fewer weights."""
     folder = tmp_path / "two"
-    export(run, folder, ["t1ce", "flair"])
+    export_bundle(run, folder, ["t1ce", "flair"])
     meta = json.loads((folder / "configs" / "metadata.json").read_text())
     assert meta["network_data_format"]["inputs"]["image"]["channel_def"] == {"0": "t1ce", "1": "flair"}
     assert meta["eval_metrics"] == {}
@@ -257,13 +257,13 @@ def test_some_modalities_alone(run, tmp_path):
 
 def test_bad_requests(run, bundle, tmp_path, monkeypatch, capsys):
     with pytest.raises(OutputError, match="is not an empty folder"):
-        export(run, bundle)
+        export_bundle(run, bundle)
     with pytest.raises(CheckpointError, match="not a run folder"):
-        export(tmp_path, tmp_path / "out")
+        export_bundle(tmp_path, tmp_path / "out")
     with pytest.raises(UnknownName, match="no modality in this run 'adc'"):
-        export(run, tmp_path / "out", ["flair", "adc"])
+        export_bundle(run, tmp_path / "out", ["flair", "adc"])
     with pytest.raises(ConfigError, match="expected each once"):
-        export(run, tmp_path / "out", ["flair", "flair"])
+        export_bundle(run, tmp_path / "out", ["flair", "flair"])
     command(monkeypatch, "bundle", "export", run, "-o", tmp_path / "out", "--modalities", "flair,adc", code=1)
     assert "no modality in this run 'adc'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -273,15 +273,15 @@ def test_a_run_that_has_not_ended_is_refused(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "run")
     (copy / "results.json").unlink()
     with pytest.raises(CheckpointError, match="has not ended; go on with: cggm-med train --resume"):
-        export(copy, tmp_path / "out")
+        export_bundle(copy, tmp_path / "out")
     (copy / "results.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"results\.json is damaged"):
-        export(copy, tmp_path / "out")
+        export_bundle(copy, tmp_path / "out")
     # A run without held-out cases has no scores, and says so.
     splits = json.loads((copy / "splits.json").read_text())
     (copy / "results.json").unlink()
     (copy / "splits.json").write_text(json.dumps({**splits, "validation": [], "test": []}))
-    export(copy, tmp_path / "out")
+    export_bundle(copy, tmp_path / "out")
     meta = json.loads((tmp_path / "out" / "configs" / "metadata.json").read_text())
     assert meta["evaluation"] == "the run held no case out; nothing was measured"
 
@@ -294,7 +294,7 @@ def test_the_command(run, tmp_path, monkeypatch, capsys):
 
 def test_a_template_without_a_value_is_an_error():
     with pytest.raises(UndefinedError, match="'meta' is undefined"):
-        filled("docs/data_license.txt")
+        fill_template("docs/data_license.txt")
 
 
 def test_templates_are_whole():

@@ -12,8 +12,8 @@ from helpers.command_line import command
 from helpers.small_runs import trained_run
 
 from cggm_med.metrics.volumes import dice
-from cggm_med.viewer.case import of_files, of_run
-from cggm_med.viewer.page import page
+from cggm_med.viewer.case import view_files, view_run_case
+from cggm_med.viewer.page import page_html
 
 SIZE = (1280, 800)
 SIDEBAR, HEADER, FOOTER = 340, 90, 40  # pixels that are not canvas
@@ -202,9 +202,9 @@ def heads(tmp_path_factory):
     folder, pages = tmp_path_factory.mktemp("heads"), {}
     for axes in ("RAS", "LAS"):
         files = a_head(folder, axes)
-        case = of_files({"scan": files["scan"], "other": files["other"]}, files["left"], files["right"])
+        case = view_files({"scan": files["scan"], "other": files["other"]}, files["left"], files["right"])
         pages[axes] = folder / f"{axes}.html"
-        pages[axes].write_text(page(case))
+        pages[axes].write_text(page_html(case))
     return pages
 
 
@@ -317,8 +317,8 @@ def test_keys_and_a_hostile_name(heads, tmp_path):
     name = "</script><img src=x onerror=\"document.title='broken'\">"
     files = a_head(tmp_path, "LAS")
     hostile = tmp_path / "hostile.html"
-    case = of_files({name: files["scan"], "other": files["other"]}, files["left"], files["right"])
-    hostile.write_text(page(case) + KEYS)
+    case = view_files({name: files["scan"], "other": files["other"]}, files["left"], files["right"])
+    hostile.write_text(page_html(case) + KEYS)
     text = elements(hostile)
     assert "<img" not in text
     assert "<title>LAS_scan</title>" in text
@@ -351,7 +351,7 @@ def place(told):
 @pytest.mark.slow
 def test_the_page_of_a_run_is_drawn(run, tmp_path):
     path = tmp_path / "page.html"
-    path.write_text(page(of_run(run, case_in(run, "test"), say=lambda text: None)))
+    path.write_text(page_html(view_run_case(run, case_in(run, "test"), say=lambda text: None)))
     # After one epoch the prediction may be anywhere.
     for size, width in ((SIZE, SIZE[0] - SIDEBAR - 4), ((800, 1400), 800)):
         scan = screenshot(path, size, "prediction=hidden")[HEADER + 40 : HEADER + 500, :width]

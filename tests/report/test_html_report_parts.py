@@ -8,8 +8,8 @@ import pytest
 from jinja2 import UndefinedError
 
 from cggm_med.report.render import TEMPLATES, render
-from cggm_med.report.tables import Cell, table
-from cggm_med.report.tsne import embed, points
+from cggm_med.report.tables import Cell, html_table
+from cggm_med.report.tsne import embed, gradient_points
 
 
 def records(count, seed=0):
@@ -25,19 +25,19 @@ def records(count, seed=0):
 
 
 def test_directions_have_length_one_whatever_the_gradients_had():
-    found = points(records(5))
+    found = gradient_points(records(5))
     np.testing.assert_allclose(np.linalg.norm(found.direction, axis=1), 1)
     assert (found.of.count("t1"), found.of.count("t2"), found.of.count("fused")) == (5, 5, 5)
 
 
 def test_a_gradient_that_vanishes_has_no_direction_and_shorter_ones_are_filled_up():
-    found = points([{"step": 1, "own": {"t1": [0.0, 0.0], "t2": [2.0]}, "fused": {"t1": [0.0, 3.0]}}])
+    found = gradient_points([{"step": 1, "own": {"t1": [0.0, 0.0], "t2": [2.0]}, "fused": {"t1": [0.0, 3.0]}}])
     assert found.of == ("t2", "fused")
     assert found.direction.tolist() == [[1, 0], [0, 1]]
 
 
 def test_neighbours_in_the_plane_are_neighbours_before():
-    found = points(records(40))
+    found = gradient_points(records(40))
     plane = embed(found.direction)
     of = np.array(found.of)
     distance = np.linalg.norm(plane[:, None] - plane[None], axis=-1) + np.diag(np.full(len(plane), np.inf))
@@ -45,26 +45,26 @@ def test_neighbours_in_the_plane_are_neighbours_before():
 
 
 def test_the_plane_is_the_same_each_time():
-    direction = points(records(10)).direction
+    direction = gradient_points(records(10)).direction
     assert np.array_equal(embed(direction), embed(direction))
 
 
 @pytest.mark.parametrize("count", [2, 3, 10, 31])
 def test_any_number_of_points_gets_finite_places(count):
-    plane = embed(points(records(count)).direction)
+    plane = embed(gradient_points(records(count)).direction)
     assert plane.shape == (3 * count, 2)
     assert np.isfinite(plane).all()
 
 
 def test_too_few_or_equal_points_have_no_places():
-    assert embed(points(records(1)).direction) is None
-    assert embed(points([]).direction) is None
+    assert embed(gradient_points(records(1)).direction) is None
+    assert embed(gradient_points([]).direction) is None
     assert embed(np.ones((20, 3))) is None
 
 
 def rendered(*arguments, **options):
     """The HTML of a table, as a section of the page has it."""
-    cost = table(*arguments, **options)
+    cost = html_table(*arguments, **options)
     return render("cost.html", cost=cost, csv={"label": "CSV", "address": "x.csv"})
 
 

@@ -12,7 +12,7 @@ import pytest
 from hatchling.builders.wheel import WheelBuilder
 
 from cggm_med.viewer import page as viewer
-from cggm_med.viewer.page import NIIVUE, ViewedCase, page
+from cggm_med.viewer.page import NIIVUE, ViewedCase, page_html
 from cggm_med.viewer.volumes import Layer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,54 +64,54 @@ def content(text):
 
 
 def test_volumes_and_dice_counted_by_hand():
-    outer, inner = content(page(a_case()))["regions"]
+    outer, inner = content(page_html(a_case()))["regions"]
     assert (outer["truth"], outer["prediction"], outer["dice"]) == pytest.approx((6, 8, 12 / 14))
     assert (inner["truth"], inner["prediction"], inner["dice"]) == pytest.approx((2, 0, 0))
     assert (outer["colour"], inner["colour"]) == ("#56B4E9", "#F0E442")
 
 
 def test_a_case_without_truth_has_no_dice_and_one_layer():
-    told = content(page(a_case(truth=False)))
+    told = content(page_html(a_case(truth=False)))
     assert [layer["name"] for layer in told["layers"]] == ["prediction"]
     assert all(region["truth"] is None and region["dice"] is None for region in told["regions"])
 
 
 def test_it_starts_in_the_slices_with_the_most_truth():
     # Most voxels: x 1, y 1, z 1; in mm by the affine.
-    assert content(page(a_case()))["start"] == [-5, 10, 20]
+    assert content(page_html(a_case()))["start"] == [-5, 10, 20]
     # Else in the middle of 6 x 5 x 4 voxels.
-    assert content(page(a_case(truth=False, prediction=False)))["start"] == [-12.5, 20, 30]
+    assert content(page_html(a_case(truth=False, prediction=False)))["start"] == [-12.5, 20, 30]
 
 
 def test_the_box_of_what_is_not_background_is_turned_to_ras():
     # x from 1 to 5 of 6 voxels, stored right to left; y from 1 to 4 of 5; z from 1 to 3 of 4.
-    low, high = content(page(a_case()))["box"]
+    low, high = content(page_html(a_case()))["box"]
     np.testing.assert_allclose(low, [1 / 6, 1 / 5, 1 / 4])
     np.testing.assert_allclose(high, [5 / 6, 4 / 5, 3 / 4])
     case = a_case(images={"flair": np.pad(np.ones((1, 5, 4), np.float32), ((1, 4), (0, 0), (0, 0)))})
-    assert [ends[0] for ends in content(page(case))["box"]] == pytest.approx([4 / 6, 5 / 6])
+    assert [ends[0] for ends in content(page_html(case))["box"]] == pytest.approx([4 / 6, 5 / 6])
 
 
 def test_the_page_says_what_was_rounded_and_how_the_planes_lie():
-    assert "flair to steps of" in content(page(a_case()))["rounded"]
+    assert "flair to steps of" in content(page_html(a_case()))["rounded"]
     whole = {"flair": np.rint(a_case().images["flair"])}
-    assert content(page(a_case(images=whole)))["rounded"] == ""
-    assert content(page(a_case()))["grid"] == "6 × 5 × 4 voxels of 5 × 10 × 20 mm, stored as LAS."
+    assert content(page_html(a_case(images=whole)))["rounded"] == ""
+    assert content(page_html(a_case()))["grid"] == "6 × 5 × 4 voxels of 5 × 10 × 20 mm, stored as LAS."
     turned = nib.eulerangles.euler2mat(z=np.radians(20))
     oblique = np.block([[turned, np.zeros((3, 1))], [np.zeros((1, 3)), np.ones((1, 1))]])
-    assert "turned by up to 20°, and so are the planes" in content(page(a_case(affine=oblique)))["grid"]
+    assert "turned by up to 20°, and so are the planes" in content(page_html(a_case(affine=oblique)))["grid"]
 
 
 def test_a_page_that_would_be_large_is_rounded_more(monkeypatch):
-    fine = page(a_case())
+    fine = page_html(a_case())
     monkeypatch.setattr(viewer, "LARGE_BYTES", 100)
-    coarse = page(a_case())
+    coarse = page_html(a_case())
     steps = [content(text)["images"][0]["step"] for text in (fine, coarse)]
     assert steps[1] == pytest.approx(steps[0] * 4096 / 255)
 
 
 def test_hostile_names_stay_text():
-    friendly = Scripts(page(a_case()))
+    friendly = Scripts(page_html(a_case()))
     case = a_case(
         HOSTILE,
         facts={HOSTILE: HOSTILE},
@@ -119,7 +119,7 @@ def test_hostile_names_stay_text():
         regions={HOSTILE: HOSTILE, "inner": HOSTILE},
         notes=(HOSTILE,),
     )
-    text = page(case)
+    text = page_html(case)
     hostile = Scripts(text)
     assert hostile.kinds == friendly.kinds
     assert hostile.images == 0
@@ -129,7 +129,7 @@ def test_hostile_names_stay_text():
 
 
 def test_the_page_loads_nothing_and_is_allowed_to_load_nothing():
-    text = page(a_case())
+    text = page_html(a_case())
     # What a page needs beside itself stands in these attributes.
     own = text.replace((NIIVUE / "niivue.umd.js").read_text(), "")
     assert re.findall(r"(?:src|href)\s*=\s*[\"']", own) == []

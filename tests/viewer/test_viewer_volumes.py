@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cggm_med.errors import DataError
-from cggm_med.viewer.volumes import Layer, image_text, layer_text, rounding, window
+from cggm_med.viewer.volumes import Layer, grey_window, image_text, layer_text, rounding_step
 
 AFFINE = np.array([[-2.0, 0, 0, 30], [0, 0, 3, -5], [0, 1, 0, 7], [0, 0, 0, 1]])
 
@@ -35,23 +35,23 @@ def volumes():
 @pytest.mark.parametrize("levels", [255, 4096])
 def test_an_image_is_read_back_to_half_a_step_on_its_own_grid(name, levels):
     volume = volumes()[name].astype(np.float32)
-    step = rounding(volume, levels)
+    step = rounding_step(volume, levels)
     image = read(image_text(volume, AFFINE, step))
     # float32 itself is not finer than this far from zero.
     tolerance = (step or 1e-6) / 2 + np.abs(volume).max() * 2e-7
     np.testing.assert_allclose(image.get_fdata(), volume, atol=tolerance, rtol=0)
     np.testing.assert_array_equal(image.affine, AFFINE)
     assert image.get_data_dtype() == np.int16
-    low, high = window(volume)
+    low, high = grey_window(volume)
     assert step <= (high - low) / levels or name == "one voxel far out"
 
 
 def test_whole_numbers_and_zero_stay_exactly_what_they_are():
     whole = np.rint(volumes()["head"]).astype(np.float32)
-    assert rounding(whole, 4096) == 0
+    assert rounding_step(whole, 4096) == 0
     np.testing.assert_array_equal(read(image_text(whole, AFFINE, 0)).get_fdata(), whole)
     scored = volumes()["z-scored"].astype(np.float32)
-    shown = read(image_text(scored, AFFINE, rounding(scored, 255))).get_fdata()
+    shown = read(image_text(scored, AFFINE, rounding_step(scored, 255))).get_fdata()
     assert (shown[scored == 0] == 0).all()
 
 
@@ -63,7 +63,7 @@ def test_the_same_volume_has_the_same_text():
 def test_the_window_leaves_the_background_out():
     # 90 voxels of background, then 1 to 10: percentiles 1 and 99.5 of the ten.
     volume = np.r_[np.zeros(90), np.arange(1, 11)].reshape(10, 10, 1).astype(np.float32)
-    assert window(volume) == pytest.approx((1.09, 9.955))
+    assert grey_window(volume) == pytest.approx((1.09, 9.955))
 
 
 def test_a_layer_holds_any_overlap():

@@ -1,1 +1,1 @@
-"""What several strategies share."""
+"""Rules and tools that several strategies share, or that one strategy consists of."""

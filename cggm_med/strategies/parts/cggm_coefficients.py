@@ -1,4 +1,4 @@
-"""CGGM's coefficients: from the scores of the classifier heads to one number a modality, stable or as in the paper.
+"""CGGM's coefficients: from the scores of the classifier heads to one number per modality, stable or as in the paper.
 
 Both rules are the paper's ``B_m = sum_{k != m} d_k / sum_k d_k`` of each modality's improvement d: the ratio rule takes
 it literally, the stable rule applies it to smoothed, positive quantities (ADR 0003).
@@ -16,19 +16,19 @@ from cggm_med.strategies.base import write_where
 
 FAST, SLOW = 0.9, 0.99  # decay of the two running means whose difference is the improvement
 MAX_Z = 3.0  # standardised lead at which a factor saturates
-NOISE_FLOOR = 1e-4  # keeps differences below any plausible noise from being standardised into a signal
-CANCELLED = 1e-8  # total improvement below which the paper's ratio says nothing
+NOISE_FLOOR = 1e-4  # smallest noise, so that negligible differences are not standardised into a signal
+CANCELLED = 1e-8  # total improvement below which the paper's ratio is meaningless
 
 
 def balancing_factors(improvement: Tensor, noise: Tensor) -> Tensor:
     """The paper's coefficient B_m over positive utilities, scaled to mean one.
 
-    The common part of the improvements is removed, what is left is measured in units of its noise and squashed to
-    (-3, 3), a softplus makes it a positive utility u, and ``w_m = M/(M-1) * sum_{k != m} u_k / sum_k u_k``.
+    The mean improvement is subtracted, the rest is divided by the noise and squashed to (-3, 3), a softplus makes it a
+    positive utility u, and ``w_m = M/(M-1) * sum_{k != m} u_k / sum_k u_k``.
 
     Args:
         improvement: ``(modality,)``, how much each head's loss fell, on one scale for all.
-        noise: scalar, standard deviation of a difference that means nothing.
+        noise: scalar, standard deviation of a difference by chance.
 
     Returns:
         ``(modality,)``, in (0, M/(M-1)), mean 1; the modality that improved least has the largest.
@@ -46,9 +46,9 @@ def balancing_factors(improvement: Tensor, noise: Tensor) -> Tensor:
 
 
 def temper(factors: Tensor, strength: float, low: float, high: float) -> Tensor:
-    """Move factors towards one: by ``strength``, and further where one of them would leave ``[low, high]``.
+    """Move factors towards one: by ``strength``, and further if one of them would leave ``[low, high]``.
 
-    All are moved alike, so that their mean stays exactly one, which cutting each for itself would not keep.
+    All are moved by the same factor, so that their mean stays exactly one, unlike with clipping.
 
     Example:
         >>> temper(torch.tensor([0.2, 1.8]), strength=0.5, low=0.5, high=1.5)
@@ -63,7 +63,7 @@ def temper(factors: Tensor, strength: float, low: float, high: float) -> Tensor:
 
 
 def paper_coefficients(improvement: Tensor) -> Tensor:
-    """``B_m = sum_{k != m} d_k / sum_k d_k``, neither bounded nor positive; all 1 where the sum is next to nothing.
+    """``B_m = sum_{k != m} d_k / sum_k d_k``, neither bounded nor positive; all 1 where the sum is almost 0.
 
     Args:
         improvement: ``(modality,)``, change of each score since the last step.
@@ -84,9 +84,9 @@ def paper_coefficients(improvement: Tensor) -> Tensor:
 
 
 def released_coefficients(improvement: Tensor) -> Tensor:
-    """The same as the authors' code has it: ``S = sum_k d_k + 1e-8``, ``B_m = (S - d_m) / S``.
+    """The coefficients of the authors' code: ``S = sum_k d_k + 1e-8``, ``B_m = (S - d_m) / S``.
 
-    The small number is no guard: where the improvements cancel, it makes the coefficient huge.
+    The small number is no safeguard: where the improvements cancel, it makes the coefficient huge.
 
     Example:
         >>> released_coefficients(torch.tensor([0.5, -0.5]))
@@ -99,9 +99,9 @@ def released_coefficients(improvement: Tensor) -> Tensor:
 class StableCoefficients(nn.Module):
     """Bounded coefficients with mean one, from smoothed losses.
 
-    Buffers: ``fast`` and ``slow`` ``(modality,)`` running means of each head's loss (one minus its score, so that all
-    share one scale), ``seen`` ``(modality,)`` how many steps each entered, ``noise`` and ``noise_seen`` (scalars) the
-    running variance of the differences between modalities.
+    Buffers: ``fast`` and ``slow`` ``(modality,)``, running means of each head's loss (one minus its score, so that all
+    share one scale); ``seen`` ``(modality,)``, the number of steps in them; ``noise`` (scalar), the running variance of
+    the differences between modalities, and ``noise_seen``, the number of steps in it.
 
     Args:
         modalities: how many.
@@ -146,12 +146,12 @@ class StableCoefficients(nn.Module):
 class RatioCoefficients(nn.Module):
     """The paper's ratio of raw improvements from one batch to the next, for ablation.
 
-    Buffers: ``previous`` ``(modality,)`` scores, ``known`` ``(modality,)`` whether there is one, ``cancelled``, in how
-    many steps the improvements cancelled, and ``largest``, the largest magnitude of a coefficient so far.
+    Buffers: ``previous`` ``(modality,)`` scores; ``known`` ``(modality,)``, whether there is one; ``cancelled``, the
+    number of steps in which the improvements cancelled; ``largest``, the largest magnitude of a coefficient so far.
 
     Args:
         modalities: how many.
-        released: as the authors' code has it: without a guard, and with 0 for the score before the first step.
+        released: as in the authors' code: without a guard, and with a score of 0 before the first step.
     """
 
     previous: Tensor

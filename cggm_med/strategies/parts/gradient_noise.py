@@ -1,4 +1,4 @@
-"""Gaussian noise on gradients, as large as their own spread: the GE of OGM-GE, Peng et al., CVPR 2022."""
+"""Gaussian noise on gradients, with their own spread: the GE of OGM-GE, Peng et al., CVPR 2022."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def gradient_spreads(model: MultimodalModel) -> dict[str, list[Tensor]]:
 
 
 def add_gradient_noise(model: MultimodalModel, spreads: Mapping[str, list[Tensor]], step: Step) -> None:
-    """Add Gaussian noise to every gradient of every modality .
+    """Add Gaussian noise to every gradient of every modality.
 
     Args:
         model: has gradients.

@@ -1,7 +1,7 @@
-"""Gradients at the last layer in closed form, and what CGGM makes of their direction.
+"""Gradients at the last layer in closed form, and the direction term of CGGM.
 
 The gradient of a loss with respect to the weight of a linear last layer is ``delta^T features`` with
-``delta = dL/dlogits``: a derivative of the loss function alone, so that no second pass through the network is needed.
+``delta = dL/dlogits``: a derivative of the loss function alone, which needs no second pass through the network.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def weight_gradient(
         logits: ``(batch, target, ...)``.
         hidden: ``(batch, channel, ...)`` on the same grid.
         target: of the loss.
-        differentiable: keep the graph, so that the result can itself be differentiated with respect to what lies below
-            the last layer.
+        differentiable: keep the graph, so that the result can be differentiated with respect to everything below the
+            last layer.
 
     Returns:
         ``(target, channel)`` in float32.

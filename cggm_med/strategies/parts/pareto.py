@@ -1,6 +1,6 @@
-"""Two gradients for each encoder, of the fused loss and of its own, combined so that neither is hurt (MMPareto).
+"""Combining two gradients of each encoder, of the fused loss and of its own, without conflict (MMPareto).
 
-Wei and Hu, ICML 2024, https://arxiv.org/abs/2405.17730. Shared by the strategies that use it.
+Wei and Hu, ICML 2024, https://arxiv.org/abs/2405.17730.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from cggm_med.distributed import average
 from cggm_med.models.base import MultimodalModel
 
 Rescale = Literal["encoder", "tensor"]
-SHORTEST = 1e-30  # squared norm below which a gradient is nothing
-ROUNDING = 1e-5  # share of two gradients' lengths below which their combination is rounding
+MIN_SQUARED_NORM = 1e-30  # below it, a gradient counts as zero
+ROUNDING = 1e-5  # share of two gradients' lengths below which their combination is a rounding error
 
 
 def min_norm_weight(gg: Tensor, gu: Tensor, uu: Tensor) -> Tensor:
@@ -35,8 +35,8 @@ def min_norm_weight(gg: Tensor, gu: Tensor, uu: Tensor) -> Tensor:
         tensor(0.7500)
     """
     distance = gg + uu - 2 * gu
-    inner = ((uu - gu) / torch.where(distance > SHORTEST, distance, 1)).clamp(0, 1)
-    return torch.where(distance > SHORTEST, inner, torch.full_like(inner, 0.5))
+    inner = ((uu - gu) / torch.where(distance > MIN_SQUARED_NORM, distance, 1)).clamp(0, 1)
+    return torch.where(distance > MIN_SQUARED_NORM, inner, torch.full_like(inner, 0.5))
 
 
 def pareto_gradient(
@@ -45,11 +45,11 @@ def pareto_gradient(
     """Combine the fused loss's and a modality's own gradient of one encoder.
 
     Where they agree (positive cosine) the result is their sum. Where they conflict, it is twice the shortest vector
-    between them, which descends on both, brought back to the length of the sum if it is shorter.
+    between them, which descends on both, rescaled to the length of the sum if it is shorter.
 
     Args:
-        fused: gradient of the fused loss, one tensor a parameter.
-        own: gradient of the modality's own loss, shaped alike.
+        fused: gradient of the fused loss, one tensor per parameter.
+        own: gradient of the modality's own loss, with the same shapes.
         rescale: restore the length of the whole ``encoder``'s gradient, which keeps its direction, or of each
             ``tensor``'s, as the authors' code does.
 
@@ -63,25 +63,25 @@ def pareto_gradient(
     g = torch.cat([x.flatten() for x in fused]).float()
     u = torch.cat([x.flatten() for x in own]).float()
     gg, gu, uu = g @ g, g @ u, u @ u
-    lengths = (gg.sqrt() * uu.sqrt()).clamp_min(SHORTEST)
+    lengths = (gg.sqrt() * uu.sqrt()).clamp_min(MIN_SQUARED_NORM)
     cosine = gu / lengths
-    # A loss without any gradient, such as that of a modality which was left out, conflicts with nothing.
-    agree = (gu > 0) | (torch.minimum(gg, uu) < SHORTEST)
+    # A zero gradient, such as that of a modality that was left out, conflicts with nothing.
+    agree = (gu > 0) | (torch.minimum(gg, uu) < MIN_SQUARED_NORM)
     half = torch.full_like(cosine, 0.5)
-    # Both from the formula: one minus the other would lose all digits where one gradient is far longer.
+    # Both from the formula: one minus the other would lose all digits if one gradient is far longer.
     a = torch.where(agree, half, min_norm_weight(gg, gu, uu))
     b = torch.where(agree, half, min_norm_weight(uu, gu, gg))
     combined = [2 * a * x + 2 * b * y for x, y in zip(fused, own, strict=True)]
     plain = torch._foreach_norm([x + y for x, y in zip(fused, own, strict=True)])
-    now = torch._foreach_norm(combined)
+    shortened = torch._foreach_norm(combined)
     longest = [x.norm() + y.norm() for x, y in zip(fused, own, strict=True)]
-    norms = [torch.stack(list(x)) for x in (plain, now, longest)]
+    norms = [torch.stack(list(x)) for x in (plain, shortened, longest)]
     if rescale == "encoder":
         norms = [x.norm().expand_as(x) for x in norms]
     for x, before, after, length in zip(combined, *norms, strict=True):
-        # Opposite gradients leave nothing but rounding, which must not be stretched to the length of a gradient.
-        something = after > ROUNDING * length
-        x.mul_(torch.where(something, before / torch.where(something, after, 1), 1).clamp_min(1))
+        # Opposite gradients leave only rounding errors, which must not be stretched to the length of a gradient.
+        significant = after > ROUNDING * length
+        x.mul_(torch.where(significant, before / torch.where(significant, after, 1), 1).clamp_min(1))
     return combined, cosine
 
 
@@ -104,31 +104,25 @@ class ParetoGradients(nn.Module):
         self.register_buffer("cosine", torch.zeros(modalities))
 
     def backward(self, losses: Mapping[str, Tensor], model: MultimodalModel, heads: nn.Module) -> None:
-        """Differentiate each modality's own loss through its encoder only, then all others together.
-
-        Args:
-            losses: those named by a modality are its own.
-            model: receives the gradients of the others.
-            heads: receive theirs.
-        """
+        """Differentiate the losses named after modalities through their heads and encoders, then all others."""
         present = [m for m in model.modalities if m in losses]
         own = [(m, i, p) for m in present for i, p in enumerate(model.modality_parameters(m))]
         head_parameters = list(heads.parameters())
         if present:
             total = torch.stack([losses[m] for m in present]).sum()
             wanted = [*head_parameters, *(p for _, _, p in own)]
-            found = torch.autograd.grad(total, wanted, retain_graph=True, allow_unused=True)
-            for parameter, gradient in zip(head_parameters, found, strict=False):
+            gradients = torch.autograd.grad(total, wanted, retain_graph=True, allow_unused=True)
+            for parameter, gradient in zip(head_parameters, gradients, strict=False):
                 if gradient is None:
                     continue
-                if parameter.grad is None:  # laid out in memory as its parameter, as optimizers may expect
+                if parameter.grad is None:  # with the memory layout of its parameter, which optimizers may expect
                     parameter.grad = torch.zeros_like(parameter)
                 parameter.grad.add_(gradient)
-            for (m, i, _), gradient in zip(own, found[len(head_parameters) :], strict=True):
+            for (m, i, _), gradient in zip(own, gradients[len(head_parameters) :], strict=True):
                 if gradient is not None:
-                    mine = self.own.setdefault(m, {})
+                    by_index = self.own.setdefault(m, {})
                     # Not in place: parameters that are summed directly share one gradient tensor.
-                    mine[i] = mine[i] + gradient if i in mine else gradient
+                    by_index[i] = by_index[i] + gradient if i in by_index else gradient
         torch.stack([loss for name, loss in losses.items() if name not in present]).sum().backward()
 
     @torch.no_grad()
@@ -137,11 +131,11 @@ class ParetoGradients(nn.Module):
 
         Parameters that the modality's own loss does not reach keep the fused gradient.
         """
-        average([gradient for mine in self.own.values() for gradient in mine.values()])
-        for m, mine in self.own.items():
-            parameters = [model.modality_parameters(m)[i] for i in mine]
+        average([gradient for by_index in self.own.values() for gradient in by_index.values()])
+        for m, by_index in self.own.items():
+            parameters = [model.modality_parameters(m)[i] for i in by_index]
             fused = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-            combined, cosine = pareto_gradient(fused, list(mine.values()), self.rescale)
+            combined, cosine = pareto_gradient(fused, list(by_index.values()), self.rescale)
             self.cosine[model.modalities.index(m)] = cosine
             for parameter, gradient, new in zip(parameters, fused, combined, strict=True):
                 gradient.copy_(new)  # in place: an optimizer may rely on a gradient's memory layout

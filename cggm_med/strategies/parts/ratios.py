@@ -1,4 +1,4 @@
-"""How a modality's score compares with the others': the ratio behind OGM and OPM, for any number of modalities."""
+"""The ratio of a modality's score to the others', which OGM and OPM use, for any number of modalities."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 TIE = 1e-6  # ratios this close to one are ties, which rounding must not decide
-SMALLEST = 1e-6  # below it a mean score is no divisor; next to it, any ratio is far above one
+EPSILON = 1e-6  # added to both scores, so that a score of 0 is no divisor; far below any score that matters
 
 
 def score_ratios(score: Tensor) -> Tensor:
@@ -24,4 +24,4 @@ def score_ratios(score: Tensor) -> Tensor:
         return torch.ones_like(score)
     # Summed without the score itself: subtracting it from the total would make ties unequal by rounding.
     others = (score * ~torch.eye(modalities, dtype=torch.bool, device=score.device)).sum(1) / (modalities - 1)
-    return (score + SMALLEST) / (others + SMALLEST)
+    return (score + EPSILON) / (others + EPSILON)

@@ -42,13 +42,7 @@ def exact_plan(players: int) -> tuple[Tensor, Tensor]:
 
 
 def sampled_plan(players: int, orders: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The same from random orders in which the players join; the values still sum to v(everyone) - v(nobody).
-
-    Args:
-        players: how many.
-        orders: how many orders to draw.
-        generator: of random numbers.
-    """
+    """The same from ``orders`` random orders in which the players join; values still sum to v(all) - v(none)."""
     if math.factorial(players) <= orders:
         drawn = [list(order) for order in permutations(range(players))]
     else:
@@ -80,8 +74,8 @@ def coalition_sums(
 ) -> Tensor:
     """Score sums of the fused prediction from each coalition of the given modalities.
 
-    The others are absent, as if they had never been loaded. The network is used as it predicts: without dropout, and
-    without touching running statistics. Nobody's prediction is that of a sample that lacks every modality.
+    The others are absent, as if they had never been loaded. The network is in evaluation mode: without dropout, and
+    without changing running statistics. The empty coalition predicts as for a sample that lacks every modality.
 
     Args:
         model: fuses and predicts.
@@ -108,7 +102,7 @@ def coalition_sums(
 
 
 def shapley_shares(values: Tensor) -> Tensor:
-    """Shapley values as shares of their total magnitude; equal shares where all are next to nothing.
+    """Shapley values as shares of their total magnitude; equal shares where all are almost 0.
 
     Example:
         >>> shapley_shares(torch.tensor([0.3, -0.1]))
