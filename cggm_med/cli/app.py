@@ -39,7 +39,7 @@ app.command()(doctor.doctor)
 
 
 def main() -> None:
-    """Entry point: errors that a user can mend are one line on stderr and exit code 1; 2 for wrong usage."""
+    """Entry point: errors that a user can fix are one line on stderr and exit code 1; 2 for wrong usage."""
     # One line, without the place in the source that issued it.
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:

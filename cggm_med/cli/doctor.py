@@ -1,4 +1,4 @@
-"""``cggm-med doctor``: versions, devices, what is missing and the command that mends it."""
+"""``cggm-med doctor``: versions, devices, what is missing and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ class Finding:
         name: what.
         ok: whether it is as it should be.
         found: what was found.
-        mend: command or hint, if there is something to do.
+        fix: command or hint, if there is something to do.
     """
 
     name: str
     ok: bool
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 def doctor() -> None:
-    """Show versions, devices, and how to mend what is missing."""
+    """Show versions, devices, and how to fix what is missing."""
     healthy = True
     for finding in examine():
         healthy = healthy and finding.ok
         typer.echo(f"{'ok     ' if finding.ok else 'MISSING'} {finding.name}: {finding.found}")
-        if finding.mend:
-            typer.echo(f"        {finding.mend}")
+        if finding.fix:
+            typer.echo(f"        {finding.fix}")
     if not healthy:
         raise typer.Exit(1)
 

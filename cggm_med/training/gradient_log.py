@@ -14,15 +14,15 @@ from torch import Tensor
 from cggm_med import distributed
 from cggm_med.files import append_text
 
-MOST_STEPS = 120  # of a run whose gradients are kept
-MOST_VALUES = 256  # of a gradient
+MAX_STEPS = 120  # of a run whose gradients are kept
+MAX_VALUES = 256  # of a gradient
 TABLE_SEED = 0
 
 Gradients = Mapping[str, Sequence[Tensor]]
 
 
 class GradientLog:
-    """Appends the gradients of at most ``MOST_STEPS`` logged steps, evenly over the run, to a file of JSON lines.
+    """Appends the gradients of at most ``MAX_STEPS`` logged steps, evenly over the run, to a file of JSON lines.
 
     A line holds ``step``; ``own``, each modality's gradient at its classifier head; and ``fused``, the fused loss's at
     the head of the model, by the modalities, joined by ``+``, whose part of that head it is. A gradient
@@ -36,7 +36,7 @@ class GradientLog:
 
     def __init__(self, path: Path, steps: int, log_every: int) -> None:
         self.path, self.log_every = path, log_every
-        self.stride = max(1, math.ceil(steps // log_every / MOST_STEPS))
+        self.stride = max(1, math.ceil(steps // log_every / MAX_STEPS))
 
     def __call__(self, step: int, gradients: Gradients) -> None:
         """Take in a logged step; to be called by every process.
@@ -63,7 +63,7 @@ class GradientLog:
         append_text(self.path, json.dumps({"step": step, "own": own, "fused": parts}) + "\n")
 
 
-def sketch(values: Tensor, size: int = MOST_VALUES) -> Tensor:
+def sketch(values: Tensor, size: int = MAX_VALUES) -> Tensor:
     """A vector as it is, or if it is longer than ``size`` a sum of its values with random signs in ``size`` buckets.
 
     Such a count sketch (Charikar et al., 2002) keeps inner products on average, so that angles between long vectors

@@ -19,6 +19,7 @@ import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 
 from cggm_med.metrics.volumes import dice
 from cggm_med.plots.segmentation import REGION_COLOURS
@@ -154,10 +155,10 @@ def _box(case: ViewedCase) -> list[list[float]]:
     image = next(iter(case.images.values()))
     shown = image != image[0, 0, 0]
     ends = np.array([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
-    for axis, (to, direction) in enumerate(nib.orientations.io_orientation(case.affine).astype(int)):
-        filled = np.flatnonzero(shown.any(axis=tuple(a for a in range(3) if a != axis)))
-        if filled.size:
-            share = np.array([filled[0], filled[-1] + 1]) / image.shape[axis]
+    for box in find_objects(shown.view(np.uint8)):
+        turns = nib.orientations.io_orientation(case.affine).astype(int)
+        for part, n, (to, direction) in zip(box, image.shape, turns, strict=True):
+            share = np.array([part.start, part.stop]) / n
             ends[:, to] = share if direction > 0 else 1 - share[::-1]
     return ends.tolist()
 

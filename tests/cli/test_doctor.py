@@ -1,4 +1,4 @@
-"""The look at an installation: what is there, what is missing or too old, and the command that mends it."""
+"""The look at an installation: what is there, what is missing or too old, and the command that fixes it."""
 
 import importlib.metadata
 
@@ -44,7 +44,7 @@ def test_what_is_as_it_should_be(installed):
 def test_a_package_that_is_missing(installed):
     del installed["h5py"]
     found = findings()["h5py"]
-    assert (found.ok, found.found, found.mend) == (False, "not installed", "pip install 'h5py>=3.11'")
+    assert (found.ok, found.found, found.fix) == (False, "not installed", "pip install 'h5py>=3.11'")
 
 
 @pytest.mark.parametrize("version", ["2.9.1", "2.14.0"])
@@ -52,11 +52,11 @@ def test_a_version_that_was_not_asked_for(installed, version):
     installed["torch"] = version
     found = findings()["torch"]
     assert (found.ok, found.found) == (False, f"{version}, expected <2.14,>=2.10")
-    assert found.mend == "pip install 'torch<2.14,>=2.10'"
+    assert found.fix == "pip install 'torch<2.14,>=2.10'"
 
 
 def test_an_extra_may_be_absent(installed):
     del installed["pydicom"]
     found = findings()["pydicom"]
-    assert (found.ok, found.mend) == (True, "pip install 'cggm-med[dicom]'")
+    assert (found.ok, found.fix) == (True, "pip install 'cggm-med[dicom]'")
     assert "'dicom'" in found.found

@@ -14,7 +14,7 @@ from cggm_med.evaluation.calibration.scores import (
     BINS,
     COLDEST,
     HOTTEST,
-    LARGEST,
+    MAX_LOG_ODDS,
     PER_UNIT,
     ClassPredictions,
     RegionPredictions,
@@ -61,7 +61,7 @@ def test_what_logits_were_multiplied_by_is_found(classes, voxels, factor):
     assert temperature == pytest.approx(factor * one, rel=1e-9)
     assert found.scores().ece > 0.05 > 0.01 > found.scores(temperature).ece
     odds, inside = voxels
-    kept = np.abs(factor * odds) < LARGEST  # beyond, log-odds are counted as the largest
+    kept = np.abs(factor * odds) < MAX_LOG_ODDS  # beyond, log-odds are counted as the largest
     found = RegionPredictions.count(expit(factor * odds[kept]), inside[kept])
     assert fit_temperature(found.slope) == pytest.approx(factor, rel=0.01)
 
@@ -197,7 +197,7 @@ def test_certainty_and_nothing():
     assert certain.scores().nll < 1e-6
     assert fit_temperature(certain.slope) == COLDEST
     wrong = RegionPredictions.count(np.array([0.0, 1.0]), np.array([True, False]))
-    assert wrong.scores().nll == pytest.approx(LARGEST)
+    assert wrong.scores().nll == pytest.approx(MAX_LOG_ODDS)
     assert fit_temperature(wrong.slope) == HOTTEST
     assert at_limit(COLDEST)
     assert at_limit(HOTTEST)

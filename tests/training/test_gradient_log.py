@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from cggm_med.training.gradient_log import MOST_STEPS, MOST_VALUES, GradientLog, sketch
+from cggm_med.training.gradient_log import MAX_STEPS, MAX_VALUES, GradientLog, sketch
 
 
 def lines(path):
@@ -18,7 +18,7 @@ def pair(*values):
 
 
 def test_short_vectors_are_kept_as_they_are():
-    values = torch.randn(MOST_VALUES)
+    values = torch.randn(MAX_VALUES)
     assert torch.equal(sketch(values), values)
 
 
@@ -33,7 +33,7 @@ def test_sketches_keep_inner_products_on_average():
         errors.append(float(cosine[1] - cosine[0]))
     errors = torch.tensor(errors)
     assert abs(errors.mean()) < 0.01
-    assert 0.3 / MOST_VALUES**0.5 < errors.std() < 1.5 / MOST_VALUES**0.5
+    assert 0.3 / MAX_VALUES**0.5 < errors.std() < 1.5 / MAX_VALUES**0.5
 
 
 def test_sketches_are_linear_and_the_same_each_time():
@@ -53,8 +53,8 @@ def test_at_most_so_many_steps_are_kept_evenly(tmp_path, steps, log_every):
     for step in range(log_every, steps + 1, log_every):
         log(step, {"t1": pair(1.0, 2.0)})
     kept = [line["step"] for line in lines(tmp_path / "g.jsonl")] if steps >= log_every else []
-    assert len(kept) <= MOST_STEPS
-    assert len(kept) > MOST_STEPS / 2 or len(kept) == steps // log_every
+    assert len(kept) <= MAX_STEPS
+    assert len(kept) > MAX_STEPS / 2 or len(kept) == steps // log_every
     assert len({b - a for a, b in pairwise(kept)}) <= 1
 
 

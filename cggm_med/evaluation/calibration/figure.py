@@ -16,7 +16,7 @@ from cggm_med.plots.segmentation import LINE_COLOURS, write_figure
 # Colour, marker and line of each stage.
 STYLES = (("before", LINE_COLOURS[1], "o", "solid"), ("after", LINE_COLOURS[0], "s", (0, (4, 1.5))))
 PANEL_INCHES = 3.3
-LEAST_SHARE = 0.001  # that is drawn
+MIN_SHARE = 0.001  # that is drawn
 
 
 def reliability_figure(
@@ -59,8 +59,8 @@ def reliability_figure(
         above.set_xlim(0, 1)
         above.set_ylim(0, 1)
         below.set_yscale("log")
-        below.set_ylim(LEAST_SHARE, 1)
-        below.set_yticks([LEAST_SHARE * 10**i for i in range(4)])
+        below.set_ylim(MIN_SHARE, 1)
+        below.set_yticks([MIN_SHARE * 10**i for i in range(4)])
         below.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
         below.yaxis.set_minor_formatter(NullFormatter())
         below.set_xlabel(said)

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, find_objects
 
 from cggm_med import distributed
 from cggm_med.errors import NonFiniteLoss
 from cggm_med.evaluation.calibration.figure import reliability_figure
-from cggm_med.evaluation.calibration.scores import BINS, LARGEST, LOG_ODDS, RegionPredictions, fit_temperature
+from cggm_med.evaluation.calibration.scores import BINS, LOG_ODDS, MAX_LOG_ODDS, RegionPredictions, fit_temperature
 from cggm_med.evaluation.calibration.table import METRICS, Record, Temperature, cells_of, headline, record, stages
 from cggm_med.results.aggregate import mean
 from cggm_med.results.results import Scores
@@ -114,7 +114,7 @@ class RegionCalibration:
             "Brier": "(probability - truth)^2, averaged over voxels",
             "NLL": "minus the natural logarithm of the probability of what is true, averaged over voxels",
             "logits": "log-odds of the probabilities that evaluation thresholds, after windows were blended and "
-            f"brought to the case's grid; to the nearest 1/512, at most {LARGEST}",
+            f"brought to the case's grid; to the nearest 1/512, at most {MAX_LOG_ODDS}",
         }
 
     def _count(self, note: Callable[[str, Mapping[tuple[str, str], RegionPredictions]], None]) -> None:
@@ -170,12 +170,9 @@ def nearby(mask: NDArray[np.bool_], spacing_mm: Sequence[float]) -> NDArray[np.b
     near = np.zeros_like(mask)
     if not mask.any():
         return near
-    box = []
-    for axis, mm in enumerate(spacing_mm):
-        filled = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        margin = int(REACH_MM / mm) + 1
-        box.append(slice(max(0, filled[0] - margin), filled[-1] + 1 + margin))
-    inside = tuple(box)
+    (box,) = find_objects(mask.view(np.uint8))
+    margins = [int(REACH_MM / mm) + 1 for mm in spacing_mm]
+    inside = tuple(slice(max(0, a.start - n), a.stop + n) for a, n in zip(box, margins, strict=True))
     near[inside] = distance_transform_edt(~mask[inside], sampling=tuple(spacing_mm)) <= REACH_MM
     return near
 

@@ -20,7 +20,7 @@ from scipy.special import expit, log_softmax, logit, softmax
 BINS = 15  # equal in width, over [0, 1], as in Guo et al.
 COLDEST, HOTTEST = 0.05, 20.0  # between which a temperature is looked for
 PER_UNIT = 512  # steps in which log-odds are counted, so that a probability is off by at most 0.00025
-LARGEST = 16  # log-odds beyond which they are counted as this; in single precision, 1 - 1 / (1 + e^16) is almost 1
+MAX_LOG_ODDS = 16  # log-odds beyond which they are counted as this; in single precision, 1 - 1 / (1 + e^16) is almost 1
 
 Array = NDArray[np.float64]
 
@@ -117,8 +117,8 @@ class RegionPredictions:
     Any number of voxels takes the same memory, and two counts can be added.
 
     Args:
-        counts: ``(2, 2 * LARGEST * PER_UNIT + 1)``: voxels outside and inside the region, by log-odds in steps of
-            ``1 / PER_UNIT`` from ``-LARGEST``.
+        counts: ``(2, 2 * MAX_LOG_ODDS * PER_UNIT + 1)``: voxels outside and inside the region, by log-odds in steps of
+            ``1 / PER_UNIT`` from ``-MAX_LOG_ODDS``.
 
     Example:
         >>> p = np.array([0.25, 0.25, 0.25, 0.25])
@@ -133,8 +133,8 @@ class RegionPredictions:
     def count(cls, probability: NDArray[np.floating], inside: NDArray[np.bool_]) -> RegionPredictions:
         """Count voxels: probability of the region, and whether it is there, in arrays of one shape."""
         with np.errstate(divide="ignore"):  # of probabilities that are exactly 0 or 1
-            odds = logit(probability.astype(np.float64)).clip(-LARGEST, LARGEST)
-        place = np.rint((odds + LARGEST) * PER_UNIT).astype(np.int64).ravel()
+            odds = logit(probability.astype(np.float64)).clip(-MAX_LOG_ODDS, MAX_LOG_ODDS)
+        place = np.rint((odds + MAX_LOG_ODDS) * PER_UNIT).astype(np.int64).ravel()
         size = len(LOG_ODDS)
         both = np.bincount(place + size * inside.ravel(), minlength=2 * size)
         return cls(both.reshape(2, size))
@@ -164,7 +164,7 @@ class RegionPredictions:
         return float(((outside + inside) * expit(LOG_ODDS * inverse) - inside) @ LOG_ODDS)
 
 
-LOG_ODDS: Array = np.arange(-LARGEST * PER_UNIT, LARGEST * PER_UNIT + 1) / PER_UNIT
+LOG_ODDS: Array = np.arange(-MAX_LOG_ODDS * PER_UNIT, MAX_LOG_ODDS * PER_UNIT + 1) / PER_UNIT
 
 
 def fit_temperature(slope: Callable[[float], float]) -> float:

@@ -26,7 +26,7 @@ from cggm_med.types import Features
 CLASSIFIER_GRID = {"readout__C": [1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0]}
 RIDGE_GRID = {"readout__alpha": [1e5, 1e4, 1e3, 1e2, 10.0, 1.0, 0.1]}
 FOLDS = 5
-MOST_ITERATIONS = 1000
+MAX_ITERATIONS = 1000
 
 Floats = NDArray[np.float64]
 Folds = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
@@ -87,7 +87,7 @@ def fit_readout(train: Rows, validation: Rows | None, *, classes: bool) -> tuple
     Returns:
         The read-out, and the regularisation that was chosen: ``C`` or ``alpha``; None if nothing was chosen.
     """
-    estimator = LogisticRegression(max_iter=MOST_ITERATIONS) if classes else Ridge()
+    estimator = LogisticRegression(max_iter=MAX_ITERATIONS) if classes else Ridge()
     readout = Pipeline([("scale", StandardScaler()), ("readout", estimator)])
     parts = [train] if validation is None else [train, validation]
     x, y = np.concatenate([p.x for p in parts]), np.concatenate([p.y for p in parts])

@@ -20,7 +20,7 @@ from cggm_med.results.results import Scores
 from cggm_med.runs.loaded import LoadedRun
 from cggm_med.task.capabilities import LabelledSamples
 
-MOST_SAMPLES = 10_000  # of the training split
+MAX_SAMPLES = 10_000  # of the training split
 
 
 class SampleProbe:
@@ -41,9 +41,9 @@ class SampleProbe:
     def scores(self, say: Say) -> Scores:
         """A row for each modality and read-out, and one for the fused prediction."""
         chosen = self.train.cases
-        if len(chosen) > MOST_SAMPLES:
+        if len(chosen) > MAX_SAMPLES:
             random = np.random.Generator(np.random.Philox(random_seed(self.x.config.train.seed, Stream.PROBED_SAMPLES)))
-            chosen = tuple(chosen[i] for i in sorted(random.permutation(len(chosen))[:MOST_SAMPLES]))
+            chosen = tuple(chosen[i] for i in sorted(random.permutation(len(chosen))[:MAX_SAMPLES]))
         self.fitted_to = len(chosen)
         summary: list[Record] = []
         cases: list[Record] = []

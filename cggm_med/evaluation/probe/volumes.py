@@ -30,9 +30,9 @@ from cggm_med.results.results import Scores
 from cggm_med.runs.loaded import LoadedRun
 from cggm_med.task.scan_to_mask import segment_scan
 
-MOST_PATCHES, PATCHES_A_CASE = 64, 4
+MAX_PATCHES, PATCHES_A_CASE = 64, 4
 VOXELS_A_PATCH = 400
-MOST_CASES_TO_CHOOSE = 8  # thresholds by
+MAX_CASES_TO_CHOOSE = 8  # thresholds by
 
 
 class VolumeProbe:
@@ -48,7 +48,7 @@ class VolumeProbe:
         self.x, self.volumes, self.train = x, x.volumes, train
         self.choice = validation or train
         self.has_validation = validation is not None
-        self.patches = min(MOST_PATCHES, PATCHES_A_CASE * len(train.cases))
+        self.patches = min(MAX_PATCHES, PATCHES_A_CASE * len(train.cases))
 
     def scores(self, say: Say) -> Scores:
         """A row for each case, modality, read-out and region, and what they say together."""
@@ -60,7 +60,7 @@ class VolumeProbe:
             say(f"{READ_OUTS[by]}: fitted, now choosing thresholds and scoring")
             # Dice of (modality, region, threshold), summed over cases.
             total = np.zeros((len(modalities), len(regions), len(THRESHOLDS)))
-            for id in self.choice.cases[:MOST_CASES_TO_CHOOSE]:
+            for id in self.choice.cases[:MAX_CASES_TO_CHOOSE]:
                 for i, volumes in enumerate(self._predict(self.choice, model, readouts, id)):
                     for j, (p, t) in enumerate(zip(volumes, self._truth(self.choice, id), strict=True)):
                         total[i, j] += dice_by_threshold(p, t)
@@ -108,7 +108,7 @@ class VolumeProbe:
 
     def chosen_by(self, reason: str) -> str:
         """How the thresholds were found."""
-        count = min(MOST_CASES_TO_CHOOSE, len(self.choice.cases))
+        count = min(MAX_CASES_TO_CHOOSE, len(self.choice.cases))
         cases = f"{count} validation cases" if self.has_validation else f"{count} training cases, since {reason}"
         return f"the threshold of each modality and region: highest mean Dice of {cases}"
 

@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn import functional as F
 
-from cggm_med.evaluation.probe.readouts import MOST_ITERATIONS, Floats
+from cggm_med.evaluation.probe.readouts import MAX_ITERATIONS, Floats
 
 NEVER = -20.0  # log-odds of a region of which no voxel was drawn
 # Voxels of regions are drawn more often than they occur, so that a mask may begin far above one half.
@@ -87,7 +87,7 @@ def fit_voxels(x: Floats, y: NDArray[np.bool_], channels: Sequence[int]) -> Voxe
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # see fit_readout
-            fitted = LogisticRegression(max_iter=MOST_ITERATIONS).fit(scaled, inside)
+            fitted = LogisticRegression(max_iter=MAX_ITERATIONS).fit(scaled, inside)
         weights[region] = fitted.coef_[0] / scaler.scale_
         bias[region] = fitted.intercept_[0] - weights[region] @ scaler.mean_
     split = torch.from_numpy(weights).float()[:, :, None, None, None].split(list(channels), dim=1)

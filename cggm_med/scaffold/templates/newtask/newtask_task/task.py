@@ -40,7 +40,7 @@ SHAPES = {
 }
 COLUMNS = ("id", "label", "group")
 LAYOUT = "labels.csv with the columns id, label, group, and an array MODALITY/ID.npy of each modality of each sample"
-MOST_LISTED = 20
+MAX_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class NewtaskTask(ClassificationTask):
             samples.append(Sample(row["id"], row["group"], self.targets.index(row["label"]), files))
         missing = [str(file) for sample in samples for file in sample.inputs.values() if not file.is_file()]
         if missing:
-            raise DataError(f"{path}: {len(missing)} files are missing; expected {LAYOUT}:", missing[:MOST_LISTED])
+            raise DataError(f"{path}: {len(missing)} files are missing; expected {LAYOUT}:", missing[:MAX_LISTED])
         return SampleList(tuple(samples))  # with the ids of train, validation and test, if your data declare them
 
     def load(self, sample: Sample, random: torch.Generator | None) -> dict[str, Tensor]:
