@@ -126,7 +126,7 @@ class EngineEvaluator:
     def run(self) -> Report:
         """Score, and write tables and figures into the run folder."""
         overrides: Tree = {"data": {"path": os.path.abspath(self.dataset.data)}, "train": {"device": self.device}}
-        return ask.evaluate(self.run_dir, overrides, _console(), split="validation", out=None)
+        return ask.evaluate_run(self.run_dir, overrides, _console(), split="validation", out=None)
 
 
 class TrainedRun:

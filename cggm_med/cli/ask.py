@@ -49,9 +49,9 @@ def evaluate(
     if sum((subsets is not None, corrupt is not None, calibration)) > 1:
         raise typer.BadParameter("--subsets, --corrupt and --calibration are three questions; ask one at a time")
     from cggm_med.evaluation import ask
-    from cggm_med.evaluation.calibration.measure import CalibrationQuestion
-    from cggm_med.evaluation.robustness.measure import RobustnessQuestion
-    from cggm_med.evaluation.subsets.measure import SubsetQuestion
+    from cggm_med.evaluation.calibration.question import CalibrationQuestion
+    from cggm_med.evaluation.robustness.question import RobustnessQuestion
+    from cggm_med.evaluation.subsets.question import SubsetQuestion
 
     console = make_console()
     question: ask.Question | None = None
@@ -62,7 +62,7 @@ def evaluate(
     elif corrupt is not None:
         question = RobustnessQuestion(corrupt, severity or "1..5")
     if question is None:
-        ask.evaluate(folder, overrides, console, split=split, out=out)
+        ask.evaluate_run(folder, overrides, console, split=split, out=out)
     else:
         ask.ask(question, folder, overrides, console, split=split, out=out)
 
@@ -172,7 +172,7 @@ def probe(
     """Score each modality by a linear read-out of its frozen encoder: how well each encoder was trained."""
     overrides = overrides_of(settings, data)
     from cggm_med.evaluation.ask import ask
-    from cggm_med.evaluation.probe.measure import ProbeQuestion
+    from cggm_med.evaluation.probe.question import ProbeQuestion
 
     console = make_console()
     ask(ProbeQuestion(), folder, overrides, console, split=split, out=out)

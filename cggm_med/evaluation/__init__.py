@@ -1,1 +1,1 @@
-"""Questions to a finished run: subsets of the modalities, artefacts, calibration, linear probes."""
+"""Questions to a finished run: modality subsets, artefacts, calibration, linear probes."""

@@ -1,4 +1,4 @@
-"""The way to ask a finished run anything: open it, check the task, measure, write and print what was found."""
+"""Ask a finished run a question: load it, check that its task fits, compute, write and print the answer."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from cggm_med.results.tables import csv_text
 from cggm_med.runs.folder import RunFolder
 from cggm_med.runs.loaded import LoadedRun, Say, load_run
 from cggm_med.runs.progress import speaker
-from cggm_med.runs.scoring import score
+from cggm_med.runs.scoring import score_run
 from cggm_med.task.base import Task
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found.
+    """The results of a question.
 
     Attributes:
         scores: numbers and tables.
         rules: how they are defined.
-        provenance: what is to be said of their making besides the usual.
+        provenance: entries added to the usual provenance.
     """
 
     scores: Scores
@@ -41,11 +41,11 @@ class Answer:
 
 
 class Question(ABC):
-    """A question to a finished run. It is asked once.
+    """A question to a finished run. Each object is asked once.
 
     Attributes:
-        folder: inside the run's folder, for the results.
-        written: files besides ``results.md``, in words.
+        folder: name of the folder for the results, inside the run's folder.
+        written: the files written besides ``results.md``, in words.
     """
 
     folder: ClassVar[str]
@@ -53,48 +53,48 @@ class Question(ABC):
 
     @abstractmethod
     def check(self, task: Task, folder: Path) -> None:
-        """Refuse a task that cannot be asked this, before its data are read, which may take long.
+        """Refuse a task that this question does not fit, before its data are read, which may take long.
 
         Args:
-            task: of the run.
-            folder: of the run, for messages.
+            task: the run's task.
+            folder: the run's folder, for messages.
 
         Raises:
-            ConfigError: names the task and what it would need.
+            ConfigError: names the task and what the question needs.
         """
 
     @abstractmethod
-    def measure(self, x: LoadedRun, say: Say) -> Answer:
+    def answer(self, run: LoadedRun, say: Say) -> Answer:
         """The answer, the same in all processes, which share the cases.
 
         Args:
-            x: the run and its cases.
-            say: told how far it is.
+            run: the run and its cases.
+            say: receives lines of progress.
         """
 
     @abstractmethod
     def draw(self, folder: Path, report: Report) -> None:
-        """Write pictures and further tables of what was measured into a folder."""
+        """Write pictures and further tables of the answer to a folder."""
 
 
 def ask(
     question: Question, folder: Path, overrides: Tree, console: Console, *, split: str | None, out: Path | None
 ) -> Report:
-    """Ask a finished run about its own held-out cases or about other data.
+    """Ask a finished run a question about its held-out cases or about other data.
 
     Writes ``results.json``, ``results.csv``, ``results.md`` and what the question draws, all or nothing.
 
     Args:
-        question: to ask.
-        folder: of the run.
+        question: what to ask.
+        folder: the run's folder.
         overrides: settings such as ``data.path``.
         console: for progress and tables.
         split: see ``load_run``.
-        out: folder that holds nothing yet; default: a new one inside the run folder.
+        out: new or empty folder; default: a new one inside the run folder.
 
     Raises:
-        CheckpointError: if the folder is no run or its weights do not fit.
-        ConfigError: if the run cannot be asked this.
+        CheckpointError: if the folder is not a run or its weights do not fit.
+        ConfigError: if the question does not fit the run's task.
         DataError: if a case was trained on and ``split`` was not given.
         OutputError: if ``out`` holds files already or cannot be written.
     """
@@ -102,10 +102,10 @@ def ask(
         if out is not None:
             require_unused(out)
         say = speaker(console)
-        x = load_run(folder, overrides, say, split=split, check=lambda task: question.check(task, folder))
-        answer = question.measure(x, say)
-        report = x.report(answer.scores, answer.rules, answer.provenance)
-        target = out or _new_folder(folder / question.folder / x.name, x.device)
+        run = load_run(folder, overrides, say, split=split, check=lambda task: question.check(task, folder))
+        answer = question.answer(run, say)
+        report = run.make_report(answer.scores, answer.rules, answer.provenance)
+        target = out or _new_folder(folder / question.folder / run.name, run.device)
         if distributed.rank() == 0:
             with atomic_folder(target) as temporary:
                 write_json(temporary / "results.json", report.to_json())
@@ -117,17 +117,17 @@ def ask(
     return report
 
 
-def evaluate(folder: Path, overrides: Tree, console: Console, *, split: str | None, out: Path | None) -> Report:
-    """Score a finished run as at the end of its training; arguments and errors as for ``ask``."""
+def evaluate_run(folder: Path, overrides: Tree, console: Console, *, split: str | None, out: Path | None) -> Report:
+    """Score a finished run the way training does at its end; arguments and errors as for ``ask``."""
     with _processes(folder, overrides):
         if out is not None:
             require_unused(out)
-        x = load_run(folder, overrides, speaker(console), split=split)
-        return score(x, out or _new_folder(folder / "evaluations" / x.name, x.device), console)
+        run = load_run(folder, overrides, speaker(console), split=split)
+        return score_run(run, out or _new_folder(folder / "evaluations" / run.name, run.device), console)
 
 
 def _processes(folder: Path, overrides: Tree) -> AbstractContextManager[None]:
-    """All processes that torchrun started, on the run's device if nothing else is said."""
+    """All processes that torchrun started, on the device of the overrides or else of the run."""
     return distributed.processes(select_device(RunFolder(folder).device_setting(overrides)))
 
 

@@ -1,4 +1,4 @@
-"""What a run's fused prediction and heads say of labelled samples, a row for each label."""
+"""Predictions of a run's labelled samples, one row per label, by its fused prediction and its heads."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from cggm_med.types import Batch
 
 @dataclass(frozen=True)
 class LabelPredictions:
-    """Rows of labels.
+    """True and predicted labels, one row per label.
 
     Attributes:
-        places: case of each row, and which of its parts, if it has several.
+        places: the case of each row and, where a case has several labels, the number of its part.
         true: ``(row,)`` class numbers or values.
-        logits: ``(row, class)``, or ``(row, 1)`` of values, by who predicts.
+        logits: ``(row, class)``, or ``(row, 1)`` for values, by predictor: the fusion, then the heads.
     """
 
     places: list[Record]
@@ -37,43 +37,43 @@ class LabelPredictions:
 
 
 def labels_of(samples: LabelledSamples, batch: Batch) -> tuple[Tensor | None, Iterator[dict[str, Any]]]:
-    """Which positions of a batch hold a label, None where a sample has one label; and the place of each row."""
+    """The positions of a batch that hold a label (None if each sample has just one), and the place of each row."""
     if samples.labels == "values" or batch.target.ndim == 1:
         return None, ({"case": id} for id in batch.ids)
-    each = batch.target != IGNORED
-    counts = zip(batch.ids, each.sum(dim=1).tolist(), strict=True)
-    return each, ({"case": id, "utterance": i} for id, count in counts for i in range(count))
+    labelled = batch.target != IGNORED
+    counts = zip(batch.ids, labelled.sum(dim=1).tolist(), strict=True)
+    return labelled, ({"case": id, "utterance": i} for id, count in counts for i in range(count))
 
 
 @torch.no_grad()
-def predict_labels(x: LoadedRun, samples: LabelledSamples, heads: UnimodalHeads | None = None) -> LabelPredictions:
+def predict_labels(run: LoadedRun, samples: LabelledSamples, heads: UnimodalHeads | None = None) -> LabelPredictions:
     """Predict the cases of a run.
 
     Args:
-        x: the run and its cases.
+        run: the run and its cases.
         samples: what its task offers.
-        heads: in evaluation mode, to be asked as well.
+        heads: in evaluation mode; predict as well.
 
     Raises:
         NonFiniteLoss: if a prediction is NaN or infinite; names the sample.
     """
-    x.model.eval()
+    run.model.eval()
     places: list[Record] = []
     true: list[NDArray[Any]] = []
     logits: dict[str, list[NDArray[np.float64]]] = {}
-    for loaded in samples.batches(x.cases):
-        batch = loaded.to(x.device)
-        with x.autocast():
-            features = x.model.encode(batch.inputs)
-            outputs = {FUSED: x.model.head(x.model.fuse(features)[0])}
+    for loaded in samples.batches(run.cases):
+        batch = loaded.to(run.device)
+        with run.autocast():
+            features = run.model.encode(batch.inputs)
+            outputs = {FUSED: run.model.head(run.model.fuse(features)[0])}
             if heads is not None:
                 outputs |= {m: output.logits for m, output in heads(features).items()}
-        outputs = {who: output.float().cpu() for who, output in outputs.items()}
+        outputs = {name: output.float().cpu() for name, output in outputs.items()}
         require_finite_logits(outputs, batch.ids)
-        each, of_batch = labels_of(samples, loaded)
-        places += of_batch
-        for who, output in outputs.items():
-            rows = output if each is None else output.movedim(1, -1)[each]
-            logits.setdefault(who, []).append(rows.double().numpy())
-        true.append((loaded.target if each is None else loaded.target[each]).numpy().reshape(-1))
-    return LabelPredictions(places, np.concatenate(true), {who: np.concatenate(of) for who, of in logits.items()})
+        labelled, batch_places = labels_of(samples, loaded)
+        places += batch_places
+        for name, output in outputs.items():
+            rows = output if labelled is None else output.movedim(1, -1)[labelled]
+            logits.setdefault(name, []).append(rows.double().numpy())
+        true.append((loaded.target if labelled is None else loaded.target[labelled]).numpy().reshape(-1))
+    return LabelPredictions(places, np.concatenate(true), {name: np.concatenate(x) for name, x in logits.items()})

@@ -83,7 +83,7 @@ class LoadedRun:
         everything = {case: x for part in distributed.gather_json(found, self.device) for case, x in part.items()}
         return [everything[case] for case in self.cases]
 
-    def report(self, scores: Scores, rules: Mapping[str, str], more: Mapping[str, str] | None = None) -> Report:
+    def make_report(self, scores: Scores, rules: Mapping[str, str], more: Mapping[str, str] | None = None) -> Report:
         """Scores of these cases with their rules and where they come from, to which ``more`` is added."""
         return Report(
             task=self.config.task.name,

@@ -25,7 +25,7 @@ from cggm_med.runs.folder import RunFolder
 from cggm_med.runs.loaded import LoadedRun
 from cggm_med.runs.loggers import RunLog, RunLogger, make_loggers
 from cggm_med.runs.progress import RunProgress, speaker
-from cggm_med.runs.scoring import score
+from cggm_med.runs.scoring import score_run
 from cggm_med.runs.settings import completed, instantiate
 from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task.base import Task
@@ -138,8 +138,8 @@ def _train_and_score(
         return None
     finished, cases = FinishedRun(run.path), getattr(splits, split)
     best = finished.restore(model, strategy, device)
-    x = LoadedRun(finished, {}, task, model, strategy, cases, split, best, device, split)
-    return score(x, run.path, console)
+    loaded = LoadedRun(finished, {}, task, model, strategy, cases, split, best, device, split)
+    return score_run(loaded, run.path, console)
 
 
 def _train(

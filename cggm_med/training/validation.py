@@ -34,7 +34,7 @@ class Drawings:
         return self.folder / f"{case}.png"
 
 
-def evaluate(
+def evaluate_cases(
     task: Task,
     model: MultimodalModel,
     strategy: BalancingStrategy,
@@ -81,7 +81,7 @@ def validate(
     task: Task, model: MultimodalModel, strategy: BalancingStrategy, config: RunConfig, device: torch.device
 ) -> dict[str, float | None]:
     """The headline scores of the validation cases, by name."""
-    results = evaluate(task, model, strategy, task.splits.validation, config, device=device, full=False)
+    results = evaluate_cases(task, model, strategy, task.splits.validation, config, device=device, full=False)
     return dict(task.summarise(results).headline)
 
 

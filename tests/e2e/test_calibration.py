@@ -23,7 +23,7 @@ from cggm_med.evaluation.ask import ask
 from cggm_med.evaluation.calibration import classes as calibration_classes
 from cggm_med.evaluation.calibration import regions as calibration_regions
 from cggm_med.evaluation.calibration import table as calibration_rows
-from cggm_med.evaluation.calibration.measure import CalibrationQuestion
+from cggm_med.evaluation.calibration.question import CalibrationQuestion
 from cggm_med.evaluation.calibration.scores import RegionPredictions
 from cggm_med.evaluation.labelled import predict_labels
 from cggm_med.inference.predictor import Predictor

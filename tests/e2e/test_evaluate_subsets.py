@@ -16,8 +16,8 @@ from matplotlib.image import imread
 from cggm_med.data.volumes.checks import inspect
 from cggm_med.errors import CheckpointError, ConfigError, OutputError, UnknownName
 from cggm_med.evaluation.ask import ask
-from cggm_med.evaluation.subsets import measure as subset_evaluation
-from cggm_med.evaluation.subsets.measure import SubsetQuestion
+from cggm_med.evaluation.subsets import question as subset_evaluation
+from cggm_med.evaluation.subsets.question import SubsetQuestion
 from cggm_med.evaluation.subsets.table import wanted_subsets
 from cggm_med.inference.predictor import Predictor
 from cggm_med.metrics.labels import FUSED

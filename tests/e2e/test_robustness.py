@@ -17,10 +17,10 @@ from matplotlib.image import imread
 from cggm_med.data.volumes.artefacts import ARTEFACTS, corrupt
 from cggm_med.errors import ConfigError, OutputError, UnknownName
 from cggm_med.evaluation.ask import ask
-from cggm_med.evaluation.robustness import measure as robustness
-from cggm_med.evaluation.robustness.conditions import conditions
-from cggm_med.evaluation.robustness.measure import RobustnessQuestion
-from cggm_med.evaluation.robustness.table import summarise
+from cggm_med.evaluation.robustness import question as robustness
+from cggm_med.evaluation.robustness.conditions import parse_conditions
+from cggm_med.evaluation.robustness.question import RobustnessQuestion
+from cggm_med.evaluation.robustness.table import robustness_scores
 from cggm_med.inference.predictor import Predictor
 from cggm_med.metrics.volumes import dice
 from cggm_med.randomness import random_seed
@@ -228,9 +228,9 @@ def test_unknown_names(run, wanted, severities, message, monkeypatch):
 
 def test_impossible_requests(run, tmp_path, monkeypatch, capsys):
     with pytest.raises(ConfigError, match="missing:t1.t2.flair.t1ce leaves no modality to see"):
-        conditions("missing:t1+t2+flair+t1ce", "1", MODALITIES)
+        parse_conditions("missing:t1+t2+flair+t1ce", "1", MODALITIES)
     with pytest.raises(ConfigError, match=r"severity is 5\.\.1"):
-        conditions("noise", "5..1", MODALITIES)
+        parse_conditions("noise", "5..1", MODALITIES)
     command(monkeypatch, "evaluate", run, "--severity", "3", code=2)
     (tmp_path / "config.yaml").write_text("task: {name: avdigits}\nstrategy: {name: joint}\n")
     capsys.readouterr()
@@ -240,18 +240,18 @@ def test_impossible_requests(run, tmp_path, monkeypatch, capsys):
 
 
 def test_conditions_by_hand():
-    found = conditions("noise,missing:t1ce+flair,noise", "2..3", ("flair", "t1ce", "t1"))
+    found = parse_conditions("noise,missing:t1ce+flair,noise", "2..3", ("flair", "t1ce", "t1"))
     keys = [(c.artefact, "+".join(c.modalities), c.severity, c.amount) for c in found]
     assert keys == [
         ("clean", "", 0, 0),
         *(("noise", m, s, a) for m in ("flair", "t1ce", "t1", "flair+t1ce+t1") for s, a in ((2, 0.25), (3, 0.5))),
         ("missing", "flair+t1ce", 0, 0),
     ]
-    assert len(conditions("noise", "1..5", ("t1",))) == 1 + 5  # one modality is all modalities
+    assert len(parse_conditions("noise", "1..5", ("t1",))) == 1 + 5  # one modality is all modalities
 
 
 def test_summary_by_hand():
-    todo = conditions("noise", "4", ("t1",))
+    todo = parse_conditions("noise", "4", ("t1",))
     dices = {("a", 0): (0.8, 0.6), ("b", 0): (0.4, 1.0), ("a", 4): (0.5, 0.5), ("b", 4): (0.3, 0.1)}
     rows = [
         {"case": case, **c.record, "region": region, "dice": value}
@@ -259,7 +259,7 @@ def test_summary_by_hand():
         for c in todo
         for region, value in zip(("WT", "TC"), dices[case, c.severity], strict=True)
     ]
-    scores = summarise(rows, todo, ("t1",))
+    scores = robustness_scores(rows, todo, ("t1",))
     found = {(r["severity"], r["region"]): (r["dice_mean"], r["dice_sd"], r["dice_drop"]) for r in scores.summary}
     # Averages of a and b: clean 0.7 and 0.7; noisy 0.5 and 0.2, whose deviation is 0.3 / sqrt(2).
     assert found[0, "mean"] == pytest.approx((0.7, 0, 0))
@@ -268,7 +268,7 @@ def test_summary_by_hand():
     assert scores.tables[0].header == ("modality", "clean", "4")
     assert scores.tables[0].rows == (("t1", "0.700", "0.350"),)
     assert [t.detail for t in scores.tables] == [False, True, True]
-    alone = summarise([r for r in rows if r["case"] == "a"], todo, ("t1",))
+    alone = robustness_scores([r for r in rows if r["case"] == "a"], todo, ("t1",))
     assert alone.summary[0]["dice_sd"] is None
 
 

@@ -12,10 +12,10 @@ from sklearn.metrics import brier_score_loss, log_loss
 
 from cggm_med.evaluation.calibration.scores import (
     BINS,
-    COLDEST,
-    HOTTEST,
     MAX_LOG_ODDS,
-    PER_UNIT,
+    MAX_TEMPERATURE,
+    MIN_TEMPERATURE,
+    STEPS_PER_UNIT,
     ClassPredictions,
     RegionPredictions,
     at_limit,
@@ -93,7 +93,7 @@ def test_voxels_by_hand():
     assert fit_temperature(found.slope) == 1  # no temperature changes one half
     # Of voxels with odds 4 to 1 half are inside: only a temperature without end would make that one half.
     unsure = RegionPredictions.count(np.full(4, 0.8), np.array([True, True, False, False]))
-    assert fit_temperature(unsure.slope) == HOTTEST
+    assert fit_temperature(unsure.slope) == MAX_TEMPERATURE
     # Odds 9 to 1 where 3 to 1 would be right: T = ln 9 / ln 3 = 2.
     sure = RegionPredictions.count(np.full(4, 0.9), np.array([True, True, True, False]))
     assert fit_temperature(sure.slope) == pytest.approx(2, abs=0.002)
@@ -120,7 +120,7 @@ def test_top_label_error_equals_that_of_scikit_learn(classes, factor):
 
 def test_region_error_equals_that_of_scikit_learn(voxels):
     odds, inside = (x[:20_000] for x in voxels)
-    odds = np.rint(3 * odds.clip(-5, 5) * PER_UNIT) / PER_UNIT  # so that counting loses nothing
+    odds = np.rint(3 * odds.clip(-5, 5) * STEPS_PER_UNIT) / STEPS_PER_UNIT  # so that counting loses nothing
     p = expit(odds)
     found = RegionPredictions.count(p, inside).scores()
     assert (found.ece, found.mce) == pytest.approx(errors_of_scikit_learn(inside, p))
@@ -156,7 +156,7 @@ def test_laws_of_any_classes(logits, seed):
     found = ClassPredictions(logits, true)
     temperature = fit_temperature(found.slope)
     before, after = found.scores(), found.scores(temperature)
-    assert COLDEST <= temperature <= HOTTEST
+    assert MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE
     assert after.nll <= before.nll + 1e-9
     for scores in (before, after):
         assert 0 <= scores.ece <= scores.mce <= 1
@@ -182,7 +182,7 @@ def test_laws_of_any_voxels(p, seed):
     assert before.count == len(p)
 
 
-@pytest.mark.parametrize("temperature", [COLDEST, 0.3, 1.7, HOTTEST])
+@pytest.mark.parametrize("temperature", [MIN_TEMPERATURE, 0.3, 1.7, MAX_TEMPERATURE])
 def test_a_temperature_changes_no_mask(temperature):
     """What is written about it in every report, tried at the single-precision probabilities next to the threshold."""
     next_to_half = np.nextafter(np.float32(0.5), np.float32([0, 1]))
@@ -195,12 +195,12 @@ def test_a_temperature_changes_no_mask(temperature):
 def test_certainty_and_nothing():
     certain = RegionPredictions.count(np.array([0.0, 1.0]), np.array([False, True]))
     assert certain.scores().nll < 1e-6
-    assert fit_temperature(certain.slope) == COLDEST
+    assert fit_temperature(certain.slope) == MIN_TEMPERATURE
     wrong = RegionPredictions.count(np.array([0.0, 1.0]), np.array([True, False]))
     assert wrong.scores().nll == pytest.approx(MAX_LOG_ODDS)
-    assert fit_temperature(wrong.slope) == HOTTEST
-    assert at_limit(COLDEST)
-    assert at_limit(HOTTEST)
+    assert fit_temperature(wrong.slope) == MAX_TEMPERATURE
+    assert at_limit(MIN_TEMPERATURE)
+    assert at_limit(MAX_TEMPERATURE)
     assert not at_limit(1.0)
     nothing = RegionPredictions.count(np.zeros(0, np.float32), np.zeros(0, bool))
     assert nothing.scores() is None

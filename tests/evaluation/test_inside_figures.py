@@ -7,7 +7,7 @@ from cggm_med.evaluation.calibration import figure as reliabilities
 from cggm_med.evaluation.calibration.scores import RegionPredictions
 from cggm_med.evaluation.probe import figure as probes
 
-SAID = {"said": "probability of the region", "counted": "voxels"}
+LABELS = {"x_label": "probability of the region", "unit": "voxels"}
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def counted(probability, inside):
 
 def test_the_diagram_shows_each_bin(shown, tmp_path):
     found = counted([0.1, 0.1, 0.1, 0.9], [False, False, True, True])
-    reliabilities.reliability_figure(tmp_path / "x.png", "t", {"WT": (found.scores(), found.scores(2.0))}, **SAID)
+    reliabilities.reliability_figure(tmp_path / "x.png", "t", {"WT": (found.scores(), found.scores(2.0))}, **LABELS)
     above, below = shown[0].axes
     before, after = above.collections
     # A third of three voxels of probability 0.1 are inside, and the one of 0.9 is.
@@ -41,7 +41,7 @@ def test_one_bin_many_regions_and_no_temperature(tmp_path):
     one = counted([0.0], [False]).scores()
     for regions in (1, 6):
         path = tmp_path / f"{regions}.png"
-        reliabilities.reliability_figure(path, "t", {f"region {i}": (one, None) for i in range(regions)}, **SAID)
+        reliabilities.reliability_figure(path, "t", {f"region {i}": (one, None) for i in range(regions)}, **LABELS)
         assert path.read_bytes().startswith(b"\x89PNG")
 
 

@@ -9,7 +9,7 @@ import pytest
 from cggm_med.config import parse_overrides
 from cggm_med.errors import ConfigError, UnknownName
 from cggm_med.evaluation.subsets.figure import subset_figure
-from cggm_med.evaluation.subsets.measure import draw_table
+from cggm_med.evaluation.subsets.question import draw_table
 from cggm_med.evaluation.subsets.table import (
     SubsetTable,
     shapley_rows,

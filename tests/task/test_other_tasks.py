@@ -24,10 +24,10 @@ from cggm_med import (
 )
 from cggm_med.errors import ConfigError
 from cggm_med.evaluation.ask import ask
-from cggm_med.evaluation.calibration.measure import CalibrationQuestion
-from cggm_med.evaluation.probe.measure import ProbeQuestion
-from cggm_med.evaluation.robustness.measure import RobustnessQuestion
-from cggm_med.evaluation.subsets.measure import SubsetQuestion
+from cggm_med.evaluation.calibration.question import CalibrationQuestion
+from cggm_med.evaluation.probe.question import ProbeQuestion
+from cggm_med.evaluation.robustness.question import RobustnessQuestion
+from cggm_med.evaluation.subsets.question import SubsetQuestion
 from cggm_med.inference.predictor import Predictor
 from cggm_med.metrics.labels import CLASS_METRICS
 from cggm_med.models.late_fusion import LateFusionModel, vector_heads

@@ -18,7 +18,7 @@ from cggm_med.training import checkpoint
 from cggm_med.training.build import build
 from cggm_med.training.loop import train
 from cggm_med.training.monitor import Monitor
-from cggm_med.training.validation import evaluate
+from cggm_med.training.validation import evaluate_cases
 
 
 def test_a_joint_step_is_what_plain_torch_does():
@@ -113,7 +113,8 @@ def test_heads_are_scored_without_dropout_and_learn_with_it(tmp_path):
     """Scored twice, a head says the same; the next step of training drops again."""
     task = found(toy(model={"dropout_output": 0.5, "dropout_residual": 0.5}), tmp_path)
     model, strategy = built(task)
-    scored = [evaluate(task, model, strategy, task.splits.train, task.config, device=CPU, full=True) for _ in range(2)]
+    cases, config = task.splits.train, task.config
+    scored = [evaluate_cases(task, model, strategy, cases, config, device=CPU, full=True) for _ in range(2)]
     assert [result.findings for result in scored[0]] == [result.findings for result in scored[1]]
     modes = []
     unimodal = strategy.unimodal

@@ -1,1 +1,1 @@
-"""Whether a run's probabilities match observed frequencies."""
+"""Calibration: whether a run's probabilities match observed frequencies."""

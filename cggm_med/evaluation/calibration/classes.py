@@ -1,4 +1,4 @@
-"""Calibration of classes that exclude one another: of the predicted class and its probability."""
+"""Calibration of mutually exclusive classes: the predicted class and its probability."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from cggm_med.task.capabilities import LabelledSamples
 
 
 class ClassCalibration:
-    """Calibration of classes that exclude one another.
+    """Calibration of mutually exclusive classes.
 
     Args:
-        x: run and cases.
+        run: the run and its cases.
         samples: what its task offers.
     """
 
     fitted_to = "all their predictions"
 
-    def __init__(self, x: LoadedRun, samples: LabelledSamples) -> None:
-        self.task = x.task
-        found = predict_labels(x, samples)
-        self.places, self.predictions = found.places, ClassPredictions(found.logits[FUSED], found.true)
+    def __init__(self, run: LoadedRun, samples: LabelledSamples) -> None:
+        self.task = run.task
+        labels = predict_labels(run, samples)
+        self.places, self.predictions = labels.places, ClassPredictions(labels.logits[FUSED], labels.true)
 
     def fit(self) -> tuple[float, Mapping[str, float]]:
         """The temperature of these samples."""
         return fit_temperature(self.predictions.slope), {}
 
     def scores(self, temperature: Temperature) -> Scores:
-        """A row before and one after; of each sample, what was predicted and how surely."""
+        """One row before and one after scaling; for each sample its predicted class and probability."""
         summary: list[Record] = []
         for stage, value in stages(temperature):
             summary.append({"stage": stage, "temperature": value, **record(self.predictions.scores(value))})
@@ -66,11 +66,7 @@ class ClassCalibration:
         assert before is not None  # noqa: S101 - for the type checker; a split holds a case
         after = None if temperature.value is None else self.predictions.scores(temperature.value)
         reliability_figure(
-            path,
-            title,
-            {"": (before, after)},
-            said="probability of the predicted class",
-            counted="samples",
+            path, title, {"": (before, after)}, x_label="probability of the predicted class", unit="samples"
         )
 
     def rules(self) -> dict[str, str]:

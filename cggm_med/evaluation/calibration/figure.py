@@ -16,7 +16,7 @@ from cggm_med.plots.segmentation import LINE_COLOURS, write_figure
 # Colour, marker and line of each stage.
 STYLES = (("before", LINE_COLOURS[1], "o", "solid"), ("after", LINE_COLOURS[0], "s", (0, (4, 1.5))))
 PANEL_INCHES = 3.3
-MIN_SHARE = 0.001  # that is drawn
+MIN_SHARE = 0.001  # smallest share that is drawn
 
 
 def reliability_figure(
@@ -24,17 +24,17 @@ def reliability_figure(
     title: str,
     by_target: Mapping[str, tuple[Calibration, Calibration | None]],
     *,
-    said: str,
-    counted: str,
+    x_label: str,
+    unit: str,
 ) -> None:
-    """Reliability diagrams side by side, below each the share of predictions in each of its bins.
+    """Draw reliability diagrams side by side, below each the share of predictions in its bins.
 
     Args:
         path: PNG file to write.
         title: above it.
         by_target: calibration before and after temperature scaling, by region; after is None where nothing was fitted.
-        said: what the probability is of, such as ``probability of the region``.
-        counted: what falls into bins, such as ``voxels``.
+        x_label: such as ``probability of the region``.
+        unit: what the bins count, such as ``voxels``.
     """
     # One column alone is narrower than title and legend.
     figure = Figure(figsize=(max(5.4, PANEL_INCHES * len(by_target)), 5.6), layout="constrained")
@@ -63,11 +63,11 @@ def reliability_figure(
         below.set_yticks([MIN_SHARE * 10**i for i in range(4)])
         below.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
         below.yaxis.set_minor_formatter(NullFormatter())
-        below.set_xlabel(said)
+        below.set_xlabel(x_label)
         for ax in (above, below):
             _plain(ax)
     rows[0, 0].set_ylabel("observed frequency")
-    rows[1, 0].set_ylabel(f"share of {counted}")
+    rows[1, 0].set_ylabel(f"share of {unit}")
     shown = [s for i, s in enumerate(STYLES) if any(stages[i] is not None for stages in by_target.values())]
     handles = [
         Line2D([], [], color=c, marker=m, ls=ls, lw=1, ms=4.5, label=f"{stage} temperature scaling")

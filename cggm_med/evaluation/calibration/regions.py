@@ -20,7 +20,7 @@ from cggm_med.results.results import Scores
 from cggm_med.results.tables import Table
 from cggm_med.runs.loaded import LoadedRun
 
-NEAR, WHOLE = "near", "whole"  # which voxels count
+NEAR, WHOLE = "near", "whole"  # the voxels that count
 REACH_MM = 10.0  # from a region, within which voxels are near it
 
 
@@ -28,31 +28,31 @@ class RegionCalibration:
     """Calibration of each region's voxels. Several processes share the cases.
 
     Args:
-        x: run and cases.
+        run: the run and its cases.
     """
 
     fitted_to = f"voxels within {REACH_MM:g} mm of a region, all regions together"
 
-    def __init__(self, x: LoadedRun) -> None:
-        self.x, self.regions = x, x.volumes.targets
+    def __init__(self, run: LoadedRun) -> None:
+        self.run, self.regions = run, run.volumes.targets
         self.keys = [(voxels, region) for voxels in (NEAR, WHOLE) for region in self.regions]
         self.pooled = {key: RegionPredictions(np.zeros((2, len(LOG_ODDS)), np.int64)) for key in self.keys}
 
     def fit(self) -> tuple[float, Mapping[str, float]]:
         """The temperature of all regions together, and of each."""
-        self._count(lambda case, found: None)
+        self._count(lambda case, predictions: None)
         near = {region: self.pooled[NEAR, region].slope for region in self.regions}
         together = fit_temperature(lambda inverse: sum(slope(inverse) for slope in near.values()))
         return together, {region: fit_temperature(slope) for region, slope in near.items()}
 
     def scores(self, temperature: Temperature) -> Scores:
-        """A row for each region, kind of voxels and stage, of all cases together and of each."""
+        """One row per region, kind of voxels and stage, for all cases together and for each case."""
         rows: dict[str, list[Record]] = {}
 
-        def note(case: str, found: Mapping[tuple[str, str], RegionPredictions]) -> None:
+        def note(case: str, predictions: Mapping[tuple[str, str], RegionPredictions]) -> None:
             rows[case] = [
                 {"case": case, "voxels": voxels, "region": region, "stage": stage, **record(p.scores(value))}
-                for (voxels, region), p in found.items()
+                for (voxels, region), p in predictions.items()
                 for stage, value in stages(temperature)
             ]
             for row in rows[case]:
@@ -78,7 +78,7 @@ class RegionCalibration:
         return Scores(
             headline=headline([r for r in summary if (r["voxels"], r["region"]) == (NEAR, "mean")], temperature),
             summary=tuple(summary),
-            cases=tuple(row for of_case in self.x.gathered(rows) for row in of_case),
+            cases=tuple(row for of_case in self.run.gathered(rows) for row in of_case),
             heads=(),
             tables=tables,
         )
@@ -94,8 +94,8 @@ class RegionCalibration:
             path,
             f"{title}\nvoxels within {REACH_MM:g} mm of the region",
             by_region,
-            said="probability of the region",
-            counted="voxels",
+            x_label="probability of the region",
+            unit="voxels",
         )
 
     def rules(self) -> dict[str, str]:
@@ -118,28 +118,30 @@ class RegionCalibration:
         }
 
     def _count(self, note: Callable[[str, Mapping[tuple[str, str], RegionPredictions]], None]) -> None:
-        """Count the voxels of all cases; ``note`` sees each case of this process by itself."""
+        """Count the voxels of all cases; ``note`` receives the counts of each case of this process."""
         pooled = {key: p.counts.copy() for key, p in self.pooled.items()}
-        for id in self.x.share:
-            found = region_predictions(self.x, id)
-            for key, p in found.items():
+        for id in self.run.share:
+            predictions = region_predictions(self.run, id)
+            for key, p in predictions.items():
                 pooled[key] += p.counts
-            note(id, found)
-        total = torch.from_numpy(np.stack(list(pooled.values()))).to(self.x.device)
+            note(id, predictions)
+        total = torch.from_numpy(np.stack(list(pooled.values()))).to(self.run.device)
         summed = distributed.sum_over_processes(total).cpu().numpy()
         self.pooled = {key: RegionPredictions(counts) for key, counts in zip(pooled, summed, strict=True)}
 
 
-def region_predictions(x: LoadedRun, case: str) -> dict[tuple[str, str], RegionPredictions]:
-    """The voxels of a case, counted near each region and everywhere, by kind of voxels and region.
+def region_predictions(run: LoadedRun, case: str) -> dict[tuple[str, str], RegionPredictions]:
+    """The voxels of a case, counted by kind of voxels (near a region, everywhere) and region.
 
     Raises:
         NonFiniteLoss: if a probability is NaN.
     """
-    x.model.eval()
-    volumes = x.volumes
+    run.model.eval()
+    volumes = run.volumes
     prepared = volumes.cases[case]
-    (segmented,) = volumes.segment(x.model, prepared.tensor(x.device), prepared.grid, volumes.modalities, x.autocast)
+    (segmented,) = volumes.segment(
+        run.model, prepared.tensor(run.device), prepared.grid, volumes.modalities, run.autocast
+    )
     volume = segmented.probability
     if not np.isfinite(volume).all():
         raise NonFiniteLoss(
@@ -147,17 +149,17 @@ def region_predictions(x: LoadedRun, case: str) -> dict[tuple[str, str], RegionP
             "train.precision=float32"
         )
     truth = prepared.native_target(volumes.convention)
-    found = {}
+    predictions = {}
     for region, p, t in zip(volumes.targets, volume, truth, strict=True):
         near = nearby((p >= 0.5) | t, prepared.grid.spacing)
-        found[NEAR, region] = RegionPredictions.count(p[near], t[near])
+        predictions[NEAR, region] = RegionPredictions.count(p[near], t[near])
     for region, p, t in zip(volumes.targets, volume, truth, strict=True):
-        found[WHOLE, region] = RegionPredictions.count(p, t)
-    return found
+        predictions[WHOLE, region] = RegionPredictions.count(p, t)
+    return predictions
 
 
 def nearby(mask: NDArray[np.bool_], spacing_mm: Sequence[float]) -> NDArray[np.bool_]:
-    """Voxels no more than ``REACH_MM`` from one of a mask, centre to centre.
+    """Voxels no more than ``REACH_MM`` from a voxel of a mask, centre to centre.
 
     Args:
         mask: ``(x, y, z)``.
@@ -186,7 +188,7 @@ def _mean(rows: Sequence[Record]) -> Record:
 
 
 def _region_table(summary: Sequence[Record], voxels: str, temperature: Temperature) -> Table:
-    """Before and after, one below the other; and what would suit each region by itself."""
+    """Before and after scaling, one below the other, and the temperature that fits each region alone."""
     with_own = voxels == NEAR and bool(temperature.of_region)
     rows = []
     for row in (r for r in summary if r["voxels"] == voxels):

@@ -18,9 +18,9 @@ from scipy.optimize import brentq
 from scipy.special import expit, log_softmax, logit, softmax
 
 BINS = 15  # equal in width, over [0, 1], as in Guo et al.
-COLDEST, HOTTEST = 0.05, 20.0  # between which a temperature is looked for
-PER_UNIT = 512  # steps in which log-odds are counted, so that a probability is off by at most 0.00025
-MAX_LOG_ODDS = 16  # log-odds beyond which they are counted as this; in single precision, 1 - 1 / (1 + e^16) is almost 1
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0  # bounds of the search
+STEPS_PER_UNIT = 512  # of counted log-odds, so that a probability is off by at most 0.00025
+MAX_LOG_ODDS = 16  # larger ones are counted as this; in single precision, 1 - 1 / (1 + e^16) is almost 1
 
 Array = NDArray[np.float64]
 
@@ -32,7 +32,7 @@ class Bin:
     Attributes:
         share: of all predictions.
         confidence: their mean probability; None in an empty bin.
-        frequency: how often what they say is true; None in an empty bin.
+        frequency: how often they are right; None in an empty bin.
     """
 
     share: float
@@ -47,10 +47,10 @@ class Calibration:
     Attributes:
         ece: expected calibration error, the mean of |frequency - confidence| over bins, weighted with their shares.
         mce: maximum calibration error, the largest of them; a bin of a few predictions counts like any other.
-        brier: mean squared difference between probabilities and what is true; of classes, summed over them.
-        nll: mean negative log-likelihood of what is true, in nats.
+        brier: mean squared difference between probabilities and the truth; summed over classes, if any.
+        nll: mean negative log-likelihood of the truth, in nats.
         count: number of predictions.
-        bins: behind the first two.
+        bins: that the first two are computed from.
     """
 
     ece: float
@@ -62,18 +62,18 @@ class Calibration:
 
 
 class Predictions(Protocol):
-    """Logits and what is true."""
+    """Logits and the truth."""
 
     def scores(self, temperature: float = 1.0) -> Calibration | None:
-        """Calibration at a temperature; None without any prediction."""
+        """Calibration at a temperature; None if there is no prediction."""
 
     def slope(self, inverse: float) -> float:
-        """Derivative of the summed negative log-likelihood by the inverse of the temperature, of which it is convex."""
+        """Derivative of the summed negative log-likelihood, a convex function, by the inverse of the temperature."""
 
 
 @dataclass(frozen=True)
 class ClassPredictions:
-    """Classes that exclude one another. Calibration is that of the predicted class (top-label).
+    """Mutually exclusive classes. Calibration is that of the predicted class (top-label).
 
     Args:
         logits: ``(sample, class)``.
@@ -112,13 +112,13 @@ class ClassPredictions:
 
 @dataclass(frozen=True)
 class RegionPredictions:
-    """Voxels that lie in a region or do not, counted by log-odds. Calibration is that of the region's probability.
+    """Voxels inside and outside a region, counted by log-odds. Calibration is that of the region's probability.
 
     Any number of voxels takes the same memory, and two counts can be added.
 
     Args:
-        counts: ``(2, 2 * MAX_LOG_ODDS * PER_UNIT + 1)``: voxels outside and inside the region, by log-odds in steps of
-            ``1 / PER_UNIT`` from ``-MAX_LOG_ODDS``.
+        counts: ``(2, 2 * MAX_LOG_ODDS * STEPS_PER_UNIT + 1)``: voxels outside and inside the region, by log-odds in
+            steps of ``1 / STEPS_PER_UNIT`` from ``-MAX_LOG_ODDS``.
 
     Example:
         >>> p = np.array([0.25, 0.25, 0.25, 0.25])
@@ -131,10 +131,10 @@ class RegionPredictions:
 
     @classmethod
     def count(cls, probability: NDArray[np.floating], inside: NDArray[np.bool_]) -> RegionPredictions:
-        """Count voxels: probability of the region, and whether it is there, in arrays of one shape."""
+        """Count voxels by their probability of the region and whether they are inside it; both arrays of one shape."""
         with np.errstate(divide="ignore"):  # of probabilities that are exactly 0 or 1
             odds = logit(probability.astype(np.float64)).clip(-MAX_LOG_ODDS, MAX_LOG_ODDS)
-        place = np.rint((odds + MAX_LOG_ODDS) * PER_UNIT).astype(np.int64).ravel()
+        place = np.rint((odds + MAX_LOG_ODDS) * STEPS_PER_UNIT).astype(np.int64).ravel()
         size = len(LOG_ODDS)
         both = np.bincount(place + size * inside.ravel(), minlength=2 * size)
         return cls(both.reshape(2, size))
@@ -151,7 +151,7 @@ class RegionPredictions:
         outside, inside = self.counts[:, kept].astype(np.float64)
         odds, total = LOG_ODDS[kept] / temperature, float(weight.sum())
         p = expit(odds)
-        # log(1 + e^z) is -log(1 - p), without the digits that 1 - p has lost
+        # log(1 + e^z) is -log(1 - p), without the digits that 1 - p loses
         nll = inside @ np.logaddexp(0, -odds) + outside @ np.logaddexp(0, odds)
         brier = inside @ (1 - p) ** 2 + outside @ p**2
         return _calibration(
@@ -164,36 +164,36 @@ class RegionPredictions:
         return float(((outside + inside) * expit(LOG_ODDS * inverse) - inside) @ LOG_ODDS)
 
 
-LOG_ODDS: Array = np.arange(-MAX_LOG_ODDS * PER_UNIT, MAX_LOG_ODDS * PER_UNIT + 1) / PER_UNIT
+LOG_ODDS: Array = np.arange(-MAX_LOG_ODDS * STEPS_PER_UNIT, MAX_LOG_ODDS * STEPS_PER_UNIT + 1) / STEPS_PER_UNIT
 
 
 def fit_temperature(slope: Callable[[float], float]) -> float:
-    """The temperature with the lowest negative log-likelihood, between ``COLDEST`` and ``HOTTEST``.
+    """The temperature with the lowest negative log-likelihood, between ``MIN_TEMPERATURE`` and ``MAX_TEMPERATURE``.
 
-    The likelihood is convex in 1 / T, so its slope is zero in one place, which is found by bracketing: no start value,
-    no random numbers.
+    The likelihood is convex in 1 / T, so its slope has one zero, which bracketing finds without a start value or random
+    numbers.
 
     Args:
-        slope: see ``Predictions``; a sum of several fits all of them together.
+        slope: see ``Predictions``; a sum of several slopes fits all of them together.
 
     Example:
         >>> odds = np.log([[0.8, 0.2]] * 5)
         >>> round(fit_temperature(ClassPredictions(3 * odds, np.array([0, 0, 0, 0, 1])).slope), 6)
         3.0
     """
-    low, high = 1 / HOTTEST, 1 / COLDEST
+    low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
     if slope(1.0) == 0:
-        return 1.0  # also where there is nothing to be learned: no prediction, or no opinion in any
+        return 1.0  # also where there is nothing to fit: no prediction, or all logits equal
     if slope(low) >= 0:
-        return HOTTEST
+        return MAX_TEMPERATURE
     if slope(high) <= 0:
-        return COLDEST
+        return MIN_TEMPERATURE
     return 1 / float(brentq(slope, low, high, xtol=1e-12, rtol=1e-12))
 
 
 def at_limit(temperature: float) -> bool:
-    """Whether the best temperature may lie beyond those that were looked at."""
-    return math.isclose(temperature, HOTTEST) or math.isclose(temperature, COLDEST)
+    """Whether the best temperature may lie outside the bounds of the search."""
+    return math.isclose(temperature, MAX_TEMPERATURE) or math.isclose(temperature, MIN_TEMPERATURE)
 
 
 def _calibration(confidence: Array, frequency: Array, weight: Array, *, brier: float, nll: float) -> Calibration:

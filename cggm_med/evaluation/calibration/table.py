@@ -1,4 +1,4 @@
-"""Rows of calibration scores: before and after a temperature, as records and as cells of a table."""
+"""Rows of calibration errors before and after temperature scaling, as records and as table cells."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Temperature:
-    """What was fitted, or why nothing was.
+    """The fitted temperature, or why there is none.
 
     Attributes:
-        value: of the run; None if there is none.
-        of_region: fitted to one region alone, by region; empty for classes.
-        rule: how it came about, for the report.
+        value: for the whole run; None if nothing was fitted.
+        of_region: by region, fitted to it alone; empty for classes.
+        rule: how it was fitted, for the report.
     """
 
     value: float | None
@@ -30,26 +30,26 @@ class Temperature:
 
 
 def stages(temperature: Temperature) -> list[tuple[str, float]]:
-    """Names and temperatures of what is scored."""
+    """Names and temperatures of the scored stages."""
     after = [] if temperature.value is None else [(AFTER, temperature.value)]
     return [(BEFORE, 1.0), *after]
 
 
 def record(calibration: Calibration | None) -> Record:
-    """Scores with their bins; None for each where there is nothing to score."""
+    """Errors with their bins; None for each where there is nothing to score."""
     if calibration is None:
         return {**dict.fromkeys(METRICS), "count": 0, "bins": []}
     return {**asdict(calibration), "bins": [asdict(b) for b in calibration.bins]}
 
 
 def headline(rows: Sequence[Record], temperature: Temperature) -> dict[str, float | None]:
-    """What stands for all of it: the error at each stage, and the temperature."""
-    found: dict[str, float | None] = {f"ECE {row['stage']}": row["ece"] for row in rows}
-    return {**found, "temperature": temperature.value}
+    """The expected calibration error at each stage, and the temperature."""
+    errors: dict[str, float | None] = {f"ECE {row['stage']}": row["ece"] for row in rows}
+    return {**errors, "temperature": temperature.value}
 
 
 def cells_of(row: Record) -> tuple[str, ...]:
-    """Temperature, scores and count; a temperature of 1 leaves probabilities as they are."""
+    """Temperature, errors and count; a temperature of 1 leaves probabilities as they are."""
     numbers = ("-" if row[name] is None else f"{row[name]:.4f}" for name in METRICS)
     return f"{row['temperature']:.3f}", *numbers, _short(row["count"])
 

@@ -1,1 +1,1 @@
-"""How well each encoder of a run was trained, by linear probes."""
+"""Linear probes: how well each encoder of a run was trained."""

@@ -1,4 +1,4 @@
-"""Picture of a probe: a bar for each read-out of each modality, and the fused prediction as a line."""
+"""Picture of a probe: one bar per read-out and modality, and the fused prediction as a line."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def probe_figure(
     read_outs: Mapping[str, str],
     fused: str,
 ) -> None:
-    """One panel a score: bars side by side for each modality.
+    """One panel per metric: bars side by side for each modality.
 
     Args:
         path: PNG file to write.
         title: above it.
-        panels: by name of the score, its value by modality and read-out; the fusion's under ``(fused, fused)``. What is
-            absent or None is not drawn.
+        panels: by name of the metric, its values by modality and read-out; the fusion's under ``(fused, fused)``. What
+            is absent or None is not drawn.
         modalities: in their order.
-        read_outs: what each is called in the legend, at most three, in the order of the bars.
+        read_outs: legend text of each, at most three, in the order of the bars.
         fused: key of the fused prediction.
     """
     columns = min(2, len(panels))
@@ -46,7 +46,7 @@ def probe_figure(
         by for by in read_outs if any(panel.get((m, by)) is not None for panel in panels.values() for m in modalities)
     ]
     wide = 0.84 / max(1, len(shown))
-    for ax, (score, panel) in zip(axes, panels.items(), strict=False):
+    for ax, (metric, panel) in zip(axes, panels.items(), strict=False):
         for number, by in enumerate(shown):
             places = np.arange(len(modalities)) + (number - (len(shown) - 1) / 2) * wide
             values = [panel.get((m, by)) for m in modalities]
@@ -65,7 +65,7 @@ def probe_figure(
         if all(0 <= value <= 1 for value in numbers):
             ax.set_ylim(0, 1.06)
         ax.set_xticks(np.arange(len(modalities)), list(modalities))
-        ax.set_title(score, fontsize=10)
+        ax.set_title(metric, fontsize=10)
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(axis="y", alpha=0.25, lw=0.6)
         ax.set_axisbelow(True)

@@ -1,7 +1,7 @@
-"""Linear read-outs of frozen feature vectors: classes and values.
+"""Linear read-outs that predict classes or values from frozen feature vectors.
 
 After Alain and Bengio, Understanding intermediate layers using linear classifier probes, 2016,
-https://arxiv.org/abs/1610.01644: what a linear function of the features can tell was made accessible by the encoder.
+https://arxiv.org/abs/1610.01644: what a linear function of the features can predict, the encoder has made accessible.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ Folds = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
 
 @dataclass(frozen=True)
 class Rows:
-    """Frozen features of one modality, and what is true.
+    """Frozen features of one modality, and the true labels.
 
     Attributes:
         x: ``(row, channel)``.
         y: ``(row,)`` class numbers or values.
-        groups: ``(row,)`` numbers of what must not be divided, such as the speaker.
+        groups: ``(row,)`` numbers of the groups that no fold may divide, such as speakers.
     """
 
     x: Floats
@@ -51,9 +51,9 @@ def pooled(features: Features, each: Tensor | None) -> Floats:
     """A vector for each sample, or for each position of a sequence.
 
     Args:
-        features: of one modality. A vector is taken as it is; of a sequence the mean over its valid time is taken, of
-            volumes and images the mean over their grid.
-        each: ``(batch, time)`` booleans: which positions to take one by one, instead of their mean.
+        features: of one modality. A vector is taken as it is, a sequence is averaged over its valid time, volumes and
+            images over their grid.
+        each: ``(batch, time)`` booleans: positions to take one by one, instead of their mean.
 
     Returns:
         ``(row, channel)``.
@@ -76,16 +76,16 @@ def pooled(features: Features, each: Tensor | None) -> Floats:
 def fit_readout(train: Rows, validation: Rows | None, *, classes: bool) -> tuple[Pipeline, float | None]:
     """A linear classifier or a ridge regression on standardised features, fitted to ``train`` alone.
 
-    The amount of regularisation is the one that is best on ``validation`` (accuracy, mean absolute error), without that
-    over folds of the training rows that divide no group; with a single group it is 1.
+    The amount of regularisation is the one with the best accuracy or mean absolute error on ``validation`` or, without
+    it, over folds of the training rows that divide no group; with a single group it is 1.
 
     Args:
-        train: to be fitted to; classes of at least two kinds.
-        validation: to choose by.
+        train: rows to fit to; at least two classes must occur.
+        validation: rows that choose the amount of regularisation.
         classes: logistic regression of classes instead of ridge regression of values.
 
     Returns:
-        The read-out, and the regularisation that was chosen: ``C`` or ``alpha``; None if nothing was chosen.
+        The read-out, and the chosen regularisation, ``C`` or ``alpha``; None if there was nothing to choose by.
     """
     estimator = LogisticRegression(max_iter=MAX_ITERATIONS) if classes else Ridge()
     readout = Pipeline([("scale", StandardScaler()), ("readout", estimator)])
@@ -109,14 +109,14 @@ def fit_readout(train: Rows, validation: Rows | None, *, classes: bool) -> tuple
 
 
 def class_probabilities(readout: Pipeline, x: Floats, classes: int) -> Floats:
-    """Probabilities ``(row, class)``, 0 of classes that the read-out has not seen."""
-    found = np.zeros((len(x), classes))
-    found[:, readout.classes_] = readout.predict_proba(x)
-    return found
+    """Probabilities ``(row, class)``; 0 for classes that the read-out has not seen."""
+    probabilities = np.zeros((len(x), classes))
+    probabilities[:, readout.classes_] = readout.predict_proba(x)
+    return probabilities
 
 
 def _folds(train: Rows, validation: Rows | None) -> Folds:
-    """Which rows to fit to and which to choose by, of the training rows followed by the validation rows."""
+    """Numbers of the rows to fit to and to choose by, counted through the training and then the validation rows."""
     n = len(train.y)
     if validation is not None:
         return [(np.arange(n), np.arange(n, n + len(validation.y)))]

@@ -1,4 +1,4 @@
-"""Probes of tasks on samples: classes and values, read out of each modality's feature vector."""
+"""Linear probes of sample tasks: classes or values, predicted from each modality's feature vector."""
 
 from __future__ import annotations
 
@@ -24,35 +24,39 @@ MAX_SAMPLES = 10_000  # of the training split
 
 
 class SampleProbe:
-    """Probes of tasks on samples.
+    """Linear probes of a sample task.
 
     Args:
-        x: the run, and what is scored.
+        run: the run and the cases to score.
         samples: what its task offers.
         train: its training samples.
-        validation: its validation samples, to choose the amount of regularisation by.
+        validation: its validation samples, which choose the amount of regularisation.
     """
 
-    def __init__(self, x: LoadedRun, samples: LabelledSamples, train: LoadedRun, validation: LoadedRun | None) -> None:
-        self.x, self.task, self.train, self.validation = x, x.task, train, validation
+    def __init__(
+        self, run: LoadedRun, samples: LabelledSamples, train: LoadedRun, validation: LoadedRun | None
+    ) -> None:
+        self.run, self.task, self.train, self.validation = run, run.task, train, validation
         self.samples, self.metrics = samples, samples.metrics
         self.classes = samples.labels == "classes"
 
     def scores(self, say: Say) -> Scores:
-        """A row for each modality and read-out, and one for the fused prediction."""
+        """One row per modality and read-out, and one for the fused prediction."""
         chosen = self.train.cases
         if len(chosen) > MAX_SAMPLES:
-            random = np.random.Generator(np.random.Philox(random_seed(self.x.config.train.seed, Stream.PROBED_SAMPLES)))
+            random = np.random.Generator(
+                np.random.Philox(random_seed(self.run.config.train.seed, Stream.PROBED_SAMPLES))
+            )
             chosen = tuple(chosen[i] for i in sorted(random.permutation(len(chosen))[:MAX_SAMPLES]))
         self.fitted_to = len(chosen)
         summary: list[Record] = []
         cases: list[Record] = []
-        for by, model in ((UNTRAINED, untrained(self.x)), (PROBE, self.x.model.eval())):
+        for by, model in ((UNTRAINED, untrained(self.run)), (PROBE, self.run.model.eval())):
             fit_to, _ = self._rows(self.train, model, chosen)
             choose_by: dict[str, Rows] = {}
             if self.validation is not None:
                 choose_by, _ = self._rows(self.validation, model, self.validation.cases)
-            test, places = self._rows(self.x, model, self.x.cases)
+            test, places = self._rows(self.run, model, self.run.cases)
             for modality in self.task.modalities:
                 self._require_classes(fit_to[modality].y)
                 readout, strength = fit_readout(fit_to[modality], choose_by.get(modality), classes=self.classes)
@@ -81,23 +85,23 @@ class SampleProbe:
         )
 
     def panels(self, scores: Scores) -> dict[str, dict[tuple[str, str], float | None]]:
-        """The score that the task goes by."""
+        """The metric that the task chooses checkpoints by."""
         name = self.task.chosen_by
         better = "lower" if self.task.lower_is_better else "higher"
         return {f"{name} ({better} is better)": {(r["modality"], r["by"]): r[name] for r in scores.summary}}
 
     def chosen_by(self, reason: str) -> str:
-        """How the amount of regularisation was found."""
-        measure = "accuracy" if self.classes else "mean absolute error"
+        """How the amount of regularisation was chosen."""
+        metric = "accuracy" if self.classes else "mean absolute error"
         if self.validation is not None:
-            return f"the amount of regularisation: {measure} on the {len(self.validation.cases)} validation cases"
+            return f"the amount of regularisation: {metric} on the {len(self.validation.cases)} validation cases"
         return (
-            f"the amount of regularisation: {measure} over {FOLDS} folds of the training cases that divide no "
+            f"the amount of regularisation: {metric} over {FOLDS} folds of the training cases that divide no "
             f"{self.task.group_kind}, since {reason}"
         )
 
     def rules(self) -> dict[str, str]:
-        """What was done."""
+        """How the probe works."""
         kind = "logistic regression" if self.classes else "ridge regression"
         rules = {name: text for name, text in self.task.rules().items() if name in self.metrics}
         return {
@@ -112,38 +116,38 @@ class SampleProbe:
     def _rows(
         self, source: LoadedRun, model: MultimodalModel, cases: Sequence[str]
     ) -> tuple[dict[str, Rows], list[Record]]:
-        """Frozen features of each modality, and which case each row is of."""
+        """Frozen features of each modality, and the case of each row."""
         samples = source.task.labelled_samples()
         assert samples is not None  # noqa: S101 - the task of one run offers them whatever the cases
         numbers = {group: n for n, group in enumerate(dict.fromkeys(map(samples.group, cases)))}
-        found: dict[str, list[NDArray[np.float64]]] = {m: [] for m in self.task.modalities}
+        vectors: dict[str, list[NDArray[np.float64]]] = {m: [] for m in self.task.modalities}
         targets: list[NDArray[Any]] = []
         places: list[Record] = []
         for loaded in samples.batches(cases):
             batch = loaded.to(source.device)
             with source.autocast():
                 features = model.encode(batch.inputs)
-            each, of_batch = labels_of(samples, loaded)
-            places += of_batch
+            labelled, batch_places = labels_of(samples, loaded)
+            places += batch_places
             for modality in self.task.modalities:
-                found[modality].append(pooled(features[modality], each))
-            targets.append((loaded.target if each is None else loaded.target[each]).numpy().reshape(-1))
+                vectors[modality].append(pooled(features[modality], labelled))
+            targets.append((loaded.target if labelled is None else loaded.target[labelled]).numpy().reshape(-1))
         y = np.concatenate(targets)
         groups = np.array([numbers[samples.group(str(place["case"]))] for place in places])
-        return {m: Rows(np.concatenate(x), y, groups) for m, x in found.items()}, places
+        return {m: Rows(np.concatenate(x), y, groups) for m, x in vectors.items()}, places
 
     def _own(self) -> list[Record]:
-        """What the run's own heads and its fused prediction score."""
-        found = predict_labels(self.x, self.samples, self.x.strategy.eval().heads)
+        """Scores of the run's own heads and of its fused prediction."""
+        labels = predict_labels(self.run, self.samples, self.run.strategy.eval().heads)
         rows = []
-        for who, logits in found.logits.items():
-            predicted = Predicted(found.true, logits[:, 0])
+        for name, logits in labels.logits.items():
+            predicted = Predicted(labels.true, logits[:, 0])
             if self.classes:
                 probability = torch.softmax(torch.from_numpy(logits), dim=1)
-                predicted = Predicted(found.true, probability.max(dim=1).indices.numpy(), probability.numpy())
-            values = {name: metric(predicted) for name, metric in self.metrics.items()}
-            by = FUSED if who == FUSED else HEAD
-            rows.append({"modality": who, "by": by, **values, "samples": len(found.true), "strength": None})
+                predicted = Predicted(labels.true, probability.max(dim=1).indices.numpy(), probability.numpy())
+            values = {key: metric(predicted) for key, metric in self.metrics.items()}
+            by = FUSED if name == FUSED else HEAD
+            rows.append({"modality": name, "by": by, **values, "samples": len(labels.true), "strength": None})
         return rows
 
     def _named(self, value: float) -> Any:

@@ -1,4 +1,4 @@
-"""Probes of segmentation: regions, read out of every voxel of each modality's feature maps."""
+"""Linear probes of segmentation: regions, predicted from each modality's feature maps at every voxel."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ from cggm_med.results.results import Scores
 from cggm_med.runs.loaded import LoadedRun
 from cggm_med.task.scan_to_mask import segment_scan
 
-MAX_PATCHES, PATCHES_A_CASE = 64, 4
-VOXELS_A_PATCH = 400
-MAX_CASES_TO_CHOOSE = 8  # thresholds by
+MAX_PATCHES, PATCHES_PER_CASE = 64, 4
+VOXELS_PER_PATCH = 400
+MAX_CASES_TO_CHOOSE = 8  # that choose the thresholds
 
 
 class VolumeProbe:
-    """Probes of segmentation.
+    """Linear probes of a segmentation task.
 
     Args:
-        x: the run, and what is scored.
+        run: the run and the cases to score.
         train: its training cases.
-        validation: its validation cases, to choose thresholds by.
+        validation: its validation cases, which choose the thresholds.
     """
 
-    def __init__(self, x: LoadedRun, train: LoadedRun, validation: LoadedRun | None) -> None:
-        self.x, self.volumes, self.train = x, x.volumes, train
+    def __init__(self, run: LoadedRun, train: LoadedRun, validation: LoadedRun | None) -> None:
+        self.run, self.volumes, self.train = run, run.volumes, train
         self.choice = validation or train
         self.has_validation = validation is not None
-        self.patches = min(MAX_PATCHES, PATCHES_A_CASE * len(train.cases))
+        self.patches = min(MAX_PATCHES, PATCHES_PER_CASE * len(train.cases))
 
     def scores(self, say: Say) -> Scores:
-        """A row for each case, modality, read-out and region, and what they say together."""
+        """One row per case, modality, read-out and region, and their means over the cases."""
         cases: list[Record] = []
         thresholds: dict[tuple[str, str, str], float] = {}
         modalities, regions = self.volumes.modalities, self.volumes.targets
-        for by, model in ((UNTRAINED, untrained(self.x)), (PROBE, self.x.model.eval())):
+        for by, model in ((UNTRAINED, untrained(self.run)), (PROBE, self.run.model.eval())):
             readouts = {m: self._fit(model, m) for m in modalities}
             say(f"{READ_OUTS[by]}: fitted, now choosing thresholds and scoring")
             # Dice of (modality, region, threshold), summed over cases.
@@ -67,10 +67,10 @@ class VolumeProbe:
             best = THRESHOLDS[total.argmax(axis=2)]
             for i, m in enumerate(modalities):
                 thresholds |= {(by, m, region): float(best[i, j]) for j, region in enumerate(regions)}
-            for id in self.x.cases:
-                truth = self._truth(self.x, id)
+            for id in self.run.cases:
+                truth = self._truth(self.run, id)
                 for i, (m, volumes) in enumerate(
-                    zip(modalities, self._predict(self.x, model, readouts, id), strict=True)
+                    zip(modalities, self._predict(self.run, model, readouts, id), strict=True)
                 ):
                     for j, (region, p, t) in enumerate(zip(regions, volumes, truth, strict=True)):
                         value = dice(torch.from_numpy(p >= best[i, j]), torch.from_numpy(t))
@@ -107,14 +107,14 @@ class VolumeProbe:
         return panels
 
     def chosen_by(self, reason: str) -> str:
-        """How the thresholds were found."""
+        """How the thresholds were chosen."""
         count = min(MAX_CASES_TO_CHOOSE, len(self.choice.cases))
         cases = f"{count} validation cases" if self.has_validation else f"{count} training cases, since {reason}"
         return f"the threshold of each modality and region: highest mean Dice of {cases}"
 
     def rules(self) -> dict[str, str]:
-        """What was done."""
-        rules = self.x.task.rules()
+        """How the probe works."""
+        rules = self.run.task.rules()
         return {
             **{name: rules[name] for name in ("grid", "regions", "Dice") if name in rules},
             "probe": "logistic regression (scikit-learn, C = 1) of each region on all channels of the encoder's "
@@ -122,7 +122,7 @@ class VolumeProbe:
             "(the finest is read at every second voxel, coarser ones at the voxel that covers it), then as for heads: "
             "trilinear to the grid of the image, windows blended",
             "fitted to": f"{self.patches} patches of training cases as in training, not augmented; of each at most "
-            f"{VOXELS_A_PATCH} voxels, half of them in regions (equally many of each), half in none; drawn by the "
+            f"{VOXELS_PER_PATCH} voxels, half of them in regions (equally many of each), half in none; drawn by the "
             "seed, the same for all modalities and both networks",
             "threshold": "chosen for probes, since their voxels were drawn more often where regions are; 0.5 for heads "
             "and fusion, which were trained for it",
@@ -130,7 +130,7 @@ class VolumeProbe:
 
     def _fit(self, model: MultimodalModel, modality: str) -> VoxelReadout:
         """A read-out of one encoder, fitted to voxels of training patches."""
-        seed = self.x.config.train.seed
+        seed = self.run.config.train.seed
         sampling = PatchSampling(self.volumes.patch_size, 0.5, seed)
         cases = [self.train.volumes.cases[id] for id in self.train.cases]
         dataset = PatchDataset(cases, sampling, Augmentation("none"), self.patches)
@@ -138,18 +138,18 @@ class VolumeProbe:
         x, y = [], []
         for number in range(self.patches):
             image, target, _ = dataset[0, number]
-            maps = self._encode(model, modality, image[None, channel : channel + 1].to(self.x.device))
+            maps = self._encode(model, modality, image[None, channel : channel + 1].to(self.run.device))
             half = F.interpolate(target[None].float(), maps[1].shape[2:], mode="nearest")[0].numpy() > 0
             drawn_by = random_seed(seed, Stream.PROBED_VOXELS, number)
             random = np.random.Generator(np.random.Philox(drawn_by))
-            voxels = draw_voxels(half, VOXELS_A_PATCH, random)
+            voxels = draw_voxels(half, VOXELS_PER_PATCH, random)
             x.append(voxel_features(maps, voxels))
             y.append(half[:, voxels[:, 0], voxels[:, 1], voxels[:, 2]].T)
         return fit_voxels(np.concatenate(x), np.concatenate(y), [m.shape[1] for m in maps])
 
     @torch.no_grad()
     def _encode(self, model: MultimodalModel, modality: str, patch: Tensor) -> tuple[Tensor, ...]:
-        with self.x.autocast():
+        with self.run.autocast():
             return model.encode({modality: patch})[modality].maps
 
     @torch.no_grad()
@@ -184,17 +184,17 @@ class VolumeProbe:
 
     def _own(self) -> list[Record]:
         """Dice of the run's own heads and of its fused prediction."""
-        x, volumes = self.x, self.volumes
-        heads = x.strategy.eval().heads
+        run, volumes = self.run, self.volumes
+        heads = run.strategy.eval().heads
         rows: list[Record] = []
-        for id in x.cases:
-            case, truth = volumes.cases[id], self._truth(x, id)
+        for id in run.cases:
+            case, truth = volumes.cases[id], self._truth(run, id)
             answers = volumes.segment(
-                x.model, case.tensor(x.device), case.grid, volumes.modalities, x.autocast, heads=heads
+                run.model, case.tensor(run.device), case.grid, volumes.modalities, run.autocast, heads=heads
             )
-            for who, answer in zip((FUSED, *volumes.modalities), answers, strict=False):
+            for name, answer in zip((FUSED, *volumes.modalities), answers, strict=False):
                 for region, p, t in zip(volumes.targets, answer.masks, truth, strict=True):
                     value = dice(torch.from_numpy(p), torch.from_numpy(t))
-                    by = FUSED if who == FUSED else HEAD
-                    rows.append({"case": id, "modality": who, "by": by, "region": region, "dice": value})
+                    by = FUSED if name == FUSED else HEAD
+                    rows.append({"case": id, "modality": name, "by": by, "region": region, "dice": value})
         return sorted(rows, key=lambda row: row["by"] == FUSED)

@@ -1,4 +1,4 @@
-"""Linear read-outs of an encoder's frozen pyramid at each voxel, and the threshold that turns them into a mask."""
+"""Linear read-outs of an encoder's frozen feature pyramid at each voxel, and Dice by threshold of their masks."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from cggm_med.evaluation.probe.readouts import MAX_ITERATIONS, Floats
 
-NEVER = -20.0  # log-odds of a region of which no voxel was drawn
-# Voxels of regions are drawn more often than they occur, so that a mask may begin far above one half.
+NEVER = -20.0  # log-odds of a region without a drawn voxel
+# Voxels of regions are drawn more often than they occur, so the best threshold may lie far above one half.
 THRESHOLDS: Floats = expit(np.arange(-16, 41) / 4)
 
 
@@ -47,9 +47,9 @@ class VoxelReadout:
 
 
 def voxel_features(maps: Sequence[Tensor], voxels: NDArray[np.int64]) -> Floats:
-    """What ``VoxelReadout`` reads at some voxels of one sample: the channels of all scales side by side.
+    """The features that ``VoxelReadout`` reads at some voxels of one sample: the channels of all scales side by side.
 
-    Coarser scales are read at the voxel that covers the place, the finest at every second voxel.
+    Coarser scales are read at the voxel that covers the position, the finest at every second voxel.
 
     Args:
         maps: ``(1, channel, x, y, z)`` of each scale, finest first.
@@ -59,17 +59,17 @@ def voxel_features(maps: Sequence[Tensor], voxels: NDArray[np.int64]) -> Floats:
         ``(voxel, channel)``.
     """
     half = np.array(maps[1].shape[2:])
-    found = []
+    features = []
     for x in maps:
         place = torch.from_numpy(voxels * np.array(x.shape[2:]) // half).to(x.device)
-        found.append(x[0, :, place[:, 0], place[:, 1], place[:, 2]].T.double().cpu().numpy())
-    return np.concatenate(found, axis=1)
+        features.append(x[0, :, place[:, 0], place[:, 1], place[:, 2]].T.double().cpu().numpy())
+    return np.concatenate(features, axis=1)
 
 
 def fit_voxels(x: Floats, y: NDArray[np.bool_], channels: Sequence[int]) -> VoxelReadout:
     """Logistic regression of each region on standardised features, with the penalty |w|^2 / 2 (C = 1).
 
-    Rows are far more than channels, so the penalty hardly matters; it only keeps separable regions finite.
+    There are far more rows than channels, so the penalty hardly matters; it only keeps separable regions finite.
 
     Args:
         x: ``(voxel, channel)``, see ``voxel_features``.
@@ -95,33 +95,33 @@ def fit_voxels(x: Floats, y: NDArray[np.bool_], channels: Sequence[int]) -> Voxe
 
 
 def draw_voxels(target: NDArray[Any], count: int, random: np.random.Generator) -> NDArray[np.int64]:
-    """Voxels of one patch: half of them in regions, equally many in each, half in none, as far as there are so many.
+    """Voxels of one patch: half of them in regions, equally many in each, and half in none, as far as they suffice.
 
     Args:
         target: ``(region, x, y, z)`` of 0 and 1.
-        count: how many.
-        random: draws them.
+        count: number of voxels to draw.
+        random: source of the draw.
 
     Returns:
-        ``(voxel, 3)``; a voxel in several regions may be there more than once.
+        ``(voxel, 3)``; a voxel in several regions may occur more than once.
     """
     drawn = [_some(np.argwhere(region), count // (2 * len(target)), random) for region in target]
     return np.concatenate([*drawn, _some(np.argwhere(~target.any(axis=0)), count // 2, random)])
 
 
 def dice_by_threshold(probability: NDArray[np.floating], inside: NDArray[np.bool_]) -> Floats:
-    """Dice of one region at each of ``THRESHOLDS``, 1 where nothing is there and nothing predicted.
+    """Dice of one region at each of ``THRESHOLDS``; 1 where the region is neither present nor predicted.
 
     Example:
-        >>> found = dice_by_threshold(np.array([0.1, 0.4, 0.9]), np.array([False, True, True]))
-        >>> found[np.searchsorted(THRESHOLDS, [0.05, 0.3, 0.6])].round(3).tolist()
+        >>> values = dice_by_threshold(np.array([0.1, 0.4, 0.9]), np.array([False, True, True]))
+        >>> values[np.searchsorted(THRESHOLDS, [0.05, 0.3, 0.6])].round(3).tolist()
         [0.8, 1.0, 0.667]
     """
-    # A voxel is predicted at as many thresholds as are not above its probability.
+    # A voxel is predicted at all thresholds that are not above its probability.
     passed = np.searchsorted(THRESHOLDS, probability.ravel(), side="right")
 
     def predicted(which: NDArray[np.int64]) -> Floats:
-        """How many of these voxels are predicted at each threshold."""
+        """Number of these voxels that are predicted at each threshold."""
         counts = np.bincount(which, minlength=len(THRESHOLDS) + 1)
         return counts[::-1].cumsum()[::-1][1:].astype(np.float64)
 

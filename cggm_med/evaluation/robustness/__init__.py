@@ -1,1 +1,1 @@
-"""What a run scores on scans with artefacts."""
+"""Scores of a run on scans with artefacts."""

@@ -1,4 +1,4 @@
-"""What scans are put through: artefacts by modality and severity, and missing modalities."""
+"""The conditions of a robustness test: artefacts by modality and severity, and missing modalities."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ CLEAN, MISSING = "clean", "missing"
 
 @dataclass(frozen=True)
 class Condition:
-    """In what state the scans are.
+    """One state of the scans.
 
     Attributes:
         artefact: ``clean``, ``missing`` or the name of an artefact.
-        modalities: those that it strikes; none if clean.
-        severity: 0 where there is none.
+        modalities: affected modalities; none if clean.
+        severity: 0 if clean or missing.
     """
 
     artefact: str
@@ -28,7 +28,7 @@ class Condition:
 
     @property
     def amount(self) -> float:
-        """How much there is of the artefact, in its own unit."""
+        """Strength of the artefact, in its own unit."""
         return ARTEFACTS[self.artefact].amount(self.severity) if self.severity else 0.0
 
     @property
@@ -38,49 +38,49 @@ class Condition:
         return {"artefact": self.artefact, "modalities": names, "severity": self.severity, "amount": self.amount}
 
 
-def conditions(artefacts: str, severities: str, modalities: Sequence[str]) -> tuple[Condition, ...]:
-    """Everything that the scans are put through, the clean scans first.
+def parse_conditions(artefacts: str, severities: str, modalities: Sequence[str]) -> tuple[Condition, ...]:
+    """All conditions that two texts name, clean scans first.
 
     Args:
-        artefacts: by name, and ``missing:MODALITY``, separated by commas. Each artefact strikes every modality by
+        artefacts: by name, and ``missing:MODALITY``, separated by commas. Each artefact affects every modality by
             itself, then all of them at once. Modalities that are missing together are joined by ``+``.
         severities: such as ``3``, ``1,3`` or ``1..5``.
-        modalities: of the run.
+        modalities: the run's modalities.
 
     Raises:
         UnknownName: for an artefact, severity or modality that does not exist.
-        ConfigError: if nothing is left to see.
+        ConfigError: if no modality would be left.
 
     Example:
-        >>> [c.record["modalities"] for c in conditions("noise,missing:t1", "2", ["flair", "t1"])]
+        >>> [c.record["modalities"] for c in parse_conditions("noise,missing:t1", "2", ["flair", "t1"])]
         ['', 'flair', 't1', 'flair+t1', 't1']
     """
     levels = _severities(severities)
-    struck = dict.fromkeys([*((m,) for m in modalities), tuple(modalities)])
-    found = [Condition(CLEAN)]
+    affected = dict.fromkeys([*((m,) for m in modalities), tuple(modalities)])
+    conditions = [Condition(CLEAN)]
     for word in artefacts.split(","):
         name, colon, absent = word.strip().partition(":")
         if name == MISSING:
-            found.append(Condition(MISSING, _absent(absent, modalities)))
+            conditions.append(Condition(MISSING, _absent(absent, modalities)))
         elif colon or name not in ARTEFACTS:
             raise UnknownName("artefact", word.strip(), [*ARTEFACTS, f"{MISSING}:MODALITY"])
         else:
-            found += [Condition(name, which, level) for which in struck for level in levels]
-    return tuple(dict.fromkeys(found))
+            conditions += [Condition(name, members, level) for members in affected for level in levels]
+    return tuple(dict.fromkeys(conditions))
 
 
 def _severities(text: str) -> list[int]:
     known = [str(s) for s in SEVERITIES]
-    found: set[int] = set()
+    severities: set[int] = set()
     for word in text.split(","):
         first, dots, last = (part.strip() for part in word.partition(".."))
         for end in (first, last) if dots else (first,):
             if end not in known:
                 raise UnknownName("severity", end, known)
-        found.update(range(int(first), int(last or first) + 1))
-    if not found:
+        severities.update(range(int(first), int(last or first) + 1))
+    if not severities:
         raise ConfigError(f"severity is {text}, expected such as 3, 1,3 or 1..5")
-    return sorted(found)
+    return sorted(severities)
 
 
 def _absent(text: str, modalities: Sequence[str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Picture of a robustness suite: Dice against severity, a panel for each artefact and a line for each modality."""
+"""Picture of a robustness test: Dice against severity, one panel per artefact, one line per modality."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def robustness_figure(path: Path, title: str, summary: Rows, modalities: Sequence[str]) -> None:
-    """Dice, averaged over regions and cases, against severity; and with modalities missing.
+    """Draw Dice, averaged over regions and cases, against severity, and with modalities missing.
 
     Lines differ in colour and marker; all modalities at once are dashed; severity 0 is the clean scan. All panels with
     lines have one axis, which need not begin at 0; bars do.
@@ -30,7 +30,7 @@ def robustness_figure(path: Path, title: str, summary: Rows, modalities: Sequenc
         path: PNG file to write.
         title: above it.
         summary: rows with ``artefact``, ``modalities``, ``severity``, ``region`` and ``dice_mean``, one of them clean.
-        modalities: of the run.
+        modalities: the run's modalities.
     """
     means = [row for row in summary if row["region"] == "mean"]
     clean = next(row["dice_mean"] for row in means if row["artefact"] == "clean")
@@ -52,8 +52,8 @@ def robustness_figure(path: Path, title: str, summary: Rows, modalities: Sequenc
     lowest = min(0.9, math.floor(10 * min(r["dice_mean"] for r in means if r["artefact"] != "missing")) / 10)
     for ax, artefact in zip(axes, artefacts, strict=False):
         mine = [row for row in means if row["artefact"] == artefact]
-        for struck, (colour, marker, line) in styles.items():
-            points = [(0, clean), *((r["severity"], r["dice_mean"]) for r in mine if r["modalities"] == struck)]
+        for affected, (colour, marker, line) in styles.items():
+            points = [(0, clean), *((r["severity"], r["dice_mean"]) for r in mine if r["modalities"] == affected)]
             x, y = zip(*points, strict=True)
             ax.plot(x, y, color=colour, marker=marker, ls=line, ms=4.5, lw=1.6, clip_on=False)
         ax.set_xlabel("severity")
@@ -75,7 +75,7 @@ def robustness_figure(path: Path, title: str, summary: Rows, modalities: Sequenc
 
 
 def _missing(ax: Axes, rows: Rows, clean: float) -> None:
-    """One bar for each subset that is missing."""
+    """One bar per missing subset."""
     names = [row["modalities"].replace("+", "\n+") for row in rows]
     bars = ax.bar(names, [row["dice_mean"] for row in rows], color=LINE_COLOURS[5], width=0.6)
     background = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}

@@ -1,1 +1,1 @@
-"""What a run scores on subsets of its modalities."""
+"""Scores of a run on subsets of its modalities."""

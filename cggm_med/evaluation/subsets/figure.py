@@ -1,4 +1,4 @@
-"""Heat map of what every subset of the modalities scores."""
+"""Heat map of the scores of each modality subset."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cggm_med.plots.segmentation import write_figure
 
 COLOURS = matplotlib.colormaps["viridis"]
 ROW_INCHES, CELL_INCHES, DOT_INCHES = 0.29, 0.78, 0.36
-GAP = 0.35  # of a row, before the rows about all subsets
+GAP = 0.35  # rows, before the rows about all subsets
 Row = Mapping[str, float | None]
 
 
@@ -30,19 +30,19 @@ def subset_figure(
     lower_is_better: Collection[str] = (),
     note: str = "",
 ) -> None:
-    """A row for each subset, with a dot for each modality that it has, and its scores as numbers on colours.
+    """One row per subset, with a dot for each of its modalities, and its scores as numbers on colours.
 
-    Where all scores lie between 0 and 1 and are better the higher they are, one scale of colours holds for the whole
-    picture, and pictures of several runs can be compared. Otherwise each column has its own, from worst to best.
+    Where all scores lie between 0 and 1 and higher is better, the whole picture has one colour scale, and pictures of
+    several runs can be compared. Otherwise each column has its own scale, from worst to best.
 
     Args:
         path: PNG file to write.
         title: above it.
-        modalities: of the run.
-        rows: scores by column of each subset, in the order from top to bottom; not too many to look at.
+        modalities: the run's modalities.
+        rows: scores of each subset by column, from top to bottom; not too many to read.
         closing: rows about all subsets, by name.
-        lower_is_better: columns of which that is true.
-        note: a line below the picture, such as what is not shown.
+        lower_is_better: columns in which lower is better.
+        note: a line below the picture, such as what it leaves out.
     """
     columns = list(next(iter(rows.values())))
     known = {
@@ -87,10 +87,10 @@ def subset_figure(
     write_figure(path, figure)
 
 
-def _dots(ax: Axes, there: Sequence[bool], y: float) -> None:
-    present = [x for x, is_there in enumerate(there) if is_there]
-    ax.plot([present[0], present[-1]], [y, y], color="0.25", lw=1.4, zorder=1)
-    ax.scatter(range(len(there)), [y] * len(there), s=34, c=["0.15" if t else "0.86" for t in there], zorder=2)
+def _dots(ax: Axes, given: Sequence[bool], y: float) -> None:
+    places = [x for x, is_given in enumerate(given) if is_given]
+    ax.plot([places[0], places[-1]], [y, y], color="0.25", lw=1.4, zorder=1)
+    ax.scatter(range(len(given)), [y] * len(given), s=34, c=["0.15" if g else "0.86" for g in given], zorder=2)
 
 
 def _cell(ax: Axes, x: float, y: float, value: float | None, scale: tuple[float, float]) -> None:

@@ -1,4 +1,4 @@
-"""What is left when modalities are missing: scores of every subset, and what each modality adds to them."""
+"""Scores of each modality subset, their mean and worst, and the Shapley value of each modality."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ MEAN, WORST = "mean over subsets", "worst"
 
 
 def wanted_subsets(text: str, modalities: Sequence[str]) -> tuple[Subset, ...]:
-    """The subsets that a text names, small ones first, each in the order of the modalities.
+    """Parse the subsets that a text names: small ones first, each in the order of the modalities.
 
     Args:
         text: ``all``, or subsets separated by commas, their modalities joined by ``+``.
-        modalities: of the run.
+        modalities: the run's modalities.
 
     Raises:
         UnknownName: for a modality that the run does not have.
-        ConfigError: if all are too many.
+        ConfigError: if ``all`` would be too many.
 
     Example:
         >>> wanted_subsets("all", ("flair", "t1"))
@@ -45,23 +45,23 @@ def wanted_subsets(text: str, modalities: Sequence[str]) -> tuple[Subset, ...]:
                 f"up to {MAX_MODALITIES} modalities); name some, such as --subsets {'+'.join(modalities)}"
             )
         return tuple(s for size in range(1, len(modalities) + 1) for s in combinations(modalities, size))
-    found = []
+    subsets = []
     for word in text.split(","):
         members = [name.strip() for name in word.split("+")]
         for name in members:
             if name not in modalities:
                 raise UnknownName("modality in this run", name, modalities)
-        found.append(tuple(m for m in modalities if m in members))
-    return tuple(sorted(dict.fromkeys(found), key=len))
+        subsets.append(tuple(m for m in modalities if m in members))
+    return tuple(sorted(dict.fromkeys(subsets), key=len))
 
 
 def subset_name(subset: Subset) -> str:
-    """The subset as text."""
+    """The subset as text, such as ``flair+t1``."""
     return "+".join(subset)
 
 
 def shown_subsets(subsets: Sequence[Subset], modalities: Sequence[str]) -> tuple[Subset, ...]:
-    """All subsets, or where these are too many to look at, those of one, of all but one, and of all modalities."""
+    """All subsets or, where these are too many to read, those of one, of all but one, and of all modalities."""
     if len(subsets) <= MAX_SHOWN:
         return tuple(subsets)
     return tuple(s for s in subsets if len(s) in (1, len(modalities) - 1, len(modalities)))
@@ -72,9 +72,9 @@ class SubsetTable:
     """The score of each subset in each column.
 
     Attributes:
-        modalities: of the run.
-        values: by subset, by column, such as ``Dice WT`` or ``accuracy``; None where not defined.
-        lower_is_better: columns of which that is true.
+        modalities: the run's modalities.
+        values: by subset and column, such as ``Dice WT`` or ``accuracy``; None where not defined.
+        lower_is_better: columns in which lower is better.
     """
 
     modalities: tuple[str, ...]
@@ -95,27 +95,27 @@ class SubsetTable:
         """The mean over the subsets and the worst of them, column by column; None if one of them is not defined."""
         closing: dict[str, dict[str, float | None]] = {MEAN: {}, WORST: {}}
         for column in self.columns:
-            found = [row[column] for row in self.values.values()]
+            scores = [row[column] for row in self.values.values()]
             worst = max if column in self.lower_is_better else min
-            closing[MEAN][column] = mean(found)
-            closing[WORST][column] = None if None in found else worst(value for value in found if value is not None)
+            closing[MEAN][column] = mean(scores)
+            closing[WORST][column] = None if None in scores else worst(s for s in scores if s is not None)
         return closing
 
     def complete(self) -> bool:
-        """Whether every non-empty subset is there."""
+        """Whether every non-empty subset has a row."""
         return len(self.values) == 2 ** len(self.modalities) - 1
 
     def shapley(self, nothing: Mapping[str, float | None]) -> dict[str, dict[str, float | None]]:
-        """Shapley value of each modality in each column: what it adds, on average over all orders of adding them.
+        """Shapley value of each modality in each column: what it adds, on average over all orders of adding modalities.
 
-        Shapley, 1953, exact: from the score of every subset. The values of a column sum to its score of all modalities
+        Exact, from the score of every subset (Shapley, 1953). The values of a column sum to its score of all modalities
         minus that of none. None where a score is not defined.
 
         Args:
             nothing: score of the empty subset in each column.
         """
         coalitions, weights = exact_plan(len(self.modalities))
-        members = [tuple(m for m, there in zip(self.modalities, row, strict=True) if there) for row in coalitions]
+        members = [tuple(m for m, present in zip(self.modalities, row, strict=True) if present) for row in coalitions]
         values: dict[str, dict[str, float | None]] = {m: {} for m in self.modalities}
         for column in self.columns:
             scores = [(self.values[subset] if subset else nothing)[column] for subset in members]
@@ -131,10 +131,10 @@ class SubsetTable:
 def subset_report(
     by_subset: Mapping[Subset, Scores], table: SubsetTable, shapley: Mapping[str, Mapping[str, float | None]] | None
 ) -> Scores:
-    """Everything that is said about these subsets.
+    """The headline, rows and tables about these subsets.
 
     Args:
-        by_subset: what the same cases score from each subset.
+        by_subset: scores of the same cases from each subset.
         table: their headlines.
         shapley: see ``SubsetTable.shapley``; None where not all subsets are known.
     """
@@ -207,7 +207,7 @@ def _with_share(value: float | None, share: float | None) -> str:
 
 
 def _summary(subset: Subset, scores: Scores) -> Iterator[Record]:
-    """A row for each region; without regions one with every score."""
+    """One row per region; without regions, one with every metric."""
     regions = [row for row in scores.summary if "region" in row]
     for row in regions:
         yield {"subset": subset_name(subset), **{k: row[k] for k in ("region", "dice_mean", "dice_sd", "cases")}}
@@ -216,6 +216,6 @@ def _summary(subset: Subset, scores: Scores) -> Iterator[Record]:
 
 
 def _case(subset: Subset, row: Record) -> Record:
-    """What was scored of one case, or region of it, with the subset behind its id."""
+    """The scores of one case, or of one of its regions, with the subset after the id."""
     rest = {key: row[key] for key in (("region", "dice") if "region" in row else row) if key != "case"}
     return {"case": row["case"], "subset": subset_name(subset), **rest}

@@ -1,6 +1,6 @@
-"""How well each encoder of a finished run was trained: a new linear read-out of each modality's frozen features.
+"""The question how well each encoder was trained: fit a linear probe to each modality's frozen features.
 
-Beside it stand the same read-out of an untrained network, the run's own classifier heads and its fused prediction.
+The same probe of an untrained network, the run's own classifier heads and its fused prediction are listed beside it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cggm_med.task.base import Task
 
 
 class ProbeQuestion(Question):
-    """How well each encoder was trained, drawn in ``probe.png``; ``train.seed`` decides what is drawn at random.
+    """How well each encoder was trained, drawn in ``probe.png``; ``train.seed`` decides all random draws.
 
     Read-outs are fitted to the run's training split. Several processes each do the same.
     """
@@ -32,24 +32,24 @@ class ProbeQuestion(Question):
         self.started = time.monotonic()
 
     def check(self, task: Task, folder: Path) -> None:
-        """Refuse tasks for which no probe is known."""
+        """Refuse tasks that offer neither volumes nor labelled samples."""
         if task.volumes() is None and task.labelled_samples() is None:
             raise ConfigError(
                 f"{folder} is a run of task '{task.config.task.name}'; a probe needs one that segments, tells classes "
                 "apart or predicts values"
             )
 
-    def measure(self, x: LoadedRun, say: Say) -> Answer:
-        """What can be read out of each modality's frozen features."""
-        self.modalities = x.task.modalities
-        train = x.own("train", say)
-        validation, reason = x.validation(say)
-        samples = x.task.labelled_samples()
+    def answer(self, run: LoadedRun, say: Say) -> Answer:
+        """Fit and score the probe of each modality."""
+        self.modalities = run.task.modalities
+        train = run.own("train", say)
+        validation, reason = run.validation(say)
+        samples = run.task.labelled_samples()
         self.probe: VolumeProbe | SampleProbe
         if samples is None:
-            self.probe = VolumeProbe(x, train, validation)
+            self.probe = VolumeProbe(run, train, validation)
         else:
-            self.probe = SampleProbe(x, samples, train, validation)
+            self.probe = SampleProbe(run, samples, train, validation)
         scores = self.probe.scores(say)
         seconds = f"{time.monotonic() - self.started:.0f}"
         self.written = f"results.json, results.csv and probe.png ({seconds} s)"
@@ -62,6 +62,6 @@ class ProbeQuestion(Question):
         return Answer(scores, rules, {"seconds": seconds})
 
     def draw(self, folder: Path, report: Report) -> None:
-        """Bars of each modality's read-outs."""
+        """Bars for each modality's read-outs."""
         panels = self.probe.panels(report.scores)
         probe_figure(folder / "probe.png", report.title, panels, self.modalities, READ_OUTS, FUSED)

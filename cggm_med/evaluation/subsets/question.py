@@ -1,4 +1,4 @@
-"""``evaluate --subsets``: a finished run scored on subsets of its modalities, each modality encoded once."""
+"""The question how a run scores on subsets of its modalities (``evaluate --subsets``)."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ SECONDS_BETWEEN_LINES = 20
 
 
 class SubsetQuestion(Question):
-    """What is left when modalities are missing.
+    """How well a run does when modalities are missing.
 
-    Beside the usual files stand ``subsets.csv`` and ``subsets.png``, and with all subsets ``shapley.csv``.
+    Also writes ``subsets.csv`` and ``subsets.png`` and, when all subsets are scored, ``shapley.csv``.
 
     Args:
         wanted: see ``wanted_subsets``.
@@ -50,16 +50,16 @@ class SubsetQuestion(Question):
         """Refuse modalities that the run does not have, and too many subsets."""
         self.subsets = wanted_subsets(self.wanted, task.modalities)
 
-    def measure(self, x: LoadedRun, say: Say) -> Answer:
-        """The scores of each subset, and with all of them what each modality adds."""
-        task, subsets = x.task, self.subsets
-        say(f"{len(subsets)} subsets of {len(task.modalities)} modalities, {len(x.cases)} cases ({x.split})")
-        results = measure(x, subsets, say)
+    def answer(self, run: LoadedRun, say: Say) -> Answer:
+        """The scores of each subset and, when all are scored, the Shapley value of each modality."""
+        task, subsets = run.task, self.subsets
+        say(f"{len(subsets)} subsets of {len(task.modalities)} modalities, {len(run.cases)} cases ({run.split})")
+        results = score_subsets(run, subsets, say)
         by_subset = {s: [CaseResult(r.case, r.findings[subset_name(s)]) for r in results] for s in subsets}
-        scores = {subset: task.summarise(mine) for subset, mine in by_subset.items()}
+        scores = {subset: task.summarise(results) for subset, results in by_subset.items()}
         self.table = SubsetTable(
             task.modalities,
-            {subset: of.headline for subset, of in scores.items()},
+            {subset: s.headline for subset, s in scores.items()},
             {task.chosen_by} if task.lower_is_better else (),
         )
         complete = self.table.complete()
@@ -74,36 +74,36 @@ class SubsetQuestion(Question):
         draw_table(folder / "subsets.png", report.title, self.table)
 
 
-def measure(x: LoadedRun, subsets: Sequence[Subset], say: Say) -> list[CaseResult]:
+def score_subsets(run: LoadedRun, subsets: Sequence[Subset], say: Say) -> list[CaseResult]:
     """The task's findings of each case by subset; the processes share the cases.
 
     Args:
-        x: the run.
-        subsets: to score.
-        say: told now and then how far it is.
+        run: the run and its cases.
+        subsets: what to score.
+        say: receives a line of progress now and then.
 
     Returns:
         The results of all processes, in the order of the run's cases, on each of them.
     """
-    x.model.eval()
-    found: dict[str, Any] = {}
-    started = said = time.monotonic()
-    for result in x.task.evaluate_subsets(x.model, subsets, x.share, device=x.device, autocast=x.autocast):
-        found[result.case] = dict(result.findings)
+    run.model.eval()
+    findings: dict[str, Any] = {}
+    started = reported = time.monotonic()
+    for result in run.task.evaluate_subsets(run.model, subsets, run.share, device=run.device, autocast=run.autocast):
+        findings[result.case] = dict(result.findings)
         now = time.monotonic()
-        if now - said >= SECONDS_BETWEEN_LINES:
-            said, left = now, (now - started) / len(found) * (len(x.share) - len(found))
-            say(f"case {len(found)} of {len(x.share)}: about {datetime.timedelta(seconds=round(left))} left")
-    return [CaseResult(case, findings) for case, findings in zip(x.cases, x.gathered(found), strict=True)]
+        if now - reported >= SECONDS_BETWEEN_LINES:
+            reported, left = now, (now - started) / len(findings) * (len(run.share) - len(findings))
+            say(f"case {len(findings)} of {len(run.share)}: about {datetime.timedelta(seconds=round(left))} left")
+    return [CaseResult(case, of_case) for case, of_case in zip(run.cases, run.gathered(findings), strict=True)]
 
 
 def draw_table(path: Path, title: str, table: SubsetTable) -> None:
-    """The table as a heat map, or where it has too many rows to look at, a part of it that says so.
+    """Draw the table as a heat map or, where it has too many rows to read, a part of it that says so.
 
     Args:
         path: PNG file to write.
         title: above it.
-        table: what to draw.
+        table: scores to draw.
     """
     shown = shown_subsets(table.subsets, table.modalities)
     note = ""

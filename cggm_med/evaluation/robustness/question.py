@@ -1,4 +1,4 @@
-"""How well a finished run segments worse scans: Dice against the severity of artefacts, modality by modality."""
+"""The question how well a run segments worse scans: Dice by artefact, severity and modality."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from cggm_med.data.volumes.checks import Inspection, inspect
 from cggm_med.data.volumes.transforms import to_network
 from cggm_med.errors import ConfigError
 from cggm_med.evaluation.ask import Answer, Question
-from cggm_med.evaluation.robustness.conditions import MISSING, Condition, conditions
+from cggm_med.evaluation.robustness.conditions import MISSING, Condition, parse_conditions
 from cggm_med.evaluation.robustness.figure import robustness_figure
-from cggm_med.evaluation.robustness.table import rules, summarise
+from cggm_med.evaluation.robustness.table import robustness_rules, robustness_scores
 from cggm_med.metrics.volumes import dice
 from cggm_med.randomness import Stream, random_seed
 from cggm_med.results.results import Report
@@ -33,8 +33,8 @@ class RobustnessQuestion(Question):
     """How well worse scans are segmented, drawn in ``robustness.png``; ``train.seed`` decides the artefacts' geometry.
 
     Args:
-        artefacts: see ``conditions``.
-        severities: see ``conditions``.
+        artefacts: see ``parse_conditions``.
+        severities: see ``parse_conditions``.
     """
 
     folder = "robustness"
@@ -49,60 +49,58 @@ class RobustnessQuestion(Question):
             raise ConfigError(
                 f"{folder} is a run of task '{task.config.task.name}', whose data are no scans to corrupt"
             )
-        self.conditions = conditions(self.artefacts, self.severities, task.modalities)
+        self.conditions = parse_conditions(self.artefacts, self.severities, task.modalities)
 
-    def measure(self, x: LoadedRun, say: Say) -> Answer:
+    def answer(self, run: LoadedRun, say: Say) -> Answer:
         """Dice in every condition."""
-        volumes = x.volumes
-        say(
-            f"{len(self.conditions)} conditions x {len(x.cases)} cases = {len(self.conditions) * len(x.cases)} "
-            "predictions"
-        )
-        self.modalities = x.task.modalities
-        rows = measure(x, self.conditions, say)
-        return Answer(summarise(rows, self.conditions, self.modalities), rules(volumes, self.conditions))
+        conditions, cases = len(self.conditions), len(run.cases)
+        say(f"{conditions} conditions x {cases} cases = {conditions * cases} predictions")
+        self.modalities = run.task.modalities
+        rows = score_conditions(run, self.conditions, say)
+        scores = robustness_scores(rows, self.conditions, self.modalities)
+        return Answer(scores, robustness_rules(run.volumes, self.conditions))
 
     def draw(self, folder: Path, report: Report) -> None:
         """Dice against severity."""
         robustness_figure(folder / "robustness.png", report.title, report.scores.summary, self.modalities)
 
 
-def measure(x: LoadedRun, todo: Sequence[Condition], say: Say = print) -> list[dict[str, Any]]:
-    """Dice of each region of each case in each condition, a row each; the processes share the cases.
+def score_conditions(run: LoadedRun, conditions: Sequence[Condition], say: Say = print) -> list[dict[str, Any]]:
+    """Dice of each region of each case in each condition, one row each; the processes share the cases.
 
     Args:
-        x: the run, whose seed decides all artefacts.
-        todo: the conditions.
-        say: told in one line whenever a case is done with an artefact.
+        run: the run, whose seed decides all artefacts.
+        conditions: what to score.
+        say: receives a line whenever a case is done with an artefact.
 
     Returns:
-        The rows of all processes, in the order of the run's cases and ``todo``, on each of them.
+        The rows of all processes, in the order of the run's cases and ``conditions``, on each of them.
     """
-    volumes, mine = x.volumes, x.share
-    x.model.eval()
-    found: dict[str, list[dict[str, Any]]] = {}
+    volumes, mine = run.volumes, run.share
+    run.model.eval()
+    by_case: dict[str, list[dict[str, Any]]] = {}
     started, done = time.monotonic(), 0
     for number, id in enumerate(mine, start=1):
         case = volumes.cases[id]
         scan = inspect(replace(case.source, label=None), None)
         truth = case.native_target(volumes.convention)
-        found[id] = rows = []
-        for condition, after in zip(todo, [*todo[1:], None], strict=True):
-            predicted = _segment(x, id, scan, condition)
+        by_case[id] = rows = []
+        for condition, after in zip(conditions, [*conditions[1:], None], strict=True):
+            predicted = _segment(run, id, scan, condition)
             for name, p, t in zip(volumes.targets, predicted, truth, strict=True):
                 value = dice(torch.from_numpy(p), torch.from_numpy(t))
                 rows.append({"case": id, **condition.record, "region": name, "dice": value})
             done += 1
             if after is None or after.artefact != condition.artefact:
-                seconds = (time.monotonic() - started) / done * (len(mine) * len(todo) - done)
+                seconds = (time.monotonic() - started) / done * (len(mine) * len(conditions) - done)
                 left = datetime.timedelta(seconds=round(seconds))
                 say(f"case {number} of {len(mine)}, {id}: {condition.artefact} done, about {left} left")
-    return [row for rows in x.gathered(found) for row in rows]
+    return [row for rows in run.gathered(by_case) for row in rows]
 
 
-def _segment(x: LoadedRun, case: str, scan: Inspection, condition: Condition) -> NDArray[np.bool_]:
-    """Masks ``(region, x, y, z)`` of one case on its own grid, all the way from what its files hold."""
-    volumes = x.volumes
+def _segment(run: LoadedRun, case: str, scan: Inspection, condition: Condition) -> NDArray[np.bool_]:
+    """Masks ``(region, x, y, z)`` of one case on its own grid, starting from what its files hold."""
+    volumes = run.volumes
     given = volumes.modalities
     if condition.artefact == MISSING:
         given = tuple(m for m in given if m not in condition.modalities)
@@ -111,10 +109,10 @@ def _segment(x: LoadedRun, case: str, scan: Inspection, condition: Condition) ->
         volume, spacing = scan.volumes[modality], voxel_sizes(scan.affines[modality])
         if not condition.severity or modality not in condition.modalities:
             return volume
-        # Neither the severity nor the other modalities take part, so that a cell has one number in any table.
-        key = random_seed(x.config.train.seed, Stream.ARTEFACT, case, condition.artefact, modality)
+        # Neither the severity nor the other modalities enter the key, so that a cell has the same number in any table.
+        key = random_seed(run.config.train.seed, Stream.ARTEFACT, case, condition.artefact, modality)
         return corrupt(volume, spacing, condition.artefact, condition.severity, key)
 
     moved, grid, _ = to_network([changed(m) for m in given], scan.affines[given[0]], volumes.spacing)
-    (found,) = volumes.segment(x.model, moved["image"].as_tensor().to(x.device), grid, given, x.autocast)
-    return found.masks
+    (segmented,) = volumes.segment(run.model, moved["image"].as_tensor().to(run.device), grid, given, run.autocast)
+    return segmented.masks
