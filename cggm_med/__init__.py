@@ -20,5 +20,5 @@ Example:
 
 import lazy_loader
 
-# The names stand in __init__.pyi; each is imported when first used, so that the command line starts without torch.
+# The names are listed in __init__.pyi; each is imported on first use, so that the command line starts without torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

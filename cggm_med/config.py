@@ -1,7 +1,7 @@
 """Settings as strict, frozen dataclasses: defaults < task preset < file < ``--set a.b=c``.
 
-A task and a strategy bring dataclasses of their own for the sections ``task``, ``data``, ``model`` and ``strategy``;
-``optim`` and ``train`` are the same for all.
+The task defines the sections ``task``, ``data`` and ``model``, the strategy its section ``strategy``; ``optim`` and
+``train`` are the same for all.
 """
 
 from __future__ import annotations
@@ -59,23 +59,23 @@ class TrainConfig:
 
     Attributes:
         epochs: number of epochs.
-        steps_per_epoch: optimizer steps in an epoch; 0: as many whole batches as there are in the training cases.
-        batch_size: samples in a step, summed over all processes.
-        seed: of initial weights, splits, sampling and augmentation.
+        steps_per_epoch: optimizer steps in an epoch; 0: as many as the training cases fill whole batches.
+        batch_size: samples in a step, over all processes together.
+        seed: decides initial weights, splits, sampling and augmentation.
         device: ``auto`` (CUDA when present), ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``auto`` (bfloat16 autocast on CUDA, float32 elsewhere), ``float32`` or ``bfloat16``.
         validate_every: epochs between two validations.
-        checkpoint_every: steps between two checkpoints; one is written at the end of training in any case.
+        checkpoint_every: steps between two checkpoints; one is always written at the end of training.
         log_every: steps between two lines of ``metrics.jsonl``.
-        accumulate: equal parts in which each process computes its share of a batch, to save memory.
+        accumulate: number of equal parts in which each process computes its share of a batch, to save memory.
         modality_dropout: probability of leaving each modality of each sample out of the fusion.
         modality_dropout_schedule: ``constant``, or ``annealed``: falling linearly to zero at the last step.
-        subset_view: weight of a second loss, of a prediction from a random proper subset of the modalities.
-        subset_view_guided: draw subsets such that two thirds lack the modality that scores best.
+        subset_view: weight of a second loss, on a prediction from a random proper subset of the modalities.
+        subset_view_guided: draw subsets so that two thirds of them lack the modality that scores best.
         subset_view_every: steps between two such losses.
-        log_shapley: also log each modality's Shapley share of the fused score, which costs a prediction from every
-            subset whenever something is logged.
-        loggers: names of run loggers that receive what is logged, besides ``metrics.jsonl``.
+        log_shapley: also log each modality's Shapley share of the fused score; costs a prediction from every subset at
+            each logged step.
+        loggers: names of run loggers that receive the records, besides ``metrics.jsonl``.
     """
 
     epochs: int = 100
@@ -111,7 +111,7 @@ class TrainConfig:
         return self.epochs * self.steps_per_epoch
 
     def steps_in_epoch(self, cases: int) -> int:
-        """Optimizer steps in an epoch of so many training cases: as is stated, else the whole batches in them.
+        """Optimizer steps in an epoch of this many training cases: as set, else the number of whole batches.
 
         Example:
             >>> TrainConfig(steps_per_epoch=0, batch_size=4).steps_in_epoch(18)
@@ -172,13 +172,13 @@ def read_file(path: Path) -> Tree:
     """Read nested settings from a YAML or JSON file.
 
     Raises:
-        ConfigError: if the file is missing or does not hold sections with settings.
+        ConfigError: if the file is missing or does not hold sections of settings.
     """
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; expected a YAML or JSON file of settings") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are no text, or 2024-13-01 as a date
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are not text, or 2024-13-01 as a date
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds {type(content).__name__}, expected settings such as 'optim: {{lr: 1e-3}}'")
@@ -235,10 +235,10 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         >>> flat({"optim": {"lr": 0.1}, "preset": "tiny"})
         {'optim.lr': 0.1, 'preset': 'tiny'}
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in tree.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return values
 
 
 def differences(a: Tree, b: Tree, prefix: str = "") -> list[str]:
@@ -248,14 +248,14 @@ def differences(a: Tree, b: Tree, prefix: str = "") -> list[str]:
         >>> differences({"optim": {"lr": 1}}, {"optim": {"lr": 2}})
         ['optim.lr: 1 != 2']
     """
-    found: list[str] = []
+    lines: list[str] = []
     for key in sorted({*a, *b}):
         left, right = a.get(key), b.get(key)
         if isinstance(left, dict) and isinstance(right, dict):
-            found += differences(left, right, f"{prefix}{key}.")
+            lines += differences(left, right, f"{prefix}{key}.")
         elif left != right:
-            found.append(f"{prefix}{key}: {left} != {right}")
-    return found
+            lines.append(f"{prefix}{key}: {left} != {right}")
+    return lines
 
 
 def _merge(below: Tree, above: Tree) -> Tree:

@@ -1,4 +1,4 @@
-"""Where a network computes, and in which number format."""
+"""Select the device that a network computes on, and its precision."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def select_device(name: str) -> torch.device:
     """The device to train on; ``auto`` is this process's GPU if there is one.
 
     Raises:
-        ConfigError: if CUDA is asked for and absent, or the name is no device.
+        ConfigError: if CUDA is asked for and absent, or the name is not a device.
     """
     if name == "auto":
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
@@ -30,17 +30,17 @@ def select_device(name: str) -> torch.device:
         if int(name.split(":")[1]) >= count:
             raise ConfigError(f"train.device is {name}, expected cpu or auto: torch sees {count} CUDA devices")
         torch.cuda.set_device(name)
-        # Patches have one size, so the fastest convolution is worth searching for once.
+        # All patches have the same size, so it pays to search for the fastest convolution once.
         torch.backends.cudnn.benchmark = True
     return torch.device(name)
 
 
 def precision(name: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
-    """The context in which the network computes. No loss scaling: strategies read gradients as they are (ADR 0002).
+    """The context for the network's computations. No loss scaling: strategies read gradients as they are (ADR 0002).
 
     Args:
         name: ``auto`` (bfloat16 on CUDA, float32 elsewhere), ``float32`` or ``bfloat16``.
-        device: where it computes.
+        device: the network's device.
     """
     low = name == "bfloat16" or (name == "auto" and device.type == "cuda")
     return lambda: torch.autocast(device.type, torch.bfloat16, enabled=low)

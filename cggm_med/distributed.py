@@ -1,4 +1,4 @@
-"""Several processes as one: what torchrun starts, how they agree, how they end."""
+"""Training with several processes that torchrun starts: join them, exchange tensors and values, finish together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-MAX_HOURS = 24  # that the others wait for the first process, which may have all data to prepare
+MAX_HOURS = 24  # that processes wait for the first one, which may have to prepare all data
 
 
 def active() -> bool:
@@ -21,21 +21,21 @@ def active() -> bool:
 
 
 def rank() -> int:
-    """Number of this process; 0 writes the files."""
+    """Number of this process; process 0 writes the files."""
     return distributed.get_rank() if active() else 0
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """Number of processes that train together."""
     return distributed.get_world_size() if active() else 1
 
 
 @contextlib.contextmanager
 def processes(device: torch.device) -> Iterator[None]:
-    """Join the other processes that torchrun started, for the duration of the block; alone, do nothing.
+    """Join the other processes that torchrun started, for the duration of the block; a single process does nothing.
 
     Args:
-        device: where this process computes; decides between nccl and gloo.
+        device: this process's device; decides between nccl and gloo.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
@@ -44,7 +44,7 @@ def processes(device: torch.device) -> Iterator[None]:
     distributed.init_process_group(backend, timeout=datetime.timedelta(hours=MAX_HOURS))
     try:
         yield
-        # Leaving while another process still talks aborts it now and then.
+        # Leaving while another process still communicates sometimes aborts it.
         distributed.barrier()
     finally:
         distributed.destroy_process_group()
@@ -58,7 +58,7 @@ def barrier() -> None:
 
 @contextlib.contextmanager
 def first_process_first() -> Iterator[None]:
-    """Let the first process run the block before the others do, so that they find on disk what it wrote."""
+    """Let the first process run the block before the others, so that they find its files on disk."""
     if rank() != 0:
         barrier()
     yield
@@ -86,7 +86,7 @@ def average(tensors: Sequence[Tensor]) -> None:
 
 
 def gather_json(content: Any, device: torch.device) -> list[Any]:
-    """What every process has to say, in the order of their numbers, on each of them.
+    """The content of every process, in the order of their numbers, on each of them.
 
     Sent as JSON text: torch's own gathering of objects would unpickle what it receives.
     """

@@ -3,9 +3,9 @@
     CggmMedError
     |-- UnknownName          no task, strategy, encoder, fusion, preset or key of that name
     |-- MissingExtra         a package that only some tasks need is not installed
-    |-- PluginError          a registered task, strategy, encoder or fusion that cannot be imported or is none
+    |-- PluginError          a registered plug-in that cannot be imported or is incomplete
     |-- ConfigError          a setting has the wrong type or an impossible value
-    |-- DataError            files that are missing, damaged or contradict one another; lists every bad case
+    |-- DataError            files that are missing, damaged or contradictory; lists every bad case
     |-- CheckpointError      a checkpoint that is damaged, foreign or made with another configuration
     |-- NonFiniteLoss        a loss, a prediction or all gradients are NaN or infinite
     `-- OutputError          a folder or file that cannot be written
@@ -30,7 +30,7 @@ class UnknownName(CggmMedError):
         kind: what the name stands for, such as ``"task"``.
         name: the name that was given.
         known: the names that exist.
-        fix: what to do when the name ought to exist.
+        fix: what to do if the name should exist.
 
     Example:
         >>> str(UnknownName("task", "brats21", ["brats2021"]))
@@ -48,9 +48,9 @@ class MissingExtra(CggmMedError):
     """A package that only some tasks need is not installed.
 
     Args:
-        what: needs it, such as ``"task 'meld'"``.
-        package: name under which it is installed.
-        extra: extra of this package that brings it.
+        what: the thing that needs it, such as ``"task 'meld'"``.
+        package: its name for pip.
+        extra: the extra of cggm-med that installs it.
 
     Example:
         >>> str(MissingExtra("task 'meld'", "torch-geometric", "dialogue"))
@@ -70,12 +70,12 @@ class ConfigError(CggmMedError):
 
 
 class DataError(CggmMedError):
-    """Files that are missing, damaged or contradict one another.
+    """Files that are missing, damaged or contradictory.
 
     Args:
         summary: one line that says what is wrong and what fixes it.
-        problems: one line for every bad case, so that all can be fixed at once.
-        listed: how many of them are listed; the others are counted. Default: all.
+        problems: one line per bad case, so that all can be fixed at once.
+        listed: how many of them to list; the others are counted. Default: all.
 
     Example:
         >>> print(DataError("3 files are missing:", ["a", "b", "c"], listed=2))
@@ -97,7 +97,7 @@ class CheckpointError(CggmMedError):
 
 
 class NonFiniteLoss(CggmMedError):
-    """A loss, a prediction, or every gradient for a while, is NaN or infinite, so that going on is of no use."""
+    """A loss, a prediction, or every gradient for a while is NaN or infinite, so training cannot go on."""
 
 
 class OutputError(CggmMedError):

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all (temporary name, flush to disk, rename), and digests of their content."""
+"""Atomic writes (temporary name, flush to disk, rename), result folders, and digests of content."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes the file private to its owner; a result is as readable as any other new file.
+        # mkstemp makes the file private to its owner; a result should be as readable as any other new file.
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
         _sync_folder(path.parent)
@@ -54,7 +54,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside ``path`` that takes its place when the block ends without an error.
 
-    If another process made ``path`` meanwhile, that one stays.
+    If another process has made ``path`` meanwhile, that one stays.
 
     Raises:
         OutputError: if the folder cannot be written.
@@ -102,7 +102,7 @@ def append_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def results_folder(path: Path) -> Iterator[Path]:
-    """A writable folder; if the block made it and ends with an error before anything was written, it goes again.
+    """A writable folder; if it is new and the block fails before writing anything, it is removed.
 
     Raises:
         OutputError: if it is a file, or cannot be created or written.
@@ -113,13 +113,13 @@ def results_folder(path: Path) -> Iterator[Path]:
         yield path
     except BaseException:
         if made:
-            with contextlib.suppress(OSError):  # which refuses to remove a folder that holds anything
+            with contextlib.suppress(OSError):  # rmdir refuses a folder that holds anything
                 path.rmdir()
         raise
 
 
 def writable_folder(path: Path) -> Path:
-    """Create ``path`` if need be and prove that a file can be written in it.
+    """Create ``path`` if necessary and prove that a file can be written in it.
 
     Raises:
         OutputError: if it is a file, or cannot be created or written.
@@ -133,17 +133,17 @@ def writable_folder(path: Path) -> Path:
 
 
 def require_unused(path: Path) -> None:
-    """Raise unless a new folder of results can be called so: nothing is there, or an empty folder.
+    """Make sure that ``path`` can become a new folder of results.
 
     Raises:
-        OutputError: otherwise.
+        OutputError: if it exists and is not an empty folder.
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise OutputError(f"{path} is there already; choose another folder with --out")
+        raise OutputError(f"{path} already exists; choose another folder with --out")
 
 
 def unused(path: Path) -> Path:
-    """``path`` if nothing is there, else the first of ``path-2``, ``path-3`` and so on where nothing is.
+    """``path`` if it does not exist, else the first of ``path-2``, ``path-3`` and so on that does not.
 
     Example:
         >>> folder = Path(tempfile.mkdtemp())
@@ -155,7 +155,7 @@ def unused(path: Path) -> Path:
 
 
 def cache_folder(setting: str | None) -> Path:
-    """Folder for what can be made again: the setting, or the user's cache."""
+    """Folder for reproducible files: the setting, or the user's cache."""
     if setting is not None:
         return Path(setting)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cggm-med"
@@ -189,7 +189,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _umask() -> int:
-    """The process's permission mask, which can only be read by setting it."""
+    """The process's permission mask, which can be read only by setting it."""
     mask = os.umask(0o022)
     os.umask(mask)
     return mask

@@ -1,4 +1,4 @@
-"""Random numbers by key, and where training stands: the same in any process and after any resume."""
+"""Random numbers drawn by key and training step: the same in any process and after any resume."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from cggm_med import distributed
 
 
 class Stream(Enum):
-    """Every use of random numbers, so that no two draw the same ones (ADR 0009).
+    """All uses of random numbers, one stream each, so that no two draw the same ones (ADR 0009).
 
-    The values decide the numbers of existing runs and never change. A new use takes a new value. Besides these, the
-    initial weights of a network follow from the seed itself, and splits from a hash of seed and patient.
+    The values decide the numbers of existing runs and never change; a new use takes a new value. Two uses have no
+    stream: a network's initial weights follow from the seed itself, splits from a hash of seed and patient.
     """
 
     # The second part of a key, after the seed of the run
     CASE_ORDER = 0
     PATCH_PLACE = 1
     AUGMENTATION = 2
-    MODEL_IN_STEP = 3  # dropout and whatever else a network draws
+    MODEL_IN_STEP = 3  # dropout and all else that a network draws
     HEAD_WEIGHTS = 4
     STEP = 5  # then the step, and one of the words below
     ARTEFACT = 6
     PROBED_SAMPLES = 8
     PROBED_VOXELS = 9
 
-    # What a step draws for, see ``Step.generator``; strategies of other packages add words of their own
+    # Purposes of a step's draws, see ``Step.generator``; strategies of other packages use words of their own
     MODALITY_DROPOUT = "modality dropout"
     SUBSET_VIEW = "subset view"
     SHAPLEY_ORDERS = "shapley"
@@ -59,11 +59,11 @@ class Step:
     """One optimizer step, or one of the equal parts in which its batch is computed.
 
     Attributes:
-        number: optimizer steps that were done before.
-        steps: all steps of the run.
-        seed: of the run.
-        part: which part of the batch, from 0.
-        parts: parts of the batch (gradient accumulation).
+        number: its number in the run, from 0.
+        steps: number of steps in the run.
+        seed: the run's seed.
+        part: number of the batch's part, from 0.
+        parts: number of parts of the batch (gradient accumulation).
 
     Example:
         >>> step = Step(7, steps=100)
@@ -94,8 +94,8 @@ class Step:
     def uniform(self, purpose: Stream | str, samples: int, columns: int, device: torch.device | str) -> Tensor:
         """Numbers in [0, 1) for each sample of this part, ``(samples, columns)``.
 
-        They are drawn for the whole batch, of which this process and part take their rows, so that a sample meets the
-        same numbers however the batch is spread.
+        They are drawn for the whole batch, and this process and part take their rows, so that a sample gets the same
+        numbers however the batch is distributed.
         """
         processes, rank = distributed.world_size(), distributed.rank()
         whole = torch.rand(samples * self.parts * processes, columns, generator=self.generator(purpose))

@@ -1,4 +1,4 @@
-"""Finding plug-ins by name, built-in and third-party alike, through entry points."""
+"""Find and load plug-ins by name, built-in and third-party alike, through entry points."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ LOGGERS = "cggm_med.loggers"
 
 @dataclass(frozen=True)
 class Group:
-    """What the entry points of one group are.
+    """The contract of one group of entry points.
 
     Attributes:
-        kind: what one of them is called.
-        base: ``module:Name`` of the class that they derive from.
-        declared: attributes that the base class only declares.
-        instances: whether they are objects of that class instead of classes.
+        kind: what to call one of them.
+        base: ``module:Name`` of their base class.
+        declared: attributes that the base class declares and each must define.
+        instances: whether they are objects of that class instead of subclasses.
     """
 
     kind: str
@@ -34,10 +34,10 @@ class Group:
     instances: bool = False
 
     def base_class(self) -> type:
-        """Imported late, since names are wanted without torch."""
+        """The base class, imported late so that names can be listed without torch."""
         module, _, name = self.base.partition(":")
-        found: type = getattr(importlib.import_module(module), name)
-        return found
+        base: type = getattr(importlib.import_module(module), name)
+        return base
 
 
 GROUPS = {
@@ -81,7 +81,7 @@ def load(group: str, name: str) -> Any:
         UnknownName: if nothing is registered under that name.
         PluginError: if two packages register different things under it, if it cannot be imported, or if it is not a
             complete plug-in of its group.
-        MissingExtra: if it says so itself.
+        MissingExtra: if it raises this itself.
     """
     entry = _find(group, name)
     what = f"{GROUPS[group].kind} '{name}' of package {_package(entry)} ({entry.value})"
@@ -89,7 +89,7 @@ def load(group: str, name: str) -> Any:
         plugin = entry.load()
     except MissingExtra:
         raise
-    except (Exception, SystemExit) as error:  # somebody else's module may do anything while it is imported
+    except (Exception, SystemExit) as error:  # a third-party module may do anything while it is imported
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise PluginError(f"{what} cannot be imported: {reason}; fix the package or uninstall it") from error
     base = GROUPS[group].base_class()
@@ -99,21 +99,21 @@ def load(group: str, name: str) -> Any:
         expected = "an object" if GROUPS[group].instances else "a subclass"
         raise PluginError(f"{what} is {kind}, expected {expected} of cggm_med.{base.__name__}")
     abstract: frozenset[str] = getattr(plugin, "__abstractmethods__", frozenset())
-    if lacks := [*sorted(abstract), *(x for x in GROUPS[group].declared if not hasattr(plugin, x))]:
+    if lacks := [*sorted(abstract), *(name for name in GROUPS[group].declared if not hasattr(plugin, name))]:
         raise PluginError(f"{what} does not define {', '.join(lacks)}, see cggm_med.{base.__name__}")
     return plugin
 
 
 def _find(group: str, name: str) -> EntryPoint:
-    found = [entry for entry in entry_points(group=group) if entry.name == name]
-    if not found:
+    entries = [entry for entry in entry_points(group=group) if entry.name == name]
+    if not entries:
         fix = "A new entry point is seen after its package is installed again"
         raise UnknownName(GROUPS[group].kind, name, names(group), fix)
-    # The same thing twice is harmless: what a failed upgrade left behind, or a package that was renamed.
-    if len({entry.value for entry in found}) > 1:
-        owners = " and ".join(sorted(f"{_package(entry)} ({entry.value})" for entry in found))
+    # The same target twice is harmless: a failed upgrade left it behind, or a package was renamed.
+    if len({entry.value for entry in entries}) > 1:
+        owners = " and ".join(sorted(f"{_package(entry)} ({entry.value})" for entry in entries))
         raise PluginError(f"{GROUPS[group].kind} '{name}' is registered by {owners}; uninstall or rename all but one")
-    return found[0]
+    return entries[0]
 
 
 def _package(entry: EntryPoint) -> str:

@@ -1,4 +1,4 @@
-"""Making an installed torchvision importable that was built for another torch."""
+"""Make a torchvision importable that was built for another torch."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ def repair_torchvision() -> None:
 
     transformers, timm and what builds on them import torchvision if it is installed. One that was built for another
     torch, such as a CUDA build beside a CPU torch, cannot load its operators and then fails with ``operator
-    torchvision::nms does not exist``, since it describes them to torch regardless. These descriptions are left out
-    here; all of it that is written in Python works afterwards, its operators stay absent. If it cannot be imported even
-    so, it counts as not installed.
+    torchvision::nms does not exist``, since it registers them with torch regardless. Here these registrations are left
+    out: its Python parts then work, its operators stay absent. If it still cannot be imported, it counts as not
+    installed.
 
-    Nothing happens where torchvision works or is absent. To be called before such packages are imported, in every
-    process.
+    Nothing happens where torchvision works or is absent. Call it in every process before such packages are imported.
     """
     if NAME in sys.modules or importlib.util.find_spec(NAME) is None or _imports():
         return
@@ -38,7 +37,7 @@ def repair_torchvision() -> None:
     torch.library.register_fake = register_fake
     try:
         if not _imports():
-            sys.modules[NAME] = None  # type: ignore[assignment]  # Python's way to say that it is not installed
+            sys.modules[NAME] = None  # type: ignore[assignment]  # makes Python treat it as not installed
     finally:
         torch.library.register_fake = real
 

@@ -1,4 +1,4 @@
-"""The words of the house: what travels between data, model, strategy and engine."""
+"""The shared data types that data, models, strategies and training exchange."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Padded(NamedTuple):
     """Sequences of different lengths as one tensor.
 
     Attributes:
-        values: ``(batch, time, channel)``, zeros behind each sequence's end.
-        valid: ``(batch, time)`` booleans, False behind each sequence's end.
+        values: ``(batch, time, channel)``, zeros after each sequence's end.
+        valid: ``(batch, time)`` booleans, False after each sequence's end.
     """
 
     values: Tensor
@@ -23,13 +23,13 @@ class Padded(NamedTuple):
 
 
 class Features(NamedTuple):
-    """What one modality's encoder found.
+    """The output of one modality's encoder.
 
     Attributes:
         maps: feature maps, finest first: ``(batch, channel, x, y, z)`` for volumes, ``(batch, channel, time)`` for
             sequences, ``(batch, channel)`` for vectors.
         present: ``(batch,)`` booleans, False where this sample lacks the modality; None where no sample does.
-        valid: ``(batch, time)`` booleans, False behind a sequence's end; None where nothing is padded.
+        valid: ``(batch, time)`` booleans, False after a sequence's end; None where nothing is padded.
     """
 
     maps: tuple[Tensor, ...]
@@ -43,8 +43,8 @@ class Batch:
 
     Attributes:
         inputs: by modality, such as ``(batch, 1, x, y, z)``, or sequences.
-        target: what is learned, such as ``(batch, region, x, y, z)`` with values 0 and 1.
-        ids: the case that each sample comes from.
+        target: what to learn, such as ``(batch, region, x, y, z)`` with values 0 and 1.
+        ids: the case of each sample.
     """
 
     inputs: Mapping[str, Tensor | Padded]
@@ -55,7 +55,7 @@ class Batch:
         """The same samples in equal parts, for gradient accumulation.
 
         Raises:
-            ValueError: if the samples cannot be shared out equally.
+            ValueError: if the samples cannot be divided equally.
         """
         if parts == 1:
             return (self,)
@@ -66,7 +66,7 @@ class Batch:
         return tuple(self._part(s) for s in slices)
 
     def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory, from where it reaches a GPU without the CPU waiting."""
+        """The same batch in page-locked memory, from which a GPU copies it without making the CPU wait."""
         return self._map(Tensor.pin_memory)
 
     def to(self, device: torch.device) -> Batch:
@@ -85,11 +85,11 @@ class Batch:
 
 
 class UnimodalOutput(NamedTuple):
-    """What one modality's classifier head made of that modality's features.
+    """The output of one modality's classifier head.
 
     Attributes:
-        hidden: what the head's last layer reads, ``(batch, channel, ...)``.
-        logits: its prediction, ``(batch, target, ...)``.
+        hidden: input of the head's last layer, ``(batch, channel, ...)``.
+        logits: the prediction, ``(batch, target, ...)``.
     """
 
     hidden: Tensor
@@ -98,10 +98,10 @@ class UnimodalOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model computed in one step.
+    """The output of a model in one step.
 
     Attributes:
-        features: each present modality's features, all of them, whatever was left out of the fusion.
+        features: of each present modality, also of those that were left out of the fusion.
         fused: the features after fusion and decoder, finest first; the head reads ``fused[0]``.
         logits: the prediction before the sigmoid or softmax.
         deep_logits: predictions at coarser scales, for deep supervision; empty without it.

@@ -1,4 +1,4 @@
-"""The command line, assembled from its commands; nothing heavy is imported before one of them needs it."""
+"""The ``cggm-med`` command line, assembled from its commands; heavy imports wait until a command needs them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ app.command()(doctor.doctor)
 
 def main() -> None:
     """Entry point: errors that a user can fix are one line on stderr and exit code 1; 2 for wrong usage."""
-    # One line, without the place in the source that issued it.
+    # One line, without the source line that issued it.
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         app()

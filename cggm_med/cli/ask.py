@@ -1,4 +1,4 @@
-"""Questions to finished runs: ``evaluate``, ``probe``, ``report``, ``compare``, ``rank`` and ``view``."""
+"""Commands about finished runs: ``evaluate``, ``probe``, ``report``, ``compare``, ``rank`` and ``view``."""
 
 from __future__ import annotations
 
@@ -218,13 +218,13 @@ def view(
     from cggm_med.viewer import case as cases
     from cggm_med.viewer.page import open_in_browser, page_html, temporary_file
 
-    how: dict[str, Any] = {"labels": labels, "device": device, "trust_names": trust_names, "say": typer.echo}
+    options: dict[str, Any] = {"labels": labels, "device": device, "trust_names": trust_names, "say": typer.echo}
     if not rest:
         case = cases.view_files(files, truth, prediction, task=task, labels=labels)
     elif files:
-        case = cases.view_files_with_run(Path(rest[0]), files, truth, **how)
+        case = cases.view_files_with_run(Path(rest[0]), files, truth, **options)
     else:
-        case = cases.view_run_case(Path(rest[0]), rest[1] if len(rest) > 1 else None, data=data, split=split, **how)
+        case = cases.view_run_case(Path(rest[0]), rest[1] if len(rest) > 1 else None, data=data, split=split, **options)
     path = out or temporary_file(case.name)
     write_text(path, page_html(case))
     typer.echo(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB), one file that needs no network")

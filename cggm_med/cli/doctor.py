@@ -1,4 +1,4 @@
-"""``cggm-med doctor``: versions, devices, what is missing and the command that fixes it."""
+"""``cggm-med doctor``: versions, devices, missing packages and the commands that install them."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ PROJECT = "cggm-med"
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at.
+class Check:
+    """The state of one package or device.
 
     Attributes:
-        name: what.
+        name: its name.
         ok: whether it is as it should be.
-        found: what was found.
+        state: such as its version.
         fix: command or hint, if there is something to do.
     """
 
     name: str
     ok: bool
-    found: str
+    state: str
     fix: str = ""
 
 
 def doctor() -> None:
     """Show versions, devices, and how to fix what is missing."""
     healthy = True
-    for finding in examine():
-        healthy = healthy and finding.ok
-        typer.echo(f"{'ok     ' if finding.ok else 'MISSING'} {finding.name}: {finding.found}")
-        if finding.fix:
-            typer.echo(f"        {finding.fix}")
+    for check in examine():
+        healthy = healthy and check.ok
+        typer.echo(f"{'ok     ' if check.ok else 'MISSING'} {check.name}: {check.state}")
+        if check.fix:
+            typer.echo(f"        {check.fix}")
     if not healthy:
         raise typer.Exit(1)
 
 
-def examine() -> Iterator[Finding]:
-    """Look at everything; yields one finding after the other."""
-    yield Finding("Python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    yield Finding(PROJECT, True, importlib.metadata.version(PROJECT))
+def examine() -> Iterator[Check]:
+    """Check all packages and devices."""
+    yield Check("Python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    yield Check(PROJECT, True, importlib.metadata.version(PROJECT))
     extras = importlib.metadata.metadata(PROJECT).get_all("Provides-Extra") or []
     for extra in ("", *(extra for extra in extras if extra != "dev")):
         for needed in map(Requirement, importlib.metadata.requires(PROJECT) or ()):
@@ -60,15 +60,15 @@ def examine() -> Iterator[Finding]:
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             memory = torch.cuda.get_device_properties(index).total_memory / 2**30
-            yield Finding(f"GPU {index}", True, f"{torch.cuda.get_device_name(index)}, {memory:.0f} GiB")
+            yield Check(f"GPU {index}", True, f"{torch.cuda.get_device_name(index)}, {memory:.0f} GiB")
     else:
         hint = "a GPU is not needed; for one, install the CUDA build of torch that fits its driver"
-        yield Finding("GPU", True, f"none; training on the CPU with {torch.get_num_threads()} threads", hint)
+        yield Check("GPU", True, f"none; training on the CPU with {torch.get_num_threads()} threads", hint)
     if importlib.util.find_spec("torchvision") is not None:
         try:
             importlib.import_module("torchvision")
         except Exception as error:  # a build for another torch fails in many ways
-            yield Finding(
+            yield Check(
                 "torchvision",
                 True,
                 f"installed, but built for another torch ({type(error).__name__}); nothing here needs it",
@@ -76,14 +76,14 @@ def examine() -> Iterator[Finding]:
             )
 
 
-def _package(needed: Requirement, extra: str) -> Finding:
-    """Whether a package is there in a version that was asked for; one of an extra may be absent."""
+def _package(needed: Requirement, extra: str) -> Check:
+    """Check that a package is installed in a version that fits; one of an extra may be absent."""
     command = f"pip install '{PROJECT}[{extra}]'" if extra else f"pip install '{needed.name}{needed.specifier}'"
     try:
         version = importlib.metadata.version(needed.name)
     except importlib.metadata.PackageNotFoundError:
-        found = f"not installed; only what needs extra '{extra}' misses it" if extra else "not installed"
-        return Finding(needed.name, bool(extra), found, command)
+        state = f"not installed; only what needs extra '{extra}' misses it" if extra else "not installed"
+        return Check(needed.name, bool(extra), state, command)
     if not needed.specifier.contains(version, prereleases=True):
-        return Finding(needed.name, False, f"{version}, expected {needed.specifier}", command)
-    return Finding(needed.name, True, version)
+        return Check(needed.name, False, f"{version}, expected {needed.specifier}", command)
+    return Check(needed.name, True, version)

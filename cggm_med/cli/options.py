@@ -1,4 +1,4 @@
-"""Options that several commands take, and what is made of their words."""
+"""Options that several commands share, and the parsing of their values."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback o
 
 
 def html(path: Path | None) -> Path | None:
-    """A browser would show another file as text."""
+    """Insist on the ending .html or .htm, since a browser would show another file as text."""
     if path is not None and path.suffix.lower() not in (".html", ".htm"):
         raise typer.BadParameter(f"{path} is no name of a page; expected one that ends in .html, such as {path}.html")
     return path
@@ -41,13 +41,13 @@ def overrides_of(settings: list[str] | None, data: Path | None) -> dict[str, Any
     if data is not None:
         overrides["data"] = {**overrides.get("data", {}), "path": str(data)}
     if isinstance(overrides.get("data"), dict) and isinstance(overrides["data"].get("path"), str):
-        # A run is resumed from any folder.
+        # A run may be resumed from another folder.
         overrides["data"]["path"] = os.path.abspath(overrides["data"]["path"])
     return overrides
 
 
 def files_by_modality(words: list[str]) -> tuple[dict[str, Path], list[str]]:
-    """Files that were given as ``--MODALITY FILE``, and the other words."""
+    """Files given as ``--MODALITY FILE``, and the other words."""
     images: dict[str, Path] = {}
     others: list[str] = []
     rest = iter(words)

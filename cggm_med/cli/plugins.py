@@ -1,4 +1,4 @@
-"""``cggm-med tasks`` and its like: which plug-ins are installed, and packages to begin one of your own."""
+"""Commands about plug-ins: list the installed ones, and write a package to start a new one from."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def plugins() -> None:
     """List all that can be chosen by name, of each group of entry points, with its package."""
     from cggm_med.registry import GROUPS
 
-    for group, what in GROUPS.items():
-        typer.echo(f"{what.kind} ({group})")
+    for group, contract in GROUPS.items():
+        typer.echo(f"{contract.kind} ({group})")
         _list(group, _first_words, indent="  ", own=True)
 
 
 def _first_words(plugin: Any) -> str:
-    said: str = getattr(plugin, "description", "") or getattr(plugin, "rule", "") or inspect.getdoc(plugin) or ""
-    return said.partition("\n")[0]
+    text: str = getattr(plugin, "description", "") or getattr(plugin, "rule", "") or inspect.getdoc(plugin) or ""
+    return text.partition("\n")[0]
 
 
 def new_task(
@@ -82,13 +82,13 @@ def _write(kind: Kind, name: str, out: Path | None) -> None:
 
 
 def _list(group: str, about: Callable[[Any], str], *, indent: str = "", own: bool = False) -> None:
-    """One line a plug-in; one that cannot be used is listed with its error and harms no other.
+    """Print one line per plug-in; one that cannot be used is listed with its error and does not affect the others.
 
     Args:
         group: of entry points.
-        about: what is said of one.
+        about: describes a plug-in in one line.
         indent: before each line.
-        own: whether the package is named of those of this package too.
+        own: also name the package of cggm-med's own plug-ins.
     """
     from cggm_med import registry
 
@@ -96,7 +96,7 @@ def _list(group: str, about: Callable[[Any], str], *, indent: str = "", own: boo
     width = max(map(len, names), default=0)
     for name in names:
         try:
-            # What a package prints while it is imported does not belong to the list.
+            # What a package prints while it is imported does not belong in the list.
             with contextlib.redirect_stdout(sys.stderr):
                 line = about(registry.load(group, name))
             package = registry.package(group, name)

@@ -1,4 +1,4 @@
-"""``cggm-med predict``: from scans to masks."""
+"""``cggm-med predict``: segment scans with a finished run."""
 
 from __future__ import annotations
 
@@ -57,24 +57,24 @@ def predict(
     with distributed.processes(select_device(device)):
         predictor = Predictor(Path(run), device, flips=flips, trust_names=trust_names, resample_to=resample_to)
         wanted = modalities.split(",") if modalities else None
-        how: dict[str, Any] = {"skip_existing": skip_existing, "extras": extra or [], "say": typer.echo}
+        options: dict[str, Any] = {"skip_existing": skip_existing, "extras": extra or [], "say": typer.echo}
         cases: Mapping[str, Any] = {case_of(out): images}
         if images:
-            failed = predict_cases(predictor, cases, {case_of(out): out}, **how)
+            failed = predict_cases(predictor, cases, {case_of(out): out}, **options)
         elif chosen or holds_dicom(Path(folders[0])):
-            failed = predict_study(predictor, Path(folders[0]), out, chosen=chosen, modalities=wanted, **how)
+            failed = predict_study(predictor, Path(folders[0]), out, chosen=chosen, modalities=wanted, **options)
         else:
             cases = find_images(predictor, Path(folders[0]), wanted)
-            failed = predict_cases(predictor, cases, {case: out / f"{case}.nii.gz" for case in cases}, **how)
+            failed = predict_cases(predictor, cases, {case: out / f"{case}.nii.gz" for case in cases}, **options)
     if failed:
         typer.echo(f"{len(failed)} of {len(cases)} cases failed: {', '.join(failed)}", err=True)
         raise typer.Exit(1)
 
 
 def _series_by_modality(words: list[str]) -> dict[str, str]:
-    """Choices that were given as ``MODALITY=SERIES``, without repeating them, since they may hold a patient's name."""
+    """Parse ``MODALITY=SERIES``; errors do not repeat the words, which may hold a patient's name."""
     pairs = [word.partition("=") for word in words]
-    chosen = {name: which for name, _, which in pairs if name and which}
+    chosen = {name: series for name, _, series in pairs if name and series}
     if len(chosen) < len(words):
         raise typer.BadParameter("--series: expected MODALITY=SERIES, such as flair=5, for each modality once")
     return chosen

@@ -1,4 +1,4 @@
-"""``cggm-med train``: training a run, and continuing it."""
+"""``cggm-med train``: train a run, or continue one."""
 
 from __future__ import annotations
 

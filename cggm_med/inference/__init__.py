@@ -1,1 +1,1 @@
-"""Trained weights to masks: one case, many cases, a DICOM study."""
+"""Segment one case, many cases or a DICOM study with a finished run."""

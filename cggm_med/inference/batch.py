@@ -1,4 +1,4 @@
-"""Segmenting many cases: finding their images, reading ahead, and writing masks with what there is to say of them."""
+"""Segment many cases: find their images, read ahead, and write masks with their metadata."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write_labels(path: Path, prediction: Prediction) -> None:
 
 
 def case_of(path: Path) -> str:
-    """What the case of an output file is called: the file's name without its ending.
+    """The case of an output file: the file's name without its ending.
 
     Example:
         >>> [case_of(Path(name)) for name in ("a.nii.gz", "b.v2.nii", "c.dcm")]
@@ -40,21 +40,21 @@ def case_of(path: Path) -> str:
 def find_images(
     predictor: Predictor, path: Path, modalities: Sequence[str] | None = None
 ) -> dict[str, dict[str, Path]]:
-    """The image files of each case in a folder or datalist as for training, one for each modality; labels need not be.
+    """The image files of each case in a folder or datalist as for training, one per modality; labels may be absent.
 
     Args:
         predictor: knows layouts and modalities.
         path: folder or JSON file.
-        modalities: what to use; default: all that the run knows, which every case must then have.
+        modalities: to use; default: all of the run's, which every case must then have.
 
     Raises:
         DataError: if nothing is found or a case is incomplete; names every such case.
     """
-    found = predictor.volumes.find_scans(path, modalities, need_labels=False)
-    stacked = [case.id for case in found.cases if any(file.channel is not None for file in case.images.values())]
+    scans = predictor.volumes.find_scans(path, modalities, need_labels=False)
+    stacked = [case.id for case in scans.cases if any(file.channel is not None for file in case.images.values())]
     if stacked:
         raise DataError(f"{path} holds 4-D files, in which modalities are channels; split them into one file each")
-    return {case.id: {m: file.path for m, file in case.images.items()} for case in found.cases}
+    return {case.id: {m: file.path for m, file in case.images.items()} for case in scans.cases}
 
 
 def predict_cases(
@@ -67,7 +67,7 @@ def predict_cases(
     write: Callable[[Path, Prediction], None] = write_labels,
     say: Callable[[str], None] = print,
 ) -> dict[str, str]:
-    """Segment cases one after the other; one that fails leaves no file and stops no other.
+    """Segment cases one after the other; one that fails leaves no file and does not stop the others.
 
     While one is segmented, the next is read. Several processes (torchrun) share the cases.
 
@@ -75,17 +75,17 @@ def predict_cases(
         predictor: the run.
         cases: image files by case and modality.
         files: mask to write for each case.
-        skip_existing: leave out cases whose mask is there.
-        extras: what to write besides masks, of ``probabilities`` and ``uncertainty``.
+        skip_existing: skip cases whose mask exists.
+        extras: further outputs: ``probabilities``, ``uncertainty`` or both.
         write: writes a mask.
-        say: told what is done, in one line a case.
+        say: receives a line of progress per case.
 
     Returns:
-        Why, for each case of this process that failed.
+        The reason for each case of this process that failed.
 
     Raises:
         UnknownName: for an extra that does not exist.
-        ConfigError: for a mask that is not to end with ``.nii`` or ``.nii.gz``.
+        ConfigError: for a mask whose name does not end with ``.nii`` or ``.nii.gz``.
     """
     for extra in extras:
         if extra not in EXTRAS:
@@ -124,11 +124,11 @@ def _readable(size: int) -> str:
 def _read_ahead(
     predictor: Predictor, cases: Mapping[str, Mapping[str, Path]]
 ) -> Iterator[tuple[str, Callable[[], Scan]]]:
-    """Each case and how to get its scan; while the caller looks at one, the next is read, and no more than that."""
+    """Each case and a function that returns its scan; while the caller works on one, only the next is read."""
     ahead: deque[tuple[str, Callable[[], Scan]]] = deque()
     with ThreadPoolExecutor(1) as reader:
         for case, images in cases.items():
-            # The first is waited for in any case; and a thread keeps memory of its own, which one case need not pay.
+            # The caller waits for the first anyway; reading it here spares a single case the memory of a thread.
             first = functools.partial(predictor.read, case, images)
             ahead.append((case, reader.submit(predictor.read, case, images).result if ahead else first))
             if len(ahead) > 1:
@@ -143,7 +143,7 @@ def _write(
     extras: Sequence[str],
     write: Callable[[Path, Prediction], None],
 ) -> None:
-    """The mask last, so that whoever sees it finds all the rest."""
+    """Write the mask last, so that its presence means that all other files are complete."""
     name = case_of(path)
     write_json(
         path.with_name(f"{name}.json"),

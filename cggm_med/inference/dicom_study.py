@@ -1,4 +1,4 @@
-"""Segmenting an examination that is given as a folder of DICOM files."""
+"""Segment an examination given as a folder of DICOM files."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ def predict_study(
 
     Args:
         predictor: the run.
-        folder: with the study's series, and no other's.
+        folder: with the series of this study only.
         out: mask to write; ``.nii`` or ``.nii.gz`` on the grid of the series, or ``.dcm`` for a DICOM segmentation with
             a segment for each region, which is filed with the patient and hence bears the name.
         chosen: series of some modalities; see `assign_modalities`.
-        modalities: what to use; default: all that the run knows, for each of which there must be a series.
-        skip_existing: do nothing if ``out`` is there.
-        extras: as in `predict_cases`; NIfTI files in any case.
-        say: told which series is which modality, and what is done.
+        modalities: to use; default: all of the run's, for each of which there must be a series.
+        skip_existing: do nothing if ``out`` exists.
+        extras: as in `predict_cases`; always NIfTI files.
+        say: receives the series of each modality, and lines of progress.
 
     Returns:
-        Why it failed, by the name of the case; empty if it did not.
+        The reason, by the name of the case, if it failed; else empty.
 
     Raises:
         ConfigError: for another ending of ``out``.
         MissingExtra: if pydicom or highdicom is needed and not installed.
         UnknownName: for a modality that the run was not trained on, or an extra that does not exist.
-        DataError: if the series cannot be told apart, or one is no regular volume.
+        DataError: if the series cannot be told apart, or one is not a regular volume.
     """
     segments = out.name.lower().endswith(".dcm")
     if not (segments or out.name.lower().endswith(ENDINGS)):
@@ -86,25 +86,25 @@ def predict_study(
             )
 
         case = case_of(out)
-        how: dict[str, Any] = {}
+        options: dict[str, Any] = {}
         if segments:
-            how["write"] = lambda path, prediction: write_segments(path, prediction.labels, prediction.reference)
-            # Better learned now than after an hour: whether the headers are such that a segmentation can refer to them.
+            options["write"] = lambda path, prediction: write_segments(path, prediction.labels, prediction.reference)
+            # Fail now rather than after an hour, if a segmentation cannot refer to these headers.
             for path in images.values():
                 write_segments(temporary / "trial.dcm", np.zeros(open_image(path).shape, np.uint8), path)
         return predict_cases(
-            predictor, {case: images}, {case: out}, skip_existing=skip_existing, extras=extras, say=say, **how
+            predictor, {case: images}, {case: out}, skip_existing=skip_existing, extras=extras, say=say, **options
         )
 
 
 @contextlib.contextmanager
 def _private_folder() -> Iterator[Path]:
-    """A folder that only its owner can read, gone in the end, even if the process is asked to stop (SIGTERM)."""
+    """A folder that only its owner can read, removed at the end, even if the process is asked to stop (SIGTERM)."""
 
     def stop(number: int, frame: Any) -> NoReturn:
         raise SystemExit(128 + number)
 
-    # Only there can signals be handled.
+    # Signals can be handled in the main thread only.
     in_main_thread = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, stop) if in_main_thread else None
     try:

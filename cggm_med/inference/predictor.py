@@ -1,4 +1,4 @@
-"""Segmenting one case with a trained run: from image files to probabilities and labels on their own grid."""
+"""Segment one case with a finished run: from image files to probabilities and labels on the case's own grid."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from cggm_med.task.scan_to_mask import FLIPS, SegmentedScan
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network says of one case, on the case's own grid.
+    """A network's prediction of one case, on the case's own grid.
 
     Attributes:
         case: id.
-        modalities: that were given.
-        absent: that the network knows and were not.
+        modalities: those that were given.
+        absent: the run's other modalities.
         regions: names.
-        segmented: how probable each region is.
-        convention: which number stands for what in ``labels``.
-        reference: the image file of the case whose grid this is.
-        resampled: modalities that were brought onto this grid.
+        segmented: probabilities of the regions.
+        convention: the meaning of the numbers in ``labels``.
+        reference: the image file of the case that has this grid.
+        resampled: modalities that were resampled to this grid.
     """
 
     case: str
@@ -78,8 +78,8 @@ class Scan:
         modalities: names of the image's channels.
         image: ``(modality, x, y, z)``, on the CPU.
         grid: the case's own.
-        reference: the image file whose grid that is.
-        resampled: modalities that were brought onto it.
+        reference: the image file that has this grid.
+        resampled: modalities that were resampled to it.
     """
 
     case: str
@@ -97,17 +97,17 @@ class Predictor:
         run: folder of a finished run of a segmentation task.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         flips: average over all mirrored versions of a scan, which takes eight times as long.
-        trust_names: segment even if other names fit the images clearly better than those that they were given under.
-        resample_to: modality onto whose grid the others are brought where they lie on another.
+        trust_names: segment even if the images clearly fit other modality names better.
+        resample_to: modality to whose grid the others are resampled where they have another.
 
     Attributes:
         run: its files.
         task: of the run.
-        volumes: what the task offers.
-        digest: of the weights' file, by which a mask tells what made it.
+        volumes: the task's volumes.
+        digest: of the weights' file, by which a mask names the run that made it.
 
     Raises:
-        CheckpointError: if the folder is no such run.
+        CheckpointError: if the folder is not such a run.
         ConfigError: if the run does not segment.
         UnknownName: if the run was not trained on the modality ``resample_to``.
     """
@@ -146,12 +146,12 @@ class Predictor:
 
         Args:
             case: id.
-            images: a NIfTI file for each of some of the run's modalities.
+            images: NIfTI files by modality; any of the run's modalities may be absent.
 
         Raises:
             UnknownName: for a modality that the run was not trained on.
             DataError: if a file is missing or damaged, the grids differ, modalities seem to be exchanged, or memory is
-                too short.
+                short.
         """
         return self.segment(self.read(case, images))
 
@@ -160,7 +160,7 @@ class Predictor:
         return self.read_case(Case(case, case, {m: ImageFile(Path(path)) for m, path in images.items()}, None))
 
     def read_case(self, source: Case) -> Scan:
-        """The same for a case that was found on disk, whose modalities may be channels of one file."""
+        """The same for a case found on disk, whose modalities may be channels of one file."""
         known, case = self.task.modalities, source.id
         for modality in source.images:
             if modality not in known:
@@ -168,8 +168,8 @@ class Predictor:
         given = tuple(m for m in known if m in source.images)
         if not given:
             raise DataError(f"{case}: no image; give at least one of {', '.join(known)}")
-        found = inspect(Case(case, source.patient, {m: source.images[m] for m in given}, None), None)
-        volumes, affine, resampled = self._on_one_grid(case, found)
+        inspection = inspect(Case(case, source.patient, {m: source.images[m] for m in given}, None), None)
+        volumes, affine, resampled = self._on_one_grid(case, inspection)
         moved, grid, _ = to_network([volumes[m] for m in given], affine, self.volumes.spacing)
         image = moved["image"].as_tensor()
         finding = check(self.signatures, image.numpy(), given)
@@ -181,7 +181,7 @@ class Predictor:
         return Scan(case, given, image, grid, reference, resampled)
 
     def segment(self, scan: Scan) -> Prediction:
-        """The second half of ``predict``: ask the network."""
+        """The second half of ``predict``: run the network."""
         image = scan.image.to(self.device)
         (segmented,) = self.volumes.segment(
             self.model, image, scan.grid, scan.modalities, self.autocast, flips=self.flips
@@ -198,10 +198,10 @@ class Predictor:
         )
 
     def cost(self, scan: Scan) -> tuple[int, int]:
-        """How many windows ``segment`` will look at, and how many bytes it will about need on the device.
+        """The number of windows of ``segment``, and roughly the bytes that it needs on the device.
 
-        Counted are the weights, the image, the probabilities and what the network computes of the windows, in float32;
-        scratch memory of single operations comes on top.
+        Weights, image, probabilities and the network's activations in float32 are counted; scratch memory of single
+        operations is not.
         """
         patch_size, shape = self.volumes.patch_size, scan.image.shape[1:]
         count = window_count(shape, patch_size, self.volumes.overlap)
@@ -211,31 +211,31 @@ class Predictor:
             network = copy.deepcopy(self.model).to("meta")
             self._peaks[key] = peak_bytes(lambda: network(dict.fromkeys(scan.modalities, windows)))
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
-        # Besides the regions: the sum of the windows' weights; and with flips the sum of all that was predicted before.
+        # Besides the regions: the sum of the windows' weights and, with flips, the sum of earlier predictions.
         volumes = len(scan.modalities) + (1 + self.flips) * len(self.task.targets) + 1
         padded = math.prod(max(n, p) for n, p in zip(shape, patch_size, strict=True))
         return count * (1 + len(FLIPS) if self.flips else 1), weights + self._peaks[key] + 4 * volumes * padded
 
     def _on_one_grid(
-        self, case: str, found: Inspection
+        self, case: str, inspection: Inspection
     ) -> tuple[Mapping[str, NDArray[np.float32]], NDArray[np.float64], tuple[str, ...]]:
-        """The volumes and their affine, and which modalities had to be resampled for that."""
-        if not found.problems:
-            return found.volumes, next(iter(found.affines.values())), ()
+        """The volumes and their common affine, and the modalities that were resampled for it."""
+        if not inspection.problems:
+            return inspection.volumes, next(iter(inspection.affines.values())), ()
         onto = self.resample_to
-        if onto is None or len(found.problems) > len(found.differing):
-            resample = ", or --resample-to MODALITY" if found.differing else ""
+        if onto is None or len(inspection.problems) > len(inspection.differing):
+            resample = ", or --resample-to MODALITY" if inspection.differing else ""
             raise DataError(
-                f"{case} cannot be segmented; expected finite voxels on one grid{resample}:", found.problems
+                f"{case} cannot be segmented; expected finite voxels on one grid{resample}:", inspection.problems
             )
-        if onto not in found.volumes:
+        if onto not in inspection.volumes:
             raise DataError(f"{case}: files lie on different grids, and the case has no {onto} to resample them to")
-        volumes, resampled = onto_one_grid(case, found, onto)
-        return volumes, found.affines[onto], resampled
+        volumes, resampled = onto_one_grid(case, inspection, onto)
+        return volumes, inspection.affines[onto], resampled
 
 
 def _read_facts(run: FinishedRun) -> tuple[str, Signatures]:
-    """Name of the convention in which the run's labels were written, and how its modalities look."""
+    """Name of the convention of the run's labels, and how its modalities look."""
     try:
         return str(run.facts["labels"]), Signatures.from_json(run.facts["signatures"])
     except (ValueError, KeyError, TypeError, DataError, CheckpointError) as error:

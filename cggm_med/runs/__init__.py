@@ -1,1 +1,1 @@
-"""A run's folder on disk: settings, training from start to end, and reading it back."""
+"""Runs: their settings, training from start to end, and reading the run folder back."""

@@ -1,4 +1,4 @@
-"""The only reader of finished runs: what lies in their folders, each file when it is first asked for."""
+"""Read a finished run from its folder, each file when it is first needed."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ T = TypeVar("T")
 
 
 class FinishedRun:
-    """A finished run as it lies on disk. Each file is read when it is first asked for, weights are not.
+    """A finished run on disk. Each file is read when it is first needed, the weights only by ``restore``.
 
     Args:
-        path: of the run's folder.
-        name: what to call the run in tables; default: as its folder.
+        path: the run's folder.
+        name: the run's name in tables; default: that of its folder.
 
     Attributes:
-        folder: where its files are.
-        settings: of ``config.yaml``.
+        folder: the paths of its files.
+        settings: the content of ``config.yaml``.
 
     Raises:
-        CheckpointError: if the folder is no run; later, if a file that is asked for is missing or damaged.
+        CheckpointError: if the folder is not a run; later, if a requested file is missing or damaged.
     """
 
     def __init__(self, path: Path, name: str | None = None) -> None:
@@ -73,24 +73,24 @@ class FinishedRun:
 
     @functools.cached_property
     def cost(self) -> Record:
-        """What the training took; empty if it was stopped in between."""
-        return (
-            self.whole(self.folder.cost, lambda file: json.loads(file.read_text())) if self.folder.cost.exists() else {}
-        )
+        """Time and memory of the training; empty if it was interrupted."""
+        if not self.folder.cost.exists():
+            return {}
+        return self.whole(self.folder.cost, lambda file: json.loads(file.read_text()))
 
     @functools.cached_property
     def records(self) -> list[dict[str, Any]]:
-        """What was logged over training."""
+        """The records logged during training."""
         return self.whole(self.folder.metrics, lambda file: self.folder.read_metrics())
 
     @functools.cached_property
     def gradients(self) -> list[dict[str, Any]]:
-        """Sketches of gradients over training; none if the run has no such file."""
+        """Sketches of gradients logged during training; none if the run has no such file."""
         return self.whole(self.folder.gradients, lambda file: self.folder.read_gradients())
 
     @property
     def task(self) -> str:
-        """Registered name."""
+        """Registered name of the task."""
         return str(self.settings["task"]["name"])
 
     @property
@@ -101,22 +101,22 @@ class FinishedRun:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """What it was trained on."""
+        """The modalities that it was trained on."""
         return self.whole(self.folder.config, lambda file: tuple(self.settings["task"]["modalities"]))
 
     @property
     def strategy(self) -> str:
-        """Registered name."""
+        """Registered name of the strategy."""
         return self.whole(self.folder.config, lambda file: str(self.settings["strategy"]["name"]))
 
     @property
     def seed(self) -> int:
-        """Of initial weights, splits, sampling and augmentation."""
+        """Seed of initial weights, splits, sampling and augmentation."""
         return self.whole(self.folder.config, lambda file: int(self.settings["train"]["seed"]))
 
     @property
     def scored(self) -> str:
-        """What was scored: ``regions``, ``classes`` or ``values``."""
+        """The kind of scored targets: ``regions``, ``classes`` or ``values``."""
         row = self.report.scores.cases[0]
         return "regions" if "dice" in row else "classes" if "probability" in row else "values"
 
@@ -127,18 +127,18 @@ class FinishedRun:
 
     @property
     def pair(self) -> tuple[int, frozenset[str]]:
-        """What two runs share that can be compared as a pair: the seed and the scored cases."""
+        """Seed and scored cases: runs that share both can be compared as a pair."""
         return self.seed, self.tested
 
     @functools.cached_property
     def subsets(self) -> Sequence[Record]:
-        """Rows of its scores by subset of the modalities; empty if it was not asked."""
+        """Rows of scores by modality subset; empty if ``evaluate --subsets`` was not run."""
         file = self.path / "subsets" / self.report.split / "results.json"
         return self.whole(file, lambda file: list(json.loads(file.read_text())["cases"])) if file.exists() else ()
 
     @functools.cached_property
     def values(self) -> CaseValues:
-        """What each case adds to each score; over subsets of the modalities too, if the run has been asked."""
+        """What each case adds to each metric; also over modality subsets, if these were scored."""
         task = self.task_class
         values = task.case_values(self.report.scores.cases)
         if self.subsets and task.chosen_by in values:
@@ -153,28 +153,28 @@ class FinishedRun:
 
     @functools.cached_property
     def facts(self) -> Tree:
-        """What using the network takes besides settings and weights, see ``Task.facts``."""
+        """What the trained network needs besides settings and weights, see ``Task.facts``."""
         return self.whole(self.folder.facts, lambda file: dict(json.loads(file.read_text())))
 
     @property
     def digest(self) -> str:
-        """Of the weights' file, by which a mask tells what made it."""
+        """Digest of the weights' file, by which a mask names the run that made it."""
         return digest_of(self.folder.weights.read_bytes())
 
     def make_task(self, overrides: Tree) -> Task:
-        """The task, which has not looked for its data, with the run's settings and others over them."""
+        """The task with the run's settings and ``overrides``, before it looks for its data."""
         return instantiate(self.folder.settings_with(overrides))[0]
 
     def restore(
         self, model: torch.nn.Module, strategy: BalancingStrategy | None, device: torch.device
     ) -> Mapping[str, float] | None:
-        """Load the weights that speak for the run.
+        """Load the run's final weights: the best by validation, else the last.
 
         Returns:
             Score and step of the validation that chose them; None if they are those of the last step.
 
         Raises:
-            CheckpointError: if they are missing, damaged or of another network.
+            CheckpointError: if they are missing, damaged or belong to another network.
         """
         file = self.folder.weights
         weights = checkpoints.load(file, device)
@@ -182,7 +182,7 @@ class FinishedRun:
         return weights.best if file.name == "best.pt" else None
 
     def whole(self, file: Path, read: Callable[[Path], T]) -> T:
-        """What ``read`` makes of a file of this run.
+        """Read a file of this run with ``read``.
 
         Raises:
             CheckpointError: if it is missing or damaged.

@@ -1,4 +1,4 @@
-"""The folder that a run leaves behind: where its files are, and reading them back."""
+"""The layout of a run folder: the paths of its files, and readers for them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cggm_med.runs.settings import make_config
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where the files of a run are.
+    """The paths of a run's files.
 
     Attributes:
         path: the folder itself.
@@ -37,12 +37,12 @@ class RunFolder:
 
     @property
     def data(self) -> Path:
-        """Digest of each case that the run saw."""
+        """Digests of the files of each case that the run saw."""
         return self.path / "data.json"
 
     @property
     def facts(self) -> Path:
-        """What using the trained network takes besides settings and weights."""
+        """What the trained network needs besides settings and weights."""
         return self.path / "facts.json"
 
     @property
@@ -52,22 +52,22 @@ class RunFolder:
 
     @property
     def cost(self) -> Path:
-        """What the training took, if it was not stopped in between."""
+        """Time and memory of the training, if it was not interrupted."""
         return self.path / "cost.json"
 
     @property
     def results(self) -> Path:
-        """Scores of the held-out cases; there once the run is finished."""
+        """Scores of the held-out cases; exists once the run is finished."""
         return self.path / "results.json"
 
     @property
     def metrics(self) -> Path:
-        """One line a logged step or validation."""
+        """One line per logged step or validation."""
         return self.path / "metrics.jsonl"
 
     @property
     def gradients(self) -> Path:
-        """Last layers' gradients of some logged steps, one line a step."""
+        """Last layers' gradients of some logged steps, one line per step."""
         return self.path / "gradients.jsonl"
 
     @property
@@ -77,7 +77,7 @@ class RunFolder:
 
     @property
     def weights(self) -> Path:
-        """The checkpoint that speaks for the run: the best by validation, else the last."""
+        """The run's final weights: the best checkpoint by validation, else the last."""
         best = self.checkpoints / "best.pt"
         return best if best.exists() else self.checkpoints / "last.pt"
 
@@ -85,7 +85,7 @@ class RunFolder:
         """The settings in ``config.yaml``.
 
         Raises:
-            CheckpointError: if the folder is no run.
+            CheckpointError: if the folder is not a run.
         """
         if not self.config.exists():
             raise CheckpointError(
@@ -98,19 +98,19 @@ class RunFolder:
         return stored
 
     def settings_with(self, overrides: Tree) -> RunConfig:
-        """The run's settings, with others over them."""
+        """The run's settings, with ``overrides`` taking precedence."""
         stored = self.stored_settings()
         return make_config(str(stored["task"]["name"]), [stored, overrides])
 
     def device_setting(self, overrides: Tree) -> str:
-        """``train.device``: what is said now, else what the run says."""
+        """``train.device`` of the overrides, else of the run."""
         for settings in (overrides, self.stored_settings()):
             if isinstance(settings.get("train"), dict) and "device" in settings["train"]:
                 return str(settings["train"]["device"])
         return "auto"
 
     def read_splits(self) -> Splits:
-        """The splits that the run keeps to.
+        """The run's splits.
 
         Raises:
             CheckpointError: if they are missing or damaged.
@@ -139,7 +139,7 @@ class RunFolder:
             ) from error
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The records of ``metrics.jsonl``; a last line that was cut off by a crash is left out."""
+        """The records of ``metrics.jsonl``; a last line cut off by a crash is left out."""
         return _read_lines(self.metrics)
 
     def read_gradients(self) -> list[dict[str, Any]]:
@@ -147,7 +147,7 @@ class RunFolder:
         return _read_lines(self.gradients) if self.gradients.exists() else []
 
     def forget_after(self, step: int) -> None:
-        """Leave out of the records what was logged after a step, since it will be logged anew."""
+        """Drop the records after a step, since these steps will be logged again."""
         for path in (self.metrics, self.gradients):
             if path.exists():
                 kept = [record for record in _read_lines(path) if record["step"] <= step]

@@ -1,4 +1,4 @@
-"""A finished run with its weights, and the cases that it is asked about."""
+"""Load a finished run: its task, weights and strategy, and the cases to evaluate."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A finished run with its weights, and the cases that it is asked about.
+    """A finished run with its weights, and the cases to evaluate.
 
     Attributes:
         run: its files.
-        overrides: settings over the run's.
+        overrides: settings that replace the run's.
         task: prepared.
         model, strategy: with the run's weights.
-        cases: ids of what to score.
-        split: what they are called.
+        cases: ids of the cases to evaluate.
+        split: the name of these cases in results.
         best: score and step of the validation that chose the weights; None if they are those of the last step.
         device: where to compute.
-        name: of these cases, for a folder of results.
+        name: of the folder for results on these cases.
     """
 
     run: FinishedRun
@@ -58,12 +58,12 @@ class LoadedRun:
 
     @property
     def config(self) -> RunConfig:
-        """The run's settings, with what is said now."""
+        """The run's settings, with the overrides."""
         return self.task.config
 
     @property
     def volumes(self) -> Volumes:
-        """What the task offers, of a run that was found to segment."""
+        """The task's volumes, for a run of a task that segments."""
         volumes = self.task.volumes()
         assert volumes is not None  # noqa: S101 - a question is asked only of tasks that passed its check
         return volumes
@@ -75,16 +75,18 @@ class LoadedRun:
 
     @property
     def share(self) -> tuple[str, ...]:
-        """Those of the cases that are this process's to do."""
+        """The cases of this process, its share of all."""
         return self.cases[distributed.rank() :: distributed.world_size()]
 
-    def gathered(self, found: Mapping[str, T]) -> list[T]:
-        """What the processes found of each of their cases, in the order of all cases; the same for every process."""
-        everything = {case: x for part in distributed.gather_json(found, self.device) for case, x in part.items()}
-        return [everything[case] for case in self.cases]
+    def gathered(self, results: Mapping[str, T]) -> list[T]:
+        """The results by case of all processes, in the order of all cases, on every process."""
+        by_case: dict[str, T] = {}
+        for part in distributed.gather_json(results, self.device):
+            by_case |= part
+        return [by_case[case] for case in self.cases]
 
     def make_report(self, scores: Scores, rules: Mapping[str, str], more: Mapping[str, str] | None = None) -> Report:
-        """Scores of these cases with their rules and where they come from, to which ``more`` is added."""
+        """Scores of these cases with their rules and provenance, to which ``more`` is added."""
         return Report(
             task=self.config.task.name,
             strategy=self.config.strategy.name,
@@ -96,18 +98,18 @@ class LoadedRun:
 
     @property
     def other_data(self) -> bool:
-        """Whether the cases may be others than the run's own."""
+        """Whether the cases may come from other data than the run's own."""
         return _names_data(self.overrides)
 
     def own(self, split: str, say: Say) -> LoadedRun:
-        """The same run with cases of its own splits, whatever other data are scored.
+        """The same run with the cases of one of its own splits, even if other data are evaluated.
 
         Args:
             split: ``train``, ``validation`` or ``test``.
-            say: told what is done.
+            say: receives lines of progress.
 
         Raises:
-            DataError: if the split is empty or its cases are no longer there.
+            DataError: if the split is empty or its cases no longer exist.
         """
         overrides = self.overrides
         if self.other_data:
@@ -119,13 +121,13 @@ class LoadedRun:
         return load_run(self.run.path, overrides, say, split=split)
 
     def validation(self, say: Say) -> tuple[LoadedRun | None, str]:
-        """The run's own validation cases, to choose or fit something by, unless they are what is scored.
+        """The run with its own validation cases, to choose or fit something by, unless these cases are evaluated.
 
         Returns:
-            Them, or None and why not.
+            The run with these cases, and an empty text; or None and the reason.
 
         Raises:
-            DataError: if the run's own data are what is scored, and these cases are no longer there.
+            DataError: if the run's own data are evaluated, and these cases no longer exist.
         """
         own = self.run.splits.validation
         if not own:
@@ -153,18 +155,18 @@ def load_run(
     split: str | None,
     check: Callable[[Task], object] = lambda task: None,
 ) -> LoadedRun:
-    """Load a finished run and the cases that it is to be asked about.
+    """Load a finished run and the cases to evaluate.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
         overrides: settings such as ``data.path`` and ``task.labels``.
-        say: told what is done.
+        say: receives lines of progress.
         split: ``train``, ``validation`` or ``test`` of the run, or ``all``; default: the run's held-out cases, or with
             other data all cases, provided that none was trained on.
-        check: may refuse the task before its data are read, which may take long.
+        check: may refuse the task by an error before its data are read, which may take long.
 
     Raises:
-        CheckpointError: if the folder is no run or its weights do not fit.
+        CheckpointError: if the folder is not a run or its weights do not fit.
         DataError: if a case was trained on and ``split`` was not given.
         UnknownName: if there is no such split.
     """
@@ -172,14 +174,14 @@ def load_run(
     task, strategy = instantiate(run.folder.settings_with(overrides))
     check(task)
     other_data = _names_data(overrides)
-    found, own = task.find(say), run.splits
-    known = {"all": found, **dict(own.items())}
+    ids, own = task.find(say), run.splits
+    known = {"all": ids, **dict(own.items())}
     chosen = split or ("all" if other_data else held_out(own))
     if chosen is None:
         raise DataError(f"{folder} held no case out; name other scans with --data, or cases of the run with --split")
     if chosen not in known:
         raise UnknownName("split", chosen, known)
-    available = set(found)
+    available = set(ids)
     cases = tuple(case for case in known[chosen] if case in available)
     if not cases:
         raise DataError(f"split '{chosen}' of {folder} has no case in these data; choose another with --split")
@@ -198,7 +200,7 @@ def _names_data(overrides: Tree) -> bool:
 
 
 def _require_unseen(run: FinishedRun, task: Task, cases: tuple[str, ...]) -> None:
-    """Refuse to score cases that were used in training, whatever they are called now, unless a split is named."""
+    """Refuse cases that were used in training, even under other names."""
     seen = run.folder.digests((*run.splits.train, *run.splits.validation))
     familiar = [id for id, files in task.contents().items() if not seen.isdisjoint(files.values())]
     if familiar:

@@ -1,6 +1,6 @@
-"""Run loggers: they receive what a training run logs. ``metrics.jsonl`` is the first; settings may name others.
+"""Run loggers, which receive the records of a training run: ``metrics.jsonl`` and those that the settings name.
 
-A record is a plain dictionary, the same that stands in a line of ``metrics.jsonl``.
+A record is a plain dictionary, the same as in a line of ``metrics.jsonl``.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ class RunLogger(ABC):
     """
 
     def start(self, folder: Path, config: Tree, step: int) -> None:  # noqa: B027 - not every logger needs it
-        """Begin; called once, before the first record.
+        """Start; called once, before the first record.
 
         Args:
-            folder: of the run; what belongs to the run goes there.
+            folder: the run's folder, for files of the logger.
             config: all settings, as in ``config.yaml``.
-            step: steps that are done: 0, or where a resumed run continues. What was received after that step, before
-                the run was interrupted, will arrive again.
+            step: number of steps done: 0, or where a resumed run continues. Records of later steps that arrived before
+                the interruption will arrive again.
         """
 
     @abstractmethod
     def record(self, record: Record) -> None:
-        """Take in one record: ``kind`` (``train`` or ``validation``), ``step``, ``epoch``, and numbers by name."""
+        """Receive one record: ``kind`` (``train`` or ``validation``), ``step``, ``epoch``, and numbers by name."""
 
     def close(self) -> None:  # noqa: B027
         """Finish; called once, also when training ends with an error."""
 
 
 class MetricsFile(RunLogger):
-    """``metrics.jsonl``: one record a line."""
+    """``metrics.jsonl``: one record per line."""
 
     def start(self, folder: Path, config: Tree, step: int) -> None:
         """See the base class."""
@@ -69,7 +69,7 @@ class TensorBoard(RunLogger):
         self.make_writer = SummaryWriter
 
     def start(self, folder: Path, config: Tree, step: int) -> None:
-        """Open a new event file, which hides what an earlier one holds of later steps."""
+        """Open a new event file, which hides later steps of an earlier one."""
         self.writer = self.make_writer(str(folder / "tensorboard"), purge_step=step + 1)
 
     def record(self, record: Record) -> None:
@@ -78,23 +78,23 @@ class TensorBoard(RunLogger):
             self.writer.add_scalar(f"{record['kind']}/{name}", value, record["step"])
 
     def close(self) -> None:
-        """Write what is still in memory."""
+        """Write the records that are still in memory."""
         self.writer.close()
 
 
 def numbers(record: Record) -> dict[str, float]:
-    """The numbers of a record by name; those by modality, loss or score as ``name/key``. What is undefined is left out.
+    """The numbers of a record by name; nested ones as ``name/key``. Undefined ones are left out.
 
     Example:
         >>> numbers({"kind": "train", "step": 10, "epoch": 0, "loss": 0.5, "score": {"t1": 0.25, "t2": None}})
         {'loss': 0.5, 'score/t1': 0.25}
     """
-    found: dict[str, float] = {}
+    flat: dict[str, float] = {}
     for name, value in record.items():
         if name not in ("kind", "step", "epoch"):
             parts = {f"{name}/{key}": x for key, x in value.items()} if isinstance(value, Mapping) else {name: value}
-            found |= {key: x for key, x in parts.items() if x is not None}
-    return found
+            flat |= {key: x for key, x in parts.items() if x is not None}
+    return flat
 
 
 def make_loggers(names: Sequence[str]) -> dict[str, RunLogger]:
@@ -109,17 +109,17 @@ def make_loggers(names: Sequence[str]) -> dict[str, RunLogger]:
 
 
 class RunLog:
-    """Hands every record to ``metrics.jsonl`` and to other loggers, in the first process; a context manager around it.
+    """Passes every record to ``metrics.jsonl`` and the other loggers, in the first process; a context manager.
 
-    ``metrics.jsonl`` is what the run is later read from: where it cannot be written, training stops. Any other logger
-    that fails is switched off and training continues. Its name, step and reason are printed at once and again at the
-    end, and stand in ``metrics.jsonl`` as a record of kind ``logger``.
+    The run is later read from ``metrics.jsonl``, so training stops if it cannot be written. Any other logger that fails
+    is switched off and training continues. Its name, step and reason are printed at once and again at the end, and are
+    recorded in ``metrics.jsonl`` with kind ``logger``.
 
     Args:
         loggers: by name, besides ``metrics.jsonl``.
-        folder: of the run.
+        folder: the run's folder.
         config: all settings.
-        step: steps that are done.
+        step: number of steps done.
         say: prints a line.
     """
 
@@ -138,7 +138,7 @@ class RunLog:
         return self
 
     def __call__(self, record: Record) -> None:
-        """Hand one record on."""
+        """Pass one record on."""
         self.step = record["step"]
         if self.first:
             self.metrics.record(record)
@@ -153,7 +153,7 @@ class RunLog:
         for name, logger in list(self.active.items()):
             try:
                 call(logger)
-            except (Exception, SystemExit) as error:  # somebody else's code may do anything
+            except (Exception, SystemExit) as error:  # third-party code may do anything
                 del self.active[name]
                 reason = " ".join(f"{type(error).__name__}: {error}".split())
                 self.failures.append(f"logger '{name}' failed at step {self.step} and was switched off: {reason}")

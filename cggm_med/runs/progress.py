@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live bar in a terminal, plain lines elsewhere."""
+"""Show the progress of a run: a live bar in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from cggm_med import distributed
 
 
 class RunProgress:
-    """Shows the records of a training run; a context manager around it.
+    """Shows the records of a training run; a context manager.
 
     Args:
         console: where to write.
-        first_step: steps that are done already.
-        steps: all steps.
+        first_step: number of steps already done.
+        steps: number of all steps.
     """
 
     def __init__(self, console: Console, first_step: int, steps: int) -> None:
         self.console, self.steps = console, steps
         self.bar: Progress | None = None
         if console.is_terminal:
-            # The text takes what the bar leaves and wraps in a narrow terminal, so that no factor is cut off.
+            # The text takes the width that the bar leaves, and wraps in a narrow terminal so that no factor is cut off.
             text = TextColumn("{task.description}", table_column=Column(ratio=1), markup=False)
             self.bar = Progress(BarColumn(12), MofNCompleteColumn(), text, console=console, expand=True)
             self.row = self.bar.add_task("starting", total=steps, completed=first_step)
@@ -47,7 +47,7 @@ class RunProgress:
             scores = ", ".join(f"{name} {value}" for name, value in known.items())
             self._say(f"step {record['step']}: validation {scores}")
             return
-        # Not the bar's own estimate: it forgets what is older than 30 s, and slow runs log less often than that.
+        # Not the bar's own estimate, which forgets after 30 s; slow runs log less often than that.
         text = f"{_clock((self.steps - record['step']) * record['seconds_per_step'])} left  loss {record['loss']:.3f}"
         if "factor" in record:
             text += "  factors " + " ".join(f"{m}={value:.2f}" for m, value in record["factor"].items())
@@ -59,12 +59,12 @@ class RunProgress:
             self._say(f"step {record['step']}/{self.steps}  {text}")
 
     def _say(self, line: str) -> None:
-        # A log file keeps one record a line, however wide; names in brackets are no markup.
+        # In a log file a record stays on one line, however wide; names in brackets are not markup.
         self.console.print(line, soft_wrap=True, markup=False)
 
 
 def speaker(console: Console) -> Callable[[str], Any]:
-    """Prints lines in the first process and nothing in the others."""
+    """A function that prints lines in the first process and nothing in the others."""
     return console.print if distributed.rank() == 0 else lambda text: None
 
 

@@ -1,4 +1,4 @@
-"""Where the numbers of a report come from: command, versions, data, seed, device, and how the weights were chosen."""
+"""Provenance of results: command, versions, data, seed, device, and how the weights were chosen."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ def origin() -> dict[str, str]:
 def provenance(config: RunConfig, device: torch.device) -> dict[str, str]:
     """Command, data, seed, versions and device."""
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
-    about = origin()
+    made_by = origin()
     return {
-        "command": about["command"],
+        "command": made_by["command"],
         "data": "generated (not real data)" if config.data.path is None else Path(config.data.path).name,
         "modalities": ", ".join(config.task.modalities),
         "preset": config.preset,
         "seed": str(config.train.seed),
         "steps": str(config.train.steps),
-        "versions": about["versions"],
+        "versions": made_by["versions"],
         "device": f"{hardware}, {distributed.world_size()} process(es)",
-        "date": about["date"],
+        "date": made_by["date"],
     }
 
 
 def checkpoint_rule(task: Task, best: Mapping[str, float] | None, split: str) -> str:
-    """How the weights were chosen that a report speaks of.
+    """How the evaluated weights were chosen.
 
     Args:
-        task: of the run.
+        task: the run's task.
         best: score and step of the validation that chose them; None if they are those of the last step.
-        split: that is scored.
+        split: the evaluated split.
     """
     if best is None:
         return "last step"

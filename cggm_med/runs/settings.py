@@ -1,4 +1,4 @@
-"""From layers of settings to the configuration of a run: knows the tasks, their presets and the strategies."""
+"""Resolve layers of settings into a run's config, with the presets of its task and the defaults of its strategy."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from cggm_med.task.base import Task
 
 
 def make_config(task: str, layers: Sequence[Tree], preset: str | None = None, strategy: str | None = None) -> RunConfig:
-    """Resolve settings: defaults < preset of the task < what the strategy brings < ``layers`` in their order.
+    """Resolve settings: defaults < the task's preset < the strategy's training defaults < ``layers`` in their order.
 
     Args:
         task: registered name.
         layers: nested settings, such as a file's and the command line's.
-        preset: name of one of the task's presets; default: what the layers say, else what suits the data.
-        strategy: registered name; default: what the layers say, else ``cggm``.
+        preset: name of one of the task's presets; default: that of the layers, else the one that suits the data.
+        strategy: registered name; default: that of the layers, else ``cggm``.
 
     Raises:
         UnknownName: for an unknown task, strategy, preset or key.
-        ConfigError: for a value that cannot be, and for settings of another strategy.
+        ConfigError: for an impossible value, and for settings of another strategy.
 
     Example:
         >>> make_config("brats2021", [{"optim": {"lr": 0.01}}]).preset
         'tiny'
     """
     cls = registry.load(registry.TASKS, task)
-    said: Tree = {}
+    stated: Tree = {}
     for layer in layers:
-        said |= {key: value for key, value in layer.items() if key == "preset"}
+        stated |= {key: value for key, value in layer.items() if key == "preset"}
         for section, key in (("task", "name"), ("strategy", "name"), ("data", "path")):
             if isinstance(layer.get(section), dict) and key in layer[section]:
-                said[f"{section}.{key}"] = layer[section][key]
-    named = said.get("task.name", task)
+                stated[f"{section}.{key}"] = layer[section][key]
+    named = stated.get("task.name", task)
     if named != task:
         raise UnknownName(f"task in these settings (they are for '{named}')", task, [str(named)], f"Say --task {named}")
-    strategy = strategy or str(said.get("strategy.name", "cggm"))
+    strategy = strategy or str(stated.get("strategy.name", "cggm"))
     for layer in layers:
         foreign = layer.get("strategy", {})
         if len(foreign) > 1 and foreign.get("name", strategy) != strategy:
@@ -48,7 +48,7 @@ def make_config(task: str, layers: Sequence[Tree], preset: str | None = None, st
                 f"strategy '{foreign['name']}'"
             )
     balancing = registry.load(registry.STRATEGIES, strategy)
-    preset = str(preset or said.get("preset") or cls.default_preset(embedded=said.get("data.path") is None))
+    preset = str(preset or stated.get("preset") or cls.default_preset(embedded=stated.get("data.path") is None))
     if preset not in cls.presets:
         raise UnknownName(f"preset of task {task}", preset, cls.presets)
     sections = {
@@ -62,7 +62,7 @@ def make_config(task: str, layers: Sequence[Tree], preset: str | None = None, st
 
 
 def instantiate(config: RunConfig) -> tuple[Task, BalancingStrategy]:
-    """The task, which has not looked for its data yet, and the strategy of these settings.
+    """The task and the strategy of a config; the task has not looked for its data yet.
 
     Raises:
         ConfigError: if the processes and parts cannot share a batch evenly.
@@ -76,9 +76,9 @@ def instantiate(config: RunConfig) -> tuple[Task, BalancingStrategy]:
 
 
 def completed(stored: Tree) -> Tree:
-    """The settings of a run, with defaults for the keys that are newer than the run.
+    """The settings of a run, with defaults for keys that are newer than the run.
 
-    The default of a new key must be what was done before there was such a key (ADR 0026): then these are the settings
+    The default of a new key must keep the behaviour from before the key existed (ADR 0026): then these are the settings
     that the run was trained with, and it can be resumed and compared.
     """
     return to_tree(make_config(str(stored["task"]["name"]), [stored]))

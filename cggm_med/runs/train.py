@@ -1,4 +1,4 @@
-"""A run from its first line to its last: start or resume, train, score the held-out cases, all of it written down."""
+"""Start or resume a run: train, then score the held-out cases, and write everything to the run folder."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
     say = speaker(console)
     run = RunFolder(folder)
     first = distributed.rank() == 0
-    # The folder is tried before the data are read, which may take long.
+    # Try the folder before the data are read, which may take long.
     with results_folder(folder) if first else contextlib.nullcontext():
         if first and any(folder.iterdir()):
             resume = f", or continue its run with --resume {folder}" if run.config.exists() else ""
@@ -79,17 +79,17 @@ def resume(folder: Path, overrides: Tree, console: Console) -> Report | None:
     """Continue a run from its last checkpoint and score the held-out cases.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
         overrides: settings that do not change its numbers, such as ``data.workers``.
         console: for progress and the table.
 
     Raises:
-        CheckpointError: if the folder is no run, or settings or data differ from the run's; names what differs.
+        CheckpointError: if the folder is not a run, or settings or data differ from the run's; names what differs.
     """
     run = RunFolder(folder)
     config = run.settings_with(overrides)
     changed = differences(completed(run.stored_settings()), to_tree(config))
-    if changed := [x for x in changed if x.split(":")[0] not in checkpoints.FREE_SETTINGS]:
+    if changed := [line for line in changed if line.split(":")[0] not in checkpoints.FREE_SETTINGS]:
         raise CheckpointError(
             f"{folder} cannot be resumed with other settings (run != now): {'; '.join(changed)}; "
             "leave them as they were, or start a new run"
@@ -152,7 +152,7 @@ def _train(
     checkpoint: checkpoints.Checkpoint | None,
     loggers: Mapping[str, RunLogger],
 ) -> None:
-    """Train to the last step, and draw how it went."""
+    """Train to the last step, and draw the learning curves."""
     config, first = task.config, distributed.rank() == 0
     done = checkpoint.step if checkpoint else 0
     progress = RunProgress(console if first else Console(quiet=True), done, config.train.steps)
@@ -162,7 +162,7 @@ def _train(
         run_log(record)
         progress(record)
 
-    # Of a run that was stopped in between, the cost is not known.
+    # The cost of an interrupted run is unknown.
     cost = measured(run.cost, device, config.train.steps) if first and done == 0 else contextlib.nullcontext()
     with progress, run_log, cost:
         train(

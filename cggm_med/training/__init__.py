@@ -1,1 +1,1 @@
-"""Training: the step, the loop around it, what is watched, and checkpoints."""
+"""Training: the step, the loop around it, monitoring, validation and checkpoints."""

@@ -1,4 +1,4 @@
-"""The network and its strategy at the start of a training, the same for the same seed."""
+"""Build the network and set up its strategy at the start of training, the same for the same seed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cggm_med.task.base import Task
 
 
 def build(task: Task, strategy: BalancingStrategy, config: RunConfig, device: torch.device) -> MultimodalModel:
-    """The seeded model and its strategy, both on ``device``.
+    """The seeded model, with its strategy set up; both on ``device``.
 
     Classifier heads draw their weights from a stream of their own, so that every strategy starts with the same model.
     """

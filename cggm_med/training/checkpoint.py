@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, hold only tensors and plain values, and know what they belong to."""
+"""Checkpoints: written atomically, tensors and plain values only, checked against the run they belong to."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cggm_med.errors import CheckpointError
 from cggm_med.files import atomic_file
 
 FORMAT = 1
-# Settings that change where and how fast a run computes, or how it is scored in the end, but not what it learns.
+# Settings that change where and how fast a run computes or how it is scored at the end, but not what it learns.
 FREE_SETTINGS = (
     "task.metrics",
     "data.path",
@@ -38,13 +38,13 @@ FREE_SETTINGS = (
 class Checkpoint:
     """Everything that training needs to continue as if it had never stopped.
 
-    Random numbers need no state: each is drawn from the seed and the step, or the seed, epoch and sample.
+    Random numbers need no state: they follow from the seed and the step, or from the seed, epoch and sample.
 
     Attributes:
-        step: optimizer steps that are done.
+        step: number of optimizer steps done.
         config: resolved settings of the run.
         data: digests of each prepared case.
-        best: score and epoch of the best validation so far, if any.
+        best: score, epoch and step of the best validation so far, if any.
         model, strategy, optimizer, monitor: state dictionaries.
     """
 
@@ -59,7 +59,7 @@ class Checkpoint:
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, whole or not at all; an older one at ``path`` stays until the new one is on disk."""
+    """Write a checkpoint atomically; an older one at ``path`` stays until the new one is on disk."""
     content = {
         "format": FORMAT,
         "step": checkpoint.step,
@@ -96,7 +96,7 @@ def load(path: Path, device: torch.device) -> Checkpoint:
 
 
 def read_tensors(path: Path, device: torch.device) -> Any:
-    """What ``torch.save`` wrote, if it is whole and holds tensors and plain values only; nothing in it is executed.
+    """Read a file of ``torch.save`` that holds tensors and plain values only; nothing in it is executed.
 
     Raises:
         CheckpointError: if the file is missing, damaged, or holds anything else.
@@ -108,14 +108,14 @@ def read_tensors(path: Path, device: torch.device) -> Any:
         raise CheckpointError(f"no checkpoint {path}; train first, or name another run folder") from error
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}; allow it, or copy it anew") from error
-    except Exception as error:  # there is hardly one that a damaged archive or pickle does not raise
+    except Exception as error:  # a damaged archive or pickle may raise nearly any
         raise CheckpointError(
             f"{path} is damaged or holds more than tensors and numbers; put a whole copy in its place, or train anew"
         ) from error
 
 
 def _require_whole(path: Path) -> None:
-    """Compare the checksums inside the file with its bytes; torch would load changed weights without a word."""
+    """Compare the checksums inside the file with its bytes; torch would silently load changed weights."""
     with zipfile.ZipFile(path) as archive:
         if (changed := archive.testzip()) is not None:
             raise zipfile.BadZipFile(f"the checksum of {changed} is wrong")
@@ -146,7 +146,7 @@ def restore(
     optimizer: Optimizer | None = None,
     monitor: nn.Module | None = None,
 ) -> None:
-    """Load the states into live objects: the strategy to score heads, optimizer and monitor to go on training.
+    """Load the states into live objects: the strategy for scoring heads, optimizer and monitor for resuming.
 
     Raises:
         CheckpointError: if names or shapes of the weights do not fit.
@@ -171,7 +171,7 @@ class TrainingState:
         folder: for ``last.pt`` and ``best.pt``.
         config: resolved settings of the run.
         data: digests of each prepared case.
-        model, strategy, optimizer, monitor: what is saved.
+        model, strategy, optimizer, monitor: the objects to save.
     """
 
     def __init__(
@@ -204,11 +204,11 @@ class TrainingState:
         self.best = checkpoint.best
 
     def save_last(self, step: int) -> None:
-        """Write ``last.pt``, if this is the first process; ``step`` counts the steps that are done."""
+        """Write ``last.pt``, if this is the first process; ``step`` is the number of steps done."""
         self._save(self.last, step)
 
     def save_if_best(self, score: float | None, step: int, epoch: int, *, lower_is_better: bool) -> None:
-        """Write ``best.pt``, if no validation before was as good."""
+        """Write ``best.pt``, if no earlier validation was as good."""
         assert score is not None  # noqa: S101 - a task is chosen by a score that is always defined
         if self.best is None or (score < self.best["score"] if lower_is_better else score > self.best["score"]):
             self.best = {"score": score, "epoch": float(epoch), "step": float(step)}

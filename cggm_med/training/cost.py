@@ -1,4 +1,4 @@
-"""What a training took: time, processor time and memory, measured and written beside the run."""
+"""Measure time, processor time and memory of a training, and write them beside the run."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ from cggm_med.files import write_json
 
 @contextlib.contextmanager
 def measured(path: Path, device: torch.device, steps: int) -> Iterator[None]:
-    """Measure the block and, if it ends without an error, write what it took as JSON.
+    """Measure the block and, if it ends without an error, write its cost as JSON.
 
-    ``seconds`` on the clock; ``cpu_seconds`` of this process and of the data workers that ended in it, which says more
-    on a machine that does other things as well; ``peak_memory_bytes``, on CUDA what torch allocated in the block,
-    else the most that this process has ever held (None where the system does not tell); ``steps``, ``device``,
-    ``threads``.
+    Keys: ``seconds`` of wall-clock time; ``cpu_seconds`` of this process and of the data workers that ended in the
+    block, which says more on a busy machine; ``peak_memory_bytes``, on CUDA allocated by torch in the block, else the
+    most that this process has ever held (None where the system does not report it); ``steps``, ``device``, ``threads``.
 
     Args:
         path: JSON file to write.
@@ -36,7 +35,7 @@ def measured(path: Path, device: torch.device, steps: int) -> Iterator[None]:
     yield
     if cuda:
         torch.cuda.synchronize(device)
-    found = {
+    cost = {
         "seconds": round(time.monotonic() - started, 3),
         "cpu_seconds": round(_cpu_seconds() - cpu, 3),
         "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if cuda else _peak_resident_bytes(),
@@ -44,7 +43,7 @@ def measured(path: Path, device: torch.device, steps: int) -> Iterator[None]:
         "device": torch.cuda.get_device_name(device) if cuda else f"CPU ({platform.machine()})",
         "threads": torch.get_num_threads(),
     }
-    write_json(path, found)
+    write_json(path, cost)
 
 
 def _cpu_seconds() -> float:

@@ -1,4 +1,4 @@
-"""Stopping a training that learns nothing more: its loss is not finite, or no gradient is."""
+"""Stop a training whose loss, or whose every gradient, is not finite."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from cggm_med.types import Batch
 
 
 class FiniteCheck:
-    """Looks at losses and skipped steps only when asked to, since on a GPU that waits for it.
+    """Checks losses and skipped steps only on request, since reading them makes a GPU program wait.
 
     Args:
-        monitor: counts the skipped steps; restored, if the run was.
-        last: the checkpoint that a message names.
+        monitor: counts the skipped steps; restored already, if the run is resumed.
+        last: the checkpoint that messages name.
     """
 
     def __init__(self, monitor: Monitor, last: Path) -> None:
@@ -28,14 +28,14 @@ class FiniteCheck:
         self.pending: list[tuple[int, Batch, Tensor]] = []
 
     def add(self, step: int, batch: Batch, losses: Mapping[str, Tensor]) -> None:
-        """Take in a step's losses; ``step`` counts from 0."""
+        """Add a step's losses; ``step`` counts from 0."""
         self.pending.append((step, batch, torch.stack(list(losses.values())).sum()))
 
     def loss(self) -> float:
         """The newest loss.
 
         Raises:
-            NonFiniteLoss: if one since the last call is not finite; names the step, its cases and the last checkpoint.
+            NonFiniteLoss: if any loss since the last call is not finite; names step, cases and last checkpoint.
         """
         values = torch.stack([loss for *_, loss in self.pending]).tolist()
         for (step, batch, _), value in zip(self.pending, values, strict=True):
@@ -50,7 +50,7 @@ class FiniteCheck:
         return float(values[-1])
 
     def gradients(self, done: int, log_every: int) -> None:
-        """To be called every ``log_every`` steps, with the number of steps that are done.
+        """Check the gradients; to be called every ``log_every`` steps, with the number of steps done.
 
         Raises:
             NonFiniteLoss: if the gradient was not finite in any step since the last call.

@@ -1,4 +1,4 @@
-"""Keeping the last layers' gradients of some logged steps, small enough for every run, for a picture of them."""
+"""Log the last layers' gradients of some steps as small sketches, for the report's picture of them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor
 from cggm_med import distributed
 from cggm_med.files import append_text
 
-MAX_STEPS = 120  # of a run whose gradients are kept
-MAX_VALUES = 256  # of a gradient
+MAX_STEPS = 120  # logged in a run
+MAX_VALUES = 256  # of a sketch
 TABLE_SEED = 0
 
 Gradients = Mapping[str, Sequence[Tensor]]
@@ -24,14 +24,14 @@ Gradients = Mapping[str, Sequence[Tensor]]
 class GradientLog:
     """Appends the gradients of at most ``MAX_STEPS`` logged steps, evenly over the run, to a file of JSON lines.
 
-    A line holds ``step``; ``own``, each modality's gradient at its classifier head; and ``fused``, the fused loss's at
-    the head of the model, by the modalities, joined by ``+``, whose part of that head it is. A gradient
-    ``(target, channel)`` is flattened and, where it is long, sketched. Numbers have four digits.
+    A line holds ``step``; ``own``, each modality's gradient at its classifier head; and ``fused``, the gradient of the
+    fused loss at each modality's part of the model's head, where modalities that share a part are joined by ``+``. A
+    gradient ``(target, channel)`` is flattened and, if it is long, sketched. Numbers have four digits.
 
     Args:
-        path: of the file; only the first process writes it.
+        path: the file; only the first process writes it.
         steps: optimizer steps of the run.
-        log_every: steps between two logged ones.
+        log_every: steps between two logged steps.
     """
 
     def __init__(self, path: Path, steps: int, log_every: int) -> None:
@@ -39,12 +39,12 @@ class GradientLog:
         self.stride = max(1, math.ceil(steps // log_every / MAX_STEPS))
 
     def __call__(self, step: int, gradients: Gradients) -> None:
-        """Take in a logged step; to be called by every process.
+        """Log a step; to be called by every process.
 
         Args:
-            step: optimizer steps that are done.
-            gradients: by modality the fused gradient and its own, ``(target, channel)`` each, of this process's share
-                of the batch.
+            step: number of optimizer steps done.
+            gradients: by modality, its fused and its own gradient, ``(target, channel)`` each, for this process's
+                share of the batch.
         """
         if not gradients or step // self.log_every % self.stride:
             return
@@ -64,14 +64,14 @@ class GradientLog:
 
 
 def sketch(values: Tensor, size: int = MAX_VALUES) -> Tensor:
-    """A vector as it is, or if it is longer than ``size`` a sum of its values with random signs in ``size`` buckets.
+    """A vector as it is or, if it is longer than ``size``, its values summed with random signs into ``size`` buckets.
 
     Such a count sketch (Charikar et al., 2002) keeps inner products on average, so that angles between long vectors
     are kept up to about ``1 / sqrt(size)``. Signs and buckets depend on the length alone.
 
     Args:
         values: ``(value,)``.
-        size: most values of the result.
+        size: largest length of the result.
 
     Example:
         >>> sketch(torch.tensor([1.0, 2.0])).tolist()
@@ -88,7 +88,7 @@ def sketch(values: Tensor, size: int = MAX_VALUES) -> Tensor:
 
 @functools.lru_cache(maxsize=16)
 def _table(length: int, size: int) -> tuple[Tensor, Tensor]:
-    # A generator of its own, since training's random numbers must not notice.
+    # A generator of its own, so that training's random numbers are unaffected.
     generator = torch.Generator().manual_seed(TABLE_SEED)
     buckets = torch.randint(size, (length,), generator=generator)
     signs = torch.randint(2, (length,), generator=generator) * 2 - 1

@@ -1,4 +1,4 @@
-"""The one training loop: the walk over all steps."""
+"""The training loop over all steps, with logging, validation and checkpoints."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def train(
         task: prepared.
         model: on ``device``.
         strategy: set up, on ``device``.
-        config: of the run.
+        config: the run's config.
         folder: for checkpoints.
         device: where to compute.
         log: receives a record every ``train.log_every`` steps and at each validation.
-        log_gradients: receives, as often, the number of steps and by modality the last layers' gradients, see
-            ``GradientLog``.
-        resume: where to continue.
+        log_gradients: receives at the same steps the number of steps done and the last layers' gradients by modality,
+            see ``GradientLog``.
+        resume: the checkpoint to continue from.
 
     Raises:
         NonFiniteLoss: names the step, its cases and the last good checkpoint.
@@ -75,7 +75,7 @@ def train(
         to_log = done % settings.log_every == 0
         to_validate = done % (settings.validate_every * settings.steps_per_epoch) == 0 or done == settings.steps
         to_save = done % settings.checkpoint_every == 0 or done == settings.steps
-        # Whatever a step draws at random depends on the seed and the step alone, so there is no state to resume.
+        # A step's random draws depend on the seed and the step alone, so there is no random state to resume.
         torch.manual_seed(random_seed(settings.seed, Stream.MODEL_IN_STEP, number, distributed.rank()))
         rate = learning_rate(config.optim, number, settings.steps)
         set_learning_rate(optimizer, rate)
@@ -96,7 +96,7 @@ def train(
             comparison=comparison,
         )
         finite.add(number, batch, losses)
-        # On a GPU, looking at a loss waits for it; so losses are looked at together, before anything is written.
+        # Reading a loss makes a GPU program wait, so losses are read together, before anything is written.
         if device.type == "cpu" or to_log or to_validate or to_save:
             loss = finite.loss()
         if comparison is not None:

@@ -1,4 +1,4 @@
-"""What is logged about a step beside its losses: gradient norms, counters, and how the modalities compare."""
+"""What a step logs besides its losses: gradient norms, counters, and a comparison of the modalities."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from cggm_med.strategies.parts.last_layer import cosines, last_layer_gradients
 from cggm_med.strategies.parts.shapley import coalition_sums, shapley_plan, shapley_shares
 from cggm_med.types import Outputs
 
-SHAPLEY_ORDERS = 8  # random orders by which more than four modalities are valued
+SHAPLEY_ORDERS = 8  # random orders that estimate Shapley values of more than four modalities
 
 
 class Monitor(nn.Module):
-    """Gradient norms, and counters over the whole run; all stay on the device.
+    """Gradient norms, and counters over the whole run, kept on the device.
 
-    Buffers: ``gradient_norm`` ``(modality,)`` of each encoder in the last step, before clipping and modulation,
-    ``clipped_steps`` and ``skipped_steps`` (scalars), how many steps were clipped, and skipped since a gradient was not
-    finite.
+    Buffers: ``gradient_norm`` ``(modality,)`` of each encoder in the last step, before clipping and modulation;
+    ``clipped_steps`` and ``skipped_steps`` (scalars), the numbers of steps that were clipped, and that were skipped
+    because a gradient was not finite.
 
     Args:
-        modalities: how many.
+        modalities: number of modalities.
     """
 
     gradient_norm: Tensor
@@ -43,7 +43,7 @@ class Monitor(nn.Module):
             self.register_buffer(name, torch.zeros(()))
 
     def record(self, norms: Tensor, total: Tensor, clip_norm: float) -> None:
-        """Note one step; see ``optim.optimizer.clip_gradients``."""
+        """Record one step; see ``optim.optimizer.clip_gradients``."""
         finite = torch.isfinite(total)
         self.gradient_norm.copy_(norms)
         self.clipped_steps += finite & (total > clip_norm)
@@ -55,7 +55,7 @@ class Monitor(nn.Module):
 
 
 class Comparison:
-    """How the modalities compare in one step, gathered over the parts of its batch.
+    """Compares the modalities in one step, over all parts of its batch.
 
     Args:
         shapley: also value every subset of the modalities, which costs a prediction each.
@@ -76,7 +76,7 @@ class Comparison:
         criterion: Criterion,
         step: Step,
     ) -> None:
-        """Take in one part of the batch."""
+        """Add one part of the batch."""
         self.modalities, self.present = model.modalities, tuple(outputs.features)
         pairs = last_layer_gradients(model, outputs, target, criterion)
         for modality, pair in pairs.items():
@@ -93,14 +93,14 @@ class Comparison:
     def values(self) -> dict[str, Tensor]:
         """What to log: ``fused_score`` (scalar), ``cosine`` between each modality's and the fused gradient at the last
         layer, and ``shapley_share``, ``(modality,)`` each, NaN where a modality is missing."""
-        found = {"fused_score": mean_score(sum_over_processes(torch.stack(self.fused_sums).sum(0)))[0]}
+        values = {"fused_score": mean_score(sum_over_processes(torch.stack(self.fused_sums).sum(0)))[0]}
         if self.gradients:
             pairs = {m: (fused, own) for m, (fused, own) in self.gradients.items()}
-            found["cosine"] = self._spread(tuple(pairs), cosines(pairs))
+            values["cosine"] = self._spread(tuple(pairs), cosines(pairs))
         if self.coalitions:
             score, _ = mean_score(sum_over_processes(torch.stack(self.coalitions).sum(0)))
-            found["shapley_share"] = self._spread(self.present, shapley_shares(self.weights.to(score.device) @ score))
-        return found
+            values["shapley_share"] = self._spread(self.present, shapley_shares(self.weights.to(score.device) @ score))
+        return values
 
     def _spread(self, present: Sequence[str], values: Tensor) -> Tensor:
         whole = torch.full((len(self.modalities),), float("nan"), device=values.device)
@@ -109,20 +109,20 @@ class Comparison:
 
 
 def coverage(model: MultimodalModel, strategy: BalancingStrategy) -> dict[str, object]:
-    """Which parameters belong to which modality, and so are covered when its updates are modulated."""
+    """The parameters of each modality, which a strategy modulates, and those that are shared."""
     names = {id(p): name for name, p in model.named_parameters()}
     covered = {m: [names[id(p)] for p in model.modality_parameters(m)] for m in model.modalities}
-    everyone = {name for found in covered.values() for name in found}
+    owned = {name for of_modality in covered.values() for name in of_modality}
     return {
         "strategy": strategy.config.name,
         "modulates": strategy.modulates,
         "modalities": covered,
-        "shared": [name for name in names.values() if name not in everyone],
+        "shared": [name for name in names.values() if name not in owned],
     }
 
 
 def readable(diagnostics: Mapping[str, Tensor], modalities: tuple[str, ...]) -> dict[str, Any]:
-    """Diagnostics as numbers: a vector by modality, a scalar as it is; None for what is not defined."""
+    """Diagnostics as numbers: a vector by modality, a scalar as it is; None where undefined."""
 
     def number(value: float) -> float | None:
         return value if math.isfinite(value) else None  # JSON has no NaN

@@ -1,4 +1,4 @@
-"""One training step, which reads like the paper's algorithm box."""
+"""One training step: encode, predict, let the strategy combine the losses, and update."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def train_step(
     Args:
         model: in training mode.
         strategy: set up.
-        optimizer: from ``make_optimizer``; it has the same learning rates afterwards.
+        optimizer: from ``make_optimizer``; its learning rates are the same afterwards.
         criterion: function of logits and target.
         batch: this process's share of the samples, on any device.
-        step: where training stands; decides all random draws but those inside the model.
+        step: number of the step in the run; decides all random draws except those inside the model.
         clip_norm: largest norm of the model's gradient.
-        settings: of these, ``accumulate``, the modality dropout and the subset view.
+        settings: only ``accumulate``, the modality dropout and the subset view are used.
         autocast: context for the network's computations.
         monitor: counts clipped and skipped steps.
-        comparison: takes in how the modalities compare.
+        comparison: records how the modalities compare.
     """
     device = next(model.parameters()).device
     optimizer.zero_grad()

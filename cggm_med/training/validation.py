@@ -1,9 +1,10 @@
-"""Scoring cases while and after training: shared among the processes, with pictures of the first and the worst."""
+"""Evaluate cases during and after training: shared among the processes, with pictures of the first and the worst."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,12 +18,12 @@ from cggm_med.task.base import CaseResult, Task
 
 @dataclasses.dataclass(frozen=True)
 class Drawings:
-    """Which cases of an evaluation are drawn, and where.
+    """The cases of an evaluation to draw, and where.
 
     Attributes:
         folder: for the pictures, named by case.
-        cases: ids that are drawn in any case.
-        worst: how many of the cases with the lowest scores are drawn as well; so many are held in memory.
+        cases: ids that are always drawn.
+        worst: number of cases with the lowest scores that are drawn as well; as many are held in memory.
     """
 
     folder: Path
@@ -30,7 +31,7 @@ class Drawings:
     worst: int = 0
 
     def path(self, case: str) -> Path:
-        """Of a case's picture."""
+        """The file of a case's picture."""
         return self.folder / f"{case}.png"
 
 
@@ -45,17 +46,17 @@ def evaluate_cases(
     full: bool,
     draw: Drawings | None = None,
 ) -> list[CaseResult]:
-    """Score cases, shared among the processes; every process gets all results, in the order of ``cases``.
+    """Evaluate cases, shared among the processes; every process gets all results, in the order of ``cases``.
 
     Args:
         task: prepared.
         model: the network.
         strategy: has the classifier heads, if any.
         cases: ids.
-        config: of the run.
+        config: the run's config.
         device: where to compute.
-        full: see ``Task.evaluate``; also scores the classifier heads.
-        draw: which cases to draw, and where.
+        full: see ``Task.evaluate``; also evaluates the classifier heads.
+        draw: the cases to draw, and where.
     """
     model.eval()
     strategy.eval()
@@ -70,7 +71,7 @@ def evaluate_cases(
                 result.draw(draw.path(result.case))
             if result.score is not None:
                 worst = sorted([*worst, result], key=_badness)[: draw.worst]
-        # Without its volumes, of which there may not be room for all.
+        # Without its volumes: memory may not hold those of all cases.
         results.append(dataclasses.replace(result, draw=None))
     if draw is not None:
         _draw_worst(worst, draw, device)
@@ -80,7 +81,7 @@ def evaluate_cases(
 def validate(
     task: Task, model: MultimodalModel, strategy: BalancingStrategy, config: RunConfig, device: torch.device
 ) -> dict[str, float | None]:
-    """The headline scores of the validation cases, by name."""
+    """The headline metrics of the validation cases, by name."""
     results = evaluate_cases(task, model, strategy, task.splits.validation, config, device=device, full=False)
     return dict(task.summarise(results).headline)
 
@@ -91,9 +92,9 @@ def _badness(result: CaseResult) -> tuple[float, str]:
 
 
 def _draw_worst(mine: list[CaseResult], draw: Drawings, device: torch.device) -> None:
-    """Draw the worst cases of all processes that are not drawn yet, each where it was predicted."""
-    everyone = [found for part in distributed.gather_json([_badness(r) for r in mine], device) for found in part]
-    worst = {case for _, case in sorted(map(tuple, everyone))[: draw.worst]} - set(draw.cases)
+    """Draw the worst cases of all processes that are not drawn yet, each in the process that predicted it."""
+    scored = [pair for part in distributed.gather_json([_badness(r) for r in mine], device) for pair in part]
+    worst = {case for _, case in sorted(map(tuple, scored))[: draw.worst]} - set(draw.cases)
     for result in mine:
         if result.case in worst and result.draw is not None:
             result.draw(draw.path(result.case))
@@ -103,5 +104,7 @@ def _gather(results: list[CaseResult], cases: tuple[str, ...], device: torch.dev
     if not distributed.active():
         return results
     mine = {result.case: dict(result.findings) for result in results}
-    findings = {case: found for part in distributed.gather_json(mine, device) for case, found in part.items()}
+    findings: dict[str, Any] = {}
+    for part in distributed.gather_json(mine, device):
+        findings |= part
     return [CaseResult(case, findings[case]) for case in cases]

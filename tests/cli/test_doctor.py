@@ -1,4 +1,4 @@
-"""The look at an installation: what is there, what is missing or too old, and the command that fixes it."""
+"""``doctor``: what is installed, what is missing or too old, and the command that fixes it."""
 
 import importlib.metadata
 
@@ -30,33 +30,33 @@ def installed(monkeypatch):
     return versions
 
 
-def findings():
-    return {finding.name: finding for finding in examine()}
+def checks():
+    return {check.name: check for check in examine()}
 
 
 def test_what_is_as_it_should_be(installed):
-    found = findings()
-    assert [found[name].found for name in installed] == list(installed.values())
-    assert all(finding.ok for finding in found.values())
+    found = checks()
+    assert [found[name].state for name in installed] == list(installed.values())
+    assert all(check.ok for check in found.values())
     assert "ruff" not in found
 
 
 def test_a_package_that_is_missing(installed):
     del installed["h5py"]
-    found = findings()["h5py"]
-    assert (found.ok, found.found, found.fix) == (False, "not installed", "pip install 'h5py>=3.11'")
+    found = checks()["h5py"]
+    assert (found.ok, found.state, found.fix) == (False, "not installed", "pip install 'h5py>=3.11'")
 
 
 @pytest.mark.parametrize("version", ["2.9.1", "2.14.0"])
 def test_a_version_that_was_not_asked_for(installed, version):
     installed["torch"] = version
-    found = findings()["torch"]
-    assert (found.ok, found.found) == (False, f"{version}, expected <2.14,>=2.10")
+    found = checks()["torch"]
+    assert (found.ok, found.state) == (False, f"{version}, expected <2.14,>=2.10")
     assert found.fix == "pip install 'torch<2.14,>=2.10'"
 
 
 def test_an_extra_may_be_absent(installed):
     del installed["pydicom"]
-    found = findings()["pydicom"]
+    found = checks()["pydicom"]
     assert (found.ok, found.fix) == (True, "pip install 'cggm-med[dicom]'")
-    assert "'dicom'" in found.found
+    assert "'dicom'" in found.state

@@ -187,7 +187,7 @@ def test_nothing_is_overwritten_and_a_mistake_leaves_nothing(found, run, tmp_pat
     command(monkeypatch, "evaluate", run, "--calibration", "--split", "validation")
     assert {p.name for p in found.parent.iterdir()} >= {"test", "validation", "validation-2"}
     assert (found / "results.csv").read_bytes() == before
-    with pytest.raises(OutputError, match="is there already; choose another folder with --out"):
+    with pytest.raises(OutputError, match="already exists; choose another folder with --out"):
         ask(CalibrationQuestion(), run, {}, quiet(), split=None, out=found)
     monkeypatch.setattr(calibration_regions, "reliability_figure", lambda *args, **rest: 1 / 0)
     with pytest.raises(ZeroDivisionError):

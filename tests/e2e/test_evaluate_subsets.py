@@ -185,7 +185,7 @@ def test_bad_requests(run, folder, monkeypatch, capsys):
     monkeypatch.setattr("cggm_med.task.segmentation.find_cases", lambda *args, **rest: pytest.fail("data were read"))
     with pytest.raises(UnknownName, match="no modality in this run 'adc'"):
         ask(SubsetQuestion("t1,adc"), run, {}, quiet(), split=None, out=None)
-    with pytest.raises(OutputError, match="is there already; choose another folder with --out"):
+    with pytest.raises(OutputError, match="already exists; choose another folder with --out"):
         ask(SubsetQuestion("all"), run, {}, quiet(), split=None, out=folder)
     with pytest.raises(CheckpointError, match="is not a run folder"):
         ask(SubsetQuestion("all"), folder, {}, quiet(), split=None, out=None)

@@ -175,7 +175,7 @@ def test_evaluate_repeats_the_table_and_scores_other_data(cases, tmp_path, monke
     assert [s["case"] for s in foreign["cases"]][::3] == ["BraTS-GLI-00000-000", "BraTS-GLI-00001-000"]
     assert foreign["split"] == "all"
     command(monkeypatch, "evaluate", run, "--out", tmp_path / "out", code=1)
-    assert "out is there already; choose another folder with --out" in capsys.readouterr().err
+    assert "out already exists; choose another folder with --out" in capsys.readouterr().err
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == foreign
 
 

@@ -223,7 +223,7 @@ def test_one_class_cannot_be_told_apart(digits, monkeypatch):
 
 
 def test_nothing_is_overwritten_and_a_mistake_leaves_nothing(found, run, digits, tmp_path, monkeypatch, capsys):
-    with pytest.raises(OutputError, match="is there already; choose another folder with --out"):
+    with pytest.raises(OutputError, match="already exists; choose another folder with --out"):
         ask(ProbeQuestion(), run, {}, quiet(), split=None, out=found)
     monkeypatch.setattr(probe, "probe_figure", lambda *args, **rest: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -181,7 +181,7 @@ def test_nothing_is_overwritten(table, run, scans, tmp_path, monkeypatch):
     command(monkeypatch, "evaluate", run, "--corrupt", "missing:t1")
     assert (table / "results.csv").read_bytes() == before
     assert (table.parent / "test-2" / "results.csv").exists()
-    with pytest.raises(OutputError, match="is there already; choose another folder with --out"):
+    with pytest.raises(OutputError, match="already exists; choose another folder with --out"):
         ask(RobustnessQuestion("noise", "1"), run, {}, quiet(), split=None, out=table)
 
     one = tmp_path / "one" / "scans"
