@@ -7,7 +7,9 @@ The task defines the sections ``task``, ``data`` and ``model``, the strategy its
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -279,12 +281,24 @@ def build_section(cls: type, values: Any, prefix: str) -> Any:
     """
     if not isinstance(values, dict):
         raise ConfigError(f"{prefix} is {values!r}, expected settings such as {prefix}.KEY=VALUE")
-    hints = typing.get_type_hints(cls)
-    fields = {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+    fields = _field_types(cls)
     for key in values:
         if key not in fields:
             raise UnknownName("configuration key", f"{prefix}.{key}", [f"{prefix}.{name}" for name in fields])
     return cls(**{key: _coerce(value, fields[key], f"{prefix}.{key}") for key, value in values.items()})
+
+
+def _field_types(cls: type) -> dict[str, Any]:
+    """The type of each field of a dataclass, in the order of the fields.
+
+    ``get_type_hints(cls)`` would read the class variables as well, and Python 3.10 refuses a plain ``ClassVar``.
+    """
+    types_of: dict[str, Any] = dict.fromkeys(f.name for f in dataclasses.fields(cls))
+    for base in reversed(cls.__mro__):
+        own = {name: kind for name, kind in inspect.get_annotations(base).items() if name in types_of}
+        declared = types.SimpleNamespace(__annotations__=own)
+        types_of |= typing.get_type_hints(declared, vars(sys.modules[base.__module__]))
+    return types_of
 
 
 def _coerce(value: Any, kind: Any, key: str) -> Any:

@@ -1,12 +1,16 @@
 """Settings: layers override in order, types are strict, every mistake names its key."""
 
+from __future__ import annotations
+
 import dataclasses
+from typing import ClassVar
 
 import pytest
 
 from cggm_med.config import (
     OptimConfig,
     TrainConfig,
+    build_section,
     differences,
     parse_overrides,
     read_file,
@@ -24,6 +28,14 @@ class Sample:
     names: tuple[str, ...] = ()
     flag: bool = False
     rate: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Derived(Sample):
+    # Python 3.10 refuses the first when it is asked for all annotations of a class, every Python the second.
+    plain: ClassVar = {}
+    unknown: ClassVar[NoSuchName] = {}  # noqa: F821
+    sizes: tuple[int, int, int] = (1, 2, 3)
 
 
 SECTIONS = dict.fromkeys(["task", "data", "model", "strategy"], Sample)
@@ -122,3 +134,10 @@ def test_configurations_cannot_be_changed():
 def test_a_settings_file_for_another_task_is_refused():
     with pytest.raises(UnknownName, match="they are for 'food101'"):
         make_config("brats2021", [{"task": {"name": "food101"}}])
+
+
+def test_class_variables_are_no_settings_and_their_annotations_are_not_read():
+    built = build_section(Derived, {"sizes": [4, 5, "6"], "rate": "2"}, "data")
+    assert (built.sizes, built.rate) == ((4, 5, 6), 2.0)
+    with pytest.raises(UnknownName, match=r"no configuration key 'data\.plain'"):
+        build_section(Derived, {"plain": {}}, "data")

@@ -117,11 +117,24 @@ def _nnunet(command: str, words: list[str], folder: Path | None) -> Iterator[Non
     others = [path for path in os.environ.get(EXTERNAL, "").split(os.pathsep) if path and path != ours]
     os.environ[EXTERNAL] = os.pathsep.join([*others, ours])
     repair_torchvision()
+    _load_lazy_modules()
     before, sys.argv = sys.argv, [command, *words]
     try:
         yield
     finally:
         sys.argv = before
+
+
+def _load_lazy_modules() -> None:
+    """Have modules that load others when they are looked at do so now; transformers 5 has some.
+
+    nnU-Net 2.8 asks every module where it comes from while it walks through ``sys.modules``, which must not grow.
+    """
+    known = 0
+    while known < len(sys.modules):
+        known = len(sys.modules)
+        for module in list(sys.modules.values()):
+            _ = getattr(module, "__file__", None) or getattr(module, "__path__", None)
 
 
 def _strategy_of(words: list[str]) -> str:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,27 @@ def test_folders_and_trainers_are_set(called, tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what nnU-Net imports while it searches trainers
+@pytest.mark.parametrize("asked", ["__file__", "__path__"])
+def test_a_module_that_loads_another_when_looked_at_does_not_stop_nnunet(asked, monkeypatch, tmp_path):
+    """As ``transformers.tokenization_utils`` does; here for all modules that nnU-Net's search walks over."""
+    from nnunetv2.utilities.find_class_by_name import temporarily_cleanup_imports_from_path
+
+    class Lazy(types.ModuleType):
+        def __getattr__(self, name):
+            if name == asked:
+                sys.modules.setdefault("loaded_by_lazy", types.ModuleType("loaded_by_lazy"))
+            raise AttributeError(name)
+
+    monkeypatch.setitem(sys.modules, "lazy", Lazy("lazy"))
+    monkeypatch.setattr(commands, "_folders", lambda folder: {})
+    monkeypatch.setenv(commands.EXTERNAL, "")
+    try:
+        with commands._nnunet("command", [], None), temporarily_cleanup_imports_from_path(str(tmp_path)):
+            assert "loaded_by_lazy" in sys.modules
+    finally:
+        sys.modules.pop("loaded_by_lazy", None)
+
+
 def test_settings_reach_our_trainers_only(called, capsys):
     rho = ["--set", "strategy.rho=1.3"]
     seen = called("train", "900", "3d_fullres", "0", "-tr", "nnUNetTrainerCGGM", *rho)

@@ -71,8 +71,9 @@ def subset_figure(
     for ax, names in ((left, modalities), (right, columns)):
         ax.xaxis.tick_top()
         upright = any(len(name) > 5 for name in names) if ax is left else any(len(name) > 11 for name in names)
-        ax.set_xticks(range(len(names)), names, rotation=60 if upright else 0, ha="left" if upright else "center")
-        ax.tick_params(length=0, labelsize=9.5, rotation_mode="anchor")
+        turn = {"rotation": 60 if upright else 0, "ha": "left" if upright else "center", "rotation_mode": "anchor"}
+        ax.set_xticks(range(len(names)), names, **turn)
+        ax.tick_params(length=0, labelsize=9.5)
         ax.set_yticks([])
         ax.spines[:].set_visible(False)
     scale = ScalarMappable(Normalize(0, 1), COLOURS)
