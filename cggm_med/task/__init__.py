@@ -1,1 +1,1 @@
-"""What a task must say, and the families of tasks."""
+"""The contract of a task, and base classes for segmentation, classification and regression."""

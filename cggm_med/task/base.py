@@ -1,4 +1,4 @@
-"""The contract of a task: what is learned from which modalities, on what data, and how it is scored."""
+"""The contract of a task: its modalities and targets, its data, its network, and how it is scored."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TaskConfig:
 
     Attributes:
         name: registered name.
-        modalities: what to train on, a subset of what the task knows.
+        modalities: to train on, a subset of the task's known modalities.
     """
 
     name: str
@@ -44,10 +44,9 @@ class CaseResult:
 
     Attributes:
         case: its id.
-        findings: what the task's ``summarise`` needs to know of it, in plain values, since they may come from another
-            process.
+        findings: what the task's ``summarise`` needs of it, as plain values, since they may come from another process.
         draw: writes a picture of the case to a file, if the task can draw one.
-        score: how well it was predicted, higher is better, if the worst cases are to be drawn.
+        score: higher is better; selects the worst cases to draw, None where none are.
     """
 
     case: str
@@ -57,9 +56,9 @@ class CaseResult:
 
 
 class Task(ABC):
-    """A task says what is learned: its data, its network, and how that is scored. It never trains.
+    """A task defines what is learned: its data, its network and its metrics. It never trains.
 
-    It is created from a run's settings. ``find`` and ``prepare`` then look for its data and check them.
+    It is created from a run's settings; ``find`` and ``prepare`` then find and check its data.
 
     Attributes:
         TaskConfig: dataclass of the section ``task``.
@@ -70,11 +69,11 @@ class Task(ABC):
         description: one line for ``cggm-med tasks``.
         url: where the data come from.
         known_modalities: every modality that the task can be trained on.
-        targets: names of what is predicted.
-        chosen_by: name of the headline score that decides which checkpoint is the best.
-        lower_is_better: whether a lower value of that score is better.
-        group_kind: what must not be divided among splits, such as the patient; for messages.
-        conventions: in which label files may be written, by name; empty if the task does not segment.
+        targets: names of the predicted regions, classes or values.
+        chosen_by: name of the headline metric that decides which checkpoint is the best.
+        lower_is_better: whether lower is better in that metric.
+        group_kind: what no split may divide, such as ``patient``; for messages.
+        conventions: of label files, by name; empty if the task does not segment.
         chance_rule: how a prediction without any modality is scored, in a few words.
     """
 
@@ -106,14 +105,14 @@ class Task(ABC):
 
     @property
     def config(self) -> RunConfig:
-        """The run's settings. Once ``prepare`` is done they are whole, and nothing changes them any more."""
+        """The run's config; complete and final once ``prepare`` is done."""
         return self._config
 
     def settle(self, **sections: Any) -> None:
-        """Put in the settings what only the data can tell, such as a common voxel size (ADR 0028).
+        """Set what only the data can decide, such as a common voxel size (ADR 0028).
 
-        For ``find`` and ``prepare``, and for the length of an epoch before training starts. A finished run has these
-        values in its settings, and its tasks keep to them.
+        Called by ``find`` and ``prepare``, and for the length of an epoch before training starts. A finished run has
+        these values in its settings, and its tasks keep them.
 
         Args:
             sections: by name, such as ``data``.
@@ -123,16 +122,16 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def default_preset(cls, embedded: bool) -> str:
-        """Preset when none is asked for; ``embedded`` says whether the task makes its own data."""
+        """The preset when none is given; ``embedded`` says whether the task makes its own data."""
 
-    # --- data: which cases there are, and what of them is learned from ---
+    # --- data: the cases, and the batches made of them ---
 
     @abstractmethod
     def find(self, say: Callable[[str], None]) -> tuple[str, ...]:
-        """Find the data on disk, without reading them through, and return the ids of all cases.
+        """Find the data on disk, without reading them in full, and return the ids of all cases.
 
         Args:
-            say: told in one line what is being done.
+            say: receives lines of progress.
 
         Raises:
             DataError: if files are missing or their names are ambiguous; lists every bad case.
@@ -160,9 +159,9 @@ class Task(ABC):
 
     @abstractmethod
     def prepare(self, splits: Splits, say: Callable[[str], None]) -> None:
-        """Check and preprocess the cases of ``splits`` and keep to it from now on.
+        """Check and preprocess the cases of ``splits``, which are the task's splits from now on.
 
-        Settings that the data decide are put in ``config`` by ``settle``.
+        Settings that the data decide are set by ``settle``.
 
         Raises:
             DataError: lists every problem of every case.
@@ -170,26 +169,26 @@ class Task(ABC):
 
     @abstractmethod
     def contents(self) -> dict[str, dict[str, str]]:
-        """Digests behind each prepared case, whatever it is called.
+        """Digests of the content of each prepared case.
 
-        ``prepared`` stands for all numbers that the network sees; the others for one source file each, by which a case
-        is known again when it was prepared in another way.
+        ``prepared`` covers all numbers that the network sees, the others one source file each, by which a case is
+        recognised even if it was renamed or prepared in another way.
         """
 
     def facts(self) -> Tree:
-        """What the trained network needs to be used, and neither settings nor weights say; plain values."""
+        """What using the trained network takes besides settings and weights, as plain values."""
         return {}
 
     def step_sampler(self, first_step: int) -> StepSampler:
-        """Which samples this process takes in each remaining step."""
+        """The samples of this process in each remaining step."""
         train, rank, size = self.config.train, distributed.rank(), distributed.world_size()
         return StepSampler(first_step, train.steps, train.steps_per_epoch, train.batch_size, rank, size)
 
     @abstractmethod
     def batches(self, first_step: int, pin_memory: bool) -> Iterable[Batch]:
-        """The batch of each remaining step, this process's share of it."""
+        """The batch of each remaining step, or this process's share of it."""
 
-    # --- network, and what is minimised ---
+    # --- network and loss ---
 
     @abstractmethod
     def model(self) -> MultimodalModel:
@@ -205,7 +204,7 @@ class Task(ABC):
 
     @abstractmethod
     def score_sums(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Additive sums ``(target, 3)`` behind a score in [0, 1]; see ``BalancingStrategy.setup``."""
+        """Additive sums ``(target, 3)`` for a balance score in [0, 1]; see ``BalancingStrategy.setup``."""
 
     # --- scoring ---
 
@@ -224,7 +223,7 @@ class Task(ABC):
 
         Args:
             model: in evaluation mode.
-            heads: to score each modality by itself, or None.
+            heads: to score each modality on its own, or None.
             cases: ids.
             device: where the model is.
             autocast: context for the network's computations.
@@ -240,9 +239,9 @@ class Task(ABC):
         device: torch.device,
         autocast: Callable[[], AbstractContextManager[Any]],
     ) -> Iterator[CaseResult]:
-        """Predict cases from each of several subsets of the modalities, as if the others had never been there.
+        """Predict cases from each of several modality subsets, as if the other modalities did not exist.
 
-        Every modality should be encoded once for all subsets.
+        Every modality should be encoded only once for all subsets.
 
         Args:
             model: in evaluation mode.
@@ -252,16 +251,16 @@ class Task(ABC):
             autocast: context for the network's computations.
 
         Returns:
-            For each case, by subset (names joined by ``+``), the findings that ``summarise`` takes of a case, without
-            those of heads.
+            For each case, by subset (names joined by ``+``), the findings that ``summarise`` needs, without those of
+            heads.
 
         Raises:
-            ConfigError: if the task has not been taught to.
+            ConfigError: if the task does not support this.
         """
         raise ConfigError(f"task '{self.config.task.name}' does not score subsets; it needs evaluate_subsets")
 
     def chance(self, results: Sequence[CaseResult]) -> Mapping[str, float | None]:
-        """The headline of a prediction that sees no modality at all, for Shapley values; defined in ``chance_rule``.
+        """The headline metrics of a prediction without any modality, for Shapley values; see ``chance_rule``.
 
         Args:
             results: of the cases, from any subset.
@@ -274,7 +273,7 @@ class Task(ABC):
 
     @classmethod
     def case_values(cls, cases: Sequence[Record]) -> CaseValues:
-        """What each case adds to the scores that are means over cases, for statistics of comparisons.
+        """What each case adds to the metrics that are means over cases, for statistics of comparisons.
 
         Args:
             cases: rows of ``Scores.cases``.
@@ -287,13 +286,13 @@ class Task(ABC):
 
     @abstractmethod
     def rules(self) -> dict[str, str]:
-        """How the scores are defined, for the report: a number without its rule says little."""
+        """How the scores are defined, for the report."""
 
     def subset_rules(self) -> dict[str, str]:
         """How the scores of ``evaluate_subsets`` are defined; default: as ``rules`` says."""
         return self.rules()
 
-    # --- what more a finished run can be asked; nothing, if a task says no more ---
+    # --- optional: what evaluations of finished runs need ---
 
     def labelled_samples(self) -> LabelledSamples | None:
         """What probes and calibration need of a task whose cases carry labels; None if they do not."""

@@ -1,4 +1,4 @@
-"""What a task may offer besides training and scoring, so that finished runs of it can be asked more."""
+"""Optional capabilities of a task, which probes, calibration, robustness and prediction need."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from cggm_med.types import Batch
 class LabelledSamples:
     """Cases that carry a label, or one for each of their parts, such as the utterances of a conversation.
 
-    With this a run can be probed, and calibrated if its labels are classes. The network's logits are
+    With these a run can be probed and, if its labels are classes, calibrated. The network's logits are
     ``(batch, class)``, ``(batch, class, part)`` or, of a value, ``(batch, 1)``.
 
     Attributes:
         labels: ``classes``, numbered as the task's ``targets``, or ``values``.
-        metrics: what predictions are scored by, by name; the task's ``chosen_by`` is among them.
+        metrics: of predictions, by name; the task's ``chosen_by`` is one of them.
         batches: these cases in their order, without augmentation, on the CPU; the target of a part that is padding is
             ``IGNORED``.
-        group: what a case must not be divided from when cases are split, see ``Task.group_kind``.
+        group: the group of a case, which no split may divide, see ``Task.group_kind``.
     """
 
     labels: Literal["classes", "values"]
@@ -45,12 +45,12 @@ class LabelledSamples:
 class Volumes(Protocol):
     """Scans of which the task segments regions: what prediction, robustness, and probes and calibration of voxels need.
 
-    ``SegmentationTask`` offers itself. A task of another make may return any object that has all this.
+    ``SegmentationTask`` returns itself. Other tasks may return any object with these members.
     """
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """What the network was made for."""
+        """The network's modalities."""
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -58,11 +58,11 @@ class Volumes(Protocol):
 
     @property
     def conventions(self) -> Mapping[str, LabelConvention]:
-        """In which label files may be written, by name."""
+        """Conventions of label files, by name."""
 
     @property
     def stated_convention(self) -> str | None:
-        """Name of the one that the settings state, if they do."""
+        """Name of the convention in the settings, if they state one."""
 
     @property
     def spacing(self) -> Spacing | None:
@@ -70,29 +70,29 @@ class Volumes(Protocol):
 
     @property
     def patch_size(self) -> tuple[int, int, int]:
-        """Voxels of a window."""
+        """Size of a window in voxels."""
 
     @property
     def overlap(self) -> float:
-        """Of windows, see ``segment_scan``."""
+        """Overlap of windows, see ``segment_scan``."""
 
     @property
     def found(self) -> CaseList:
-        """What the task's ``find`` found."""
+        """The cases that the task's ``find`` found."""
 
     @property
     def convention(self) -> LabelConvention:
-        """In which the labels of these cases are written."""
+        """The convention of these cases' labels."""
 
     @property
     def cases(self) -> Mapping[str, PreparedCase]:
-        """What the task's ``prepare`` prepared."""
+        """The cases that the task's ``prepare`` prepared, by id."""
 
     def data_path(self, say: Callable[[str], None]) -> Path:
-        """Where the task's data are."""
+        """Path of the task's data."""
 
     def find_scans(self, path: Path, modalities: Sequence[str] | None = None, *, need_labels: bool = True) -> CaseList:
-        """Scans in other data, of all modalities or of some."""
+        """Find scans in other data, with all modalities or some."""
 
     def segment(
         self,

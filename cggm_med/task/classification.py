@@ -1,4 +1,4 @@
-"""Classification of samples, or of each utterance of a conversation: everything that such tasks share."""
+"""Base class of classification tasks, for samples or for each utterance of a conversation."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class ClassificationTaskConfig(TaskConfig):
 
 
 class ClassificationTask(SampleTask):
-    """Base of tasks that tell classes apart; a subclass names them in ``targets``, reads its data, makes its network.
+    """Base of tasks that predict classes; a subclass names them in ``targets``, reads its data, makes its network.
 
     The target of a sample is its class number, or one for each utterance of a conversation; logits are
     ``(batch, class)`` or ``(batch, class, utterance)``. Each sample weighs the same in the loss.
 
     Attributes:
-        metrics: which of ``accuracy``, ``weighted F1``, ``UAR`` and ``mAP`` are reported.
+        metrics: the reported ones of ``accuracy``, ``weighted F1``, ``UAR`` and ``mAP``.
     """
 
     TaskConfig = ClassificationTaskConfig
@@ -52,25 +52,25 @@ class ClassificationTask(SampleTask):
         "the most frequent class of the scored samples for all, with the classes' frequencies as probabilities"
     )
 
-    def settle_classes(self, found: Sequence[str], where: Path) -> None:
-        """Number the classes as the data name them, or, if the run has classes already, as it does.
+    def settle_classes(self, names: Sequence[str], where: Path) -> None:
+        """Number the classes in the order of ``names`` or, if the run has classes already, in theirs.
 
-        For tasks whose classes are known only from the data; to be called by ``read``.
+        For tasks whose classes only the data tell; to be called by ``read``.
 
         Raises:
             DataError: if the data have classes that the run does not know.
         """
         known = self.config.task.classes
-        if known is not None and (foreign := sorted(set(found) - set(known))):
-            shown, ours = (first_of(names, 10) for names in (foreign, known))
+        if known is not None and (foreign := sorted(set(names) - set(known))):
+            shown, ours = (first_of(some, 10) for some in (foreign, known))
             raise DataError(f"{where}: unknown classes {shown}; known: {ours}")
         if known is None:
-            known = tuple(found)
+            known = tuple(names)
             self.settle(task=replace(self.config.task, classes=known))
         self.targets = known
 
     def prepare(self, splits: Splits, say: Callable[[str], None]) -> None:
-        """Keep the samples of ``splits``, and say which classes cannot be learned."""
+        """Keep the samples of ``splits``, and report classes without a training sample."""
         super().prepare(splits, say)
         named = self.config.task.classes
         require(named in (None, self.targets), "task.classes", named, f"the task's own: {', '.join(self.targets)}")
@@ -105,31 +105,31 @@ class ClassificationTask(SampleTask):
         return torch.tensor(targets)
 
     def finding(self, logits: Tensor, target: Tensor) -> dict[str, Any]:
-        """True and predicted class and its probability, of each utterance; all probabilities where mAP needs them."""
+        """True and predicted class with its probability, for each utterance; all probabilities if mAP needs them."""
         true = target.reshape(-1)
         valid = true != IGNORED
         probability = torch.softmax(logits.double(), dim=0).reshape(len(logits), -1).T[valid]
         best, predicted = probability.max(dim=1)
-        found = {"true": true[valid].tolist(), "predicted": predicted.tolist(), "probability": best.tolist()}
-        return {**found, "probabilities": probability.tolist()} if "mAP" in self.metrics else found
+        finding = {"true": true[valid].tolist(), "predicted": predicted.tolist(), "probability": best.tolist()}
+        return {**finding, "probabilities": probability.tolist()} if "mAP" in self.metrics else finding
 
     def summarise(self, results: Sequence[CaseResult]) -> Scores:
         """Scores over all samples, of the fusion and of each head."""
-        predictors = {who: self._predicted(results, who) for who in results[0].findings}
+        predictors = {name: self._predicted(results, name) for name in results[0].findings}
         cases, heads = [], []
         for result in results:
             several = isinstance(self.samples[result.case].target, tuple)
-            for who, found in result.findings.items():
-                for i, (true, predicted) in enumerate(zip(found["true"], found["predicted"], strict=True)):
+            for predictor, finding in result.findings.items():
+                for i, (true, predicted) in enumerate(zip(finding["true"], finding["predicted"], strict=True)):
                     row: dict[str, Any] = {"case": result.case}
                     if several:
                         row["utterance"] = i
                     row |= {"true": self.targets[true], "predicted": self.targets[predicted]}
-                    row["probability"] = found["probability"][i]
-                    if who == FUSED:
+                    row["probability"] = finding["probability"][i]
+                    if predictor == FUSED:
                         cases.append(row)
                     else:
-                        heads.append({"modality": who, **row})
+                        heads.append({"modality": predictor, **row})
         return label_scores(
             predictors,
             {name: CLASS_METRICS[name] for name in self.metrics},
@@ -140,7 +140,7 @@ class ClassificationTask(SampleTask):
 
     @classmethod
     def case_values(cls, cases: Sequence[Record]) -> CaseValues:
-        """Right classes of each case, and of how many."""
+        """Number of right classes of each case, and of all its classes."""
         return label_case_values(cases, "accuracy", lambda true, predicted: float(true == predicted))
 
     def chance(self, results: Sequence[CaseResult]) -> dict[str, float | None]:
@@ -160,13 +160,13 @@ class ClassificationTask(SampleTask):
             "predicted class": "the one with the highest probability"
         }
 
-    def _predicted(self, results: Sequence[CaseResult], who: str) -> Predicted:
-        found = [result.findings[who] for result in results]
+    def _predicted(self, results: Sequence[CaseResult], predictor: str) -> Predicted:
+        findings = [result.findings[predictor] for result in results]
         probability = None
         if "mAP" in self.metrics:
-            probability = np.array([row for f in found for row in f["probabilities"]])
+            probability = np.array([row for f in findings for row in f["probabilities"]])
         return Predicted(
-            np.array([x for f in found for x in f["true"]]),
-            np.array([x for f in found for x in f["predicted"]]),
+            np.array([x for f in findings for x in f["true"]]),
+            np.array([x for f in findings for x in f["predicted"]]),
             probability,
         )

@@ -1,4 +1,4 @@
-"""Regression of one value for each sample: everything that such tasks share."""
+"""Base class of regression tasks, which predict one value per sample."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class RegressionTask(SampleTask):
     The target of a sample is a number; logits are ``(batch, 1)``, in the unit of the target.
 
     Attributes:
-        metrics: what is reported, by name.
-        residual_scale: residual at which a modality's score for balancing is 1/e, in the unit of the target.
+        metrics: the reported ones, by name.
+        residual_scale: residual at which a modality's balance score is 1/e, in the unit of the target.
     """
 
     metrics: ClassVar[Mapping[str, LabelMetric]] = VALUE_METRICS
@@ -57,12 +57,12 @@ class RegressionTask(SampleTask):
 
     def summarise(self, results: Sequence[CaseResult]) -> Scores:
         """Scores over all samples, of the fusion and of each head."""
-        predictors = {who: self._predicted(results, who) for who in results[0].findings}
+        predictors = {name: self._predicted(results, name) for name in results[0].findings}
         heads = [
-            {"case": result.case, "modality": who, **found}
+            {"case": result.case, "modality": predictor, **finding}
             for result in results
-            for who, found in result.findings.items()
-            if who != FUSED
+            for predictor, finding in result.findings.items()
+            if predictor != FUSED
         ]
         cases = [{"case": result.case, **result.findings[FUSED]} for result in results]
         return label_scores(predictors, self.metrics, cases=cases, heads=heads)
@@ -86,6 +86,6 @@ class RegressionTask(SampleTask):
         """Definitions of the scores."""
         return {name: metric.rule for name, metric in self.metrics.items()}
 
-    def _predicted(self, results: Sequence[CaseResult], who: str) -> Predicted:
-        found = [result.findings[who] for result in results]
-        return Predicted(np.array([f["true"] for f in found]), np.array([f["predicted"] for f in found]))
+    def _predicted(self, results: Sequence[CaseResult], predictor: str) -> Predicted:
+        findings = [result.findings[predictor] for result in results]
+        return Predicted(np.array([f["true"] for f in findings]), np.array([f["predicted"] for f in findings]))

@@ -1,4 +1,4 @@
-"""Tasks whose cases are samples of a data set: everything that classification and regression tasks share."""
+"""Base class of tasks whose cases are samples of a data set, for classification and regression."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class SampleDataConfig:
     """Where the samples are and how they are divided.
 
     Attributes:
-        path: folder or file; default: generated data, which say nothing about the real ones.
+        path: folder or file; default: generated data, whose scores say nothing about real data.
         splits: JSON file with ids for train, validation and test; default: the data set's own, or drawn from the seed.
         validation: share of the groups to choose the best checkpoint by, where the data set names no such split.
         test: share of the groups that are scored at the end, where the data set names no such split.
-        cache: folder for what is made from the data; default: ``$XDG_CACHE_HOME/cggm-med`` or ``~/.cache/cggm-med``.
+        cache: folder for files made from the data; default: ``$XDG_CACHE_HOME/cggm-med`` or ``~/.cache/cggm-med``.
         workers: processes that load samples; 0 loads them in the training process.
     """
 
@@ -65,9 +65,9 @@ class Sample:
 
     Attributes:
         id: unique name.
-        group: what must not be divided among splits, such as the speaker or the video.
+        group: what no split may divide, such as the speaker or the video.
         target: class number, value, or a class number for each utterance of a conversation.
-        inputs: what each modality is loaded from: an array, or a file or folder.
+        inputs: the source of each modality: an array, file or folder.
     """
 
     id: str
@@ -82,7 +82,7 @@ class SampleList:
 
     Attributes:
         samples: all of them.
-        sections: ids of each split that the data set itself declares, of ``train``, ``validation`` and ``test``.
+        sections: ids of the splits that the data set itself declares, among ``train``, ``validation`` and ``test``.
     """
 
     samples: tuple[Sample, ...]
@@ -90,7 +90,7 @@ class SampleList:
 
 
 class SampleTask(Task):
-    """Base of tasks that predict something about each sample; a subclass reads its data and makes its network.
+    """Base of tasks that predict a label of each sample; a subclass reads its data and makes its network.
 
     Attributes:
         sequences: modalities whose samples are sequences of different lengths, ``(time, channel)``.
@@ -124,10 +124,10 @@ class SampleTask(Task):
         """Write a small data set in the real layout, for runs without ``data.path``."""
 
     def load(self, sample: Sample, random: torch.Generator | None) -> Inputs:
-        """What the network sees of a sample: by default its arrays, in single precision.
+        """The network's inputs for a sample: by default its arrays, in single precision.
 
         Args:
-            sample: to be loaded.
+            sample: to load.
             random: for augmentation while training; None in evaluation.
 
         Raises:
@@ -142,10 +142,10 @@ class SampleTask(Task):
 
     @abstractmethod
     def finding(self, logits: Tensor, target: Tensor) -> dict[str, Any]:
-        """What ``summarise`` needs to know of one predictor's logits of one sample, in plain values."""
+        """What ``summarise`` needs of one predictor's logits for one sample, as plain values."""
 
     def find(self, say: Callable[[str], None]) -> tuple[str, ...]:
-        """Read the list of samples, of generated data if there is no path."""
+        """Read the list of samples; without a path, of generated data."""
         data = self.config.data
         with distributed.first_process_first():
             if data.path is None:
@@ -177,7 +177,7 @@ class SampleTask(Task):
 
     @property
     def own_splits(self) -> Splits | None:
-        """The data set's own; where these have no validation split, it is drawn from the training split."""
+        """The data set's own splits; if they lack a validation split, it is drawn from the training split."""
         data, seed, kind = self.config.data, self.config.train.seed, self.group_kind
         samples, sections = self.found.samples, self.found.sections
         if sections is None:
@@ -205,11 +205,11 @@ class SampleTask(Task):
         return self._contents
 
     def group_of(self, case: str) -> str:
-        """What a sample must not be divided from."""
+        """The sample's group, which no split may divide."""
         return self.samples[case].group
 
     def digest(self, sample: Sample) -> str:
-        """Digest of what each used modality is loaded from, and of the target; of a folder, names and sizes."""
+        """Digest of the target and of the sources of all used modalities; of a folder, names and sizes."""
         digest = hashlib.blake2b(repr(sample.target).encode(), digest_size=12)
         for modality in self.modalities:
             digest.update(modality.encode())
@@ -217,7 +217,7 @@ class SampleTask(Task):
         return digest.hexdigest()
 
     def batches(self, first_step: int, pin_memory: bool) -> Iterable[Batch]:
-        """Training samples, all of them in random order before any comes again."""
+        """Training samples in random order, each of them once before any is repeated."""
         train = self.config.train
         samples = [self.samples[id] for id in self.splits.train]
         dataset = _TrainingSamples(self, samples, train.batch_size * train.steps_per_epoch, train.seed)
@@ -261,7 +261,7 @@ class SampleTask(Task):
         autocast: Callable[[], AbstractContextManager[Any]],
         full: bool,
     ) -> Iterator[CaseResult]:
-        """What the fused prediction and each head say of each sample.
+        """Findings of the fused prediction and of each head, for each sample.
 
         Raises:
             NonFiniteLoss: if a prediction is NaN or infinite; names the sample.
@@ -273,8 +273,8 @@ class SampleTask(Task):
                 logits = {FUSED: model.head(model.fuse(features)[0])}
                 if heads is not None:
                     logits |= {m: output.logits for m, output in heads(features).items()}
-            for id, found in zip(batch.ids, self._findings(logits, batch), strict=True):
-                yield CaseResult(id, found)
+            for id, findings in zip(batch.ids, self._findings(logits, batch), strict=True):
+                yield CaseResult(id, findings)
 
     @torch.no_grad()
     def evaluate_subsets(
@@ -286,7 +286,7 @@ class SampleTask(Task):
         device: torch.device,
         autocast: Callable[[], AbstractContextManager[Any]],
     ) -> Iterator[CaseResult]:
-        """What the fused prediction says of each sample from each subset.
+        """Findings of the fused prediction from each subset, for each sample.
 
         Raises:
             NonFiniteLoss: if a prediction is NaN or infinite; names the sample.
@@ -296,20 +296,20 @@ class SampleTask(Task):
             with autocast():
                 features = model.encode(batch.inputs)
                 logits = {"+".join(s): model.head(model.fuse({m: features[m] for m in s})[0]) for s in subsets}
-            for id, found in zip(batch.ids, self._findings(logits, batch), strict=True):
-                yield CaseResult(id, {name: {FUSED: finding} for name, finding in found.items()})
+            for id, findings in zip(batch.ids, self._findings(logits, batch), strict=True):
+                yield CaseResult(id, {name: {FUSED: finding} for name, finding in findings.items()})
 
     def _findings(self, logits: Mapping[str, Tensor], batch: Batch) -> Iterator[dict[str, Any]]:
-        """What each predictor says of each sample of a batch."""
-        logits = {who: x.float().cpu() for who, x in logits.items()}
+        """The findings of each sample of a batch, by predictor."""
+        logits = {name: values.float().cpu() for name, values in logits.items()}
         require_finite_logits(logits, batch.ids)
         target = batch.target.cpu()
         for i in range(len(batch.ids)):
-            yield {who: self.finding(x[i], target[i]) for who, x in logits.items()}
+            yield {name: self.finding(values[i], target[i]) for name, values in logits.items()}
 
 
 def pad(values: Sequence[Tensor]) -> Padded:
-    """Sequences ``(time, channel)`` as one tensor, with zeros behind each end.
+    """Sequences ``(time, channel)`` as one tensor, with zeros after each end.
 
     Example:
         >>> pad([torch.ones(1, 2), torch.ones(3, 2)]).valid.tolist()
@@ -347,11 +347,11 @@ class _EvaluationSamples(Dataset[tuple[Sample, Inputs]]):
 
 
 def _in_plain_words(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The same batches; an error about the data has the same text, whichever process loads them."""
+    """The same batches, with errors about the data that read the same whichever process loads them."""
     try:
         yield from batches
     except DataError as error:
-        # torch hands on a worker's error with the traceback as its text, and the text proper at the end.
+        # torch passes a worker's error on with the traceback as its text and the message at the end.
         _, raised_by_worker, text = str(error).rpartition(f"{DataError.__module__}.{DataError.__qualname__}: ")
         if not raised_by_worker:
             raise
@@ -359,21 +359,21 @@ def _in_plain_words(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 
 def require_finite_logits(logits: Mapping[str, Tensor], ids: Sequence[str]) -> None:
-    """Refuse predictions that mean nothing.
+    """Refuse predictions that are not finite.
 
     Args:
-        logits: ``(batch, ...)``, by who predicts.
+        logits: ``(batch, ...)``, by predictor.
         ids: of the samples.
 
     Raises:
         NonFiniteLoss: if a prediction is NaN or infinite; names the first such sample.
     """
-    for who, x in logits.items():
-        finite = torch.isfinite(x).flatten(1).all(dim=1)
+    for name, values in logits.items():
+        finite = torch.isfinite(values).flatten(1).all(dim=1)
         if not finite.all():
             first = ids[int(finite.int().argmin())]
             raise NonFiniteLoss(
-                f"the {who} prediction of {int((~finite).sum())} samples is NaN or infinite, the first {first}; "
+                f"the {name} prediction of {int((~finite).sum())} samples is NaN or infinite, the first {first}; "
                 "look at these samples, or train with a lower optim.lr or train.precision=float32"
             )
 
@@ -394,7 +394,7 @@ def _update(digest: Any, source: Any) -> None:
 
 
 def presets(paper: Tree, tiny: Tree) -> dict[str, Tree]:
-    """The two presets that every task on samples has: the paper's settings, and them with ``tiny`` over them."""
+    """The presets of a sample task: ``paper``, and ``tiny``, which is ``paper`` with some settings replaced."""
     merged = {section: dict(values) for section, values in paper.items()}
     for section, values in tiny.items():
         merged[section] = {**merged.get(section, {}), **values}

@@ -1,4 +1,4 @@
-"""From a preprocessed scan to regions on the scan's own grid: the one way of scoring, prediction and every question."""
+"""Segment a preprocessed scan, and bring its regions back to the scan's own grid."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FLIPS = tuple(axes for n in (1, 2, 3) for axes in itertools.combinations((1, 2, 
 
 @dataclass(frozen=True)
 class SegmentedScan:
-    """How probable each region is, in the part of a scan that was looked at, and the way to its whole grid.
+    """Region probabilities in the cropped part of a scan, and their mapping to its whole grid.
 
     Attributes:
         cropped: ``(region, x, y, z)`` in [0, 1], at the scan's own voxel size, turned to RAS+ and still cropped.
@@ -32,7 +32,7 @@ class SegmentedScan:
 
     @property
     def probability(self) -> NDArray[np.float32]:
-        """``(region, x, y, z)`` on the scan's own grid; 0 where it was cropped away."""
+        """``(region, x, y, z)`` on the scan's own grid; 0 in the part that was cropped away."""
         return np.stack([self.grid.uncropped(channel) for channel in self.cropped])
 
     @property
@@ -41,7 +41,7 @@ class SegmentedScan:
         return np.stack([self.grid.uncropped(channel >= THRESHOLD) for channel in self.cropped])
 
     def labels(self, convention: LabelConvention) -> NDArray[np.uint8]:
-        """``(x, y, z)`` on the scan's own grid: the number of the innermost region of each voxel, 0 of none."""
+        """``(x, y, z)`` on the scan's own grid: the number of each voxel's innermost region, 0 outside all regions."""
         return self.grid.uncropped(convention.to_labels(self.cropped >= THRESHOLD))
 
 
@@ -56,7 +56,7 @@ def segment_scan(
     answers: int = 1,
     flips: bool = False,
 ) -> Iterator[SegmentedScan]:
-    """Ask a network for the regions of a whole scan, window by window, and bring its answers back.
+    """Segment a whole scan window by window, and bring the predictions back to its grid.
 
     Args:
         logits: maps windows ``(window, modality, x, y, z)`` to ``(window, answer x region, x, y, z)``: of the fused
@@ -65,11 +65,11 @@ def segment_scan(
         grid: the scan's own, as preprocessing found it.
         patch_size: voxels of a window.
         overlap: of windows, see ``predict_volume``.
-        answers: how many there are.
+        answers: number of predictions.
         flips: average over all mirrored versions of the scan, which takes eight times as long.
 
     Returns:
-        One for each answer, brought back only when it is asked for, since that takes memory.
+        One for each prediction, brought back only when it is consumed, to save memory.
     """
 
     def predict(seen: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Segmentation of overlapping regions in 3-D scans: everything that segmentation tasks share."""
+"""Base class of segmentation tasks: overlapping regions in 3-D scans."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ from cggm_med.task.scan_to_mask import SegmentedScan, segment_scan
 from cggm_med.task.subset_segmentation import segment_subsets
 from cggm_med.types import Batch
 
-MANY_CASES = 50  # from here on, preparing them takes long enough to be told how far it is
+MANY_CASES = 50  # from which on preparing them takes long enough to report progress
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class SegmentationTaskConfig(TaskConfig):
 
     Attributes:
         labels: name of the convention in which label files are written; default: what the layout of the data implies.
-        metrics: of other packages, by their registered names, that the held-out cases are scored by as well.
+        metrics: registered names of further metrics, from other packages, for the held-out cases.
     """
 
     labels: str | None = None
@@ -88,13 +88,13 @@ class SegmentationDataConfig:
         patch_size: voxels along x, y, z.
         foreground: share of patches that are centred on a voxel of a region.
         augmentation: ``none``, ``light`` or ``standard``.
-        overlap: share of a patch that its neighbour covers too when a volume is predicted.
+        overlap: share of a patch that its neighbour also covers when a volume is predicted.
         empty_hd95_mm: HD95 of a region or lesion that is missed or made up, in mm; 374 is the penalty of the BraTS
             challenge.
         surface_tolerance_mm: distance in mm up to which surfaces agree in normalised surface Dice; 1 mm is a voxel of
             the BraTS grid, the finest that an annotation of it can be.
         cache: folder for preprocessed cases; default: ``$XDG_CACHE_HOME/cggm-med`` or ``~/.cache/cggm-med``.
-        workers: processes that read and augment.
+        workers: processes that read and augment patches.
     """
 
     path: str | None = None
@@ -120,7 +120,7 @@ class SegmentationDataConfig:
         require(0 <= self.empty_hd95_mm < math.inf, "data.empty_hd95_mm", self.empty_hd95_mm, "at least 0 mm, finite")
         tolerance = self.surface_tolerance_mm
         require(0 <= tolerance < math.inf, "data.surface_tolerance_mm", tolerance, "at least 0 mm, finite")
-        require(all(n > 0 for n in self.patch_size), "data.patch_size", self.patch_size, "at least 1 voxel an axis")
+        require(all(n > 0 for n in self.patch_size), "data.patch_size", self.patch_size, "at least 1 voxel per axis")
         require(self.workers >= 0, "data.workers", self.workers, "at least 0")
 
 
@@ -141,15 +141,16 @@ class SegmentationModelConfig:
     fusion: str = "masked_mean"
 
     def __post_init__(self) -> None:
-        require(len(self.channels) >= 2, "model.channels", list(self.channels), "at least 2 scales")
-        require(all(c > 0 for c in self.channels), "model.channels", list(self.channels), "at least 1 channel a scale")
+        channels = list(self.channels)
+        require(len(channels) >= 2, "model.channels", channels, "at least 2 scales")
+        require(all(c > 0 for c in channels), "model.channels", channels, "at least 1 channel per scale")
 
 
 class SegmentationTask(Task):
-    """Base of tasks that segment overlapping regions; a subclass states facts and can make embedded data.
+    """Base of tasks that segment overlapping regions; a subclass declares their facts and can make embedded data.
 
     Attributes:
-        layouts: ways in which files are named.
+        layouts: naming schemes of files.
         decathlon_modalities: names in a Medical Segmentation Decathlon ``dataset.json``, lower case, to modalities.
         decathlon_convention: label convention of that layout.
         conventions: label conventions by name; all declare the same regions, which are the targets.
@@ -172,7 +173,7 @@ class SegmentationTask(Task):
         self.encoder: type[Encoder] = registry.load(registry.ENCODERS, config.model.encoder)
         self.fusion: type[Fusion] = registry.load(registry.FUSIONS, config.model.fusion)
         with torch.random.fork_rng(devices=[]):
-            encoder = self.encoder(config.model.channels)  # one of which only the declarations are used
+            encoder = self.encoder(config.model.channels)  # only for its declarations
         self.channels, coarsest = encoder.channels, encoder.reduction
         # Instance normalisation needs more than one voxel on the coarsest grid.
         least = [2 * n for n in coarsest]
@@ -198,7 +199,7 @@ class SegmentationTask(Task):
         )
 
     def find(self, say: Callable[[str], None]) -> tuple[str, ...]:
-        """Find the scans, and settle in which convention their labels are written."""
+        """Find the scans, and decide on the convention of their labels."""
         with distributed.first_process_first():
             path = self.data_path(say)
         self.found = self.find_scans(path)
@@ -215,7 +216,7 @@ class SegmentationTask(Task):
 
         Args:
             path: folder or JSON list.
-            modalities: that every case must have; default: all of the run.
+            modalities: that every case must have; default: all of the run's.
             need_labels: whether every case must have a label as well.
 
         Raises:
@@ -266,7 +267,7 @@ class SegmentationTask(Task):
         return None if self.found.sections is None else from_sections(self.found)
 
     def prepare(self, splits: Splits, say: Callable[[str], None]) -> None:
-        """Check and preprocess the scans; in several processes the first does the work for all."""
+        """Check and preprocess the scans; with several processes, the first does it for all."""
         data = self.config.data
         cases = members_of(splits, self.found.cases)
         say(
@@ -282,7 +283,7 @@ class SegmentationTask(Task):
         with distributed.first_process_first():
             prepared = prepare(cases, preprocessing, cache, workers=data.workers, progress=progress)
         if data.spacing is None:
-            # In the run's settings, so that whatever the network meets later is brought to this size.
+            # In the run's settings, so that later scans are resampled to this size.
             self.settle(data=replace(data, spacing=common_spacing(prepared)))
         self.cases = {case.id: case for case in prepared}
         self.splits = splits
@@ -293,7 +294,7 @@ class SegmentationTask(Task):
             self._require_all_regions(splits.train)
 
     def contents(self) -> dict[str, dict[str, str]]:
-        """Digests of each case's image files, and the cache key of all that was made of them and the label."""
+        """Digests of each case's image files, and the cache key of what was prepared from them and the label."""
         return {id: {**case.facts["files"], "prepared": case.folder.name} for id, case in sorted(self.cases.items())}
 
     def batches(self, first_step: int, pin_memory: bool) -> Iterable[Batch]:
@@ -307,7 +308,7 @@ class SegmentationTask(Task):
         return patch_loader(dataset, sampler, self.modalities, workers=data.workers, pin_memory=pin_memory)
 
     def _require_all_regions(self, ids: Sequence[str]) -> None:
-        """Refuse to train on cases in which a region never occurs: nothing could be learned about it."""
+        """Refuse to train on cases in which a region never occurs, since it could not be learned."""
         present = {region for id in ids for region in np.unique(self.cases[id].centres[:, 0]).tolist()}
         missing = [name for i, name in enumerate(self.targets) if i not in present]
         if missing:
@@ -341,7 +342,7 @@ class SegmentationTask(Task):
         return soft_dice_sums(logits, target)
 
     def facts(self) -> Tree:
-        """In which convention the labels were written, and how each modality's images looked, in training."""
+        """The convention of the training labels, and how each modality's training images look."""
         signatures = learn([self.cases[id] for id in self.splits.train], self.modalities)
         return {"labels": self.convention.name, "signatures": signatures.to_json()}
 
@@ -356,7 +357,7 @@ class SegmentationTask(Task):
         heads: UnimodalHeads | None = None,
         flips: bool = False,
     ) -> Iterator[SegmentedScan]:
-        """The regions of a scan as the network predicts them, then as each head does.
+        """The regions of a scan as the fusion predicts them, then as each head does.
 
         Args:
             model: in evaluation mode.
@@ -364,7 +365,7 @@ class SegmentationTask(Task):
             grid: the scan's own.
             modalities: names of the image's channels, a subset of the model's.
             autocast: context for the network's computations.
-            heads: to be asked as well.
+            heads: predict as well.
             flips: see ``segment_scan``.
         """
 
@@ -396,7 +397,7 @@ class SegmentationTask(Task):
         autocast: Callable[[], AbstractContextManager[Any]],
         full: bool,
     ) -> Iterator[CaseResult]:
-        """Dice and, when ``full``, all other scores of each region on the case's own grid."""
+        """Dice and, when ``full``, all other metrics of each region on the case's own grid."""
         for id in cases:
             case = self.cases[id]
             image = case.tensor(device)
@@ -424,7 +425,7 @@ class SegmentationTask(Task):
         device: torch.device,
         autocast: Callable[[], AbstractContextManager[Any]],
     ) -> Iterator[CaseResult]:
-        """Dice of each region on the case's own grid, all the way from its files."""
+        """Dice of each region on the case's own grid, starting from its files."""
         data = self.config.data
         for id in cases:
             case = self.cases[id]
@@ -439,12 +440,12 @@ class SegmentationTask(Task):
                 device=device,
                 autocast=autocast,
             )
-            found = {}
+            findings = {}
             for subset, predicted in segmented:
                 masks = zip(self.targets, predicted, truth, strict=True)
                 scores = [self._score(case, name, p, t, full=False) for name, p, t in masks]
-                found["+".join(subset)] = {"regions": scores, "heads": []}
-            yield CaseResult(id, found)
+                findings["+".join(subset)] = {"regions": scores, "heads": []}
+            yield CaseResult(id, findings)
 
     def chance(self, results: Sequence[CaseResult]) -> Mapping[str, float | None]:
         """A Dice of 0."""
@@ -457,7 +458,7 @@ class SegmentationTask(Task):
 
     @classmethod
     def case_values(cls, cases: Sequence[Record]) -> CaseValues:
-        """Dice of each case by region, and averaged over regions; so too every metric of another package."""
+        """Dice and every metric of another package, for each case by region and averaged over regions."""
         keys = dict.fromkeys(key for row in cases for key in row)
         chosen = load_metrics([key for key in registry.names(registry.METRICS) if key in keys], FACTS)
         return region_case_values(cases, (DICE, *chosen))
@@ -473,7 +474,7 @@ class SegmentationTask(Task):
         return self._rules(self.metrics[:1])
 
     def subset_rules(self) -> dict[str, str]:
-        """Definitions of Dice, the only score of subsets."""
+        """Definitions of Dice, the only metric of subsets."""
         return self.dice_rules()
 
     def rules(self) -> dict[str, str]:

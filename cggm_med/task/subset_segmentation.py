@@ -1,4 +1,4 @@
-"""Segmenting a scan from many subsets of its modalities, each of which is encoded once for all of them."""
+"""Segment a scan from many subsets of its modalities, encoding each modality only once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cggm_med.models.base import MultimodalModel
 from cggm_med.task.scan_to_mask import segment_scan
 
 Subset = tuple[str, ...]
-VIEWS_AT_ONCE = 16  # subsets whose probabilities are in memory at a time: of four modalities, all
+SUBSETS_AT_ONCE = 16  # whose probabilities are in memory together; enough for all of four modalities
 
 
 @torch.no_grad()
@@ -32,11 +32,11 @@ def segment_subsets(
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
 ) -> Iterator[tuple[Subset, NDArray[np.bool_]]]:
-    """Masks from each subset, the same as of a scan whose other modalities were never there.
+    """Masks from each subset, the same as of a scan without the other modalities.
 
-    Preprocessing crops a scan to what its modalities show, and so the subset decides where windows lie. Subsets with
-    the same crop, as a rule all of them, share the windows: in each, every modality is encoded once, and fused and
-    decoded once a subset.
+    Preprocessing crops a scan to what its modalities show, so the subset decides where windows lie. Subsets with the
+    same crop, as a rule all of them, share the windows: in each, every modality is encoded once, and every subset is
+    fused and decoded once.
 
     Args:
         model: in evaluation mode.
@@ -51,44 +51,44 @@ def segment_subsets(
     Returns:
         Subsets, in no special order, with masks ``(region, x, y, z)`` on the scan's own grid.
     """
-    for views in _sharing_windows(scan, subsets):
-        modalities = [m for m in model.modalities if any(m in view for view in views)]
+    for group in _sharing_windows(scan, subsets):
+        modalities = [m for m in model.modalities if any(m in subset for subset in group)]
         volumes = [scan.volumes[m] for m in modalities]
-        moved, grid, _ = to_network(volumes, scan.affines[views[0][0]], spacing)
+        moved, grid, _ = to_network(volumes, scan.affines[group[0][0]], spacing)
         image = moved["image"].as_tensor().to(device)
-        logits = _logits(model, modalities, views, autocast)
-        answers = segment_scan(logits, image, grid, patch_size=patch_size, overlap=overlap, answers=len(views))
-        yield from ((view, answer.masks) for view, answer in zip(views, answers, strict=True))
+        logits = _logits(model, modalities, group, autocast)
+        answers = segment_scan(logits, image, grid, patch_size=patch_size, overlap=overlap, answers=len(group))
+        yield from ((subset, answer.masks) for subset, answer in zip(group, answers, strict=True))
 
 
 def _logits(
     model: MultimodalModel,
     modalities: Sequence[str],
-    views: Sequence[Subset],
+    subsets: Sequence[Subset],
     autocast: Callable[[], AbstractContextManager[Any]],
 ) -> Callable[[Tensor], Tensor]:
-    """Maps windows of all modalities to the regions' logits from one view after the other."""
+    """Maps windows of all modalities to the regions' logits from one subset after the other."""
 
     def logits(windows: Tensor) -> Tensor:
         with autocast():
             features = model.encode({m: windows[:, i : i + 1] for i, m in enumerate(modalities)})
-            # One view at a time: fused maps of all of them would take more memory than everything else.
-            answers = [model.head(model.fuse({m: features[m] for m in view})[0]) for view in views]
+            # One subset at a time: fused maps of all of them would take more memory than everything else.
+            answers = [model.head(model.fuse({m: features[m] for m in subset})[0]) for subset in subsets]
         return torch.cat(answers, dim=1)
 
     return logits
 
 
 def _sharing_windows(scan: Inspection, subsets: Sequence[Subset]) -> Iterator[Sequence[Subset]]:
-    """The subsets, those together whose scans are cropped alike."""
+    """Groups of subsets whose scans are cropped alike."""
     boxes = {m: foreground_box(scan.volumes[m]) for m in dict.fromkeys(m for subset in subsets for m in subset)}
     alike: dict[Any, list[Subset]] = {}
     for subset in subsets:
         key = (_hull([boxes[m] for m in subset]), scan.affines[subset[0]].tobytes())
         alike.setdefault(key, []).append(subset)
-    for views in alike.values():
-        for start in range(0, len(views), VIEWS_AT_ONCE):
-            yield views[start : start + VIEWS_AT_ONCE]
+    for group in alike.values():
+        for start in range(0, len(group), SUBSETS_AT_ONCE):
+            yield group[start : start + SUBSETS_AT_ONCE]
 
 
 def _hull(boxes: Sequence[tuple[list[int], list[int]]]) -> tuple[tuple[int, ...], tuple[int, ...]]:

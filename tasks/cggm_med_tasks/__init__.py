@@ -1,1 +1,1 @@
-"""The built-in tasks, registered through the same entry points as anybody's."""
+"""The built-in tasks, registered through the same entry points as third-party ones."""

@@ -152,7 +152,7 @@ def test_a_few_at_a_time_give_the_same(run, monkeypatch):
     options = {"spacing": None, "patch_size": (16, 16, 16), "overlap": 0.5, **HOW}
     todo = wanted_subsets("all", MODALITIES)
     whole = dict(segment_subsets(x.model.eval(), scan, todo, **options))
-    monkeypatch.setattr("cggm_med.task.subset_segmentation.VIEWS_AT_ONCE", 4)
+    monkeypatch.setattr("cggm_med.task.subset_segmentation.SUBSETS_AT_ONCE", 4)
     parts = dict(segment_subsets(x.model, scan, todo, **options))
     assert set(whole) == set(parts) == set(todo)
     assert all(np.array_equal(whole[s], parts[s]) for s in todo)

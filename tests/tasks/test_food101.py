@@ -223,7 +223,7 @@ def test_work_that_was_killed_goes_on(few, tmp_path, monkeypatch):
     class KilledError(Exception):
         pass
 
-    monkeypatch.setattr(frozen_networks, "TOGETHER", 2)
+    monkeypatch.setattr(frozen_networks, "BATCH_SIZE", 2)
     monkeypatch.setattr(frozen_networks, "BLOCK", 4)
     monkeypatch.setattr(frozen_networks, "MANY", 7)
     seen = []

@@ -386,7 +386,7 @@ DAMAGE = {
     "low label": (point("valid", "labels", 0, -4), "valid: labels holds -4 in row 0, expected -3 to 3"),
     "emotions": (
         put("test", "labels", lambda x: np.zeros((4, 1, 7))),
-        r"test: labels holds float64 of shape \(4, 1, 7\), expected one number a sentence",
+        r"test: labels holds float64 of shape \(4, 1, 7\), expected one number per sentence",
     ),
     "named": (
         put("test", "labels", ["Positive"] * 4),
@@ -394,10 +394,10 @@ DAMAGE = {
     ),
     "ragged": (
         put("test", "labels", [[1.0], [1.0, 2.0], [], []]),
-        "test: labels holds list, expected one number a sen",
+        "test: labels holds list, expected one number per sen",
     ),
-    "one label": (put("test", "labels", 1.0), "test: labels holds float, expected one number a sentence"),
-    "by id": (put("test", "labels", {"a": 1.0}), "test: labels holds dict, expected one number a sentence"),
+    "one label": (put("test", "labels", 1.0), "test: labels holds float, expected one number per sentence"),
+    "by id": (put("test", "labels", {"a": 1.0}), "test: labels holds dict, expected one number per sentence"),
     "ids": (put("test", "id", lambda x: x[:2]), "test: id has 2 rows, expected 4; fix the file"),
     "one id": (put("test", "id", "abcd"), "test: id holds str, expected a name for each sentence"),
     "scalar id": (put("test", "id", np.array("abcd")), "test: id holds ndarray, expected a name for each sentence"),

@@ -64,7 +64,7 @@ class DialogueModelConfig:
     """The network of dialogues.
 
     Attributes:
-        channels: numbers an utterance of each modality, in their order, without the speaker; default: the data's own.
+        channels: numbers per utterance of each modality, in their order, without the speaker; default: the data's own.
         streams: descriptions of each text, one after the other in its channels; default: the data's own.
         width: channels of each modality's features; each of the two graphs has half of it.
         hypergraph_layers: convolutions of the hypergraph.
@@ -102,7 +102,7 @@ class DialogueTask(ClassificationTask):
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
-        # Said here, since the network is made only after the data have been read.
+        # Checked here, since the network is made only after the data have been read.
         if importlib.util.find_spec("torch_geometric") is None:
             raise MissingExtra(f"task '{config.task.name}'", "torch-geometric", "dialogue")
 

@@ -1,4 +1,4 @@
-"""Reading the pickles of emotion recognition in conversations: who speaks, what each utterance expresses, its features.
+"""Read the pickles of emotion recognition in conversations: speakers, labels and features of each utterance.
 
 A data set has two of them. One holds the features of all modalities; the other, of the COSMIC authors, four
 descriptions of each text by RoBERTa. Both repeat labels, speakers and splits. The pickles are never run, see
@@ -35,7 +35,7 @@ class DialogueLayout:
         features_file: name of the file with text, audio and vision.
         features_fields: of its tuple, in their order.
         speakers: length of a speaker's one-hot vector.
-        speaker_names: what the files call the speakers; empty where they hold one-hot vectors.
+        speaker_names: the speakers' names in the files; empty where they hold one-hot vectors.
     """
 
     roberta_file: str
@@ -89,7 +89,7 @@ class Dialogues:
     """A data set.
 
     Attributes:
-        by_id: all dialogues that stand in a split.
+        by_id: all dialogues of the splits.
         sections: ids of ``train``, ``test`` and, if the files name it, ``validation``, in natural order.
         streams: descriptions of each text, one after the other in its channels.
     """
@@ -119,7 +119,7 @@ def read_dialogues(
         modalities: of ``text``, ``audio`` and ``vision``; files that only others need may be absent.
         classes: number of emotions.
         cache: for converted pickles.
-        say: told if the validation dialogues of the file cannot be used.
+        say: receives a line if the validation dialogues of the file cannot be used.
 
     Raises:
         DataError: if a file is missing or damaged, or they contradict one another; names file, dialogue and utterance.
@@ -202,7 +202,7 @@ class _File:
         """``(utterance, speaker)``, one-hot."""
         rows = self._rows("speakers", id, utterances)
         names = layout.speaker_names
-        found = np.zeros((utterances, layout.speakers), dtype=np.float32)
+        one_hot = np.zeros((utterances, layout.speakers), dtype=np.float32)
         for i, row in enumerate(rows):
             row = row.tolist() if isinstance(row, np.ndarray) else row
             where = f"{self.path}, dialogue {id}, utterance {i}: speaker {reprlib.repr(row)}"
@@ -210,8 +210,8 @@ class _File:
                 raise DataError(f"{where}, expected {' or '.join(map(repr, names))}")
             if not names and not _is_one_hot(row, layout.speakers):
                 raise DataError(f"{where}, expected a one-hot list of {layout.speakers}")
-            found[i, names.index(row) if names else row.index(1)] = 1
-        return found
+            one_hot[i, names.index(row) if names else row.index(1)] = 1
+        return one_hot
 
     def features(self, field: str, labels: Mapping[str, Sequence[int]]) -> dict[str, NDArray[np.float32]]:
         """``(utterance, channel)`` of each dialogue of ``labels``, all with the same number of channels."""
@@ -232,7 +232,7 @@ class _File:
         return arrays
 
     def _rows(self, field: str, id: str, utterances: int | None = None) -> Sequence[Any]:
-        """What a field says of each utterance of a dialogue."""
+        """A field's values, one for each utterance of a dialogue."""
         dialogues = self._fields[field]
         if not isinstance(dialogues, dict):
             raise DataError(f"{self.path}: {field} is {type(dialogues).__name__}, expected a dict {{dialogue: [...]}}")

@@ -1,4 +1,4 @@
-"""A network for emotions in conversations: every utterance is understood from its own modalities and its dialogue.
+"""A network for emotions in conversations, which reads each utterance from its own modalities and its dialogue.
 
 The backbone follows M3Net (Chen et al., CVPR 2023) and MMGCN (Hu et al., ACL 2021): a recurrent text encoder, linear
 audio and visual encoders, and a fusion by a hypergraph and a graph whose nodes are the modalities of the utterances.
@@ -23,7 +23,7 @@ from cggm_med.types import Features, Outputs, Padded
 
 
 class UtteranceEncoder(nn.Module, ABC):
-    """What one modality says in each utterance, plus who speaks and which modality it is.
+    """Base of encoders of one modality's utterances; adds embeddings of the speaker and of the modality.
 
     The speaker travels at the end of each modality's channels, so that any subset of the modalities knows who speaks.
 

@@ -226,27 +226,27 @@ def _arrays(file: Path, names: list[str]) -> dict[str, NDArray[Any]]:
 
 def _statistics(file: Path, fold: str, channels: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Mean and standard deviation of each audio channel; a constant channel is only centred."""
-    found = {}
+    statistics = {}
     with _opened(file) as store:
         for kind in ("mean", "std"):
             where = f"{file}: {fold}/{kind}"
             if not isinstance(store.get(f"{fold}/{kind}"), h5py.Dataset):
                 raise DataError(f"{where} is missing; expected fold -> mean, std")
-            found[kind] = np.atleast_1d(np.squeeze(store[f"{fold}/{kind}"][()]))
-            require_numbers(found[kind], ("channel",), where)
-            if len(found[kind]) != channels:
+            statistics[kind] = np.atleast_1d(np.squeeze(store[f"{fold}/{kind}"][()]))
+            require_numbers(statistics[kind], ("channel",), where)
+            if len(statistics[kind]) != channels:
                 raise DataError(
-                    f"{where} has {len(found[kind])} channels, {FILES['audio']} has {channels}; fix the file"
+                    f"{where} has {len(statistics[kind])} channels, {FILES['audio']} has {channels}; fix the file"
                 )
-            require_finite(found[kind], where)
-    if (wrong := found["std"] < 0).any():
+            require_finite(statistics[kind], where)
+    if (wrong := statistics["std"] < 0).any():
         raise DataError(f"{file}: {fold}/std is negative in channel {int(np.argmax(wrong))}; fix the file")
-    return found["mean"], np.where(found["std"] == 0, 1, found["std"])
+    return statistics["mean"], np.where(statistics["std"] == 0, 1, statistics["std"])
 
 
 @contextmanager
 def _opened(file: Path) -> Iterator[h5py.File]:
-    """The file for reading; whatever HDF5 says of damage becomes one line."""
+    """Open the file for reading; errors of HDF5 about damage become one line."""
     try:
         with h5py.File(file, "r") as store:
             yield store

@@ -46,7 +46,7 @@ MODALITIES = ("text", "audio", "vision")
 SECTIONS = {"train": "train", "valid": "validation", "dev": "validation", "test": "test"}
 LAYOUT = "a pickle {train, valid, test} -> {text, audio, vision, labels, id}"
 AXES = ("sentence", "time", "channel")
-STRONGEST = 3.0  # sentiment
+MAX_SENTIMENT = 3.0
 
 
 def seven_classes(predicted: Predicted) -> float:
@@ -56,7 +56,7 @@ def seven_classes(predicted: Predicted) -> float:
         >>> seven_classes(Predicted(np.array([-3.0, 0.4]), np.array([-3.9, 0.6])))
         0.5
     """
-    true, guess = (np.round(np.clip(x, -STRONGEST, STRONGEST)) for x in (predicted.true, predicted.predicted))
+    true, guess = (np.round(np.clip(x, -MAX_SENTIMENT, MAX_SENTIMENT)) for x in (predicted.true, predicted.predicted))
     return float(np.mean(true == guess))
 
 
@@ -255,25 +255,25 @@ def _the_pickle(path: Path) -> Path:
 
 
 def _kind(content: Any) -> str:
-    """What a file holds that holds something else, on one line."""
+    """The content of a file of another layout, in one line."""
     if not isinstance(content, dict):
         return type(content).__name__
     keys = sorted(map(repr, content))
     return f"keys {first_of(keys, 10)}"
 
 
-def _values(found: Any, where: str) -> NDArray[Any]:
+def _values(content: Any, where: str) -> NDArray[Any]:
     """The label of each sentence, ``(sentence,)``."""
     try:
-        labels = np.asarray(found)
+        labels = np.asarray(content)
     except ValueError:  # of lists of different lengths
         labels = np.empty((), object)
     if labels.ndim == 0 or labels.dtype.kind not in "fiu" or labels.size != len(labels):
-        kind = f"{labels.dtype.name} of shape {labels.shape}" if labels.ndim else type(found).__name__
-        raise DataError(f"{where} holds {kind}, expected one number a sentence")
+        kind = f"{labels.dtype.name} of shape {labels.shape}" if labels.ndim else type(content).__name__
+        raise DataError(f"{where} holds {kind}, expected one number per sentence")
     labels = labels.reshape(-1)
     require_finite(labels, where)
-    if (wrong := np.abs(labels) > STRONGEST).any():
+    if (wrong := np.abs(labels) > MAX_SENTIMENT).any():
         row = int(np.argmax(wrong))
         raise DataError(f"{where} holds {labels[row]:g} in row {row}, expected -3 to 3")
     return labels
@@ -292,15 +292,15 @@ def _without_padding_tokens(text: NDArray[Any], tokens: Any, where: str) -> list
     return [rows[: max(1, length)] for rows, length in zip(text, lengths, strict=True)]
 
 
-def _names(found: Any, where: str, section: str, count: int) -> list[tuple[str, str]]:
+def _names(ids: Any, where: str, section: str, count: int) -> list[tuple[str, str]]:
     """Id and video of each sentence; numbers count rows and name no video, so they are as good as none."""
-    if isinstance(found, np.ndarray) and found.ndim:
-        found = found.tolist()
-    if found is not None and not isinstance(found, (list, tuple)):
-        raise DataError(f"{where} holds {type(found).__name__}, expected a name for each sentence")
-    if found is not None and len(found) != count:
-        raise DataError(f"{where} has {len(found)} rows, expected {count}; fix the file")
-    rows = [[_text(part) for part in (row if isinstance(row, (list, tuple)) else [row])] for row in found or ()]
+    if isinstance(ids, np.ndarray) and ids.ndim:
+        ids = ids.tolist()
+    if ids is not None and not isinstance(ids, (list, tuple)):
+        raise DataError(f"{where} holds {type(ids).__name__}, expected a name for each sentence")
+    if ids is not None and len(ids) != count:
+        raise DataError(f"{where} has {len(ids)} rows, expected {count}; fix the file")
+    rows = [[_text(part) for part in (row if isinstance(row, (list, tuple)) else [row])] for row in ids or ()]
     if all(len(row) == 1 and row[0].isdecimal() for row in rows):
         return [(f"{section}{row:05d}",) * 2 for row in range(count)]
     names, seen = [], Counter[str]()
@@ -349,7 +349,7 @@ def _sentences(random: np.random.Generator, start: int, count: int) -> dict[str,
     """Sentences of 5 to 20 steps, padded in front to 20, as the aligned copies of MOSI are."""
     time, sizes = 20, {"text": 300, "audio": 74, "vision": 35}
     doubt = {"text": 0.7, "audio": 1.2, "vision": 2.5}  # how far what a modality shows is from the label
-    labels = random.uniform(-STRONGEST, STRONGEST, count)
+    labels = random.uniform(-MAX_SENTIMENT, MAX_SENTIMENT, count)
     lengths = random.integers(5, time + 1, count)
     inside = np.arange(time)[None] >= time - lengths[:, None]
     arrays = {}

@@ -46,12 +46,12 @@ from cggm_med_tasks.readers.audio import log_mel, mel_filters, read_wav, standar
 
 MODALITIES = ("audio", "image")
 RATE = 8000  # Hz
-LENGTH = 8192  # samples that are heard, about a second; shorter recordings are followed by silence
+LENGTH = 8192  # samples that the network sees, about a second; shorter recordings are padded with silence
 HOP = 128
 FILTERS = mel_filters(bands=40, n_fft=256, rate=RATE, low=60.0)
-QUIET = 1e-4  # added before the logarithm, so that silence is not far below everything else
+EPSILON = 1e-4  # added before the logarithm, so that silence is not far below everything else
 SPEEDS = (0.8, 1.25)
-LONGEST_PAUSE = 1600  # samples
+MAX_PAUSE = 1600  # samples
 NAME = re.compile(r"(\d)_([a-z]+)_(\d+)\.wav", re.IGNORECASE)
 LAYOUT = "files {digit}_{speaker}_{index}.wav in a folder, its subfolder 'recordings' or a tar"
 
@@ -129,30 +129,30 @@ class AVDigits(ClassificationTask):
 
     def read(self, path: Path, say: Callable[[str], None]) -> SampleList:
         """See the module's docstring."""
-        heard: dict[tuple[str, str, str], NDArray[np.float32]] = {}
-        strange = []
+        recordings: dict[tuple[str, str, str], NDArray[np.float32]] = {}
+        unknown = []
         for name, file in _recordings(path):
             match = NAME.fullmatch(name)
             if match is None:
-                strange.append(name)
+                unknown.append(name)
                 continue
             digit, speaker, index = match.groups()
-            heard[digit, speaker, index] = read_wav(file, RATE, name=f"{path}: {name}")
-        if strange:
-            raise DataError(f"{path} holds recordings with other names; expected {LAYOUT}:", strange, listed=20)
-        if not heard:
+            recordings[digit, speaker, index] = read_wav(file, RATE, name=f"{path}: {name}")
+        if unknown:
+            raise DataError(f"{path} holds recordings with other names; expected {LAYOUT}:", unknown, listed=20)
+        if not recordings:
             raise DataError(f"{path} holds no recording; expected {LAYOUT}")
-        speakers = sorted({speaker for _, speaker, _ in heard})
+        speakers = sorted({speaker for _, speaker, _ in recordings})
         images = _images(speakers)
         samples = []
-        for digit, speaker, index in sorted(heard, key=lambda key: natural_key("_".join(key))):
+        for digit, speaker, index in sorted(recordings, key=lambda key: natural_key("_".join(key))):
             id = f"{digit}_{speaker}_{index}"
             choice = images[speaker, int(digit)]
             # Drawn by name, so that neither the order nor the number of recordings matters.
             random = np.random.Generator(np.random.Philox(zlib.crc32(id.encode())))
             image = choice[random.integers(len(choice))]
             noise = random.normal(scale=self.config.data.image_noise, size=image.shape)
-            inputs = {"audio": heard[digit, speaker, index], "image": (image + noise).astype(np.float32)}
+            inputs = {"audio": recordings[digit, speaker, index], "image": (image + noise).astype(np.float32)}
             samples.append(Sample(id, speaker, int(digit), inputs))
         return SampleList(tuple(samples))
 
@@ -169,11 +169,11 @@ class AVDigits(ClassificationTask):
                 slowest, fastest = SPEEDS
                 speed = slowest + (fastest - slowest) * torch.rand((), generator=random).item()
                 heard = interpolate(heard[None, None], size=max(1, round(len(heard) / speed)), mode="linear")[0, 0]
-                pause = int(torch.randint(LONGEST_PAUSE, (), generator=random))
+                pause = int(torch.randint(MAX_PAUSE, (), generator=random))
                 heard = torch.cat([torch.zeros(pause), heard])
             samples = torch.zeros(LENGTH)
             samples[: len(heard)] = heard[:LENGTH]
-            inputs["audio"] = standardise(log_mel(samples, FILTERS, HOP, QUIET))
+            inputs["audio"] = standardise(log_mel(samples, FILTERS, HOP, EPSILON))
         if "image" in self.modalities:
             inputs["image"] = torch.from_numpy(sample.inputs["image"])[None]
         return inputs

@@ -1,4 +1,4 @@
-"""Classification of video clips: the networks, frames and files that CREMA-D, Kinetics-Sounds and UCF101 share."""
+"""Base class of video clip classification: the networks, frames and files of CREMA-D, Kinetics-Sounds and UCF101."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cggm_med.task.classification import ClassificationTask
 from cggm_med.task.samples import Sample, SampleDataConfig, SampleList
 from cggm_med_tasks.readers.images import centre_crop, frame_files, pick_frames, random_crop, resize
 
-READ_FOR_DIGEST = 1 << 20  # bytes
+DIGEST_BYTES = 1 << 20  # read of a file for its digest
 
 # OGM (Peng et al., CVPR 2022) on all three data sets; see the tasks for what differs.
 OGM_SETTINGS: Tree = {
@@ -146,33 +146,33 @@ class ClipTask(ClassificationTask):
         self,
         root: Path,
         listed: Mapping[str, Sequence[tuple[str, int]]],
-        found: Mapping[str, Sequence[Found]],
+        files: Mapping[str, Sequence[ClipFiles]],
         group: Callable[[str], str],
         say: Callable[[str], None],
     ) -> SampleList:
-        """The samples of the clips that have all their files; ``inputs`` holds a path per modality and ``Found``.
+        """The samples of the clips that have all their files; ``inputs`` holds a path per modality and ``ClipFiles``.
 
         Args:
             root: folder of the data.
             listed: clips and class numbers by split.
-            found: the files of each modality.
-            group: of a clip.
-            say: told how many clips are left out.
+            files: of each modality.
+            group: the group of a clip.
+            say: receives the number of clips that are left out.
 
         Raises:
-            DataError: if any clip lacks a file, unless ``data.skip_missing`` leaves it out; says of up to twenty of
-                them where it was looked for.
+            DataError: if any clip lacks a file, unless ``data.skip_missing`` leaves it out; lists up to twenty of
+                them with the places that were tried.
         """
         samples, problems = [], []
         sections: dict[str, list[str]] = {}
-        needed = [part for modality in self.modalities for part in found[modality]]
+        needed = [part for modality in self.modalities for part in files[modality]]
         for section, rows in listed.items():
             sections[section] = []
             for clip, number in rows:
                 if lacking := [f"{part.kind} (tried {part.tried(clip)})" for part in needed if clip not in part]:
                     problems.append(f"{clip}: no {', no '.join(lacking)}")
                     continue
-                inputs = {m: tuple(part[clip] for part in found[m]) for m in self.modalities}
+                inputs = {m: tuple(part[clip] for part in files[m]) for m in self.modalities}
                 samples.append(Sample(clip, group(clip), number, inputs))
                 sections[section].append(clip)
         count = f"{len(problems)} of {len(samples) + len(problems)} listed clips"
@@ -187,7 +187,7 @@ class ClipTask(ClassificationTask):
         return SampleList(tuple(samples), sections)
 
     def digest(self, sample: Sample) -> str:
-        """Digest by which a clip is known again: of files the first MiB, of folders the names and the middle frame.
+        """Digest that identifies a clip: of files the first MiB, of folders the names and the middle frame.
 
         Reading all frames of a data set would take longer than an epoch of training.
         """
@@ -201,28 +201,28 @@ class ClipTask(ClassificationTask):
                     path = files[len(files) // 2]
                 digest.update(f"{path.stat().st_size} ".encode())
                 with path.open("rb") as file:
-                    digest.update(file.read(READ_FOR_DIGEST))
+                    digest.update(file.read(DIGEST_BYTES))
         return digest.hexdigest()
 
 
-class Found:
+class ClipFiles:
     """Files, or folders, of a data set by clip, from whichever of the usual places have them.
 
     Each place is listed once: asking for every clip in every place takes minutes on a network disk.
 
     Args:
-        kind: what messages call them.
+        kind: their name in messages.
         root: folder of the data.
-        places: its subfolders where they may be, the best first; ``.`` is ``root`` itself.
-        suffixes: of the files' names, the best first; an empty one for folders.
-        key: what a clip is known by, of its name.
+        places: its subfolders where they may be, the preferred first; ``.`` is ``root`` itself.
+        suffixes: of the files' names, the preferred first; an empty one for folders.
+        key: what identifies a clip, made from its name.
 
     Example:
         >>> import tempfile
         >>> root = Path(tempfile.mkdtemp())
         >>> _ = (root / "a.wav").write_bytes(b"")
-        >>> found = Found("sound", root, (".", "AudioWAV"), (".wav",))
-        >>> "a" in found, "b" in found, found.tried("b")
+        >>> sounds = ClipFiles("sound", root, (".", "AudioWAV"), (".wav",))
+        >>> "a" in sounds, "b" in sounds, sounds.tried("b")
         (True, False, 'b.wav, AudioWAV/b.wav')
     """
 
@@ -250,7 +250,7 @@ class Found:
         return self._paths[self.key(clip)]
 
     def tried(self, clip: str) -> str:
-        """Where this clip was looked for."""
+        """The places where this clip was looked for."""
         ends = [suffix or "/" for suffix in self.suffixes]
         return ", ".join((Path(place) / clip).as_posix() + end for end in ends for place in self.places)
 
@@ -269,12 +269,12 @@ def read_rows(file: Path, fields: Sequence[str], separator: str) -> list[tuple[s
     A byte-order mark, Windows line ends and empty lines are fine.
 
     Args:
-        file: to be read.
-        fields: what each row has.
+        file: to read.
+        fields: names of the fields of each row.
         separator: regular expression.
 
     Raises:
-        DataError: if the file is missing, no text or empty, or a row has more or fewer fields.
+        DataError: if the file is missing, not text or empty, or a row has more or fewer fields.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")

@@ -39,7 +39,7 @@ from cggm_med.config import Tree, require
 from cggm_med.errors import DataError
 from cggm_med.task.classification import ClassificationTaskConfig
 from cggm_med.task.samples import Inputs, Sample, SampleList, presets
-from cggm_med_tasks.audiovisual.clips import OGM_SETTINGS, TINY_SETTINGS, ClipDataConfig, ClipTask, Found, read_rows
+from cggm_med_tasks.audiovisual.clips import OGM_SETTINGS, TINY_SETTINGS, ClipDataConfig, ClipFiles, ClipTask, read_rows
 from cggm_med_tasks.readers.audio import log_spectrogram, read_wav, repeat_to
 from cggm_med_tasks.readers.images import frame_files, normalise, read_image
 
@@ -65,7 +65,7 @@ class CREMADDataConfig(ClipDataConfig):
     """Settings of the data, see also the base class.
 
     Attributes:
-        fps: which frames: those that were extracted at this many frames a second.
+        fps: use the frames that were extracted at this many frames per second.
         by_speaker: divide actors, not clips; the lists' own division is left aside.
     """
 
@@ -97,11 +97,11 @@ class CREMAD(ClipTask):
         data = self.config.data
         listed = {section: _read_list(path / name) for section, name in LISTS.items()}
         frames = f"Image-{data.fps:02d}-FPS"
-        found = {
-            "audio": [Found("sound", path, (".", "AudioWAV", "audio"), (".wav",))],
-            "visual": [Found("frames", path, (frames, f"visual/{frames}"))],
+        files = {
+            "audio": [ClipFiles("sound", path, (".", "AudioWAV", "audio"), (".wav",))],
+            "visual": [ClipFiles("frames", path, (frames, f"visual/{frames}"))],
         }
-        gathered = self.gather(path, listed, found, _speaker if data.by_speaker else str, say)
+        gathered = self.gather(path, listed, files, _speaker if data.by_speaker else str, say)
         return SampleList(gathered.samples) if data.by_speaker else gathered
 
     def load(self, sample: Sample, random: torch.Generator | None) -> Inputs:

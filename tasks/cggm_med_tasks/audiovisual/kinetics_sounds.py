@@ -50,7 +50,7 @@ from cggm_med.errors import DataError
 from cggm_med.files import cache_folder
 from cggm_med.task.classification import ClassificationTaskConfig
 from cggm_med.task.samples import Inputs, Sample, SampleList, presets
-from cggm_med_tasks.audiovisual.clips import OGM_SETTINGS, TINY_SETTINGS, ClipTask, Found, read_rows
+from cggm_med_tasks.audiovisual.clips import OGM_SETTINGS, TINY_SETTINGS, ClipFiles, ClipTask, read_rows
 from cggm_med_tasks.readers.images import frame_files, normalise, read_image
 from cggm_med_tasks.readers.untrusted_pickle import read_pickle
 
@@ -94,12 +94,12 @@ class KineticsSounds(ClipTask):
             raise DataError(f"{path} has {', '.join(names) or 'neither lists nor JSON'}; expected either {LAYOUTS}")
         if described:
             listed = self._from_json(described[0], say)
-            visual = Found("video", path, VIDEOS, (".hdf5",))
+            visual = ClipFiles("video", path, VIDEOS, (".hdf5",))
         else:
             self.settle_classes(NUMBERS, path)
             listed = {section: _from_list(file or path / f"{section}.txt") for section, file in lists.items()}
-            visual = Found("frames", path, FRAMES)
-        audio = Found("spectrogram", path, SPECTROGRAMS, (".npy", ".pkl"))
+            visual = ClipFiles("frames", path, FRAMES)
+        audio = ClipFiles("spectrogram", path, SPECTROGRAMS, (".npy", ".pkl"))
         gathered = self.gather(path, listed, {"audio": [audio], "visual": [visual]}, str, say)
         if "audio" in self.modalities and gathered.samples:
             self._shape = self._spectrogram(gathered.samples[0].inputs["audio"][0]).shape

@@ -36,7 +36,7 @@ from cggm_med.config import Tree, require
 from cggm_med.errors import DataError
 from cggm_med.task.classification import ClassificationTaskConfig
 from cggm_med.task.samples import Inputs, Sample, SampleList, presets
-from cggm_med_tasks.audiovisual.clips import OGM_SETTINGS, TINY_SETTINGS, ClipDataConfig, ClipTask, Found, read_rows
+from cggm_med_tasks.audiovisual.clips import OGM_SETTINGS, TINY_SETTINGS, ClipDataConfig, ClipFiles, ClipTask, read_rows
 from cggm_med_tasks.readers.images import frame_files, normalise, read_image
 
 MODALITIES = ("rgb", "flow")
@@ -63,7 +63,7 @@ class UCF101DataConfig(ClipDataConfig):
     """Settings of the data, see also the base class.
 
     Attributes:
-        split: which of the three official divisions.
+        split: number of the official division, 1 to 3.
     """
 
     split: int = 1
@@ -104,10 +104,10 @@ class UCF101(ClipTask):
                 groups[clip] = group
                 listed[section].append((clip, self.targets.index(label)))
         # Copies write HandStandPushups and HandstandPushups; the lists have both.
-        places = {"rgb": [Found("frames", path, FRAMES, key=str.lower)], "flow": []}
+        places = {"rgb": [ClipFiles("frames", path, FRAMES, key=str.lower)], "flow": []}
         for direction in ("u", "v"):
             inside = [(Path(place) / direction).as_posix() for place in FLOW]
-            places["flow"].append(Found(f"flow {direction}", path, inside, key=str.lower))
+            places["flow"].append(ClipFiles(f"flow {direction}", path, inside, key=str.lower))
         return self.gather(path, listed, places, groups.__getitem__, say)
 
     def load(self, sample: Sample, random: torch.Generator | None) -> Inputs:

@@ -1,4 +1,4 @@
-"""Features that were computed once: arrays on disk, found by key."""
+"""A store of computed features: arrays on disk, by key."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Computed(NamedTuple):
 
     Attributes:
         values: ``(time, channel)``.
-        content: digest of what they were computed from.
+        content: digest of their source.
     """
 
     values: NDArray[np.float16]
@@ -39,7 +39,7 @@ class FeatureStore:
     """Arrays ``(time, channel)`` of different lengths and one number of channels, in half precision.
 
     They lie in blocks, folders with the arrays one after another and an index. A block is whole or absent, so that
-    work that was killed continues after the last whole one; it is mapped, so that only what is asked for is read.
+    interrupted work continues after the last whole one; it is mapped, so that only requested features are read.
 
     Args:
         folder: its name stands for everything that decides the features of a given key.
@@ -75,11 +75,11 @@ class FeatureStore:
                 raise ValueError(f"it holds {values.dtype} of shape {values.shape}")
         except (OSError, ValueError, EOFError) as error:
             raise _damaged(place.block, error) from error
-        found: NDArray[np.float16] = values[place.start : place.stop]
-        return found
+        features: NDArray[np.float16] = values[place.start : place.stop]
+        return features
 
     def content(self, key: str) -> str:
-        """Digest of what these features were computed from."""
+        """Digest of the source of these features."""
         return self._places[key].content
 
     def add(self, computed: Mapping[str, Computed]) -> None:

@@ -9,7 +9,7 @@ Layout: a folder as in the release of CGGM, ``train.json``, ``test.json`` and pe
 ``images/{train,test}/{label}/{image}.jpg`` with ``texts/train_titles.csv`` and ``texts/test_titles.csv``, whose
 columns are image, text, label, with or without a header.
 
-The network sees what a frozen BERT and a frozen ViT say of a sample, ``model.text`` and ``model.image``: folders or
+The network sees the features of a frozen BERT and a frozen ViT, ``model.text`` and ``model.image``: folders or
 names on the Hugging Face hub. The release leaves both open, but for a tokenizer of bert-base-uncased; the defaults
 here fit its shapes, 768 numbers for each of up to 50 word pieces and 197 patches. Features are computed once and kept
 in half precision, 0.4 MB a sample.
@@ -86,7 +86,7 @@ OWN_WORDS: Mapping[str, tuple[str, ...]] = {
 COMMON_WORDS = ("recipe", "easy", "best", "how", "to", "make", "the", "home", "kitchen", "fresh", "dinner", "and")
 
 
-class Row(NamedTuple):
+class ListedSample(NamedTuple):
     """A line of the data set's lists.
 
     Attributes:
@@ -284,7 +284,7 @@ def _wanted(path: Path, name: str) -> bool:
     return name != LISTS["validation"] or (path / name).is_file()
 
 
-def _json_rows(folder: Path, name: str, problems: list[str]) -> Iterator[Row]:
+def _json_rows(folder: Path, name: str, problems: list[str]) -> Iterator[ListedSample]:
     """The rows of a JSON list; what is wrong with the others is added to ``problems``."""
     content = read_json(folder / name)
     if not isinstance(content, list):
@@ -296,7 +296,7 @@ def _json_rows(folder: Path, name: str, problems: list[str]) -> Iterator[Row]:
             problems.append(f"{where}: {wrong}")
         else:
             text = " ".join(entry["text_tokens"])
-            yield Row(str(entry["id"]), entry["label"], text, folder / entry["img_path"], where)
+            yield ListedSample(str(entry["id"]), entry["label"], text, folder / entry["img_path"], where)
 
 
 def _wrong_entry(entry: Any) -> str:
@@ -316,7 +316,7 @@ def _wrong_entry(entry: Any) -> str:
     return ""
 
 
-def _csv_rows(folder: Path, part: str, name: str, problems: list[str]) -> Iterator[Row]:
+def _csv_rows(folder: Path, part: str, name: str, problems: list[str]) -> Iterator[ListedSample]:
     """The rows of a table of titles; what is wrong with the others is added to ``problems``."""
     table: list[tuple[str, list[str]]] = []
     try:
@@ -342,7 +342,7 @@ def _csv_rows(folder: Path, part: str, name: str, problems: list[str]) -> Iterat
             continue
         image, text, label = cells
         place = f"{part}/{label}/{PureWindowsPath(image).name}"  # which knows the separators of all systems
-        yield Row(place, label, text, folder / "images" / place, where)
+        yield ListedSample(place, label, text, folder / "images" / place, where)
 
 
 def _is_header(table: Sequence[tuple[str, list[str]]]) -> bool:
@@ -353,7 +353,7 @@ def _is_header(table: Sequence[tuple[str, list[str]]]) -> bool:
     return not PureWindowsPath(image).suffix and all(cells[-1] != label for _, cells in table[1:])
 
 
-def _leave_out_tested(rows: dict[str, list[Row]], say: Callable[[str], None]) -> None:
+def _leave_out_tested(rows: dict[str, list[ListedSample]], say: Callable[[str], None]) -> None:
     """Leave out a validation split that is the test split, as in the release of CGGM."""
     listed, tested = rows.get("validation", []), rows["test"]
     ids, images = {row.id for row in tested}, {row.image for row in tested}

@@ -1,4 +1,4 @@
-"""What frozen networks of the transformers library say of texts and images, each computed once and kept on disk."""
+"""Compute features of texts and images with frozen networks of the transformers library, and keep them on disk."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from cggm_med_tasks.food101.feature_store import Computed, FeatureStore
 from cggm_med_tasks.readers.images import normalise, read_image, resize
 
 VERSION = 1  # part of every store's name: raise it whenever the same files would give other numbers
-TOGETHER = 32  # samples that a network sees at once
-BLOCK = 256  # samples that are written together, and at most lost when the work is killed
-MANY = 1000  # samples from which on it takes long enough to be told how far it is
+BATCH_SIZE = 32  # samples that a network sees at once
+BLOCK = 256  # samples that are written together; at most as many are lost when the work is interrupted
+MANY = 1000  # samples from which on the work takes long enough to report progress
 MAX_LISTED = 20
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS = ("*.safetensors", "model.safetensors.index.json")
@@ -40,7 +40,7 @@ Encode = Callable[[Sequence[Any]], list[Tensor]]
 
 
 class FrozenNetwork(ABC):
-    """A network that is only asked, never trained.
+    """A network that is used but never trained.
 
     Attributes:
         folder: in the layout of ``save_pretrained``.
@@ -54,7 +54,7 @@ class FrozenNetwork(ABC):
 
     @abstractmethod
     def key(self, source: Any) -> str:
-        """By which the features of a sample are found again, without reading much."""
+        """The key of a sample's features, found without reading much."""
 
     @abstractmethod
     def prepare(self, source: Any) -> tuple[Any, str]:
@@ -86,7 +86,7 @@ class FrozenNetwork(ABC):
 
 @dataclass(frozen=True)
 class FrozenText(FrozenNetwork):
-    """A text encoder such as BERT: one vector a word piece, its special tokens included, none for padding.
+    """A text encoder such as BERT: one vector per word piece, its special tokens included, none for padding.
 
     Attributes:
         folder: of network and tokenizer.
@@ -105,7 +105,7 @@ class FrozenText(FrozenNetwork):
         return digest_of(source.encode(errors="surrogatepass"))
 
     def prepare(self, source: str) -> tuple[str, str]:
-        """The text, with a question mark for what is no character."""
+        """The text, with question marks for invalid characters."""
         return source.encode(errors="replace").decode(), self.key(source)
 
     def load(self, device: torch.device) -> Encode:
@@ -134,7 +134,7 @@ class FrozenText(FrozenNetwork):
 
 @dataclass(frozen=True)
 class FrozenImage(FrozenNetwork):
-    """An image encoder such as ViT: one vector a patch, its class token first.
+    """An image encoder such as ViT: one vector per patch, its class token first.
 
     Images are resized to the network's own square, bilinearly and whatever their shape, and normalised.
 
@@ -237,12 +237,12 @@ def compute_features(
 
     Args:
         network: computes them.
-        sources: by key.
+        sources: the samples' texts or image files, by key.
         cache: folder for the results.
-        what: they are made of, for messages.
+        what: kind of sample, for messages.
         device: where the network computes.
         workers: processes that prepare samples.
-        say: told what begins and, of much work, every tenth.
+        say: receives a line at the start and, if there are many samples, after every tenth of them.
 
     Raises:
         DataError: lists the first samples that cannot be read.
@@ -259,7 +259,7 @@ def compute_features(
     problems: list[str] = []
     block: dict[str, Computed] = {}
     done = 0
-    while batch := list(itertools.islice(samples, TOGETHER)):
+    while batch := list(itertools.islice(samples, BATCH_SIZE)):
         readable = [(key, *one) for key, *one, why in batch if not why]
         problems += [why for *_, why in batch if why]
         features = encode([prepared for _, prepared, _ in readable]) if readable else []
@@ -282,7 +282,7 @@ def compute_features(
 
 @contextlib.contextmanager
 def transformers_library() -> Iterator[Any]:
-    """The transformers library, silent: what it has to say is checked here or does not matter.
+    """The transformers library, silenced: what it would report is checked here or does not matter.
 
     Raises:
         MissingExtra: if it is not installed.
@@ -371,7 +371,7 @@ def _load_network(folder: Path, device: torch.device) -> Any:
 
 @contextlib.contextmanager
 def _explained(folder: Path) -> Iterator[None]:
-    """Whatever transformers raises for damaged files, in one line."""
+    """Turn whatever transformers raises for damaged files into one line."""
     try:
         yield
     except Exception as error:  # it raises anything, safetensors' own class included

@@ -1,1 +1,1 @@
-"""Reading what only these tasks read: audio, images and pickles from strangers."""
+"""Readers for audio, images and untrusted pickles, which only these tasks need."""

@@ -1,4 +1,4 @@
-"""Reading WAV files, and the spectrograms that encoders of sound see."""
+"""Read WAV files, and compute the spectrograms that audio encoders take."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from torch import Tensor
 from cggm_med.errors import DataError
 
 RATES = (1_000, 768_000)  # Hz; beyond them a header is damaged, and resampling could need any amount of memory
-LOUDEST = 10.0  # float samples beyond this were never scaled to full scale 1
+MAX_PEAK = 10.0  # float samples beyond this were never scaled to full scale 1
 
-# What scipy trips over when a header says what cannot be, and everything that it raises for damaged files.
+# What scipy raises for impossible headers, and for damaged files in general.
 HEADER = (struct.error, TypeError, OverflowError, ZeroDivisionError)
 UNREADABLE = (*HEADER, OSError, EOFError, ValueError, MemoryError, UnboundLocalError, tarfile.TarError)
 
@@ -212,7 +212,7 @@ def _check(rate: int, data: NDArray) -> None:
     if data.dtype.kind == "f":
         if not np.isfinite(data).all():
             raise ValueError("it has samples that are not finite")
-        if (peak := np.abs(data).max()) > LOUDEST:
+        if (peak := np.abs(data).max()) > MAX_PEAK:
             raise ValueError(f"its float samples reach {peak:g}, expected -1 to 1")
 
 

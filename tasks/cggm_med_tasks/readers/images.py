@@ -1,4 +1,4 @@
-"""Reading photographs and video frames, and what is done to them before an encoder sees them."""
+"""Read photographs and video frames, and crop, resize and normalise them for an encoder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from cggm_med.data.cases import natural_key
 from cggm_med.errors import DataError
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")  # what the web calls a photograph; each one more is attack surface
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")  # photographs of the web; every further format would be attack surface
 EIGHT_BITS = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")  # Pillow's modes
 FRAMES = (".jpg", ".jpeg", ".png")
 
@@ -112,7 +112,7 @@ def random_crop(image: Tensor, size: int, generator: Generator) -> Tensor:
     Args:
         image: ``(channel, height, width)``.
         size: side of the square.
-        generator: on the CPU; decides alone.
+        generator: on the CPU; the only source of randomness.
     """
     height, width = image.shape[-2:]
     for _ in range(10):
@@ -134,7 +134,7 @@ def random_flip(image: Tensor, generator: Generator) -> Tensor:
 
     Args:
         image: ``(channel, height, width)``.
-        generator: on the CPU; decides alone.
+        generator: on the CPU; the only source of randomness.
     """
     return image.flip(-1) if torch.rand((), generator=generator) < 0.5 else image
 

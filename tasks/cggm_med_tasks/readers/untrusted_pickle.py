@@ -35,7 +35,7 @@ _ENVIRONMENT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
 
 
 class _Damaged(Exception):
-    """A converted file that is not what was written."""
+    """A converted file that differs from what was written."""
 
 
 def read_pickle(path: Path, cache: Path) -> Any:
@@ -133,8 +133,8 @@ def _load(folder: Path, digest: str) -> Any:
     try:
         about = json.loads((folder / "source.json").read_bytes())
         structure = (folder / "structure.json").read_bytes()
-        found = (_FORMAT, digest, hashlib.sha256(structure).hexdigest())
-        if (about["format"], about["sha256"], about["structure_sha256"]) != found:
+        expected = (_FORMAT, digest, hashlib.sha256(structure).hexdigest())
+        if (about["format"], about["sha256"], about["structure_sha256"]) != expected:
             raise _Damaged("another format or content")
         # Opened here, because numpy leaves a damaged file open.
         with (folder / "arrays.npz").open("rb") as file, np.load(file, allow_pickle=False) as archive:
