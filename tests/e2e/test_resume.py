@@ -8,11 +8,12 @@ import pytest
 import torch
 import yaml
 from helpers import processes
-from helpers.resuming import Killed, assert_same_run, final_state, kill_at
+from helpers.resuming import Killed, kill_at
 from helpers.small_runs import quiet, small_config, small_settings
 
 from cggm_med.errors import CheckpointError
 from cggm_med.runs import train as run
+from cggm_med.testing.runs import expect_same_run, final_state
 from cggm_med.training import checkpoint as checkpoints
 
 
@@ -30,7 +31,7 @@ def test_killed_in_a_step_and_resumed(step, uninterrupted, tmp_path, phantom, ca
         kill_at(patch, step)
         run.start(config, tmp_path / "run", quiet())
     run.resume(tmp_path / "run", {}, quiet())
-    assert_same_run(tmp_path / "run", uninterrupted)
+    expect_same_run(tmp_path / "run", uninterrupted)
 
 
 @pytest.mark.parametrize("strategy", ["opm", "ogm_ge", "dgs"])
@@ -51,7 +52,7 @@ def test_killed_with_draws_of_every_kind(strategy, tmp_path, phantom, cache, mon
         kill_at(patch, 7)
         run.start(config, tmp_path / "run", quiet())
     run.resume(tmp_path / "run", {}, quiet())
-    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    expect_same_run(tmp_path / "run", tmp_path / "whole")
 
 
 def test_killed_three_times_in_one_epoch_with_other_workers_each_time(
@@ -70,7 +71,7 @@ def test_killed_three_times_in_one_epoch_with_other_workers_each_time(
             else:
                 run.resume(tmp_path / "run", {"data": {"workers": workers}}, quiet())
     run.resume(tmp_path / "run", {}, quiet())
-    assert_same_run(tmp_path / "run", reference)
+    expect_same_run(tmp_path / "run", reference)
 
 
 def test_killed_while_writing_a_checkpoint(uninterrupted, tmp_path, phantom, cache, monkeypatch):
@@ -88,7 +89,7 @@ def test_killed_while_writing_a_checkpoint(uninterrupted, tmp_path, phantom, cac
         patch.setattr(torch, "save", half_a_save)
         run.start(config, tmp_path / "run", quiet())
     run.resume(tmp_path / "run", {}, quiet())
-    assert_same_run(tmp_path / "run", uninterrupted)
+    expect_same_run(tmp_path / "run", uninterrupted)
 
 
 @pytest.mark.slow
@@ -106,7 +107,7 @@ def test_a_process_that_is_really_killed(uninterrupted, tmp_path, phantom, cache
     assert process.wait() == -signal.SIGKILL
     assert final_state(folder)["step"] < 12
     run.resume(folder, {}, quiet())
-    assert_same_run(folder, uninterrupted)
+    expect_same_run(folder, uninterrupted)
 
 
 def test_resuming_a_finished_run_only_scores_it_again(uninterrupted, tmp_path):
@@ -114,7 +115,7 @@ def test_resuming_a_finished_run_only_scores_it_again(uninterrupted, tmp_path):
 
     shutil.copytree(uninterrupted, tmp_path / "run")
     run.resume(tmp_path / "run", {}, quiet())
-    assert_same_run(tmp_path / "run", uninterrupted)
+    expect_same_run(tmp_path / "run", uninterrupted)
 
 
 def test_a_run_that_is_older_than_a_setting_goes_on_with_its_default(
@@ -136,4 +137,4 @@ def test_a_run_that_is_older_than_a_setting_goes_on_with_its_default(
     with pytest.raises(CheckpointError, match=r"other settings \(run != now\): model\.encoder: unet != residual;"):
         run.resume(folder, {"model": {"encoder": "residual"}}, quiet())
     run.resume(folder, {}, quiet())
-    assert_same_run(folder, uninterrupted)
+    expect_same_run(folder, uninterrupted)

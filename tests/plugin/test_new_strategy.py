@@ -87,8 +87,8 @@ def test_it_keeps_the_rules_of_this_project(package):
 
 def test_the_guide_shows_what_is_written(package):
     guide = (ROOT / "docs" / "how-to" / "add-a-strategy.md").read_text()
-    for file in (f"{NAME}_strategy/strategy.py", f"tests/test_{NAME}.py"):
-        assert f"```python\n{(package / file).read_text()}```" in guide
+    for file in (package / f"{NAME}_strategy" / "strategy.py", package / "tests" / f"test_{NAME}.py"):
+        assert f"```python\n{file.read_text()}```" in guide
 
 
 @pytest.mark.parametrize(

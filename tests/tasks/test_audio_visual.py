@@ -9,7 +9,6 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from helpers.command_line import command
 from PIL import Image
 from scipy.io import wavfile
 from scipy.signal import stft
@@ -514,18 +513,3 @@ def test_a_video_that_is_cut_anywhere_is_an_error_or_whole(tmp_path, cache):
 def test_impossible_settings(setting, tmp_path, cache):
     with pytest.raises(ConfigError, match=re.escape(setting.split("=")[0])):
         make("cremad", tmp_path, cache, setting)
-
-
-@pytest.mark.parametrize("name", ["cremad", "kinetics_sounds"])
-def test_generated_data_train_evaluate_and_resume(name, tmp_path, cache, monkeypatch):
-    settings = [f"data.cache={cache}", "train.epochs=1", "train.steps_per_epoch=2", "train.batch_size=4"]
-    flags = [word for setting in settings for word in ("--set", setting)]
-    run = tmp_path / "run"
-    command(monkeypatch, "train", "--task", name, "--strategy", "joint", "--out", run, *flags)
-    results = json.loads((run / "results.json").read_text())
-    assert results["split"] == "test"
-    assert set(results["headline"]) == {"accuracy", "mAP"}
-    command(monkeypatch, "evaluate", run)
-    assert json.loads((run / "evaluations" / "test" / "results.json").read_text())["cases"] == results["cases"]
-    command(monkeypatch, "train", "--resume", run)
-    assert json.loads((run / "results.json").read_text())["cases"] == results["cases"]

@@ -1,11 +1,8 @@
 """UCF101: official splits are kept, groups never divided, flow is mirrored with its sign, errors are one line."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from helpers.command_line import command
 from PIL import Image
 
 from cggm_med.config import parse_overrides
@@ -299,17 +296,3 @@ def test_damaged_flow(name, tmp_path, cache):
 def test_there_are_three_splits(split, tmp_path, cache):
     with pytest.raises(ConfigError, match=rf"data\.split is {split}, expected 1 to 3"):
         make(tmp_path, cache, f"data.split={split}")
-
-
-def test_generated_data_train_evaluate_and_resume(tmp_path, cache, monkeypatch):
-    settings = [f"data.cache={cache}", "train.epochs=1", "train.steps_per_epoch=2", "train.batch_size=4"]
-    flags = [word for setting in settings for word in ("--set", setting)]
-    run = tmp_path / "run"
-    command(monkeypatch, "train", "--task", "ucf101", "--strategy", "joint", "--out", run, *flags)
-    results = json.loads((run / "results.json").read_text())
-    assert set(results["headline"]) == {"accuracy"}
-    assert {row["modality"] for row in results["heads"]} == {"rgb", "flow"}
-    command(monkeypatch, "evaluate", run)
-    assert json.loads((run / "evaluations" / "test" / "results.json").read_text())["cases"] == results["cases"]
-    command(monkeypatch, "train", "--resume", run)
-    assert json.loads((run / "results.json").read_text())["cases"] == results["cases"]
