@@ -69,7 +69,7 @@ def clip_gradients(model: MultimodalModel, clip_norm: float) -> tuple[Tensor, Te
     return norms[:-1], total
 
 
-def scale_updates(model: MultimodalModel, optimizer: Optimizer, factors: Mapping[str, Tensor]) -> None:
+def scale_updates(optimizer: Optimizer, factors: Mapping[str, Tensor]) -> None:
     """Scale the next update of each modality's parameters by a factor.
 
     For SGD the gradients are multiplied in place. Adam and its variants divide each gradient by its running magnitude,
@@ -77,23 +77,21 @@ def scale_updates(model: MultimodalModel, optimizer: Optimizer, factors: Mapping
     (ADR 0007). ``unchanged_rates`` undoes that after the step.
 
     Args:
-        model: knows which parameters belong to which modality.
         optimizer: from ``make_optimizer``, whose groups carry the key ``modality``.
         factors: scalar tensors by modality.
 
     Raises:
-        ValueError: if a modality matches no parameter.
+        ValueError: if a modality has no parameter group.
     """
     for modality, factor in factors.items():
-        if isinstance(optimizer, SGD):
-            gradients = model.modality_gradients(modality)
-            if gradients:
-                torch._foreach_mul_(gradients, factor)
-            continue
         groups = [group for group in optimizer.param_groups if group.get("modality") == modality]
         if not groups:
             raise ValueError(f"the optimizer has no parameter group for modality '{modality}'")
         for group in groups:
+            if isinstance(optimizer, SGD):
+                if gradients := [p.grad for p in group["params"] if p.grad is not None]:
+                    torch._foreach_mul_(gradients, factor)
+                continue
             # Only the fused optimizer takes a tensor here, which avoids waiting for the device.
             group["lr"] = group["lr"] * (factor if group.get("fused") else factor.item())
 

@@ -235,7 +235,7 @@ class FactorStrategy(BalancingStrategy):
 
     def modulate(self, model: MultimodalModel, optimizer: Optimizer, step: Step) -> None:
         """Scale each encoder's update by its factor."""
-        scale_updates(model, optimizer, dict(zip(self.modalities, self.factor.unbind(), strict=True)))
+        scale_updates(optimizer, dict(zip(self.modalities, self.factor.unbind(), strict=True)))
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Each modality's score and factor, and how many factors were negative so far."""

@@ -132,7 +132,7 @@ class DGS(FactorStrategy):
         """Scale each encoder's update by gamma and its factor, then add noise if ``noise`` is set."""
         spreads = gradient_spreads(model) if self.config.noise else None
         factors = (self.config.gamma * self.factor).unbind()
-        scale_updates(model, optimizer, dict(zip(self.modalities, factors, strict=True)))
+        scale_updates(optimizer, dict(zip(self.modalities, factors, strict=True)))
         if spreads is not None:
             add_gradient_noise(model, spreads, step)
 

@@ -70,7 +70,7 @@ class MMPareto(BalancingStrategy):
     def modulate(self, model: MultimodalModel, optimizer: Optimizer, step: Step) -> None:
         """Scale every encoder's update, not its gradient, by gamma: a constant factor on a gradient cancels in Adam."""
         gamma = self.pareto.cosine.new_tensor(self.config.gamma)
-        scale_updates(model, optimizer, dict.fromkeys(model.modalities, gamma))
+        scale_updates(optimizer, dict.fromkeys(model.modalities, gamma))
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Each modality's score, and the cosine between its encoder's two gradients."""
