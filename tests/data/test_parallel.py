@@ -65,7 +65,9 @@ sys.path.insert(0, os.path.dirname(__file__))
 def work(folder, number):
     open(f"{folder}/{os.getpid()}", "w").close()
     time.sleep(0.2)
-import functools
+import functools, signal
+# Whoever runs the tests in the background has this signal ignored in all children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 for _ in map_in_processes(functools.partial(work, sys.argv[1]), range(1000), 2): print("one", flush=True)
 """
 
