@@ -1,15 +1,19 @@
 # The two commands of the project, `make train` and `make test`; each sets up .venv by itself.
+# `make quick PART=strategies` runs the quick tests of what you work on.
 PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: train test check format bench clean
+.PHONY: train test quick check format bench clean
 
 train: .venv/.installed
 	$(BIN)/cggm-med train --task brats2021
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder
+
+quick: .venv/.installed-dev
+	@$(BIN)/python tests/quick.py $(PART)
 
 check: .venv/.installed-dev
 	$(BIN)/ruff check .
@@ -31,9 +35,10 @@ bench: .venv/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -e .
 	touch $@
 
-.venv/.installed-dev: .venv/.installed pyproject.toml
+.venv/.installed-dev: pyproject.toml
+	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
-	touch $@
+	touch .venv/.installed $@
 
 clean:
 	rm -rf .venv build dist

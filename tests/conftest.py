@@ -7,18 +7,34 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # The tensors of the tests are too small to share: threads that wait for one another are slow on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# Torch and what builds on it are imported by who needs them: the process that only hands out tests to others does not.
 import pytest
-import torch
 from hypothesis import settings
-from matplotlib.figure import Figure
-
-from cggm_med.data.volumes.phantom import write_phantom
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+# The files that take longest are begun first, so that at the end no process works alone for long.
+LONGEST = (
+    "test_nnunet.py",
+    "test_new_task.py",
+    "test_new_strategy.py",
+    "test_plugin.py",
+    "test_all.py",
+    "test_bundle.py",
+    "test_nifti_to_table.py",
+    "test_html_report.py",
+    "test_compare.py",
+    "test_resume.py",
+    "test_robustness.py",
+    "test_every_task.py",
+    "test_calibration.py",
+    "test_spread.py",
+)
 
 
 def pytest_collection_modifyitems(items):
@@ -28,15 +44,20 @@ def pytest_collection_modifyitems(items):
         if group == "test_every_task.py" and hasattr(item, "callspec"):
             group += " " + item.callspec.params["task"]
         item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 def pytest_runtest_setup():
+    import torch
+
     torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
 def phantom(tmp_path_factory) -> Path:
     """Six small cases in the layout of BraTS 2021, 5 mm voxels."""
+    from cggm_med.data.volumes.phantom import write_phantom
+
     folder = tmp_path_factory.mktemp("data") / "phantom"
     write_phantom(folder, cases=6, seed=0, shape=(48, 48, 32), spacing_mm=5.0)
     return folder
@@ -64,6 +85,8 @@ def shared_data():
 @pytest.fixture
 def figure(monkeypatch):
     """The figures that were saved, newest last."""
+    from matplotlib.figure import Figure
+
     saved, save = [], Figure.savefig
 
     def record(self, *args, **kwargs):
