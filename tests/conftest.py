@@ -6,9 +6,11 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 # The tensors of the tests are too small to share: threads that wait for one another are slow on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_THREAD_LIMIT"] = "1"  # also for who asks for a thread a core, as nnU-Net does
 
 # Torch and what builds on it are imported by who needs them: the process that only hands out tests to others does not.
 import pytest
+from helpers.pictures import without_pictures
 from hypothesis import settings
 
 # How long an example takes says more about the machine than about the code.
@@ -80,6 +82,13 @@ def shared_data():
         return path
 
     return find
+
+
+@pytest.fixture
+def no_pictures():
+    """Runs leave empty files in place of their pictures, whose drawing takes almost half of the time of a small run."""
+    with without_pictures():
+        yield
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def trained(tmp_path_factory, phantom, cache):
     """Two segmentation runs that differ in their strategy."""
     folder = tmp_path_factory.mktemp("runs")
     for strategy in ("joint", "cggm"):
-        trained_run(folder / strategy, phantom, cache, strategy__name=strategy, train__log_every="1")
+        trained_run(folder / strategy, phantom, cache, pictures=True, strategy__name=strategy, train__log_every="1")
     return folder
 
 

@@ -16,6 +16,8 @@ from cggm_med.runs import train as run
 from cggm_med.testing.runs import expect_same_run, final_state
 from cggm_med.training import checkpoint as checkpoints
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, phantom, cache):

@@ -1,5 +1,6 @@
 """A run as small as it gets, for tests that walk through everything."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from rich.console import Console
 from cggm_med.config import parse_overrides
 from cggm_med.runs.settings import make_config
 from helpers.command_line import command
+from helpers.pictures import without_pictures
 
 SMALL = {
     "data.patch_size": "[16,16,16]",
@@ -38,9 +40,9 @@ def quiet() -> Console:
     return Console(quiet=True)
 
 
-def trained_run(folder: Path, phantom: Path, cache: Path, **changes: str) -> Path:
-    """Train through the command line; returns the run folder."""
+def trained_run(folder: Path, phantom: Path, cache: Path, *, pictures: bool = False, **changes: str) -> Path:
+    """Train through the command line; returns the run folder, whose pictures are empty files if not wanted."""
     flags = [word for setting in small_settings(phantom, cache, **changes) for word in ("--set", setting)]
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, contextlib.nullcontext() if pictures else without_pictures():
         command(patch, "train", "--preset", "tiny", "--out", folder, *flags)
     return folder

@@ -2,12 +2,12 @@
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from helpers import packages
 from helpers.command_line import command
 from helpers.small_runs import trained_run
 
@@ -22,9 +22,7 @@ PAGES = Path(__file__).parents[2] / "docs" / "how-to"
 def installed(tmp_path_factory):
     """The package in a folder of its own, on the path while this module is tested."""
     target = tmp_path_factory.mktemp("installed")
-    words = ["-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(target)]
-    done = subprocess.run([sys.executable, *words, str(PACKAGE)], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    packages.installed(PACKAGE, target)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(target)
         yield

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from cggm_med import ConfigError
+from cggm_med.cli.app import main
 from cggm_med.testing import check_strategy
 
 from newstrategy_strategy.strategy import NewstrategyConfig, newstrategy_factors
 
 
-def command(*words: object) -> str:
-    """What a command of cggm-med says; it must succeed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "cggm_med.cli", *map(str, words)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command of cggm-med, which must succeed, and returns what it says."""
+
+    def run(*words: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["cggm-med", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capsys.readouterr()
+        assert not end.value.code, said.err
+        return said.out
+
+    return run
 
 
 def test_it_keeps_the_laws_of_all_strategies() -> None:
@@ -39,7 +46,7 @@ def test_an_impossible_strength_is_named() -> None:
         NewstrategyConfig("newstrategy", strength=1.5)
 
 
-def test_it_trains_and_its_factors_are_logged(tmp_path: Path) -> None:
+def test_it_trains_and_its_factors_are_logged(command: Callable[..., str], tmp_path: Path) -> None:
     assert "newstrategy" in command("strategies")
     settings = ("train.epochs=2", "train.steps_per_epoch=2", "train.log_every=1", f"data.cache={tmp_path / 'cache'}")
     words = [word for setting in (*settings, "strategy.strength=0.8") for word in ("--set", setting)]

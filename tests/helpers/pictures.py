@@ -1,0 +1,13 @@
+"""Runs without their pictures, for tests that look at something else."""
+
+import contextlib
+
+import pytest
+
+
+@contextlib.contextmanager
+def without_pictures():
+    """Figures are made, but not drawn: their files are empty."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)
+        yield
