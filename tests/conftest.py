@@ -6,7 +6,6 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 # The tensors of the tests are too small to share: threads that wait for one another are slow on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["OMP_THREAD_LIMIT"] = "1"  # also for who asks for a thread a core, as nnU-Net does
 
 # Torch and what builds on it are imported by who needs them: the process that only hands out tests to others does not.
 import pytest

@@ -18,6 +18,13 @@ class nnUNetTrainerShort(nnUNetTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1, 1, 1
 """
+# nnU-Net takes a thread a core, which would wait for one another while other tests run.
+ONE_THREAD = """
+import multiprocessing
+from cggm_med.cli.app import main
+multiprocessing.cpu_count = lambda: 1
+main()
+"""
 SHORT = [
     word
     for setting in ("epochs=3", "steps_per_epoch=2", "validation_steps=1", "checkpoint_every=1")
@@ -38,7 +45,7 @@ def nnunet(phantom, tmp_path_factory):
     }
 
     def start(command, *words, **more):
-        line = ["-m", "cggm_med.cli", "nnunet", command, "--folder", root, *words]
+        line = ["-c", ONE_THREAD, "nnunet", command, "--folder", root, *words]
         with (root / "log.txt").open("w") as log:
             return processes.Popen(line, stdout=log, stderr=log, env={**environment, **more})
 
