@@ -55,15 +55,12 @@ def environment(package, tmp_path_factory):
     return installed(package, tmp_path_factory.mktemp("installed"))
 
 
-def module_of(folder):
+def module_of(folder, monkeypatch):
     """The task's module, without installing it."""
     spec = importlib.util.spec_from_file_location("spoken_digits_task_module", folder / f"{NAME}_task" / "task.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        del sys.modules[spec.name]
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
     return module
 
 
@@ -193,7 +190,7 @@ def test_the_guide_shows_the_test_that_is_written(package):
         assert f"\n\n{code_of(GUIDE, first_line)}\n\n" in written
 
 
-def walk_through(recordings, folder):
+def walk_through(recordings, folder, monkeypatch):
     """The task after the steps of the guide, and where its data are."""
     (folder / "prepare.py").write_text(code_of(GUIDE, '"""Spoken digits with images'))
     done = subprocess.run([sys.executable, folder / "prepare.py", recordings, folder / "digits"], capture_output=True)
@@ -203,7 +200,7 @@ def walk_through(recordings, folder):
     changed, count = re.subn(r"SHAPES = \{.*?\n\}\n", code_of(GUIDE, "SHAPES"), file.read_text(), flags=re.DOTALL)
     assert count == 1
     file.write_text(changed)
-    return module_of(folder / "package"), folder / "digits"
+    return module_of(folder / "package", monkeypatch), folder / "digits"
 
 
 def first_batch(module, data, monkeypatch):
@@ -226,7 +223,7 @@ def test_the_guide_walks_through(tmp_path, monkeypatch):
             for index in range(2):
                 sound = random.normal(size=random.integers(1200, 6000)) * 3000
                 wavfile.write(recordings / f"{digit}_{speaker}_{index}.wav", 8000, sound.astype(np.int16))
-    task, batch, logits = first_batch(*walk_through(recordings, tmp_path), monkeypatch)
+    task, batch, logits = first_batch(*walk_through(recordings, tmp_path, monkeypatch), monkeypatch)
     assert task.targets == tuple("0123456789")
     assert len(task.samples) == 80
     assert batch.inputs["sound"].shape == (32, 96)
@@ -241,7 +238,7 @@ def test_the_guide_walks_through(tmp_path, monkeypatch):
 def test_the_guide_holds_for_the_real_recordings(tmp_path, shared_data, monkeypatch):
     shutil.unpack_archive(shared_data("fsdd/recordings.tar"), tmp_path, filter="data")
     recordings = next(path.parent for path in sorted(tmp_path.rglob("*.wav")))
-    task, _, logits = first_batch(*walk_through(recordings, tmp_path), monkeypatch)
+    task, _, logits = first_batch(*walk_through(recordings, tmp_path, monkeypatch), monkeypatch)
     assert len({sample.group for sample in task.samples.values()}) == 6
     assert logits.isfinite().all()
 
