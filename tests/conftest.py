@@ -22,27 +22,33 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 # The files that take longest are begun first, so that at the end no process works alone for long.
 LONGEST = (
     "test_nnunet.py",
-    "test_new_task.py",
-    "test_new_strategy.py",
-    "test_plugin.py",
-    "test_all.py",
-    "test_bundle.py",
-    "test_nifti_to_table.py",
-    "test_html_report.py",
-    "test_compare.py",
     "test_resume.py",
+    "test_all.py",
+    "test_benchmarks.py",
+    "test_new_task.py",
+    "test_html_report.py",
+    "test_bundle.py",
+    "test_probe.py",
+    "test_new_strategy.py",
     "test_robustness.py",
-    "test_every_task.py",
+    "test_strategy_laws.py",
+    "test_nifti_to_table.py",
+    "test_two_processes.py",
+    "test_task_laws.py",
     "test_calibration.py",
-    "test_spread.py",
+    "test_bad_input.py",
+    "test_plugin.py",
+    "test_every_task.py",
+    "test_compare.py",
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """What shares fixtures runs in one process: a file, or of the tests of all tasks those of one task."""
     for item in items:
-        group = item.path.name
-        if group == "test_every_task.py" and hasattr(item, "callspec"):
+        group = str(item.path.relative_to(item.config.rootpath))
+        if item.path.name == "test_every_task.py" and hasattr(item, "callspec"):
             group += " " + item.callspec.params["task"]
         item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))

@@ -1,11 +1,11 @@
 """Every benchmark runs as a script, in its smallest size, and prints its figures."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers import processes
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 PRINTED = {
@@ -27,9 +27,9 @@ def test_every_benchmark_is_run_here_and_by_make():
 def test_a_benchmark_runs(name, phantom, cache):
     if not sys.platform.startswith(NEEDS.get(name, "")):
         pytest.skip(f"needs {NEEDS[name]}")
-    words = [sys.executable, str(FOLDER / f"{name}.py"), "--tiny"]
+    words = [FOLDER / f"{name}.py", "--tiny"]
     if name == "patch_loading":
         words += ["--set", f"data.path={phantom}", "--set", f"data.cache={cache}"]
-    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    ended = processes.run(*words)
     assert ended.returncode == 0, ended.stderr
     assert re.search(PRINTED[name], ended.stdout), ended.stdout

@@ -123,38 +123,39 @@ def test_without_the_package_it_gives_the_masks_of_predict(bundle, run, others, 
         np.testing.assert_allclose(mask.affine, nib.load(images["flair"]).affine, atol=1e-5)
 
 
-@pytest.mark.slow
-def test_what_tools_do_with_it(bundle, run, others, clean_python, tmp_path):
-    """MONAI's own commands, and the way in which MONAI Label and MONAI Deploy take a bundle apart."""
-    images = files(others, "turned")
+@pytest.fixture(scope="module")
+def checked(bundle, others, scans, clean_python, tmp_path_factory):
+    """The folder with what one process of the clean Python found."""
+    folder, images = tmp_path_factory.mktemp("checked"), files(others, "turned")
     scan = nib.load(images["flair"])
     stack = np.stack([np.asarray(nib.load(file).dataobj) for file in images.values()], axis=-1)
-    (tmp_path / "scans").mkdir()
-    four = tmp_path / "scans" / "turned.nii.gz"
+    (folder / "scans").mkdir()
+    four = folder / "scans" / "turned.nii.gz"
     nib.save(nib.Nifti1Image(stack, scan.affine), four)
     listing = {"modality": dict(enumerate(["FLAIR", "T1w", "t1gd", "T2w"])), "training": [{"image": four.name}]}
-    (tmp_path / "scans" / "dataset.json").write_text(json.dumps(listing))
-
+    (folder / "scans" / "dataset.json").write_text(json.dumps(listing))
     checks = Path(__file__).parents[1] / "helpers" / "bundle_checks.py"
-    in_clean_python(clean_python, bundle, checks, SCHEMA_FILE, four, tmp_path)
-    found = json.loads((tmp_path / "findings.json").read_text())
+    in_clean_python(clean_python, bundle, checks, SCHEMA_FILE, four, scans, folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_what_tools_do_with_it(checked, run, others):
+    """MONAI's own commands, and the way in which MONAI Label and MONAI Deploy take a bundle apart."""
+    found = json.loads((checked / "findings.json").read_text())
     assert found["cggm_med"] is False
     assert found["missing"] == []
     assert found["ts"] == found["ckpt_export"] == [0.0, 0.0, 0.0]
     assert found["onnx"] < 1e-4
     assert found["labels"] == {"background": 0, "necrotic core": 1, "oedema": 2, "enhancing tumour": 4}
-    expected = Predictor(run, "cpu", trust_names=True).predict("case", images).labels
+    expected = Predictor(run, "cpu", trust_names=True).predict("case", files(others, "turned")).labels
     for reader in ("label", "deploy"):
-        np.testing.assert_array_equal(np.load(tmp_path / f"{reader}.npy")[0], expected)
+        np.testing.assert_array_equal(np.load(checked / f"{reader}.npy")[0], expected)
 
 
 @pytest.mark.slow
-def test_it_scores_as_the_run_was_scored(bundle, run, scans, clean_python, tmp_path):
-    both = "['configs/inference.json','configs/evaluate.json']"
-    words = ["--config_file", both, "--meta_file", "configs/metadata.json", "--device", "cpu"]
-    words += ["--dataset_dir", scans, "--output_dir", tmp_path]
-    in_clean_python(clean_python, bundle, "-m", "monai.bundle", "run", *words)
-    with (tmp_path / "val_mean_dice_raw.csv").open() as table:
+def test_it_scores_as_the_run_was_scored(checked, run):
+    with (checked / "scores" / "val_mean_dice_raw.csv").open() as table:
         rows = {Path(row["filename"]).parent.name: row for row in csv.DictReader(table)}
     assert len(rows) == 6
     for scored in json.loads((run / "results.json").read_text())["cases"]:

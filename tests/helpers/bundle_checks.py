@@ -1,6 +1,6 @@
 """What programs do with an exported bundle, in a Python that has MONAI and lacks cggm_med.
 
-Run in the bundle's folder: python bundle_checks.py SCHEMA FOUR_CHANNEL_FILE OUT
+Run in the bundle's folder: python bundle_checks.py SCHEMA FOUR_CHANNEL_FILE SCANS OUT
 Findings go to OUT/findings.json.
 """
 
@@ -78,7 +78,7 @@ def as_deploy(root, file):
     return data["pred"]
 
 
-def main(schema, file, out):
+def main(schema, file, scans, out):
     root = os.getcwd()
     found = {"cggm_med": importlib.util.find_spec("cggm_med") is not None}
     bundle.verify_metadata(meta_file=META, filepath=schema)
@@ -109,10 +109,13 @@ def main(schema, file, out):
     mask, found["labels"] = as_label(root, file)
     np.save(f"{out}/label.npy", mask.numpy())
     np.save(f"{out}/deploy.npy", as_deploy(root, file).numpy())
+
+    both = [CONFIG, "configs/evaluate.json"]
+    bundle.run(config_file=both, meta_file=META, device="cpu", dataset_dir=scans, output_dir=f"{out}/scores")
     return found
 
 
 if __name__ == "__main__":
     findings = main(*sys.argv[1:])
-    with open(f"{sys.argv[3]}/findings.json", "w") as target:
+    with open(f"{sys.argv[4]}/findings.json", "w") as target:
         json.dump(findings, target)
