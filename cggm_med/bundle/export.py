@@ -31,7 +31,7 @@ from cggm_med.models.fusion import MaskedFusion
 from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.models.stacked import StackedModalities
 from cggm_med.results.results import Report
-from cggm_med.runs.finished import held_out
+from cggm_med.runs.finished_run import held_out
 from cggm_med.task.segmentation import SegmentationTask
 from cggm_med.training import checkpoint as checkpoints
 

@@ -13,14 +13,14 @@ from scipy import stats
 
 from cggm_med.comparison.compare import Comparison, compare
 from cggm_med.comparison.experiment import Plan, plan_runs, train_all, tune
-from cggm_med.comparison.report import comparison_tables, p_text, shown_in_terminal, write_comparison
 from cggm_med.comparison.selection import comparable_runs
 from cggm_med.comparison.statistics import ranks
+from cggm_med.comparison.tables import comparison_tables, p_text, shown_in_terminal, write_comparison
 from cggm_med.comparison.variants import parse_variants
 from cggm_med.errors import ConfigError, DataError
 from cggm_med.files import results_folder, writable_folder, write_text
 from cggm_med.results.tables import Table, markdown_table, print_table, rounded
-from cggm_med.runs.finished import Excluded
+from cggm_med.runs.finished_run import Excluded
 from cggm_med.runs.provenance import origin
 
 

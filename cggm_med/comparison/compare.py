@@ -14,7 +14,7 @@ from cggm_med.comparison.statistics import bootstrap_interval, holm, paired_p_va
 from cggm_med.errors import ConfigError, UnknownName
 from cggm_med.metrics.regions import LOWER_IS_BETTER
 from cggm_med.results.aggregate import sd
-from cggm_med.runs.finished import Excluded, FinishedRun
+from cggm_med.runs.finished_run import Excluded, FinishedRun
 
 
 @dataclass(frozen=True)

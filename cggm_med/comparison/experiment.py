@@ -24,7 +24,7 @@ from cggm_med.config import Tree, flat, parse_overrides, read_file, to_tree
 from cggm_med.data.splits import cross_validation, read_splits, write_splits
 from cggm_med.errors import ConfigError, OutputError
 from cggm_med.files import write_text
-from cggm_med.runs.finished import Excluded
+from cggm_med.runs.finished_run import Excluded
 from cggm_med.runs.folder import RunFolder
 from cggm_med.runs.settings import completed, make_config
 from cggm_med.task.base import Task

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cggm_med.comparison.compare import Comparison, ComparisonRow
-from cggm_med.plots.segmentation import FUSED_COLOUR, LINE_COLOURS, write_figure
-from cggm_med.runs.finished import OVER_SUBSETS
+from cggm_med.plots.style import FUSED_COLOUR, LINE_COLOURS, write_figure
+from cggm_med.runs.finished_run import OVER_SUBSETS
 
 
 def comparison_figure(path: Path, comparison: Comparison) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from cggm_med.comparison.variants import variant_name
 from cggm_med.config import Tree, flat, to_tree
 from cggm_med.errors import CggmMedError
-from cggm_med.runs.finished import Excluded, FinishedRun
+from cggm_med.runs.finished_run import Excluded, FinishedRun
 from cggm_med.runs.settings import make_config
-from cggm_med.training.checkpoint import FREE_SETTINGS
+from cggm_med.training.resume_check import FREE_SETTINGS
 
 # Runs must agree in these sections; a difference elsewhere becomes part of the name.
 SHARED_SECTIONS = ("task", "data", "preset", "split")

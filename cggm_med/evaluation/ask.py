@@ -19,7 +19,7 @@ from cggm_med.files import atomic_folder, require_unused, unused, write_json, wr
 from cggm_med.results.results import Report, Scores, print_results
 from cggm_med.results.tables import csv_text
 from cggm_med.runs.folder import RunFolder
-from cggm_med.runs.loaded import LoadedRun, Say, load_run
+from cggm_med.runs.loaded_run import LoadedRun, Say, load_run
 from cggm_med.runs.progress import speaker
 from cggm_med.runs.scoring import score_run
 from cggm_med.task.base import Task

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cggm_med.metrics.labels import FUSED
+from cggm_med.metrics.classes_and_values import FUSED
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.objectives.losses import IGNORED
 from cggm_med.results.results import Record
-from cggm_med.runs.loaded import LoadedRun
+from cggm_med.runs.loaded_run import LoadedRun
 from cggm_med.task.capabilities import LabelledSamples
 from cggm_med.task.samples import require_finite_logits
 from cggm_med.types import Batch

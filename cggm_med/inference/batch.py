@@ -17,7 +17,7 @@ from cggm_med.data.volumes.io import require_image_name, write_volume
 from cggm_med.data.volumes.labels import THRESHOLD
 from cggm_med.errors import CggmMedError, DataError, UnknownName
 from cggm_med.files import write_json
-from cggm_med.inference.predictor import Prediction, Predictor, Scan
+from cggm_med.inference.predictor import Prediction, Predictor, PreprocessedCase
 
 EXTRAS = ("probabilities", "uncertainty")
 
@@ -123,9 +123,9 @@ def _readable(size: int) -> str:
 
 def _read_ahead(
     predictor: Predictor, cases: Mapping[str, Mapping[str, Path]]
-) -> Iterator[tuple[str, Callable[[], Scan]]]:
+) -> Iterator[tuple[str, Callable[[], PreprocessedCase]]]:
     """Each case and a function that returns its scan; while the caller works on one, only the next is read."""
-    ahead: deque[tuple[str, Callable[[], Scan]]] = deque()
+    ahead: deque[tuple[str, Callable[[], PreprocessedCase]]] = deque()
     with ThreadPoolExecutor(1) as reader:
         for case, images in cases.items():
             # The caller waits for the first anyway; reading it here spares a single case the memory of a thread.

@@ -23,7 +23,7 @@ from cggm_med.device import precision, select_device
 from cggm_med.errors import CheckpointError, ConfigError, DataError, UnknownName
 from cggm_med.models.memory import peak_bytes
 from cggm_med.models.windows import window_count, windows_at_once
-from cggm_med.runs.finished import FinishedRun
+from cggm_med.runs.finished_run import FinishedRun
 from cggm_med.task.scan_to_mask import FLIPS, SegmentedScan
 
 
@@ -70,7 +70,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Scan:
+class PreprocessedCase:
     """A case as the network sees it.
 
     Attributes:
@@ -155,11 +155,11 @@ class Predictor:
         """
         return self.segment(self.read(case, images))
 
-    def read(self, case: str, images: Mapping[str, Path]) -> Scan:
+    def read(self, case: str, images: Mapping[str, Path]) -> PreprocessedCase:
         """The first half of ``predict``: read, check and preprocess."""
         return self.read_case(Case(case, case, {m: ImageFile(Path(path)) for m, path in images.items()}, None))
 
-    def read_case(self, source: Case) -> Scan:
+    def read_case(self, source: Case) -> PreprocessedCase:
         """The same for a case found on disk, whose modalities may be channels of one file."""
         known, case = self.task.modalities, source.id
         for modality in source.images:
@@ -178,9 +178,9 @@ class Predictor:
                 f"{case}: {finding.describe()}; exchange the files, or if the names are right say --trust-names"
             )
         reference = source.images[self.resample_to if resampled and self.resample_to else given[0]].path
-        return Scan(case, given, image, grid, reference, resampled)
+        return PreprocessedCase(case, given, image, grid, reference, resampled)
 
-    def segment(self, scan: Scan) -> Prediction:
+    def segment(self, scan: PreprocessedCase) -> Prediction:
         """The second half of ``predict``: run the network."""
         image = scan.image.to(self.device)
         (segmented,) = self.volumes.segment(
@@ -197,7 +197,7 @@ class Predictor:
             resampled=scan.resampled,
         )
 
-    def cost(self, scan: Scan) -> tuple[int, int]:
+    def cost(self, scan: PreprocessedCase) -> tuple[int, int]:
         """The number of windows of ``segment``, and roughly the bytes that it needs on the device.
 
         Weights, image, probabilities and the network's activations in float32 are counted; scratch memory of single

@@ -11,7 +11,8 @@ from monai.metrics.utils import get_edge_surface_distance
 from scipy.ndimage import binary_dilation, find_objects, generate_binary_structure, label
 from torch import Tensor
 
-from cggm_med.metrics.volumes import deprecation_ignored, dice
+from cggm_med.metrics.overlap import dice
+from cggm_med.metrics.surface_distance import deprecation_ignored
 
 _FACES_AND_EDGES = generate_binary_structure(3, 2)
 _ALL_26 = generate_binary_structure(3, 3)
@@ -57,7 +58,8 @@ def lesion_metrics(
     3. Every 26-connected component of the prediction belongs, whole, to each lesion whose dilated mask it touches: to
        several when it joins them, and also to one that does not count.
     4. A lesion is compared with all components that belong to it: Dice, and HD95 between surfaces whose elements
-       are weighted by area, as in the package ``surface-distance`` (``metrics.volumes.hausdorff95`` counts voxels).
+       are weighted by area, as in the package ``surface-distance`` (``metrics.surface_distance.hausdorff95`` counts
+       voxels).
        Components that touch only the dilated rim give Dice 0 and the HD95 that is measured.
     5. A lesion to which nothing belongs is missed: Dice 0, HD95 ``penalty_mm``.
     6. A component that belongs to no lesion is false, however small it is; no threshold is applied to predictions:

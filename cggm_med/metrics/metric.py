@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cggm_med import registry
 from cggm_med.errors import ConfigError, PluginError
-from cggm_med.metrics.volumes import empty_region
+from cggm_med.metrics.overlap import empty_region
 
 Better = Literal["higher", "lower", "zero"]
 
@@ -42,7 +42,7 @@ class Metric:
         package: where it comes from; filled in when it is loaded.
 
     Example:
-        >>> from cggm_med.metrics.volumes import volume_error_ml
+        >>> from cggm_med.metrics.overlap import volume_error_ml
         >>> rule = "predicted minus true volume"
         >>> error = Metric("volume error", "volume_error_ml", volume_error_ml, rule, unit="ml", better="zero")
         >>> error.column, error.stem

@@ -15,15 +15,8 @@ from scipy.ndimage import find_objects
 
 from cggm_med.metrics.lesions import lesion_metrics
 from cggm_med.metrics.metric import Metric, value_of
-from cggm_med.metrics.volumes import (
-    dice,
-    empty_region,
-    hausdorff95,
-    sensitivity,
-    specificity,
-    surface_dice,
-    volume_error_ml,
-)
+from cggm_med.metrics.overlap import dice, empty_region, sensitivity, specificity, volume_error_ml
+from cggm_med.metrics.surface_distance import hausdorff95, surface_dice
 from cggm_med.results.aggregate import MEAN, STATISTICS, grouped, with_mean
 from cggm_med.results.results import CaseValues, Record, Scores
 from cggm_med.results.tables import Table, rounded
@@ -41,7 +34,7 @@ def region_metrics(empty_mm: float, tolerance_mm: float) -> tuple[Metric, ...]:
 
     Args:
         empty_mm: HD95 of a region or a lesion that is missed or made up.
-        tolerance_mm: see ``metrics.volumes.surface_dice``.
+        tolerance_mm: see ``metrics.surface_distance.surface_dice``.
     """
     # All lesion-wise metrics of one region come from one computation.
     lesions = functools.lru_cache(maxsize=1)(functools.partial(lesion_metrics, penalty_mm=empty_mm))

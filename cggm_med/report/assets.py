@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from cggm_med.files import write_text
-from cggm_med.plots.segmentation import write_figure
+from cggm_med.plots.style import write_figure
 from cggm_med.results.tables import csv_text
 
 MAX_BYTES = 8_000_000  # of all pictures in the page, as text; the rest stays far below 2 MB, which makes 10 MB at most

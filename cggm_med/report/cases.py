@@ -12,7 +12,7 @@ from cggm_med.report.render import Section, render
 from cggm_med.report.tables import Cell, HtmlTable, column_name, html_table
 from cggm_med.results.aggregate import grouped
 from cggm_med.results.results import Record
-from cggm_med.runs.finished import FinishedRun
+from cggm_med.runs.finished_run import FinishedRun
 
 CASES = "cases"  # name of the CSV
 MAX_ROWS = 1500  # of a table on the page; the CSV has them all

@@ -14,10 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from cggm_med.metrics.labels import FUSED
-from cggm_med.plots.segmentation import (
-    FUSED_COLOUR,
-    LINE_COLOURS,
+from cggm_med.metrics.classes_and_values import FUSED
+from cggm_med.plots.curves import (
     MODALITY_PANELS,
     logged_loss,
     loss_panel,
@@ -25,9 +23,10 @@ from cggm_med.plots.segmentation import (
     modality_panel,
     validation_panel,
 )
+from cggm_med.plots.style import FUSED_COLOUR, LINE_COLOURS
 from cggm_med.report.tables import cell_text
 from cggm_med.report.tsne import GradientPoints
-from cggm_med.runs.finished import FinishedRun
+from cggm_med.runs.finished_run import FinishedRun
 
 PANEL_INCHES = (4.6, 3.7)
 FUSED_MARKERS = ("X", "D", "s", "^", "v", "P")

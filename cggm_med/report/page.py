@@ -15,7 +15,7 @@ from cggm_med.report.assets import Assets
 from cggm_med.report.cases import cases_section, pictures_section
 from cggm_med.report.render import Section, render, verbatim
 from cggm_med.report.selection import reportable_runs
-from cggm_med.runs.finished import Excluded, FinishedRun
+from cggm_med.runs.finished_run import Excluded, FinishedRun
 
 
 def write_report(folders: Sequence[Path], out: Path | None = None, say: Callable[[str], object] = print) -> Path:

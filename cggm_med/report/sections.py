@@ -23,7 +23,7 @@ from cggm_med.report.render import Section, render
 from cggm_med.report.tables import DASH, Cell, HtmlTable, html_table
 from cggm_med.results.results import Report
 from cggm_med.results.tables import Table
-from cggm_med.runs.finished import Excluded, FinishedRun
+from cggm_med.runs.finished_run import Excluded, FinishedRun
 
 MAX_DRAWN = 6  # runs whose curves and gradients are drawn
 MAX_IDS = 200  # of a split that are listed

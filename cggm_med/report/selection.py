@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cggm_med.errors import CggmMedError, DataError, first_of
-from cggm_med.runs.finished import Excluded, FinishedRun
+from cggm_med.runs.finished_run import Excluded, FinishedRun
 
 
 def reportable_runs(folders: Sequence[Path]) -> tuple[tuple[FinishedRun, ...], tuple[Excluded, ...]]:

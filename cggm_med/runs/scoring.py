@@ -9,7 +9,7 @@ from rich.console import Console
 from cggm_med import distributed
 from cggm_med.files import write_json, write_text
 from cggm_med.results.results import Report, print_results
-from cggm_med.runs.loaded import LoadedRun
+from cggm_med.runs.loaded_run import LoadedRun
 from cggm_med.runs.progress import speaker
 from cggm_med.training import validation
 

@@ -12,17 +12,17 @@ import yaml
 from rich.console import Console
 
 from cggm_med import distributed
-from cggm_med.config import RunConfig, Tree, differences, to_tree
+from cggm_med.config import RunConfig, Tree, to_tree
 from cggm_med.data.splits import write_splits
 from cggm_med.device import select_device
 from cggm_med.errors import CheckpointError, OutputError
 from cggm_med.files import results_folder, write_json, write_text
 from cggm_med.models.base import MultimodalModel
-from cggm_med.plots.segmentation import learning_figure, modality_figure
+from cggm_med.plots.curves import learning_figure, modality_figure
 from cggm_med.results.results import Report
-from cggm_med.runs.finished import FinishedRun, held_out
+from cggm_med.runs.finished_run import FinishedRun, held_out
 from cggm_med.runs.folder import RunFolder
-from cggm_med.runs.loaded import LoadedRun
+from cggm_med.runs.loaded_run import LoadedRun
 from cggm_med.runs.loggers import RunLog, RunLogger, make_loggers
 from cggm_med.runs.progress import RunProgress, speaker
 from cggm_med.runs.scoring import score_run
@@ -35,6 +35,7 @@ from cggm_med.training.cost import measured
 from cggm_med.training.gradient_log import GradientLog
 from cggm_med.training.loop import Record, train
 from cggm_med.training.monitor import coverage
+from cggm_med.training.resume_check import changed_settings
 
 
 def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
@@ -88,8 +89,7 @@ def resume(folder: Path, overrides: Tree, console: Console) -> Report | None:
     """
     run = RunFolder(folder)
     config = run.settings_with(overrides)
-    changed = differences(completed(run.stored_settings()), to_tree(config))
-    if changed := [line for line in changed if line.split(":")[0] not in checkpoints.FREE_SETTINGS]:
+    if changed := changed_settings(completed(run.stored_settings()), to_tree(config)):
         raise CheckpointError(
             f"{folder} cannot be resumed with other settings (run != now): {'; '.join(changed)}; "
             "leave them as they were, or start a new run"

@@ -14,10 +14,17 @@ from torch import Tensor, nn
 from cggm_med.config import require
 from cggm_med.data.splits import Splits
 from cggm_med.errors import DataError, first_of
-from cggm_med.metrics.labels import CLASS_METRICS, FUSED, Predicted, class_table, label_case_values, label_scores
+from cggm_med.metrics.classes_and_values import (
+    CLASS_METRICS,
+    FUSED,
+    Predicted,
+    class_table,
+    label_case_values,
+    label_scores,
+)
 from cggm_med.objectives.balance_scores import true_class_sums
 from cggm_med.objectives.losses import IGNORED
-from cggm_med.plots.labels import confusion_figure
+from cggm_med.plots.classes_and_values import confusion_figure
 from cggm_med.results.results import CaseValues, Record, Scores
 from cggm_med.task.base import CaseResult, TaskConfig
 from cggm_med.task.capabilities import LabelledSamples

@@ -10,9 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cggm_med.metrics.labels import FUSED, VALUE_METRICS, LabelMetric, Predicted, label_case_values, label_scores
+from cggm_med.metrics.classes_and_values import (
+    FUSED,
+    VALUE_METRICS,
+    LabelMetric,
+    Predicted,
+    label_case_values,
+    label_scores,
+)
 from cggm_med.objectives.balance_scores import residual_sums
-from cggm_med.plots.labels import scatter_figure
+from cggm_med.plots.classes_and_values import scatter_figure
 from cggm_med.results.results import CaseValues, Record, Scores
 from cggm_med.task.base import CaseResult
 from cggm_med.task.capabilities import LabelledSamples

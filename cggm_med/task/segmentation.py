@@ -34,6 +34,7 @@ from cggm_med.data.volumes.transforms import NativeGrid, Spacing
 from cggm_med.errors import DataError
 from cggm_med.files import cache_folder
 from cggm_med.metrics.metric import Metric, load_metrics
+from cggm_med.metrics.overlap import dice
 from cggm_med.metrics.regions import (
     DICE,
     FACTS,
@@ -44,7 +45,6 @@ from cggm_med.metrics.regions import (
     region_scores,
     score_region,
 )
-from cggm_med.metrics.volumes import dice
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.encoders import Encoder
 from cggm_med.models.fusion import Fusion
@@ -52,7 +52,7 @@ from cggm_med.models.heads import UnimodalHeads, VoxelwiseHead
 from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.objectives.balance_scores import soft_dice_sums
 from cggm_med.objectives.losses import RegionLoss
-from cggm_med.plots.segmentation import contour_figure
+from cggm_med.plots.contours import contour_figure
 from cggm_med.results.results import CaseValues, Record, Scores
 from cggm_med.task.base import CaseResult, Task, TaskConfig
 from cggm_med.task.scan_to_mask import SegmentedScan, segment_scan

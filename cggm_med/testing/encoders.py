@@ -11,7 +11,7 @@ from torch import Tensor
 from cggm_med import registry
 from cggm_med.models.encoders import Encoder
 from cggm_med.testing.laws import Laws, check, expect
-from cggm_med.testing.maps import finite, same
+from cggm_med.testing.maps import finite_maps, same
 
 VOXELS = (2, 3, 4)  # of the coarsest map along x, y, z; 2 is the least that training allows
 
@@ -65,11 +65,11 @@ def encoder_laws(make: Callable[[], Encoder]) -> Laws:
 
     def always_finite() -> None:
         for name, x in (("noise", image()), ("an empty image", image() * 0), ("bright noise", image() * 1e4)):
-            expect(finite(seeded()(x)), f"of {name} a map is not finite")
+            expect(finite_maps(seeded()(x)), f"of {name} a map is not finite")
 
     def finite_in_bfloat16() -> None:
         with torch.autocast("cpu", torch.bfloat16):
-            expect(finite(seeded()(image())), "a map is not finite")
+            expect(finite_maps(seeded()(image())), "a map is not finite")
 
     def every_parameter_learns() -> None:
         encoder = seeded().train()

@@ -12,7 +12,7 @@ from cggm_med import registry
 from cggm_med.errors import PluginError
 from cggm_med.models.fusion import Fusion
 from cggm_med.testing.laws import Laws, check, expect
-from cggm_med.testing.maps import finite, same
+from cggm_med.testing.maps import finite_maps, same
 from cggm_med.types import Features
 
 MODALITIES = ("flair", "t1", "t2")
@@ -72,14 +72,14 @@ def fusion_laws(make: Callable[[], Fusion], channels: Sequence[int]) -> Laws:
 
     def always_finite() -> None:
         for kept in ((m,) for m in MODALITIES):
-            expect(finite(fused(_only(features(), *kept))), f"a map is not finite when only {kept[0]} is there")
+            expect(finite_maps(fused(_only(features(), *kept))), f"a map is not finite when only {kept[0]} is there")
         with torch.autocast("cpu", torch.bfloat16):
-            expect(finite(fused(features())), "under autocast to bfloat16 a map is not finite")
+            expect(finite_maps(fused(features())), "under autocast to bfloat16 a map is not finite")
 
     def nothing_there() -> None:
         fusion = seeded().train()
         found = fused({m: f._replace(present=SECOND) for m, f in features().items()}, fusion)
-        expect(finite(found), "a map is not finite where a sample lacks every modality")
+        expect(finite_maps(found), "a map is not finite where a sample lacks every modality")
         _backward(found)
         broken = [n for n, p in fusion.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
         expect(not broken, f"where a sample lacks every modality, the gradient of {', '.join(broken)} is not finite")

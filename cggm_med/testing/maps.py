@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def finite(maps: Sequence[Tensor]) -> bool:
+def finite_maps(maps: Sequence[Tensor]) -> bool:
     """Whether all numbers are finite."""
     return all(bool(m.isfinite().all()) for m in maps)
 

@@ -170,6 +170,6 @@ def same_bits(a: nn.Module, b: nn.Module) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
 
 
-def finite(module: nn.Module) -> bool:
+def finite_state(module: nn.Module) -> bool:
     """Whether all numbers of a module are finite."""
     return all(bool(torch.isfinite(value).all()) for value in module.state_dict().values())

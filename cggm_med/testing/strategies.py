@@ -29,7 +29,7 @@ from cggm_med.testing.problems import (
     PROBLEMS,
     SEGMENTATION,
     Problem,
-    finite,
+    finite_state,
     make,
     one_step,
     same_bits,
@@ -151,7 +151,7 @@ def a_batch_without_target_changes_no_state(candidate: Candidate) -> None:
     strategy = candidate.at_work()
     empty = [replace(SEGMENTATION.batch(i), target=torch.zeros_like(SEGMENTATION.batch(i).target)) for i in range(2)]
     trained(strategy, steps=2, model=model, batches=empty)
-    expect(finite(model), "the network is not finite after two batches in which nothing of the target occurs")
+    expect(finite_state(model), "the network is not finite after two batches in which nothing of the target occurs")
     if isinstance(strategy, FactorStrategy):
         _expect_ones(strategy.factor, "two batches in which nothing of the target occurs")
     trained(strategy := candidate.at_work(), steps=2, model=(model := SEGMENTATION.model()))
@@ -178,7 +178,7 @@ def any_scores_give_finite_state_and_bounded_factors(candidate: Candidate) -> No
             seen = values["score"].tolist()
             expect(torch.allclose(values["score"], torch.tensor(score)), f"it saw {seen} where scores were {score}")
             bad = [key for key, value in values.items() if not torch.isfinite(value).all()]
-            expect(not bad and finite(strategy), f"scores of {score} give a state that is not finite {bad}")
+            expect(not bad and finite_state(strategy), f"scores of {score} give a state that is not finite {bad}")
             if isinstance(strategy, FactorStrategy):
                 factor = strategy.factor
                 bounded = bool(((factor >= 0) & (factor <= MAX_FACTOR)).all())
@@ -315,7 +315,9 @@ def a_gradient_that_is_not_finite_skips_the_step(candidate: Candidate) -> None:
     expect(skipped == 1, f"one infinite gradient is counted as {skipped} skipped steps")
     handle.remove()
     one_step(model, strategy, optimizer, SEGMENTATION.batch(), 2, monitor=monitor)
-    expect(finite(model) and not same_bits(model, before), "after an infinite gradient the next step does not train")
+    expect(
+        finite_state(model) and not same_bits(model, before), "after an infinite gradient the next step does not train"
+    )
 
 
 def learning_rates_are_left_as_they_were(candidate: Candidate) -> None:
@@ -338,8 +340,8 @@ def training_stays_finite_and_learns(candidate: Candidate, problem: Problem) -> 
     strategy = candidate.ready(problem, model)
     optimizer = make_optimizer(model, strategy, OptimConfig(lr=1e-2), CPU)
     losses = [one_step(model, strategy, optimizer, problem.batch(), i, problem)["task"].item() for i in range(25)]
-    expect(finite(model), "the network is not finite after 25 steps")
-    expect(finite(strategy), "the strategy's state is not finite after 25 steps")
+    expect(finite_state(model), "the network is not finite after 25 steps")
+    expect(finite_state(strategy), "the strategy's state is not finite after 25 steps")
     first, last = losses[0], losses[-1]
     expect(last < 0.9 * first, f"25 steps on one batch bring the loss from {first:.3g} to {last:.3g}")
 
@@ -362,7 +364,7 @@ def one_modality_trains_as_if_there_were_nothing_to_balance(candidate: Candidate
     """Exactly the joint step, if the rule can be switched off: with one modality nothing is left to compare."""
     strategy = candidate.at_work()
     model = trained(strategy, steps=3, model=problem.model(("t1",)), problem=problem)
-    expect(finite(model), "with one modality the network is not finite after three steps")
+    expect(finite_state(model), "with one modality the network is not finite after three steps")
     if isinstance(strategy, FactorStrategy):
         _expect_ones(strategy.factor, "three steps with one modality")
     if candidate.neutral is not None:
@@ -486,7 +488,7 @@ def bfloat16_autocast_stays_finite(candidate: Candidate, problem: Problem) -> No
         )
     bad = [name for name, loss in losses.items() if not torch.isfinite(loss)]
     expect(not bad, f"losses {', '.join(bad)} are not finite in bfloat16")
-    expect(finite(model), "the network is not finite after two steps in bfloat16")
+    expect(finite_state(model), "the network is not finite after two steps in bfloat16")
     expect(
         all(p.dtype == torch.float32 for p in model.parameters()), "the network's weights are not in float32 any more"
     )

@@ -1,4 +1,4 @@
-"""Checkpoints: written atomically, tensors and plain values only, checked against the run they belong to."""
+"""Checkpoints: written atomically, tensors and plain values only."""
 
 from __future__ import annotations
 
@@ -14,24 +14,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from cggm_med import distributed
-from cggm_med.config import Tree, differences
+from cggm_med.config import Tree
 from cggm_med.errors import CheckpointError
 from cggm_med.files import atomic_file
+from cggm_med.training import resume_check
 
 FORMAT = 1
-# Settings that change where and how fast a run computes or how it is scored at the end, but not what it learns.
-FREE_SETTINGS = (
-    "task.metrics",
-    "data.path",
-    "data.splits",
-    "data.surface_tolerance_mm",
-    "data.cache",
-    "data.workers",
-    "train.device",
-    "train.log_every",
-    "train.log_shapley",
-    "train.loggers",
-)
 
 
 @dataclass(frozen=True)
@@ -121,23 +109,6 @@ def _require_whole(path: Path) -> None:
             raise zipfile.BadZipFile(f"the checksum of {changed} is wrong")
 
 
-def require_same_run(checkpoint: Checkpoint, config: Tree, data: Tree, path: Path) -> None:
-    """Refuse a checkpoint that was made with other settings or other data.
-
-    Raises:
-        CheckpointError: names every setting that differs.
-    """
-    changed = [line for line in differences(checkpoint.config, config) if line.split(":")[0] not in FREE_SETTINGS]
-    if changed:
-        raise CheckpointError(
-            f"{path} was made with other settings (checkpoint != now): {'; '.join(changed)}. "
-            "Start a new run for new settings"
-        )
-    if changed := differences(checkpoint.data, data):
-        cases = ", ".join(line.split(":")[0] for line in changed)
-        raise CheckpointError(f"{path} was made with other data; what differs: {cases}. Start a new run")
-
-
 def restore(
     checkpoint: Checkpoint,
     model: nn.Module,
@@ -199,7 +170,7 @@ class TrainingState:
         Raises:
             CheckpointError: if it was made with other settings or data, or does not fit the model.
         """
-        require_same_run(checkpoint, self.config, self.data, self.last)
+        resume_check.require_same_run(self.last, checkpoint.config, self.config, checkpoint.data, self.data)
         restore(checkpoint, self.model, self.strategy, self.last, self.optimizer, self.monitor)
         self.best = checkpoint.best
 

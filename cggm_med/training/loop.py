@@ -20,8 +20,8 @@ from cggm_med.randomness import Step, Stream, random_seed
 from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task.base import Task
 from cggm_med.training.checkpoint import Checkpoint, TrainingState
-from cggm_med.training.finite import FiniteCheck
-from cggm_med.training.monitor import Comparison, Monitor, readable
+from cggm_med.training.finite_check import FiniteCheck
+from cggm_med.training.monitor import ModalityComparison, Monitor, readable
 from cggm_med.training.step import train_step
 from cggm_med.training.validation import validate
 
@@ -79,7 +79,7 @@ def train(
         torch.manual_seed(random_seed(settings.seed, Stream.MODEL_IN_STEP, number, distributed.rank()))
         rate = learning_rate(config.optim, number, settings.steps)
         set_learning_rate(optimizer, rate)
-        comparison = Comparison(settings.log_shapley) if to_log else None
+        comparison = ModalityComparison(settings.log_shapley) if to_log else None
         model.train()
         strategy.train()
         losses = train_step(

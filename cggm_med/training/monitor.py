@@ -54,7 +54,7 @@ class Monitor(nn.Module):
         return dict(self.named_buffers())
 
 
-class Comparison:
+class ModalityComparison:
     """Compares the modalities in one step, over all parts of its batch.
 
     Args:

@@ -17,7 +17,7 @@ from cggm_med.objectives.subsets import modality_dropout, subset_view
 from cggm_med.optim.optimizer import clip_gradients, step_if_finite, unchanged_rates
 from cggm_med.randomness import Step
 from cggm_med.strategies.base import BalancingStrategy, Criterion, fused_loss
-from cggm_med.training.monitor import Comparison, Monitor
+from cggm_med.training.monitor import ModalityComparison, Monitor
 from cggm_med.types import Batch
 
 
@@ -33,7 +33,7 @@ def train_step(
     settings: TrainConfig = TrainConfig(),  # noqa: B008 - frozen
     autocast: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
     monitor: Monitor | None = None,
-    comparison: Comparison | None = None,
+    comparison: ModalityComparison | None = None,
 ) -> dict[str, Tensor]:
     """One optimizer step; returns the named losses, still on the device.
 

@@ -19,7 +19,7 @@ from cggm_med.data.volumes.preprocess import digests
 from cggm_med.errors import ConfigError, DataError, UnknownName
 from cggm_med.inference.batch import case_of
 from cggm_med.inference.predictor import Predictor
-from cggm_med.runs.finished import FinishedRun
+from cggm_med.runs.finished_run import FinishedRun
 from cggm_med.viewer.page import ViewedCase
 from cggm_med.viewer.volumes import Layer
 

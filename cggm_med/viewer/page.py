@@ -21,8 +21,8 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
-from cggm_med.metrics.volumes import dice
-from cggm_med.plots.segmentation import REGION_COLOURS
+from cggm_med.metrics.overlap import dice
+from cggm_med.plots.style import REGION_COLOURS
 from cggm_med.viewer.volumes import Layer, grey_window, image_text, layer_text, rounding_step
 
 TEMPLATES = Path(__file__).with_name("templates")

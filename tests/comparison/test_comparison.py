@@ -7,11 +7,11 @@ from helpers.finished import finished_run
 from scipy import stats
 
 from cggm_med.comparison.compare import compare
-from cggm_med.comparison.report import comparison_tables, write_comparison
 from cggm_med.comparison.selection import comparable_runs
+from cggm_med.comparison.tables import comparison_tables, write_comparison
 from cggm_med.comparison.variants import parse_variants
 from cggm_med.errors import CheckpointError, ConfigError, UnknownName
-from cggm_med.runs.finished import FinishedRun
+from cggm_med.runs.finished_run import FinishedRun
 
 A, B, C = "a", "b", "c"
 

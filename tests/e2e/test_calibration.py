@@ -27,7 +27,7 @@ from cggm_med.evaluation.calibration.question import CalibrationQuestion
 from cggm_med.evaluation.calibration.scores import RegionPredictions
 from cggm_med.evaluation.labelled import predict_labels
 from cggm_med.inference.predictor import Predictor
-from cggm_med.runs.loaded import load_run
+from cggm_med.runs.loaded_run import load_run
 from cggm_med.task.capabilities import LabelledSamples
 
 REGIONS = {"WT": (1, 2, 4), "TC": (1, 4), "ET": (4,)}

@@ -62,7 +62,7 @@ def test_the_mask_lies_on_the_scans_own_grid(run, scans, tmp_path, monkeypatch):
 
 def test_it_says_what_evaluate_scores(predictor, run, scans):
     """The case that the run held out: Dice of the mask against the label, by hand, is that of the run's report."""
-    from cggm_med.metrics.volumes import dice
+    from cggm_med.metrics.overlap import dice
 
     row = json.loads((run / "results.json").read_text())["cases"][0]
     case = row["case"]

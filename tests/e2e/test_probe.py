@@ -20,7 +20,7 @@ from cggm_med.evaluation.probe import samples as probe_samples
 from cggm_med.evaluation.probe import table as probe_table
 from cggm_med.evaluation.probe import volumes as probe_volumes
 from cggm_med.evaluation.probe.question import ProbeQuestion
-from cggm_med.runs.loaded import load_run
+from cggm_med.runs.loaded_run import load_run
 from cggm_med.strategies.joint import Joint, JointConfig
 from cggm_med.training.build import build
 

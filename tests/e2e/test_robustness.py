@@ -22,7 +22,7 @@ from cggm_med.evaluation.robustness.conditions import parse_conditions
 from cggm_med.evaluation.robustness.question import RobustnessQuestion
 from cggm_med.evaluation.robustness.table import robustness_scores
 from cggm_med.inference.predictor import Predictor
-from cggm_med.metrics.volumes import dice
+from cggm_med.metrics.overlap import dice
 from cggm_med.randomness import random_seed
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")

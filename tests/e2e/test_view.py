@@ -11,7 +11,7 @@ from helpers.chromium import elements, needs_chromium, screenshot
 from helpers.command_line import command
 from helpers.small_runs import trained_run
 
-from cggm_med.metrics.volumes import dice
+from cggm_med.metrics.overlap import dice
 from cggm_med.viewer.case import view_files, view_run_case
 from cggm_med.viewer.page import page_html
 

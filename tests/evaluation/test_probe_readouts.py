@@ -17,7 +17,7 @@ from cggm_med.evaluation.probe.voxels import (
     fit_voxels,
     voxel_features,
 )
-from cggm_med.metrics.volumes import dice
+from cggm_med.metrics.overlap import dice
 from cggm_med.types import Features
 
 

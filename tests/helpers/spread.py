@@ -11,7 +11,7 @@ from cggm_med import registry
 from cggm_med.config import OptimConfig, TrainConfig
 from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.testing.problems import CPU, PROBLEMS, make, one_step, set_up
-from cggm_med.training.monitor import Comparison
+from cggm_med.training.monitor import ModalityComparison
 from cggm_med.types import Batch
 
 AT_WORK = {"cggm": {"warmup_steps": 0}, "opm": {"warmup": 0.0, "probability": 1.0}, "dgs": {"every": 1}}
@@ -50,7 +50,7 @@ def train_all(rank: int, processes: int) -> dict[str, dict[str, torch.Tensor]]:
             optimizer = make_optimizer(model, strategy, OptimConfig(name="sgd"), CPU)
             for number in range(2):
                 batch = share(problem.batch(number, samples=4), rank, processes)
-                comparison = Comparison(shapley=True)
+                comparison = ModalityComparison(shapley=True)
                 one_step(
                     model,
                     strategy,

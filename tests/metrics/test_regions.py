@@ -9,8 +9,9 @@ import torch
 from rich.console import Console
 
 from cggm_med.metrics.lesions import lesion_metrics
+from cggm_med.metrics.overlap import dice, sensitivity, specificity, volume_error_ml
 from cggm_med.metrics.regions import FACTS, METRICS, region_metrics, region_scores, score_region, summarise_regions
-from cggm_med.metrics.volumes import dice, hausdorff95, sensitivity, specificity, surface_dice, volume_error_ml
+from cggm_med.metrics.surface_distance import hausdorff95, surface_dice
 from cggm_med.results.results import Report, print_results
 
 SPACING = (1.0, 1.5, 2.0)

@@ -114,19 +114,6 @@ def test_other_files_and_versions_are_refused(tmp_path):
         checkpoints.load(tmp_path / "absent.pt", CPU)
 
 
-def test_a_foreign_configuration_is_refused_by_key(tmp_path):
-    same = {"optim": {"lr": 0.1}, "data": {"path": "/b", "workers": 9}}  # where it computes may change
-    checkpoints.require_same_run(EXAMPLE, same, {"case": "abc"}, tmp_path)
-    other = {"optim": {"lr": 0.2}, "data": {"path": "/a", "workers": 2}}
-    with pytest.raises(CheckpointError, match=r"optim\.lr: 0\.1 != 0\.2"):
-        checkpoints.require_same_run(EXAMPLE, other, {"case": "abc"}, tmp_path)
-
-
-def test_changed_scans_are_refused_by_case(tmp_path):
-    with pytest.raises(CheckpointError, match="other data; what differs: case"):
-        checkpoints.require_same_run(EXAMPLE, EXAMPLE.config, {"case": "xyz"}, tmp_path)
-
-
 def test_weights_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="does not fit this model"):
         checkpoints.restore(EXAMPLE, torch.nn.Linear(2, 2), torch.nn.Module(), tmp_path)

@@ -22,7 +22,7 @@ from cggm_med.testing.problems import (
     vector_batch,
     vector_model,
 )
-from cggm_med.training.monitor import Comparison, Monitor, coverage
+from cggm_med.training.monitor import ModalityComparison, Monitor, coverage
 from cggm_med.types import Batch
 
 
@@ -31,7 +31,7 @@ def compared(problem, batch, name="joint", accumulate=1, shapley=True, **own):
     set_up(strategy, model, problem=problem)
     optimizer = make_optimizer(model, strategy, OptimConfig(name="sgd", lr=1e-9), CPU)
     before = copy.deepcopy(model), copy.deepcopy(strategy)
-    comparison = Comparison(shapley=shapley)
+    comparison = ModalityComparison(shapley=shapley)
     one_step(
         model,
         strategy,
@@ -121,7 +121,7 @@ def test_without_heads_there_are_no_cosines():
 
 def test_comparing_changes_nothing():
     models = []
-    for comparison in (None, Comparison(shapley=True)):
+    for comparison in (None, ModalityComparison(shapley=True)):
         strategy, model = make("cggm"), small_model()
         set_up(strategy, model)
         optimizer = make_optimizer(model, strategy, OptimConfig(), CPU)

@@ -32,7 +32,7 @@ from pathlib import Path
 
 from cggm_med.data.cases import ENDINGS, natural_key
 from cggm_med.data.dicom.header import Header, Unusable, import_extra, is_dicom, read_header
-from cggm_med.data.dicom.kinds import kind_of_header
+from cggm_med.data.dicom.series_kinds import kind_of_header
 from cggm_med.data.layouts import files_under
 from cggm_med.errors import DataError, UnknownName
 

@@ -54,7 +54,7 @@ _WEIGHT_PAIR = np.repeat([1 / 6, 1 / 3], [6, 3])
 
 
 @dataclass(frozen=True)
-class Features:
+class ScanFeatures:
     """What is measured of the images of one case; NaN where a feature is not defined.
 
     Attributes:
@@ -177,10 +177,10 @@ def learn(cases: Sequence[PreparedCase], modalities: Sequence[str]) -> Signature
     """
     chosen = np.unique(np.linspace(0, len(cases) - 1, min(len(cases), MAX_CASES)).round().astype(int))
     measured = (measure(cases[i].image()) for i in chosen)
-    return summarise([features for features in measured if isinstance(features, Features)], modalities)
+    return summarise([features for features in measured if isinstance(features, ScanFeatures)], modalities)
 
 
-def summarise(measured: Sequence[Features], modalities: Sequence[str]) -> Signatures:
+def summarise(measured: Sequence[ScanFeatures], modalities: Sequence[str]) -> Signatures:
     """Signatures of cases that were measured, each with all modalities."""
     names, n = tuple(modalities), len(modalities)
     single = np.array([f.single for f in measured]).reshape(len(measured), n * len(_USUAL_SINGLE))
@@ -219,7 +219,7 @@ def check(signatures: Signatures, image: NDArray[Any], given: Sequence[str]) -> 
     return judge(signatures, measure(image), given)
 
 
-def judge(signatures: Signatures, features: Features | str, given: Sequence[str]) -> SwapFinding:
+def judge(signatures: Signatures, features: ScanFeatures | str, given: Sequence[str]) -> SwapFinding:
     """The check, for images that ``measure`` has seen.
 
     The fit of a naming is the logarithm of the probability of the features under it, each feature by Student's t around
@@ -264,7 +264,7 @@ def judge(signatures: Signatures, features: Features | str, given: Sequence[str]
     )
 
 
-def measure(image: NDArray[Any]) -> Features | str:
+def measure(image: NDArray[Any]) -> ScanFeatures | str:
     """Features of the images of one case, or why they cannot be measured.
 
     Voxels outside the brain are exactly 0. Used are those where every image has a value, without the outermost shell of
@@ -302,7 +302,7 @@ def measure(image: NDArray[Any]) -> Features | str:
         pair[i, j] = [*_curve(values[j], values[i]), correlation, skewness, lean]
         pair[j, i] = [*_curve(values[i], values[j]), correlation, -skewness, -lean]
     quantiles = np.arcsinh(np.percentile(values, _QUANTILES, axis=1).T)
-    return Features(np.column_stack([quantiles, layers]), pair)
+    return ScanFeatures(np.column_stack([quantiles, layers]), pair)
 
 
 def _layers(values: Floats, depth: Floats) -> Floats:
@@ -352,7 +352,7 @@ def _moments_from(content: Any) -> Moments:
     )
 
 
-def _costs(names: int, single: Moments, pair: Moments, features: Features) -> tuple[Floats, Floats]:
+def _costs(names: int, single: Moments, pair: Moments, features: ScanFeatures) -> tuple[Floats, Floats]:
     """``(image, name)`` and ``(image, image, name, name)``: how badly images and pairs of them fit names."""
     return (
         _surprise(features.single[:, None], single, (names,), _USUAL_SINGLE, _WEIGHT_SINGLE),

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from cggm_med.evaluation.calibration.scores import BINS, Calibration
-from cggm_med.plots.segmentation import LINE_COLOURS, write_figure
+from cggm_med.plots.style import LINE_COLOURS, write_figure
 
 # Colour, marker and line of each stage.
 STYLES = (("before", LINE_COLOURS[1], "o", "solid"), ("after", LINE_COLOURS[0], "s", (0, (4, 1.5))))

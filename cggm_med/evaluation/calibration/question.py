@@ -14,7 +14,7 @@ from cggm_med.evaluation.calibration.regions import RegionCalibration
 from cggm_med.evaluation.calibration.scores import MAX_TEMPERATURE, MIN_TEMPERATURE, at_limit
 from cggm_med.evaluation.calibration.table import Temperature
 from cggm_med.results.results import Report
-from cggm_med.runs.loaded import LoadedRun, Say
+from cggm_med.runs.loaded_run import LoadedRun, Say
 from cggm_med.task.base import Task
 
 

@@ -18,7 +18,7 @@ from cggm_med.evaluation.calibration.table import METRICS, Record, Temperature, 
 from cggm_med.results.aggregate import mean
 from cggm_med.results.results import Scores
 from cggm_med.results.tables import Table
-from cggm_med.runs.loaded import LoadedRun
+from cggm_med.runs.loaded_run import LoadedRun
 
 NEAR, WHOLE = "near", "whole"  # the voxels that count
 REACH_MM = 10.0  # from a region, within which voxels are near it

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from cggm_med.plots.segmentation import DASHED, FUSED_COLOUR, LINE_COLOURS, write_figure
+from cggm_med.plots.style import DASHED, FUSED_COLOUR, LINE_COLOURS, write_figure
 
 COLOURS = ("0.78", LINE_COLOURS[5], LINE_COLOURS[0])
 PANEL_INCHES = (3.4, 2.7)

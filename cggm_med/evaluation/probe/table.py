@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from cggm_med.metrics.labels import FUSED
+from cggm_med.metrics.classes_and_values import FUSED
 from cggm_med.models.base import MultimodalModel
 from cggm_med.results.tables import Table, rounded
-from cggm_med.runs.loaded import LoadedRun
+from cggm_med.runs.loaded_run import LoadedRun
 
 UNTRAINED, HEAD, PROBE = "untrained", "head", "probe"
 # The rows of each modality, in the order of the bars.

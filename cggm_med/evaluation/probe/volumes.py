@@ -21,13 +21,13 @@ from cggm_med.evaluation.probe.voxels import (
     fit_voxels,
     voxel_features,
 )
-from cggm_med.metrics.labels import FUSED
-from cggm_med.metrics.volumes import dice
+from cggm_med.metrics.classes_and_values import FUSED
+from cggm_med.metrics.overlap import dice
 from cggm_med.models.base import MultimodalModel
 from cggm_med.randomness import Stream, random_seed
 from cggm_med.results.aggregate import MEAN, aggregate, with_mean
 from cggm_med.results.results import Scores
-from cggm_med.runs.loaded import LoadedRun
+from cggm_med.runs.loaded_run import LoadedRun
 from cggm_med.task.scan_to_mask import segment_scan
 
 MAX_PATCHES, PATCHES_PER_CASE = 64, 4

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from cggm_med.plots.segmentation import DASHED, FUSED_COLOUR, LINE_COLOURS, write_figure
+from cggm_med.plots.style import DASHED, FUSED_COLOUR, LINE_COLOURS, write_figure
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 PANEL_INCHES = (3.6, 2.9)

@@ -22,10 +22,10 @@ from cggm_med.evaluation.ask import Answer, Question
 from cggm_med.evaluation.robustness.conditions import MISSING, Condition, parse_conditions
 from cggm_med.evaluation.robustness.figure import robustness_figure
 from cggm_med.evaluation.robustness.table import robustness_rules, robustness_scores
-from cggm_med.metrics.volumes import dice
+from cggm_med.metrics.overlap import dice
 from cggm_med.randomness import Stream, random_seed
 from cggm_med.results.results import Report
-from cggm_med.runs.loaded import LoadedRun, Say
+from cggm_med.runs.loaded_run import LoadedRun, Say
 from cggm_med.task.base import Task
 
 

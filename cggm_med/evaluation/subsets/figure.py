@@ -12,7 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from cggm_med.plots.segmentation import write_figure
+from cggm_med.plots.style import write_figure
 
 COLOURS = matplotlib.colormaps["viridis"]
 ROW_INCHES, CELL_INCHES, DOT_INCHES = 0.29, 0.78, 0.36

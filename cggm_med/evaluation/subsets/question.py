@@ -25,7 +25,7 @@ from cggm_med.evaluation.subsets.table import (
 from cggm_med.files import write_text
 from cggm_med.results.results import Report
 from cggm_med.results.tables import csv_text
-from cggm_med.runs.loaded import LoadedRun, Say
+from cggm_med.runs.loaded_run import LoadedRun, Say
 from cggm_med.task.base import CaseResult, Task
 
 SECONDS_BETWEEN_LINES = 20

@@ -39,8 +39,8 @@ from pydicom.dataset import Dataset  # noqa: E402
 from pydicom.uid import RLELossless  # noqa: E402
 
 from cggm_med.data.dicom.header import quiet  # noqa: E402
-from cggm_med.data.dicom.kinds import kind_of  # noqa: E402
 from cggm_med.data.dicom.series import Series, assign_modalities, find_series, holds_dicom  # noqa: E402
+from cggm_med.data.dicom.series_kinds import kind_of  # noqa: E402
 from cggm_med.data.dicom.volume import check_series, read_series, write_nifti  # noqa: E402
 from cggm_med.errors import CggmMedError, DataError, MissingExtra, UnknownName  # noqa: E402
 

@@ -15,7 +15,7 @@ from scipy import stats
 from cggm_med.data.layouts import find_cases
 from cggm_med.data.volumes.modality_check import (
     VOXELS,
-    Features,
+    ScanFeatures,
     Signatures,
     SwapFinding,
     check,
@@ -34,7 +34,7 @@ MODALITIES = ("flair", "t1", "t1ce", "t2")
 def select(features, names):
     """Features of some of the four modalities."""
     chosen = [MODALITIES.index(name) for name in names]
-    return Features(features.single[chosen], features.pair[np.ix_(chosen, chosen)])
+    return ScanFeatures(features.single[chosen], features.pair[np.ix_(chosen, chosen)])
 
 
 def brain(seed=0, shape=(24, 26, 22)):
@@ -237,7 +237,7 @@ def test_the_advantage_is_a_ratio_of_students_t_densities():
     """Independent authority: scipy's density. One feature differs between the names, so it alone decides."""
     single = np.zeros((2, 13))
     single[0, 0], single[1, 0] = 1.0, -1.0
-    flat = Features(single, np.zeros((2, 2, 9)))
+    flat = ScanFeatures(single, np.zeros((2, 2, 9)))
     known = summarise([flat], ("a", "b"))
     image = brain()[:1]
     value = measure(image).single[0, 0]

@@ -13,7 +13,7 @@ from cggm_med.files import write_json, write_text
 from cggm_med.metrics.regions import LOWER_IS_BETTER
 from cggm_med.results.aggregate import mean, median
 from cggm_med.results.tables import Table, csv_text, markdown_table, rounded
-from cggm_med.runs.finished import OVER_SUBSETS
+from cggm_med.runs.finished_run import OVER_SUBSETS
 
 RULES = {
     "mean, sd": "mean and sample standard deviation over seeds; the score of a seed is its mean over the cases that it "

@@ -7,7 +7,7 @@ import torch
 
 from cggm_med.errors import NonFiniteLoss
 from cggm_med.testing.problems import small_batch
-from cggm_med.training.finite import FiniteCheck
+from cggm_med.training.finite_check import FiniteCheck
 from cggm_med.training.monitor import Monitor
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
 
-from cggm_med.metrics.labels import Predicted
-from cggm_med.plots.segmentation import LINE_COLOURS, write_figure
+from cggm_med.metrics.classes_and_values import Predicted
+from cggm_med.plots.style import LINE_COLOURS, write_figure
 
 MAX_NAMED = 40  # classes up to which each is named along the axes
 MAX_NUMBERED = 12  # classes up to which counts are written into the cells

@@ -17,7 +17,7 @@ from cggm_med.device import precision, select_device
 from cggm_med.errors import DataError, UnknownName, first_of
 from cggm_med.models.base import MultimodalModel
 from cggm_med.results.results import Report, Scores
-from cggm_med.runs.finished import FinishedRun, held_out
+from cggm_med.runs.finished_run import FinishedRun, held_out
 from cggm_med.runs.provenance import checkpoint_rule, provenance
 from cggm_med.runs.settings import instantiate
 from cggm_med.strategies.base import BalancingStrategy

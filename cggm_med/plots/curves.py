@@ -1,4 +1,4 @@
-"""Figures of a run: contours on scans, learning curves, and curves of each modality; and the style they share."""
+"""Curves of a training over its steps: loss, validation metrics, and what is logged for each modality."""
 
 from __future__ import annotations
 
@@ -9,25 +9,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects
 
-from cggm_med.files import atomic_file
+from cggm_med.plots.style import FUSED_COLOUR, LINE_COLOURS, write_figure
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart, in an order that contrasts on grey scans.
-REGION_COLOURS = ("#56B4E9", "#F0E442", "#D55E00", "#009E73", "#CC79A7")
-LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-DASHED = (0, (2.2, 1.6))
-PANEL_INCHES = 2.7
-MARGIN_MM = 4.0
 SMOOTHING = 0.05  # standard deviation of the smoothing, as a share of a curve's records
-DPI = 200
 MAX_CURVES = 4  # of the validation metrics, the first ones; metrics.jsonl has them all
-FUSED_COLOUR = "0.2"
 # What is logged for each modality: title, and the neutral value.
 MODALITY_PANELS: Mapping[str, tuple[str, float | None]] = {
     "score": ("score of each modality and of the fusion", None),
@@ -41,67 +30,6 @@ MODALITY_PANELS: Mapping[str, tuple[str, float | None]] = {
 AS_APPLIED = ("factor", "drop_rate", "shapley_share")
 
 Records = Sequence[Mapping[str, Any]]
-
-
-def contour_figure(
-    path: Path,
-    case_id: str,
-    images: Mapping[str, NDArray[Any]],
-    target: NDArray[np.bool_],
-    prediction: NDArray[np.bool_],
-    regions: Sequence[str],
-    spacing_mm: Sequence[float],
-    dice: Mapping[str, float],
-) -> None:
-    """True (solid) and predicted (dashed) contours on an axial and a coronal slice of every modality.
-
-    Slices go through the largest extent of the target; the patient's right is on the left, the radiological convention.
-
-    Args:
-        path: PNG file to write.
-        case_id: in the title.
-        images: ``(x, y, z)`` in RAS+ by modality.
-        target: ``(region, x, y, z)``.
-        prediction: ``(region, x, y, z)``.
-        regions: names.
-        spacing_mm: voxel size along x, y, z.
-        dice: by region, in the title.
-    """
-    inside = {modality: image != image[0, 0, 0] for modality, image in images.items()}
-    box = _box(np.logical_or.reduce([*inside.values(), *target]), spacing_mm)
-    target, prediction = target[(slice(None), *box)], prediction[(slice(None), *box)]
-    anything = target.any(0) if target.any() else prediction.any(0)
-    x_mm, y_mm, z_mm = (n * mm for n, mm in zip(anything.shape, spacing_mm, strict=True))
-    heights = [PANEL_INCHES * y_mm / x_mm, PANEL_INCHES * z_mm / x_mm]
-    # The legend needs the width of two panels; title and legend need an inch of height.
-    size = (PANEL_INCHES * max(2, len(images)), sum(heights) + 1)
-    figure = Figure(figsize=size, layout="constrained", facecolor="black")
-    axes = figure.subplots(2, len(images), squeeze=False, height_ratios=heights)
-    for row, (plane, axis) in zip(axes, [("axial", 2), ("coronal", 1)], strict=True):
-        across, up = (a for a in range(3) if a != axis)
-        index = int(anything.sum(axis=(across, up)).argmax()) if anything.any() else anything.shape[axis] // 2
-        for ax, (modality, image) in zip(row, images.items(), strict=True):
-            brain = image[inside[modality]]
-            low, high = np.percentile(brain, [1, 99.5]) if brain.size else (0, 1)
-            aspect = spacing_mm[up] / spacing_mm[across]
-            ax.imshow(_slice(image[box], axis, index), cmap="gray", vmin=low, vmax=high, origin="lower", aspect=aspect)
-            for masks, predicted in ((target, False), (prediction, True)):
-                for colour, mask in zip(cycle(REGION_COLOURS), masks, strict=False):
-                    _contour(ax, _slice(mask, axis, index), colour, predicted)
-            ax.set_axis_off()
-            if axis == 2:
-                ax.set_title(modality, color="white", fontsize=11)
-        _corner(row[0], 0, 1, "R")
-        _corner(row[-1], 1, 1, "L")
-        _corner(row[0], 0, 0, plane)
-    scores = "   ".join(f"{region} {dice[region]:.2f}" for region in regions)
-    figure.suptitle(f"{case_id}\nDice:  {scores}", color="white", fontsize=11)
-    handles = [Line2D([], [], color=c, label=r) for c, r in zip(cycle(REGION_COLOURS), regions, strict=False)]
-    handles += [Line2D([], [], color="0.8", label="true"), Line2D([], [], color="0.8", ls=DASHED, label="predicted")]
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=len(handles), labelcolor="white", frameon=False, fontsize=10
-    )
-    write_figure(path, figure)
 
 
 def learning_figure(path: Path, records: Records) -> None:
@@ -203,40 +131,6 @@ def modality_handles(modalities: Sequence[str], fused: bool) -> list[Line2D]:
     return [*handles, Line2D([], [], color=FUSED_COLOUR, lw=1.8, label="fused")] if fused else handles
 
 
-def _box(shown: NDArray[np.bool_], spacing_mm: Sequence[float]) -> tuple[slice, ...]:
-    """Bounding box with a margin, so that the brain fills a panel, not its empty surroundings."""
-    boxes = find_objects(shown.astype(np.uint8))
-    if not boxes:
-        return (slice(None),) * 3
-    margins = [round(MARGIN_MM / mm) for mm in spacing_mm]
-    return tuple(slice(max(0, s.start - m), s.stop + m) for s, m in zip(boxes[0], margins, strict=True))
-
-
-def _slice(volume: NDArray[Any], axis: int, index: int) -> NDArray[Any]:
-    """An axial or coronal slice, rows from bottom to top; x, which grows to the right in RAS+, is flipped."""
-    return np.flip(np.take(volume, index, axis=axis), axis=0).T
-
-
-def _contour(ax: Axes, mask: NDArray[np.bool_], colour: str, predicted: bool) -> None:
-    if not mask.any():
-        return
-    # One empty pixel around closes the contour of a mask at the edge of the volume.
-    rows, columns = (np.arange(-1, n + 1) for n in mask.shape)
-    style = DASHED if predicted else "solid"
-    view = ax.axis()
-    lines = ax.contour(
-        columns, rows, np.pad(mask, 1), levels=[0.5], colors=[colour], linestyles=[style], linewidths=1.4
-    )
-    ax.axis(view)
-    if predicted:  # a dark rim shows the dashes where they lie on a solid line of their own colour
-        lines.set_path_effects([withStroke(linewidth=2.3, foreground="black")])
-
-
-def _corner(ax: Axes, x: float, y: float, text: str) -> None:
-    across, up = ("left", "right")[int(x)], ("bottom", "top")[int(y)]
-    ax.text(x, y, text, transform=ax.transAxes, ha=across, va=up, color="0.85", fontsize=10)
-
-
 def _curve(ax: Axes, steps: Sequence[int], values: Sequence[float], colour: str) -> None:
     """The values themselves, pale, and their smoothed course."""
     ax.plot(steps, values, color=colour, alpha=0.3, lw=0.8)
@@ -256,10 +150,3 @@ def _label(ax: Axes, title: str) -> None:
     ax.set_xlabel("step")
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.25, lw=0.6)
-
-
-def write_figure(path: Path, figure: Figure) -> None:
-    """Write a figure to a PNG file, whole or not at all."""
-    FigureCanvasAgg(figure)
-    with atomic_file(path) as file:
-        figure.savefig(file, format="png", dpi=DPI)

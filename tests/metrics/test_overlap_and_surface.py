@@ -1,4 +1,4 @@
-"""Scores of a region: laws, hand values, and agreement with SimpleITK, scikit-learn and searches over all surfaces."""
+"""Overlap, surface distance and volume: laws, hand values, SimpleITK, scikit-learn, searches over all surfaces."""
 
 import math
 
@@ -11,15 +11,8 @@ from scipy.ndimage import binary_erosion
 from scipy.spatial.distance import cdist
 from sklearn.metrics import recall_score
 
-from cggm_med.metrics.volumes import (
-    dice,
-    empty_region,
-    hausdorff95,
-    sensitivity,
-    specificity,
-    surface_dice,
-    volume_error_ml,
-)
+from cggm_med.metrics.overlap import dice, empty_region, sensitivity, specificity, volume_error_ml
+from cggm_med.metrics.surface_distance import hausdorff95, surface_dice
 
 SPACING = (0.8, 1.5, 3.0)
 PENALTY = 374.0

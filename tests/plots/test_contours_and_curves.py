@@ -5,7 +5,9 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from cggm_med.plots.segmentation import REGION_COLOURS, contour_figure, learning_figure, modality_figure
+from cggm_med.plots.contours import contour_figure
+from cggm_med.plots.curves import learning_figure, modality_figure
+from cggm_med.plots.style import REGION_COLOURS
 
 SHAPE = (32, 32, 32)
 

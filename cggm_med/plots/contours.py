@@ -1,0 +1,116 @@
+"""Contours of true and predicted regions on slices of a case's scans."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from numpy.typing import NDArray
+from scipy.ndimage import find_objects
+
+from cggm_med.plots.style import DASHED, REGION_COLOURS, write_figure
+
+PANEL_INCHES = 2.7
+MARGIN_MM = 4.0
+
+
+def contour_figure(
+    path: Path,
+    case_id: str,
+    images: Mapping[str, NDArray[Any]],
+    target: NDArray[np.bool_],
+    prediction: NDArray[np.bool_],
+    regions: Sequence[str],
+    spacing_mm: Sequence[float],
+    dice: Mapping[str, float],
+) -> None:
+    """True (solid) and predicted (dashed) contours on an axial and a coronal slice of every modality.
+
+    Slices go through the largest extent of the target; the patient's right is on the left, the radiological convention.
+
+    Args:
+        path: PNG file to write.
+        case_id: in the title.
+        images: ``(x, y, z)`` in RAS+ by modality.
+        target: ``(region, x, y, z)``.
+        prediction: ``(region, x, y, z)``.
+        regions: names.
+        spacing_mm: voxel size along x, y, z.
+        dice: by region, in the title.
+    """
+    inside = {modality: image != image[0, 0, 0] for modality, image in images.items()}
+    box = _box(np.logical_or.reduce([*inside.values(), *target]), spacing_mm)
+    target, prediction = target[(slice(None), *box)], prediction[(slice(None), *box)]
+    anything = target.any(0) if target.any() else prediction.any(0)
+    x_mm, y_mm, z_mm = (n * mm for n, mm in zip(anything.shape, spacing_mm, strict=True))
+    heights = [PANEL_INCHES * y_mm / x_mm, PANEL_INCHES * z_mm / x_mm]
+    # The legend needs the width of two panels; title and legend need an inch of height.
+    size = (PANEL_INCHES * max(2, len(images)), sum(heights) + 1)
+    figure = Figure(figsize=size, layout="constrained", facecolor="black")
+    axes = figure.subplots(2, len(images), squeeze=False, height_ratios=heights)
+    for row, (plane, axis) in zip(axes, [("axial", 2), ("coronal", 1)], strict=True):
+        across, up = (a for a in range(3) if a != axis)
+        index = int(anything.sum(axis=(across, up)).argmax()) if anything.any() else anything.shape[axis] // 2
+        for ax, (modality, image) in zip(row, images.items(), strict=True):
+            brain = image[inside[modality]]
+            low, high = np.percentile(brain, [1, 99.5]) if brain.size else (0, 1)
+            aspect = spacing_mm[up] / spacing_mm[across]
+            ax.imshow(_slice(image[box], axis, index), cmap="gray", vmin=low, vmax=high, origin="lower", aspect=aspect)
+            for masks, predicted in ((target, False), (prediction, True)):
+                for colour, mask in zip(cycle(REGION_COLOURS), masks, strict=False):
+                    _contour(ax, _slice(mask, axis, index), colour, predicted)
+            ax.set_axis_off()
+            if axis == 2:
+                ax.set_title(modality, color="white", fontsize=11)
+        _corner(row[0], 0, 1, "R")
+        _corner(row[-1], 1, 1, "L")
+        _corner(row[0], 0, 0, plane)
+    scores = "   ".join(f"{region} {dice[region]:.2f}" for region in regions)
+    figure.suptitle(f"{case_id}\nDice:  {scores}", color="white", fontsize=11)
+    handles = [Line2D([], [], color=c, label=r) for c, r in zip(cycle(REGION_COLOURS), regions, strict=False)]
+    handles += [Line2D([], [], color="0.8", label="true"), Line2D([], [], color="0.8", ls=DASHED, label="predicted")]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=len(handles), labelcolor="white", frameon=False, fontsize=10
+    )
+    write_figure(path, figure)
+
+
+def _box(shown: NDArray[np.bool_], spacing_mm: Sequence[float]) -> tuple[slice, ...]:
+    """Bounding box with a margin, so that the brain fills a panel, not its empty surroundings."""
+    boxes = find_objects(shown.astype(np.uint8))
+    if not boxes:
+        return (slice(None),) * 3
+    margins = [round(MARGIN_MM / mm) for mm in spacing_mm]
+    return tuple(slice(max(0, s.start - m), s.stop + m) for s, m in zip(boxes[0], margins, strict=True))
+
+
+def _slice(volume: NDArray[Any], axis: int, index: int) -> NDArray[Any]:
+    """An axial or coronal slice, rows from bottom to top; x, which grows to the right in RAS+, is flipped."""
+    return np.flip(np.take(volume, index, axis=axis), axis=0).T
+
+
+def _contour(ax: Axes, mask: NDArray[np.bool_], colour: str, predicted: bool) -> None:
+    if not mask.any():
+        return
+    # One empty pixel around closes the contour of a mask at the edge of the volume.
+    rows, columns = (np.arange(-1, n + 1) for n in mask.shape)
+    style = DASHED if predicted else "solid"
+    view = ax.axis()
+    lines = ax.contour(
+        columns, rows, np.pad(mask, 1), levels=[0.5], colors=[colour], linestyles=[style], linewidths=1.4
+    )
+    ax.axis(view)
+    if predicted:  # a dark rim shows the dashes where they lie on a solid line of their own colour
+        lines.set_path_effects([withStroke(linewidth=2.3, foreground="black")])
+
+
+def _corner(ax: Axes, x: float, y: float, text: str) -> None:
+    across, up = ("left", "right")[int(x)], ("bottom", "top")[int(y)]
+    ax.text(x, y, text, transform=ax.transAxes, ha=across, va=up, color="0.85", fontsize=10)
