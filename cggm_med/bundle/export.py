@@ -42,7 +42,7 @@ MODULES = (
     "errors",
     "types",
     "data.cases",
-    "data.items",
+    "data.monai_items",
     "data.layouts",
     "data.volumes.labels",
     "data.volumes.transforms",
@@ -53,7 +53,7 @@ MODULES = (
     "models.fusion",
     "models.segmentation",
     "models.stacked",
-    "models.windows",
+    "models.sliding_window",
 )
 SCHEMA_FILE = TEMPLATE / "metadata_schema.json"
 

@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from cggm_med.cli import ask, bundle, doctor, nnunet, plugins, predict, train
+from cggm_med.cli import bundle, doctor, finished_runs, nnunet, plugins, predict, train
 from cggm_med.errors import CggmMedError
 
 FILES_BY_MODALITY = {"ignore_unknown_options": True}  # --flair FILE, whatever the modalities are called
@@ -23,13 +23,13 @@ app = typer.Typer(
 app.add_typer(nnunet.app)
 app.add_typer(bundle.app)
 app.command()(train.train)
-app.command()(ask.evaluate)
-app.command()(ask.report)
-app.command()(ask.compare)
-app.command()(ask.rank)
-app.command()(ask.probe)
+app.command()(finished_runs.evaluate)
+app.command()(finished_runs.report)
+app.command()(finished_runs.compare)
+app.command()(finished_runs.rank)
+app.command()(finished_runs.probe)
 app.command(context_settings=FILES_BY_MODALITY)(predict.predict)
-app.command(context_settings=FILES_BY_MODALITY)(ask.view)
+app.command(context_settings=FILES_BY_MODALITY)(finished_runs.view)
 app.command()(plugins.tasks)
 app.command()(plugins.strategies)
 app.command()(plugins.plugins)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cggm_med.metrics.classes_and_values import FUSED
+from cggm_med.metrics.classification_regression import FUSED
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.objectives.losses import IGNORED
 from cggm_med.results.results import Record

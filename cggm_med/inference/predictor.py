@@ -21,8 +21,8 @@ from cggm_med.data.volumes.resample import onto_one_grid
 from cggm_med.data.volumes.transforms import NativeGrid, to_network
 from cggm_med.device import precision, select_device
 from cggm_med.errors import CheckpointError, ConfigError, DataError, UnknownName
-from cggm_med.models.memory import peak_bytes
-from cggm_med.models.windows import window_count, windows_at_once
+from cggm_med.models.peak_memory import peak_bytes
+from cggm_med.models.sliding_window import window_count, windows_at_once
 from cggm_med.runs.finished_run import FinishedRun
 from cggm_med.task.scan_to_mask import FLIPS, SegmentedScan
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from cggm_med.metrics.classes_and_values import FUSED
+from cggm_med.metrics.classification_regression import FUSED
 from cggm_med.plots.curves import (
     MODALITY_PANELS,
     logged_loss,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 
-from cggm_med.metrics.classes_and_values import FUSED
+from cggm_med.metrics.classification_regression import FUSED
 
 MIN_POINTS = 6  # with fewer, neighbourhoods mean nothing
 PERPLEXITY = 30.0

@@ -14,7 +14,7 @@ from cggm_med.data.cases import CaseList
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.prepared import PreparedCase
 from cggm_med.data.volumes.transforms import NativeGrid, Spacing
-from cggm_med.metrics.classes_and_values import LabelMetric
+from cggm_med.metrics.classification_regression import LabelMetric
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.task.scan_to_mask import SegmentedScan

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cggm_med.config import require
 from cggm_med.data.splits import Splits
 from cggm_med.errors import DataError, first_of
-from cggm_med.metrics.classes_and_values import (
+from cggm_med.metrics.classification_regression import (
     CLASS_METRICS,
     FUSED,
     Predicted,
@@ -24,7 +24,7 @@ from cggm_med.metrics.classes_and_values import (
 )
 from cggm_med.objectives.balance_scores import true_class_sums
 from cggm_med.objectives.losses import IGNORED
-from cggm_med.plots.classes_and_values import confusion_figure
+from cggm_med.plots.classification_regression import confusion_figure
 from cggm_med.results.results import CaseValues, Record, Scores
 from cggm_med.task.base import CaseResult, TaskConfig
 from cggm_med.task.capabilities import LabelledSamples

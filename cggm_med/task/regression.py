@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cggm_med.metrics.classes_and_values import (
+from cggm_med.metrics.classification_regression import (
     FUSED,
     VALUE_METRICS,
     LabelMetric,
@@ -19,7 +19,7 @@ from cggm_med.metrics.classes_and_values import (
     label_scores,
 )
 from cggm_med.objectives.balance_scores import residual_sums
-from cggm_med.plots.classes_and_values import scatter_figure
+from cggm_med.plots.classification_regression import scatter_figure
 from cggm_med.results.results import CaseValues, Record, Scores
 from cggm_med.task.base import CaseResult
 from cggm_med.task.capabilities import LabelledSamples

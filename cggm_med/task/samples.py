@@ -23,7 +23,7 @@ from cggm_med.data.splits import NAMES, Member, Splits, check_splits, members_of
 from cggm_med.data.step_sampler import visited
 from cggm_med.errors import DataError, NonFiniteLoss
 from cggm_med.files import atomic_folder, cache_folder, pieces
-from cggm_med.metrics.classes_and_values import FUSED
+from cggm_med.metrics.classification_regression import FUSED
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.randomness import Stream, random_seed

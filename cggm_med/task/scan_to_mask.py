@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cggm_med.data.volumes.labels import THRESHOLD, LabelConvention
 from cggm_med.data.volumes.transforms import NativeGrid
-from cggm_med.models.windows import predict_volume
+from cggm_med.models.sliding_window import predict_volume
 
 FLIPS = tuple(axes for n in (1, 2, 3) for axes in itertools.combinations((1, 2, 3), n))  # of (channel, x, y, z)
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from cggm_med import registry
 from cggm_med.models.encoders import Encoder
+from cggm_med.testing.feature_maps import finite_maps, same
 from cggm_med.testing.laws import Laws, check, expect
-from cggm_med.testing.maps import finite_maps, same
 
 VOXELS = (2, 3, 4)  # of the coarsest map along x, y, z; 2 is the least that training allows
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from cggm_med import registry
 from cggm_med.errors import PluginError
 from cggm_med.models.fusion import Fusion
+from cggm_med.testing.feature_maps import finite_maps, same
 from cggm_med.testing.laws import Laws, check, expect
-from cggm_med.testing.maps import finite_maps, same
 from cggm_med.types import Features
 
 MODALITIES = ("flair", "t1", "t2")

@@ -20,9 +20,9 @@ from cggm_med.evaluation.subsets import question as subset_evaluation
 from cggm_med.evaluation.subsets.question import SubsetQuestion
 from cggm_med.evaluation.subsets.table import wanted_subsets
 from cggm_med.inference.predictor import Predictor
-from cggm_med.metrics.classes_and_values import FUSED
+from cggm_med.metrics.classification_regression import FUSED
 from cggm_med.metrics.overlap import dice
-from cggm_med.models.windows import window_count
+from cggm_med.models.sliding_window import window_count
 from cggm_med.runs.loaded_run import load_run
 from cggm_med.task.base import CaseResult, Task
 from cggm_med.task.subset_segmentation import segment_subsets

@@ -29,7 +29,7 @@ from cggm_med.evaluation.probe.question import ProbeQuestion
 from cggm_med.evaluation.robustness.question import RobustnessQuestion
 from cggm_med.evaluation.subsets.question import SubsetQuestion
 from cggm_med.inference.predictor import Predictor
-from cggm_med.metrics.classes_and_values import CLASS_METRICS
+from cggm_med.metrics.classification_regression import CLASS_METRICS
 from cggm_med.models.late_fusion import LateFusionModel, vector_heads
 from cggm_med.results.results import Scores
 from cggm_med.results.tables import Table

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cggm_med.config import parse_overrides
 from cggm_med.errors import DataError
-from cggm_med.metrics.classes_and_values import Predicted
+from cggm_med.metrics.classification_regression import Predicted
 from cggm_med.registry import TASKS, load
 from cggm_med.runs.settings import make_config
 from cggm_med_tasks.affect.mosi import (

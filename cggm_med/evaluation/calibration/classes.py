@@ -11,7 +11,7 @@ from cggm_med.evaluation.calibration.figure import reliability_figure
 from cggm_med.evaluation.calibration.scores import BINS, ClassPredictions, fit_temperature
 from cggm_med.evaluation.calibration.table import METRICS, Record, Temperature, cells_of, headline, record, stages
 from cggm_med.evaluation.labelled import predict_labels
-from cggm_med.metrics.classes_and_values import FUSED
+from cggm_med.metrics.classification_regression import FUSED
 from cggm_med.results.results import Scores
 from cggm_med.results.tables import Table
 from cggm_med.runs.loaded_run import LoadedRun

@@ -14,7 +14,7 @@ from cggm_med.evaluation.probe.figure import probe_figure
 from cggm_med.evaluation.probe.samples import SampleProbe
 from cggm_med.evaluation.probe.table import HEAD, READ_OUTS, UNTRAINED
 from cggm_med.evaluation.probe.volumes import VolumeProbe
-from cggm_med.metrics.classes_and_values import FUSED
+from cggm_med.metrics.classification_regression import FUSED
 from cggm_med.results.results import Report
 from cggm_med.runs.loaded_run import LoadedRun, Say
 from cggm_med.task.base import Task

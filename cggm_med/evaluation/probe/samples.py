@@ -13,7 +13,7 @@ from cggm_med.errors import DataError
 from cggm_med.evaluation.labelled import labels_of, predict_labels
 from cggm_med.evaluation.probe.readouts import FOLDS, Rows, class_probabilities, fit_readout, pooled
 from cggm_med.evaluation.probe.table import HEAD, PROBE, READ_OUTS, UNTRAINED, Record, Say, read_out_table, untrained
-from cggm_med.metrics.classes_and_values import FUSED, Predicted
+from cggm_med.metrics.classification_regression import FUSED, Predicted
 from cggm_med.models.base import MultimodalModel
 from cggm_med.randomness import Stream, random_seed
 from cggm_med.results.results import Scores

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from cggm_med.metrics.classes_and_values import FUSED
+from cggm_med.metrics.classification_regression import FUSED
 from cggm_med.models.base import MultimodalModel
 from cggm_med.results.tables import Table, rounded
 from cggm_med.runs.loaded_run import LoadedRun

@@ -21,7 +21,7 @@ from cggm_med.evaluation.probe.voxels import (
     fit_voxels,
     voxel_features,
 )
-from cggm_med.metrics.classes_and_values import FUSED
+from cggm_med.metrics.classification_regression import FUSED
 from cggm_med.metrics.overlap import dice
 from cggm_med.models.base import MultimodalModel
 from cggm_med.randomness import Stream, random_seed

@@ -33,7 +33,13 @@ from cggm_med.data.arrays import require_finite, require_numbers, trim
 from cggm_med.data.splits import Splits
 from cggm_med.errors import DataError, first_of
 from cggm_med.files import atomic_file, cache_folder
-from cggm_med.metrics.classes_and_values import VALUE_METRICS, LabelMetric, Predicted, by_name, mean_absolute_difference
+from cggm_med.metrics.classification_regression import (
+    VALUE_METRICS,
+    LabelMetric,
+    Predicted,
+    by_name,
+    mean_absolute_difference,
+)
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.models.sequence import SequenceModelConfig, sequence_heads, sequence_model, settle_channels

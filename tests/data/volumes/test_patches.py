@@ -16,7 +16,7 @@ from cggm_med.data.volumes.patches import (
     random_seed,
 )
 from cggm_med.errors import DataError
-from cggm_med.models.windows import _ways, predict_volume, window_count
+from cggm_med.models.sliding_window import _ways, predict_volume, window_count
 
 
 class Memory:

@@ -11,8 +11,8 @@ from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
 from monai.transforms import LoadImage, SaveImaged
 
 from cggm_med.data.cases import Case, ImageFile
-from cggm_med.data.items import case_items
 from cggm_med.data.layouts import NamedFiles
+from cggm_med.data.monai_items import case_items
 from cggm_med.data.volumes.checks import inspect
 from cggm_med.data.volumes.transforms import (
     LabelsToRegionsd,

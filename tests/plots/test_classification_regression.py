@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from cggm_med.metrics.classes_and_values import Predicted
-from cggm_med.plots import classes_and_values as label_figures
-from cggm_med.plots.classes_and_values import confusion_figure, scatter_figure
+from cggm_med.metrics.classification_regression import Predicted
+from cggm_med.plots import classification_regression as label_figures
+from cggm_med.plots.classification_regression import confusion_figure, scatter_figure
 
 
 @pytest.fixture

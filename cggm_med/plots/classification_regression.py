@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
 
-from cggm_med.metrics.classes_and_values import Predicted
+from cggm_med.metrics.classification_regression import Predicted
 from cggm_med.plots.style import LINE_COLOURS, write_figure
 
 MAX_NAMED = 40  # classes up to which each is named along the axes

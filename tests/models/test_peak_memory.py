@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from cggm_med.models.memory import peak_bytes
+from cggm_med.models.peak_memory import peak_bytes
 from cggm_med.models.segmentation import SegmentationModel
 
 MEGA = torch.zeros(1, 1, 64, 64, 64, device="meta")  # 2**20 bytes

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import classification_report
 
-from cggm_med.metrics.classes_and_values import (
+from cggm_med.metrics.classification_regression import (
     CLASS_METRICS,
     FUSED,
     VALUE_METRICS,
