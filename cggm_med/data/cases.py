@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 LABEL = "label"
@@ -22,12 +22,27 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class Case:
-    """One examination: its images by modality, in the order that was asked for, and its label if there is one."""
+    """One examination.
+
+    Attributes:
+        id: of the case.
+        patient: whom it shows.
+        images: by modality, in the order that was asked for; those that the case lacks are left out.
+        label: file with the label map, if there is one.
+        convention: name of the label map's convention, where the cases of a data set follow several.
+        not_drawn: regions that nobody drew in this case: their absence from the label map says nothing.
+        raters: label maps of single readers, by name, beside ``label``.
+        fold: of a cross-validation in which the case is tested, if the data set declares one.
+    """
 
     id: str
     patient: str
     images: Mapping[str, ImageFile]
     label: Path | None
+    convention: str | None = None
+    not_drawn: tuple[str, ...] = ()
+    raters: Mapping[str, Path] = field(default_factory=dict)
+    fold: str | None = None
 
     @property
     def group(self) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,8 @@ class LabelConvention:
         regions: the labels that make up each region; a label may belong to several regions.
         paint: the label that stands for each region when regions are turned into labels. The order counts: every
             region is painted over those before it, so the outermost comes first.
+        exclusive: whether a voxel belongs to one region at most, the most probable of them and the background.
+        ignore: the label of voxels that nobody annotated; they are neither learned nor scored.
 
     Raises:
         ValueError: if the parts contradict one another.
@@ -47,6 +51,8 @@ class LabelConvention:
     meanings: Mapping[int, str]
     regions: Mapping[str, tuple[int, ...]]
     paint: Mapping[str, int]
+    exclusive: bool = False
+    ignore: int | None = None
 
     def __post_init__(self) -> None:
         def demand(holds: bool, what: str) -> None:
@@ -54,11 +60,16 @@ class LabelConvention:
                 raise ValueError(f"label convention {self.name}: {what}")
 
         demand(bool(self.regions), "it has no regions")
-        demand(all(0 < label < 256 for label in self.meanings), "labels must lie between 1 and 255")
+        demand(all(0 < label < 65536 for label in self.meanings), "labels must lie between 1 and 65535")
         demand(set(self.paint) == set(self.regions), f"paint names {set(self.paint)}, regions {set(self.regions)}")
         for region, labels in self.regions.items():
             demand(bool(labels) and set(labels) <= set(self.meanings), f"{region} is {labels}; expected known labels")
             demand(self.paint[region] in labels, f"{region} is painted {self.paint[region]}, which lies outside it")
+        ignored = self.ignore is None or (0 < self.ignore < 65536 and self.ignore not in self.meanings)
+        demand(ignored, f"ignore is {self.ignore}; expected a label of its own, which is no region's")
+        if self.exclusive:
+            shared = [label for label, n in Counter(x for r in self.regions.values() for x in r).items() if n > 1]
+            demand(not shared, f"its regions exclude one another, and several hold the label {shared}")
         order = list(self.paint)
         for k, region in enumerate(order):
             for later in order[k + 1 :]:
@@ -70,7 +81,7 @@ class LabelConvention:
         """Masks ``(region, x, y, z)`` of a label map ``(x, y, z)``, regions in declared order."""
         return np.stack([np.isin(labels, values) for values in self.regions.values()])
 
-    def to_labels(self, regions: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    def to_labels(self, regions: NDArray[np.bool_]) -> NDArray[np.unsignedinteger[Any]]:
         """Label map ``(x, y, z)`` of region masks ``(region, x, y, z)``, painted from the outermost region inwards.
 
         Raises:
@@ -82,7 +93,7 @@ class LabelConvention:
                 f"one mask for each of {', '.join(self.regions)}"
             )
         masks = dict(zip(self.regions, regions, strict=True))
-        labels = np.zeros(regions.shape[1:], np.uint8)
+        labels = np.zeros(regions.shape[1:], np.uint8 if max(self.meanings) < 256 else np.uint16)
         for region, label in self.paint.items():
             labels[masks[region]] = label
         return labels
@@ -96,12 +107,35 @@ class LabelConvention:
             [0.5, 7]
         """
         # Filtering first keeps the sort inside np.unique away from the millions of voxels that are in order.
-        strange = np.unique(labels[~np.isin(labels, [0, *self.meanings])])
+        declared = [0, *self.meanings] if self.ignore is None else [0, *self.meanings, self.ignore]
+        strange = np.unique(labels[~np.isin(labels, declared)])
         return [int(value) if float(value).is_integer() else float(value) for value in strange]
 
     def describe(self) -> str:
         """The labels and their meanings in one line, such as ``0 background, 1 lesion``."""
-        return ", ".join(f"{label} {meaning}" for label, meaning in {0: "background", **self.meanings}.items())
+        all_labels = {0: "background", **self.meanings} | ({} if self.ignore is None else {self.ignore: "ignored"})
+        return ", ".join(f"{label} {meaning}" for label, meaning in all_labels.items())
+
+
+def painting_order(regions: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """The label to paint each region with, the outermost region first: one that no region inside it holds.
+
+    Raises:
+        ValueError: if a region has no label of its own, so that it cannot be told from those inside it.
+
+    Example:
+        >>> painting_order({"ET": (4,), "WT": (1, 2, 4), "TC": (1, 4)})
+        {'WT': 2, 'TC': 1, 'ET': 4}
+    """
+    order = sorted(regions, key=lambda region: -len(regions[region]))
+    paint = {}
+    for place, region in enumerate(order):
+        inside = {label for later in order[place + 1 :] for label in regions[later]}
+        own = [label for label in regions[region] if label not in inside]
+        if not own:
+            raise ValueError(f"region {region} {list(regions[region])} has no label that smaller regions lack")
+        paint[region] = own[0]
+    return paint
 
 
 def detect_convention(

@@ -1,0 +1,339 @@
+"""What a data set declares of itself: modalities, the meaning of labels, regions, and how lesions are counted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from cggm_med.data.volumes.labels import LabelConvention, painting_order
+from cggm_med.errors import DataError, UnknownName
+
+Kind = Literal["mri", "ct", "pet", "map"]
+Normalisation = Literal["z_score", "training_statistics", "keep_scale"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+NORMALISATIONS: Mapping[Kind, Normalisation] = {
+    "mri": "z_score",
+    "ct": "training_statistics",
+    "pet": "keep_scale",
+    "map": "keep_scale",
+}
+UNKNOWN = "?"  # the meaning of a label that a proposal leaves to the user
+KEYS = (
+    "name",
+    "modalities",
+    "required",
+    "reference",
+    "spacing",
+    "labels",
+    "regions",
+    "exclusive",
+    "paint",
+    "ignore",
+    "conventions",
+    "colours",
+    "codes",
+    "lesion_rules",
+)
+_CONVENTION_KEYS = ("labels", "regions", "exclusive", "paint", "ignore")
+_NAME = r"[^\W\d_][\w.+-]*(?: [\w.+-]+)*"
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One kind of image that a case may have.
+
+    Attributes:
+        kind: ``mri`` (any unit), ``ct`` (Hounsfield units), ``pet`` (such as SUV) or ``map`` (a quantity, such as ADC).
+        normalisation: ``z_score`` inside the body of each image; ``training_statistics``: clipped to percentiles of the
+            training cases and z-scored by their mean and deviation; or ``keep_scale``: divided by one number for all
+            cases, so that the quantity is kept. Default: what the kind needs.
+        shows: what the images show, in the field's terms, such as ``t1ce``; by this, modalities of different data sets
+            are recognised. Default: the name.
+    """
+
+    kind: Kind = "mri"
+    normalisation: Normalisation = "z_score"
+    shows: str = ""
+
+
+@dataclass(frozen=True)
+class LesionRules:
+    """When voxels are one lesion, and when a lesion is found; see ``metrics.lesions.lesion_metrics``.
+
+    Attributes:
+        dilations: how often the true mask is dilated before its connected parts count as lesions; 0: not at all.
+        min_mm3: volume up to which a true lesion does not count.
+        connectivity: neighbours of a voxel: 6, 18 or 26.
+        min_overlap: share of a true lesion's voxels that must be predicted for it to be found; 0: one voxel.
+    """
+
+    dilations: int = 3
+    min_mm3: float = 50.0
+    connectivity: int = 26
+    min_overlap: float = 0.0
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What the cases of a data set have in common.
+
+    Attributes:
+        name: of the data set.
+        modalities: by name, in the order of the network's encoders.
+        conventions: meanings of label numbers, by name; all have the same regions in the same order.
+        required: modalities that every case must have.
+        reference: modality to whose grid the others are resampled; None: the images of a case share one grid.
+        spacing: voxel size in mm along right, anterior, superior to train at; None: planned from the cases.
+        colours: of regions, such as ``#56B4E9``.
+        codes: of regions for DICOM-SEG: see ``data.dicom.seg``.
+        lesion_rules: how lesions are counted; None: by the rules of BraTS 2023.
+    """
+
+    name: str
+    modalities: Mapping[str, Modality]
+    conventions: Mapping[str, LabelConvention]
+    required: tuple[str, ...] = ()
+    reference: str | None = None
+    spacing: tuple[float, float, float] | None = None
+    colours: Mapping[str, str] = field(default_factory=dict)
+    codes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    lesion_rules: LesionRules | None = None
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """Names of the regions, in order."""
+        return tuple(next(iter(self.conventions.values())).regions)
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether a voxel belongs to one region at most."""
+        return next(iter(self.conventions.values())).exclusive
+
+    def to_json(self) -> dict[str, Any]:
+        """The declaration as plain values, which ``from_json`` reads."""
+        modalities: dict[str, dict[str, str]] = {}
+        for name, modality in self.modalities.items():
+            modalities[name] = {"kind": modality.kind, "normalisation": modality.normalisation}
+            if modality.shows not in ("", name):
+                modalities[name]["shows"] = modality.shows
+        named = {name: _convention_json(convention) for name, convention in self.conventions.items()}
+        content: dict[str, Any] = {"name": self.name, "modalities": modalities}
+        content |= next(iter(named.values())) if set(named) == {self.name} else {"conventions": named}
+        content |= {"required": list(self.required)} if self.required else {}
+        content |= {"reference": self.reference} if self.reference is not None else {}
+        content |= {"spacing": list(self.spacing)} if self.spacing is not None else {}
+        content |= {"colours": dict(self.colours)} if self.colours else {}
+        content |= {"codes": {region: dict(code) for region, code in self.codes.items()}} if self.codes else {}
+        content |= {"lesion_rules": vars(self.lesion_rules).copy()} if self.lesion_rules is not None else {}
+        return content
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], where: str) -> Declaration:
+        """The declaration in a JSON object; keys of other purposes, such as the lists of cases, are left alone.
+
+        Args:
+            content: see ``docs/how-to/your-own-data.md``.
+            where: what messages call it, such as the file's path.
+
+        Raises:
+            UnknownName: for a kind, normalisation or modality that does not exist.
+            DataError: for what is missing, contradictory or left open; names all of it.
+
+        Example:
+            >>> made = Declaration.from_json(
+            ...     {"name": "ms", "modalities": {"flair": {"kind": "mri"}}, "labels": {"1": "lesion"}}, "dataset.json"
+            ... )
+            >>> made.regions, made.exclusive, made.modalities["flair"].normalisation
+            (('lesion',), True, 'z_score')
+        """
+        return _Reader(where).declaration(content)
+
+
+def _convention_json(convention: LabelConvention) -> dict[str, Any]:
+    return {
+        "labels": {str(label): meaning for label, meaning in convention.meanings.items()},
+        "regions": {region: list(labels) for region, labels in convention.regions.items()},
+        "exclusive": convention.exclusive,
+        "paint": dict(convention.paint),
+        **({} if convention.ignore is None else {"ignore": convention.ignore}),
+    }
+
+
+class _Reader:
+    """Reads the parts of a declaration and collects what is wrong with them."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.problems: list[str] = []
+
+    def declaration(self, content: Mapping[str, Any]) -> Declaration:
+        name = content.get("name", "data")
+        if not (isinstance(name, str) and name):
+            self.problems.append(f'"name" is {name!r}; expected a text')
+            name = "data"
+        modalities = self._modalities(content.get("modalities"))
+        conventions = self._conventions(name, content)
+        regions = tuple(next(iter(conventions.values())).regions) if conventions else ()
+        made = Declaration(
+            name,
+            modalities,
+            conventions,
+            required=self._names(content, "required", modalities),
+            reference=self._reference(content.get("reference"), modalities),
+            spacing=self._spacing(content.get("spacing")),
+            colours=self._by_region(content, "colours", regions, self._colour),
+            codes=self._by_region(content, "codes", regions, self._code),
+            lesion_rules=self._lesion_rules(content.get("lesion_rules")),
+        )
+        if self.problems:
+            raise DataError(f"{self.where} cannot be used; what it declares is incomplete:", self.problems)
+        return made
+
+    def _modalities(self, given: Any) -> dict[str, Modality]:
+        if isinstance(given, list):
+            given = dict.fromkeys(given, "mri") if all(isinstance(name, str) for name in given) else None
+        if not (isinstance(given, dict) and given):
+            self.problems.append('"modalities" is missing; expected such as {"flair": {"kind": "mri"}}')
+            return {}
+        modalities = {}
+        for name, of in given.items():
+            of = {"kind": of} if isinstance(of, str) else of
+            if not re.fullmatch(_NAME, name):
+                self.problems.append(f"modality {name!r}; expected a name that begins with a letter")
+            if not isinstance(of, dict):
+                self.problems.append(f'modality {name} is {of!r}; expected such as {{"kind": "mri"}}')
+                continue
+            self._known(f"key of modality {name}", of, ("kind", "normalisation", "shows"))
+            kind = of.get("kind", UNKNOWN)
+            if kind == UNKNOWN:
+                self.problems.append(f"modality {name} has no kind; write one of {', '.join(KINDS)}")
+                continue
+            self._known(f"kind of modality {name}", [kind], KINDS)
+            normalisation = of.get("normalisation", NORMALISATIONS[kind])
+            self._known(f"normalisation of modality {name}", [normalisation], get_args(Normalisation))
+            modalities[name] = Modality(kind, normalisation, str(of.get("shows", name)))
+        return modalities
+
+    def _conventions(self, name: str, content: Mapping[str, Any]) -> dict[str, LabelConvention]:
+        several = content.get("conventions")
+        if several is None:
+            convention = self._convention(name, content)
+            return {} if convention is None else {name: convention}
+        if not (isinstance(several, dict) and several):
+            self.problems.append(f'"conventions" is {several!r}; expected such as {{"2023": {{"labels": ...}}}}')
+            return {}
+        found = {key: self._convention(key, of) for key, of in several.items()}
+        conventions = {key: convention for key, convention in found.items() if convention is not None}
+        shapes = {key: (tuple(c.regions), c.exclusive) for key, c in conventions.items()}
+        if len(set(shapes.values())) > 1:
+            shown = "; ".join(f"{key}: {', '.join(regions)}" for key, (regions, _) in shapes.items())
+            self.problems.append(f"conventions must have the same regions in one order, exclusive or not: {shown}")
+        return conventions
+
+    def _convention(self, name: str, content: Any) -> LabelConvention | None:
+        labels = content.get("labels") if isinstance(content, dict) else None
+        numbers = isinstance(labels, dict) and all(re.fullmatch(r"\d{1,5}", str(key)) for key in labels)
+        if not (numbers and labels and all(isinstance(meaning, str) and meaning for meaning in labels.values())):
+            self.problems.append(
+                f'"labels" of {name} is {labels!r}; expected the meaning of each number, such as {{"1": "lesion"}}'
+            )
+            return None
+        meanings = {int(key): meaning for key, meaning in labels.items() if int(key)}
+        for label, meaning in meanings.items():
+            if meaning == UNKNOWN:
+                self.problems.append(f'label {label} has the meaning "?"; write what it means')
+        regions = content.get("regions", {meaning: [label] for label, meaning in meanings.items()})
+        if not isinstance(regions, dict):
+            self.problems.append(f'"regions" is {regions!r}; expected numbers by name, such as {{"WT": [1, 2, 4]}}')
+            return None
+        numbers_of = {region: tuple(held if isinstance(held, list) else [held]) for region, held in regions.items()}
+        for region, held in numbers_of.items():
+            if strange := [label for label in held if type(label) is not int or label not in meanings]:
+                self.problems.append(f"region {region} holds {strange}; expected numbers among {list(meanings)}")
+                return None
+        overlap = len({label for held in numbers_of.values() for label in held}) < sum(map(len, numbers_of.values()))
+        exclusive, ignore, paint = content.get("exclusive", not overlap), content.get("ignore"), content.get("paint")
+        if type(exclusive) is not bool or not (ignore is None or type(ignore) is int):
+            self.problems.append(f'"exclusive" is {exclusive!r}, expected true or false; "ignore" {ignore!r}, a number')
+            return None
+        try:
+            return LabelConvention(
+                name, meanings, numbers_of, dict(paint) if paint else painting_order(numbers_of), exclusive, ignore
+            )
+        except (ValueError, TypeError) as error:
+            self.problems.append(str(error))
+            return None
+
+    def _names(self, content: Mapping[str, Any], key: str, modalities: Mapping[str, Modality]) -> tuple[str, ...]:
+        given = content.get(key, [])
+        if not (isinstance(given, list) and all(isinstance(name, str) for name in given)):
+            self.problems.append(f'"{key}" is {given!r}; expected a list of modalities')
+            return ()
+        self._known("modality", given, modalities)
+        return tuple(given)
+
+    def _reference(self, given: Any, modalities: Mapping[str, Modality]) -> str | None:
+        if given is not None:
+            self._known('modality that "reference" names', [given], modalities)
+        return given
+
+    def _spacing(self, given: Any) -> tuple[float, float, float] | None:
+        if given is None:
+            return None
+        sizes = [n for n in given if type(n) in (int, float) and 0 < n < 1e4] if isinstance(given, list) else []
+        if len(sizes) != 3 or len(given) != 3:
+            self.problems.append(f'"spacing" is {given!r}; expected three sizes in mm, such as [1, 1, 3]')
+            return None
+        x, y, z = map(float, sizes)
+        return x, y, z
+
+    def _by_region(self, content: Mapping[str, Any], key: str, regions: tuple[str, ...], read: Any) -> dict[str, Any]:
+        given = content.get(key, {})
+        if not isinstance(given, dict):
+            self.problems.append(f'"{key}" is {given!r}; expected one for each region, by name')
+            return {}
+        self._known(f'region that "{key}" names', given, regions)
+        return {region: read(region, value) for region, value in given.items()}
+
+    def _colour(self, region: str, given: Any) -> str:
+        if not (isinstance(given, str) and re.fullmatch(r"#[0-9A-Fa-f]{6}", given)):
+            self.problems.append(f'colour of {region} is {given!r}; expected such as "#D55E00"')
+        return str(given)
+
+    def _code(self, region: str, given: Any) -> Mapping[str, Any]:
+        if not isinstance(given, dict):
+            self.problems.append(f"code of {region} is {given!r}; expected an object with category and type")
+            return {}
+        return given
+
+    def _lesion_rules(self, given: Any) -> LesionRules | None:
+        if given is None:
+            return None
+        if not isinstance(given, dict):
+            self.problems.append(f'"lesion_rules" is {given!r}; expected such as {{"dilations": 1, "min_mm3": 2}}')
+            return None
+        rules = LesionRules()
+        self._known("lesion rule", given, vars(rules))
+        rules = LesionRules(**given)
+        numbers = all(type(value) in (int, float) for value in vars(rules).values())
+        if not (
+            numbers
+            and type(rules.dilations) is int
+            and rules.dilations >= 0
+            and 0 <= rules.min_mm3 < float("inf")
+            and rules.connectivity in (6, 18, 26)
+            and 0 <= rules.min_overlap <= 1
+        ):
+            self.problems.append(
+                f'"lesion_rules" is {given}; expected dilations at least 0, min_mm3 at least 0, connectivity 6, 18 or '
+                "26, min_overlap from 0 to 1"
+            )
+        return rules
+
+    def _known(self, kind: str, given: Iterable[Any], known: Iterable[str]) -> None:
+        known = list(known)
+        for name in given:
+            if name not in known:
+                raise UnknownName(kind, str(name), known, f"It stands in {self.where}")

@@ -1,0 +1,170 @@
+"""Read a declared list: a JSON file that says what its cases have in common and where the files of each lie."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cggm_med.data.cases import LABEL, SECTIONS, Case, CaseList, ImageFile, natural_key
+from cggm_med.data.declaration import KEYS, Declaration
+from cggm_med.data.layouts import read_json
+from cggm_med.errors import DataError, UnknownName
+
+NAME = "dataset.json"
+_CASE_KEYS = ("id", "patient", LABEL, "raters", "convention", "not_drawn", "fold")
+_OTHER_KEYS = ("questions", "comment")
+
+
+def is_declared(content: Any) -> bool:
+    """Whether the content of a JSON file is a declared list, not the list of another tool.
+
+    Example:
+        >>> is_declared({"modalities": {"flair": "mri"}, "training": []}), is_declared({"training": []})
+        (True, False)
+    """
+    return isinstance(content, dict) and "modalities" in content
+
+
+def read_declared(path: Path, *, need_labels: bool = True) -> tuple[Declaration, CaseList]:
+    """The declaration and the cases of a declared list.
+
+    Args:
+        path: the file, or a folder that holds it as ``dataset.json``.
+        need_labels: whether a case without label is an error; cases of the section ``test`` never need one.
+
+    Raises:
+        UnknownName: for a key, modality, region or section that does not exist.
+        DataError: for open questions, and for what is missing or contradictory; names every such case.
+    """
+    file = path / NAME if path.is_dir() else path
+    content = read_json(file)
+    if not is_declared(content):
+        raise DataError(
+            f'{file} is no declared list; expected a JSON object with "modalities", "labels" and "training"'
+        )
+    declaration = Declaration.from_json(content, str(file))
+    if questions := content.get("questions"):
+        raise DataError(
+            f'{file} has open questions; settle each in the file, then delete it from its "questions":',
+            [str(question) for question in questions],
+        )
+    return declaration, read_cases(file, content, declaration, need_labels=need_labels)
+
+
+def read_cases(file: Path, content: Mapping[str, Any], declaration: Declaration, *, need_labels: bool) -> CaseList:
+    """The cases of a declared list, see ``read_declared``."""
+    cases: list[Case] = []
+    problems: list[str] = []
+    sections: dict[str, list[str]] = {}
+    first: dict[str, str] = {}
+    user: dict[tuple[Path, int | None], str] = {}
+    for section, where, entry in _entries(file, content):
+        found = _case(file, where, entry, declaration)
+        if isinstance(found, str):
+            problems.append(f"{where}: {found}")
+            continue
+        if first.setdefault(found.id, where) != where:
+            problems.append(f"{found.id}: the same id twice: {first[found.id]} and {where}")
+        problems += [f"{found.id}: {problem}" for problem in _problems(found, declaration)]
+        if found.label is None and need_labels and section != "test":
+            problems.append(f"{found.id}: no label (expected the key '{LABEL}' in {where})")
+        for role, image in found.images.items():
+            key = (image.path, image.channel)
+            if user.setdefault(key, f"{where} {role}") != f"{where} {role}":
+                problems.append(f"{found.id}: {role} is the same file as {user[key]}: {image.path}")
+        sections.setdefault(section, []).append(found.id)
+        cases.append(found)
+    if problems:
+        raise DataError(f"{file} (declared list): fix or leave out these cases:", problems)
+    if not cases:
+        raise DataError(f"{file} (declared list) lists no case; expected a section 'training' with at least one")
+    ordered = {section: tuple(sorted(ids, key=natural_key)) for section, ids in sections.items()}
+    declares_split = {"validation", "test"} & set(ordered)
+    convention = next(iter(declaration.conventions)) if len(declaration.conventions) == 1 else None
+    return CaseList(
+        tuple(sorted(cases, key=lambda case: natural_key(case.id))),
+        "declared list",
+        convention,
+        ordered if declares_split else None,
+    )
+
+
+def _entries(file: Path, content: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Section, place such as ``training[0]``, and content of each entry."""
+    known = (*KEYS, *SECTIONS, *_OTHER_KEYS)
+    for section, entries in content.items():
+        if section not in known:
+            raise UnknownName("key", section, known, f"It stands in {file}")
+        if section in SECTIONS:
+            for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
+                yield section, f"{section}[{number}]", entry
+
+
+def _case(file: Path, where: str, entry: Any, declaration: Declaration) -> Case | str:
+    """The case of an entry, or what is wrong with it."""
+    if not isinstance(entry, dict):
+        return "expected an object with id, images by modality and label"
+    known = (*_CASE_KEYS, *declaration.modalities)
+    for key in entry:
+        if key not in known:
+            raise UnknownName("key of a case", key, known, f"It stands in {where} of {file}")
+    id = entry.get("id")
+    if not (isinstance(id, str) and re.fullmatch(r"(?!\.+$)[^/\\\x00-\x1f]{1,128}", id)):
+        return f"id {id!r}; expected a text that can be a file name"  # results are written under it
+    images: dict[str, ImageFile] = {}
+    for modality in declaration.modalities:
+        given = entry.get(modality)
+        if given is None:
+            continue
+        image = _image(file.parent, given)
+        if image is None:
+            return f'{modality} is {given!r}; expected a path, or {{"file": path, "channel": number}}'
+        images[modality] = image
+    label, raters = entry.get(LABEL), entry.get("raters") or {}
+    texts = [label or "x", entry.get("patient") or "x", str(entry.get("fold") or "x")]
+    if not (isinstance(raters, dict) and all(isinstance(text, str) for text in [*texts, *raters.values()])):
+        return "label, patient and raters must be texts"
+    convention = entry.get("convention")
+    several = len(declaration.conventions) > 1
+    if (several or convention is not None) and convention not in declaration.conventions:
+        return f'"convention" is {convention!r}; expected one of {", ".join(declaration.conventions)}'
+    not_drawn = entry.get("not_drawn") or []
+    if not (isinstance(not_drawn, list) and set(not_drawn) <= set(declaration.regions)):
+        return f'"not_drawn" is {not_drawn!r}; expected regions among {", ".join(declaration.regions)}'
+    return Case(
+        id,
+        entry.get("patient") or id,
+        images,
+        file.parent / label if label else None,
+        convention=convention,
+        not_drawn=tuple(not_drawn),
+        raters={name: file.parent / path for name, path in raters.items()},
+        fold=None if entry.get("fold") is None else str(entry["fold"]),
+    )
+
+
+def _image(folder: Path, given: Any) -> ImageFile | None:
+    if isinstance(given, str) and given:
+        return ImageFile(folder / given)
+    if isinstance(given, dict) and set(given) == {"file", "channel"}:
+        file, channel = given["file"], given["channel"]
+        if isinstance(file, str) and file and type(channel) is int and channel >= 0:
+            return ImageFile(folder / file, channel)
+    return None
+
+
+def _problems(case: Case, declaration: Declaration) -> Sequence[str]:
+    """Files and modalities that a case must have and lacks."""
+    found = [
+        f"no {modality}, which the data set requires"
+        for modality in declaration.required
+        if modality not in case.images
+    ]
+    found += [] if case.images else ["no image of any modality"]
+    files = {modality: image.path for modality, image in case.images.items()}
+    files |= {LABEL: case.label} if case.label is not None else {}
+    files |= {f"label of rater {name}": path for name, path in case.raters.items()}
+    return [*found, *(f"{role} does not exist: {path}" for role, path in files.items() if not os.path.isfile(path))]

@@ -1,0 +1,111 @@
+"""Declared lists: cases with the images that each has, and one line for everything that is missing."""
+
+import json
+
+import pytest
+
+from cggm_med.data.cases import Case, ImageFile
+from cggm_med.data.declaration import Modality
+from cggm_med.data.folders.declared import read_declared
+from cggm_med.data.folders.proposal import Labels, Proposal
+from cggm_med.errors import DataError, UnknownName
+
+DECLARED = {"modalities": {"flair": "mri", "adc": "map"}, "labels": {"1": "lesion"}}
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Write a list and the files that it names."""
+
+    def write(*training, **other):
+        for entry in [*training, *other.get("test", [])]:
+            for key, given in entry.items():
+                file = given["file"] if isinstance(given, dict) else given
+                if key in ("flair", "adc", "label") and file != "absent.nii":
+                    (tmp_path / file).touch()
+        (tmp_path / "dataset.json").write_text(json.dumps({**DECLARED, "training": training, **other}))
+        return tmp_path
+
+    return write
+
+
+def test_a_case_has_what_it_names(written):
+    folder = written(
+        {"id": "b10", "flair": "b.nii", "label": "bl.nii", "fold": 1},
+        {"id": "b9", "patient": "p", "flair": {"file": "c.nii", "channel": 1}, "adc": "d.nii", "label": "cl.nii"},
+    )
+    declaration, found = read_declared(folder)
+    assert list(declaration.modalities) == ["flair", "adc"]
+    assert [case.id for case in found.cases] == ["b9", "b10"]
+    first, second = found.cases
+    assert first.images == {"flair": ImageFile(folder / "c.nii", 1), "adc": ImageFile(folder / "d.nii")}
+    assert (first.patient, second.patient, second.fold) == ("p", "b10", "1")
+    assert set(second.images) == {"flair"}
+    assert found.sections is None
+
+
+def test_sections_are_splits_and_tests_need_no_label(written):
+    _, found = read_declared(
+        written({"id": "a", "flair": "a.nii", "label": "l.nii"}, test=[{"id": "b", "flair": "b.nii"}])
+    )
+    assert found.sections == {"training": ("a",), "test": ("b",)}
+    assert found.cases[1].label is None
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"id": "a", "label": "l.nii"}, "a: no image of any modality"),
+        ({"id": "a", "flair": "absent.nii", "label": "l.nii"}, "flair does not exist"),
+        ({"id": "a", "flair": "a.nii"}, "a: no label"),
+        ({"id": "../a", "flair": "a.nii"}, "can be a file name"),
+        ({"id": "a", "flair": 3}, "flair is 3; expected a path"),
+        ({"id": "a", "flair": "a.nii", "adc": "a.nii", "label": "l.nii"}, "adc is the same file as"),
+        ({"id": "a", "flair": "a.nii", "label": "l.nii", "convention": "x"}, "\"convention\" is 'x'"),
+        ({"id": "a", "flair": "a.nii", "label": "l.nii", "not_drawn": ["x"]}, '"not_drawn" is'),
+    ],
+)
+def test_what_is_missing_is_named(written, entry, message):
+    with pytest.raises(DataError, match=message):
+        read_declared(written(entry))
+
+
+def test_required_modalities_and_unknown_keys(written):
+    with pytest.raises(DataError, match="a: no adc, which the data set requires"):
+        read_declared(written({"id": "a", "flair": "a.nii", "label": "l.nii"}, required=["adc"]))
+    with pytest.raises(UnknownName, match="Did you mean 'flair'"):
+        read_declared(written({"id": "a", "flare": "a.nii", "label": "l.nii"}))
+
+
+def test_open_questions_are_settled_before_anything_is_read(written):
+    with pytest.raises(DataError, match=r"open questions.*\n.*what 2 means"):
+        read_declared(written({"id": "a", "flair": "a.nii", "label": "l.nii"}, questions=["what 2 means"]))
+
+
+def test_a_proposal_without_questions_is_a_declared_list(tmp_path):
+    for name in ("f.nii", "a.nii", "l.nii"):
+        (tmp_path / name).touch()
+    file = tmp_path / "f.nii"
+    cases = (
+        Case(
+            "x",
+            "p",
+            {"flair": ImageFile(tmp_path / "f.nii"), "adc": ImageFile(tmp_path / "a.nii", 0)},
+            tmp_path / "l.nii",
+        ),
+        Case("y", "q", {"flair": ImageFile(tmp_path / "l.nii")}, None, fold="2"),
+    )
+    proposal = Proposal(
+        "any_names",
+        tmp_path,
+        "stroke",
+        {"flair": Modality(), "adc": Modality("map", "keep_scale")},
+        {"": Labels({1: "core", 2: "rim"}, {"all": (1, 2), "core": (1,)}, exclusive=False)},
+        cases,
+        sections={"training": ("x",), "test": ("y",)},
+    )
+    assert proposal.lacking() == {"y": ("adc",)}
+    (tmp_path / "dataset.json").write_text(json.dumps(proposal.to_json(tmp_path)))
+    declaration, found = read_declared(tmp_path)
+    assert found.cases == cases
+    assert declaration.conventions["stroke"].paint == {"all": 2, "core": 1}
