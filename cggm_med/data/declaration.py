@@ -334,6 +334,6 @@ class _Reader:
 
     def _known(self, kind: str, given: Iterable[Any], known: Iterable[str]) -> None:
         known = list(known)
-        for name in given:
+        for name in given if known else ():  # without any, it was said already what is wrong with them
             if name not in known:
                 raise UnknownName(kind, str(name), known, f"It stands in {self.where}")

@@ -85,7 +85,6 @@ def test_open_questions_are_settled_before_anything_is_read(written):
 def test_a_proposal_without_questions_is_a_declared_list(tmp_path):
     for name in ("f.nii", "a.nii", "l.nii"):
         (tmp_path / name).touch()
-    file = tmp_path / "f.nii"
     cases = (
         Case(
             "x",
