@@ -57,7 +57,7 @@ def test_the_kind_of_an_image_decides_how_it_is_normalised():
     [
         ({"modalities": {}}, '"modalities" is missing'),
         ({"modalities": {"flair": {"kind": "?"}}}, "modality flair has no kind; write one of mri, ct, pet, map"),
-        ({"labels": {"1": "?"}}, 'label 1 has the meaning "?"; write what it means'),
+        ({"labels": {"1": "?"}}, r'label 1 has the meaning "\?"; write what it means'),
         ({"labels": ["lesion"]}, "expected the meaning of each number"),
         ({"regions": {"WT": [1, 3]}}, r"region WT holds \[3\]; expected numbers among \[1, 2, 4\]"),
         ({"regions": {"a": [1, 2], "b": [1, 2]}}, "no label that smaller regions lack"),

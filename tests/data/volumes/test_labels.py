@@ -126,8 +126,8 @@ def test_masks_that_are_no_masks_are_refused() -> None:
     ("changes", "message"),
     [
         ({"regions": {}, "paint": {}}, "no regions"),
-        ({"meanings": {0: "air", 1: "NCR", 2: "ED", 4: "ET"}}, "between 1 and 255"),
-        ({"meanings": {256: "x", 1: "NCR", 2: "ED", 4: "ET"}}, "between 1 and 255"),
+        ({"meanings": {0: "air", 1: "NCR", 2: "ED", 4: "ET"}}, "between 1 and 65535"),
+        ({"meanings": {65536: "x", 1: "NCR", 2: "ED", 4: "ET"}}, "between 1 and 65535"),
         ({"meanings": {1: "NCR", 2: "ED"}}, "expected known labels"),
         ({"regions": {"WT": (1, 2, 4), "TC": (1, 4), "ET": ()}}, "expected known labels"),
         ({"paint": {"WT": 2, "TC": 1}}, "paint names"),
