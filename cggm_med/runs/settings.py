@@ -57,8 +57,11 @@ def make_config(task: str, layers: Sequence[Tree], preset: str | None = None, st
         "model": cls.ModelConfig,
         "strategy": balancing.Config,
     }
+    # A task's own TaskConfig may have another default.
+    modalities = {} if hasattr(cls.TaskConfig, "modalities") else {"modalities": list(cls.known_modalities)}
+    defaults: Tree = {"task": modalities, "train": balancing.train_defaults}
     names: Tree = {"preset": preset, "task": {"name": task}, "strategy": {"name": strategy}}
-    return resolve(sections, [cls.presets[preset], {"train": balancing.train_defaults}, *layers, names])
+    return resolve(sections, [cls.presets[preset], defaults, *layers, names])
 
 
 def instantiate(config: RunConfig) -> tuple[Task, BalancingStrategy]:

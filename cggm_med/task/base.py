@@ -31,7 +31,7 @@ class TaskConfig:
 
     Attributes:
         name: registered name.
-        modalities: to train on, a subset of the task's known modalities.
+        modalities: to train on, a subset of the task's known modalities; default: all of them.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Task(ABC):
     It is created from a run's settings; ``find`` and ``prepare`` then find and check its data.
 
     Attributes:
-        TaskConfig: dataclass of the section ``task``.
+        TaskConfig: dataclass of the section ``task``; a task that adds no setting keeps that of its base class.
         DataConfig: dataclass of the section ``data``; has ``path``, ``cache`` and ``workers``, and for
             ``default_splits`` ``splits``, ``validation`` and ``test``.
         ModelConfig: dataclass of the section ``model``.

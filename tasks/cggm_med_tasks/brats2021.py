@@ -19,7 +19,7 @@ from cggm_med.data.layouts import NamedFiles
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.phantom import VERSION, write_phantom
 from cggm_med.files import atomic_folder
-from cggm_med.task.segmentation import SegmentationDataConfig, SegmentationTask, SegmentationTaskConfig
+from cggm_med.task.segmentation import SegmentationDataConfig, SegmentationTask
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 
@@ -53,14 +53,6 @@ CONVENTIONS = {
 
 
 @dataclass(frozen=True)
-class BraTSTaskConfig(SegmentationTaskConfig):
-    """Settings of the task, see the base class."""
-
-    name: str = "brats2021"
-    modalities: tuple[str, ...] = MODALITIES
-
-
-@dataclass(frozen=True)
 class BraTSDataConfig(SegmentationDataConfig):
     """Settings of the data.
 
@@ -78,7 +70,6 @@ class BraTSDataConfig(SegmentationDataConfig):
 class BraTS2021(SegmentationTask):
     """Glioma segmentation: WT, TC and ET from up to four MRI modalities."""
 
-    TaskConfig = BraTSTaskConfig
     DataConfig = BraTSDataConfig
     description = "glioma in MRI: whole tumour, tumour core and enhancing tumour from FLAIR, T1, T1ce, T2"
     url = "https://arxiv.org/abs/2107.02314"

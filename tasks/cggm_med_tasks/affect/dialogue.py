@@ -40,7 +40,7 @@ from cggm_med.files import atomic_file, cache_folder
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.objectives.losses import UtteranceLoss
-from cggm_med.task.classification import ClassificationTask, ClassificationTaskConfig
+from cggm_med.task.classification import ClassificationTask
 from cggm_med.task.samples import Sample, SampleList, presets
 from cggm_med_tasks.affect.dialogue_files import IEMOCAP_LAYOUT, MELD_LAYOUT, ROBERTA, DialogueLayout, read_dialogues
 from cggm_med_tasks.affect.dialogue_network import DialogueModel, LinearEncoder, TextEncoder, UtteranceHead
@@ -186,14 +186,6 @@ class DialogueTask(ClassificationTask):
 
 
 @dataclass(frozen=True)
-class IEMOCAPDialogueTaskConfig(ClassificationTaskConfig):
-    """Settings of the task, see the base class."""
-
-    name: str = "iemocap_dialogue"
-    modalities: tuple[str, ...] = MODALITIES
-
-
-@dataclass(frozen=True)
 class IEMOCAPDialogueModelConfig(DialogueModelConfig):
     """Settings of the network, see the base class, and of its loss.
 
@@ -207,7 +199,6 @@ class IEMOCAPDialogueModelConfig(DialogueModelConfig):
 class IEMOCAPDialogue(DialogueTask):
     """Six emotions in conversations of two."""
 
-    TaskConfig = IEMOCAPDialogueTaskConfig
     ModelConfig = IEMOCAPDialogueModelConfig
     description = "IEMOCAP: one of six emotions of each utterance of a dialogue from text, audio, vision"
     url = "https://doi.org/10.1007/s10579-008-9076-6"
@@ -233,14 +224,6 @@ class IEMOCAPDialogue(DialogueTask):
 
 
 @dataclass(frozen=True)
-class MELDTaskConfig(ClassificationTaskConfig):
-    """Settings of the task, see the base class."""
-
-    name: str = "meld"
-    modalities: tuple[str, ...] = MODALITIES
-
-
-@dataclass(frozen=True)
 class MELDModelConfig(DialogueModelConfig):
     """Settings of the network, see the base class, and of its loss.
 
@@ -260,7 +243,6 @@ class MELDModelConfig(DialogueModelConfig):
 class MELD(DialogueTask):
     """Seven emotions in conversations of several people, from a television series."""
 
-    TaskConfig = MELDTaskConfig
     ModelConfig = MELDModelConfig
     description = "MELD: one of seven emotions of each utterance of a dialogue from text, audio, vision"
     url = "https://affective-meld.github.io"

@@ -33,7 +33,7 @@ from cggm_med.errors import DataError
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.models.sequence import SequenceModelConfig, sequence_heads, sequence_model, settle_channels
-from cggm_med.task.classification import ClassificationTask, ClassificationTaskConfig
+from cggm_med.task.classification import ClassificationTask
 from cggm_med.task.samples import Sample, SampleDataConfig, SampleList, presets
 
 FILES = {"text": "L/bert_large.h5", "audio": "A/comparE.h5", "vision": "V/denseface.h5"}
@@ -41,14 +41,6 @@ STATISTICS = "A/comparE_mean_std.h5"
 SECTIONS = {"trn": "train", "val": "validation", "tst": "test"}
 CLASSES = ("angry", "happy", "sad", "neutral")
 FOLDS = 10
-
-
-@dataclass(frozen=True)
-class IEMOCAPTaskConfig(ClassificationTaskConfig):
-    """Settings of the task, see the base class."""
-
-    name: str = "iemocap"
-    modalities: tuple[str, ...] = tuple(FILES)
 
 
 @dataclass(frozen=True)
@@ -69,7 +61,6 @@ class IEMOCAPDataConfig(SampleDataConfig):
 class IEMOCAP(ClassificationTask):
     """Emotion of an utterance: angry, happy (or excited), sad, neutral."""
 
-    TaskConfig = IEMOCAPTaskConfig
     DataConfig = IEMOCAPDataConfig
     ModelConfig = SequenceModelConfig
     description = "IEMOCAP: one of four emotions of an utterance from text, audio, vision"

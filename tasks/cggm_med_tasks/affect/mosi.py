@@ -20,7 +20,6 @@ import pickle  # only to write generated data
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -43,7 +42,6 @@ from cggm_med.metrics.classification_regression import (
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.models.sequence import SequenceModelConfig, sequence_heads, sequence_model, settle_channels
-from cggm_med.task.base import TaskConfig
 from cggm_med.task.regression import RegressionTask
 from cggm_med.task.samples import Sample, SampleList, presets
 from cggm_med_tasks.readers.untrusted_pickle import read_pickle
@@ -108,18 +106,9 @@ METRICS = {
 }
 
 
-@dataclass(frozen=True)
-class MOSITaskConfig(TaskConfig):
-    """Settings of the task, see the base class."""
-
-    name: str = "mosi"
-    modalities: tuple[str, ...] = MODALITIES
-
-
 class MOSI(RegressionTask):
     """Sentiment of a spoken sentence."""
 
-    TaskConfig = MOSITaskConfig
     ModelConfig = SequenceModelConfig
     description = "CMU-MOSI: sentiment of a spoken sentence from text, audio, vision"
     url = "https://arxiv.org/abs/1606.06259"
@@ -234,17 +223,9 @@ class MOSI(RegressionTask):
             pickle.dump(content, file, protocol=4)
 
 
-@dataclass(frozen=True)
-class MOSEITaskConfig(MOSITaskConfig):
-    """Settings of the task, see the base class."""
-
-    name: str = "mosei"
-
-
 class MOSEI(MOSI):
     """The same question about ten times as many sentences, from files of the same layout."""
 
-    TaskConfig = MOSEITaskConfig
     description = "CMU-MOSEI: sentiment of a spoken sentence from text, audio, vision"
     url = "https://aclanthology.org/P18-1208"
 

@@ -40,7 +40,7 @@ from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.models.late_fusion import FUSIONS, LateFusionModel, vector_heads
 from cggm_med.models.resnet import ConvEncoder
-from cggm_med.task.classification import ClassificationTask, ClassificationTaskConfig
+from cggm_med.task.classification import ClassificationTask
 from cggm_med.task.samples import Inputs, Sample, SampleDataConfig, SampleList
 from cggm_med_tasks.readers.audio import log_mel, mel_filters, read_wav, standardise
 
@@ -54,14 +54,6 @@ SPEEDS = (0.8, 1.25)
 MAX_PAUSE = 1600  # samples
 NAME = re.compile(r"(\d)_([a-z]+)_(\d+)\.wav", re.IGNORECASE)
 LAYOUT = "files {digit}_{speaker}_{index}.wav in a folder, its subfolder 'recordings' or a tar"
-
-
-@dataclass(frozen=True)
-class AVDigitsTaskConfig(ClassificationTaskConfig):
-    """Settings of the task, see the base class."""
-
-    name: str = "avdigits"
-    modalities: tuple[str, ...] = MODALITIES
 
 
 @dataclass(frozen=True)
@@ -105,7 +97,6 @@ class AVDigitsModelConfig:
 class AVDigits(ClassificationTask):
     """A digit, spoken and written."""
 
-    TaskConfig = AVDigitsTaskConfig
     DataConfig = AVDigitsDataConfig
     ModelConfig = AVDigitsModelConfig
     description = "spoken and written digits: one of ten from a recording and an image"

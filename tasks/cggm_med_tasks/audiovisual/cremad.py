@@ -37,7 +37,6 @@ from scipy.io import wavfile
 
 from cggm_med.config import Tree, require
 from cggm_med.errors import DataError
-from cggm_med.task.classification import ClassificationTaskConfig
 from cggm_med.task.samples import Inputs, Sample, SampleList, presets
 from cggm_med_tasks.audiovisual.clips import OGM_SETTINGS, TINY_SETTINGS, ClipDataConfig, ClipFiles, ClipTask, read_rows
 from cggm_med_tasks.readers.audio import log_spectrogram, read_wav, repeat_to
@@ -50,14 +49,6 @@ RATE = 22050  # Hz
 SECONDS = 3
 N_FFT, HOP = 512, 353
 SPEAKER = re.compile(r"(\d{4})_.+")
-
-
-@dataclass(frozen=True)
-class CREMADTaskConfig(ClassificationTaskConfig):
-    """Settings of the task, see the base class."""
-
-    name: str = "cremad"
-    modalities: tuple[str, ...] = MODALITIES
 
 
 @dataclass(frozen=True)
@@ -81,7 +72,6 @@ class CREMADDataConfig(ClipDataConfig):
 class CREMAD(ClipTask):
     """Emotion of a clip: neutral, happy, sad, fear, disgust, anger."""
 
-    TaskConfig = CREMADTaskConfig
     DataConfig = CREMADDataConfig
     description = "CREMA-D: one of six emotions from voice and face"
     url = "https://github.com/CheyneyComputerScience/CREMA-D"

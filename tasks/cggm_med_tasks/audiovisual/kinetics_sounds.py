@@ -32,7 +32,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -48,7 +47,6 @@ from cggm_med.data.arrays import read_npy, require_finite, require_numbers
 from cggm_med.data.layouts import read_json
 from cggm_med.errors import DataError
 from cggm_med.files import cache_folder
-from cggm_med.task.classification import ClassificationTaskConfig
 from cggm_med.task.samples import Inputs, Sample, SampleList, presets
 from cggm_med_tasks.audiovisual.clips import OGM_SETTINGS, TINY_SETTINGS, ClipFiles, ClipTask, read_rows
 from cggm_med_tasks.readers.images import frame_files, normalise, read_image
@@ -64,18 +62,9 @@ VIDEOS = (".", "hdf5", "visual")
 Listed = dict[str, list[tuple[str, int]]]
 
 
-@dataclass(frozen=True)
-class KineticsSoundsTaskConfig(ClassificationTaskConfig):
-    """Settings of the task, see the base class."""
-
-    name: str = "kinetics_sounds"
-    modalities: tuple[str, ...] = MODALITIES
-
-
 class KineticsSounds(ClipTask):
     """An action that can be seen and heard."""
 
-    TaskConfig = KineticsSoundsTaskConfig
     description = "Kinetics-Sounds: one of 31 actions from sound and video frames"
     url = "https://github.com/cvdfoundation/kinetics-dataset"
     known_modalities = MODALITIES

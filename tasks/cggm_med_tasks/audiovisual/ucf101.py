@@ -34,7 +34,6 @@ from torch import Tensor
 
 from cggm_med.config import Tree, require
 from cggm_med.errors import DataError
-from cggm_med.task.classification import ClassificationTaskConfig
 from cggm_med.task.samples import Inputs, Sample, SampleList, presets
 from cggm_med_tasks.audiovisual.clips import OGM_SETTINGS, TINY_SETTINGS, ClipDataConfig, ClipFiles, ClipTask, read_rows
 from cggm_med_tasks.readers.images import frame_files, normalise, read_image
@@ -48,14 +47,6 @@ CLIP = re.compile(r"(?P<label>[^/]+)/(?P<clip>(?P<group>v_.+_g\d+)_c\d+)\.avi")
 FRAME = re.compile(r"(frame|img|image)?[-_]?\d+", re.IGNORECASE)
 # No motion becomes 0; the spread is that of temporal segment networks (Wang et al., ECCV 2016).
 FLOW_MEAN, FLOW_STD = (0.5, 0.5), (0.226, 0.226)
-
-
-@dataclass(frozen=True)
-class UCF101TaskConfig(ClassificationTaskConfig):
-    """Settings of the task, see the base class."""
-
-    name: str = "ucf101"
-    modalities: tuple[str, ...] = MODALITIES
 
 
 @dataclass(frozen=True)
@@ -76,7 +67,6 @@ class UCF101DataConfig(ClipDataConfig):
 class UCF101(ClipTask):
     """A human action."""
 
-    TaskConfig = UCF101TaskConfig
     DataConfig = UCF101DataConfig
     description = "UCF101: one of 101 actions from video frames and optical flow"
     url = "https://www.crcv.ucf.edu/data/UCF101.php"

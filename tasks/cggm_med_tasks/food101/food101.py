@@ -44,7 +44,7 @@ from cggm_med.files import cache_folder, digest_of, write_json, write_text
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.models.sequence import SequenceModelConfig, sequence_heads, sequence_model, settle_channels
-from cggm_med.task.classification import ClassificationTask, ClassificationTaskConfig
+from cggm_med.task.classification import ClassificationTask
 from cggm_med.task.samples import Inputs, Sample, SampleList, presets
 from cggm_med_tasks.food101.feature_store import FeatureStore
 from cggm_med_tasks.food101.frozen_networks import (
@@ -105,14 +105,6 @@ class ListedSample(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Food101TaskConfig(ClassificationTaskConfig):
-    """Settings of the task, see the base class."""
-
-    name: str = "food101"
-    modalities: tuple[str, ...] = MODALITIES
-
-
-@dataclass(frozen=True)
 class Food101ModelConfig(SequenceModelConfig):
     """Settings of the network, and of the frozen ones before it.
 
@@ -134,7 +126,6 @@ class Food101ModelConfig(SequenceModelConfig):
 class Food101(ClassificationTask):
     """A dish, photographed and named."""
 
-    TaskConfig = Food101TaskConfig
     ModelConfig = Food101ModelConfig
     description = "UPMC Food-101: one of 101 dishes from a photograph and a title"
     url = "https://visiir.isir.upmc.fr"

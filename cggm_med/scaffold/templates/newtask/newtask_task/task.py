@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from cggm_med import (
     ClassificationTask,
-    ClassificationTaskConfig,
     ConfigError,
     ConvEncoder,
     DataError,
@@ -44,14 +43,6 @@ MAX_LISTED = 20
 
 
 @dataclass(frozen=True)
-class NewtaskTaskConfig(ClassificationTaskConfig):
-    """Defaults of the section ``task``."""
-
-    name: str = "newtask"
-    modalities: tuple[str, ...] = MODALITIES
-
-
-@dataclass(frozen=True)
 class NewtaskModelConfig:
     """Settings of the network: ``--set model.width=64``.
 
@@ -69,7 +60,6 @@ class NewtaskModelConfig:
 class NewtaskTask(ClassificationTask):
     """The base class splits by group, makes batches, trains, scores and reports."""
 
-    TaskConfig = NewtaskTaskConfig
     ModelConfig = NewtaskModelConfig
     # CHANGE: the line of 'cggm-med tasks', the scores, and what the column "group" holds, for messages.
     description = "one of several classes from sound and image"
