@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,65 +14,33 @@ from cggm_med.files import write_text
 from cggm_med.runs.settings import make_config
 
 
-@dataclass(frozen=True)
 class RunFolder:
     """The paths of a run's files.
 
+    Args:
+        path: the folder itself.
+
     Attributes:
         path: the folder itself.
+        config: resolved settings.
+        splits: case ids of training, validation and test.
+        data: digests of the files of each case that the run saw.
+        facts: what the trained network needs besides settings and weights.
+        coverage: which parameters belong to which modality.
+        cost: time and memory of the training, if it was not interrupted.
+        results: scores of the held-out cases; exists once the run is finished.
+        metrics: one line per logged step or validation.
+        gradients: last layers' gradients of some logged steps, one line per step.
+        checkpoints: folder with ``last.pt`` and, if there is a validation split, ``best.pt``.
     """
 
-    path: Path
-
-    @property
-    def config(self) -> Path:
-        """Resolved settings."""
-        return self.path / "config.yaml"
-
-    @property
-    def splits(self) -> Path:
-        """Case ids of training, validation and test."""
-        return self.path / "splits.json"
-
-    @property
-    def data(self) -> Path:
-        """Digests of the files of each case that the run saw."""
-        return self.path / "data.json"
-
-    @property
-    def facts(self) -> Path:
-        """What the trained network needs besides settings and weights."""
-        return self.path / "facts.json"
-
-    @property
-    def coverage(self) -> Path:
-        """Which parameters belong to which modality."""
-        return self.path / "coverage.json"
-
-    @property
-    def cost(self) -> Path:
-        """Time and memory of the training, if it was not interrupted."""
-        return self.path / "cost.json"
-
-    @property
-    def results(self) -> Path:
-        """Scores of the held-out cases; exists once the run is finished."""
-        return self.path / "results.json"
-
-    @property
-    def metrics(self) -> Path:
-        """One line per logged step or validation."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def gradients(self) -> Path:
-        """Last layers' gradients of some logged steps, one line per step."""
-        return self.path / "gradients.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder with ``last.pt`` and, if there is a validation split, ``best.pt``."""
-        return self.path / "checkpoints"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.splits, self.data, self.facts = path / "splits.json", path / "data.json", path / "facts.json"
+        self.coverage, self.cost, self.results = path / "coverage.json", path / "cost.json", path / "results.json"
+        self.metrics, self.gradients = path / "metrics.jsonl", path / "gradients.jsonl"
+        self.checkpoints = path / "checkpoints"
 
     @property
     def weights(self) -> Path:
