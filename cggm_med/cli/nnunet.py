@@ -40,9 +40,17 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Write a data set in nnU-Net's format, with the cases and splits of 'cggm-med train'."""
-    from cggm_med.nnunet import commands
+    from cggm_med import registry
+    from cggm_med.config import parse_overrides
+    from cggm_med.nnunet.commands import folders_of
+    from cggm_med.nnunet.export import export_dataset
+    from cggm_med.runs.settings import make_config
 
-    written = commands.export(task, settings or [], data, folder, number, name or task, say=typer.echo)
+    overrides = parse_overrides(settings or [])
+    if data is not None:
+        overrides["data"] = {**overrides.get("data", {}), "path": str(data)}
+    made = registry.load(registry.TASKS, task)(make_config(task, [overrides]))
+    written = export_dataset(made, Path(folders_of(folder)["nnUNet_raw"]), number, name or task, say=typer.echo)
     option = "" if folder is None else f"--folder {folder} "
     typer.echo(f"wrote {written}; next: cggm-med nnunet plan {option}-d {number} -c 3d_fullres")
 

@@ -38,5 +38,9 @@ class StackedModalities(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits ``(batch, target, x, y, z)`` from an image ``(batch, modality, x, y, z)``."""
-        logits: Tensor = self.model({m: image[:, i : i + 1] for i, m in enumerate(self.modalities)})
+        logits: Tensor = self.model(self.split(image))
         return logits
+
+    def split(self, image: Tensor) -> dict[str, Tensor]:
+        """Each modality's channel of an image, ``(batch, 1, x, y, z)``."""
+        return {m: image[:, i : i + 1] for i, m in enumerate(self.modalities)}

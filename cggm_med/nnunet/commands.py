@@ -1,4 +1,4 @@
-"""nnU-Net's own commands in an environment that is set for them, and a data set for them."""
+"""nnU-Net's own commands in an environment that is set for them."""
 
 from __future__ import annotations
 
@@ -7,52 +7,23 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from cggm_med import registry
-from cggm_med.config import Tree, parse_overrides
+from cggm_med.config import Tree
 from cggm_med.errors import ConfigError
 
 EXTERNAL = "nnUNet_extTrainer"  # folders in which nnU-Net looks for trainers
 FOLDERS = {"nnUNet_raw": "raw", "nnUNet_preprocessed": "preprocessed", "nnUNet_results": "results"}
 
 
-def export(
-    task: str,
-    settings: Sequence[str],
-    data: Path | None,
-    folder: Path | None,
-    number: int,
-    name: str,
-    *,
-    say: Callable[[str], None],
-) -> Path:
-    """Write the cases of a task as an nnU-Net data set.
-
-    Args:
-        task: registered name.
-        settings: as ``KEY=VALUE``.
-        data: folder or file in the layout of the task, or None.
-        folder: see ``plan``.
-        number: of the data set, 1 to 999.
-        name: of the data set.
-        say: told in one line what is being done.
-
-    Returns:
-        The new folder.
-
-    Raises:
-        ConfigError: if the task does not segment; and as ``export_dataset`` does.
-    """
-    from cggm_med.nnunet.export import export_dataset
-    from cggm_med.runs.settings import make_config
-
-    overrides = parse_overrides(settings)
-    if data is not None:
-        overrides["data"] = {**overrides.get("data", {}), "path": str(data)}
-    made = registry.load(registry.TASKS, task)(make_config(task, [overrides]))
-    return export_dataset(made, Path(_folders(folder)["nnUNet_raw"]), number, name, say=say)
+def folders_of(folder: Path | None) -> dict[str, str]:
+    """Where nnU-Net's environment variables shall point; ``folder`` as in ``plan``."""
+    default = Path("nnunet") if folder is None else folder
+    chosen = {variable: str((default / name).absolute()) for variable, name in FOLDERS.items()}
+    if folder is None:
+        chosen |= {variable: os.environ[variable] for variable in FOLDERS if variable in os.environ}
+    return chosen
 
 
 def plan(words: list[str], folder: Path | None) -> None:
@@ -98,21 +69,12 @@ def predict(words: list[str], folder: Path | None) -> None:
         predict_entry_point()
 
 
-def _folders(folder: Path | None) -> dict[str, str]:
-    """Where nnU-Net's environment variables shall point."""
-    default = Path("nnunet") if folder is None else folder
-    chosen = {variable: str((default / name).absolute()) for variable, name in FOLDERS.items()}
-    if folder is None:
-        chosen |= {variable: os.environ[variable] for variable in FOLDERS if variable in os.environ}
-    return chosen
-
-
 @contextlib.contextmanager
 def _nnunet(command: str, words: list[str], folder: Path | None) -> Iterator[None]:
     """nnU-Net as its command would find it: folders, our trainers, an importable torchvision, and its arguments."""
     from cggm_med.torchvision_repair import repair_torchvision
 
-    os.environ.update(_folders(folder))
+    os.environ.update(folders_of(folder))
     ours = str(Path(__file__).parent / "external")
     others = [path for path in os.environ.get(EXTERNAL, "").split(os.pathsep) if path and path != ours]
     os.environ[EXTERNAL] = os.pathsep.join([*others, ours])

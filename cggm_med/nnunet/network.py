@@ -46,10 +46,6 @@ class PlannedNetwork(StackedModalities):
         logits: Tensor = self.model.head(fused[0])
         return [logits, *(head(x) for head, x in zip(self.model.deep_heads, fused[1:], strict=False))]
 
-    def split(self, image: Tensor) -> dict[str, Tensor]:
-        """Each modality's channel of an image, ``(batch, 1, x, y, z)``."""
-        return {m: image[:, i : i + 1] for i, m in enumerate(self.modalities)}
-
 
 def network_from_plan(
     network_class: str, architecture: Mapping[str, Any], modalities: Sequence[str], outputs: int

@@ -53,10 +53,6 @@ class Settings:
     strategy: Any
     train: Length
 
-    def to_tree(self) -> Tree:
-        """As nested plain values."""
-        return asdict(self)
-
 
 def resolve(strategy: str, tree: Tree) -> Settings:
     """Checked settings of a strategy's training from nested values.

@@ -6,6 +6,7 @@ module that imports nnU-Net; nnU-Net finds it through the folder ``external`` (A
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -181,7 +182,7 @@ class BalancedTrainer(nnUNetTrainer):
             "trainer_name": type(self).__name__,
             "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
             KEY: {
-                "settings": self.settings.to_tree(),
+                "settings": asdict(self.settings),
                 "steps_done": self.steps_done,
                 "strategy": self.strategy.state_dict(),
             },
@@ -221,7 +222,7 @@ class BalancedTrainer(nnUNetTrainer):
         asked = given()
         merged = {section: {**values, **asked.get(section, {})} for section, values in recorded.items()}
         settings: Settings = resolve(self.strategy_name, merged)
-        if changed := differences(recorded, settings.to_tree()):
+        if changed := differences(recorded, asdict(settings)):
             raise CheckpointError(
                 f"{path} was made with other settings (checkpoint != now): {'; '.join(changed)}; leave them as they "
                 "were, or train anew without --c"

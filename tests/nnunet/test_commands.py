@@ -92,7 +92,7 @@ def test_a_module_that_loads_another_when_looked_at_does_not_stop_nnunet(asked, 
             raise AttributeError(name)
 
     monkeypatch.setitem(sys.modules, "lazy", Lazy("lazy"))
-    monkeypatch.setattr(commands, "_folders", lambda folder: {})
+    monkeypatch.setattr(commands, "folders_of", lambda folder: {})
     monkeypatch.setenv(commands.EXTERNAL, "")
     try:
         with commands._nnunet("command", [], None), temporarily_cleanup_imports_from_path(str(tmp_path)):
