@@ -25,7 +25,6 @@ from cggm_med.viewer.volumes import Layer
 
 MAX_NAMED = 5  # cases to name in the error about a missing or unknown one
 NO_TRUTH = "No truth is known for this case: only the prediction is shown."
-NO_PREDICTION = "There is no prediction: only the truth is shown."
 LEARNED_FROM = {
     "train": "The network was trained on this case: what it predicts here says nothing of how well it does elsewhere.",
     "validation": "The checkpoint was chosen by this case among others, so its scores are optimistic.",

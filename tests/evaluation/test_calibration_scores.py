@@ -173,7 +173,8 @@ def test_laws_of_any_voxels(p, seed):
     inside = np.random.default_rng(seed).random(len(p)) < 0.5
     found = RegionPredictions.count(p, inside)
     half = len(p) // 2
-    parts = RegionPredictions.count(p[:half], inside[:half]) + RegionPredictions.count(p[half:], inside[half:])
+    first, second = (RegionPredictions.count(p[part], inside[part]) for part in (slice(half), slice(half, None)))
+    parts = RegionPredictions(first.counts + second.counts)
     assert np.array_equal(parts.counts, found.counts)
     temperature = fit_temperature(found.slope)
     before, after = found.scores(), found.scores(temperature)

@@ -114,7 +114,7 @@ class ClassPredictions:
 class RegionPredictions:
     """Voxels inside and outside a region, counted by log-odds. Calibration is that of the region's probability.
 
-    Any number of voxels takes the same memory, and two counts can be added.
+    Any number of voxels takes the same memory, and counts of several cases add up.
 
     Args:
         counts: ``(2, 2 * MAX_LOG_ODDS * STEPS_PER_UNIT + 1)``: voxels outside and inside the region, by log-odds in
@@ -138,9 +138,6 @@ class RegionPredictions:
         size = len(LOG_ODDS)
         both = np.bincount(place + size * inside.ravel(), minlength=2 * size)
         return cls(both.reshape(2, size))
-
-    def __add__(self, other: RegionPredictions) -> RegionPredictions:
-        return RegionPredictions(self.counts + other.counts)
 
     def scores(self, temperature: float = 1.0) -> Calibration | None:
         """See ``Predictions``."""

@@ -129,21 +129,6 @@ def random_crop(image: Tensor, size: int, generator: Generator) -> Tensor:
     return resize(image[..., top : top + tall, left : left + wide], (size, size))
 
 
-def random_flip(image: Tensor, generator: Generator) -> Tensor:
-    """The image, or its mirror image: left and right swapped. Of optical flow, u also changes its sign, not here.
-
-    Args:
-        image: ``(channel, height, width)``.
-        generator: on the CPU; the only source of randomness.
-    """
-    return image.flip(-1) if torch.rand((), generator=generator) < 0.5 else image
-
-
-def random_crop_flip(image: Tensor, size: int, generator: Generator) -> Tensor:
-    """A random crop, mirrored half of the time; see ``random_crop`` and ``random_flip``."""
-    return random_flip(random_crop(image, size, generator), generator)
-
-
 def normalise(image: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> Tensor:
     """``(image / 255 - mean) / std``, in float32.
 
