@@ -20,7 +20,7 @@ import yaml
 from cggm_med import registry
 from cggm_med.comparison.selection import IRRELEVANT
 from cggm_med.comparison.variants import Variant, parse_axis
-from cggm_med.config import Tree, flat, parse_overrides, read_file, to_tree
+from cggm_med.config import RunConfig, Tree, flat, parse_overrides, read_file, to_tree
 from cggm_med.data.splits import cross_validation, read_splits, write_splits
 from cggm_med.errors import ConfigError, OutputError
 from cggm_med.files import write_text
@@ -286,9 +286,12 @@ def _train_command(plan: Plan, run: PlannedRun) -> list[str]:
 
 
 def _settings(plan: Plan, run: PlannedRun) -> Tree:
+    return to_tree(_config(plan, run.variant, run.variant.overrides(), parse_overrides(run.assignments)))
+
+
+def _config(plan: Plan, variant: Variant, *more: Tree) -> RunConfig:
     layers = [read_file(plan.config)] if plan.config else []
-    layers += [plan.overrides, run.variant.overrides(), parse_overrides(list(run.assignments))]
-    return to_tree(make_config(plan.task, layers, preset=plan.preset, strategy=run.variant.strategy))
+    return make_config(plan.task, [*layers, plan.overrides, *more], preset=plan.preset, strategy=variant.strategy)
 
 
 def _require_same(plan: Plan, run: PlannedRun) -> None:
@@ -312,7 +315,7 @@ def _require_same(plan: Plan, run: PlannedRun) -> None:
 
 def _fold_files(plan: Plan, variant: Variant, folds: int) -> list[Path]:
     """The split file of each fold, written unless it exists."""
-    task = _task(plan, variant)
+    task: Task = registry.load(registry.TASKS, plan.task)(_config(plan, variant))
     task.find(lambda line: None)
     validation = task.config.data.validation
     files = []
@@ -324,13 +327,6 @@ def _fold_files(plan: Plan, variant: Variant, folds: int) -> list[Path]:
             raise OutputError(f"{file} divides other cases, or in another way; choose another folder with --out")
         files.append(file)
     return files
-
-
-def _task(plan: Plan, variant: Variant) -> Task:
-    layers = [read_file(plan.config)] if plan.config else []
-    config = make_config(plan.task, [*layers, plan.overrides], preset=plan.preset, strategy=variant.strategy)
-    task: Task = registry.load(registry.TASKS, plan.task)(config)
-    return task
 
 
 def _environment(slot: int, gpus: int, threads: int) -> dict[str, str]:

@@ -29,8 +29,8 @@ class Scores:
     headline: Mapping[str, float | None]
     summary: tuple[Record, ...]
     cases: tuple[Record, ...]
-    heads: tuple[Record, ...]
-    tables: tuple[Table, ...]
+    heads: tuple[Record, ...] = ()
+    tables: tuple[Table, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,20 +70,9 @@ class Report:
         tables = tuple(
             Table(t["title"], tuple(t["header"]), tuple(map(tuple, t["rows"])), t["detail"]) for t in content["tables"]
         )
-        return cls(
-            task=content["task"],
-            strategy=content["strategy"],
-            split=content["split"],
-            scores=Scores(
-                headline=content["headline"],
-                summary=tuple(content["summary"]),
-                cases=tuple(content["cases"]),
-                heads=tuple(content["heads"]),
-                tables=tables,
-            ),
-            rules=content["rules"],
-            provenance=content["provenance"],
-        )
+        rows = {name: tuple(content[name]) for name in ("summary", "cases", "heads")}
+        about = {name: content[name] for name in ("task", "strategy", "split", "rules", "provenance")}
+        return cls(scores=Scores(content["headline"], tables=tables, **rows), **about)
 
     def to_markdown(self) -> str:
         """Tables and lists for people."""

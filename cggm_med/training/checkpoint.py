@@ -48,17 +48,8 @@ class Checkpoint:
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint atomically; an older one at ``path`` stays until the new one is on disk."""
-    content = {
-        "format": FORMAT,
-        "step": checkpoint.step,
-        "config": json.dumps(checkpoint.config),
-        "data": checkpoint.data,
-        "best": None if checkpoint.best is None else dict(checkpoint.best),
-        "model": checkpoint.model,
-        "strategy": checkpoint.strategy,
-        "optimizer": checkpoint.optimizer,
-        "monitor": checkpoint.monitor,
-    }
+    best = None if checkpoint.best is None else dict(checkpoint.best)
+    content = {"format": FORMAT, **vars(checkpoint), "config": json.dumps(checkpoint.config), "best": best}
     with atomic_file(path) as file:
         torch.save(content, file)
 

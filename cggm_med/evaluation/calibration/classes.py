@@ -56,7 +56,6 @@ class ClassCalibration:
             headline=headline(summary, temperature),
             summary=tuple(summary),
             cases=tuple(cases),
-            heads=(),
             tables=(Table("", header, tuple(map(cells_of, summary))),),
         )
 

@@ -79,7 +79,6 @@ class RegionCalibration:
             headline=headline([r for r in summary if (r["voxels"], r["region"]) == (NEAR, "mean")], temperature),
             summary=tuple(summary),
             cases=tuple(row for of_case in self.run.gathered(rows) for row in of_case),
-            heads=(),
             tables=tables,
         )
 

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from cggm_med.errors import DataError
 from cggm_med.evaluation.labelled import labels_of, predict_labels
 from cggm_med.evaluation.probe.readouts import FOLDS, Rows, class_probabilities, fit_readout, pooled
-from cggm_med.evaluation.probe.table import HEAD, PROBE, READ_OUTS, UNTRAINED, Record, Say, read_out_table, untrained
+from cggm_med.evaluation.probe.table import HEAD, PROBE, READ_OUTS, UNTRAINED, Record, read_out_table, untrained
 from cggm_med.metrics.classification_regression import FUSED, Predicted
 from cggm_med.models.base import MultimodalModel
 from cggm_med.randomness import Stream, random_seed
 from cggm_med.results.results import Scores
-from cggm_med.runs.loaded_run import LoadedRun
+from cggm_med.runs.loaded_run import LoadedRun, Say
 from cggm_med.task.capabilities import LabelledSamples
 
 MAX_SAMPLES = 10_000  # of the training split
@@ -80,7 +80,6 @@ class SampleProbe:
             },
             summary=tuple(summary),
             cases=tuple(cases),
-            heads=(),
             tables=tuple(read_out_table(name, summary, name, self.task.modalities) for name in self.metrics),
         )
 

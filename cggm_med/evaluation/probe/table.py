@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,6 @@ READ_OUTS = {
 }
 
 Record = dict[str, Any]
-Say = Callable[[str], Any]
 
 
 def untrained(run: LoadedRun) -> MultimodalModel:

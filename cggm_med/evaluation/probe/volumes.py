@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from cggm_med.data.volumes.augment import Augmentation
 from cggm_med.data.volumes.patches import PatchDataset, PatchSampling
-from cggm_med.evaluation.probe.table import HEAD, PROBE, READ_OUTS, UNTRAINED, Record, Say, read_out_table, untrained
+from cggm_med.evaluation.probe.table import HEAD, PROBE, READ_OUTS, UNTRAINED, Record, read_out_table, untrained
 from cggm_med.evaluation.probe.voxels import (
     THRESHOLDS,
     VoxelReadout,
@@ -27,7 +27,7 @@ from cggm_med.models.base import MultimodalModel
 from cggm_med.randomness import Stream, random_seed
 from cggm_med.results.aggregate import MEAN, aggregate, with_mean
 from cggm_med.results.results import Scores
-from cggm_med.runs.loaded_run import LoadedRun
+from cggm_med.runs.loaded_run import LoadedRun, Say
 from cggm_med.task.scan_to_mask import segment_scan
 
 MAX_PATCHES, PATCHES_PER_CASE = 64, 4
@@ -86,7 +86,6 @@ class VolumeProbe:
             headline={f"Dice {row['modality']}": row["dice_mean"] for row in means if row["by"] == PROBE},
             summary=tuple(summary),
             cases=tuple(cases),
-            heads=(),
             tables=tuple(
                 read_out_table(
                     f"Dice, {'mean of ' + ', '.join(regions) if region == 'mean' else region}",

@@ -60,7 +60,7 @@ def robustness_scores(rows: Sequence[Record], conditions: Sequence[Condition], m
     if not tables:
         tables.append(Table("", ("region", "Dice"), tuple((r, cell(conditions[0], r)) for r in (*regions, "mean"))))
     headline = {f"Dice {region}": value for region, value in clean.items()}
-    return Scores(headline=headline, summary=tuple(summary), cases=tuple(rows), heads=(), tables=tuple(tables))
+    return Scores(headline=headline, summary=tuple(summary), cases=tuple(rows), tables=tuple(tables))
 
 
 def robustness_rules(volumes: Volumes, conditions: Sequence[Condition]) -> dict[str, str]:

@@ -149,7 +149,6 @@ def subset_report(
         headline=headline,
         summary=tuple(row for subset, scores in by_subset.items() for row in _summary(subset, scores)),
         cases=tuple(_case(subset, row) for subset, scores in by_subset.items() for row in scores.cases),
-        heads=(),
         tables=tuple(tables),
     )
 
