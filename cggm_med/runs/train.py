@@ -30,7 +30,7 @@ from cggm_med.runs.settings import completed, instantiate
 from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task.base import Task
 from cggm_med.training import checkpoint as checkpoints
-from cggm_med.training.build import build, parameter_count
+from cggm_med.training.build import build
 from cggm_med.training.cost import measured
 from cggm_med.training.gradient_log import GradientLog
 from cggm_med.training.loop import Record, train
@@ -125,9 +125,10 @@ def _train_and_score(
     model = build(task, strategy, config, device)
     if distributed.rank() == 0:
         write_json(run.coverage, coverage(model, strategy))
+    values = sum(p.numel() for p in model.parameters() if p.requires_grad)
     say(
         f"training {config.task.name} with {config.strategy.name} on {device}: "
-        f"{parameter_count(model) / 1e6:.2f} M parameters, {len(splits.train)} training, "
+        f"{values / 1e6:.2f} M parameters, {len(splits.train)} training, "
         f"{len(splits.validation)} validation, {len(splits.test)} test cases; run folder {run.path}"
     )
     split = held_out(splits)

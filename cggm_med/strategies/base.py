@@ -174,7 +174,7 @@ class BalancingStrategy(nn.Module):
 
     def combine(self, model: MultimodalModel) -> None:
         """Finish ``.grad`` when the batch is complete: by default the mean over all processes."""
-        average_gradients([*model.parameters(), *self.parameters()])
+        average([p.grad for p in (*model.parameters(), *self.parameters()) if p.grad is not None])
 
     def modulate(self, model: MultimodalModel, optimizer: Optimizer, step: Step) -> None:
         """Scale each modality's update, after clipping and before the optimizer's step."""
@@ -255,8 +255,3 @@ def write_where(module: nn.Module, rows: Any, usable: Tensor, **values: Tensor) 
     for name, value in values.items():
         buffer = getattr(module, name)
         buffer[rows] = torch.where(usable, value, buffer[rows])
-
-
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over all processes, in one exchange."""
-    average([p.grad for p in parameters if p.grad is not None])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import math
 import shutil
@@ -513,8 +514,8 @@ def _best_logits(task: Task, start: Tensor, target: Tensor) -> Tensor:
 
 def _subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:
     """All that hold a modality, the largest last."""
-    masks = sorted(range(1, 2 ** len(modalities)), key=int.bit_count)
-    return [tuple(m for i, m in enumerate(modalities) if mask >> i & 1) for mask in masks]
+    sizes = range(1, len(modalities) + 1)
+    return [subset for size in sizes for subset in itertools.combinations(modalities, size)]
 
 
 def _moved(parameter: Tensor) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from cggm_med.config import RunConfig
 from cggm_med.models.base import MultimodalModel
@@ -23,8 +22,3 @@ def build(task: Task, strategy: BalancingStrategy, config: RunConfig, device: to
     strategy.setup(model, lambda: task.unimodal_heads(model), task.score_sums, config.train.steps_per_epoch)
     strategy.to(device)
     return model
-
-
-def parameter_count(module: nn.Module) -> int:
-    """Number of trainable values."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)

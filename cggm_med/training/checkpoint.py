@@ -114,13 +114,14 @@ def restore(
         CheckpointError: if names or shapes of the weights do not fit.
     """
     try:
-        model.load_state_dict(checkpoint.model)
-        if strategy is not None:
-            strategy.load_state_dict(checkpoint.strategy)
-        if optimizer is not None:
-            optimizer.load_state_dict(checkpoint.optimizer)
-        if monitor is not None:
-            monitor.load_state_dict(checkpoint.monitor)
+        for live, state in (
+            (model, checkpoint.model),
+            (strategy, checkpoint.strategy),
+            (optimizer, checkpoint.optimizer),
+            (monitor, checkpoint.monitor),
+        ):
+            if live is not None:
+                live.load_state_dict(state)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{path} does not fit this model, keep the settings of its run: {reason}") from error

@@ -26,6 +26,7 @@ that are found in practice. The affine is computed twice, here and by SimpleITK,
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -196,21 +197,19 @@ def _chosen_series(series: Sequence[Series], modality: str, choice: str, listing
 
 def _refuse_mixture(found: Mapping[str, Series], chosen: Mapping[str, str], listing: Sequence[str]) -> None:
     """Demand a series for each modality, all of one patient; unless chosen, of one study and frame of reference."""
-    items = list(found.items())
-    for k, (modality, one) in enumerate(items):
-        for other_modality, other in items[k + 1 :]:
-            pair = f"{modality} (series {one.name}) and {other_modality} (series {other.name})"
-            if one is other:
-                raise DataError(f"{pair} are the same; choose another for one of them. The folder holds:", listing)
-            a, b = one.headers[0], other.headers[0]
-            if a.patient != b.patient:
-                raise DataError(f"{pair} show different patients; give a folder with one of them")
-            if modality in chosen and other_modality in chosen:
-                continue
-            if a.study != b.study:
-                raise DataError(f"{pair} are of different studies; give a folder with one of them, or {_CHOOSE}")
-            if a.frame != b.frame:
-                raise DataError(
-                    f"{pair} have different frames of reference, so that their positions need not fit; register them, "
-                    f"or if they fit {_CHOOSE}"
-                )
+    for (modality, one), (other_modality, other) in itertools.combinations(found.items(), 2):
+        pair = f"{modality} (series {one.name}) and {other_modality} (series {other.name})"
+        if one is other:
+            raise DataError(f"{pair} are the same; choose another for one of them. The folder holds:", listing)
+        a, b = one.headers[0], other.headers[0]
+        if a.patient != b.patient:
+            raise DataError(f"{pair} show different patients; give a folder with one of them")
+        if modality in chosen and other_modality in chosen:
+            continue
+        if a.study != b.study:
+            raise DataError(f"{pair} are of different studies; give a folder with one of them, or {_CHOOSE}")
+        if a.frame != b.frame:
+            raise DataError(
+                f"{pair} have different frames of reference, so that their positions need not fit; register them, "
+                f"or if they fit {_CHOOSE}"
+            )

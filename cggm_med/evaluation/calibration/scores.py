@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,16 +60,6 @@ class Calibration:
     bins: tuple[Bin, ...]
 
 
-class Predictions(Protocol):
-    """Logits and the truth."""
-
-    def scores(self, temperature: float = 1.0) -> Calibration | None:
-        """Calibration at a temperature; None if there is no prediction."""
-
-    def slope(self, inverse: float) -> float:
-        """Derivative of the summed negative log-likelihood, a convex function, by the inverse of the temperature."""
-
-
 @dataclass(frozen=True)
 class ClassPredictions:
     """Mutually exclusive classes. Calibration is that of the predicted class (top-label).
@@ -89,7 +78,7 @@ class ClassPredictions:
     true: NDArray[np.int64]
 
     def scores(self, temperature: float = 1.0) -> Calibration | None:
-        """See ``Predictions``."""
+        """Calibration at a temperature; None if there is no prediction."""
         if not len(self.true):
             return None
         probability = softmax(self.logits / temperature, axis=1)
@@ -105,7 +94,7 @@ class ClassPredictions:
         )
 
     def slope(self, inverse: float) -> float:
-        """See ``Predictions``."""
+        """Derivative of the summed negative log-likelihood, a convex function, by the inverse of the temperature."""
         expected = (softmax(self.logits * inverse, axis=1) * self.logits).sum(axis=1)
         return float((expected - np.take_along_axis(self.logits, self.true[:, None], axis=1)[:, 0]).sum())
 
@@ -140,7 +129,7 @@ class RegionPredictions:
         return cls(both.reshape(2, size))
 
     def scores(self, temperature: float = 1.0) -> Calibration | None:
-        """See ``Predictions``."""
+        """Calibration at a temperature; None if there is no prediction."""
         weight = self.counts.sum(axis=0)
         kept = weight > 0
         if not kept.any():
@@ -156,7 +145,7 @@ class RegionPredictions:
         )
 
     def slope(self, inverse: float) -> float:
-        """See ``Predictions``."""
+        """Derivative of the summed negative log-likelihood, a convex function, by the inverse of the temperature."""
         outside, inside = self.counts
         return float(((outside + inside) * expit(LOG_ODDS * inverse) - inside) @ LOG_ODDS)
 
@@ -171,7 +160,7 @@ def fit_temperature(slope: Callable[[float], float]) -> float:
     numbers.
 
     Args:
-        slope: see ``Predictions``; a sum of several slopes fits all of them together.
+        slope: of the predictions; a sum of several slopes fits all of them together.
 
     Example:
         >>> odds = np.log([[0.8, 0.2]] * 5)
