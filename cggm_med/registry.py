@@ -36,8 +36,7 @@ class Group:
     def base_class(self) -> type:
         """The base class, imported late so that names can be listed without torch."""
         module, _, name = self.base.partition(":")
-        base: type = getattr(importlib.import_module(module), name)
-        return base
+        return getattr(importlib.import_module(module), name)
 
 
 GROUPS = {

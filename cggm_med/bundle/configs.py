@@ -134,8 +134,7 @@ def fill_template(template: str, /, **values: Any) -> str:
 
 
 def _config(file: str, /, **values: Any) -> Tree:
-    content: Tree = json.loads(fill_template(f"configs/{file}", **values))
-    return content
+    return json.loads(fill_template(f"configs/{file}", **values))
 
 
 _ENVIRONMENT = Environment(  # noqa: S701 - JSON and Markdown, not HTML

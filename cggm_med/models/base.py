@@ -73,8 +73,7 @@ class MultimodalModel(nn.Module, ABC):
 
     def forward(self, inputs: Mapping[str, Tensor | Padded]) -> Tensor:
         """Logits from any non-empty subset of the modalities."""
-        logits: Tensor = self.head(self.fuse(self.encode(inputs))[0])
-        return logits
+        return self.head(self.fuse(self.encode(inputs))[0])
 
     def linear_shares(self, features: Mapping[str, Features]) -> dict[str, Tensor] | None:
         """Each modality's summand of the logits, if they are a sum over modalities; otherwise None."""

@@ -125,5 +125,4 @@ def scale_gradient(x: Tensor, weight: float) -> Tensor:
         return x.detach()
     if weight == 1:
         return x
-    scaled: Tensor = _ScaleGradient.apply(x, weight)
-    return scaled
+    return _ScaleGradient.apply(x, weight)

@@ -58,8 +58,7 @@ class ResNetEncoder(nn.Module):
         return self._vectors(x.flatten(0, 1)).unflatten(0, x.shape[:2]).mean(dim=1)
 
     def _vectors(self, images: Tensor) -> Tensor:
-        vectors: Tensor = self.net(images)
-        return vectors
+        return self.net(images)
 
 
 class ConvEncoder(nn.Module):
@@ -97,5 +96,4 @@ class ConvEncoder(nn.Module):
         Args:
             x: ``(batch, channel, height, width)`` or ``(batch, channel, frequency, time)``.
         """
-        vectors: Tensor = self.layers(x)
-        return vectors
+        return self.layers(x)

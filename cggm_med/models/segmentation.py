@@ -78,8 +78,7 @@ class SegmentationModel(MultimodalModel):
         """
         order = sorted(inputs, key=(*self.modalities, *inputs).index)
         fused = self.fusion.fuse_in_turn((m, self.encode({m: inputs[m]})[m]) for m in order)
-        logits: Tensor = self.head(self.decoder(fused)[0])
-        return logits
+        return self.head(self.decoder(fused)[0])
 
     def fuse(self, features: Mapping[str, Features]) -> tuple[Tensor, ...]:
         """Decoded maps, finest first, ``(batch, channel, x, y, z)`` each."""

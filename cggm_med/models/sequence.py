@@ -89,8 +89,7 @@ class Transformer(nn.Module):
         usable[:, 0] |= ~valid.any(dim=1)
         for layer in self.layers:
             tokens = layer(tokens, src_key_padding_mask=~usable)
-        normalised: Tensor = self.norm(tokens)
-        return normalised
+        return self.norm(tokens)
 
 
 class SequenceEncoder(nn.Module):
@@ -140,8 +139,7 @@ class Pooling(nn.Module):
         token = self.token.expand(len(tokens), 1, -1).to(tokens.dtype)
         always = torch.ones_like(valid[:, :1])
         attended = self.transformer(torch.cat([token, tokens], dim=1), torch.cat([always, valid], dim=1))[:, 0]
-        pooled: Tensor = attended + self.residual(attended)
-        return pooled
+        return attended + self.residual(attended)
 
 
 class SequenceModel(MultimodalModel):
@@ -196,8 +194,7 @@ class SequenceHead(UnimodalHead):
 
     def hidden(self, features: Features) -> Tensor:
         """``(batch, width)``."""
-        pooled: Tensor = self.pooling(*_tokens(features))
-        return pooled
+        return self.pooling(*_tokens(features))
 
 
 def settle_channels(

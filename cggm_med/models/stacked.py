@@ -38,8 +38,7 @@ class StackedModalities(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits ``(batch, target, x, y, z)`` from an image ``(batch, modality, x, y, z)``."""
-        logits: Tensor = self.model(self.split(image))
-        return logits
+        return self.model(self.split(image))
 
     def split(self, image: Tensor) -> dict[str, Tensor]:
         """Each modality's channel of an image, ``(batch, 1, x, y, z)``."""

@@ -232,8 +232,7 @@ class BalancedTrainer(nnUNetTrainer):
     def _criterion(self, logits: Tensor, target: Tensor) -> Tensor:
         """nnU-Net's loss of one prediction; the strategies weigh coarser ones as nnU-Net does."""
         loss = self.loss.loss if self.enable_deep_supervision else self.loss
-        value: Tensor = loss(logits.float(), self._on_grid(logits, target))
-        return value
+        return loss(logits.float(), self._on_grid(logits, target))
 
     def _score_sums(self, logits: Tensor, target: Tensor) -> Tensor:
         sums = soft_dice_sums if self.label_manager.has_regions else softmax_dice_sums

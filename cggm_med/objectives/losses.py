@@ -39,8 +39,7 @@ class RegionLoss(nn.Module):
         """
         logits = logits.float()
         target = subsample(target, logits).float()
-        loss: Tensor = self.dice(logits, target) + F.binary_cross_entropy_with_logits(logits, target)
-        return loss
+        return self.dice(logits, target) + F.binary_cross_entropy_with_logits(logits, target)
 
 
 class UtteranceLoss(nn.Module):

@@ -54,8 +54,7 @@ def loss_panel(ax: Axes, records: Records) -> None:
 
 def logged_loss(record: Mapping[str, Any]) -> float:
     """The fused prediction's own part of a record's loss."""
-    loss: float = record["losses"].get("task", record["loss"])
-    return loss
+    return record["losses"].get("task", record["loss"])
 
 
 def validation_panel(ax: Axes, records: Records) -> None:

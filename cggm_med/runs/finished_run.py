@@ -96,8 +96,7 @@ class FinishedRun:
     @property
     def task_class(self) -> type[Task]:
         """Class of the task."""
-        task: type[Task] = registry.load(registry.TASKS, self.task)
-        return task
+        return registry.load(registry.TASKS, self.task)
 
     @property
     def modalities(self) -> tuple[str, ...]:

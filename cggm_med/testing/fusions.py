@@ -61,8 +61,7 @@ def fusion_laws(make: Callable[[], Fusion], channels: Sequence[int]) -> Laws:
         return {m: Features(tuple(torch.randn(s, generator=draw) for s in shapes)) for m in MODALITIES}
 
     def fused(view: View, fusion: Fusion | None = None) -> Maps:
-        found: Maps = (fusion or seeded().eval())([view])[0]
-        return found
+        return (fusion or seeded().eval())([view])[0]
 
     def maps_as_large() -> None:
         for view in (features(), _only(features(), "t1")):

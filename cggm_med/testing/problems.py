@@ -117,8 +117,7 @@ PROBLEMS = {"segmentation": SEGMENTATION, "classification": CLASSIFICATION, "reg
 def make(name: str, **settings: Any) -> BalancingStrategy:
     """A registered strategy."""
     cls = registry.load(registry.STRATEGIES, name)
-    made: BalancingStrategy = cls(cls.Config(name, **settings))
-    return made
+    return cls(cls.Config(name, **settings))
 
 
 def set_up(

@@ -471,8 +471,7 @@ def cggm_med(*words: object, code: int = 0) -> str:
 
 
 def _results(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "results.json").read_text())
-    return found
+    return json.loads((folder / "results.json").read_text())
 
 
 def _registered(candidate: Candidate, law: Callable[[], None]) -> None:

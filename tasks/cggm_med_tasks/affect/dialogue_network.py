@@ -83,8 +83,7 @@ class LinearEncoder(UtteranceEncoder):
 
     def content(self, x: Padded) -> Tensor:
         """See the base class."""
-        result: Tensor = self.linear(x.values)
-        return result
+        return self.linear(x.values)
 
 
 class TextEncoder(UtteranceEncoder):
@@ -131,8 +130,7 @@ class TextEncoder(UtteranceEncoder):
         if self.training and len(utterances) == 1:
             # A single utterance has no spread; torch refuses it. The running statistics stand in, as in evaluation.
             return F.batch_norm(utterances, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
-        result: Tensor = norm(utterances)
-        return result
+        return norm(utterances)
 
 
 class DialogueModel(MultimodalModel):

@@ -75,8 +75,7 @@ class FeatureStore:
                 raise ValueError(f"it holds {values.dtype} of shape {values.shape}")
         except (OSError, ValueError, EOFError) as error:
             raise _damaged(place.block, error) from error
-        features: NDArray[np.float16] = values[place.start : place.stop]
-        return features
+        return values[place.start : place.stop]
 
     def content(self, key: str) -> str:
         """Digest of the source of these features."""
