@@ -65,7 +65,7 @@ class Task(ABC):
         DataConfig: dataclass of the section ``data``; has ``path``, ``cache`` and ``workers``, and for
             ``default_splits`` ``splits``, ``validation`` and ``test``.
         ModelConfig: dataclass of the section ``model``.
-        presets: named settings, chosen by ``--preset``.
+        presets: named settings, chosen by ``--preset``; see ``default_preset``.
         description: one line for ``cggm-med tasks``.
         url: where the data come from.
         known_modalities: every modality that the task can be trained on.
@@ -120,9 +120,14 @@ class Task(ABC):
         self._config = replace(self._config, **sections)
 
     @classmethod
-    @abstractmethod
     def default_preset(cls, embedded: bool) -> str:
-        """The preset when none is given; ``embedded`` says whether the task makes its own data."""
+        """The preset when none is given: ``tiny`` if the task makes its own data, else ``paper`` or ``base``.
+
+        Args:
+            embedded: whether the task makes its own data.
+        """
+        given = "paper" if "paper" in cls.presets else "base"
+        return "tiny" if embedded else given
 
     # --- data: the cases, and the batches made of them ---
 

@@ -106,11 +106,6 @@ class SampleTask(Task):
         self.samples: dict[str, Sample] = {}
         self._contents: dict[str, dict[str, str]] = {}
 
-    @classmethod
-    def default_preset(cls, embedded: bool) -> str:
-        """``tiny`` for generated data, ``paper`` for real ones."""
-        return "tiny" if embedded else "paper"
-
     @abstractmethod
     def read(self, path: Path, say: Callable[[str], None]) -> SampleList:
         """Find the samples in a data set, without loading what is slow to load.

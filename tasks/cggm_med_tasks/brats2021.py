@@ -116,11 +116,6 @@ class BraTS2021(SegmentationTask):
         },
     }
 
-    @classmethod
-    def default_preset(cls, embedded: bool) -> str:
-        """``tiny`` for the embedded phantom, ``base`` for real scans."""
-        return "tiny" if embedded else "base"
-
     def embedded_data(self, cache: Path, say: Callable[[str], None]) -> Path:
         """A phantom of BraTS-like cases, written once to the cache."""
         cases, seed = self.config.data.phantom_cases, 0

@@ -113,11 +113,6 @@ class AVDigits(ClassificationTask):
         "base": {"train": {"batch_size": 32, "epochs": 20, "steps_per_epoch": 0, "validate_every": 1}},
     }
 
-    @classmethod
-    def default_preset(cls, embedded: bool) -> str:
-        """``tiny`` for generated data, ``base`` for the recordings."""
-        return "tiny" if embedded else "base"
-
     def read(self, path: Path, say: Callable[[str], None]) -> SampleList:
         """See the module's docstring."""
         recordings: dict[tuple[str, str, str], NDArray[np.float32]] = {}

@@ -77,11 +77,6 @@ class NewtaskTask(ClassificationTask):
         "base": {"train": {"batch_size": 32, "epochs": 30, "steps_per_epoch": 0, "validate_every": 1}},
     }
 
-    @classmethod
-    def default_preset(cls, embedded: bool) -> str:
-        """``tiny`` for generated data, ``base`` for real ones."""
-        return "tiny" if embedded else "base"
-
     def read(self, path: Path, say: Callable[[str], None]) -> SampleList:
         """CHANGE: list the samples of your data; arrays are loaded later, when they are needed."""
         rows = _rows(path / "labels.csv")
