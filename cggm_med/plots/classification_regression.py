@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import confusion_matrix
 
 from cggm_med.metrics.classification_regression import Predicted
-from cggm_med.plots.style import LINE_COLOURS, write_figure
+from cggm_med.plots.style import LINE_COLOURS, open_frame, write_figure
 
 MAX_NAMED = 40  # classes up to which each is named along the axes
 MAX_NUMBERED = 12  # classes up to which counts are written into the cells
@@ -48,6 +48,5 @@ def scatter_figure(path: Path, predicted: Predicted) -> None:
     axes.scatter(predicted.true, predicted.predicted, s=12, alpha=0.6, color=LINE_COLOURS[0], edgecolors="none")
     axes.set_xlabel("true")
     axes.set_ylabel("predicted")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25, lw=0.6)
+    open_frame(axes)
     write_figure(path, figure)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from cggm_med.plots.style import FUSED_COLOUR, LINE_COLOURS, write_figure
+from cggm_med.plots.style import FUSED_COLOUR, LINE_COLOURS, open_frame, write_figure
 
 SMOOTHING = 0.05  # standard deviation of the smoothing, as a share of a curve's records
 MAX_CURVES = 4  # of the validation metrics, the first ones; metrics.jsonl has them all
@@ -147,5 +147,4 @@ def _smooth(values: Sequence[float]) -> NDArray[np.float64]:
 def _label(ax: Axes, title: str) -> None:
     ax.set_title(title, fontsize=11)
     ax.set_xlabel("step")
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(alpha=0.25, lw=0.6)
+    open_frame(ax)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from cggm_med.evaluation.calibration.scores import BINS, Calibration
-from cggm_med.plots.style import LINE_COLOURS, write_figure
+from cggm_med.plots.style import LINE_COLOURS, open_frame, write_figure
 
 # Colour, marker and line of each stage.
 STYLES = (("before", LINE_COLOURS[1], "o", "solid"), ("after", LINE_COLOURS[0], "s", (0, (4, 1.5))))
@@ -65,7 +64,7 @@ def reliability_figure(
         below.yaxis.set_minor_formatter(NullFormatter())
         below.set_xlabel(x_label)
         for ax in (above, below):
-            _plain(ax)
+            open_frame(ax)
     rows[0, 0].set_ylabel("observed frequency")
     rows[1, 0].set_ylabel(f"share of {unit}")
     shown = [s for i, s in enumerate(STYLES) if any(stages[i] is not None for stages in by_target.values())]
@@ -77,8 +76,3 @@ def reliability_figure(
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
     figure.suptitle(title, fontsize=11)
     write_figure(path, figure)
-
-
-def _plain(ax: Axes) -> None:
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(alpha=0.25, lw=0.6)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from cggm_med.plots.style import DASHED, FUSED_COLOUR, LINE_COLOURS, write_figure
+from cggm_med.plots.style import DASHED, FUSED_COLOUR, LINE_COLOURS, open_frame, write_figure
 
 COLOURS = ("0.78", LINE_COLOURS[5], LINE_COLOURS[0])
 PANEL_INCHES = (3.4, 2.7)
@@ -66,8 +66,7 @@ def probe_figure(
             ax.set_ylim(0, 1.06)
         ax.set_xticks(np.arange(len(modalities)), list(modalities))
         ax.set_title(metric, fontsize=10)
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(axis="y", alpha=0.25, lw=0.6)
+        open_frame(ax, "y")
         ax.set_axisbelow(True)
     for ax in axes[len(panels) :]:
         ax.set_axis_off()

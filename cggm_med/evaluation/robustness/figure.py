@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from cggm_med.plots.style import DASHED, FUSED_COLOUR, LINE_COLOURS, write_figure
+from cggm_med.plots.style import DASHED, FUSED_COLOUR, LINE_COLOURS, open_frame, write_figure
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 PANEL_INCHES = (3.6, 2.9)
@@ -88,5 +88,4 @@ def _label(ax: Axes, title: str, clean: float, lowest: float = 0.0) -> None:
     ax.axhline(clean, color="0.6", lw=0.9, zorder=0)
     ax.set_title(title, fontsize=11)
     ax.set_ylim(lowest, 1)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(axis="y", alpha=0.25, lw=0.6)
+    open_frame(ax, "y")
