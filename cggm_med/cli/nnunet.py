@@ -60,7 +60,7 @@ def plan(words: Words = None, folder: Folder = None, debug: Debug = False) -> No
     """nnUNetv2_plan_and_preprocess; it takes over the splits of an exported data set."""
     from cggm_med.nnunet import commands
 
-    commands.plan(words or [], folder)
+    commands.run("nnUNetv2_plan_and_preprocess", words or [], folder)
 
 
 @app.command(context_settings=PASS_ON)
@@ -72,7 +72,7 @@ def train(words: Words = None, folder: Folder = None, settings: Settings = None,
     from cggm_med.config import parse_overrides
     from cggm_med.nnunet import commands
 
-    commands.train(words or [], folder, parse_overrides(settings or []))
+    commands.run("nnUNetv2_train", words or [], folder, parse_overrides(settings or []))
 
 
 @app.command(context_settings=PASS_ON)
@@ -80,4 +80,4 @@ def predict(words: Words = None, folder: Folder = None, debug: Debug = False) ->
     """nnUNetv2_predict, for models of any trainer."""
     from cggm_med.nnunet import commands
 
-    commands.predict(words or [], folder)
+    commands.run("nnUNetv2_predict", words or [], folder)

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from cggm_med.config import Tree
@@ -18,7 +19,7 @@ FOLDERS = {"nnUNet_raw": "raw", "nnUNet_preprocessed": "preprocessed", "nnUNet_r
 
 
 def folders_of(folder: Path | None) -> dict[str, str]:
-    """Where nnU-Net's environment variables shall point; ``folder`` as in ``plan``."""
+    """Where nnU-Net's environment variables shall point; ``folder`` as in ``run``."""
     default = Path("nnunet") if folder is None else folder
     chosen = {variable: str((default / name).absolute()) for variable, name in FOLDERS.items()}
     if folder is None:
@@ -26,25 +27,13 @@ def folders_of(folder: Path | None) -> dict[str, str]:
     return chosen
 
 
-def plan(words: list[str], folder: Path | None) -> None:
-    """Run ``nnUNetv2_plan_and_preprocess``.
+def run(command: str, words: list[str], folder: Path | None, settings: Tree | None = None) -> None:
+    """Run one of nnU-Net's own commands.
 
     Args:
-        words: nnU-Net's own arguments.
+        command: such as ``nnUNetv2_train``.
+        words: its arguments.
         folder: holds raw, preprocessed and results; default: those of the environment, else ``./nnunet``.
-    """
-    with _nnunet("nnUNetv2_plan_and_preprocess", words, folder):
-        from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import plan_and_preprocess_entry
-
-        plan_and_preprocess_entry()
-
-
-def train(words: list[str], folder: Path | None, settings: Tree) -> None:
-    """Run ``nnUNetv2_train``.
-
-    Args:
-        words: see ``plan``.
-        folder: see ``plan``.
         settings: of our trainers, sections ``strategy`` and ``train``.
 
     Raises:
@@ -52,21 +41,12 @@ def train(words: list[str], folder: Path | None, settings: Tree) -> None:
     """
     from cggm_med.nnunet.settings import VARIABLE, resolve
 
-    with _nnunet("nnUNetv2_train", words, folder):
+    (script,) = entry_points(group="console_scripts", name=command)
+    with _nnunet(command, words, folder):
         if settings:
             resolve(_strategy_of(words), settings)
             os.environ[VARIABLE] = json.dumps(settings)
-        from nnunetv2.run.run_training import run_training_entry
-
-        run_training_entry()
-
-
-def predict(words: list[str], folder: Path | None) -> None:
-    """Run ``nnUNetv2_predict``; arguments as in ``plan``."""
-    with _nnunet("nnUNetv2_predict", words, folder):
-        from nnunetv2.inference.predict_from_raw_data import predict_entry_point
-
-        predict_entry_point()
+        script.load()()
 
 
 @contextlib.contextmanager
