@@ -54,11 +54,8 @@ class ResNetEncoder(nn.Module):
             x: ``(batch, channel, height, width)`` or ``(batch, frame, channel, height, width)``.
         """
         if x.ndim == 4:
-            return self._vectors(x)
-        return self._vectors(x.flatten(0, 1)).unflatten(0, x.shape[:2]).mean(dim=1)
-
-    def _vectors(self, images: Tensor) -> Tensor:
-        return self.net(images)
+            return self.net(x)
+        return self.net(x.flatten(0, 1)).unflatten(0, x.shape[:2]).mean(dim=1)
 
 
 class ConvEncoder(nn.Module):

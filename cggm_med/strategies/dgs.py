@@ -79,14 +79,10 @@ class DGS(FactorStrategy):
     Config = DGSConfig
     description = "Shapley shares decide each encoder's factor, on top of MMPareto"
     url = "https://github.com/G22-web/DGS"
+    unimodal_weight = 1.0  # the unimodal losses reach the encoders in full
     config: DGSConfig
     heads: UnimodalHeads
     share: Tensor
-
-    @property
-    def unimodal_weight(self) -> float:
-        """The unimodal losses reach the encoders in full."""
-        return 1.0
 
     def prepare(self, model: MultimodalModel) -> None:
         """See the base class."""

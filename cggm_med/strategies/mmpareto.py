@@ -45,13 +45,9 @@ class MMPareto(BalancingStrategy):
     description = "each encoder's own gradient and the fused one, combined without conflict"
     url = "https://arxiv.org/abs/2405.17730"
     modulates = True
+    unimodal_weight = 1.0  # the unimodal losses reach the encoders in full
     config: MMParetoConfig
     heads: UnimodalHeads
-
-    @property
-    def unimodal_weight(self) -> float:
-        """The unimodal losses reach the encoders in full."""
-        return 1.0
 
     def prepare(self, model: MultimodalModel) -> None:
         """See the base class."""
