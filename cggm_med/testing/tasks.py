@@ -85,15 +85,9 @@ def task_laws(
     strategies: Sequence[str] = ("joint", "cggm"),
     change: Callable[[Path], str] | None = None,
 ) -> Laws:
-    """What ``check_task`` requires, to be run one by one, such as by ``pytest.mark.parametrize``.
+    """What ``check_task`` requires, to be run one by one, such as by ``pytest.mark.parametrize``; arguments as there.
 
-    Args:
-        task: see ``check_task``.
-        folder: for caches and runs; must outlive the laws.
-        data: see ``check_task``.
-        settings: see ``check_task``.
-        strategies: see ``check_task``.
-        change: see ``check_task``.
+    The folder is for caches and runs, and must outlive the laws.
     """
     cls = registry.load(registry.TASKS, task) if isinstance(task, str) else task
     name = task if isinstance(task, str) else task.__name__.lower()

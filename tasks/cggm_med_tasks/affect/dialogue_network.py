@@ -66,10 +66,7 @@ class UtteranceEncoder(nn.Module, ABC):
 class LinearEncoder(UtteranceEncoder):
     """A linear layer on each utterance, for audio and video; the modality embedding is its bias.
 
-    Args:
-        channels: see the base class.
-        speakers: see the base class.
-        width: see the base class.
+    Arguments are those of the base class.
 
     Example:
         >>> audio = Padded(torch.randn(2, 5, 300 + 9), torch.ones(2, 5, dtype=torch.bool))
