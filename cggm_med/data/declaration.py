@@ -134,7 +134,7 @@ class Declaration:
         """The declaration in a JSON object; keys of other purposes, such as the lists of cases, are left alone.
 
         Args:
-            content: see ``docs/how-to/your-own-data.md``.
+            content: with the keys ``KEYS``.
             where: what messages call it, such as the file's path.
 
         Raises:

@@ -54,5 +54,6 @@ def test_it_trains_and_its_factors_are_logged(command: Callable[..., str], tmp_p
     records = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     factors = [list(record["factor"].values()) for record in records if "factor" in record]
     assert len(factors) == 4
+    # CHANGE: what your factors obey; these sum to the number of modalities.
     assert all(sum(each) == pytest.approx(len(each), abs=1e-4) for each in factors)
     assert "strength: 0.8" in (tmp_path / "run" / "config.yaml").read_text()

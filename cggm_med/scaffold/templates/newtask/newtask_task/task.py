@@ -112,7 +112,7 @@ class NewtaskTask(ClassificationTask):
             "sound": nn.Sequential(nn.Linear(SHAPES["sound"][0], width), nn.ReLU(), nn.Linear(width, width)),
             "image": nn.Sequential(image, nn.Linear(image.width, width)),
         }
-        # Any subset may be asked for: --set task.modalities=[sound]
+        # Any subset may be asked for: --set 'task.modalities=[NAME]'
         return LateFusionModel(
             {m: encoders[m] for m in self.modalities}, dict.fromkeys(self.modalities, width), len(self.targets)
         )
