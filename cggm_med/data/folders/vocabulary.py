@@ -1,0 +1,261 @@
+"""The words of clinical imaging: which sequence, map or label a name or description shows, in six languages.
+
+A name is a part of a file's name, a BIDS suffix with its entities, a channel's name or a DICOM series description.
+English, German, French, Spanish, Italian and Dutch are read; letter case, accents and separators do not count.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+
+from cggm_med.data.declaration import NORMALISATIONS, Kind, Modality
+
+UNKNOWN_SEQUENCE = "unknown"
+
+
+def spelled(name: str) -> str:
+    """A name as the patterns here read it: lower-case words without accents, apart by single spaces.
+
+    Example:
+        >>> spelled("T1w_Lésion-ManualSegmentation"), spelled("T1 w/o KM (+C)")
+        ('t1w lesion manual segmentation', 't1 without km +c')
+    """
+    text = unicodedata.normalize("NFKD", name.replace("ß", "ss"))
+    text = "".join(letter for letter in text if not unicodedata.combining(letter))
+    text = re.sub(r"^sub-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?_", "", text)  # BIDS: who and when, "sub" and "post" included
+    text = re.sub(r"(?<=[a-z0-9][a-z])(?=[A-Z])", " ", text)
+    text = re.sub(r"\bw/o\b", "without", text.lower())
+    return re.sub(r"[^a-z0-9+*]+", " ", text).strip()
+
+
+def shown_by(name: str) -> Modality | None:
+    """What images of this name show; None where the name does not tell, or tells that they are none to learn from.
+
+    Example:
+        >>> [shown_by(name).shows for name in ("T1 tra ohne KM", "Ax T1 GADO", "ax flair T2", "ce-gadolinium T1w")]
+        ['t1', 't1ce', 'flair', 't1ce']
+        >>> shown_by("CTres").kind, shown_by("adc").normalisation, shown_by("Localizer")
+        ('ct', 'keep_scale', None)
+    """
+    sequence = sequence_of(name)
+    if sequence == UNKNOWN_SEQUENCE and re.fullmatch(rf"((\w+) )?{_AGENT}", spelled(name)):
+        sequence = sequence_of(f"T1 {name}")  # "GADO" and "SANS GADO" beside "T2"
+    kind = _KINDS.get(sequence)
+    return None if kind is None else Modality(kind, NORMALISATIONS[kind], _SHOWS.get(sequence, sequence))
+
+
+def sequence_of(name: str, contrast_agent: bool = False) -> str:
+    """The sequence, map or derived image that a name tells, in the field's terms; ``unknown`` if it tells none or two.
+
+    A T1-weighted FLAIR is a T1. A T1 is taken to be enhanced if the name says so, or if it says nothing and a contrast
+    agent is known to have been given.
+
+    Example:
+        >>> [sequence_of(text) for text in ("t2_tirm_tra_dark-fluid", "T1 sans injection", "CT_CBF", "SUB KM-nativ")]
+        ['flair', 't1', 'cbf', 'subtraction']
+    """
+    text = re.sub(_TARGET, " ", spelled(name))
+    for sequence, pattern in _BEFORE_WEIGHTING.items():
+        if re.search(pattern, text):
+            return sequence
+    t1, t2 = (re.search(rf"\b([23]d|ax|sag|cor|tra|[rwsu]{{1,3}}|wm|ce?|t[12])?t{k}(?!\d)", text) for k in (1, 2))
+    if t1 and t2:
+        return UNKNOWN_SEQUENCE
+    if t1 or re.search(r"mp ?rage|\bbravo\b|spgr\b|\b(vibe|lava|e?thrive|unit1|ir ?fspgr|c t1)\b", text):
+        return _t1(text, contrast_agent)
+    if re.search(r"flair|dark ?fluid|\b(t2f|fla)\b", text):
+        return "flair"
+    if re.search(r"\b(stir|tirm)\b", text):
+        return "stir"
+    if t2:
+        return "t2star" if re.search(r"\b(gre|ffe|fl[23]d|hemo)\b", text) else "t2"
+    found = [sequence for sequence, pattern in _AFTER_WEIGHTING.items() if re.search(pattern, text)]
+    return found[0] if len(found) == 1 else UNKNOWN_SEQUENCE
+
+
+def tells_label(name: str) -> bool:
+    """Whether a name says that a volume was drawn or computed as a label: of whatever, by whomever.
+
+    Example:
+        >>> [tells_label(name) for name in ("Läsion", "consensus_gt", "Brain.XX.O.OT", "t1ce", "Maske Tumor")]
+        [True, True, True, False, True]
+    """
+    return bool(re.search(_LABEL, spelled(name)))
+
+
+def not_the_target(name: str) -> str:
+    """Why a label of this name is not what a network shall learn, such as a brain mask; empty if nothing says so.
+
+    Example:
+        >>> not_the_target("label-brain_mask"), not_the_target("tumor_segmentation")
+        ('brain mask, not the target', '')
+    """
+    text = spelled(name)
+    return next((reason for reason, pattern in _NOT_THE_TARGET.items() if re.search(pattern, text)), "")
+
+
+def never_an_image(name: str) -> str:
+    """Why a volume of this name is none to learn from, such as a localizer; empty if nothing says so.
+
+    Example:
+        >>> never_an_image("Localizer"), never_an_image("T1_to_MNI_warp"), never_an_image("T1")
+        ('localizer', 'transformation, no image', '')
+    """
+    sequence = sequence_of(name)
+    if sequence in _REASONS:
+        return _REASONS[sequence]
+    transformed = re.search(r"\b(x?fm|warp\w*|deformation\w*|displacement\w*|jacobian)\b", spelled(name))
+    return "transformation, no image" if transformed else ""
+
+
+def processing_of(name: str) -> str:
+    """How a copy of an image was made, in the words of its name: ``raw``, ``processed`` or nothing that is told.
+
+    Example:
+        >>> [processing_of(name) for name in ("Raw_Data", "FLAIR_preprocessed", "T1_bias", "orig", "T1")]
+        ['raw', 'processed', 'processed', 'raw', '']
+    """
+    text = spelled(name)
+    if re.search(_PROCESSED, text):
+        return "processed"
+    return "raw" if re.search(_RAW, text) else ""
+
+
+def without_processing(name: str) -> str:
+    """A spelled name without the words that tell how a copy was made, such as ``flair`` for ``FLAIR_preprocessed``."""
+    return re.sub(r" +", " ", re.sub(rf"{_PROCESSED}|{_RAW}", " ", spelled(name))).strip()
+
+
+_AGENT = (
+    r"(contrast\w*|kontrast\w*|gd\w?|gad\w*|gado|km|ks|kv|mdc|pdc|cm|ce gad\w*|ce"
+    r"|(produit|medio|mezzo|liquido) (de|di)? ?contrast\w*)"
+)
+_INJECTION = r"(inj\w*|iniez\w*|iny\w*|iv)"
+_LINK = r"( (l|le|la|el|de|del|di|the|des))*"
+_WITHOUT = (
+    r"\b((with and |mit und |avec et |con y |con e |met en )?(without|ohne|sans|senza|sin|sem|zonder)"
+    rf"|non?|wo|pre|vor|avant|voor|antes|prima|before|keine?){_LINK} ?({_AGENT}|{_INJECTION}|c)\b"
+    r"|\b(pre|without|nativ\w*|blanco|basale?|unenhanced|non ?enhanced|precontrast\w*|prekm|pregd)\b"
+    r"|\bt1w?(nc?e?|pre\w*)\b"
+)
+_WITH = (
+    rf"\+ ?({_AGENT}|c|ce)|\bc ?\+|\bce?t1|\bc t1\b"
+    r"|\bt1w?(c|ce|gd|gad\w*|km|ks|post\w*|contrast\w*|kontrast\w*|enh\w*|inj\w*|mdc|cm)\b"
+    rf"|\b(post(?!erior)\w*|after|apres|dopo|despues|nach|{_AGENT})\b"
+    r"|\b(enhanced|injecte\w*|iniett\w*|inyect\w*|rehauss\w*)\b"
+)
+_BOTH = r"(with and without|mit und ohne|avec et sans|con y sin|con e senza|met en zonder|pre and post|pre post)"
+# What an image was registered to is not what it shows: "FLAIR_reg_T1", "T2 to T1", "space-T1w".
+_TARGET = (
+    r"\b((co)?reg\w*|aligned|rigid|affine|resampled|res|to|in|on|onto|2|auf|zu|space)"
+    r"( (to|2|in|on|onto|with))? (t1\w*|t2\w*|flair\w*|adc|dwi|pet|ct|mni\w*)( space)?\b(?=.)|"
+    r"\b((co)?reg\w*|aligned|to|2|in|onto|space)( (to|2|in|on))? (t1\w*|t2\w*|flair\w*|adc|dwi|mni\w*)( space)?$"
+)
+
+# Told by one word, whatever else the name says; the first that matches.
+_BEFORE_WEIGHTING: Mapping[str, str] = {
+    "localiser": r"\bloc(a|ali[sz]\w*)?s?\b|lokali[sz]\w*|scout|survey|topogram\w*|scanogram|reperage|locali[sz]zat\w*"
+    r"|smart ?brain|calibration",
+    "spectroscopy": r"\b(mrs|csi|svs|spectro\w*|spektro\w*)\b",
+    "subtraction": r"\b(sub(?! ?\d)|subs|subtr(?! ?mean)\w*|soustract\w*|sustracc\w*|sottra\w*|differenz\w*)\b",
+    "projection": r"\b(mip|minip|mnip|reformat\w*|rfmt)\b",
+    "lge": r"\b(lge|psir|mde|(late|delayed|spat\w*) (gad\w*|enh\w*))\b",
+    "cbf": r"\br?cbf\b",
+    "cbv": r"\br?cbv\b",
+    "mtt": r"\bmtt\b",
+    "tmax": r"\bt ?max\b",
+    "ttp": r"\bttp\b",
+    "ktrans": r"\bktrans\b",
+    "asl": r"\bp?c?asl\b",
+    "perfusion": r"\b(\dd)?(perf\w*|pwi|dsc|dce|ctp)\b",
+    "qsm": r"\b(qsm|chimap)\b",
+    "mtr": r"\b(mtr|mtsat)(map)?\b",
+    "mp2rage": r"mp2rage",
+    "quantitative map": r"\b[tr][12] ?(rho|star|\*)?\w?(?<!w) ?map|\b[rt]1rho|\bmaps?\b|\bpdmap\b",
+    "fa": r"\bfa\b",
+    "md": r"\bmd\b",
+    "adc": r"\b[de]?adc\w*\b",
+    "dti": r"\b(dti|tensor)\b",
+    "dwi": r"\b(dwi\w*|isodwi|diff?us\w*|diff\w*|trace\w*|hbv|b ?\d{3,4}|high b)\b",
+    "b0": r"\bb ?0+\b",
+    "functional": r"\b(bold|f ?mri|resting|rs ?fmri)\b",
+    "swi": r"\b(swi|swan|venobold)\b",
+    "t2star": r"\bt2 star|\bt2starw?\b|\bt2w? ?\*",
+    "angiography": r"\b(mra|mrv|tof|angio(?!\w*gramm?\w* ct)\w*|venogr\w*)\b",
+}
+# Told by a word only where the name tells no weighting, and only if no other of these is told as well.
+_AFTER_WEIGHTING: Mapping[str, str] = {
+    "pd": r"\b(pdw?|dp|prot\w* ?dens\w*|densite\w* ?(de )?proton\w*|protonen\w*)\b",
+    "bssfp": r"\b(c0|b?ssfp|cine|tru ?fi\w*|fiesta|b ?[ft]fe|balanced)\b",
+    "lge": r"^de$",
+    "mt": r"\bmt ?([01]|w|on|off)\b",
+    "ct": r"\b(ct|ctres|ce ?ct|nc ?ct|ctce|cta|cbct|ldct|tdm|computed tomo\w*|computertomo\w*)\b|^tc$",
+    "pet": r"\b(pet|pt(?! ?\d)|suv\w*|fdg|psma|fmiso|dota\w*|tep)\b",
+}
+_KINDS: Mapping[str, Kind] = {
+    **dict.fromkeys(
+        (
+            "flair",
+            "t1",
+            "t1ce",
+            "t1 in phase",
+            "t1 opposed phase",
+            "t2",
+            "t2star",
+            "stir",
+            "pd",
+            "swi",
+            "dwi",
+            "b0",
+            "dti",
+            "mt",
+        ),
+        "mri",
+    ),
+    **dict.fromkeys(("lge", "bssfp", "angiography", "perfusion", "functional", "mp2rage"), "mri"),
+    **dict.fromkeys(("adc", "fa", "md", "cbf", "cbv", "mtt", "tmax", "ttp", "ktrans", "asl", "qsm", "mtr"), "map"),
+    "quantitative map": "map",
+    "ct": "ct",
+    "pet": "pet",
+}
+_SHOWS = {"mp2rage": "t1", "quantitative map": "map"}
+_REASONS = {
+    "localiser": "localizer",
+    "subtraction": "difference of two images",
+    "projection": "projection or reformat of another image",
+    "spectroscopy": "spectroscopy, no image",
+}
+_LABEL = (
+    r"\b(\w*segs?|seg\d+|d?segm|(\w+)?segment\w*|probseg|\w*mask\w*|msk\w*|masque\w*|mascara\w*|masch\w*"
+    r"|gts?|gtv\w*|ctv|ptv|roi\w*|voi|label\w*|lbl|annot\w*|contour\w*|kontur\w*|delineat\w*|manual|\w*truth|gold"
+    r"|lesions?|lesione?s?|lesioni|laesion\w*|laesies?|lasion\w*|letsels?|tumou?r\w*|tumeur|tumore|infar\w*|wmh\w*"
+    r"|ot|ot ?multi ?class|consens\w*|konsens\w*|rater\w*|expert\w*|target)\b"
+)
+_NOT_THE_TARGET = {
+    "brain mask, not the target": r"\b(brain|bet|skull|head|kopf|hirn\w*|gehirn\w*|cerveau|cerebro|cervello|hersenen) ?"
+    r"(\w+ )?(mask\w*|seg\w*|masque|parenchyma\w*)|\b(mask\w*|masque|seg\w*) (du |del |des )?(brain|cerveau|cerebro)"
+    r"|\b(parenchyma|skull ?strip\w*)\b|\b(hirn|brain)mas\w*|^(brain|bet)$",
+    "body or organ mask, not the target": r"\b(body|foreground|fov|valid|organ) ?mask\w*",
+    "tissue, not the target": r"\b(gm|wm|csf|cord|sc) ?seg\b|\bprobseg\b|\baseg\b|\baparc\w*|\bcsf\b",
+}
+_PROCESSED = (
+    r"\b(pre ?proc\w*|processed|pp|bias\w*|bfc|n4\w*|corr(ected)?|norm\w*|reg(istered)?|coreg\w*|resampled|res|bet"
+    r"|brain|skull ?strip\w*|ss|stripped|denois\w*|defaced|z ?score\w*|subtr( mean( div( std)?)?)?|std)\b"
+)
+_RAW = r"\b(raw|orig\w*|roh\w*|brut\w*|native space|unprocessed|uncorrected|source ?data)( data)?\b"
+
+
+def _t1(text: str, contrast_agent: bool) -> str:
+    both = re.search(_BOTH, text)
+    # After an operation or a therapy is not after a contrast agent.
+    text = re.sub(r"\b(pre|post) ?(op\w*|treat\w*|therap\w*|rt|surg\w*|radi\w*|chemo\w*|biops\w*|proc\w*)\b", " ", text)
+    rest, without = re.subn(_WITHOUT, " ", text)
+    enhanced = bool(re.search(_WITH, rest)) or both
+    if without and enhanced:
+        return UNKNOWN_SEQUENCE
+    if enhanced or (contrast_agent and not without):
+        return "t1ce"
+    phase = re.search(r"\b(in|out|opp(osed)?) ?(of )?phase\b", text)
+    return "t1" if phase is None else "t1 in phase" if phase[1] == "in" and phase[3] is None else "t1 opposed phase"
