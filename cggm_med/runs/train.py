@@ -17,7 +17,6 @@ from cggm_med.data.splits import write_splits
 from cggm_med.device import select_device
 from cggm_med.errors import CheckpointError, OutputError
 from cggm_med.files import results_folder, write_json, write_text
-from cggm_med.models.base import MultimodalModel
 from cggm_med.plots.curves import learning_figure, modality_figure
 from cggm_med.results.results import Report
 from cggm_med.runs.finished_run import FinishedRun, held_out
@@ -120,10 +119,12 @@ def _train_and_score(
     checkpoint: checkpoints.Checkpoint | None,
     loggers: Mapping[str, RunLogger],
 ) -> Report | None:
+    """Train to the last step, draw the learning curves, and score the held-out cases."""
     config, splits, say = task.config, task.splits, speaker(console)
+    first = distributed.rank() == 0
     device = select_device(config.train.device)
     model = build(task, strategy, config, device)
-    if distributed.rank() == 0:
+    if first:
         write_json(run.coverage, coverage(model, strategy))
     values = sum(p.numel() for p in model.parameters() if p.requires_grad)
     say(
@@ -134,30 +135,9 @@ def _train_and_score(
     split = held_out(splits)
     if split is None:
         say("no case is held out, so nothing will be scored at the end")
-    _train(run, task, model, strategy, device, console, checkpoint, loggers)
-    if split is None:
-        return None
-    finished, cases = FinishedRun(run.path), getattr(splits, split)
-    best = finished.restore(model, strategy, device)
-    loaded = LoadedRun(finished, {}, task, model, strategy, cases, split, best, device, split)
-    return score_run(loaded, run.path, console)
-
-
-def _train(
-    run: RunFolder,
-    task: Task,
-    model: MultimodalModel,
-    strategy: BalancingStrategy,
-    device: torch.device,
-    console: Console,
-    checkpoint: checkpoints.Checkpoint | None,
-    loggers: Mapping[str, RunLogger],
-) -> None:
-    """Train to the last step, and draw the learning curves."""
-    config, first = task.config, distributed.rank() == 0
     done = checkpoint.step if checkpoint else 0
     progress = RunProgress(console if first else Console(quiet=True), done, config.train.steps)
-    run_log = RunLog(loggers, run.path, to_tree(config), done, speaker(console))
+    run_log = RunLog(loggers, run.path, to_tree(config), done, say)
 
     def log(record: Record) -> None:
         run_log(record)
@@ -181,3 +161,9 @@ def _train(
         records = run.read_metrics()
         learning_figure(run.path / "figures" / "learning.png", records)
         modality_figure(run.path / "figures" / "modalities.png", records, task.modalities)
+    if split is None:
+        return None
+    finished, cases = FinishedRun(run.path), getattr(splits, split)
+    best = finished.restore(model, strategy, device)
+    loaded = LoadedRun(finished, {}, task, model, strategy, cases, split, best, device, split)
+    return score_run(loaded, run.path, console)
