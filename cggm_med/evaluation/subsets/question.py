@@ -54,7 +54,7 @@ class SubsetQuestion(Question):
         """The scores of each subset and, when all are scored, the Shapley value of each modality."""
         task, subsets = run.task, self.subsets
         say(f"{len(subsets)} subsets of {len(task.modalities)} modalities, {len(run.cases)} cases ({run.split})")
-        results = score_subsets(run, subsets, say)
+        results = _score(run, subsets, say)
         by_subset = {s: [CaseResult(r.case, r.findings[subset_name(s)]) for r in results] for s in subsets}
         scores = {subset: task.summarise(results) for subset, results in by_subset.items()}
         self.table = SubsetTable(
@@ -74,17 +74,8 @@ class SubsetQuestion(Question):
         draw_table(folder / "subsets.png", report.title, self.table)
 
 
-def score_subsets(run: LoadedRun, subsets: Sequence[Subset], say: Say) -> list[CaseResult]:
-    """The task's findings of each case by subset; the processes share the cases.
-
-    Args:
-        run: the run and its cases.
-        subsets: what to score.
-        say: receives a line of progress now and then.
-
-    Returns:
-        The results of all processes, in the order of the run's cases, on each of them.
-    """
+def _score(run: LoadedRun, subsets: Sequence[Subset], say: Say) -> list[CaseResult]:
+    """The task's findings of each case by subset, on every process; the processes share the cases."""
     run.model.eval()
     findings: dict[str, Any] = {}
     started = reported = time.monotonic()
