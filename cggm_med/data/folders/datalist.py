@@ -1,0 +1,225 @@
+"""MONAI's datalists, and tasks of Auto3DSeg: a YAML file beside such a list that names modality and classes.
+
+Formats: https://github.com/Project-MONAI/tutorials, auto3dseg/README.md and auto3dseg/tasks; MONAI's
+``load_decathlon_datalist`` for the sections, ``datafold_read`` of its tutorials for ``fold``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cggm_med.data.cases import Case, ImageFile
+from cggm_med.data.declaration import UNKNOWN
+from cggm_med.data.folders.channels import channels_of, name_of
+from cggm_med.data.folders.label_lists import labels_of, labels_of_groups
+from cggm_med.data.folders.listed import (
+    SECTION_OF,
+    Entry,
+    ListedFiles,
+    base_name,
+    entries_of,
+    left_out_below,
+    names_of_cases,
+)
+from cggm_med.data.folders.patients import patient_of
+from cggm_med.data.folders.proposal import Labels, Proposal
+from cggm_med.data.layouts import read_json
+from cggm_med.errors import DataError
+
+
+def is_datalist(content: Any) -> bool:
+    """Whether the content of a JSON file is a datalist: sections with entries that name images.
+
+    Example:
+        >>> is_datalist({"training": [{"image": "a.nii", "label": "b.nii"}]}), is_datalist({"training": 3})
+        (True, False)
+    """
+    if not isinstance(content, dict):
+        return False
+    sections = [given for key, given in content.items() if SECTION_OF.get(key.lower())]
+    return any(isinstance(given, list) and any(isinstance(e, dict) for e in given) for given in sections)
+
+
+def is_auto3dseg(content: Any) -> bool:
+    """Whether the content of a YAML file is the input of Auto3DSeg.
+
+    Example:
+        >>> is_auto3dseg({"modality": "CT", "datalist": "folds.json", "dataroot": "."})
+        True
+    """
+    return isinstance(content, dict) and isinstance(content.get("datalist"), str)
+
+
+def read_yaml(file: Path) -> Any:
+    """Content of a YAML file.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror or error}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise DataError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def read_datalist(file: Path, content: Mapping[str, Any]) -> Proposal:
+    """What a datalist declares and holds.
+
+    It names images by the keys of its entries; where one key holds a list, nothing says what each image is, and the
+    names of the files are proposed.
+
+    Args:
+        file: the list.
+        content: of that file.
+
+    Raises:
+        DataError: if it lists no case.
+    """
+    listed = _Listed(file, content, [file.parent])
+    names, questions = _proposed_names(listed.entries, listed.keys, listed.ids)
+    channels = channels_of(list(names.values()), file.name)
+    cases = listed.cases(dict(zip(listed.keys, channels.modalities, strict=True)))
+    labels = Labels({})
+    if content.get("labels"):
+        labels = labels_of(content["labels"], file.name)
+    return Proposal(
+        "monai_datalist",
+        file,
+        str(content.get("name") or file.stem),
+        channels.modalities,
+        {"": labels},
+        cases,
+        listed.sections,
+        questions=(*questions, *channels.questions),
+        refusals=listed.refusals(),
+        left_out=left_out_below(file.parent, listed.files.found),
+        notes=(*channels.notes, *listed.files.notes()),
+    )
+
+
+def read_auto3dseg(file: Path, content: Mapping[str, Any]) -> Proposal:
+    """What a task of Auto3DSeg declares and holds.
+
+    Args:
+        file: its YAML file.
+        content: of that file.
+
+    Raises:
+        DataError: if its list cannot be found or lists no case.
+    """
+    root = content.get("dataroot")
+    folders = [file.parent / root, file.parent] if isinstance(root, str) else [file.parent]
+    listing = ListedFiles(folders[::-1]).look(content["datalist"])
+    if listing is None:
+        raise DataError(f'{file}: its datalist {content["datalist"]} does not exist; correct "datalist"')
+    listed = _Listed(listing, read_json(listing), [*folders, listing.parent])
+    extra = content.get("extra_modalities")
+    shown = {"image": content.get("modality"), **(extra if isinstance(extra, dict) else {})}
+    keys = dict(zip(listed.keys, map(name_of, listed.keys), strict=True))
+    modalities = {}
+    questions: list[str] = []
+    for key, name in keys.items():
+        told = shown.get(key)
+        if isinstance(told, str):
+            found = channels_of([told], file.name)
+            modalities[name] = replace(next(iter(found.modalities.values())))
+            modalities[name] = replace(modalities[name], shows=modalities[name].shows or told.lower())
+            questions += found.questions
+        else:
+            modalities[name] = next(iter(channels_of([key], file.name).modalities.values()))
+            questions.append(f"what the images under {key!r} show: {file.name} names no modality for them")
+    names = content.get("class_names")
+    labels = Labels({})
+    if names is not None:
+        labels = labels_of_groups(names, file.name, overlapping=content.get("sigmoid") is True)
+    return Proposal(
+        "auto3dseg",
+        file,
+        str(content.get("name") or listing.stem),
+        modalities,
+        {"": labels},
+        listed.cases(keys),
+        listed.sections,
+        questions=tuple(questions),
+        refusals=listed.refusals(),
+        left_out=left_out_below(file.parent, listed.files.found),
+        notes=listed.files.notes(),
+    )
+
+
+class _Listed:
+    """The entries of a datalist, and the cases that they make."""
+
+    def __init__(self, file: Path, content: Any, folders: Sequence[Path]) -> None:
+        found = list(entries_of(content)) if isinstance(content, dict) else []
+        self.file = file
+        self.entries = [entry for entry in found if isinstance(entry, Entry)]
+        self.problems = [entry for entry in found if isinstance(entry, str)]
+        if not self.entries:
+            raise DataError(f"{file} lists no case; expected a list 'training' of entries with image and label")
+        self.files = ListedFiles(folders)
+        self.ids = names_of_cases(self.entries)
+        self.keys = tuple(dict.fromkeys(key for entry in self.entries for key in entry.images))
+        by_section: dict[str, tuple[str, ...]] = {}
+        for id, entry in zip(self.ids, self.entries, strict=True):
+            by_section[entry.section] = (*by_section.get(entry.section, ()), id)
+        self.sections = by_section if set(by_section) - {"training"} else None
+
+    def cases(self, names: Mapping[str, str]) -> tuple[Case, ...]:
+        """Cases whose images bear these names of modalities, by the keys of the entries."""
+        cases = []
+        for id, entry in zip(self.ids, self.entries, strict=True):
+            found = {names[key]: self.files.find(given, entry.where) for key, given in entry.images.items()}
+            images = {name: ImageFile(path) for name in names.values() if (path := found.get(name)) is not None}
+            label = None if entry.label is None else self.files.find(entry.label, entry.where)
+            cases.append(Case(id, entry.patient or patient_of(id), images, label, fold=entry.fold))
+        return tuple(cases)
+
+    def refusals(self) -> tuple[str, ...]:
+        """What cannot be read of the list, and files that are missing."""
+        return (*self.problems, *self.files.refusals(self.file))
+
+
+def _proposed_names(
+    entries: Sequence[Entry], keys: Sequence[str], ids: Sequence[str]
+) -> tuple[dict[str, str], list[str]]:
+    """A name for the images under each key, and a question where the list does not give one."""
+    names: dict[str, str] = {}
+    open_keys = [key for key in keys if re.fullmatch(r"images?( \d+)?|img|data", key, re.IGNORECASE)]
+    for key in keys:
+        having = [(entry, id) for entry, id in zip(entries, ids, strict=True) if key in entry.images]
+        rests = {_rest(base_name(entry.images[key]), id) for entry, id in having}
+        own = next(iter(rests)) if len(rests) == 1 else ""
+        names[key] = own if key in open_keys and name_of(own) else key
+    if not open_keys:
+        return names, []
+    suggested = ", ".join(names[key] for key in open_keys)
+    return names, [
+        f"the names of the {len(open_keys)} images of a case: the list gives none; the names of the files suggest "
+        f"{suggested}"
+        if any(names[key] != key for key in open_keys)
+        else f"what the images under {', '.join(open_keys)} show: neither the list nor the names of the files say it"
+    ]
+
+
+def _rest(name: str, id: str) -> str:
+    """A file's name without the case's id."""
+    return name[len(id) :].strip("-_. ") if name.startswith(id) else name
+
+
+def unknown_labels(numbers: Sequence[int]) -> Labels:
+    """Labels of which only the numbers are known.
+
+    Example:
+        >>> unknown_labels([1, 2]).meanings
+        {1: '?', 2: '?'}
+    """
+    return Labels(dict.fromkeys(numbers, UNKNOWN))

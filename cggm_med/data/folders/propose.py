@@ -1,0 +1,129 @@
+"""Which reader understands a folder or a list, told by what lies there; what it proposes, or the cases themselves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cggm_med.data.cases import CaseList
+from cggm_med.data.declaration import UNKNOWN, Declaration
+from cggm_med.data.folders.datalist import is_auto3dseg, is_datalist, read_auto3dseg, read_datalist, read_yaml
+from cggm_med.data.folders.decathlon import is_decathlon, read_decathlon
+from cggm_med.data.folders.declared import NAME, is_declared, read_cases, read_declared
+from cggm_med.data.folders.nnunet import is_version_1, is_version_2, read_version_1, read_version_2
+from cggm_med.data.folders.proposal import Proposal
+from cggm_med.data.layouts import read_json
+from cggm_med.errors import DataError
+
+_YAML = (".yaml", ".yml")
+
+
+def propose(path: Path) -> Proposal:
+    """What a folder of scans, or a list of them, declares and holds, as far as its files say it.
+
+    Args:
+        path: a folder, or the file that lists its cases.
+
+    Raises:
+        DataError: if it does not exist, holds several data sets, or nothing that is known.
+    """
+    if not path.exists():
+        raise DataError(f"{path} does not exist; expected a folder of scans, or a list of them (.json or .yaml)")
+    lists = [path] if path.is_file() else _lists_in(path)
+    if len(lists) > 1:
+        raise DataError(f"{path} holds several lists of cases; give one of them:", [str(file) for file in lists])
+    if lists:
+        return _of_list(lists[0])
+    below = [file for folder in sorted(path.iterdir()) if folder.is_dir() for file in _lists_in(folder)]
+    if len(below) > 1:
+        raise DataError(f"{path} holds several data sets; give one of them:", [str(file.parent) for file in below])
+    if below:
+        return _of_list(below[0])
+    raise DataError(f"{path} holds no list of cases that is known, such as dataset.json")
+
+
+def read_any(path: Path, *, need_labels: bool = True) -> tuple[Declaration, CaseList]:
+    """The declaration and the cases of a data set in any layout that leaves nothing open.
+
+    Args:
+        path: a declared list (see ``read_declared``) or its folder; or a folder or list of another layout.
+        need_labels: whether a case without label is an error; cases of the section ``test`` never need one.
+
+    Raises:
+        UnknownName: for a key, modality, region or section of a declared list that does not exist.
+        DataError: for what is missing, contradictory, or left open by the layout.
+    """
+    listing = path / NAME if path.is_dir() else path
+    if listing.suffix.lower() == ".json" and listing.is_file() and is_declared(read_json(listing)):
+        return read_declared(path, need_labels=need_labels)
+    proposal = propose(path)
+    if still := open_points(proposal):
+        raise DataError(
+            f"{path} ({proposal.kind}) leaves open what only you know; write a list with "
+            f"'cggm-med init {path} -o {NAME}', settle them in it and use it as the data:",
+            still,
+        )
+    folder = path if path.is_dir() else path.parent
+    content = proposal.to_json(folder)
+    declaration = Declaration.from_json(content, str(path))
+    found = read_cases(folder / NAME, content, declaration, need_labels=need_labels)
+    return declaration, replace(found, layout=proposal.kind)
+
+
+def open_points(proposal: Proposal) -> list[str]:
+    """What must be settled before a proposal can be trained on.
+
+    Example:
+        >>> open_points(Proposal("bids", Path(), "", {}, {}, (), questions=("which grid",)))
+        ['which grid', 'what the numbers of the labels mean']
+    """
+    unknown = [label for labels in proposal.labels.values() for label, m in labels.meanings.items() if m == UNKNOWN]
+    nothing = not any(labels.meanings for labels in proposal.labels.values())
+    asked = [f"what {', '.join(map(str, unknown))} mean"] if unknown else []
+    asked += ["what the numbers of the labels mean"] if nothing else []
+    said = [*proposal.refusals, *proposal.questions]
+    return said + [what for what in asked if not any(what in line for line in said)]
+
+
+def _lists_in(folder: Path) -> list[Path]:
+    """Files directly in a folder that list cases; a task of Auto3DSeg stands for the datalist that it names."""
+    listing = folder / NAME
+    if listing.is_file():
+        return [listing]
+    files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+    tasks = [file for file in files if file.suffix.lower() in _YAML and is_auto3dseg(_content(file))]
+    if tasks:
+        return tasks
+    return [file for file in files if file.suffix.lower() == ".json" and is_datalist(_content(file))]
+
+
+def _content(file: Path) -> Any:
+    """Content of a file beside the scans; None if it is something else than its name says."""
+    try:
+        return read_yaml(file) if file.suffix.lower() in _YAML else read_json(file)
+    except DataError:
+        return None
+
+
+def _of_list(file: Path) -> Proposal:
+    """What a list proposes."""
+    if file.suffix.lower() in _YAML:
+        content = read_yaml(file)
+        if is_auto3dseg(content):
+            return read_auto3dseg(file, content)
+        raise DataError(f"{file} is no task of Auto3DSeg; expected the key 'datalist'")
+    content = read_json(file)
+    if is_declared(content):
+        raise DataError(f"{file} is a declared list already; check it with 'cggm-med train --data {file}'")
+    if isinstance(content, dict):
+        if is_version_2(content):
+            return read_version_2(file, content)
+        if is_decathlon(content):
+            return (read_version_1 if is_version_1(file, content) else read_decathlon)(file, content)
+        if is_datalist(content):
+            return read_datalist(file, content)
+    raise DataError(
+        f"{file} lists no cases in a way that is known; expected a list of nnU-Net, the Decathlon or MONAI, or a "
+        "declared list"
+    )
