@@ -1,0 +1,553 @@
+"""Published meanings of label numbers, recognised by how a challenge or data set names its cases and label files.
+
+A number has a meaning only through such a publication or through a file that declares it; never through the values that
+occur. Each entry names two public sources. The root folder does not count, for people rename it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from cggm_med.data.declaration import UNKNOWN
+from cggm_med.data.folders.proposal import Labels
+
+
+@dataclass(frozen=True)
+class Published:
+    """One release of a public data set.
+
+    Attributes:
+        name: of the release.
+        case: pattern of all of a case's id.
+        labels: its numbers, their regions and where both were read.
+        label: pattern that the label file's path must hold, below the folder that was given; without the case's id.
+        image: pattern of all of a name that at least one modality of the cohort must have.
+        patient: pattern whose group 1, at the start of a case's id, is the patient.
+        question: what the publication leaves to its user.
+    """
+
+    name: str
+    case: str
+    labels: Labels
+    label: str = ""
+    image: str = ""
+    patient: str = ""
+    question: str = ""
+
+
+@dataclass(frozen=True)
+class LabelledCase:
+    """What conventions are recognised by.
+
+    Attributes:
+        id: of the case.
+        label: the label file's path below the folder that was given, with ``/``.
+        values: numbers that occur in it, but 0.
+    """
+
+    id: str
+    label: str
+    values: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is known of the numbers of a cohort.
+
+    Attributes:
+        labels: by name of the release; under ``""`` if all cases share one, or nothing is known.
+        convention: of each case, where there are several.
+        patients: by case id, where the publication says which part of an id it is.
+        questions: what the user must decide.
+        notes: what a reader should know.
+        published: whether a publication says what the numbers mean.
+    """
+
+    labels: Mapping[str, Labels]
+    convention: Mapping[str, str] = field(default_factory=dict)
+    patients: Mapping[str, str] = field(default_factory=dict)
+    questions: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    published: bool = False
+
+
+def conventions_of(cases: Sequence[LabelledCase], modalities: Iterable[str] = ()) -> Told:
+    """The meanings of the numbers of a cohort.
+
+    Where names fit several releases, the values of all their cases together decide if they can: a number that only one
+    release has, or none that they read differently. Else the meanings stay open and the user is asked.
+
+    Args:
+        cases: those that have a label.
+        modalities: names of the images' modalities.
+
+    Example:
+        >>> told = conventions_of([LabelledCase("BraTS-GLI-00005-100", "a/seg.nii.gz", frozenset({1, 2, 3, 4}))])
+        >>> told.labels[""].meanings[4], told.questions
+        ('resection cavity', ())
+        >>> conventions_of([LabelledCase("patient 7", "mask.nii", frozenset({1}))]).labels[""].meanings
+        {1: '?'}
+    """
+    names = [name.lower() for name in modalities]
+    groups: dict[tuple[str, ...], list[LabelledCase]] = {}
+    for case in cases:
+        fitting = tuple(of.name for of in PUBLISHED if _fits(of, case, names))
+        groups.setdefault(fitting, []).append(case)
+    found: dict[str, Labels] = {}
+    of_case: dict[str, str] = {}
+    patients: dict[str, str] = {}
+    questions: list[str] = []
+    published = bool(groups)
+    for fitting, held in groups.items():
+        values = frozenset().union(*(case.values for case in held))
+        release, asked = _release([_BY_NAME[name] for name in fitting], values)
+        questions += asked
+        published = published and release is not None
+        name = release.name if release is not None else UNKNOWN
+        labels = release.labels if release is not None else unknown_labels(values)
+        known = found.get(name)
+        if known is not None and release is None:  # of another group that nothing is known of
+            labels = unknown_labels({*known.meanings, *labels.meanings})
+        found[name] = labels
+        for case in held:
+            of_case[case.id] = name
+            if release is not None:
+                questions += _strays(case, release.labels)
+                whose = re.match(release.patient, case.id, re.IGNORECASE) if release.patient else None
+                patients |= {case.id: whose[1]} if whose else {}
+    if not published and any(UNKNOWN in of.meanings.values() for of in found.values()):
+        numbers = sorted({n for of in found.values() for n, text in of.meanings.items() if text == UNKNOWN})
+        if numbers and not questions:
+            questions.append(
+                f"what {_listed(numbers)} in the labels mean: no file of the folder says it, and the names are those "
+                "of no published data set that is known"
+            )
+    if len(found) <= 1:
+        labels = next(iter(found.values()), Labels({}))
+        return Told({"": labels}, {}, patients, tuple(dict.fromkeys(questions)), (), published)
+    found, notes = _alike(found, of_case)
+    return Told(found, of_case, patients, tuple(dict.fromkeys(questions)), notes, published)
+
+
+def unknown_labels(values: Iterable[int]) -> Labels:
+    """Labels whose numbers nothing explains."""
+    return Labels(dict.fromkeys(sorted(values), UNKNOWN))
+
+
+def _fits(of: Published, case: LabelledCase, modalities: Sequence[str]) -> bool:
+    path = case.label.replace(case.id, "")
+    return (
+        re.fullmatch(of.case, case.id, re.IGNORECASE) is not None
+        and re.search(of.label, path, re.IGNORECASE) is not None
+        and (not of.image or any(re.fullmatch(of.image, name, re.IGNORECASE) for name in modalities))
+    )
+
+
+def _release(candidates: Sequence[Published], values: frozenset[int]) -> tuple[Published | None, list[str]]:
+    """The release that the cases are of, and what to ask."""
+    if not candidates:
+        return None, []
+    holding = [of for of in candidates if values <= set(of.labels.meanings)]
+    if not holding:
+        # Single strange numbers are named case by case; a cohort in which most are strange is of another data set.
+        best = max(candidates, key=lambda of: len(values & set(of.labels.meanings)))
+        known = values & set(best.labels.meanings)
+        if len(known) >= 2 * len(values - known):
+            return best, _question(best)
+        return None, [
+            f"what {_listed(sorted(values))} in the labels mean: the names are those of {best.name}, which has "
+            f"{_listed(sorted(best.labels.meanings))}"
+        ]
+    readings = {tuple(of.labels.meanings[value] for value in sorted(values)) for of in holding}
+    smallest = min(holding, key=lambda of: len(of.labels.meanings))
+    if len(readings) == 1:
+        return smallest, _question(smallest)
+    options = "; ".join(f"{of.name}: {_described(of.labels, values)}" for of in holding)
+    return None, [f"which release the labels are of: their names and numbers fit several: {options}"]
+
+
+def _question(of: Published) -> list[str]:
+    return [of.question] if of.question else []
+
+
+def _strays(case: LabelledCase, labels: Labels) -> list[str]:
+    strange = sorted(case.values - set(labels.meanings))
+    if not strange:
+        return []
+    return [
+        f"{case.id}: its label holds {_listed(strange)}, which {labels.source.split(':')[0]} does not explain; correct "
+        "the label, leave the case out, or declare the number"
+    ]
+
+
+def _alike(found: Mapping[str, Labels], of_case: Mapping[str, str]) -> tuple[dict[str, Labels], tuple[str, ...]]:
+    """Several conventions with the same regions, and a note that says who follows which."""
+    common = [name for name in next(iter(found.values())).regions if all(name in of.regions for of in found.values())]
+    alike = dict(found)
+    notes = [
+        "the cases follow several label conventions: "
+        + "; ".join(
+            f"{name}: {sum(of == name for of in of_case.values())} cases ({_described(labels, labels.meanings)})"
+            for name, labels in found.items()
+        )
+    ]
+    if common:
+        alike = {
+            name: replace(of, regions={region: of.regions[region] for region in common}, paint={})
+            for name, of in found.items()
+        }
+        dropped = sorted({region for of in found.values() for region in of.regions} - set(common))
+        if dropped:
+            notes.append(f"regions that not all of the conventions have are left out: {', '.join(dropped)}")
+    return alike, tuple(notes)
+
+
+def _described(labels: Labels, values: Iterable[int]) -> str:
+    return ", ".join(f"{value} {labels.meanings.get(value, UNKNOWN)}" for value in sorted(values))
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    shown = [str(number) for number in numbers]
+    return shown[0] if len(shown) == 1 else ", ".join(shown[:-1]) + f" and {shown[-1]}"
+
+
+def _nested(meanings: Mapping[int, str], wt: Sequence[int], tc: Sequence[int], et: Sequence[int], source: str,
+            **others: int) -> Labels:  # fmt: skip
+    """Glioma labels with the regions that BraTS scores, which lie within one another, and others beside them."""
+    single = {name: (label,) for name, label in others.items()}
+    return Labels(
+        meanings, {"WT": tuple(wt), "TC": tuple(tc), "ET": tuple(et), **single}, exclusive=False, source=source
+    )
+
+
+_UNTIL_2021 = _nested(
+    {1: "necrotic tumour core", 2: "oedema", 4: "enhancing tumour"},
+    (1, 2, 4), (1, 4), (4,),
+    "BraTS 2017 to 2021: MIC-DKFZ/nnUNet@0e49508 dataset_conversion/Dataset137_BraTS21.py; FeTS-AI/Challenge@1c12265 "
+    "Task_1/fets_challenge/spec_sens_code.py",
+)  # fmt: skip
+_SINCE_2023 = {
+    1: "necrotic or non-enhancing tumour core",
+    2: "oedema or surrounding FLAIR hyperintensity",
+    3: "enhancing tumour",
+}
+_METRICS_2023 = "rachitsaluja/BraTS-2023-Metrics@43c9052 metrics.py"
+_METRICS_2024 = "rachitsaluja/BraTS-2024-Metrics"
+_BRATS_ID = r"BraTS-{}-\d{{5}}-\d{{3}}"
+_BRATS_PATIENT = r"(BraTS-[A-Z]+-\d{5})-\d{3}"
+
+
+def _since_2023(name: str, place: str, source: str, *, cavity: bool = False) -> Published:
+    meanings = _SINCE_2023 | ({4: "resection cavity"} if cavity else {})
+    others = {"RC": 4} if cavity else {}
+    labels = _nested(meanings, (1, 2, 3), (1, 3), (3,), f"{name}: {source}", **others)
+    return Published(name, _BRATS_ID.format(place), labels, patient=_BRATS_PATIENT)
+
+
+def _lesion(meaning: str, source: str) -> Labels:
+    return Labels({1: meaning}, source=source)
+
+
+PUBLISHED: tuple[Published, ...] = (
+    Published(
+        "BraTS 2013",
+        r"brats_2013_\w+|BRATS_[HL]G\d{4}|([HL]G/)?\d{4}",
+        _nested(
+            {1: "necrosis", 2: "oedema", 3: "non-enhancing tumour", 4: "enhancing tumour"},
+            (1, 2, 3, 4),
+            (1, 3, 4),
+            (4,),
+            "BraTS 2013: blog.smir.ch/BRATS/Start2014 (the organisers' page); Menze et al., IEEE TMI 34(10), 2015, "
+            "https://doi.org/10.1109/TMI.2014.2377694",
+        ),
+        label=r"OTMultiClass|VSD\.Brain(_3more)?\.XX\.(XX|O)\.OT",
+        patient=r"(brats_2013_pat\d+)_\d+",
+    ),
+    Published(
+        "BraTS 2017 to 2021", r"Brats1[789]_\w+|BraTS20_(Training|Validation)_\d{3}|BraTS2021_\d{5}", _UNTIL_2021
+    ),
+    Published(
+        "FeTS 2021 and 2022",
+        r"FeTS(20)?2[12]_(Training_)?\d+",
+        replace(
+            _UNTIL_2021,
+            source="FeTS: FeTS-AI/Challenge@1c12265 Task_1/fets_challenge/spec_sens_code.py; MIC-DKFZ/nnUNet@0e49508 "
+            "dataset_conversion/Dataset137_BraTS21.py",
+        ),
+    ),
+    Published(
+        "UCSF-PDGM",
+        r"UCSF-PDGM-\d+(_FU\d+d)?",
+        replace(
+            _UNTIL_2021,
+            source="UCSF-PDGM: Calabrese et al., Radiology: AI 4(6), 2022, https://doi.org/10.1148/ryai.220058; "
+            "data-nih/tcia release ucsf-pdgm",
+        ),
+        label=r"tumor_segmentation",
+        patient=r"(UCSF-PDGM-\d+)",
+    ),
+    Published(
+        "UPENN-GBM",
+        r"UPENN-GBM-\d{5}_\d\d",
+        replace(
+            _UNTIL_2021,
+            source="UPENN-GBM: Bakas et al., Scientific Data 9:453, 2022, https://doi.org/10.1038/s41597-022-01560-7; "
+            "data-nih/tcia upenn-gbm.md",
+        ),
+        label=r"segm",
+        patient=r"(UPENN-GBM-\d{5})_\d\d",
+    ),
+    _since_2023("BraTS 2023 GLI", "GLI", f"{_METRICS_2023}; MIC-DKFZ/nnUNet@0e49508 Dataset226_BraTS2024-BraTS-GLI.py"),
+    _since_2023(
+        "BraTS 2024 GLI, after treatment",
+        "GLI",
+        f"{_METRICS_2024}@f1131e3 metrics_GLI.py; MIC-DKFZ/nnUNet@0e49508 Dataset226_BraTS2024-BraTS-GLI.py",
+        cavity=True,
+    ),
+    _since_2023("BraTS-SSA", "SSA", f"{_METRICS_2023}; {_METRICS_2024}@f1131e3 metrics_SSA.py"),
+    _since_2023("BraTS-MEN", "MEN", f"{_METRICS_2023}; {_METRICS_2024}@f1131e3 metrics_MEN.py"),
+    _since_2023("BraTS-MET 2023 and 2024", "MET", f"{_METRICS_2023}; {_METRICS_2024}@f1131e3 metrics_MET.py"),
+    _since_2023(
+        "BraTS-MET 2025",
+        "MET",
+        f"{_METRICS_2024}@b04e5a0 metrics_MET.py; the challenge's pages for 2025, https://www.synapse.org/brats2025",
+        cavity=True,
+    ),
+    Published(
+        "BraTS-PED 2023",
+        _BRATS_ID.format("PED"),
+        _nested(
+            {1: "non-enhancing component", 2: "oedema", 3: "enhancing tumour"},
+            (1, 2, 3),
+            (1, 3),
+            (3,),
+            f"BraTS-PED 2023: {_METRICS_2023} (one rule for all of 2023); Kazerooni et al., arXiv 2305.17033",
+        ),
+        patient=_BRATS_PATIENT,
+    ),
+    Published(
+        "BraTS-PED since 2024",
+        _BRATS_ID.format("PED"),
+        _nested(
+            {1: "enhancing tumour", 2: "non-enhancing tumour", 3: "cystic component", 4: "oedema"},
+            (1, 2, 3, 4),
+            (1, 2, 3),
+            (1,),
+            f"BraTS-PED since 2024: {_METRICS_2024}@7fa0b9e metrics_PED.py; Kazerooni et al., arXiv 2404.15009",
+            # The challenge scores NET and ED too. They are what TC and WT hold beyond the regions inside them; were
+            # they regions too, a voxel of WT alone could not be painted without making it ED as well.
+            CC=3,
+        ),
+        patient=_BRATS_PATIENT,
+    ),
+    Published(
+        "BraTS-MEN-RT 2024",
+        r"BraTS-MEN-RT-\d{4}-\d+",
+        _lesion(
+            "gross tumour volume",
+            f"BraTS-MEN-RT 2024: {_METRICS_2024}@bc6308f metrics_MEN_RT.py; LaBella et al., arXiv 2405.18383",
+        ),
+        label=r"gtv",
+    ),
+    Published(
+        "Decathlon Task01",
+        r"BRATS_\d{3}",
+        _nested(
+            {1: "oedema", 2: "non-enhancing tumour", 3: "enhancing tumour"},
+            (1, 2, 3),
+            (2, 3),
+            (3,),
+            "Decathlon Task01: Project-MONAI/tutorials@b3c6c99 modules/dynunet_pipeline/config/dataset_task01.json; "
+            "Sllambias/yucca@8156af7 task_conversion/Task031_MSD_BrainTumour.py",
+        ),
+    ),
+    Published(
+        "Decathlon Task05",
+        r"prostate_\d\d",
+        Labels(
+            {1: "peripheral zone", 2: "transition zone"},
+            source="Decathlon Task05: Project-MONAI/tutorials@b3c6c99 modules/dynunet_pipeline/config/"
+            "dataset_task05.json; Ex-o/mri-segmentation@9435d1a Task05_Prostate/dataset.json",
+        ),
+    ),
+    Published(
+        "MSSEG 2016",
+        r"(.*/)?Cent(er|re)_\d\d[/_]Patient_\d\d",
+        _lesion(
+            "MS lesion",
+            "MSSEG 2016: Commowick et al., Scientific Reports 8:13650, 2018, "
+            "https://doi.org/10.1038/s41598-018-31911-7; Sllambias/yucca@8156af7 task_conversion/Task011_MSSEG1.py",
+        ),
+        label=r"(Consensus|ManualSegmentation_\d)",
+    ),
+    Published(
+        "MSSEG-2",
+        r"(.*/)?\d{3}",
+        _lesion(
+            "new MS lesion",
+            "MSSEG-2: ivadomed/ms-challenge-2021@043027a README.md; pashtari/xunet@1a2fbc8 bin/dataset.json",
+        ),
+        label=r"ground_truth",
+        image=r".*time0?[12].*",
+    ),
+    Published(
+        "ISBI 2015 longitudinal MS",
+        r"(training|test)\d\d_\d\d",
+        _lesion(
+            "MS lesion",
+            "ISBI 2015: Carass et al., NeuroImage 148, 2017, https://pmc.ncbi.nlm.nih.gov/articles/"
+            "PMC5344762; smart-stats-tools.org/lesion-challenge-2015",
+        ),
+        label=r"mask\d",
+        patient=r"((?:training|test)\d\d)_\d\d",
+    ),
+    Published(
+        "Ljubljana MS data",
+        r"patient\d\d",
+        _lesion(
+            "MS lesion",
+            "Lesjak et al., Neuroinformatics 16, 2018, https://doi.org/10.1007/s12021-017-9348-7; "
+            "muschellij2/open_ms_data@6570490 README.md",
+        ),
+        label=r"consensus_gt",
+        image=r"T1WKS|T1POST",
+    ),
+    Published(
+        "WMH 2017",
+        r"(.*/)?(Utrecht|Singapore|Amsterdam)(/\w+)?/\d+",
+        Labels(
+            {1: "white matter hyperintensity", 2: "other pathology"},
+            source="WMH 2017: hjkuijf/wmhchallenge@2e628cb evaluation.py; Kuijf et al., IEEE TMI 38(11), 2019, "
+            "https://doi.org/10.1109/TMI.2019.2905770",
+        ),
+        label=r"wmh",
+        question="whether 2, other pathology, is a class or to be ignored: the challenge leaves it out of its scores "
+        '(delete it from "labels" and write "ignore": 2 for that)',
+    ),
+    Published(
+        "ISLES 2015 SISS",
+        r"(.*/)?\d+",
+        _lesion(
+            "sub-acute stroke lesion",
+            "ISLES 2015: Maier et al., Medical Image Analysis 35, 2017, "
+            "https://doi.org/10.1016/j.media.2016.07.009; AzmHmd/ISLES@3629783 README.md",
+        ),
+        label=r"VSD\.Brain\.XX\.O\.OT",
+        image=r"DWI",
+    ),
+    Published(
+        "ISLES 2018",
+        r"(.*/)?case_\d+",
+        _lesion(
+            "infarct",
+            "ISLES 2018: Hakim et al., Stroke 52, 2021, https://pmc.ncbi.nlm.nih.gov/articles/PMC8240494; "
+            "tureckova/ISLES2018@af40608",
+        ),
+        label=r"SMIR\.Brain\.XX\.O\.OT",
+        image=r"(CT|MR)_(CBF|CBV|MTT|Tmax)",
+    ),
+    Published(
+        "ISLES 2022",
+        r"sub-strokecase\d{4}_ses-\d{4}",
+        _lesion(
+            "infarct",
+            "ISLES 2022: Hernandez Petzsche et al., Scientific Data 9:762, 2022, "
+            "https://doi.org/10.1038/s41597-022-01875-5; Sllambias/yucca@8156af7 task_conversion/Task005_ISLES22.py",
+        ),
+        label=r"msk",
+    ),
+    Published(
+        "MyoPS 2020",
+        r"myops_(training|test)_\d{3}",
+        Labels(
+            {
+                200: "normal myocardium",
+                500: "left ventricle, blood",
+                600: "right ventricle, blood",
+                1220: "oedema",
+                2221: "scar",
+            },
+            source="MyoPS 2020: mathpluscode/CineMA@4e352ac cinema/data/myops2020/__init__.py; Li et al., Medical "
+            "Image Analysis 87, 2023, https://doi.org/10.1016/j.media.2023.102808",
+        ),
+        label=r"gd",
+    ),
+    Published(
+        "ACDC",
+        r"(.*/)?patient\d{3}_frame\d\d",
+        Labels(
+            {1: "right ventricle, blood", 2: "myocardium", 3: "left ventricle, blood"},
+            source="ACDC: MIC-DKFZ/nnUNet@0e49508 dataset_conversion/Dataset027_ACDC.py; mathpluscode/CineMA@4e352ac "
+            "cinema/data/acdc/__init__.py",
+        ),
+        label=r"gt",
+        patient=r"(?:.*/)?(patient\d{3})_frame\d\d",
+    ),
+    Published(
+        "PI-CAI lesions",
+        r"\d{5}_\d{7}",
+        Labels(
+            {2: "cancer of ISUP grade 2", 3: "ISUP 3", 4: "ISUP 4", 5: "ISUP 5"},
+            {"csPCa": (2, 3, 4, 5)},
+            exclusive=False,
+            source="PI-CAI: DIAGNijmegen/picai_labels@ce4a472 README.md; Saha et al., Lancet Oncology 25(7), 2024, "
+            "https://doi.org/10.1016/S1470-2045(24)00220-1",
+        ),
+        label=r"csPCa_lesion_delineations/human_expert",
+        patient=r"(\d{5})_\d{7}",
+    ),
+    Published(
+        "PI-CAI lesions, drawn by a machine",
+        r"\d{5}_\d{7}",
+        _lesion(
+            "cancer of ISUP grade 2 or more",
+            "PI-CAI: DIAGNijmegen/picai_labels@a67c7f5 csPCa_lesion_delineations/AI/"
+            "Bosma22a/README.md; Bosma et al., Radiology: AI 5(5), 2023, https://doi.org/10.1148/ryai.230031",
+        ),
+        label=r"csPCa_lesion_delineations/AI",
+        patient=r"(\d{5})_\d{7}",
+    ),
+    Published(
+        "PI-CAI zones",
+        r"\d{5}_\d{7}",
+        Labels(
+            {1: "peripheral zone", 2: "transition zone"},
+            source="PI-CAI: DIAGNijmegen/picai_labels@78b863b anatomical_delineations/zonal_pz_tz/AI/HeviAI23/README.md"
+            "; ykl-ucla/prostate_zonal_seg README.md (the same numbers, drawn on images of the same hospital)",
+        ),
+        label=r"zonal_pz_tz",
+        patient=r"(\d{5})_\d{7}",
+    ),
+    Published(
+        "HECKTOR",
+        r"(CHGJ|CHMR|CHUM|CHUP|CHUS|CHUV|HGJ|HMR|MDA|USZ)-\d{3}",
+        Labels(
+            {1: "primary tumour (GTVp)", 2: "lymph nodes (GTVn)"},
+            source="HECKTOR 2022: BioMedIA-MBZUAI/HECKTOR2025@1df2259 README.md; Project-MONAI/tutorials@b3c6c99 "
+            "auto3dseg/tasks/hecktor22/input.yaml",
+        ),
+    ),
+    Published(
+        "autoPET",
+        r"PETCT_[0-9a-f]{10}[/_].+",
+        _lesion(
+            "lesion",
+            "autoPET: Gatidis et al., Scientific Data 9:601, 2022, https://doi.org/10.1038/"
+            "s41597-022-01718-3; MIC-DKFZ/nnUNet@0e49508 dataset_conversion/Dataset221_AutoPETII_2023.py",
+        ),
+        label=r"seg",
+        patient=r"(PETCT_[0-9a-f]{10})",
+    ),
+    Published(
+        "CHAOS, MR",
+        r"(.*/)?\d+[/_](T1DUAL|T2SPIR)",
+        Labels(
+            {63: "liver", 126: "right kidney", 189: "left kidney", 252: "spleen"},
+            source="CHAOS: seamusbarnes/chaos-challenge@0e57396 build_chaos_dataset.py; Kavur et al., Medical Image "
+            "Analysis 69, 2021, https://doi.org/10.1016/j.media.2020.101950",
+        ),
+    ),
+)
+_BY_NAME = {of.name: of for of in PUBLISHED}

@@ -1,0 +1,91 @@
+"""Published label conventions: recognised by names alone, decided by the values of a cohort only between releases."""
+
+import re
+
+import pytest
+
+from cggm_med.data.declaration import Declaration
+from cggm_med.data.folders.conventions import PUBLISHED, LabelledCase, conventions_of
+
+
+def told(*cases, images=()):
+    return conventions_of([LabelledCase(id, label, frozenset(values)) for id, label, values in cases], images)
+
+
+@pytest.mark.parametrize("release", PUBLISHED, ids=lambda release: release.name)
+def test_every_release_is_a_usable_convention_with_two_sources(release):
+    declared = {"modalities": {"t1": "mri"}, **release.labels.to_json()}
+    (convention,) = Declaration.from_json(declared, release.name).conventions.values()
+    assert set(convention.meanings) == set(release.labels.meanings)
+    assert len(release.labels.source.split(";")) >= 2
+    assert not release.patient or re.compile(release.patient).groups == 1
+
+
+@pytest.mark.parametrize(
+    ("id", "values", "enhancing"),
+    [
+        ("BraTS2021_00002", {1, 2, 4}, 4),
+        ("Brats18_TCIA10_103_1", {1, 2}, 4),
+        ("BraTS20_Training_355", {4}, 4),
+        ("BraTS-GLI-00000-000", {1, 2, 3}, 3),
+        ("BraTS-GLI-00005-100", {1, 2, 3, 4}, 3),
+        ("BraTS-SSA-00002-000", {1, 3}, 3),
+        ("BraTS-PED-00001-000", {1, 2, 3, 4}, 1),
+        ("BRATS_457", {1, 2, 3}, 3),
+        ("brats_2013_pat0001_1", {1, 2, 3, 4}, 4),
+    ],
+)
+def test_where_enhancing_tumour_is(id, values, enhancing):
+    found = told((id, f"{id}/{id}_OTMultiClass.nii", values))
+    assert found.questions == ()
+    assert found.labels[""].regions["ET"] == (enhancing,)
+    assert found.labels[""].meanings[enhancing] == "enhancing tumour"
+
+
+def test_four_is_the_resection_cavity_after_treatment_and_no_part_of_the_tumour():
+    labels = told(("BraTS-GLI-00005-100", "seg.nii", {4}), ("BraTS-GLI-00006-100", "seg.nii", {1, 2})).labels[""]
+    assert (labels.meanings[4], labels.regions["RC"], 4 in labels.regions["WT"]) == ("resection cavity", (4,), False)
+
+
+def test_values_of_the_whole_cohort_decide_between_releases():
+    """Alone, the second case fits both releases, which read its numbers differently."""
+    alone = told(("BraTS-PED-00002-000", "seg.nii", {1, 2, 3}))
+    assert set(alone.labels[""].meanings.values()) == {"?"}
+    assert "BraTS-PED 2023: 1 non-enhancing" in alone.questions[0]
+    both = told(("BraTS-PED-00002-000", "seg.nii", {1, 2, 3}), ("BraTS-PED-00001-000", "seg.nii", {2, 4}))
+    assert (both.labels[""].meanings[1], both.questions) == ("enhancing tumour", ())
+
+
+def test_releases_side_by_side_keep_their_conventions_and_share_regions():
+    found = told(("BraTS2021_00000", "a", {1, 2, 4}), ("BraTS-GLI-00003-000", "b", {1, 2, 3}))
+    assert found.convention == {"BraTS2021_00000": "BraTS 2017 to 2021", "BraTS-GLI-00003-000": "BraTS 2023 GLI"}
+    assert [of.regions["ET"] for of in found.labels.values()] == [(4,), (3,)]
+    assert len({tuple(of.regions) for of in found.labels.values()}) == 1
+    assert "several label conventions" in found.notes[0]
+    cavity = told(("BraTS2021_00000", "a", {1, 2, 4}), ("BraTS-GLI-00003-100", "b", {1, 2, 3, 4}))
+    assert {tuple(of.regions) for of in cavity.labels.values()} == {("WT", "TC", "ET")}
+    assert "RC" in cavity.notes[1]
+
+
+def test_a_number_that_no_release_has_is_asked_about():
+    found = told(("BraTS-MET-00002-000", "a", {1, 2, 3}), ("BraTS-MET-01094-002", "b", {1, 3, 4, 6}))
+    assert 6 not in found.labels[""].meanings
+    assert ["BraTS-MET-01094-002" in question and "6" in question for question in found.questions] == [True]
+
+
+def test_names_alone_do_not_make_a_data_set_of_another_a_known_one():
+    foreign = told(("BRATS_HG0005", "BRATS_HG0005_atropos_truth.nii", {1, 2, 3, 4, 5, 6, 7}))
+    assert set(foreign.labels[""].meanings.values()) == {"?"}
+    assert len(foreign.questions) == 1
+    assert told(("013", "ground_truth.nii", {1}), images=["flair"]).labels[""].meanings == {1: "?"}
+    assert told(("013", "ground_truth.nii", {1}), images=["time01"]).labels[""].meanings == {1: "new MS lesion"}
+
+
+def test_the_root_folder_says_nothing():
+    """People rename it; a label is known by its own name and its case's."""
+    assert told(("7", "ISLES-2022/x_msk.nii", {1})).labels[""].meanings == {1: "?"}
+
+
+def test_patients_of_cases_with_time_points():
+    found = told(("BraTS-GLI-00008-000", "a", {1}), ("BraTS-GLI-00008-001", "b", {1}))
+    assert set(found.patients.values()) == {"BraTS-GLI-00008"}
