@@ -11,7 +11,7 @@ from cggm_med.data.declaration import NORMALISATIONS, Modality
 from cggm_med.data.folders.vocabulary import shown_by
 
 # What nnU-Net calls ways to normalise, any of which may stand where the name of a channel is expected
-# (nnunetv2/preprocessing/normalization/map_channel_name_to_normalization.py; "CT" is both).
+# (its documentation/explanation_normalization.md; "CT" is both).
 _WAYS = {
     "nonorm": Modality("map", "keep_scale"),
     "zscore": Modality("mri", "z_score"),

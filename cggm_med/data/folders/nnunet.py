@@ -1,7 +1,7 @@
 """nnU-Net's raw data sets: of version 2, with what ``cggm-med nnunet export`` writes, and tasks of version 1.
 
 Formats: https://github.com/MIC-DKFZ/nnUNet, documentation/dataset_format.md, region_based_training.md, ignore_label.md
-and manual_data_splits.md; version 1 as dataset_conversion/convert_raw_dataset_from_old_nnunet_format.py reads it.
+and manual_data_splits.md; version 1 as its ``convert_raw_dataset_from_old_nnunet_format`` reads it.
 """
 
 from __future__ import annotations

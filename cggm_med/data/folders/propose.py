@@ -11,10 +11,11 @@ from cggm_med.data.declaration import UNKNOWN, Declaration
 from cggm_med.data.folders.datalist import is_auto3dseg, is_datalist, read_auto3dseg, read_datalist, read_yaml
 from cggm_med.data.folders.decathlon import is_decathlon, read_decathlon
 from cggm_med.data.folders.declared import NAME, is_declared, read_cases, read_declared
+from cggm_med.data.folders.inspection import inspect_proposal
 from cggm_med.data.folders.nnunet import is_version_1, is_version_2, read_version_1, read_version_2
 from cggm_med.data.folders.proposal import Proposal
 from cggm_med.data.layouts import read_json
-from cggm_med.errors import DataError
+from cggm_med.errors import DataError, first_of
 
 _YAML = (".yaml", ".yml")
 
@@ -34,21 +35,22 @@ def propose(path: Path) -> Proposal:
     if len(lists) > 1:
         raise DataError(f"{path} holds several lists of cases; give one of them:", [str(file) for file in lists])
     if lists:
-        return _of_list(lists[0])
+        return _with_tests(_of_list(lists[0]))
     below = [file for folder in sorted(path.iterdir()) if folder.is_dir() for file in _lists_in(folder)]
     if len(below) > 1:
         raise DataError(f"{path} holds several data sets; give one of them:", [str(file.parent) for file in below])
     if below:
-        return _of_list(below[0])
+        return _with_tests(_of_list(below[0]))
     raise DataError(f"{path} holds no list of cases that is known, such as dataset.json")
 
 
-def read_any(path: Path, *, need_labels: bool = True) -> tuple[Declaration, CaseList]:
+def read_any(path: Path, *, need_labels: bool = True, reference: str | None = None) -> tuple[Declaration, CaseList]:
     """The declaration and the cases of a data set in any layout that leaves nothing open.
 
     Args:
         path: a declared list (see ``read_declared``) or its folder; or a folder or list of another layout.
         need_labels: whether a case without label is an error; cases of the section ``test`` never need one.
+        reference: modality to whose grid the others are resampled, which settles this for a layout that leaves it open.
 
     Raises:
         UnknownName: for a key, modality, region or section of a declared list that does not exist.
@@ -56,8 +58,9 @@ def read_any(path: Path, *, need_labels: bool = True) -> tuple[Declaration, Case
     """
     listing = path / NAME if path.is_dir() else path
     if listing.suffix.lower() == ".json" and listing.is_file() and is_declared(read_json(listing)):
-        return read_declared(path, need_labels=need_labels)
-    proposal = propose(path)
+        declaration, found = read_declared(path, need_labels=need_labels)
+        return (declaration if reference is None else replace(declaration, reference=reference)), found
+    proposal = inspect_proposal(replace(propose(path), reference=reference), labels=False).proposal
     if still := open_points(proposal):
         raise DataError(
             f"{path} ({proposal.kind}) leaves open what only you know; write a list with "
@@ -84,6 +87,22 @@ def open_points(proposal: Proposal) -> list[str]:
     asked += ["what the numbers of the labels mean"] if nothing else []
     said = [*proposal.refusals, *proposal.questions]
     return said + [what for what in asked if not any(what in line for line in said)]
+
+
+def _with_tests(proposal: Proposal) -> Proposal:
+    """The proposal with cases that have no label, though others have one, as test cases: they teach nothing."""
+    sections = proposal.sections or {"training": tuple(case.id for case in proposal.cases)}
+    divided = {id for section, ids in sections.items() if section == "test" for id in ids}
+    bare = [case.id for case in proposal.cases if case.label is None and case.id not in divided]
+    if not bare or len(bare) == len(proposal.cases):
+        return proposal
+    kept = {section: tuple(id for id in ids if id not in bare) for section, ids in sections.items()}
+    note = f"{len(bare)} cases without label are taken for test cases, to be predicted: {first_of(bare)}"
+    return replace(
+        proposal,
+        sections={**kept, "test": (*kept.get("test", ()), *bare)},
+        notes=(*proposal.notes, note),
+    )
 
 
 def _lists_in(folder: Path) -> list[Path]:

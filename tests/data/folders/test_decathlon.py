@@ -1,5 +1,6 @@
 """Lists in the manner of the Medical Segmentation Decathlon."""
 
+import numpy as np
 import pytest
 
 from cggm_med.data.cases import ImageFile
@@ -17,7 +18,8 @@ FILES = ("imagesTr/p_10.nii.gz", "labelsTr/p_10.nii.gz", "imagesTs/p_11.nii.gz")
 
 
 def test_modalities_are_channels_of_one_file(files):
-    folder = files(*FILES, "imagesTr/._p_10.nii.gz", "imagesTr/p_12.nii.gz", content=LIST)
+    files(*FILES, voxels=np.zeros((3, 2, 2, 2), np.int16))
+    folder = files("labelsTr/p_10.nii.gz", "imagesTr/._p_10.nii.gz", "imagesTr/p_12.nii.gz", content=LIST)
     found = propose(folder)
     assert (found.kind, found.name, found.questions) == ("decathlon", "Prostate", ())
     training, test = found.cases
@@ -36,7 +38,7 @@ def test_one_modality_is_a_file_without_channels(files):
 
 def test_numbers_that_share_a_meaning_are_one_region(files):
     labels = {"0": "background", "1": "kidney", "2": "kidney", "3": "tumour"}
-    declaration, _ = read_any(files(*FILES, content={**LIST, "labels": labels}))
+    declaration, _ = read_any(files(*FILES, content={**LIST, "modality": ["CT"], "labels": labels}))
     assert next(iter(declaration.conventions.values())).regions == {"kidney": (1, 2), "tumour": (3,)}
 
 

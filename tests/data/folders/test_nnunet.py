@@ -10,15 +10,21 @@ from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.errors import DataError
 from cggm_med.nnunet.export import dataset_json
 
-TWO = {"channel_names": {"0": "T2", "1": "ADC"}, "labels": {"background": 0, "lesion": 1}, "file_ending": ".mha"}
+TWO = {"channel_names": {"0": "T2", "1": "ADC"}, "labels": {"background": 0, "lesion": 1}, "file_ending": ".nii.gz"}
 ONE_CHANNEL = {"channel_names": {"0": "CT"}, "file_ending": ".nii.gz", "numTraining": 1}
 
 
 def test_cases_are_told_by_their_files_and_may_lack_a_channel(files):
     folder = files(
-        *("imagesTr/b_0000.mha", "imagesTr/b_0001.mha", "imagesTr/a10_0000.mha", "imagesTr/a9_0001.mha"),
-        *("labelsTr/b.mha", "labelsTr/a10.mha", "labelsTr/a9.mha", "imagesTs/c_0000.mha", "labelsTs/c.mha"),
-        *("imagesTr/._b_0000.mha", "imagesTr/b_0002.mha", "labelsTr/stray.mha"),
+        *("imagesTr/b_0000.nii.gz", "imagesTr/b_0001.nii.gz", "imagesTr/a10_0000.nii.gz", "imagesTr/a9_0001.nii.gz"),
+        *(
+            "labelsTr/b.nii.gz",
+            "labelsTr/a10.nii.gz",
+            "labelsTr/a9.nii.gz",
+            "imagesTs/c_0000.nii.gz",
+            "labelsTs/c.nii.gz",
+        ),
+        *("imagesTr/._b_0000.nii.gz", "imagesTr/b_0002.nii.gz", "labelsTr/stray.nii.gz"),
         content=TWO,
     )
     found = propose(folder)
@@ -29,16 +35,16 @@ def test_cases_are_told_by_their_files_and_may_lack_a_channel(files):
     }
     assert [case.id for case in found.cases] == ["a9", "a10", "b", "c"]
     assert found.lacking() == {"a9": ("T2",), "a10": ("ADC",), "c": ("ADC",)}
-    assert found.cases[3].label == folder / "labelsTs/c.mha"
+    assert found.cases[3].label == folder / "labelsTs/c.nii.gz"
     assert found.sections == {"training": ("a9", "a10", "b"), "test": ("c",)}
     assert {reason: [f.name for f in of] for reason, of in found.left_out.items()} == {
-        "AppleDouble twin, no image": ["._b_0000.mha"],
-        "not named by the list": ["b_0002.mha", "stray.mha"],
+        "AppleDouble twin, no image": ["._b_0000.nii.gz"],
+        "not named by the list": ["b_0002.nii.gz", "stray.nii.gz"],
     }
     declaration, cases = read_any(folder)
     assert declaration.regions == ("lesion",)
     assert cases.layout == "nnunet_v2"
-    assert cases.cases[2].images["ADC"] == ImageFile(folder / "imagesTr/b_0001.mha")
+    assert cases.cases[2].images["ADC"] == ImageFile(folder / "imagesTr/b_0001.nii.gz")
 
 
 def test_regions_are_painted_in_the_order_that_is_declared(files):

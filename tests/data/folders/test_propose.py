@@ -18,7 +18,7 @@ def test_the_name_of_a_folder_says_nothing(files):
 
 def test_the_only_data_set_below_a_folder_is_meant(files):
     files("imagesTr/a_0000.nii", "labelsTr/a.nii", content=NNUNET, folder="raw/one")
-    root = files("notes.txt", folder="raw")
+    root = files("readme.nii", folder="raw")
     assert propose(root).path == root / "one/dataset.json"
     files("imagesTr/a_0000.nii", content=NNUNET, folder="raw/two")
     with pytest.raises(DataError, match="holds several data sets; give one of them:\n.*one\n.*two"):
@@ -48,7 +48,7 @@ def test_a_list_of_unknown_kind_is_refused(files, content, message):
 
 def test_several_lists_and_none_are_told(files):
     with pytest.raises(DataError, match="absent does not exist"):
-        propose(files("x.txt") / "absent")
+        propose(files("x.nii") / "absent")
     for name in ("a.json", "b.json"):
         folder = files(content={"training": [{"image": "a.nii"}]}, name=name)
     with pytest.raises(DataError, match="holds several lists of cases; give one of them:\n.*a.json\n.*b.json"):

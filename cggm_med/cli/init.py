@@ -1,0 +1,62 @@
+"""``cggm-med init``: look at a folder of scans, and write what was understood as a list to check and edit."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cggm_med.cli.options import Debug, make_console
+
+
+def init(
+    path: Annotated[Path, typer.Argument(help="Folder of scans, or a list of them (.json, .yaml).", metavar="PATH")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The list to write, such as dataset.json. [only shown]")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the data set. [that of the list or folder]")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing list.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Propose which files are which modality, label and case, and list what only you know.
+
+    The meaning of a label is never guessed: it stands in the folder, in a publication that is named, or is asked for.
+    """
+    import dataclasses
+
+    from cggm_med.data.folders.inspection import inspect_proposal
+    from cggm_med.data.folders.overview import lines, tables
+    from cggm_med.data.folders.propose import open_points, propose
+    from cggm_med.errors import ConfigError, DataError, OutputError
+    from cggm_med.files import write_json
+    from cggm_med.results.tables import print_table
+
+    if out is not None and out.suffix.lower() != ".json":
+        raise ConfigError(f"--out is {out}; expected a name that ends in .json, such as dataset.json")
+    if out is not None and out.exists() and not force:
+        raise OutputError(f"{out} exists; choose another name, or overwrite it with --force")
+    proposal = propose(path)
+    if name:
+        proposal = dataclasses.replace(proposal, name=name)
+    found = inspect_proposal(proposal, say=typer.echo)
+    proposal = found.proposal
+    console = make_console()
+    for line in lines(found):
+        console.print(line)
+    for table in tables(found):
+        print_table(table, console)
+    if proposal.refusals:
+        raise DataError(f"{path} cannot be used as it is: {'; '.join(proposal.refusals)}")
+    asked = open_points(proposal)
+    if asked:
+        console.print(f"{len(asked)} open, which only you can settle:")
+    for number, question in enumerate(asked, start=1):
+        console.print(f"  {number}. {question}")
+    if out is None:
+        console.print("nothing was written; add -o dataset.json for a list to check and edit")
+        return
+    write_json(out, dataclasses.replace(proposal, questions=tuple(asked)).to_json(out.parent))
+    settle = 'settle what is open in it, delete each settled line of its "questions"' if asked else "check it"
+    console.print(f"wrote {out}; {settle}, then: cggm-med train --task segmentation --data {shlex.quote(str(out))}")

@@ -1,0 +1,290 @@
+"""What the files of a proposal hold: grids, label values, and whatever of it contradicts what was proposed."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cggm_med.data.cases import LABEL, Case, ImageFile
+from cggm_med.data.declaration import UNKNOWN
+from cggm_med.data.folders.proposal import Labels, Proposal
+from cggm_med.data.volumes.checks import TOLERANCE_VOXELS, largest_displacement
+from cggm_med.data.volumes.io import StoredImage, open_image
+from cggm_med.errors import DataError, first_of
+
+MANY_CASES = 50  # from here on it is told how far the inspection is
+MAX_COMPARED = 3  # cases in which the intensities of CT are looked at
+_AIR_HU = -200  # every CT of a patient holds air or lung, which lie far below
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the voxels of a file lie.
+
+    Attributes:
+        shape: ``(x, y, z)``.
+        spacing: voxel size in mm.
+        axes: where x, y, z point to, such as ``LPS``.
+        affine: voxels to mm in RAS+.
+    """
+
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    axes: str
+    affine: NDArray[np.float64]
+
+    def same(self, other: Grid) -> bool:
+        """Whether voxels of both lie at the same places, but for rounding."""
+        if self.shape != other.shape:
+            return False
+        try:
+            return largest_displacement(self.affine, other.affine, self.shape) <= TOLERANCE_VOXELS
+        except np.linalg.LinAlgError:  # a volume without extent
+            return False
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A proposal, and what its files hold.
+
+    Attributes:
+        proposal: with what the files add: a reference where grids differ, label values, questions.
+        grids: by case, and by modality or ``"label"``; of files that can be read.
+        voxels: by case: how often each label value but 0 occurs.
+    """
+
+    proposal: Proposal
+    grids: Mapping[str, Mapping[str, Grid]]
+    voxels: Mapping[str, Mapping[int | float, int]]
+
+    def counts(self, convention: str | None = None) -> dict[int | float, tuple[int, int]]:
+        """Voxels, and cases in which they occur, of each label value.
+
+        Args:
+            convention: only of the cases that follow it; None: of all.
+        """
+        of = {case.id: case.convention for case in self.proposal.cases}
+        voxels: Counter[int | float] = Counter()
+        cases: Counter[int | float] = Counter()
+        for id, found in self.voxels.items():
+            if convention is None or of[id] == convention:
+                voxels.update(found)
+                cases.update(found.keys())
+        return {value: (voxels[value], cases[value]) for value in sorted(voxels)}
+
+
+def inspect_proposal(
+    proposal: Proposal, *, labels: bool = True, say: Callable[[str], None] = lambda text: None
+) -> Inspection:
+    """Open the files of a proposal, and settle or ask what only they tell.
+
+    Args:
+        proposal: of any reader.
+        labels: whether to read the voxels of labels and of some CT images, not the headers alone.
+        say: told in one line how far it is, for many cases.
+    """
+    grids: dict[str, dict[str, Grid]] = {}
+    voxels: dict[str, dict[int | float, int]] = {}
+    problems: list[str] = []
+    for done, case in enumerate(proposal.cases, start=1):
+        grids[case.id], wrong = _grids(case)
+        problems += wrong
+        if labels and case.label is not None and LABEL in grids[case.id]:
+            try:
+                voxels[case.id] = count_labels(case.label)
+            except DataError as error:
+                problems.append(f"case {case.id}: {error}")
+        if len(proposal.cases) >= MANY_CASES and done % (len(proposal.cases) // 10) == 0:
+            say(f"{done} of {len(proposal.cases)} cases looked at")
+    found = Inspection(proposal, grids, voxels)
+    asked = [_unreadable(problems)] if problems else []
+    reference, about_grids = _reference(proposal, grids)
+    notes: list[str] = []
+    meanings = dict(proposal.labels)
+    if labels:
+        meanings, about_labels = _label_values(found)
+        asked += about_labels
+        about_ct, notes = _about_ct(proposal)
+        asked += about_ct
+    if not any(case.label for case in proposal.cases):
+        notes.append("no case has a label: it can be predicted, not trained on")
+    complete = replace(
+        proposal,
+        reference=proposal.reference or reference,
+        labels=meanings,
+        questions=(*proposal.questions, *about_grids, *asked),
+        notes=(*proposal.notes, *notes),
+    )
+    return replace(found, proposal=complete)
+
+
+def count_labels(path: Path) -> dict[int | float, int]:
+    """How often each value but 0 occurs in a label file.
+
+    Raises:
+        DataError: if it is damaged.
+    """
+    volume = open_image(path).voxels()
+    values, counts = np.unique(volume[volume != 0], return_counts=True)
+    return {
+        int(value) if float(value).is_integer() else float(value): int(count)
+        for value, count in zip(values, counts, strict=True)
+    }
+
+
+def _grids(case: Case) -> tuple[dict[str, Grid], list[str]]:
+    """Grids of a case's files, and what is wrong with those that cannot be used."""
+    files: dict[str, ImageFile] = dict(case.images)
+    if case.label is not None:
+        files[LABEL] = ImageFile(case.label)
+    opened: dict[Path, StoredImage] = {}
+    grids, problems = {}, []
+    for role, file in files.items():
+        try:
+            image = opened.get(file.path) or open_image(file.path)
+        except DataError as error:
+            problems.append(f"case {case.id}: {error}")
+            continue
+        opened[file.path] = image
+        volumes = image.shape[3:]
+        if image.damage:
+            problems.append(f"case {case.id}: {file.path}: {image.damage}")
+        elif file.channel is not None and (len(volumes) != 1 or file.channel >= volumes[0]):
+            held = f"{volumes[0]} channels" if len(volumes) == 1 else "no channels"
+            problems.append(f"case {case.id}: {file.path} has {held}; expected {role} as number {file.channel}")
+        elif file.channel is None and max(volumes, default=1) > 1:
+            problems.append(
+                f"case {case.id}: {role} {file.path} holds {volumes[0]} volumes; say which, or leave it out"
+            )
+        else:
+            grids[role] = Grid(image.shape[:3], image.spacing, image.axes, image.affine)
+    return grids, problems
+
+
+def _unreadable(problems: Sequence[str]) -> str:
+    more = f"; {len(problems) - 1} more such files" if len(problems) > 1 else ""
+    return f"{problems[0]}{more}: mend them, or delete their cases from the list"
+
+
+def _reference(proposal: Proposal, grids: Mapping[str, Mapping[str, Grid]]) -> tuple[str | None, list[str]]:
+    """The modality on whose grid the labels lie, if grids differ within cases, and what to ask about it."""
+    differing: Counter[str] = Counter()  # how many cases have it on another grid than their label
+    together: Counter[str] = Counter()
+    apart = []
+    mixed: set[str] = set()
+    for id, of in grids.items():
+        images = [role for role in of if role != LABEL]
+        if any(not of[images[0]].same(of[role]) for role in images[1:]):
+            mixed.add(id)
+        if LABEL in of and images:
+            fitting = {role for role in images if of[role].same(of[LABEL])}
+            together.update(fitting)
+            differing.update(set(images) - fitting)
+            if not fitting:
+                apart.append(id)
+    questions = []
+    reference = None
+    if mixed and proposal.reference is None:
+        # Where every label lies on a modality, and of these the one that most cases have.
+        always = [m for m in proposal.modalities if together[m] and not differing[m]]
+        reference = max(always, key=lambda m: together[m], default=None)
+        questions.append(_about_grids(proposal, grids, mixed, reference))
+    labelled = sum(LABEL in of for of in grids.values())
+    if apart and not (mixed and len(apart) == labelled):
+        first = grids[apart[0]]
+        image = next(role for role in first if role != LABEL)
+        questions.append(
+            f"labels on no image's grid: case {first_of(apart)} ({_times(first[LABEL].shape)} against "
+            f"{_times(first[image].shape)} of {image}); leave them out, or let training resample them"
+        )
+    return reference, questions
+
+
+def _about_grids(
+    proposal: Proposal, grids: Mapping[str, Mapping[str, Grid]], mixed: set[str], reference: str | None
+) -> str:
+    cases = f"images of {len(mixed)} of {len(grids)} cases lie on different grids"
+    if reference is None:
+        return (
+            f'the grid to resample to: {cases}, and no modality has that of every label; name one as "reference": '
+            f"{', '.join(proposal.modalities)}"
+        )
+    others = [
+        m
+        for m in proposal.modalities
+        if any(m in of and reference in of and not of[m].same(of[reference]) for of in grids.values())
+    ]
+    return (
+        f"the grid to resample to: {cases}; {', '.join(others)} would be resampled to {reference}, on whose grid the "
+        'labels lie, which is proposed as "reference"'
+    )
+
+
+def _times(shape: Iterable[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _label_values(found: Inspection) -> tuple[dict[str, Labels], list[str]]:
+    """Meanings with a ``?`` for every value where none is known at all, and questions about values without meaning."""
+    proposal = found.proposal
+    labels, questions = dict(proposal.labels), []
+    for name, of in proposal.labels.items():
+        counts = found.counts(name or None)
+        fractions = [value for value in counts if not isinstance(value, int) or not 0 < value < 65536]
+        if fractions:
+            cases = [id for id, values in found.voxels.items() if set(values) & set(fractions)]
+            questions.append(
+                f"labels of case {first_of(cases, 3)} hold {first_of([f'{v:g}' for v in fractions], 3)}; expected "
+                "whole numbers from 0 to 65535: give the label map itself, not probabilities or an image"
+            )
+        strange = [
+            value for value in counts if value not in fractions and value not in of.meanings and value != of.ignore
+        ]
+        if not of.meanings and strange:
+            labels[name] = replace(of, meanings=dict.fromkeys(map(int, strange), UNKNOWN))
+        elif strange:
+            questions += [_about_value(int(value), counts[value], found) for value in strange]
+        unknown = [str(label) for label, meaning in labels[name].meanings.items() if meaning == UNKNOWN]
+        if unknown and not any(re.search(r"\bwhat\b.*\bmeans?\b", question) for question in proposal.questions):
+            where = f" in {name}" if name else ""
+            questions.append(f"what {', '.join(unknown)} mean{where}: no file says it")
+    return labels, questions
+
+
+def _about_value(value: int, count: tuple[int, int], found: Inspection) -> str:
+    cases = [id for id, values in found.voxels.items() if value in values]
+    return (
+        f"label value {value} in case {first_of(cases, 3)} ({count[0]} voxels): nothing says what it means; write its "
+        'meaning into "labels", or leave these cases out'
+    )
+
+
+def _about_ct(proposal: Proposal) -> tuple[list[str], list[str]]:
+    """A question where another image looks like the CT, and a note where a CT holds no air."""
+    cts = [name for name, modality in proposal.modalities.items() if modality.kind == "ct"]
+    questions: list[str] = []
+    airless: dict[str, list[str]] = {}
+    for case in [case for case in proposal.cases if set(cts) & set(case.images)][:MAX_COMPARED]:
+        lowest = {name: _lowest(image) for name, image in case.images.items()}
+        for name in [name for name in cts if (lowest.get(name) or 0) >= 0 and lowest.get(name) is not None]:
+            alike = [m for m, low in lowest.items() if m not in cts and low is not None and low <= _AIR_HU]
+            questions += [f"whether {name} and {m} are exchanged: in case {case.id}, {m} looks like CT" for m in alike]
+            airless.setdefault(name, []).append(case.id)
+    notes = [
+        f"{name} has no value below 0 in case {', '.join(cases)}: it is hardly CT in Hounsfield units"
+        for name, cases in airless.items()
+    ]
+    return questions, notes
+
+
+def _lowest(image: ImageFile) -> float | None:
+    try:
+        return float(np.min(open_image(image.path).voxels(image.channel)))
+    except (DataError, ValueError, IndexError):
+        return None

@@ -1,0 +1,74 @@
+"""``init``: a list that is read after its questions are settled, or one line that says why there is none."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from cggm_med.cli.app import app
+from cggm_med.data.folders.declared import read_declared
+from cggm_med.data.volumes.io import write_volume
+from cggm_med.errors import CggmMedError, ConfigError, DataError, OutputError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A datalist of two cases, whose images it does not name and whose labels it does not explain."""
+    entries = []
+    for id in ("p1", "p2"):
+        for name in ("flair", "adc", "seg"):
+            volume = np.zeros((4, 4, 2), np.uint8)
+            volume[0, 0, 0] = 3
+            write_volume(tmp_path / "scans" / f"{id}_{name}.nii.gz", volume, np.eye(4))
+        entries.append({"image": [f"{id}_flair.nii.gz", f"{id}_adc.nii.gz"], "label": f"{id}_seg.nii.gz"})
+    (tmp_path / "scans" / "folds.json").write_text(json.dumps({"training": entries}))
+    return tmp_path / "scans"
+
+
+def init(*words):
+    return CliRunner().invoke(app, ["init", *map(str, words)])
+
+
+def test_what_is_written_is_read_once_it_is_settled(folder, tmp_path):
+    out = tmp_path / "dataset.json"
+    done = init(folder, "-o", out, "--name", "ms")
+    assert done.exit_code == 0, done.output
+    assert "what 3 mean" in done.output
+    assert f"wrote {out}; settle what is open in it" in done.output
+    assert "cggm-med train --task segmentation --data" in done.output
+    written = json.loads(out.read_text())
+    assert (written["name"], written["labels"], len(written["questions"])) == ("ms", {"3": "?"}, 2)
+    with pytest.raises(DataError, match='label 3 has the meaning "\\?"'):
+        read_declared(out)
+    written["labels"]["3"] = "lesion"
+    out.write_text(json.dumps(written))
+    with pytest.raises(DataError, match="has open questions; settle each"):
+        read_declared(out)
+    out.write_text(json.dumps({**written, "questions": []}))
+    declaration, cases = read_declared(out)
+    assert declaration.regions == ("lesion",)
+    assert [case.images["adc"].path.name for case in cases.cases] == ["p1_adc.nii.gz", "p2_adc.nii.gz"]
+
+
+def test_nothing_is_written_without_a_name_or_over_a_file(folder, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    assert "nothing was written" in init(folder).output
+    assert sorted(tmp_path.rglob("*")) == before
+    out = tmp_path / "dataset.json"
+    out.write_text("mine")
+    assert isinstance(init(folder, "-o", out).exception, OutputError)
+    assert out.read_text() == "mine"
+    assert isinstance(init(folder, "-o", tmp_path / "list.txt").exception, ConfigError)
+    assert init(folder, "-o", out, "--force").exit_code == 0
+    assert "training" in json.loads(out.read_text())
+
+
+def test_a_refusal_is_one_line_and_writes_nothing(folder, tmp_path):
+    (folder / "p2_adc.nii.gz").unlink()
+    done = init(folder, "-o", tmp_path / "dataset.json")
+    assert isinstance(done.exception, DataError)
+    assert "1 files that folds.json names do not exist: training[1]: p2_adc.nii.gz" in str(done.exception)
+    assert "\n" not in str(done.exception)
+    assert not (tmp_path / "dataset.json").exists()
+    assert isinstance(init(tmp_path / "absent").exception, CggmMedError)
