@@ -9,7 +9,8 @@ from pathlib import Path
 
 LABEL = "label"
 SECTIONS = ("training", "validation", "test")
-ENDINGS = (".nii", ".nii.gz")  # of image files; ``volumes.io`` reads and writes them
+# Of image files, by which they are found; ``volumes.io`` reads them. Of a pair, the header stands for both files.
+ENDINGS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".hdr")
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def stem(name: str) -> str:
     """An image file's name without its ending; empty for any other file.
 
     Example:
-        >>> [stem(name) for name in ("a.nii.gz", "b.v2.NII", "c.json")]
+        >>> [stem(name) for name in ("a.nii.gz", "b.v2.MHA", "c.json")]
         ['a', 'b.v2', '']
     """
     return next((name[: -len(ending)] for ending in ENDINGS if name.lower().endswith(ending)), "")

@@ -14,12 +14,11 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from cggm_med.data.cases import ENDINGS
 from cggm_med.data.dicom.header import import_extra
 from cggm_med.data.dicom.seg import write_segmentation
 from cggm_med.data.dicom.series import assign_modalities, find_series
 from cggm_med.data.dicom.volume import write_nifti
-from cggm_med.data.volumes.io import open_image
+from cggm_med.data.volumes.io import WRITTEN, open_image
 from cggm_med.errors import ConfigError, UnknownName
 from cggm_med.inference.batch import case_of, predict_cases
 from cggm_med.inference.predictor import Predictor
@@ -41,7 +40,7 @@ def predict_study(
     Args:
         predictor: the run.
         folder: with the series of this study only.
-        out: mask to write; ``.nii`` or ``.nii.gz`` on the grid of the series, or ``.dcm`` for a DICOM segmentation with
+        out: mask to write; such as ``.nii.gz`` on the grid of the series, or ``.dcm`` for a DICOM segmentation with
             a segment for each region, which is filed with the patient and hence bears the name.
         chosen: series of some modalities; see `assign_modalities`.
         modalities: to use; default: all of the run's, for each of which there must be a series.
@@ -59,8 +58,8 @@ def predict_study(
         DataError: if the series cannot be told apart, or one is not a regular volume.
     """
     segments = out.name.lower().endswith(".dcm")
-    if not (segments or out.name.lower().endswith(ENDINGS)):
-        raise ConfigError("DICOM files give one mask; expected an output that ends with .nii.gz, .nii or .dcm")
+    if not (segments or out.name.lower().endswith(WRITTEN)):
+        raise ConfigError(f"DICOM files give one mask; expected an output that ends with {', '.join(WRITTEN)} or .dcm")
     if segments:
         import_extra("DICOM-SEG", "highdicom")
     known = predictor.task.modalities

@@ -145,12 +145,14 @@ def _write_case(case: Case, folder: Path, part: str, numbers: dict[int, int]) ->
 
 def _write_image(image: ImageFile, target: Path) -> None:
     """One 3-D file for one modality: linked or copied if it is one already."""
-    if image.channel is None and image.path.name.endswith(ENDING):
+    stored = open_image(image.path)
+    plain = stored.header is not None and len(stored.header.get_data_shape()) == 3
+    if plain and image.channel is None and image.path.name.endswith(ENDING):
         source = os.path.realpath(image.path)
         try:
             os.link(source, target)
         except OSError:  # another file system, or one without links
             shutil.copyfile(source, target)
         return
-    volume = open_image(image.path).voxels(image.channel)
+    volume = stored.voxels(image.channel)
     write_volume(target, volume.astype(np.float32) if volume.dtype == np.float64 else volume, image.path)

@@ -154,7 +154,7 @@ def test_bad_requests(predictor, run, scans, tmp_path):
     nib.save(nib.Nifti1Image(np.asarray(small.dataobj)[:40], small.affine), tmp_path / "small.nii.gz")
     with pytest.raises(DataError, match="differ in shape"):
         predictor.predict("case", {**files(scans, 0), "t1": tmp_path / "small.nii.gz"})
-    with pytest.raises(ConfigError, match=r"ends with \.nii\.gz or \.nii"):
+    with pytest.raises(ConfigError, match=r"ends with \.nii\.gz, \.nii, \.nrrd, \.mha"):
         write_volume(tmp_path / "mask.png", np.zeros((2, 2, 2), np.uint8), files(scans, 0)["t1"])
     with pytest.raises(ConfigError, match="output is mask.png"):  # before anything is read
         predict_cases(predictor, {"a": {"t1": tmp_path / "none.nii.gz"}}, {"a": tmp_path / "mask.png"})

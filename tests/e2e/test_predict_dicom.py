@@ -187,11 +187,11 @@ def test_what_a_segmentation_lacks_is_told_before_the_work(predictor, study, tmp
 
 
 def test_bad_requests(run, predictor, study, scans, tmp_path, monkeypatch, capfd):
-    with pytest.raises(ConfigError, match=r"ends with \.nii\.gz, \.nii or \.dcm"):
+    with pytest.raises(ConfigError, match=r"ends with \.nii\.gz, .*\.mha or \.dcm"):
         predict_study(predictor, study, tmp_path / "masks")
     with pytest.raises(UnknownName, match="no modality in this run 'adc'"):
         predict_study(predictor, study, tmp_path / "a.nii", modalities=["adc"])
-    with pytest.raises(ConfigError, match=r"ends with \.nii\.gz or \.nii"):
+    with pytest.raises(ConfigError, match=r"ends with \.nii\.gz, \.nii, \.nrrd, \.mha"):
         write_volume(tmp_path / "a.dcm", np.zeros((48, 48, 32), np.uint8), scans["t1"])
     for wrong in (["--series", "5"], ["--series", "t1=zzname", "--series", "t1=zzid"]):
         command(monkeypatch, "predict", run, study, "-o", tmp_path / "a.nii", *wrong, code=2)

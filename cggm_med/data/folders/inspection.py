@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +16,8 @@ from cggm_med.data.cases import LABEL, Case, ImageFile
 from cggm_med.data.declaration import UNKNOWN
 from cggm_med.data.folders.proposal import Labels, Proposal
 from cggm_med.data.volumes.checks import TOLERANCE_VOXELS, largest_displacement
-from cggm_med.data.volumes.io import StoredImage, open_image
+from cggm_med.data.volumes.io import open_image
+from cggm_med.data.volumes.stored_image import StoredImage
 from cggm_med.errors import DataError, first_of
 
 MANY_CASES = 50  # from here on it is told how far the inspection is
@@ -155,7 +157,7 @@ def _grids(case: Case) -> tuple[dict[str, Grid], list[str]]:
         volumes = image.shape[3:]
         if image.damage:
             problems.append(f"case {case.id}: {file.path}: {image.damage}")
-        elif file.channel is not None and (len(volumes) != 1 or file.channel >= volumes[0]):
+        elif file.channel is not None and (len(volumes) > 1 or file.channel >= math.prod(volumes)):
             held = f"{volumes[0]} channels" if len(volumes) == 1 else "no channels"
             problems.append(f"case {case.id}: {file.path} has {held}; expected {role} as number {file.channel}")
         elif file.channel is None and max(volumes, default=1) > 1:

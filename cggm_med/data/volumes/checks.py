@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cggm_med.data.cases import LABEL, Case
-from cggm_med.data.volumes.io import StoredImage, open_image, reading
+from cggm_med.data.volumes.io import open_image
 from cggm_med.data.volumes.labels import LabelConvention
+from cggm_med.data.volumes.stored_image import StoredImage, reading
 from cggm_med.errors import DataError, first_of
 
 # Scanners and tools write affines in single precision; a shift that matters to a voxel is hundreds of times larger.
@@ -123,7 +124,8 @@ def _header_problems(image: StoredImage, channels: Mapping[str, int | None]) -> 
     highest = max((channel for channel in channels.values() if channel is not None), default=None)
     if highest is None and len(shape) != 3:
         return [f"shape {_times(shape)}; expected 3 axes (x, y, z)"]
-    if highest is not None and (len(shape) != 4 or shape[3] <= highest):
+    # A file of one volume has one channel.
+    if highest is not None and (len(shape) > 4 or math.prod(shape[3:]) <= highest):
         return [f"shape {_times(shape)}; expected 4 axes (x, y, z, modality) with at least {highest + 1} modalities"]
     if min(shape) < 1:
         return [f"shape {_times(shape)} holds no voxel"]

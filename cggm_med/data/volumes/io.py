@@ -1,74 +1,39 @@
-"""Image files: how headers and voxels are read and written. No other module knows a file format.
+"""Image files: the one place where they are opened and written.
 
 A format is one function that opens a file, its line in ``FORMATS``, and its ending in ``cases.ENDINGS``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import math
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from cggm_med.data.cases import ENDINGS
-from cggm_med.errors import ConfigError, DataError
+from cggm_med.data.volumes.itk_formats import itk_bytes, open_meta_image, open_nrrd
+from cggm_med.data.volumes.nibabel_formats import open_mgh, open_nifti, open_pair
+from cggm_med.data.volumes.stored_image import StoredImage, reading
+from cggm_med.errors import ConfigError
 from cggm_med.files import atomic_file
 
-# What nibabel, gzip and numpy raise for damaged files.
-_UNREADABLE = (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError, OverflowError, MemoryError)
-# No deflate stream can grow by more (https://zlib.net/zlib_tech.html).
-_MAX_GZIP_RATIO = 1032
+WRITTEN = (".nii.gz", ".nii", ".nrrd", ".mha")  # endings of outputs; formats of two files cannot be written as a whole
 
-
-@dataclass(frozen=True)
-class StoredImage:
-    """An image file: its header, and its voxels when they are asked for.
-
-    Attributes:
-        path: of the file.
-        shape: ``(x, y, z)``, or ``(x, y, z, channel)``.
-        dtype: of the voxels as they are stored.
-        affine: voxels to mm in RAS+.
-        spacing: voxel size in mm along x, y, z as the header states it, whether or not it makes sense.
-        damage: why the file cannot hold the voxels that its header promises; empty if it can.
-        read: yields the volume of each of some channels (None: of a file of three axes), within ``reading``; a
-            compressed file is unpacked once.
-        header: of a NIfTI file.
-    """
-
-    path: Path
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    affine: NDArray[np.float64]
-    spacing: tuple[float, ...]
-    damage: str
-    read: Callable[[Iterable[int | None]], Iterator[NDArray[Any]]] = field(repr=False)
-    header: nib.Nifti1Header | None = field(default=None, repr=False)
-
-    @property
-    def axes(self) -> str:
-        """Where the axes x, y, z point to, such as ``LPS``."""
-        return "".join(nib.aff2axcodes(self.affine))
-
-    def voxels(self, channel: int | None = None) -> NDArray[Any]:
-        """The values ``(x, y, z)`` of a file, or of one channel of a 4-D file.
-
-        Raises:
-            DataError: if the file is damaged.
-        """
-        with reading(self.path):
-            (volume,) = self.read([channel])
-            return volume
+FORMATS: Mapping[str, Callable[[Path], StoredImage]] = {
+    ".nii": open_nifti,
+    ".nii.gz": open_nifti,
+    ".nrrd": open_nrrd,
+    ".nhdr": open_nrrd,
+    ".mha": open_meta_image,
+    ".mhd": open_meta_image,
+    ".mgz": open_mgh,
+    ".mgh": open_mgh,
+    ".hdr": open_pair,
+    ".img": open_pair,
+}
 
 
 def open_image(path: Path) -> StoredImage:
@@ -82,32 +47,16 @@ def open_image(path: Path) -> StoredImage:
         return FORMATS[ending](path)
 
 
-@contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged file makes the block raise into one line that names the file.
-
-    Raises:
-        DataError: with that line.
-    """
-    try:
-        # What is wrong with numbers is said in words where they are checked; warnings would come on top.
-        with np.errstate(all="ignore"):
-            yield
-    except _UNREADABLE as error:
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise DataError(f"{path} cannot be read: {reason}; it may be damaged or incomplete, copy it anew") from error
-
-
 def write_volume(
     path: Path, volume: NDArray[Any], grid: Path | NDArray[np.float64], *, units: Sequence[str] = ("mm",)
 ) -> None:
-    """Write a NIfTI file, whole or not at all; the same voxels on the same grid are the same bytes.
+    """Write an image file, whole or not at all; the same voxels on the same grid are the same bytes.
 
     Args:
-        path: ending in ``.nii`` or ``.nii.gz``.
+        path: ending in ``.nii.gz``, ``.nii``, ``.nrrd`` or ``.mha``.
         volume: ``(x, y, z)``, or ``(x, y, z, channel)``.
         grid: an image file on whose grid the volume lies, whose sform, qform and units are repeated; or an affine.
-        units: of space, and perhaps of time; for an affine.
+        units: of space, and perhaps of time; for an affine, in NIfTI.
 
     Raises:
         ConfigError: for another ending.
@@ -116,24 +65,14 @@ def write_volume(
     """
     require_image_name(path)
     source = open_image(grid) if isinstance(grid, Path) else None
-    if source is not None and source.header is not None:
-        # Only what is about the grid: other fields of a scan's header may tell whose it is.
-        header = nib.Nifti1Image(volume, None).header
-        header["pixdim"][:4] = source.header["pixdim"][:4]
-        for name in ("sform", "qform"):
-            affine, code = getattr(source.header, f"get_{name}")(coded=True)
-            getattr(header, f"set_{name}")(affine, int(code))
-        header.set_xyzt_units(*source.header.get_xyzt_units())
-        image = nib.Nifti1Image(volume, header.get_best_affine(), header)
+    affine = source.affine if source is not None else np.asarray(grid)
+    ending = next(ending for ending in WRITTEN if path.name.lower().endswith(ending))
+    if not ending.startswith(".nii"):
+        content = itk_bytes(volume, affine, ending)
     else:
-        affine = grid if source is None else source.affine
-        image = nib.Nifti1Image(volume, affine)
-        image.set_sform(affine, code=1)
-        image.set_qform(affine, code=1)
-        image.header.set_xyzt_units(*units)
-    content = image.to_bytes()
-    if path.name.lower().endswith(".gz"):
-        content = gzip.compress(content, compresslevel=4, mtime=0)
+        header = source.header if source is not None else None
+        content = _nifti_image(volume, affine, header, units).to_bytes()
+        content = gzip.compress(content, compresslevel=4, mtime=0) if ending == ".nii.gz" else content
     with atomic_file(path) as file:
         file.write(content)
 
@@ -153,45 +92,27 @@ def require_image_name(path: Path) -> None:
     """Refuse the name of an output that is no image file.
 
     Raises:
-        ConfigError: if it ends with neither ``.nii`` nor ``.nii.gz``.
+        ConfigError: if it ends with none of ``WRITTEN``.
     """
-    if not path.name.lower().endswith(ENDINGS):
-        raise ConfigError(f"output is {path.name}, expected a name that ends with {' or '.join(reversed(ENDINGS))}")
+    if not path.name.lower().endswith(WRITTEN):
+        raise ConfigError(f"output is {path.name}, expected a name that ends with {', '.join(WRITTEN)}")
 
 
-def _open_nifti(path: Path) -> StoredImage:
-    image = nib.load(path)
-    if not isinstance(image, nib.Nifti1Image):
-        raise DataError(f"{path}: it is a {type(image).__name__}; expected one NIfTI file ({' or '.join(ENDINGS)})")
-    packed = path.suffix.lower() == ".gz"
-    promised = image.dataobj.offset + math.prod(image.shape) * image.get_data_dtype().itemsize
-    size = path.stat().st_size
-    incomplete = promised > size * (_MAX_GZIP_RATIO if packed else 1)
-    # nibabel corrects these fields while it loads, and a size that was corrected to 1 mm would be taken for the truth.
-    with gzip.open(path) if packed else path.open("rb") as file:
-        raw = type(image).header_class.from_fileobj(file, check=False)
-
-    def read(channels: Iterable[int | None]) -> Iterator[NDArray[Any]]:
-        voxels = image.dataobj
-        if packed:
-            with gzip.open(path) as file:
-                voxels = np.asanyarray(type(image).from_stream(file).dataobj)
-                # The checksum stands at the end of the stream; without reading on, changed voxels would pass.
-                while file.read(1 << 20):
-                    pass
-        for channel in channels:
-            yield np.asanyarray(voxels if channel is None else voxels[..., channel])
-
-    return StoredImage(
-        path,
-        image.shape,
-        image.get_data_dtype(),
-        image.affine,
-        tuple(float(mm) for mm in raw["pixdim"][1:4]),
-        f"its header promises {promised} bytes and the file has {size}; it is damaged or incomplete" * incomplete,
-        read,
-        image.header,
-    )
-
-
-FORMATS: Mapping[str, Callable[[Path], StoredImage]] = {".nii": _open_nifti, ".nii.gz": _open_nifti}
+def _nifti_image(
+    volume: NDArray[Any], affine: NDArray[np.float64], source: nib.Nifti1Header | None, units: Sequence[str]
+) -> nib.Nifti1Image:
+    """A NIfTI image on the grid of another's header, or of an affine."""
+    if source is None:
+        image = nib.Nifti1Image(volume, affine)
+        image.set_sform(affine, code=1)
+        image.set_qform(affine, code=1)
+        image.header.set_xyzt_units(*units)
+        return image
+    # Only what is about the grid: other fields of a scan's header may tell whose it is.
+    header = nib.Nifti1Image(volume, None).header
+    header["pixdim"][:4] = source["pixdim"][:4]
+    for name in ("sform", "qform"):
+        of_source, code = getattr(source, f"get_{name}")(coded=True)
+        getattr(header, f"set_{name}")(of_source, int(code))
+    header.set_xyzt_units(*source.get_xyzt_units())
+    return nib.Nifti1Image(volume, header.get_best_affine(), header)

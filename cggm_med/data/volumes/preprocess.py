@@ -176,6 +176,7 @@ def digests(case: Case) -> dict[str, str]:
 
 def _digest_of(path: Path) -> str:
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    for piece in pieces(path):
-        digest.update(piece)
+    for part in (path, *open_image(path).parts):
+        for piece in pieces(part):
+            digest.update(piece)
     return digest.hexdigest()

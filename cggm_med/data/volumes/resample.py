@@ -7,15 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - as everybody calls it
-from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
 from cggm_med.data.volumes.checks import TOLERANCE_VOXELS, Inspection, largest_displacement
+from cggm_med.data.volumes.itk_formats import place
 from cggm_med.data.volumes.transforms import background_value
 from cggm_med.errors import DataError
 
 MIN_COVERED = 0.5  # of a grid that an image is resampled to; with less, something is wrong
-RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 
 
 def resample_onto(
@@ -46,9 +45,9 @@ def resample_onto(
         ([0.5, 1.5, 2.5, 3.5], 1.0)
     """
     image = sitk.GetImageFromArray(np.ascontiguousarray(volume.T))
-    _place(image, affine)
+    place(image, affine)
     grid = sitk.Image([int(n) for n in shape], sitk.sitkUInt8)
-    _place(grid, onto)
+    place(grid, onto)
     moved = sitk.Resample(image, grid, sitk.Transform(), sitk.sitkLinear, float(outside), sitk.sitkFloat32)
     everywhere = sitk.Image(image.GetSize(), sitk.sitkUInt8) + 1
     everywhere.CopyInformation(image)
@@ -88,11 +87,3 @@ def onto_one_grid(case: str, found: Inspection, onto: str) -> tuple[dict[str, ND
         if covered < 0.99:
             warnings.warn(f"{covers}; the rest counts as its background", stacklevel=2)
     return volumes, tuple(resampled)
-
-
-def _place(image: sitk.Image, affine: NDArray[np.float64]) -> None:
-    """Give an image its place in space; ITK counts in LPS+."""
-    spacing = voxel_sizes(affine)
-    image.SetSpacing(spacing.tolist())
-    image.SetDirection((RAS_TO_LPS @ affine[:3, :3] / spacing).ravel().tolist())
-    image.SetOrigin((RAS_TO_LPS @ affine[:3, 3]).tolist())

@@ -141,7 +141,7 @@ def test_files_of_another_kind(tmp_path: Path) -> None:
     text.write_text("<html>404 Not Found</html>")
     assert "cannot be read" in only_problem(text)
     nib.save(nib.MGHImage(noise(4, 4, 4).astype(np.float32), LPS), tmp_path / "a.mgz")
-    assert "it is a MGHImage; expected one NIfTI file" in only_problem(tmp_path / "a.mgz")
+    assert "cannot be read" in only_problem((tmp_path / "a.mgz").rename(tmp_path / "b.nii.gz"))
 
 
 @pytest.mark.parametrize("dtype", [np.complex64, [("R", "u1"), ("G", "u1"), ("B", "u1")]])
@@ -153,9 +153,10 @@ def test_voxels_that_are_no_real_numbers(tmp_path: Path, dtype: object) -> None:
 # Shapes and channels
 
 
-def test_trailing_axis_of_one_names_the_shape(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.nii", noise(4, 5, 6, 1))
-    assert "shape 4 x 5 x 6 x 1; expected 3 axes" in only_problem(path)
+def test_several_time_points_name_the_shape(tmp_path: Path) -> None:
+    """One time point is a volume; of two, nobody said which."""
+    assert inspect(make_case(write(tmp_path / "a.nii", noise(4, 5, 6, 1))), None).problems == ()
+    assert "shape 4 x 5 x 6 x 2; expected 3 axes" in only_problem(write(tmp_path / "b.nii", noise(4, 5, 6, 2)))
 
 
 def test_shapes_that_differ_name_both_files_and_shapes(tmp_path: Path) -> None:
@@ -185,8 +186,9 @@ def test_channel_that_the_file_does_not_have(tmp_path: Path) -> None:
     path = write(tmp_path / "a.nii", noise(4, 5, 6, 3))
     (problem,) = list(inspect(four(path, "flair", "t2"), None).problems)
     assert "shape 4 x 5 x 6 x 3; expected 4 axes (x, y, z, modality) with at least 4" in problem
-    (problem,) = list(inspect(four(write(path, noise(4, 5, 6)), "flair"), None).problems)
+    (problem,) = list(inspect(four(write(path, noise(4, 5, 6)), "t1"), None).problems)
     assert "shape 4 x 5 x 6; expected 4 axes" in problem
+    assert inspect(four(path, "flair"), None).problems == ()  # the only channel there is
 
 
 def test_compressed_4d_file_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

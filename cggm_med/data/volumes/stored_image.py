@@ -1,0 +1,102 @@
+"""An image file as it is stored: what its header says, and its voxels on demand."""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+
+from cggm_med.errors import DataError
+
+# What nibabel, gzip and numpy raise for damaged files.
+_UNREADABLE = (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError, OverflowError, MemoryError)
+# No deflate stream can grow by more (https://zlib.net/zlib_tech.html).
+_MAX_GZIP_RATIO = 1032
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image file: its header, and its voxels when they are asked for.
+
+    Attributes:
+        path: of the file.
+        shape: ``(x, y, z)``, or ``(x, y, z, channel)``; a fourth axis of one time point is left out.
+        dtype: of the voxels as they are stored.
+        affine: voxels to mm in RAS+.
+        spacing: voxel size in mm along x, y, z as the header states it, whether or not it makes sense.
+        damage: why the file cannot hold the voxels that its header promises; empty if it can.
+        read: yields the volume of each of some channels (None: of a file of three axes), within ``reading``; a
+            compressed file is unpacked once.
+        header: of a NIfTI file.
+        parts: the other files that the image consists of, such as that with the voxels.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    affine: NDArray[np.float64]
+    spacing: tuple[float, ...]
+    damage: str
+    read: Callable[[Iterable[int | None]], Iterator[NDArray[Any]]] = field(repr=False)
+    header: nib.Nifti1Header | None = field(default=None, repr=False)
+    parts: tuple[Path, ...] = ()
+
+    @property
+    def axes(self) -> str:
+        """Where the axes x, y, z point to, such as ``LPS``."""
+        return "".join(nib.aff2axcodes(self.affine))
+
+    def voxels(self, channel: int | None = None) -> NDArray[Any]:
+        """The values ``(x, y, z)`` of a file, or of one channel of a 4-D file.
+
+        Raises:
+            DataError: if the file is damaged.
+        """
+        with reading(self.path):
+            (volume,) = self.read([channel])
+            return volume
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged file makes the block raise into one line that names the file.
+
+    Raises:
+        DataError: with that line.
+    """
+    try:
+        # What is wrong with numbers is said in words where they are checked; warnings would come on top.
+        with np.errstate(all="ignore"):
+            yield
+    except _UNREADABLE as error:
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise DataError(f"{path} cannot be read: {reason}; it may be damaged or incomplete, copy it anew") from error
+
+
+def without_single(axes: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape without further axes that hold one volume, such as one time point."""
+    return (*axes[:3], *(n for n in axes[3:] if n != 1))
+
+
+def channel_of(voxels: Any, axes: tuple[int, ...], channel: int | None) -> NDArray[Any]:
+    """One volume of an array, or proxy of one, with these axes; without ``channel``, all that there is."""
+    if axes[3:] and (channel is not None or max(axes[3:]) == 1):
+        voxels = voxels[(..., *(0 if n == 1 else channel for n in axes[3:]))]
+    volume = np.asanyarray(voxels)
+    return volume.astype(volume.dtype.newbyteorder("="), copy=False)
+
+
+def damage_of(promised: int, size: int, packed: bool) -> str:
+    """Why a file of ``size`` bytes cannot hold ``promised`` bytes, perhaps compressed; empty if it can."""
+    if promised <= size * (_MAX_GZIP_RATIO if packed else 1):
+        return ""
+    return f"its header promises {promised} bytes and the file has {size}; it is damaged or incomplete"
