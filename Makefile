@@ -29,6 +29,7 @@ bench: .venv/.installed
 	$(BIN)/python benchmarks/strategy_overhead.py
 	$(BIN)/python benchmarks/patch_loading.py
 	$(BIN)/python benchmarks/predict.py
+	$(BIN)/python benchmarks/read_layouts.py --tiny
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -1,6 +1,7 @@
 """Every benchmark runs as a script, in its smallest size, and prints its figures."""
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,9 +9,12 @@ import pytest
 from helpers import processes
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
+LAYOUTS = Path(__file__).parents[2] / "shared" / "layouts"
+MET = 183  # points of its expected.json in which what is proposed agrees
 PRINTED = {
     "patch_loading": r"one worker makes [\d.]+ batches/s, the step uses [\d.]+: ratio [\d.]+",
     "predict": r"whole case, s +[\d.]+ +[\d.]+ +[\d.]+x faster",
+    "read_layouts": r"14 of 14 points agree: 100.0%; 1 of 1 layouts in every point",
     "strategy_overhead": r"cggm / uniform: time [\d.]+ \([\d.]+-[\d.]+\), memory [\d.]+",
 }
 NEEDS = {"predict": "linux"}  # it reads /proc
@@ -20,6 +24,17 @@ def test_every_benchmark_is_run_here_and_by_make():
     assert sorted(PRINTED) == sorted(path.stem for path in FOLDER.glob("*.py"))
     recipe = (FOLDER.parent / "Makefile").read_text()
     assert all(f"benchmarks/{name}.py" in recipe for name in PRINTED)
+
+
+@pytest.mark.skipif(not LAYOUTS.is_dir(), reason="needs the folders of ../shared/layouts")
+def test_the_share_of_layouts_that_are_read_does_not_fall(tmp_path):
+    """The number stands in docs/reference/layouts.md."""
+    subprocess.run([sys.executable, LAYOUTS / "make_layouts.py", tmp_path], check=True, stdout=subprocess.DEVNULL)
+    ended = processes.run(FOLDER / "read_layouts.py", tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    met, of = map(int, re.search(r"(\d+) of (\d+) points agree", ended.stdout).groups())
+    assert met >= MET, ended.stdout
+    assert f"{met} of {of} points" in (FOLDER.parent / "docs/reference/layouts.md").read_text()
 
 
 @pytest.mark.slow

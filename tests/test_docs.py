@@ -31,6 +31,8 @@ ELSEWHERE = {
     *("src/segtrain.py", "segtrain.py", "dataloader.py", "Classifier.py", "prepare.py", "utils.py"),
     *("metrics.py", "cggm_med/pipelines"),
 }
+# A file of another repository, named with its commit.
+OF_OTHERS = re.compile(r"@[0-9a-f]{7}[\s\"]+[\w./-]+")
 of_every_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 
 
@@ -41,6 +43,7 @@ def numeral(number):
 def stale_files(text, nearby):
     """Paths of Python files, and in back ticks any from the root, that are not in the repository."""
     names = {path.name for path in SOURCES}
+    text = OF_OTHERS.sub("", text)
     for named in re.findall(r"`([\w./*-]+)`|(?<![\w./:-])((?:\w+/)+\w+\.py)\b", text):
         named = named[0] or named[1]
         below = any(

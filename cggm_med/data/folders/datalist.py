@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from cggm_med.data.cases import Case, ImageFile
-from cggm_med.data.declaration import UNKNOWN
+from cggm_med.data.declaration import Modality
 from cggm_med.data.folders.channels import channels_of, name_of
 from cggm_med.data.folders.label_lists import labels_of, labels_of_groups
 from cggm_med.data.folders.listed import (
@@ -37,9 +37,11 @@ def is_datalist(content: Any) -> bool:
     """Whether the content of a JSON file is a datalist: sections with entries that name images.
 
     Example:
-        >>> is_datalist({"training": [{"image": "a.nii", "label": "b.nii"}]}), is_datalist({"training": 3})
-        (True, False)
+        >>> entries = [{"image": "a.nii", "label": "b.nii"}]
+        >>> is_datalist({"training": entries}), is_datalist(entries), is_datalist({"training": 3})
+        (True, True, False)
     """
+    content = _with_sections(content)
     if not isinstance(content, dict):
         return False
     sections = [given for key, given in content.items() if SECTION_OF.get(key.lower())]
@@ -70,7 +72,7 @@ def read_yaml(file: Path) -> Any:
         raise DataError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
 
 
-def read_datalist(file: Path, content: Mapping[str, Any]) -> Proposal:
+def read_datalist(file: Path, content: Any) -> Proposal:
     """What a datalist declares and holds.
 
     It names images by the keys of its entries; where one key holds a list, nothing says what each image is, and the
@@ -83,7 +85,8 @@ def read_datalist(file: Path, content: Mapping[str, Any]) -> Proposal:
     Raises:
         DataError: if it lists no case.
     """
-    listed = _Listed(file, content, [file.parent])
+    content = _with_sections(content)
+    listed = _Listed(file, content, [file.parent, file.absolute().parent.parent])
     names, questions = _proposed_names(listed.entries, listed.keys, listed.ids)
     channels = channels_of(list(names.values()), file.name)
     cases = listed.cases(dict(zip(listed.keys, channels.modalities, strict=True)))
@@ -121,44 +124,64 @@ def read_auto3dseg(file: Path, content: Mapping[str, Any]) -> Proposal:
     if listing is None:
         raise DataError(f'{file}: its datalist {content["datalist"]} does not exist; correct "datalist"')
     listed = _Listed(listing, read_json(listing), [*folders, listing.parent])
-    extra = content.get("extra_modalities")
-    shown = {"image": content.get("modality"), **(extra if isinstance(extra, dict) else {})}
-    keys = dict(zip(listed.keys, map(name_of, listed.keys), strict=True))
-    modalities = {}
-    questions: list[str] = []
-    for key, name in keys.items():
-        told = shown.get(key)
-        if isinstance(told, str):
-            found = channels_of([told], file.name)
-            modalities[name] = replace(next(iter(found.modalities.values())))
-            modalities[name] = replace(modalities[name], shows=modalities[name].shows or told.lower())
-            questions += found.questions
-        else:
-            modalities[name] = next(iter(channels_of([key], file.name).modalities.values()))
-            questions.append(f"what the images under {key!r} show: {file.name} names no modality for them")
-    names = content.get("class_names")
+    modalities, names_of, questions = _told_modalities(content, listed, file)
+    classes = content.get("class_names")
     labels = Labels({})
-    if names is not None:
-        labels = labels_of_groups(names, file.name, overlapping=content.get("sigmoid") is True)
+    if classes is not None:
+        labels = labels_of_groups(classes, file.name, overlapping=content.get("sigmoid") is True)
     return Proposal(
         "auto3dseg",
         file,
         str(content.get("name") or listing.stem),
         modalities,
         {"": labels},
-        listed.cases(keys),
+        listed.cases(names_of),
         listed.sections,
-        questions=tuple(questions),
+        questions=questions,
         refusals=listed.refusals(),
         left_out=left_out_below(file.parent, listed.files.found),
         notes=listed.files.notes(),
     )
 
 
+def _told_modalities(
+    content: Mapping[str, Any], listed: _Listed, file: Path
+) -> tuple[dict[str, Modality], dict[str, str], tuple[str, ...]]:
+    """Modalities, their names by key of the list's entries, and questions, as ``modality`` of a task tells them.
+
+    A key that holds several images is told by one word, which says of which kind they are and no more.
+    """
+    extra = content.get("extra_modalities")
+    told = {"image": content.get("modality"), **(extra if isinstance(extra, dict) else {})}
+    told = {key: word for key, word in told.items() if isinstance(word, str)}
+    unsaid = [key for key in listed.keys if key not in told]
+    suggested, questions = _proposed_names(listed.entries, unsaid, listed.ids)
+    modalities: dict[str, Modality] = {}
+    names: dict[str, str] = {}
+    for key in listed.keys:
+        word = told.get(key) or suggested[key]
+        found = channels_of([word], file.name)
+        if key not in told and found.notes:  # nothing but the kind, if the word for all images of the list tells it
+            found = channels_of([told.get(re.sub(r" \d+$", "", key), key)], file.name)
+            if not questions:
+                questions = [f"what the images under {key!r} show: {file.name} names no modality for them"]
+        (modality,) = found.modalities.values()
+        names[key] = name_of(key if key in told else word) or name_of(key)
+        modalities[names[key]] = replace(modality, shows=modality.shows or (word.lower() if key in told else ""))
+    return modalities, names, tuple(questions)
+
+
+def _with_sections(content: Any) -> Any:
+    """A bare list of entries as the section of training cases; anything else as it is."""
+    bare = isinstance(content, list) and any(isinstance(of, Entry) for of in entries_of({"training": content}))
+    return {"training": content} if bare else content
+
+
 class _Listed:
     """The entries of a datalist, and the cases that they make."""
 
     def __init__(self, file: Path, content: Any, folders: Sequence[Path]) -> None:
+        content = _with_sections(content)
         found = list(entries_of(content)) if isinstance(content, dict) else []
         self.file = file
         self.entries = [entry for entry in found if isinstance(entry, Entry)]
@@ -213,13 +236,3 @@ def _proposed_names(
 def _rest(name: str, id: str) -> str:
     """A file's name without the case's id."""
     return name[len(id) :].strip("-_. ") if name.startswith(id) else name
-
-
-def unknown_labels(numbers: Sequence[int]) -> Labels:
-    """Labels of which only the numbers are known.
-
-    Example:
-        >>> unknown_labels([1, 2]).meanings
-        {1: '?', 2: '?'}
-    """
-    return Labels(dict.fromkeys(numbers, UNKNOWN))

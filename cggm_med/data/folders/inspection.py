@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from cggm_med.data.cases import LABEL, Case, ImageFile
 from cggm_med.data.declaration import UNKNOWN
+from cggm_med.data.folders.conventions import LabelledCase, conventions_of
 from cggm_med.data.folders.proposal import Labels, Proposal
 from cggm_med.data.volumes.checks import TOLERANCE_VOXELS, largest_displacement
 from cggm_med.data.volumes.io import open_image
@@ -249,7 +251,9 @@ def _label_values(found: Inspection) -> tuple[dict[str, Labels], list[str]]:
             value for value in counts if value not in fractions and value not in of.meanings and value != of.ignore
         ]
         if not of.meanings and strange:
-            labels[name] = replace(of, meanings=dict.fromkeys(map(int, strange), UNKNOWN))
+            labels[name], asked = _meanings(found, [int(value) for value in strange])
+            labels[name] = replace(labels[name], ignore=of.ignore)
+            questions += asked
         elif strange:
             questions += [_about_value(int(value), counts[value], found) for value in strange]
         unknown = [str(label) for label, meaning in labels[name].meanings.items() if meaning == UNKNOWN]
@@ -257,6 +261,30 @@ def _label_values(found: Inspection) -> tuple[dict[str, Labels], list[str]]:
             where = f" in {name}" if name else ""
             questions.append(f"what {', '.join(unknown)} mean{where}: no file says it")
     return labels, questions
+
+
+def _meanings(found: Inspection, values: Sequence[int]) -> tuple[Labels, list[str]]:
+    """What a publication says of numbers that no file explains, told by the names of the cases, to be confirmed."""
+    folder = found.proposal.path if found.proposal.path.is_dir() else found.proposal.path.parent
+    labelled = [
+        LabelledCase(
+            case.id,
+            Path(os.path.relpath(case.label, folder)).as_posix(),
+            frozenset(int(value) for value in found.voxels.get(case.id, ()) if isinstance(value, int)),
+        )
+        for case in found.proposal.cases
+        if case.label is not None
+    ]
+    told = conventions_of(labelled, found.proposal.modalities)
+    if not (told.published and set(told.labels) == {""}):
+        return Labels(dict.fromkeys(values, UNKNOWN)), []
+    labels = told.labels[""]
+    publication = labels.source.partition(":")[0]
+    return labels, [
+        f"what {', '.join(map(str, values))} mean: {found.proposal.path.name} does not say it; the names of the cases "
+        f"suggest {publication}, whose meanings are proposed",
+        *told.questions,
+    ]
 
 
 def _about_value(value: int, count: tuple[int, int], found: Inspection) -> str:

@@ -63,10 +63,13 @@ def entries_of(content: Mapping[str, Any]) -> Iterator[Entry | str]:
         for number, entry in enumerate(given):
             where = f"{key}[{number}]"
             # Lists of test cases often hold the bare paths.
-            entry = entry if isinstance(entry, dict) else {"image": entry}
+            entry = {"image": entry} if isinstance(entry, str) else entry if isinstance(entry, dict) else {}
             images = dict(_images(entry))
             if not images:
                 yield f"{where} names no image; expected such as {{'image': path, 'label': path}}"
+                continue
+            if several := next((key for key in _LABEL_KEYS if _several(entry.get(key))), None):
+                yield f"{where} lists several files under {several!r}; expected one label map"
                 continue
             yield Entry(
                 section,
@@ -82,10 +85,15 @@ def entries_of(content: Mapping[str, Any]) -> Iterator[Entry | str]:
 def _images(entry: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     described = (*_ID_KEYS, *_PATIENT_KEYS, *_LABEL_KEYS, "fold")
     for key, given in entry.items():
-        if isinstance(given, list) and given and all(isinstance(path, str) and path for path in given):
-            yield from ([(key, given[0])] if len(given) == 1 else ((f"{key} {k}", p) for k, p in enumerate(given, 1)))
+        texts = given if isinstance(given, list) and all(isinstance(path, str) and path for path in given) else []
+        if texts and (key == "image" or (key not in described and all(map(looks_like_image, texts)))):
+            yield from ([(key, texts[0])] if len(texts) == 1 else ((f"{key} {k}", p) for k, p in enumerate(texts, 1)))
         elif isinstance(given, str) and (key == "image" or (key not in described and looks_like_image(given))):
             yield key, given
+
+
+def _several(given: Any) -> bool:
+    return isinstance(given, list) and len(given) > 1
 
 
 def _first(entry: Mapping[str, Any], keys: Sequence[str]) -> str | None:

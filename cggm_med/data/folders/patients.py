@@ -6,9 +6,9 @@ import re
 
 _DATE = r"(?:(?:19|20)\d\d[-_.]?[01]\d[-_.]?[0-3]\d|[0-3]?\d[-_.][0-3]?\d[-_.](?:19|20)\d\d)"
 _VISIT = r"(?:ses-[a-z0-9]+|(?:ses|session|visit|timepoint|time|tp|scan|fu)[-_ ]?[a-z]?\d{1,4}[a-z]?)"
-# A number of four digits or more, that is no year, and a short one behind a hyphen: patient and time point, as in the
+# A number of five digits or more, and a short one behind a hyphen: patient and time point, as in the
 # releases of the BraTS challenges since 2023.
-_TIME_POINT = r"(?<!\d)(?!(?:19|20)\d\d-)\d{4,}(?=-\d{1,3}$)"
+_TIME_POINT = r"(?<!\d)\d{5,}(?=-\d{1,3}$)"
 
 
 def patient_of(case_id: str) -> str:

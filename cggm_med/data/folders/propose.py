@@ -135,13 +135,12 @@ def _of_list(file: Path) -> Proposal:
     content = read_json(file)
     if is_declared(content):
         raise DataError(f"{file} is a declared list already; check it with 'cggm-med train --data {file}'")
-    if isinstance(content, dict):
-        if is_version_2(content):
-            return read_version_2(file, content)
-        if is_decathlon(content):
-            return (read_version_1 if is_version_1(file, content) else read_decathlon)(file, content)
-        if is_datalist(content):
-            return read_datalist(file, content)
+    if isinstance(content, dict) and is_version_2(content):
+        return read_version_2(file, content)
+    if isinstance(content, dict) and is_decathlon(content):
+        return (read_version_1 if is_version_1(file, content) else read_decathlon)(file, content)
+    if is_datalist(content):
+        return read_datalist(file, content)
     raise DataError(
         f"{file} lists no cases in a way that is known; expected a list of nnU-Net, the Decathlon or MONAI, or a "
         "declared list"

@@ -85,6 +85,28 @@ def test_names_of_classes_count_from_1_and_keys_without_a_name_are_asked_about(f
     assert ["'other'" in question for question in found.questions] == [True]
 
 
+def test_several_images_under_one_key_of_auto3dseg_are_named_after_their_files(files, folder):
+    files(content=listed(), name="folds.json")
+    files(content="modality: mri\ndatalist: folds.json\nclass_names: [lesion]\n", name="input.yaml")
+    found = propose(folder)
+    assert {name: modality.shows for name, modality in found.modalities.items()} == {"flair": "flair", "t1ce": "t1ce"}
+    assert len(found.questions) == 1
+
+
+def test_entries_that_cannot_be_understood_are_refused(files, folder):
+    content = listed("flair", "t1ce")
+    content["training"] += [{"flair": "d/p7/p7_flair.nii.gz", "label": ["a.nii", "b.nii"]}, {"fold": 1}]
+    files(content=content, name="list.json")
+    first, second = propose(folder / "list.json").refusals
+    assert first == "training[2] lists several files under 'label'; expected one label map"
+    assert second.startswith("training[3] names no image")
+
+
+def test_a_list_without_sections_holds_training_cases(files, folder):
+    files(content=listed("flair", "t1ce")["training"], name="list.json")
+    assert [case.id for case in propose(folder / "list.json").cases] == ["p7", "p8"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -89,6 +89,20 @@ def test_meanings_are_never_guessed(files):
     assert found.questions == ("what 1, 4 mean: no file says it",)
 
 
+def test_published_meanings_are_proposed_and_asked_about(files):
+    volume = np.zeros((3, 2, 2), np.uint8)
+    volume[0, 0] = (1, 4)
+    entries = [{"image": f"BraTS2021_0000{k}_t1ce.nii", "label": f"BraTS2021_0000{k}_seg.nii"} for k in (1, 2)]
+    for entry in entries:
+        files(*entry.values(), voxels=volume)
+    found = inspect_proposal(propose(files(content={"training": entries}, name="l.json"))).proposal
+    assert found.labels[""].meanings[4] == "enhancing tumour"
+    assert (
+        "what 1, 4 mean: l.json does not say it; the names of the cases suggest BraTS 2017 to 2021"
+        in found.questions[1]
+    )
+
+
 def test_files_that_cannot_be_used_are_named(pair, files):
     folder = pair(adc_affine=THICK)
     (folder / "imagesTr/a_0000.nii").write_bytes(b"no image")

@@ -62,9 +62,12 @@ def test_several_lists_and_none_are_told(files):
         ("x_2003-03-23", "x"),
         ("x_20030323", "x"),
         ("x_23.03.2003_visit2", "x"),
-        ("A-MEN-0402-1", "A-MEN-0402"),
+        ("A-MEN-00402-1", "A-MEN-00402"),
         ("A-0123_FU016d", "A-0123"),
-        *((id, id) for id in ("BraTS2021_00012", "site-2019-001", "case_001", "Brats18_2013_2_1", "20030323")),
+        *(
+            (id, id)
+            for id in ("BraTS2021_00012", "site-2019-001", "case_001", "A-0402-1", "Brats18_2013_2_1", "20030323")
+        ),
     ],
 )
 def test_visits_and_dates_are_not_part_of_a_patient(id, patient):
