@@ -35,14 +35,21 @@ class SegmentedScan:
         """``(region, x, y, z)`` on the scan's own grid; 0 in the part that was cropped away."""
         return np.stack([self.grid.uncropped(channel) for channel in self.cropped])
 
-    @property
-    def masks(self) -> NDArray[np.bool_]:
-        """``(region, x, y, z)`` on the scan's own grid: where the probability reaches the threshold."""
-        return np.stack([self.grid.uncropped(channel >= THRESHOLD) for channel in self.cropped])
-
     def labels(self, convention: LabelConvention) -> NDArray[np.uint8]:
         """``(x, y, z)`` on the scan's own grid: the number of each voxel's innermost region, 0 outside all regions."""
         return self.grid.uncropped(convention.to_labels(self.cropped >= THRESHOLD))
+
+    def regions(
+        self, convention: LabelConvention, thresholds: float | NDArray[np.floating] = THRESHOLD
+    ) -> NDArray[np.bool_]:
+        """``(region, x, y, z)`` on the scan's own grid: the regions of ``labels``, which are what is scored.
+
+        Args:
+            convention: of the labels.
+            thresholds: one for all regions, or one each, ``(region,)``.
+        """
+        reached = self.cropped >= np.reshape(thresholds, (-1, 1, 1, 1))
+        return np.stack([self.grid.uncropped(mask) for mask in convention.painted(reached)])
 
 
 @torch.no_grad()

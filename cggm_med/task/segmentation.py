@@ -402,7 +402,7 @@ class SegmentationTask(Task):
             case = self.cases[id]
             image = case.tensor(device)
             answers = self.segment(model, image, case.grid, self.modalities, autocast, heads=heads)
-            fused, *unimodal = (answer.masks for answer in answers)
+            fused, *unimodal = (answer.regions(self.convention) for answer in answers)
             truth = case.native_target(self.convention)
             scores = [
                 self._score(case, name, p, t, full) for name, p, t in zip(self.targets, fused, truth, strict=True)
@@ -434,6 +434,7 @@ class SegmentationTask(Task):
                 model,
                 inspect(replace(case.source, label=None), None),
                 subsets,
+                self.convention,
                 spacing=data.spacing,
                 patch_size=data.patch_size,
                 overlap=data.overlap,
@@ -489,7 +490,8 @@ class SegmentationTask(Task):
             "regions": f"{regions} (labels of {self.convention.name})",
             **dict([first]),
             "empty region": empty_rule(metrics),
-            "threshold": "probability of at least 0.5, no post-processing",
+            "threshold": "probability of at least 0.5; scored are the regions of the label map that is written, into "
+            f"which {', '.join(self.convention.paint)} are painted one over the other",
             **dict(others),
         }
 

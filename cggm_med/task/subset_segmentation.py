@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cggm_med.data.volumes.checks import Inspection
+from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.transforms import Spacing, foreground_box, to_network
 from cggm_med.models.base import MultimodalModel
 from cggm_med.task.scan_to_mask import segment_scan
@@ -25,6 +26,7 @@ def segment_subsets(
     model: MultimodalModel,
     scan: Inspection,
     subsets: Sequence[Subset],
+    convention: LabelConvention,
     *,
     spacing: Spacing | None,
     patch_size: Sequence[int],
@@ -42,6 +44,7 @@ def segment_subsets(
         model: in evaluation mode.
         scan: volumes of all modalities that occur in ``subsets``, on one grid.
         subsets: modalities, each subset in the order of the model's.
+        convention: of the labels that the masks are regions of.
         spacing: voxel size in mm that the network expects, see ``to_network``.
         patch_size: voxels of a window.
         overlap: of windows, see ``segment_scan``.
@@ -58,7 +61,7 @@ def segment_subsets(
         image = moved["image"].as_tensor().to(device)
         logits = _logits(model, modalities, group, autocast)
         answers = segment_scan(logits, image, grid, patch_size=patch_size, overlap=overlap, answers=len(group))
-        yield from ((subset, answer.masks) for subset, answer in zip(group, answers, strict=True))
+        yield from ((subset, answer.regions(convention)) for subset, answer in zip(group, answers, strict=True))
 
 
 def _logits(

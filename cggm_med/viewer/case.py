@@ -146,7 +146,7 @@ def _segmented(predictor: Predictor, source: Case, labels: str | None, say: Call
     say(f"segmenting {source.id} on {predictor.device}")
     prediction = predictor.segment(predictor.read_case(source))
     order = tuple(convention.paint)
-    predicted = dict(zip(prediction.regions, prediction.segmented.masks, strict=True))
+    predicted = dict(zip(prediction.regions, prediction.segmented.regions(prediction.convention), strict=True))
     truth = None
     if source.label is not None:
         true = dict(zip(convention.regions, convention.to_regions(inspection.volumes[LABEL]), strict=True))

@@ -122,9 +122,9 @@ def test_a_row_is_what_a_prediction_without_the_other_files_gives(run, phantom, 
         boxes.add((*predicted.segmented.grid.crop_start, *predicted.segmented.grid.crop_stop))
         labels = np.asarray(nib.load(scans / case / f"{case}_seg.nii.gz").dataobj)
         truth = predictor.convention.to_regions(labels)
+        masks = torch.from_numpy(predictor.convention.to_regions(predicted.labels))
         for i, region in enumerate(predictor.task.targets):
-            mask = torch.from_numpy(predicted.probability[i] >= 0.5)
-            assert dice(mask, torch.from_numpy(truth[i])) == found[case, "+".join(subset), region], (subset, region)
+            assert dice(masks[i], torch.from_numpy(truth[i])) == found[case, "+".join(subset), region], (subset, region)
     assert len(boxes) > 2
     assert len(set(found.values())) > 20
 

@@ -66,7 +66,7 @@ def test_it_says_what_evaluate_scores(predictor, run, scans):
 
     row = json.loads((run / "results.json").read_text())["cases"][0]
     case = row["case"]
-    found = predictor.predict(case, files(scans, int(case[-5:]))).probability[0] >= 0.5
+    found = predictor.predict(case, files(scans, int(case[-5:]))).labels > 0
     truth = np.asarray(nib.load(scans / case / f"{case}_seg.nii.gz").dataobj) > 0
     import torch
 

@@ -141,8 +141,8 @@ def test_an_encoder_that_knows_scores_and_one_that_does_not_does_not(run, monkey
     case = x.cases[0]
     truth = probed._truth(x, case)[0]
     scores = [
-        probe_volumes.dice_by_threshold(volumes[0], truth).max()
-        for volumes in probed._predict(x, x.model, readouts, case)
+        probe_volumes.dice_by_threshold(answer.probability[0], truth).max()
+        for answer in probed._predict(x, x.model, readouts, case)
     ]
     # Half of the grid is seen, so the surface is uncertain, which is much of a tumour of a few voxels.
     assert scores[0] > 0.7

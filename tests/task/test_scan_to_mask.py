@@ -33,15 +33,27 @@ def test_answers_lie_on_the_own_grid_and_background_is_no_region(scan):
     z = (volume - volume[inside].mean()) / volume[inside].std()
     expected = np.stack([inside / (1 + np.exp(-20 * (z - threshold))) for threshold in (0, 1)])
     np.testing.assert_allclose(found.probability, expected, atol=1e-5)
-    assert np.array_equal(found.masks, found.probability >= 0.5)
+    assert np.array_equal(found.regions(TWO), found.probability >= 0.5)  # since the second lies inside the first
     assert np.array_equal(found.labels(TWO), np.select([inside & (z >= 1), inside & (z >= 0)], [1, 2]))
+
+
+def test_the_regions_are_those_of_the_labels_wherever_they_were_predicted(scan):
+    """A core that pokes out of the whole tumour is painted there, and so makes it larger (law, then by hand)."""
+    _, image, grid = scan
+    (found,) = segment_scan(lambda windows: brighter(windows).flip(1), image, grid, **WINDOWS)
+    whole, core = found.probability >= 0.5
+    assert (core & ~whole).any()
+    assert np.array_equal(found.regions(TWO), TWO.to_regions(found.labels(TWO)))
+    assert np.array_equal(found.regions(TWO), np.stack([whole | core, core]))
+    two = np.array([0.5, 0.9])
+    assert np.array_equal(found.regions(TWO, two)[1], found.probability[1] >= 0.9)
 
 
 def test_several_answers_come_one_after_the_other(scan):
     _, image, grid = scan
     (whole,) = segment_scan(brighter, image, grid, **WINDOWS)
     first, second = segment_scan(brighter, image, grid, answers=2, **WINDOWS)
-    assert np.array_equal(np.concatenate([first.masks, second.masks]), whole.masks)
+    assert np.array_equal(np.concatenate([first.cropped, second.cropped]), whole.cropped)
 
 
 def test_flips_average_eight_views(scan):

@@ -98,6 +98,18 @@ class LabelConvention:
             labels[masks[region]] = label
         return labels
 
+    def painted(self, regions: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The masks that a reader of the label map finds in it, which are what is scored (ADR 0032).
+
+        They differ from the given ones where one region lies outside another that its label belongs to.
+
+        Example:
+            >>> nested = LabelConvention("x", {1: "core", 2: "oedema"}, {"WT": (1, 2), "TC": (1,)}, {"WT": 2, "TC": 1})
+            >>> nested.painted(np.array([[[[1, 0]]], [[[0, 1]]]], bool)).astype(int).tolist()
+            [[[[1, 1]]], [[[0, 1]]]]
+        """
+        return self.to_regions(self.to_labels(regions))
+
     def undeclared(self, labels: NDArray[np.generic]) -> list[int | float]:
         """Values of a label map that the convention does not declare, sorted; fractions and NaN are such values.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from cggm_med.randomness import Stream, random_seed
 from cggm_med.results.aggregate import MEAN, aggregate, with_mean
 from cggm_med.results.results import Scores
 from cggm_med.runs.loaded_run import LoadedRun, Say
-from cggm_med.task.scan_to_mask import segment_scan
+from cggm_med.task.scan_to_mask import SegmentedScan, segment_scan
 
 MAX_PATCHES, PATCHES_PER_CASE = 64, 4
 VOXELS_PER_PATCH = 400
@@ -61,19 +61,20 @@ class VolumeProbe:
             # Dice of (modality, region, threshold), summed over cases.
             total = np.zeros((len(modalities), len(regions), len(THRESHOLDS)))
             for id in self.choice.cases[:MAX_CASES_TO_CHOOSE]:
-                for i, volumes in enumerate(self._predict(self.choice, model, readouts, id)):
-                    for j, (p, t) in enumerate(zip(volumes, self._truth(self.choice, id), strict=True)):
+                truth = self._truth(self.choice, id)
+                for i, answer in enumerate(self._predict(self.choice, model, readouts, id)):
+                    for j, (p, t) in enumerate(zip(answer.probability, truth, strict=True)):
                         total[i, j] += dice_by_threshold(p, t)
             best = THRESHOLDS[total.argmax(axis=2)]
             for i, m in enumerate(modalities):
                 thresholds |= {(by, m, region): float(best[i, j]) for j, region in enumerate(regions)}
             for id in self.run.cases:
                 truth = self._truth(self.run, id)
-                for i, (m, volumes) in enumerate(
-                    zip(modalities, self._predict(self.run, model, readouts, id), strict=True)
-                ):
-                    for j, (region, p, t) in enumerate(zip(regions, volumes, truth, strict=True)):
-                        value = dice(torch.from_numpy(p >= best[i, j]), torch.from_numpy(t))
+                answers = zip(modalities, best, self._predict(self.run, model, readouts, id), strict=True)
+                for m, levels, answer in answers:
+                    masks = answer.regions(self.volumes.convention, levels)
+                    for region, p, t in zip(regions, masks, truth, strict=True):
+                        value = dice(torch.from_numpy(p), torch.from_numpy(t))
                         cases.append({"case": id, "modality": m, "by": by, "region": region, "dice": value})
         cases += self._own()
         summary: list[Record] = []
@@ -124,7 +125,7 @@ class VolumeProbe:
             f"{VOXELS_PER_PATCH} voxels, half of them in regions (equally many of each), half in none; drawn by the "
             "seed, the same for all modalities and both networks",
             "threshold": "chosen for probes, since their voxels were drawn more often where regions are; 0.5 for heads "
-            "and fusion, which were trained for it",
+            "and fusion, which were trained for it; what is scored are the regions of the label map painted from them",
         }
 
     def _fit(self, model: MultimodalModel, modality: str) -> VoxelReadout:
@@ -154,8 +155,8 @@ class VolumeProbe:
     @torch.no_grad()
     def _predict(
         self, source: LoadedRun, model: MultimodalModel, readouts: Mapping[str, VoxelReadout], case: str
-    ) -> list[NDArray[np.float32]]:
-        """Probabilities ``(region, x, y, z)`` of each modality, on the case's own grid."""
+    ) -> Iterator[SegmentedScan]:
+        """The regions of a case as the read-out of each modality predicts them."""
         volumes = source.volumes
         prepared = volumes.cases[case]
 
@@ -168,7 +169,7 @@ class VolumeProbe:
             ]
             return torch.cat(odds, dim=1)
 
-        answers = segment_scan(
+        return segment_scan(
             logits,
             prepared.tensor(source.device),
             prepared.grid,
@@ -176,7 +177,6 @@ class VolumeProbe:
             overlap=volumes.overlap,
             answers=len(volumes.modalities),
         )
-        return [answer.probability for answer in answers]
 
     def _truth(self, source: LoadedRun, case: str) -> NDArray[np.bool_]:
         return source.volumes.cases[case].native_target(source.volumes.convention)
@@ -192,7 +192,7 @@ class VolumeProbe:
                 run.model, case.tensor(run.device), case.grid, volumes.modalities, run.autocast, heads=heads
             )
             for name, answer in zip((FUSED, *volumes.modalities), answers, strict=False):
-                for region, p, t in zip(volumes.targets, answer.masks, truth, strict=True):
+                for region, p, t in zip(volumes.targets, answer.regions(volumes.convention), truth, strict=True):
                     value = dice(torch.from_numpy(p), torch.from_numpy(t))
                     by = FUSED if name == FUSED else HEAD
                     rows.append({"case": id, "modality": name, "by": by, "region": region, "dice": value})

@@ -115,4 +115,4 @@ def _segment(run: LoadedRun, case: str, scan: Inspection, condition: Condition) 
 
     moved, grid, _ = to_network([changed(m) for m in given], scan.affines[given[0]], volumes.spacing)
     (segmented,) = volumes.segment(run.model, moved["image"].as_tensor().to(run.device), grid, given, run.autocast)
-    return segmented.masks
+    return segmented.regions(volumes.convention)

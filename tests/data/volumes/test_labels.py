@@ -72,6 +72,19 @@ def test_any_prediction_becomes_declared_labels_with_the_innermost_region_kept(
     np.testing.assert_array_equal(labels > 0, regions.any(axis=0))
 
 
+@given(data=st.data())
+def test_painting_is_done_once_and_keeps_nested_regions_in_every_convention(data: st.DataObject) -> None:
+    regions = data.draw(hnp.arrays(bool, (3, 2, 3, 2)))
+    painted = BRATS2021.painted(regions)
+    np.testing.assert_array_equal(painted, BRATS2021.to_regions(BRATS2021.to_labels(regions)))
+    np.testing.assert_array_equal(BRATS2021.painted(painted), painted)
+    nested = np.logical_or.accumulate(regions[::-1], axis=0)[::-1]  # ET in TC in WT
+    np.testing.assert_array_equal(BRATS2021.painted(nested), nested)
+    # A mask may be written with other numbers than those of the truth that it is scored against.
+    for other in CONVENTIONS.values():
+        np.testing.assert_array_equal(other.painted(regions), painted)
+
+
 def test_regions_by_hand() -> None:
     labels = np.array([0, 1, 2, 4]).reshape(1, 2, 2)
     regions = BRATS2021.to_regions(labels)
