@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from monai.metrics.utils import get_edge_surface_distance
+from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, find_objects, generate_binary_structure, label
 from torch import Tensor
 
 from cggm_med.metrics.overlap import dice
-from cggm_med.metrics.surface_distance import deprecation_ignored
+from cggm_med.metrics.surface_distance import surface_distances, surface_elements
 
 _FACES_AND_EDGES = generate_binary_structure(3, 2)
 _ALL_26 = generate_binary_structure(3, 3)
@@ -116,7 +116,7 @@ def lesion_metrics(
         if own.size:
             pair = torch.from_numpy(np.isin(components, own)), torch.from_numpy(voxels)
             dices.append(dice(*pair))
-            distances.append(_hausdorff95_by_area(*pair, spacing_mm))
+            distances.append(_hausdorff95_by_area(np.isin(components, own), voxels, spacing_mm))
         else:
             missed += 1
 
@@ -132,16 +132,13 @@ def lesion_metrics(
     )
 
 
-def _hausdorff95_by_area(prediction: Tensor, target: Tensor, spacing_mm: Sequence[float]) -> float:
+def _hausdorff95_by_area(
+    prediction: NDArray[np.bool_], target: NDArray[np.bool_], spacing_mm: Sequence[float]
+) -> float:
     """The larger of the two distances within which 95 % of one surface's area lies from the other surface."""
-    with deprecation_ignored():
-        edges, distances, areas = get_edge_surface_distance(
-            prediction, target, spacing=[float(mm) for mm in spacing_mm], use_subvoxels=True, symmetric=True
-        )
-    return max(
-        _percentile95(distance.double().numpy(), area[edge].double().numpy())
-        for edge, distance, area in zip(edges, distances, areas, strict=True)
-    )
+    (here, here_mm2), (there, there_mm2) = (surface_elements(mask, spacing_mm) for mask in (prediction, target))
+    distances = surface_distances(here, there, spacing_mm)
+    return max(_percentile95(mm, mm2) for mm, mm2 in zip(distances, (here_mm2, there_mm2), strict=True))
 
 
 def _percentile95(distances: np.ndarray, weights: np.ndarray) -> float:

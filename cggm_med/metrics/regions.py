@@ -64,7 +64,7 @@ def region_metrics(empty_mm: float, tolerance_mm: float) -> tuple[Metric, ...]:
             "hd95_mm",
             functools.partial(hausdorff95, empty_mm=empty_mm),
             "larger of the two directed 95th percentiles of surface distances, in mm; each voxel of a surface counts "
-            "the same (MONAI)",
+            "the same",
             both_empty=0.0,
             one_empty=empty_mm,
             table="",

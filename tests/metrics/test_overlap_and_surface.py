@@ -1,6 +1,7 @@
 """Overlap, surface distance and volume: laws, hand values, SimpleITK, scikit-learn, searches over all surfaces."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def test_scores_of_a_mask_with_itself_and_symmetry():
 
 def test_hd95_scales_with_the_spacing_and_dice_has_none():
     for a, b in random_pairs(20):
-        assert hd95(a, b, [2.5 * s for s in SPACING]) == pytest.approx(2.5 * hd95(a, b), rel=1e-6)
+        assert hd95(a, b, [2.5 * s for s in SPACING]) == pytest.approx(2.5 * hd95(a, b), rel=1e-12)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -64,7 +65,7 @@ def test_hd95_scales_with_the_spacing_and_dice_has_none():
 def test_a_block_moved_along_an_axis_is_that_far_away(axis, voxels):
     start = [2, 2, 2]
     start[axis] += voxels
-    assert hd95(block(start), block([2, 2, 2])) == pytest.approx(voxels * SPACING[axis], rel=1e-6)
+    assert hd95(block(start), block([2, 2, 2])) == pytest.approx(voxels * SPACING[axis], rel=1e-12)
 
 
 def test_empty_surroundings_change_nothing():
@@ -89,7 +90,7 @@ def test_two_single_voxels_by_hand():
     """1 voxel of 1 mm, 2 of 2 mm and 3 of 0.5 mm: sqrt(1 + 16 + 2.25)."""
     a, b = torch.zeros(2, 6, 5, 5, dtype=torch.bool)
     a[0, 0, 0] = b[1, 2, 3] = True
-    assert hd95(a, b, (1, 2, 0.5)) == pytest.approx(math.sqrt(19.25))
+    assert hd95(a, b, (1, 2, 0.5)) == math.sqrt(19.25)
     assert dice(a, b) == 0
 
 
@@ -107,7 +108,23 @@ def test_hd95_against_a_search_over_all_surface_voxels():
     rng = np.random.default_rng(1)
     for prediction, target in random_pairs(150):
         spacing = rng.uniform(0.4, 5, size=3)
-        assert hd95(prediction, target, spacing) == pytest.approx(brute_force(prediction, target, spacing), rel=1e-5)
+        expected = brute_force(prediction, target, spacing)
+        assert hd95(prediction, target, spacing) == pytest.approx(expected, abs=1e-9, rel=0)
+
+
+def test_hd95_and_surface_dice_against_monai():
+    """Same definitions, in single precision there."""
+    from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+
+    for prediction, target in random_pairs(60):
+        masks = [mask[None, None].float() for mask in (prediction, target)]
+        known = {"include_background": True, "spacing": SPACING}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
+            theirs = compute_hausdorff_distance(*masks, percentile=95, **known).item()
+            shares = compute_surface_dice(*masks, class_thresholds=[1.1], use_subvoxels=True, **known).item()
+        assert hd95(prediction, target) == pytest.approx(theirs, rel=1e-5)
+        assert nsd(prediction, target, 1.1) == pytest.approx(shares, abs=1e-5)
 
 
 def test_dice_against_simpleitk():
@@ -128,8 +145,15 @@ def test_surface_dice_is_symmetric_grows_with_the_tolerance_and_scales_with_the_
         steps = [nsd(a, b, mm) for mm in (0, 1, 2, 4, 40)]
         assert steps == sorted(steps)
         assert steps[-1] == 1
-        assert nsd(b, a, 2) == pytest.approx(steps[2], rel=1e-6)
+        assert nsd(b, a, 2) == pytest.approx(steps[2], rel=1e-12)
         assert nsd(a, b, 2.5 * 2.1, [2.5 * s for s in SPACING]) == pytest.approx(nsd(a, b, 2.1), rel=1e-6)
+
+
+def test_a_distance_that_is_the_tolerance_agrees_however_it_is_rounded():
+    """Three voxels of 0.1 mm are 0.30000000000000004 mm, and agree within 0.3 mm; four do not."""
+    target = block([2, 2, 2])
+    assert nsd(target.roll(3, 0), target, 0.3, (0.1, 50, 50)) == 1
+    assert nsd(target.roll(4, 0), target, 0.3, (0.1, 50, 50)) < 1
 
 
 @pytest.mark.parametrize(("tolerance_mm", "expected"), [(1.9, 0), (2, 0.5), (2.9, 0.5), (3, 1)])
@@ -159,7 +183,7 @@ def test_surface_dice_against_a_search_over_all_surface_elements():
         between = cdist(here, there)
         near = here_mm2[between.min(1) <= tolerance_mm].sum() + there_mm2[between.min(0) <= tolerance_mm].sum()
         expected = near / (here_mm2.sum() + there_mm2.sum())
-        assert nsd(prediction, target, tolerance_mm, spacing) == pytest.approx(expected, abs=1e-5)
+        assert nsd(prediction, target, tolerance_mm, spacing) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("tolerance_mm", [-1, math.inf, math.nan])
