@@ -23,7 +23,8 @@ class SegmentedScan:
     """Region probabilities in the cropped part of a scan, and their mapping to its whole grid.
 
     Attributes:
-        cropped: ``(region, x, y, z)`` in [0, 1], at the scan's own voxel size, turned to RAS+ and still cropped.
+        cropped: ``(region, x, y, z)`` in [0, 1], at the scan's own voxel size, turned to RAS+ and still cropped; 0 in
+            voxels that are background in every image given.
         grid: the scan's own, which knows where that part lies.
     """
 
@@ -32,7 +33,7 @@ class SegmentedScan:
 
     @property
     def probability(self) -> NDArray[np.float32]:
-        """``(region, x, y, z)`` on the scan's own grid; 0 in the part that was cropped away."""
+        """``(region, x, y, z)`` on the scan's own grid; 0 outside the foreground."""
         return np.stack([self.grid.uncropped(channel) for channel in self.cropped])
 
     def labels(self, convention: LabelConvention) -> NDArray[np.uint8]:

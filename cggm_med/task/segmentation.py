@@ -399,14 +399,11 @@ class SegmentationTask(Task):
     ) -> Iterator[CaseResult]:
         """Dice and, when ``full``, all other metrics of each region on the case's own grid."""
         for id in cases:
-            case = self.cases[id]
-            image = case.tensor(device)
-            answers = self.segment(model, image, case.grid, self.modalities, autocast, heads=heads)
+            case, grid = self.cases[id], self.cases[id].grid
+            answers = self.segment(model, case.tensor(device), grid, self.modalities, autocast, heads=heads)
             fused, *unimodal = (answer.regions(self.convention) for answer in answers)
             truth = case.native_target(self.convention)
-            scores = [
-                self._score(case, name, p, t, full) for name, p, t in zip(self.targets, fused, truth, strict=True)
-            ]
+            scores = self.score(id, fused, truth, grid.spacing, full=full)
             head_scores = [
                 {"case": id, "modality": modality, "region": name, "dice": dice(*map(torch.from_numpy, (p, t)))}
                 for modality, prediction in zip(self.modalities, unimodal, strict=False)
@@ -428,7 +425,7 @@ class SegmentationTask(Task):
         """Dice of each region on the case's own grid, starting from its files."""
         data = self.config.data
         for id in cases:
-            case = self.cases[id]
+            case, spacing = self.cases[id], self.cases[id].grid.spacing
             truth = case.native_target(self.convention)
             segmented = segment_subsets(
                 model,
@@ -443,8 +440,7 @@ class SegmentationTask(Task):
             )
             findings = {}
             for subset, predicted in segmented:
-                masks = zip(self.targets, predicted, truth, strict=True)
-                scores = [self._score(case, name, p, t, full=False) for name, p, t in masks]
+                scores = self.score(id, predicted, truth, spacing, full=False)
                 findings["+".join(subset)] = {"regions": scores, "heads": []}
             yield CaseResult(id, findings)
 
@@ -464,11 +460,21 @@ class SegmentationTask(Task):
         chosen = load_metrics([key for key in registry.names(registry.METRICS) if key in keys], FACTS)
         return region_case_values(cases, (DICE, *chosen))
 
-    def _score(
-        self, case: PreparedCase, region: str, predicted: NDArray[np.bool_], true: NDArray[np.bool_], full: bool
-    ) -> dict[str, Any]:
+    def score(
+        self, case: str, predicted: NDArray[np.bool_], true: NDArray[np.bool_], spacing: Spacing, *, full: bool
+    ) -> list[dict[str, Any]]:
+        """A row for each region of one case: Dice and, when ``full``, all other metrics.
+
+        Args:
+            case: its id.
+            predicted: ``(region, x, y, z)`` on the case's own grid.
+            true: the same, of its label.
+            spacing: voxel size in mm along these axes.
+            full: see ``evaluate``.
+        """
         metrics = self.metrics if full else self.metrics[:1]
-        return score_region(case.id, region, predicted, true, case.grid.spacing, metrics)
+        masks = zip(self.targets, predicted, true, strict=True)
+        return [score_region(case, region, p, t, spacing, metrics) for region, p, t in masks]
 
     def dice_rules(self) -> dict[str, str]:
         """Definitions for a report that holds no metric but Dice."""
@@ -491,7 +497,8 @@ class SegmentationTask(Task):
             **dict([first]),
             "empty region": empty_rule(metrics),
             "threshold": "probability of at least 0.5; scored are the regions of the label map that is written, into "
-            f"which {', '.join(self.convention.paint)} are painted one over the other",
+            f"which {', '.join(self.convention.paint)} are painted one over the other; no voxel that is background in "
+            "every image given",
             **dict(others),
         }
 

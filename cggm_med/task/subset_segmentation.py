@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cggm_med.data.volumes.checks import Inspection
 from cggm_med.data.volumes.labels import LabelConvention
-from cggm_med.data.volumes.transforms import Spacing, foreground_box, to_network
+from cggm_med.data.volumes.transforms import Spacing, background_value, bounding_box, foreground_of, to_network
 from cggm_med.models.base import MultimodalModel
 from cggm_med.task.scan_to_mask import segment_scan
 
@@ -38,7 +38,7 @@ def segment_subsets(
 
     Preprocessing crops a scan to what its modalities show, so the subset decides where windows lie. Subsets with the
     same crop, as a rule all of them, share the windows: in each, every modality is encoded once, and every subset is
-    fused and decoded once.
+    fused and decoded once. What a subset says outside its own foreground is removed.
 
     Args:
         model: in evaluation mode.
@@ -54,14 +54,17 @@ def segment_subsets(
     Returns:
         Subsets, in no special order, with masks ``(region, x, y, z)`` on the scan's own grid.
     """
-    for group in _sharing_windows(scan, subsets):
+    used = [m for m in model.modalities if any(m in subset for subset in subsets)]
+    shown = {m: foreground_of(scan.volumes[m], background_value(scan.volumes[m])) for m in used}
+    for group in _sharing_windows(shown, scan.affines, subsets):
         modalities = [m for m in model.modalities if any(m in subset for subset in group)]
         volumes = [scan.volumes[m] for m in modalities]
         moved, grid, _ = to_network(volumes, scan.affines[group[0][0]], spacing)
         image = moved["image"].as_tensor().to(device)
         logits = _logits(model, modalities, group, autocast)
         answers = segment_scan(logits, image, grid, patch_size=patch_size, overlap=overlap, answers=len(group))
-        yield from ((subset, answer.regions(convention)) for subset, answer in zip(group, answers, strict=True))
+        for subset, answer in zip(group, answers, strict=True):
+            yield subset, answer.regions(convention) & np.any([shown[m] for m in subset], axis=0)
 
 
 def _logits(
@@ -82,12 +85,14 @@ def _logits(
     return logits
 
 
-def _sharing_windows(scan: Inspection, subsets: Sequence[Subset]) -> Iterator[Sequence[Subset]]:
-    """Groups of subsets whose scans are cropped alike."""
-    boxes = {m: foreground_box(scan.volumes[m]) for m in dict.fromkeys(m for subset in subsets for m in subset)}
+def _sharing_windows(
+    shown: Mapping[str, NDArray[np.bool_]], affines: Mapping[str, NDArray[np.float64]], subsets: Sequence[Subset]
+) -> Iterator[Sequence[Subset]]:
+    """Groups of subsets whose scans are cropped alike, from what each modality shows."""
+    boxes = {m: bounding_box(mask) for m, mask in shown.items()}
     alike: dict[Any, list[Subset]] = {}
     for subset in subsets:
-        key = (_hull([boxes[m] for m in subset]), scan.affines[subset[0]].tobytes())
+        key = (_hull([boxes[m] for m in subset]), affines[subset[0]].tobytes())
         alike.setdefault(key, []).append(subset)
     for group in alike.values():
         for start in range(0, len(group), SUBSETS_AT_ONCE):

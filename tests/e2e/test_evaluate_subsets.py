@@ -126,7 +126,7 @@ def test_a_row_is_what_a_prediction_without_the_other_files_gives(run, phantom, 
         for i, region in enumerate(predictor.task.targets):
             assert dice(masks[i], torch.from_numpy(truth[i])) == found[case, "+".join(subset), region], (subset, region)
     assert len(boxes) > 2
-    assert len(set(found.values())) > 20
+    assert len(set(found.values())) > 15
 
 
 def test_each_modality_is_encoded_once_a_window(run, monkeypatch):
@@ -151,9 +151,9 @@ def test_a_few_at_a_time_give_the_same(run, monkeypatch):
     scan = inspect(x.task.cases[x.cases[0]].source, None)
     options = {"spacing": None, "patch_size": (16, 16, 16), "overlap": 0.5, **HOW}
     todo = wanted_subsets("all", MODALITIES)
-    whole = dict(segment_subsets(x.model.eval(), scan, todo, **options))
+    whole = dict(segment_subsets(x.model.eval(), scan, todo, x.task.convention, **options))
     monkeypatch.setattr("cggm_med.task.subset_segmentation.SUBSETS_AT_ONCE", 4)
-    parts = dict(segment_subsets(x.model, scan, todo, **options))
+    parts = dict(segment_subsets(x.model, scan, todo, x.task.convention, **options))
     assert set(whole) == set(parts) == set(todo)
     assert all(np.array_equal(whole[s], parts[s]) for s in todo)
 

@@ -67,8 +67,11 @@ def test_the_score_in_every_table_is_that_of_the_written_mask(run, phantom, poke
     image = nib.load(mask)
     written = np.asarray(image.dataobj)
     truth = np.asarray(nib.load(phantom / case / f"{case}_seg.nii.gz").dataobj)
+    shown = np.any([np.asarray(nib.load(file).dataobj) != 0 for file in files.values()], axis=0)
+    assert not written[~shown].any()
     voxel_ml = float(np.prod(image.header.get_zooms(), dtype=float)) / 1000
     probabilities = np.asarray(nib.load(tmp_path / "mask_probabilities.nii.gz").dataobj)
+    assert not probabilities[~shown].any()
     viewed = view_run_case(run, case, say=lambda line: None)
     for channel, (region, labels) in enumerate(LABELS.items()):
         predicted, true = np.isin(written, labels), np.isin(truth, labels)

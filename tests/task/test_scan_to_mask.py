@@ -49,6 +49,19 @@ def test_the_regions_are_those_of_the_labels_wherever_they_were_predicted(scan):
     assert np.array_equal(found.regions(TWO, two)[1], found.probability[1] >= 0.9)
 
 
+def test_a_hole_in_the_head_is_no_region():
+    volume = np.zeros((6, 7, 8), np.float32)
+    volume[1:5, 1:6, 2:7] = 3 + np.random.default_rng(0).random((4, 5, 5))
+    volume[2, 3, 4] = 0
+    moved, grid, _ = to_network([volume], np.eye(4), None)
+    (found,) = segment_scan(
+        lambda windows: torch.full_like(windows, 9).repeat(1, 2, 1, 1, 1), moved["image"].as_tensor(), grid, **WINDOWS
+    )
+    for channel in found.probability:
+        assert np.array_equal(channel > 0, volume > 0)
+    assert np.count_nonzero(found.labels(TWO)) == np.count_nonzero(found.regions(TWO)[0]) == 99
+
+
 def test_several_answers_come_one_after_the_other(scan):
     _, image, grid = scan
     (whole,) = segment_scan(brighter, image, grid, **WINDOWS)

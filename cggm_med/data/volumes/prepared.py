@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -62,8 +63,12 @@ class PreparedCase:
 
     @property
     def grid(self) -> NativeGrid:
-        """The case's own grid."""
-        return NativeGrid(**{field.name: self.facts[field.name] for field in fields(NativeGrid)})
+        """The case's own grid, whose foreground is read from disk each time; ask once a case."""
+        facts = {f.name: self.facts[f.name] for f in fields(NativeGrid) if f.name in self.facts}
+        shape = [stop - start for start, stop in zip(facts["crop_start"], facts["crop_stop"], strict=True)]
+        bits = np.load(self.folder / "foreground.npy", allow_pickle=False)
+        foreground = np.unpackbits(bits, count=math.prod(shape)).reshape(shape).view(bool)
+        return NativeGrid(**facts, foreground=foreground)
 
     def native_target(self, convention: LabelConvention) -> NDArray[np.bool_]:
         """True regions on the case's own grid, read from its label file."""

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from cggm_med.data.volumes.transforms import resampling, to_network
 from cggm_med.errors import DataError, OutputError
 from cggm_med.files import atomic_folder, digest_of, pieces
 
-VERSION = 1  # part of every cache key: raise it whenever the same files would give other numbers
+VERSION = 2  # part of every cache key: raise it whenever the same files would give other numbers
 DIGEST_BYTES = 20
 CANDIDATES = 5000  # voxels kept a region as possible patch centres
 
@@ -136,7 +136,7 @@ def _preprocess(found: Inspection, preprocessing: Preprocessing, files: Mapping[
     image, target = (moved[key].as_tensor().numpy() for key in ("image", "target"))
     target = target.astype(np.uint8)
     facts = {
-        **asdict(grid),
+        **grid.facts,
         "background": dict(zip(preprocessing.modalities, backgrounds, strict=True)),
         "files": {m: files[m] for m in preprocessing.modalities},
     }
@@ -144,6 +144,7 @@ def _preprocess(found: Inspection, preprocessing: Preprocessing, files: Mapping[
         "image": image.astype(np.float32, copy=False),
         "target": target,
         "centres": _centres(target),
+        "foreground": np.packbits(grid.foreground),
         "facts": facts,
     }
 
@@ -162,7 +163,7 @@ def _centres(target: NDArray[np.uint8]) -> NDArray[np.int32]:
 def _write(folder: Path, content: Mapping[str, Any]) -> None:
     """Write one case, whole or not at all."""
     with atomic_folder(folder) as temporary:
-        for name in ("image", "target", "centres"):
+        for name in ("image", "target", "centres", "foreground"):
             np.save(temporary / f"{name}.npy", content[name], allow_pickle=False)
         (temporary / "case.json").write_text(json.dumps(content["facts"]))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 import nibabel as nib
@@ -34,6 +34,7 @@ class NativeGrid:
         crop_start, crop_stop: what was cut out of that.
         cropped_affine: of what was cut out.
         prepared_affine: of that after resampling.
+        foreground: ``(x, y, z)`` of what was cut out: where the images show something, see ``foreground_of``.
     """
 
     affine: Affine
@@ -42,6 +43,12 @@ class NativeGrid:
     crop_stop: Sequence[int]
     cropped_affine: Affine
     prepared_affine: Affine
+    foreground: NDArray[np.bool_] = field(compare=False)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Everything but the foreground, as plain values."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "foreground"}
 
     @property
     def spacing(self) -> Spacing:
@@ -52,18 +59,22 @@ class NativeGrid:
     def to_native(self, volume: Tensor) -> NDArray[np.float32]:
         """Bring ``(channel, x, y, z)`` from the preprocessed grid to the case's own grid and orientation.
 
-        Resampling is undone by linear interpolation; what was cropped away becomes 0; axes are turned back exactly.
+        Resampling is undone by linear interpolation; voxels outside the foreground, cropped away or not, become 0; axes
+        are turned back exactly.
         """
         return np.stack([self.uncropped(channel) for channel in self.resampled_back(volume)])
 
     def resampled_back(self, volume: Tensor) -> NDArray[np.float32]:
-        """The first half of the way: ``(channel, x, y, z)`` at the case's own voxel size, still cropped."""
+        """The first half of the way: ``(channel, x, y, z)`` at the case's own voxel size, still cropped.
+
+        Nothing is left of what lies outside the foreground, which is exact, since it never left this grid.
+        """
         cropped = [stop - start for start, stop in zip(self.crop_start, self.crop_stop, strict=True)]
         if list(volume.shape[1:]) != cropped:
             resample = SpatialResample(mode="bilinear", padding_mode="border")
             image = MetaTensor(volume, affine=torch.tensor(self.prepared_affine, dtype=torch.float64))
             volume = resample(image, dst_affine=torch.tensor(self.cropped_affine), spatial_size=cropped).as_tensor()
-        back: NDArray[np.float32] = volume.cpu().numpy()
+        back: NDArray[np.float32] = np.where(self.foreground, volume.cpu().numpy(), np.float32(0))
         return back
 
     def uncropped(self, channel: NDArray[_T]) -> NDArray[_T]:
@@ -83,9 +94,9 @@ def to_network(
 ) -> tuple[dict[str, MetaTensor], NativeGrid, list[float | None]]:
     """What a network sees of a case.
 
-    Subtract each modality's constant background, so that it is exactly 0; reorient to RAS+; crop to the voxels where
-    any modality differs from it; z-score each modality inside those voxels; resample to a common spacing if one is
-    given and the voxels do not have it.
+    Subtract each modality's constant background, so that it is exactly 0; reorient to RAS+; crop to the foreground of
+    any modality, see ``foreground_of``; z-score each modality inside those voxels; resample to a common spacing if one
+    is given and the voxels do not have it.
 
     Args:
         channels: a volume ``(x, y, z)`` for each modality, on one grid.
@@ -104,9 +115,9 @@ def to_network(
     turned = [nib.orientations.apply_orientation(channel, to_ras) for channel in channels]
     shape = turned[0].shape
     foreground = np.zeros(shape, dtype=bool)
-    for channel, shift in zip(turned, shifts, strict=True):
-        foreground |= channel != shift
-    start, stop = _bounding_box(foreground)
+    for channel, background in zip(turned, backgrounds, strict=True):
+        foreground |= foreground_of(channel, background)
+    start, stop = bounding_box(foreground)
     window = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
     image = np.empty((len(channels), *(b - a for a, b in zip(start, stop, strict=True))), dtype=np.float32)
     for i, (channel, shift) in enumerate(zip(turned, shifts, strict=True)):
@@ -129,6 +140,7 @@ def to_network(
         crop_stop=stop,
         cropped_affine=cropped_affine.tolist(),
         prepared_affine=moved["image"].affine.tolist(),
+        foreground=foreground[window].copy(),
     )
     return moved, grid, backgrounds
 
@@ -174,7 +186,7 @@ class PrepareScand(MapTransform):
             moved, grid, _ = to_network(image.as_tensor().float().numpy(), affine, spacing)
             prepared = moved["image"]
             # Arrays, because these are what a data loader stacks and takes apart without changing them.
-            way_back = {name: np.array(value) for name, value in asdict(grid).items()}
+            way_back = {name: np.array(value) for name, value in grid.facts.items()} | {"foreground": grid.foreground}
             changed[key] = MetaTensor(
                 prepared.as_tensor(), meta={**image.meta, "affine": prepared.affine, GRID: way_back}
             )
@@ -200,7 +212,8 @@ class ToNativeGridd(MapTransform):
         changed = dict(data)
         meta = dict(changed[self.source].meta)
         way_back = meta.pop(GRID)
-        grid = NativeGrid(**{name: np.asarray(value).tolist() for name, value in way_back.items()})
+        foreground = np.asarray(way_back.pop("foreground"), dtype=bool)
+        grid = NativeGrid(**{k: np.asarray(value).tolist() for k, value in way_back.items()}, foreground=foreground)
         if self.case in changed:
             meta["filename_or_obj"] = f"{changed[self.case]}.nii.gz"
         meta["affine"] = torch.tensor(grid.affine, dtype=torch.float64)
@@ -298,16 +311,18 @@ def background_value(image: NDArray[Any]) -> float | None:
     return float(values[most]) if counts[most] * 2 >= len(faces) else None
 
 
-def foreground_box(image: NDArray[Any]) -> tuple[list[int], list[int]]:
-    """First voxel and the one after the last, along each axis, of what differs from the background.
+def foreground_of(image: NDArray[Any], background: float | None) -> NDArray[np.bool_]:
+    """The voxels of an image that differ from its constant background; all of them where it has none.
 
     Example:
-        >>> volume = np.zeros((8, 8, 8))
-        >>> volume[2:6, 3:5, 4] = 1
-        >>> foreground_box(volume)
-        ([2, 3, 4], [6, 5, 5])
+        >>> volume = np.zeros((3, 3, 3))
+        >>> volume[1, 1, 1] = 7
+        >>> [int(foreground_of(volume, background).sum()) for background in (background_value(volume), None)]
+        [1, 27]
     """
-    return _bounding_box(image != image.dtype.type(background_value(image) or 0))
+    if background is None:
+        return np.ones(image.shape, dtype=bool)
+    return np.asarray(image != image.dtype.type(background))
 
 
 def resampling(affine: NDArray[np.float64], spacing: Spacing | None) -> Spacing | None:
@@ -336,8 +351,15 @@ def spacing_along_axes(affine: NDArray[np.float64]) -> Spacing:
     return (x, y, z)
 
 
-def _bounding_box(mask: NDArray[np.bool_]) -> tuple[list[int], list[int]]:
-    """First voxel and the one after the last along each axis, of those that are True."""
+def bounding_box(mask: NDArray[np.bool_]) -> tuple[list[int], list[int]]:
+    """First voxel and the one after the last, along each axis, of those that are True.
+
+    Example:
+        >>> volume = np.zeros((8, 8, 8), bool)
+        >>> volume[2:6, 3:5, 4] = True
+        >>> bounding_box(volume)
+        ([2, 3, 4], [6, 5, 5])
+    """
     start, stop = [], []
     for axis in range(3):
         found = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))

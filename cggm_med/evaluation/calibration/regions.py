@@ -138,9 +138,8 @@ def region_predictions(run: LoadedRun, case: str) -> dict[tuple[str, str], Regio
     run.model.eval()
     volumes = run.volumes
     prepared = volumes.cases[case]
-    (segmented,) = volumes.segment(
-        run.model, prepared.tensor(run.device), prepared.grid, volumes.modalities, run.autocast
-    )
+    grid = prepared.grid
+    (segmented,) = volumes.segment(run.model, prepared.tensor(run.device), grid, volumes.modalities, run.autocast)
     volume = segmented.probability
     if not np.isfinite(volume).all():
         raise NonFiniteLoss(
@@ -150,7 +149,7 @@ def region_predictions(run: LoadedRun, case: str) -> dict[tuple[str, str], Regio
     truth = prepared.native_target(volumes.convention)
     predictions = {}
     for region, p, t in zip(volumes.targets, volume, truth, strict=True):
-        near = nearby((p >= 0.5) | t, prepared.grid.spacing)
+        near = nearby((p >= 0.5) | t, grid.spacing)
         predictions[NEAR, region] = RegionPredictions.count(p[near], t[near])
     for region, p, t in zip(volumes.targets, volume, truth, strict=True):
         predictions[WHOLE, region] = RegionPredictions.count(p, t)

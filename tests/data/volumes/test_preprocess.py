@@ -12,7 +12,7 @@ from helpers.volume_cases import CONVENTION, LPS, RSA, write_case
 from cggm_med.data.cases import Case, ImageFile
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.prepared import common_spacing
-from cggm_med.data.volumes.preprocess import Preprocessing, digests, prepare
+from cggm_med.data.volumes.preprocess import VERSION, Preprocessing, digests, prepare
 from cggm_med.data.volumes.transforms import background_value
 from cggm_med.errors import DataError
 
@@ -110,7 +110,7 @@ def test_the_cache_is_used_and_never_serves_other_numbers(tmp_path):
 def test_a_changed_version_is_another_key(tmp_path, monkeypatch):
     case = write_case(tmp_path / "a")
     before = preprocessing().key(case, digests(case))
-    monkeypatch.setattr("cggm_med.data.volumes.preprocess.VERSION", 2)
+    monkeypatch.setattr("cggm_med.data.volumes.preprocess.VERSION", VERSION + 1)
     assert preprocessing().key(case, digests(case)) != before
 
 

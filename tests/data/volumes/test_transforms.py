@@ -14,6 +14,7 @@ from cggm_med.data.cases import Case, ImageFile
 from cggm_med.data.layouts import NamedFiles
 from cggm_med.data.monai_items import case_items
 from cggm_med.data.volumes.checks import inspect
+from cggm_med.data.volumes.preprocess import Preprocessing, prepare
 from cggm_med.data.volumes.transforms import (
     LabelsToRegionsd,
     PrepareScand,
@@ -58,6 +59,54 @@ def test_the_transform_gives_the_bits_of_preprocessing_there_and_back(tmp_path, 
     back = ToNativeGridd("pred")({**item, "pred": item["image"].as_tensor()})["pred"]
     np.testing.assert_array_equal(back.as_tensor().numpy(), grid.to_native(image))
     np.testing.assert_array_equal(back.affine.numpy(), nib.load(case.label).affine)
+
+
+def with_holes(case, background):
+    """Random voxels of both images become background, others of one image alone; returns where either shows something.
+
+    One image of the two gets a border of its own, so that the crop is not the foreground's of any of them alone.
+    """
+    random, shown = np.random.default_rng(3), False
+    shape = nib.load(case.label).shape
+    both = random.random(shape) < 0.3
+    for modality, file in case.images.items():
+        image = nib.load(file.path)
+        voxels = np.asarray(image.dataobj, dtype=np.float32).copy()
+        voxels[both | (random.random(shape) < 0.3)] = background
+        voxels[: 9 if modality == "flair" else 0] = background
+        shown |= voxels != background
+        nib.save(nib.Nifti1Image(voxels, image.affine), file.path)
+    return shown
+
+
+@pytest.mark.parametrize("background", [0.0, -3.5])
+@pytest.mark.parametrize("spacing", [None, (1.1, 1.1, 1.1), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize("affine", [LPS, RSA], ids=["LPS", "RSA"])
+def test_nothing_is_left_outside_the_foreground_to_the_voxel(tmp_path, affine, spacing, background):
+    """A network that predicts everything everywhere is left with the foreground, exact although it was resampled."""
+    case = write_case(tmp_path / "a", affine=affine, background=background)
+    shown = with_holes(case, background)
+    image, grid = as_predict_does(case, spacing)
+    np.testing.assert_array_equal(grid.to_native(torch.ones(2, *image.shape[1:])), np.stack([shown, shown]))
+    prepare_scan = PrepareScand("image", MODALITIES, spacing)
+    (item,) = decollate_batch(next(iter(DataLoader(Dataset([{"image": loaded(case)}], prepare_scan), batch_size=1))))
+    back = ToNativeGridd("pred")({**item, "pred": torch.ones(1, *image.shape[1:])})["pred"]
+    np.testing.assert_array_equal(back[0].numpy(), shown)
+    (cached,) = prepare([case], Preprocessing(MODALITIES, CONVENTION, spacing), tmp_path / "cache")
+    np.testing.assert_array_equal(cached.grid.foreground, grid.foreground)
+    assert cached.grid == grid
+    assert (cached.folder / "foreground.npy").stat().st_size <= grid.foreground.size / 8 + 129  # bits, and a header
+
+
+def test_the_foreground_by_hand():
+    """One of 27 voxels is background in both images, another in one of them; an image of noise has none."""
+    one, other = np.zeros((2, 7, 7, 7), np.float32)
+    one[2:5, 2:5, 2:5] = other[2:5, 2:5, 2:5] = 5
+    one[3, 3, 3] = other[3, 3, 3] = one[2, 2, 2] = 0
+    noise = np.random.default_rng(0).normal(size=one.shape).astype(np.float32)
+    for images, voxels in [([one, other], 26), ([one], 25), ([other], 26), ([one, noise], 343), ([noise], 343)]:
+        moved, grid, _ = to_network(images, np.eye(4), None)
+        assert grid.to_native(torch.ones(moved["image"].shape))[0].sum() == voxels
 
 
 def test_images_and_regions_move_together(tmp_path):
