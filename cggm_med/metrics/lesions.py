@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, find_objects, generate_binary_structure, label
 from torch import Tensor
 
-from cggm_med.metrics.overlap import dice
 from cggm_med.metrics.surface_distance import surface_distances, surface_elements
 
 _FACES_AND_EDGES = generate_binary_structure(3, 2)
 _ALL_26 = generate_binary_structure(3, 3)
+
+Surface = tuple[NDArray[np.integer], NDArray[np.float64]]  # corners (element, 3), and their areas in mm2
 
 
 @dataclass(frozen=True)
@@ -99,28 +100,32 @@ def lesion_metrics(
     box = find_objects((predicted | true).astype(np.uint8))[0]
     predicted, true = predicted[box], true[box]
 
+    # Every step below visits a voxel once, not once a lesion: noise has hundreds of thousands of components.
     areas, number = label(binary_dilation(true, _FACES_AND_EDGES, iterations=dilations), _ALL_26)
     components, predicted_number = label(predicted, _ALL_26)
-    voxel_mm3 = float(np.prod(np.asarray(spacing_mm, dtype=float)))
-    touching: set[int] = set()
-    dices: list[float] = []
-    distances: list[float] = []
-    missed = 0
-    for lesion in range(1, number + 1):
-        area = areas == lesion
-        own = np.setdiff1d(components[area], 0)
-        touching.update(own.tolist())
-        voxels = true & area
-        if np.count_nonzero(voxels) * voxel_mm3 <= negligible_mm3:
-            continue
-        if own.size:
-            pair = torch.from_numpy(np.isin(components, own)), torch.from_numpy(voxels)
-            dices.append(dice(*pair))
-            distances.append(_hausdorff95_by_area(np.isin(components, own), voxels, spacing_mm))
-        else:
-            missed += 1
+    reached = predicted & (areas > 0)
+    pairs = np.unique(areas[reached].astype(np.int64) * (predicted_number + 1) + components[reached])
+    lesion_of, component_of = np.divmod(pairs, predicted_number + 1)
+    first = np.searchsorted(lesion_of, np.arange(number + 2))  # where each lesion's components begin
+    sizes = np.bincount(areas[true], minlength=number + 1)
+    common = np.bincount(areas[predicted & true], minlength=number + 1)
+    component_sizes = np.bincount(components[predicted], minlength=predicted_number + 1)
 
-    lesions, false = len(dices) + missed, predicted_number - len(touching)
+    voxel_mm3 = float(np.prod(np.asarray(spacing_mm, dtype=float)))
+    counting = [lesion for lesion in range(1, number + 1) if sizes[lesion] * voxel_mm3 > negligible_mm3]
+    own = {lesion: component_of[first[lesion] : first[lesion + 1]] for lesion in counting}
+    found = [lesion for lesion in counting if own[lesion].size]
+    dices = [2 * int(common[k]) / int(component_sizes[own[k]].sum() + sizes[k]) for k in found]
+    distances: list[float] = []
+    if found:
+        predicted_surfaces = _Surfaces(components, np.concatenate([own[k] for k in found]), spacing_mm)
+        true_surfaces = _Surfaces(np.where(true, areas, 0), found, spacing_mm)
+        for k in found:
+            pair = predicted_surfaces.of(own[k]), true_surfaces.of([k])
+            distances.append(_hausdorff95_by_area(*pair, spacing_mm))
+
+    lesions, missed = len(counting), len(counting) - len(found)
+    false = predicted_number - len(np.unique(component_of))
     if not lesions + false:
         return LesionMetrics(1.0, 0.0, 0, 0, 0)
     return LesionMetrics(
@@ -132,13 +137,44 @@ def lesion_metrics(
     )
 
 
-def _hausdorff95_by_area(
-    prediction: NDArray[np.bool_], target: NDArray[np.bool_], spacing_mm: Sequence[float]
-) -> float:
+class _Surfaces:
+    """The surface elements of some parts of a volume, by part.
+
+    The eight voxels around a corner touch one another, and parts do not, so an element belongs to one part alone and is
+    the same as if the other parts were not there.
+
+    Args:
+        parts: ``(x, y, z)``, number of the part of each voxel, 0 outside all.
+        chosen: the parts that will be asked for.
+        spacing_mm: voxel size along x, y, z.
+    """
+
+    def __init__(
+        self, parts: NDArray[np.integer], chosen: Sequence[int] | NDArray[np.integer], spacing_mm: Sequence[float]
+    ) -> None:
+        is_chosen = np.zeros(int(parts.max()) + 1, dtype=bool)
+        is_chosen[chosen] = True
+        mask = is_chosen[parts]
+        elements, self.areas = surface_elements(mask, spacing_mm)
+        self.corners = np.argwhere(elements)
+        padded = np.pad(np.where(mask, parts, 0), 1)
+        x, y, z = self.corners.T
+        part = np.zeros(len(x), padded.dtype)
+        for a, b, c in itertools.product((0, 1), repeat=3):
+            np.maximum(part, padded[x + a, y + b, z + c], out=part)
+        self.order = np.argsort(part, kind="stable")
+        self.first = np.searchsorted(part[self.order], np.arange(len(is_chosen) + 1))
+
+    def of(self, parts: Iterable[int]) -> Surface:
+        """The elements of these parts together, in the order of the volume."""
+        chosen = np.sort(np.concatenate([self.order[self.first[p] : self.first[p + 1]] for p in parts]))
+        return self.corners[chosen], self.areas[chosen]
+
+
+def _hausdorff95_by_area(prediction: Surface, target: Surface, spacing_mm: Sequence[float]) -> float:
     """The larger of the two distances within which 95 % of one surface's area lies from the other surface."""
-    (here, here_mm2), (there, there_mm2) = (surface_elements(mask, spacing_mm) for mask in (prediction, target))
-    distances = surface_distances(here, there, spacing_mm)
-    return max(_percentile95(mm, mm2) for mm, mm2 in zip(distances, (here_mm2, there_mm2), strict=True))
+    distances = surface_distances(prediction[0], target[0], spacing_mm)
+    return max(_percentile95(mm, mm2) for mm, mm2 in zip(distances, (prediction[1], target[1]), strict=True))
 
 
 def _percentile95(distances: np.ndarray, weights: np.ndarray) -> float:

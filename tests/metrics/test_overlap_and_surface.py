@@ -112,6 +112,16 @@ def test_hd95_against_a_search_over_all_surface_voxels():
         assert hd95(prediction, target, spacing) == pytest.approx(expected, abs=1e-9, rel=0)
 
 
+def test_a_tree_and_a_distance_transform_find_the_same(monkeypatch):
+    """Which of the two is quicker is told from the number of elements; it must not be told from the score."""
+    pairs = list(random_pairs(60))
+    values = []
+    for voxels in (0, math.inf):
+        monkeypatch.setattr("cggm_med.metrics.surface_distance.VOXELS_AN_ELEMENT", voxels)
+        values.append([(hd95(a, b), nsd(a, b, 1.1)) for a, b in pairs])
+    np.testing.assert_allclose(*values, rtol=0, atol=1e-12)
+
+
 def test_hd95_and_surface_dice_against_monai():
     """Same definitions, in single precision there."""
     from monai.metrics import compute_hausdorff_distance, compute_surface_dice
