@@ -11,22 +11,27 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cggm_med.objectives.losses import IGNORED, subsample
+from cggm_med.objectives.activation import activation
+from cggm_med.objectives.losses import IGNORED, UNKNOWN, subsample
 
 ScoreSums = Callable[[Tensor, Tensor], Tensor]
 
 
-def soft_dice_sums(logits: Tensor, target: Tensor) -> Tensor:
-    """Segmentation: soft Dice of each region, one sigmoid channel each.
+def soft_dice_sums(logits: Tensor, target: Tensor, *, exclusive: bool = False) -> Tensor:
+    """Segmentation: soft Dice of each region; voxels whose target is ``UNKNOWN`` do not count.
 
     Args:
         logits: ``(batch, region, x, y, z)``, also on a coarser grid than the target.
-        target: ``(batch, region, X, Y, Z)`` of 0 and 1.
+        target: ``(batch, region, X, Y, Z)`` of 0, 1 and perhaps ``UNKNOWN``.
+        exclusive: whether the regions exclude one another.
 
     Returns:
         ``(region, 3)``: twice the soft intersection, predicted plus true volume, true volume, in voxels.
     """
-    return _dice_sums(torch.sigmoid(logits.detach().float()), subsample(target, logits).float())
+    target = subsample(target, logits)
+    known = target != UNKNOWN
+    probability = activation(exclusive)(logits.detach())
+    return _dice_sums(torch.where(known, probability, 0), torch.where(known, target, 0).float())
 
 
 def softmax_dice_sums(logits: Tensor, target: Tensor) -> Tensor:

@@ -9,15 +9,27 @@ from monai.losses import DiceLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cggm_med.objectives.activation import activation, with_background
+
+UNKNOWN = 255  # target of a region at a voxel that nobody annotated
 IGNORED = -100  # target of a position that does not exist, such as after the end of a dialogue
 
 
 class RegionLoss(nn.Module):
-    """Soft Dice plus binary cross-entropy over regions that may overlap, one sigmoid channel each.
+    """Soft Dice plus cross-entropy over regions, one logit each.
 
-    Each sample and region counts alike and samples are averaged, so that a batch spread over processes has the
-    gradient of the whole batch. Logits on a coarser grid (deep supervision, classifier heads) are compared with
-    every n-th voxel of the target, which is where a stride-n convolution is centred.
+    Regions that may overlap have a sigmoid and a binary cross-entropy each; regions that exclude one another a softmax
+    and a cross-entropy with the background (see ``activation.exclusive``). Each sample and region counts alike and
+    samples are averaged, so that a batch spread over processes has the gradient of the whole batch. Logits on a coarser
+    grid (deep supervision, classifier heads) are compared with every n-th voxel of the target, which is where a
+    stride-n convolution is centred.
+
+    Voxels of a region whose target is ``UNKNOWN`` were not annotated and add nothing. The cross-entropy is then averaged
+    over the other voxels of all samples.
+
+    Args:
+        exclusive: whether the regions exclude one another.
+        partial: whether targets may hold ``UNKNOWN``.
 
     Example:
         >>> target = torch.ones(1, 3, 4, 4, 4)
@@ -25,21 +37,41 @@ class RegionLoss(nn.Module):
         0.0
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, exclusive: bool = False, partial: bool = False) -> None:
         super().__init__()
+        self.exclusive, self.partial = exclusive, partial
         # The smoothing keeps an empty region finite: with nothing predicted there, its Dice loss is 0.
-        self.dice = DiceLoss(sigmoid=True, batch=False, smooth_nr=1e-5, smooth_dr=1e-5)
+        self.dice = DiceLoss(sigmoid=not exclusive, batch=False, smooth_nr=1e-5, smooth_dr=1e-5)
+        self.dice_of_probabilities = DiceLoss(batch=False, smooth_nr=1e-5, smooth_dr=1e-5)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Scalar loss in float32.
 
         Args:
             logits: ``(batch, region, x, y, z)``.
-            target: ``(batch, region, X, Y, Z)`` of 0 and 1, each axis a whole multiple of the logits' axis.
+            target: ``(batch, region, X, Y, Z)`` of 0, 1 and perhaps ``UNKNOWN``, each axis a whole multiple of the
+                logits' axis.
         """
         logits = logits.float()
-        target = subsample(target, logits).float()
+        target = subsample(target, logits)
+        if self.exclusive or self.partial:
+            return self._general(logits, target)
+        target = target.float()
         return self.dice(logits, target) + F.binary_cross_entropy_with_logits(logits, target)
+
+    def _general(self, logits: Tensor, target: Tensor) -> Tensor:
+        known = target != UNKNOWN
+        truth = torch.where(known, target, 0).float()
+        probability = torch.where(known, activation(self.exclusive)(logits), 0)
+        dice: Tensor = self.dice_of_probabilities(probability, truth)
+        if not self.exclusive:
+            entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+            return dice + torch.where(known, entropy, 0).sum() / known.sum().clamp_min(1)
+        # A voxel of which any region is unknown has no class; with one region left, it would be that region or not.
+        annotated = known.all(1)
+        truth_class = torch.where(truth.any(1), truth.argmax(1) + 1, 0)
+        entropy = F.cross_entropy(with_background(logits), truth_class, reduction="none")
+        return dice + torch.where(annotated, entropy, 0).sum() / annotated.sum().clamp_min(1)
 
 
 class UtteranceLoss(nn.Module):
