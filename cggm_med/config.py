@@ -312,6 +312,12 @@ def _coerce(value: Any, kind: Any, key: str) -> Any:
         if value in args:
             return value
         raise UnknownName(f"value of {key}", str(value), [str(arg) for arg in args])
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{key} is {value!r}, expected names and values such as {{a: 1}}")
+        return (
+            value if args[1] is Any else {name: _coerce(item, args[1], f"{key}.{name}") for name, item in value.items()}
+        )
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"{key} is {value!r}, expected a list such as [a,b]")

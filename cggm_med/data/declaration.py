@@ -337,3 +337,52 @@ class _Reader:
         for name in given if known else ():  # without any, it was said already what is wrong with them
             if name not in known:
                 raise UnknownName(kind, str(name), known, f"It stands in {self.where}")
+
+
+def same_meaning(run: Declaration, data: Declaration) -> dict[str, LabelConvention]:
+    """The conventions of other data with the regions of a run, so that the run can be scored on them.
+
+    A region is found by its name or, where the data have none of that name, by the meanings of its labels.
+
+    Args:
+        run: what the run's training data declared.
+        data: what the other data declare.
+
+    Raises:
+        DataError: if a region of the run has no counterpart, or its counterpart means something else.
+
+    Example:
+        >>> def declares(labels):
+        ...     return Declaration.from_json({"modalities": ["t1"], "labels": labels}, "here")
+        >>> same_meaning(declares({"1": "core", "2": "rim"}), declares({"4": "core", "7": "rim"}))["data"].regions
+        {'core': (4,), 'rim': (7,)}
+    """
+    return {name: _translated(run, convention, data.name) for name, convention in data.conventions.items()}
+
+
+def _translated(run: Declaration, data: LabelConvention, where: str) -> LabelConvention:
+    trained = next(iter(run.conventions.values()))
+    number_of = {meaning.casefold(): label for label, meaning in data.meanings.items()}
+    regions: dict[str, tuple[int, ...]] = {}
+    for region, labels in trained.regions.items():
+        wanted = {trained.meanings[label].casefold() for label in labels}
+        if region in data.regions:
+            found = {data.meanings[label].casefold() for label in data.regions[region]}
+            if not wanted & found:
+                raise DataError(
+                    f"region {region} means {', '.join(sorted(wanted))} in the run and {', '.join(sorted(found))} in "
+                    f"{where}; rename one of them"
+                )
+            regions[region] = data.regions[region]
+        elif wanted <= set(number_of):
+            regions[region] = tuple(sorted(number_of[meaning] for meaning in wanted))
+        else:
+            raise DataError(
+                f"{where} declares neither a region {region} nor labels that mean {', '.join(sorted(wanted))}; it has "
+                f"{data.describe()}. Declare the region there, by the numbers that make it up"
+            )
+    try:
+        paint = painting_order(regions)
+        return LabelConvention(data.name, data.meanings, regions, paint, trained.exclusive, data.ignore)
+    except ValueError as error:
+        raise DataError(f"{where} cannot be read with the regions of the run: {error}") from error

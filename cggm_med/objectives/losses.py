@@ -24,8 +24,8 @@ class RegionLoss(nn.Module):
     grid (deep supervision, classifier heads) are compared with every n-th voxel of the target, which is where a
     stride-n convolution is centred.
 
-    Voxels of a region whose target is ``UNKNOWN`` were not annotated and add nothing. The cross-entropy is then averaged
-    over the other voxels of all samples.
+    Voxels of a region whose target is ``UNKNOWN`` were not annotated and add nothing. The cross-entropy is then
+    averaged over the other voxels of all samples.
 
     Args:
         exclusive: whether the regions exclude one another.

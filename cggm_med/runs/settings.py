@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from cggm_med import distributed, registry
 from cggm_med.config import RunConfig, Tree, require, resolve, to_tree
@@ -12,7 +13,7 @@ from cggm_med.task.base import Task
 
 
 def make_config(task: str, layers: Sequence[Tree], preset: str | None = None, strategy: str | None = None) -> RunConfig:
-    """Resolve settings: defaults < the task's preset < the strategy's training defaults < ``layers`` in their order.
+    """Resolve settings: defaults < what the data declare < preset < the strategy's training defaults < ``layers``.
 
     Args:
         task: registered name.
@@ -57,11 +58,15 @@ def make_config(task: str, layers: Sequence[Tree], preset: str | None = None, st
         "model": cls.ModelConfig,
         "strategy": balancing.Config,
     }
+    # The settings of a run hold what its data declared, and its data may be elsewhere by now.
+    stored = any("declaration" in layer.get("task", {}) for layer in layers if isinstance(layer.get("task"), dict))
+    path = stated.get("data.path")
+    declared = {} if stored else cls.settings_of_data(None if path is None else Path(str(path)))
     # A task's own TaskConfig may have another default.
     modalities = {} if hasattr(cls.TaskConfig, "modalities") else {"modalities": list(cls.known_modalities)}
     defaults: Tree = {"task": modalities, "train": balancing.train_defaults}
     names: Tree = {"preset": preset, "task": {"name": task}, "strategy": {"name": strategy}}
-    return resolve(sections, [cls.presets[preset], defaults, *layers, names])
+    return resolve(sections, [declared, cls.presets[preset], defaults, *layers, names])
 
 
 def instantiate(config: RunConfig) -> tuple[Task, BalancingStrategy]:

@@ -83,12 +83,12 @@ class Task(ABC):
     presets: ClassVar[Mapping[str, Tree]] = {}
     description: ClassVar[str] = ""
     url: ClassVar[str] = ""
-    known_modalities: ClassVar[tuple[str, ...]]
+    known_modalities: tuple[str, ...]
     targets: tuple[str, ...]
     chosen_by: ClassVar[str]
     lower_is_better: ClassVar[bool] = False
     group_kind: ClassVar[str] = "sample"
-    conventions: ClassVar[Mapping[str, LabelConvention]] = {}
+    conventions: Mapping[str, LabelConvention] = {}
     chance_rule: ClassVar[str] = ""
 
     splits: Splits
@@ -118,6 +118,20 @@ class Task(ABC):
             sections: by name, such as ``data``.
         """
         self._config = replace(self._config, **sections)
+
+    @classmethod
+    def settings_of_data(cls, path: Path | None) -> Tree:
+        """Settings that the data declare by themselves; the preset and the user's settings take precedence.
+
+        Asked once, when a run is configured; a finished run has them in its own settings.
+
+        Args:
+            path: ``data.path``; None for the embedded data.
+
+        Raises:
+            DataError: if the data do not say what the task needs to know.
+        """
+        return {}
 
     @classmethod
     def default_preset(cls, embedded: bool) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from cggm_med.data.volumes.labels import THRESHOLD, LabelConvention
 from cggm_med.data.volumes.transforms import NativeGrid
 from cggm_med.models.sliding_window import predict_volume
+from cggm_med.objectives.activation import Activation, overlapping
 
 FLIPS = tuple(axes for n in (1, 2, 3) for axes in itertools.combinations((1, 2, 3), n))  # of (channel, x, y, z)
 
@@ -38,7 +39,7 @@ class SegmentedScan:
 
     def labels(self, convention: LabelConvention) -> NDArray[np.uint8]:
         """``(x, y, z)`` on the scan's own grid: the number of each voxel's innermost region, 0 outside all regions."""
-        return self.grid.uncropped(convention.to_labels(self.cropped >= THRESHOLD))
+        return self.grid.uncropped(convention.to_labels(convention.chosen(self.cropped)))
 
     def regions(
         self, convention: LabelConvention, thresholds: float | NDArray[np.floating] = THRESHOLD
@@ -49,8 +50,8 @@ class SegmentedScan:
             convention: of the labels.
             thresholds: one for all regions, or one each, ``(region,)``.
         """
-        reached = self.cropped >= np.reshape(thresholds, (-1, 1, 1, 1))
-        return np.stack([self.grid.uncropped(mask) for mask in convention.painted(reached)])
+        chosen = convention.chosen(self.cropped, thresholds)
+        return np.stack([self.grid.uncropped(mask) for mask in convention.painted(chosen)])
 
 
 @torch.no_grad()
@@ -63,6 +64,7 @@ def segment_scan(
     overlap: float,
     answers: int = 1,
     flips: bool = False,
+    activation: Activation = overlapping,
 ) -> Iterator[SegmentedScan]:
     """Segment a whole scan window by window, and bring the predictions back to its grid.
 
@@ -75,13 +77,18 @@ def segment_scan(
         overlap: of windows, see ``predict_volume``.
         answers: number of predictions.
         flips: average over all mirrored versions of the scan, which takes eight times as long.
+        activation: from the logits of one prediction to its probabilities.
 
     Returns:
         One for each prediction, brought back only when it is consumed, to save memory.
     """
 
+    def probabilities(windows: Tensor) -> Tensor:
+        one_each = logits(windows).unflatten(1, (answers, -1)).flatten(0, 1)
+        return activation(one_each).unflatten(0, (-1, answers)).flatten(1, 2)
+
     def predict(seen: Tensor) -> Tensor:
-        return predict_volume(lambda windows: torch.sigmoid(logits(windows).float()), seen, patch_size, overlap=overlap)
+        return predict_volume(probabilities, seen, patch_size, overlap=overlap)
 
     volume = predict(image)
     if flips:

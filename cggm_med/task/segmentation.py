@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 
 from cggm_med import distributed, registry
 from cggm_med.config import RunConfig, Tree, require
-from cggm_med.data.cases import CaseList
+from cggm_med.data.cases import Case, CaseList
 from cggm_med.data.layouts import NamedFiles, find_cases
 from cggm_med.data.splits import Member, Splits, from_sections, members_of
 from cggm_med.data.volumes.augment import Amount, Augmentation
@@ -31,7 +32,7 @@ from cggm_med.data.volumes.patches import PatchDataset, PatchSampling, patch_loa
 from cggm_med.data.volumes.prepared import PreparedCase, common_spacing
 from cggm_med.data.volumes.preprocess import Preprocessing, prepare
 from cggm_med.data.volumes.transforms import NativeGrid, Spacing
-from cggm_med.errors import DataError
+from cggm_med.errors import ConfigError, DataError
 from cggm_med.files import cache_folder
 from cggm_med.metrics.metric import Metric, load_metrics
 from cggm_med.metrics.overlap import dice
@@ -46,7 +47,7 @@ from cggm_med.metrics.regions import (
     score_region,
 )
 from cggm_med.models.base import MultimodalModel
-from cggm_med.models.encoders import Encoder
+from cggm_med.models.encoders import Encoder, UNetEncoder
 from cggm_med.models.fusion import Fusion
 from cggm_med.models.heads import UnimodalHeads, VoxelwiseHead
 from cggm_med.models.segmentation import SegmentationModel
@@ -130,12 +131,16 @@ class SegmentationModelConfig:
 
     Attributes:
         channels: feature channels of each scale of every encoder, finest first.
+        strides: of each scale relative to the one before, along x, y, z; default: every scale halves the grid.
+        kernels: width of the convolutions of each scale along x, y, z; default: 3.
         deep_supervision: also learn from predictions at coarser scales.
         encoder: registered name of the encoder.
         fusion: registered name of the fusion.
     """
 
     channels: tuple[int, ...] = (16, 32, 64, 128)
+    strides: tuple[tuple[int, int, int], ...] = ()
+    kernels: tuple[tuple[int, int, int], ...] = ()
     deep_supervision: bool = False
     encoder: str = "unet"
     fusion: str = "masked_mean"
@@ -144,6 +149,10 @@ class SegmentationModelConfig:
         channels = list(self.channels)
         require(len(channels) >= 2, "model.channels", channels, "at least 2 scales")
         require(all(c > 0 for c in channels), "model.channels", channels, "at least 1 channel per scale")
+        for name in ("strides", "kernels"):
+            steps = getattr(self, name)
+            whole = all(n >= 1 for step in steps for n in step)
+            require(whole and len(steps) in (0, len(channels)), f"model.{name}", steps, "one for each scale, or none")
 
 
 class SegmentationTask(Task):
@@ -165,12 +174,12 @@ class SegmentationTask(Task):
     layouts: ClassVar[Sequence[NamedFiles]]
     decathlon_modalities: ClassVar[Mapping[str, str]] = {}
     decathlon_convention: ClassVar[str] = ""
-    conventions: ClassVar[Mapping[str, LabelConvention]]
+    conventions: Mapping[str, LabelConvention]
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
         data = config.data
-        self.encoder: type[Encoder] = registry.load(registry.ENCODERS, config.model.encoder)
+        self.encoder = self._encoder()
         self.fusion: type[Fusion] = registry.load(registry.FUSIONS, config.model.fusion)
         with torch.random.fork_rng(devices=[]):
             encoder = self.encoder(config.model.channels)  # only for its declarations
@@ -232,6 +241,15 @@ class SegmentationTask(Task):
             need_labels=need_labels,
         )
 
+    @property
+    def exclusive(self) -> bool:
+        """Whether a voxel belongs to one region at most."""
+        return next(iter(self.conventions.values())).exclusive
+
+    def convention_of(self, case: Case) -> LabelConvention:
+        """The convention of one case's label."""
+        return self.convention
+
     def volumes(self) -> SegmentationTask:
         """The task itself."""
         return self
@@ -273,7 +291,12 @@ class SegmentationTask(Task):
         say(
             f"{len(cases)} cases ({self.found.layout}), labels as in {self.convention.name}; checking and preprocessing"
         )
-        preprocessing = Preprocessing(self.modalities, self.convention, data.spacing)
+        preprocessing = Preprocessing(
+            self.modalities,
+            self.convention_of(cases[0]),
+            data.spacing,
+            {case.convention: self.convention_of(case) for case in cases if case.convention is not None},
+        )
 
         def progress(done: int, total: int) -> None:
             if total >= MANY_CASES and done * 10 // total > (done - 1) * 10 // total:
@@ -307,6 +330,18 @@ class SegmentationTask(Task):
         sampler = self.step_sampler(first_step)
         return patch_loader(dataset, sampler, self.modalities, workers=data.workers, pin_memory=pin_memory)
 
+    def _encoder(self) -> Callable[[Sequence[int]], Encoder]:
+        """Constructs an encoder from the channels, with the strides and kernels that are set."""
+        settings = self.config.model
+        encoder: type[Encoder] = registry.load(registry.ENCODERS, settings.encoder)
+        planned = {name: steps for name in ("strides", "kernels") if (steps := getattr(settings, name))}
+        if planned and not issubclass(encoder, UNetEncoder):
+            raise ConfigError(
+                f"model.{' and model.'.join(planned)} are set, which encoder '{settings.encoder}' does not know; leave "
+                "them empty ([]), or use encoder unet"
+            )
+        return functools.partial(encoder, **planned) if planned else encoder
+
     def _require_all_regions(self, ids: Sequence[str]) -> None:
         """Refuse to train on cases in which a region never occurs, since it could not be learned."""
         present = {region for id in ids for region in np.unique(self.cases[id].centres[:, 0]).tolist()}
@@ -327,6 +362,7 @@ class SegmentationTask(Task):
             settings.deep_supervision,
             encoder=self.encoder,
             fusion=self.fusion,
+            decoder_kernels=settings.kernels or None,
         )
 
     def unimodal_heads(self, model: MultimodalModel) -> UnimodalHeads:
@@ -335,11 +371,12 @@ class SegmentationTask(Task):
 
     def criterion(self) -> nn.Module:
         """Soft Dice plus cross-entropy."""
-        return RegionLoss()
+        partial = self.convention.ignore is not None or any(case.source.not_drawn for case in self.cases.values())
+        return RegionLoss(exclusive=self.exclusive, partial=partial)
 
     def score_sums(self, logits: Tensor, target: Tensor) -> Tensor:
         """Sums of the soft Dice."""
-        return soft_dice_sums(logits, target)
+        return soft_dice_sums(logits, target, exclusive=self.exclusive)
 
     def facts(self) -> Tree:
         """The convention of the training labels, and how each modality's training images look."""
@@ -401,8 +438,8 @@ class SegmentationTask(Task):
         for id in cases:
             case, grid = self.cases[id], self.cases[id].grid
             answers = self.segment(model, case.tensor(device), grid, self.modalities, autocast, heads=heads)
-            fused, *unimodal = (answer.regions(self.convention) for answer in answers)
-            truth = case.native_target(self.convention)
+            fused, *unimodal = (case.scored(answer.regions(self.convention)) for answer in answers)
+            truth = case.native_target()
             scores = self.score(id, fused, truth, grid.spacing, full=full)
             head_scores = [
                 {"case": id, "modality": modality, "region": name, "dice": dice(*map(torch.from_numpy, (p, t)))}
@@ -426,7 +463,7 @@ class SegmentationTask(Task):
         data = self.config.data
         for id in cases:
             case, spacing = self.cases[id], self.cases[id].grid.spacing
-            truth = case.native_target(self.convention)
+            truth = case.native_target()
             segmented = segment_subsets(
                 model,
                 inspect(replace(case.source, label=None), None),

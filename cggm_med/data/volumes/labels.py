@@ -110,6 +110,35 @@ class LabelConvention:
         """
         return self.to_regions(self.to_labels(regions))
 
+    def chosen(
+        self, probability: NDArray[np.floating], thresholds: float | NDArray[np.floating] = THRESHOLD
+    ) -> NDArray[np.bool_]:
+        """Masks ``(region, x, y, z)`` of the regions that a voxel's probabilities ``(region, x, y, z)`` speak for.
+
+        Regions that may overlap: each that reaches its threshold. Regions that exclude one another: the most probable
+        one, unless the background, which has the rest to 1, is as probable; a threshold other than the usual one must
+        be reached besides.
+
+        Args:
+            probability: of each region, in [0, 1].
+            thresholds: one for all regions, or one each, ``(region,)``.
+
+        Example:
+            >>> two = LabelConvention("x", {1: "a", 2: "b"}, {"a": (1,), "b": (2,)}, {"a": 1, "b": 2}, exclusive=True)
+            >>> p = np.array([[0.4, 0.3, 0.0], [0.35, 0.2, 0.6]]).reshape(2, 3, 1, 1)
+            >>> two.chosen(p).astype(int)[:, :, 0, 0].tolist()
+            [[1, 0, 0], [0, 0, 1]]
+        """
+        if not self.exclusive:
+            return probability >= np.reshape(thresholds, (-1, 1, 1, 1))
+        best = probability.argmax(0)
+        background = 1 - probability.sum(0, dtype=np.float64)
+        wins = np.take_along_axis(probability, best[None], 0)[0] > background
+        masks = (best == np.arange(len(probability))[:, None, None, None]) & wins
+        if np.ndim(thresholds):
+            masks &= probability >= np.reshape(thresholds, (-1, 1, 1, 1))
+        return masks
+
     def undeclared(self, labels: NDArray[np.generic]) -> list[int | float]:
         """Values of a label map that the convention does not declare, sorted; fractions and NaN are such values.
 

@@ -31,12 +31,14 @@ class PreparedCase:
         patient: whom it shows.
         folder: where its arrays lie.
         source: the case that it was made from.
+        convention: of its label.
     """
 
     id: str
     patient: str
     folder: Path
     source: Case
+    convention: LabelConvention
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -53,7 +55,7 @@ class PreparedCase:
         return torch.from_numpy(np.array(self.image())).to(device)
 
     def target(self) -> NDArray[np.uint8]:
-        """``(region, x, y, z)`` of 0 and 1, mapped from disk."""
+        """``(region, x, y, z)`` of 0, 1 and perhaps ``UNKNOWN``, mapped from disk."""
         return np.load(self.folder / "target.npy", mmap_mode="r", allow_pickle=False)
 
     @cached_property
@@ -70,10 +72,19 @@ class PreparedCase:
         foreground = np.unpackbits(bits, count=math.prod(shape)).reshape(shape).view(bool)
         return NativeGrid(**facts, foreground=foreground)
 
-    def native_target(self, convention: LabelConvention) -> NDArray[np.bool_]:
+    def native_target(self) -> NDArray[np.bool_]:
         """True regions on the case's own grid, read from its label file."""
+        return self.convention.to_regions(self._label())
+
+    def scored(self, masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Predicted masks ``(region, x, y, z)`` without the voxels that nobody annotated."""
+        if self.convention.ignore is None:
+            return masks
+        return masks & (self._label() != self.convention.ignore)
+
+    def _label(self) -> NDArray[Any]:
         assert self.source.label is not None  # noqa: S101 - find_cases was asked for labels
-        return convention.to_regions(open_image(self.source.label).voxels())
+        return open_image(self.source.label).voxels()
 
 
 def common_spacing(prepared: Sequence[PreparedCase]) -> tuple[float, float, float]:

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from cggm_med.data.volumes.prepared import PreparedCase
 from cggm_med.data.volumes.transforms import resampling, to_network
 from cggm_med.errors import DataError, OutputError
 from cggm_med.files import atomic_folder, digest_of, pieces
+from cggm_med.objectives.losses import UNKNOWN
 
 VERSION = 2  # part of every cache key: raise it whenever the same files would give other numbers
 DIGEST_BYTES = 20
@@ -37,12 +38,18 @@ class Preprocessing:
     Attributes:
         modalities: channels of the image, in order.
         convention: meaning of the label values.
+        conventions: of cases that name one (``Case.convention``), by name.
         spacing: target voxel size in mm, or None to keep each case's own.
     """
 
     modalities: tuple[str, ...]
     convention: LabelConvention
     spacing: tuple[float, float, float] | None = None
+    conventions: Mapping[str, LabelConvention] = field(default_factory=dict)
+
+    def convention_of(self, case: Case) -> LabelConvention:
+        """The meaning of a case's label values."""
+        return self.convention if case.convention is None else self.conventions[case.convention]
 
     def resampling(self, case: Case) -> tuple[float, float, float] | None:
         """The spacing to resample a case to; None if its voxels have that size already."""
@@ -56,15 +63,19 @@ class Preprocessing:
             case: the case.
             files: what ``digests`` said of it.
         """
+        convention = self.convention_of(case)
         settings = {
             "version": VERSION,
             "monai": monai.__version__,
             "modalities": self.modalities,
             "channels": [case.images[m].channel for m in self.modalities],
-            "regions": {name: list(values) for name, values in self.convention.regions.items()},
-            "labels": sorted(self.convention.meanings),
+            "regions": {name: list(values) for name, values in convention.regions.items()},
+            "labels": sorted(convention.meanings),
             "spacing": self.resampling(case),
             "files": files,
+            # Only where they occur, so that what was prepared before them is found again.
+            **({} if convention.ignore is None else {"ignore": convention.ignore}),
+            **({"not_drawn": list(case.not_drawn)} if case.not_drawn else {}),
         }
         return digest_of(json.dumps(settings).encode(), DIGEST_BYTES)
 
@@ -110,7 +121,10 @@ def prepare(
             "Fix or leave out these files:",
             problems,
         )
-    return [PreparedCase(c.id, c.patient, folder, c) for c, folder in zip(cases, folders, strict=True)]
+    return [
+        PreparedCase(c.id, c.patient, folder, c, preprocessing.convention_of(c))
+        for c, folder in zip(cases, folders, strict=True)
+    ]
 
 
 def _prepare_case(case: Case, preprocessing: Preprocessing, cache: Path) -> tuple[Path, tuple[str, ...]]:
@@ -121,16 +135,29 @@ def _prepare_case(case: Case, preprocessing: Preprocessing, cache: Path) -> tupl
         folder = cache / preprocessing.key(case, files)
         if (folder / "case.json").exists():
             return folder, ()
-    found = inspect(case, preprocessing.convention)
+    convention = preprocessing.convention_of(case)
+    found = inspect(case, convention)
     if not found.problems:
-        _write(folder, _preprocess(found, preprocessing, files))
+        target = target_of(case, convention, found.volumes[LABEL])
+        _write(folder, _preprocess(found, target, preprocessing, files))
     return folder, found.problems
 
 
-def _preprocess(found: Inspection, preprocessing: Preprocessing, files: Mapping[str, str]) -> dict[str, Any]:
+def target_of(case: Case, convention: LabelConvention, labels: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """What is to be learned of a label map: ``(region, x, y, z)`` of 0, 1 and ``UNKNOWN`` where nobody annotated."""
+    target = convention.to_regions(labels).astype(np.uint8)
+    if convention.ignore is not None:
+        target[:, labels == convention.ignore] = UNKNOWN
+    for region in case.not_drawn:
+        target[list(convention.regions).index(region)] = UNKNOWN
+    return target
+
+
+def _preprocess(
+    found: Inspection, regions: NDArray[np.uint8], preprocessing: Preprocessing, files: Mapping[str, str]
+) -> dict[str, Any]:
     """Arrays and facts of one case with a label and without problems."""
     channels = [found.volumes[m] for m in preprocessing.modalities]
-    regions = preprocessing.convention.to_regions(found.volumes[LABEL])
     affine = found.affines[preprocessing.modalities[0]]
     moved, grid, backgrounds = to_network(channels, affine, preprocessing.spacing, regions)
     image, target = (moved[key].as_tensor().numpy() for key in ("image", "target"))
@@ -153,7 +180,7 @@ def _centres(target: NDArray[np.uint8]) -> NDArray[np.int32]:
     """Up to ``CANDIDATES`` voxels a region, evenly spread over its list of voxels."""
     found = []
     for region, mask in enumerate(target):
-        voxels = np.argwhere(mask)
+        voxels = np.argwhere(mask == 1)
         if len(voxels) > CANDIDATES:
             voxels = voxels[np.linspace(0, len(voxels) - 1, CANDIDATES).astype(np.int64)]
         found.append(np.column_stack([np.full(len(voxels), region), voxels]))

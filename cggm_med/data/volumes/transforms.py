@@ -90,7 +90,7 @@ def to_network(
     channels: Sequence[NDArray[np.float32]],
     affine: NDArray[np.float64],
     spacing: Spacing | None,
-    target: NDArray[np.bool_] | None = None,
+    target: NDArray[np.bool_] | NDArray[np.uint8] | None = None,
 ) -> tuple[dict[str, MetaTensor], NativeGrid, list[float | None]]:
     """What a network sees of a case.
 

@@ -146,7 +146,7 @@ def region_predictions(run: LoadedRun, case: str) -> dict[tuple[str, str], Regio
             f"the prediction of {case} is NaN; look at this case, or train with a lower optim.lr or "
             "train.precision=float32"
         )
-    truth = prepared.native_target(volumes.convention)
+    truth = prepared.native_target()
     predictions = {}
     for region, p, t in zip(volumes.targets, volume, truth, strict=True):
         near = nearby((p >= 0.5) | t, grid.spacing)

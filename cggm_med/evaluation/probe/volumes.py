@@ -179,7 +179,7 @@ class VolumeProbe:
         )
 
     def _truth(self, source: LoadedRun, case: str) -> NDArray[np.bool_]:
-        return source.volumes.cases[case].native_target(source.volumes.convention)
+        return source.volumes.cases[case].native_target()
 
     def _own(self) -> list[Record]:
         """Dice of the run's own heads and of its fused prediction."""

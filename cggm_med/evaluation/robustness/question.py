@@ -83,7 +83,7 @@ def score_conditions(run: LoadedRun, conditions: Sequence[Condition], say: Say =
     for number, id in enumerate(mine, start=1):
         case = volumes.cases[id]
         scan = inspect(replace(case.source, label=None), None)
-        truth = case.native_target(volumes.convention)
+        truth = case.native_target()
         by_case[id] = rows = []
         for condition, after in zip(conditions, [*conditions[1:], None], strict=True):
             predicted = _segment(run, id, scan, condition)

@@ -64,14 +64,14 @@ def test_the_axes_become_right_anterior_superior(tmp_path):
 def test_there_and_back_is_the_identity(tmp_path, affine):
     (case,) = prepare([write_case(tmp_path / "a", affine=affine)], preprocessing(), tmp_path / "cache")
     native = case.grid.to_native(torch.from_numpy(np.array(case.target())).float())
-    np.testing.assert_array_equal(native > 0.5, case.native_target(CONVENTION))
+    np.testing.assert_array_equal(native > 0.5, case.native_target())
 
 
 @pytest.mark.parametrize("affine", [LPS, RSA], ids=["LPS", "RSA"])
 def test_resampling_there_and_back_keeps_regions_in_place(tmp_path, affine):
     (case,) = prepare([write_case(tmp_path / "a", affine=affine)], preprocessing((1.1, 1.1, 1.1)), tmp_path / "cache")
     native = case.grid.to_native(torch.from_numpy(np.array(case.target())).float()) >= 0.5
-    truth = case.native_target(CONVENTION)
+    truth = case.native_target()
     assert native.shape == truth.shape
     dice = 2 * (native & truth).sum() / (native.sum() + truth.sum())
     assert dice > 0.85
