@@ -21,7 +21,7 @@ def exclusive(logits: Tensor) -> Tensor:
 
     A softmax does not change when the same number is added to all logits, so the background needs none of its own: the
     network has one output per region either way, and what a region's logit says is its evidence over the background
-    (ADR 0032). What is left to 1 is the background's probability.
+    (ADR 0033). What is left to 1 is the background's probability.
 
     Args:
         logits: ``(batch, region, ...)``.

@@ -72,7 +72,7 @@ def contour_figure(
         _corner(row[0], 0, 1, "R")
         _corner(row[-1], 1, 1, "L")
         _corner(row[0], 0, 0, plane)
-    scores = "   ".join(f"{region} {dice[region]:.2f}" for region in regions)
+    scores = "   ".join(f"{region} {dice[region]:.2f}" for region in regions if region in dice)
     figure.suptitle(f"{case_id}\nDice:  {scores}", color="white", fontsize=11)
     handles = [Line2D([], [], color=c, label=r) for c, r in zip(cycle(REGION_COLOURS), regions, strict=False)]
     handles += [Line2D([], [], color="0.8", label="true"), Line2D([], [], color="0.8", ls=DASHED, label="predicted")]

@@ -51,6 +51,7 @@ from cggm_med.models.encoders import Encoder, UNetEncoder
 from cggm_med.models.fusion import Fusion
 from cggm_med.models.heads import UnimodalHeads, VoxelwiseHead
 from cggm_med.models.segmentation import SegmentationModel
+from cggm_med.objectives.activation import activation
 from cggm_med.objectives.balance_scores import soft_dice_sums
 from cggm_med.objectives.losses import RegionLoss
 from cggm_med.plots.contours import contour_figure
@@ -420,7 +421,14 @@ class SegmentationTask(Task):
 
         data, answers = self.config.data, 1 + (0 if heads is None else len(modalities))
         return segment_scan(
-            logits, image, grid, patch_size=data.patch_size, overlap=data.overlap, answers=answers, flips=flips
+            logits,
+            image,
+            grid,
+            patch_size=data.patch_size,
+            overlap=data.overlap,
+            answers=answers,
+            flips=flips,
+            activation=activation(self.exclusive),
         )
 
     @torch.no_grad()
@@ -445,6 +453,7 @@ class SegmentationTask(Task):
                 {"case": id, "modality": modality, "region": name, "dice": dice(*map(torch.from_numpy, (p, t)))}
                 for modality, prediction in zip(self.modalities, unimodal, strict=False)
                 for name, p, t in zip(self.targets, prediction, truth, strict=True)
+                if name not in case.source.not_drawn
             ]
             findings = {"regions": scores, "heads": head_scores}
             mean = statistics.fmean(row["dice"] for row in scores)
@@ -511,7 +520,8 @@ class SegmentationTask(Task):
         """
         metrics = self.metrics if full else self.metrics[:1]
         masks = zip(self.targets, predicted, true, strict=True)
-        return [score_region(case, region, p, t, spacing, metrics) for region, p, t in masks]
+        unknown = self.cases[case].source.not_drawn
+        return [score_region(case, r, p, t, spacing, metrics) for r, p, t in masks if r not in unknown]
 
     def dice_rules(self) -> dict[str, str]:
         """Definitions for a report that holds no metric but Dice."""

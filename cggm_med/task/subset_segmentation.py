@@ -15,6 +15,7 @@ from cggm_med.data.volumes.checks import Inspection
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.transforms import Spacing, background_value, bounding_box, foreground_of, to_network
 from cggm_med.models.base import MultimodalModel
+from cggm_med.objectives.activation import activation
 from cggm_med.task.scan_to_mask import segment_scan
 
 Subset = tuple[str, ...]
@@ -62,7 +63,15 @@ def segment_subsets(
         moved, grid, _ = to_network(volumes, scan.affines[group[0][0]], spacing)
         image = moved["image"].as_tensor().to(device)
         logits = _logits(model, modalities, group, autocast)
-        answers = segment_scan(logits, image, grid, patch_size=patch_size, overlap=overlap, answers=len(group))
+        answers = segment_scan(
+            logits,
+            image,
+            grid,
+            patch_size=patch_size,
+            overlap=overlap,
+            answers=len(group),
+            activation=activation(convention.exclusive),
+        )
         for subset, answer in zip(group, answers, strict=True):
             yield subset, answer.regions(convention) & np.any([shown[m] for m in subset], axis=0)
 

@@ -142,7 +142,7 @@ def it_says_what_it_is(candidate: Candidate) -> None:
     cls = candidate.cls
     expect(bool(cls.description), "description is empty, expected one line for 'cggm-med tasks'")
     expect(bool(cls.__doc__), "the class has no docstring, expected one that says what it does")
-    known = cls.known_modalities
+    known = candidate.ready.known_modalities
     expect(0 < len(set(known)) == len(known), f"known_modalities is {known}, expected each modality once")
     for embedded in (True, False):
         preset = cls.default_preset(embedded)

@@ -1,5 +1,6 @@
 """Every task keeps the laws of ``check_task``, on generated data in its real layout."""
 
+import json
 from functools import cache
 
 import pytest
@@ -28,6 +29,18 @@ SEGMENTATION = [f"{key}={SMALL[key]}" for key in ("data.patch_size", "data.valid
 TRAINED = {task: ("joint", "cggm", third) for task, third in THIRD.items()}
 
 
+def declared_phantom(phantom, folder):
+    """The phantom as a declared list of classes that exclude one another."""
+    files = {**{m: m for m in ("flair", "t1", "t1ce", "t2")}, "label": "seg"}
+    cases = [
+        {"id": case.name, **{role: str(case / f"{case.name}_{end}.nii.gz") for role, end in files.items()}}
+        for case in sorted(phantom.iterdir())
+    ]
+    declared = {"modalities": dict.fromkeys(list(files)[:4], "mri"), "labels": {"1": "core", "2": "oedema", "4": "rim"}}
+    (folder / "declared.json").write_text(json.dumps({**declared, "training": cases}))
+    return folder / "declared.json"
+
+
 @pytest.fixture(scope="module")
 def laws_of(tmp_path_factory, phantom):
     """The laws of a task; they share what they prepared."""
@@ -37,6 +50,9 @@ def laws_of(tmp_path_factory, phantom):
     def laws(task):
         if task == "brats2021":
             return task_laws(task, folder / task, data=phantom, settings=SEGMENTATION, strategies=())
+        if task == "segmentation":
+            data = declared_phantom(phantom, folder)
+            return task_laws(task, folder / task, data=data, settings=SEGMENTATION, strategies=())
         return task_laws(task, folder / task, strategies=TRAINED[task])
 
     return laws
@@ -48,11 +64,11 @@ def test_every_task_is_tested():
         for name in registry.names(registry.TASKS)
         if registry.package(registry.TASKS, name).startswith("cggm-med ")
     }
-    assert built_in == {"brats2021", *THIRD}
+    assert built_in == {"brats2021", "segmentation", *THIRD}
 
 
 @pytest.mark.parametrize("law", [law.__name__.replace("_", " ") for law in LAWS])
-@pytest.mark.parametrize("task", ["brats2021", *sorted(THIRD)])
+@pytest.mark.parametrize("task", ["brats2021", "segmentation", *sorted(THIRD)])
 def test_it_keeps_the_law(task, law, laws_of):
     laws_of(task)[law]()
 

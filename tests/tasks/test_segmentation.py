@@ -1,0 +1,152 @@
+"""Task segmentation: what the data declare is learned, written and scored, from list to mask, without a program."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from helpers.command_line import command
+from helpers.pictures import without_pictures
+
+from cggm_med.errors import DataError
+from cggm_med.runs.finished_run import FinishedRun
+from cggm_med.runs.settings import instantiate, make_config
+
+AFFINE = np.diag([1.0, 1.0, 3.0, 1.0])
+SHAPE = (20, 18, 8)
+SMALL = {
+    "data.patch_size": "[8,8,8]",
+    "data.workers": "0",
+    "data.validation": "0.2",
+    "data.test": "0.2",
+    "model.channels": "[4,8]",
+    "train.epochs": "2",
+    "train.steps_per_epoch": "3",
+    "train.validate_every": "1",
+    "train.log_every": "1",
+}
+
+
+def write(path, voxels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(voxels, AFFINE), path)
+    return str(path)
+
+
+def cohort(folder, numbers=(1, 2, 9), names=("flair", "t1"), cases=6, **declared):
+    """A body with a lesion whose rim has another number, and voxels at its side that nobody annotated."""
+    entries = []
+    for i in range(cases):
+        random = np.random.default_rng(i)
+        label = np.zeros(SHAPE, np.uint16)
+        x, y = 5 + random.integers(5), 5 + random.integers(5)
+        label[x : x + 5, y : y + 5, 2:6] = numbers[0]
+        label[x + 1 : x + 4, y + 1 : y + 4, 3:5] = numbers[1]
+        if len(numbers) > 2:
+            label[2:4, 2:16, 1:7] = numbers[2]
+        entry = {"id": f"p{i}", "label": write(folder / "labels" / f"p{i}.nii.gz", label)}
+        for k, name in enumerate(names):
+            image = np.zeros(SHAPE, np.float32)
+            image[2:18, 2:16, 1:7] = random.normal(10, 1, (16, 14, 6))
+            image += (label > 0) * (8 - 10 * k) + (label == numbers[1]) * 6
+            entry[name] = write(folder / name / f"p{i}.nii.gz", image * (image != 0))
+        entries.append(entry)
+    content = {
+        "name": "lesions",
+        "modalities": dict.fromkeys(names, "mri"),
+        "labels": {str(numbers[0]): "rim", str(numbers[1]): "core"},
+        **({"ignore": numbers[2]} if len(numbers) > 2 else {}),
+        "training": entries,
+        **declared,
+    }
+    (folder / "dataset.json").write_text(json.dumps(content))
+    return folder / "dataset.json"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on exclusive classes with voxels to ignore, and the list that it was trained on."""
+    folder = tmp_path_factory.mktemp("declared")
+    data = cohort(folder / "data")
+    flags = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+    with pytest.MonkeyPatch.context() as patch, without_pictures():
+        cache = f"data.cache={folder / 'cache'}"
+        train = ("train", "--task", "segmentation", "--data", data, "--out", folder / "run", "--set", cache, *flags)
+        command(patch, *train)
+    return folder / "run", data, folder / "cache"
+
+
+def test_the_declaration_is_part_of_the_run(run):
+    finished = FinishedRun(run[0])
+    assert finished.settings["task"]["modalities"] == ["flair", "t1"]
+    assert finished.settings["task"]["declaration"]["labels"] == {"1": "rim", "2": "core"}
+    assert {row["region"] for row in finished.report.scores.cases} == {"rim", "core"}
+
+
+def test_a_voxel_has_one_class_and_ignored_voxels_are_not_scored(run):
+    config = make_config("segmentation", [FinishedRun(run[0]).settings])
+    task, _ = instantiate(config)
+    task.find(print)
+    assert task.exclusive
+    task.prepare(FinishedRun(run[0]).splits, lambda line: None)
+    case = task.cases["p0"]
+    target = np.asarray(case.target())
+    assert set(np.unique(target)) == {0, 1, 255}
+    assert ((target == 255).any(0) == (target == 255).all(0)).all()
+    everything = np.ones((2, *SHAPE), bool)
+    assert (~case.scored(everything)).sum() == 2 * (2 * 14 * 6)
+    predicted = np.random.default_rng(0).random((2, 5, 5, 5)) / 2
+    masks = task.convention.chosen(predicted)
+    assert masks.sum(0).max() == 1
+    background = 1 - predicted.sum(0)
+    best = np.stack([background, *predicted]).argmax(0)  # an independent reading of the rule
+    np.testing.assert_array_equal(masks, [best == 1, best == 2])
+
+
+def test_predict_writes_the_declared_numbers(run, tmp_path, monkeypatch):
+    source = run[1].parent
+    images = [word for m in ("flair", "t1") for word in (f"--{m}", source / m / "p0.nii.gz")]
+    command(monkeypatch, "predict", run[0], "--trust-names", *images, "-o", tmp_path / "mask.nii.gz")
+    mask = nib.load(tmp_path / "mask.nii.gz")
+    assert set(np.unique(mask.dataobj)) <= {0, 1, 2}
+    np.testing.assert_allclose(mask.affine, AFFINE)
+
+
+def test_other_numbers_and_names_that_mean_the_same_are_scored_alike(run, tmp_path, monkeypatch):
+    same = cohort(tmp_path, numbers=(300, 7, 9), names=("T2 FLAIR", "t1"))
+    content = json.loads(same.read_text())
+    content["modalities"] = {"T2 FLAIR": {"kind": "mri", "shows": "flair"}, "t1": "mri"}
+    same.write_text(json.dumps(content))
+    results = []
+    for data in (run[1], same):
+        out = tmp_path / f"scores{len(results)}"
+        command(monkeypatch, "evaluate", run[0], "--data", data, "--split", "all", "--out", out)
+        found = json.loads((out / "results.json").read_text())
+        results.append([{k: v for k, v in row.items() if k != "seconds"} for row in found["cases"]])
+    assert results[0] == results[1]
+
+
+def test_other_meanings_are_refused(run, tmp_path):
+    other = cohort(tmp_path, numbers=(1, 2), labels={"1": "oedema", "2": "core"})
+    task, _ = instantiate(make_config("segmentation", [FinishedRun(run[0]).settings]))
+    with pytest.raises(DataError, match="neither a region rim nor labels that mean rim"):
+        task.find_scans(other)
+
+
+def test_cases_of_two_conventions_are_one_data_set(tmp_path):
+    """The same anatomy under the numbers (1, 2) and (5, 4): prepared targets are equal, bit for bit."""
+    files = {name: cohort(tmp_path / name, numbers) for name, numbers in (("a", (1, 2)), ("b", (5, 4)))}
+    entries, conventions = [], {}
+    for name, file in files.items():
+        content = json.loads(file.read_text())
+        conventions[name] = {"labels": content["labels"]}
+        entries += [{**entry, "id": name + entry["id"], "convention": name} for entry in content["training"]]
+    conventions["b"]["regions"] = {"rim": [5], "core": [4]}
+    both = tmp_path / "dataset.json"
+    both.write_text(json.dumps({"modalities": ["flair", "t1"], "conventions": conventions, "training": entries}))
+    small = {"data": {"path": str(both), "cache": str(tmp_path / "cache"), "workers": 0, "patch_size": [8, 8, 8]}}
+    task, _ = instantiate(make_config("segmentation", [small, {"model": {"channels": [4, 8]}}]))
+    task.find(print)
+    task.prepare(task.default_splits(), lambda line: None)
+    np.testing.assert_array_equal(task.cases["ap0"].target(), task.cases["bp0"].target())
+    assert task.cases["ap0"].target().any()
