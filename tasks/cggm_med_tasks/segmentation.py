@@ -103,7 +103,7 @@ class DeclaredSegmentation(SegmentationTask):
 
     def find(self, say: Callable[[str], None]) -> tuple[str, ...]:
         """Find the scans; label numbers are read as the data declare them, which may differ from case to case."""
-        self.found = self.find_scans(self.data_path(say))
+        self.found = _labelled(self.find_scans(self.data_path(say)), say)
         self.convention = next(iter(self.conventions.values()))
         if self.config.task.labels is not None:
             raise ConfigError(
@@ -143,6 +143,18 @@ class DeclaredSegmentation(SegmentationTask):
         shown = data.modalities[name].shows
         alike = [own for own, modality in self.declaration.modalities.items() if modality.shows == shown]
         return alike[0] if shown and len(alike) == 1 else name
+
+
+def _labelled(found: CaseList, say: Callable[[str], None]) -> CaseList:
+    """The cases with a label: the others, which a data set keeps for testing, can neither be learned nor scored."""
+    cases = tuple(case for case in found.cases if case.label is not None)
+    if len(cases) == len(found.cases):
+        return found
+    say(f"{len(found.cases) - len(cases)} of {len(found.cases)} cases have no label and are left out; see 'predict'")
+    ids = {case.id for case in cases}
+    sections = {name: tuple(id for id in kept if id in ids) for name, kept in (found.sections or {}).items()}
+    declared = {name for name, kept in sections.items() if kept} - {"training"}
+    return replace(found, cases=cases, sections=sections if declared else None)
 
 
 def _chosen(case: Case, wanted: Mapping[str, str]) -> dict[str, Any]:
