@@ -70,7 +70,8 @@ class TrainConfig:
         checkpoint_every: steps between two checkpoints; one is always written at the end of training.
         log_every: steps between two lines of ``metrics.jsonl``.
         accumulate: number of equal parts in which each process computes its share of a batch, to save memory.
-        modality_dropout: probability of leaving each modality of each sample out of the fusion.
+        modality_dropout: probability of leaving each modality of each sample out of the fusion: one for all, or by
+            modality, where those that are not named are never left out.
         modality_dropout_schedule: ``constant``, or ``annealed``: falling linearly to zero at the last step.
         subset_view: weight of a second loss, on a prediction from a random proper subset of the modalities.
         subset_view_guided: draw subsets so that two thirds of them lack the modality that scores best.
@@ -90,7 +91,7 @@ class TrainConfig:
     checkpoint_every: int = 100
     log_every: int = 10
     accumulate: int = 1
-    modality_dropout: float = 0.0
+    modality_dropout: float | Mapping[str, float] = 0.0
     modality_dropout_schedule: Literal["constant", "annealed"] = "constant"
     subset_view: float = 0.0
     subset_view_guided: bool = False
@@ -103,7 +104,9 @@ class TrainConfig:
         counts = ("epochs", "batch_size", "validate_every", "checkpoint_every", "log_every")
         for name in (*counts, "accumulate", "subset_view_every"):
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
-        require(0 <= self.modality_dropout < 1, "train.modality_dropout", self.modality_dropout, "at least 0, below 1")
+        rates = self.modality_dropout
+        for key, rate in flat({"train": {"modality_dropout": rates}}).items():
+            require(0 <= rate < 1, key, rate, "at least 0, below 1")
         require(0 <= self.subset_view < math.inf, "train.subset_view", self.subset_view, "at least 0 and finite")
         require(0 <= self.seed < 2**63, "train.seed", self.seed, "at least 0, below 2**63")
 
@@ -307,7 +310,12 @@ def _coerce(value: Any, kind: Any, key: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
+        mappings = [arg for arg in args if get_origin(arg) is Mapping]
+        if mappings and isinstance(value, Mapping):
+            return _coerce(value, mappings[0], key)
         return _coerce(value, next(arg for arg in args if arg is not type(None)), key)
+    if origin is Mapping:
+        return {str(name): _coerce(item, args[1], f"{key}.{name}") for name, item in value.items()}
     if origin is Literal:
         if value in args:
             return value

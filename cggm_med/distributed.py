@@ -85,6 +85,28 @@ def average(tensors: Sequence[Tensor]) -> None:
         x.copy_(mean.view_as(x))
 
 
+def average_known(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor | None]:
+    """The mean of each tensor over all processes, of which some may lack it; lacking counts as 0.
+
+    Args:
+        tensors: replaced in place where this process has them.
+        like: of the same shapes, for those that it lacks.
+
+    Returns:
+        The means; None where every process lacks the tensor.
+    """
+    if not active() or not like:
+        return list(tensors)
+    known = torch.tensor([x is not None for x in tensors], dtype=torch.float32, device=like[0].device)
+    distributed.all_reduce(known)
+    somewhere = [
+        (torch.zeros_like(shape) if x is None else x) if count else None
+        for x, shape, count in zip(tensors, like, known.tolist(), strict=True)
+    ]
+    average([x for x in somewhere if x is not None])
+    return somewhere
+
+
 def gather_json(content: Any, device: torch.device) -> list[Any]:
     """The content of every process, in the order of their numbers, on each of them.
 

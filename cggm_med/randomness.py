@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -64,6 +65,8 @@ class Step:
         seed: the run's seed.
         part: number of the batch's part, from 0.
         parts: number of parts of the batch (gradient accumulation).
+        counts: how many samples of the whole batch, over all parts and processes, have each modality of the run; None
+            where no case of the data lacks any.
 
     Example:
         >>> step = Step(7, steps=100)
@@ -76,6 +79,40 @@ class Step:
     seed: int = 0
     part: int = 0
     parts: int = 1
+    counts: Mapping[str, int] | None = None
+
+    def modalities(self, here: Iterable[str]) -> tuple[str, ...]:
+        """The modalities that any sample of the whole batch has, the same in all processes and all parts.
+
+        Args:
+            here: those of this part, in the order of the model, which are all unless cases are incomplete.
+
+        Example:
+            >>> Step(0, steps=1, counts={"t1": 3, "t2": 0, "flair": 1}).modalities(["t1"])
+            ('t1', 'flair')
+        """
+        return tuple(here) if self.counts is None else tuple(m for m, count in self.counts.items() if count)
+
+    def weigh(self, modality: str, mean: Tensor, samples: int) -> Tensor:
+        """A mean over the samples of this part that have a modality, as its share of the mean over the whole batch.
+
+        Parts and processes have different numbers of such samples. What they contribute is averaged over parts and
+        processes later, and becomes the mean over all samples that have it.
+
+        Args:
+            modality: which.
+            mean: over its samples in this part.
+            samples: how many these are.
+
+        Example:
+            >>> one_of_three = Step(0, steps=1, parts=2, counts={"t1": 3})
+            >>> one_of_three.weigh("t1", torch.tensor(6.0), samples=1)  # 6 / 3, and 2 parts
+            tensor(4.)
+        """
+        if self.counts is None:
+            return mean
+        share = samples * self.parts * distributed.world_size() / self.counts[modality]
+        return mean if share == 1 else mean * share
 
     @property
     def last(self) -> bool:

@@ -28,13 +28,17 @@ class Features(NamedTuple):
     Attributes:
         maps: feature maps, finest first: ``(batch, channel, x, y, z)`` for volumes, ``(batch, channel, time)`` for
             sequences, ``(batch, channel)`` for vectors.
-        present: ``(batch,)`` booleans, False where this sample lacks the modality; None where no sample does.
+        present: ``(batch,)`` booleans, False where this sample lacks the modality or the fusion is to do without it;
+            None where no sample does.
         valid: ``(batch, time)`` booleans, False after a sequence's end; None where nothing is padded.
+        rows: numbers of the samples that have the modality, in order; what the maps hold of the others means nothing.
+            None where all have it.
     """
 
     maps: tuple[Tensor, ...]
     present: Tensor | None = None
     valid: Tensor | None = None
+    rows: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,26 @@ class Batch:
         inputs: by modality, such as ``(batch, 1, x, y, z)``, or sequences.
         target: what to learn, such as ``(batch, region, x, y, z)`` with values 0 and 1.
         ids: the case of each sample.
+        present: which samples have a modality, ``(batch,)`` booleans by modality, for every modality of the run; what
+            ``inputs`` hold of the others is never looked at. None where no case of the data lacks any. Always on the
+            CPU, where it is decided what to compute, so that no device has to be waited for.
     """
 
     inputs: Mapping[str, Tensor | Padded]
     target: Tensor
     ids: tuple[str, ...]
+    present: Mapping[str, Tensor] | None = None
+
+    @property
+    def counts(self) -> dict[str, int] | None:
+        """How many samples have each modality; None where no case of the data lacks any.
+
+        Example:
+            >>> batch = Batch({}, torch.zeros(2), ("a", "b"), {"t1": torch.tensor([True, False])})
+            >>> batch.counts
+            {'t1': 1}
+        """
+        return None if self.present is None else {m: int(has.sum()) for m, has in self.present.items()}
 
     def split(self, parts: int) -> tuple[Batch, ...]:
         """The same samples in equal parts, for gradient accumulation.
@@ -74,14 +93,15 @@ class Batch:
         return self._map(lambda x: x.to(device, non_blocking=True))
 
     def _part(self, rows: slice) -> Batch:
-        return replace(self._map(lambda x: x[rows]), ids=self.ids[rows])
+        present = None if self.present is None else {m: has[rows] for m, has in self.present.items()}
+        return replace(self._map(lambda x: x[rows]), ids=self.ids[rows], present=present)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         inputs = {
             m: Padded(change(x.values), change(x.valid)) if isinstance(x, Padded) else change(x)
             for m, x in self.inputs.items()
         }
-        return Batch(inputs, change(self.target), self.ids)
+        return Batch(inputs, change(self.target), self.ids, self.present)
 
 
 class UnimodalOutput(NamedTuple):
@@ -90,10 +110,16 @@ class UnimodalOutput(NamedTuple):
     Attributes:
         hidden: input of the head's last layer, ``(batch, channel, ...)``.
         logits: the prediction, ``(batch, target, ...)``.
+        rows: numbers of the samples that have the modality, if not all do; ``hidden`` and ``logits`` are of these.
     """
 
     hidden: Tensor
     logits: Tensor
+    rows: Tensor | None = None
+
+    def target(self, target: Tensor) -> Tensor:
+        """The part of a batch's target that ``logits`` predict."""
+        return target if self.rows is None else target[self.rows]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import ClassVar
 
 import pytest
@@ -141,3 +142,28 @@ def test_class_variables_are_no_settings_and_their_annotations_are_not_read():
     assert (built.sizes, built.rate) == ((4, 5, 6), 2.0)
     with pytest.raises(UnknownName, match=r"no configuration key 'data\.plain'"):
         build_section(Derived, {"plain": {}}, "data")
+
+
+def test_modality_dropout_is_one_rate_or_one_a_modality():
+    assert train_config({"modality_dropout": "0.25"}).modality_dropout == 0.25
+    tree = parse_overrides(["train.modality_dropout={flair: 0.4, t1: 1e-1}"])
+    assert train_config(tree["train"]).modality_dropout == {"flair": 0.4, "t1": 0.1}
+    assert parse_overrides(["train.modality_dropout.flair=0.4"])["train"] == {"modality_dropout": {"flair": 0.4}}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"flair": 1.0}, "train.modality_dropout.flair is 1.0, expected at least 0, below 1"),
+        ({"flair": "often"}, "train.modality_dropout.flair is 'often', expected float"),
+        ([0.4], "train.modality_dropout is [0.4], expected float"),
+        (1.5, "train.modality_dropout is 1.5, expected at least 0, below 1"),
+    ],
+)
+def test_impossible_rates_of_modality_dropout_are_named(given, message):
+    with pytest.raises(ConfigError, match="^" + re.escape(message)):
+        train_config({"modality_dropout": given})
+
+
+def train_config(values):
+    return build_section(TrainConfig, values, "train")

@@ -1,5 +1,7 @@
 """Batches: splitting and moving them changes neither what belongs together nor a value."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -49,3 +51,16 @@ def test_moving_takes_sequences_with_their_masks(batch):
 def test_everything_is_pinned(batch):
     pinned = batch.pin_memory()
     assert all(x.is_pinned() for x in (*pinned.inputs["text"], pinned.inputs["image"], pinned.target))
+
+
+def test_who_has_what_is_divided_with_the_samples_and_stays_on_the_cpu(batch):
+    present = {"text": torch.tensor([True, False, False, True]), "image": torch.tensor([True, True, True, False])}
+    marked = replace(batch, present=present)
+    assert marked.counts == {"text": 2, "image": 3}
+    halves = marked.split(2)
+    assert [half.counts for half in halves] == [{"text": 1, "image": 2}, {"text": 1, "image": 1}]
+    assert [half.present["text"].tolist() for half in halves] == [[True, False], [False, True]]
+    moved = marked.to(torch.device("meta"))
+    assert {m: has.device.type for m, has in moved.present.items()} == {"text": "cpu", "image": "cpu"}
+    assert batch.counts is None
+    assert batch.split(2)[0].present is None

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
@@ -35,8 +36,19 @@ class MultimodalModel(nn.Module, ABC):
         super().__init__()
         self.modalities = tuple(modalities)
 
-    def encode(self, inputs: Mapping[str, Tensor | Padded]) -> dict[str, Features]:
+    def encode(
+        self, inputs: Mapping[str, Tensor | Padded], present: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Features]:
         """Each given modality's features. A modality that is not given is absent: nothing takes its place.
+
+        A modality that no sample has is not encoded, as if it were not given. Where some samples lack it, zeros are
+        encoded for them and nobody reads the result; an encoder whose normalisation mixes samples (batch
+        normalisation) is no encoder for incomplete data.
+
+        Args:
+            inputs: by modality, ``(batch, ...)``.
+            present: which samples have a modality, ``(batch,)`` booleans by modality, on the CPU; all samples have
+                those that are not named. Default: all have all.
 
         Raises:
             UnknownName: for a modality that the model has no encoder for.
@@ -47,9 +59,21 @@ class MultimodalModel(nn.Module, ABC):
         features = {}
         for modality in (m for m in self.modalities if m in inputs):
             x = inputs[modality]
+            has, rows = None if present is None else present.get(modality), None
+            if has is not None and not has.any():
+                continue
+            if has is not None and not has.all():
+                device = (x.values if isinstance(x, Padded) else x).device
+                rows = has.nonzero()[:, 0].to(device, non_blocking=True)
+                has = has.to(device, non_blocking=True)
+                x = Padded(_zero_absent(x.values, has), x.valid) if isinstance(x, Padded) else _zero_absent(x, has)
             maps = self.encoders[modality](x)
-            valid = x.valid if isinstance(x, Padded) else None
-            features[modality] = Features(maps if isinstance(maps, tuple) else (maps,), valid=valid)
+            features[modality] = Features(
+                maps if isinstance(maps, tuple) else (maps,),
+                present=None if rows is None else has,
+                valid=x.valid if isinstance(x, Padded) else None,
+                rows=rows,
+            )
         return features
 
     @abstractmethod
@@ -109,3 +133,8 @@ class MultimodalModel(nn.Module, ABC):
     def modality_gradients(self, modality: str) -> list[Tensor]:
         """The gradients of those ``modality_parameters`` that have one."""
         return [p.grad for p in self.modality_parameters(modality) if p.grad is not None]
+
+
+def _zero_absent(x: Tensor, present: Tensor) -> Tensor:
+    """An input ``(batch, ...)`` with zeros in the samples that lack the modality."""
+    return torch.where(present.view(-1, *[1] * (x.ndim - 1)), x, 0)

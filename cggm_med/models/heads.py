@@ -86,7 +86,7 @@ class UnimodalHeads(nn.Module):
         return next(p for p in self.heads[modality].last.parameters() if p.ndim > 1).flatten(1)  # type: ignore[union-attr]
 
     def forward(self, features: Mapping[str, Features], encoder_weight: float = 1.0) -> dict[str, UnimodalOutput]:
-        """Each present modality's own prediction.
+        """Each present modality's own prediction, of the samples that have it.
 
         Args:
             features: of each present modality.
@@ -97,7 +97,10 @@ class UnimodalHeads(nn.Module):
         for modality in (m for m in self.heads if m in features):
             own = features[modality]
             maps = tuple(scale_gradient(x, encoder_weight) for x in own.maps)
-            outputs[modality] = self.heads[modality](own._replace(maps=maps))
+            output = self.heads[modality](own._replace(maps=maps))
+            if own.rows is not None:
+                output = UnimodalOutput(output.hidden[own.rows], output.logits[own.rows], own.rows)
+            outputs[modality] = output
         return outputs
 
 

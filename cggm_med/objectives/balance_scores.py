@@ -109,11 +109,12 @@ def mean_score(sums: Tensor) -> tuple[Tensor, Tensor]:
         sums: ``(..., target, 3)``.
 
     Returns:
-        The scores ``(...)``, and a boolean scalar: all are finite, and something occurred.
+        The scores ``(...)``, and a boolean scalar: all are finite, and something occurred for each. Where a modality's
+        samples hold nothing of the target, and those of another do, they cannot be compared.
     """
     occurred = (sums[..., 2] > 0).float()
     score = (sums[..., 0] / sums[..., 1].clamp_min(1e-8) * occurred).sum(-1) / occurred.sum(-1).clamp_min(1)
-    return score, torch.isfinite(score).all() & (occurred.sum() > 0)
+    return score, torch.isfinite(score).all() & (occurred.sum(-1) > 0).all()
 
 
 def _dice_sums(probability: Tensor, truth: Tensor) -> Tensor:

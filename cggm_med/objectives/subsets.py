@@ -23,10 +23,15 @@ GUIDED_SHARE = 2 / 3  # how often a guided subset lacks the strongest modality
 
 def modality_dropout(features: Mapping[str, Features], settings: TrainConfig, step: Step) -> Mapping[str, Features]:
     """The features, with modality dropout if this step has any."""
+    left = 1 - step.progress if settings.modality_dropout_schedule == "annealed" else 1
     rate = settings.modality_dropout
-    if settings.modality_dropout_schedule == "annealed":
-        rate *= 1 - step.progress
-    return drop_modalities(features, rate, step, Stream.MODALITY_DROPOUT) if rate > 0 else features
+    if not isinstance(rate, Mapping):
+        return drop_modalities(features, rate * left, step, Stream.MODALITY_DROPOUT) if rate * left > 0 else features
+    rates = torch.tensor([rate.get(m, 0.0) * left for m in features])
+    if not rates.any():
+        return features
+    device = next(iter(features.values())).maps[0].device
+    return drop_modalities(features, rates.to(device, non_blocking=True), step, Stream.MODALITY_DROPOUT)
 
 
 def subset_view(
@@ -38,12 +43,13 @@ def subset_view(
         features: of each present modality.
         settings: whether and how often.
         step: where training stands.
-        scores: ``(modality,)`` balance scores of the present modalities, if they are known.
+        scores: ``(modality,)`` balance scores of the modalities of the whole batch, if they are known.
 
     Raises:
         ConfigError: if the view is guided and there are no scores.
     """
-    if settings.subset_view == 0 or step.number % settings.subset_view_every or len(features) < 2:
+    few = len(step.modalities(features)) < 2
+    if settings.subset_view == 0 or step.number % settings.subset_view_every or few:
         return None
     guided = settings.subset_view_guided
     if guided and scores is None:
@@ -56,7 +62,7 @@ def subset_view(
 def drop_modalities(
     features: Mapping[str, Features], rates: float | Tensor, step: Step, purpose: Stream | str
 ) -> dict[str, Features]:
-    """Leave whole modalities out of single samples, at all scales alike; every sample keeps at least one.
+    """Leave whole modalities out of single samples, at all scales alike; every sample keeps at least one that it has.
 
     Rescaling is left to the fusion: every fusion here is a mean over the present modalities, so that their weights
     always sum to the number of modalities, as the OPM paper requires on average.
@@ -67,10 +73,13 @@ def drop_modalities(
         step: for the random numbers.
         purpose: which stream of random numbers.
     """
-    if len(features) < 2:
+    drawn = step.modalities(features)
+    if len(drawn) < 2:
         return dict(features)
     eligible = _present(features)
-    chance = step.uniform(purpose, len(eligible), len(features), eligible.device)
+    chance = step.uniform(purpose, len(eligible), len(drawn), eligible.device)
+    if len(features) < len(drawn):  # samples of other parts have more
+        chance = chance[:, [drawn.index(m) for m in features]]
     keep = eligible & (chance >= rates)
     last = torch.where(eligible, chance, -1).argmax(1, keepdim=True)
     last_resort = torch.zeros_like(keep).scatter_(1, last, True) & eligible
@@ -78,20 +87,30 @@ def drop_modalities(
 
 
 def draw_subset(features: Mapping[str, Features], step: Step, scores: Tensor | None = None) -> dict[str, Features]:
-    """A random proper subset of the modalities for each sample.
+    """A random proper subset of the modalities that each sample has; of a single one, that one.
 
     Args:
-        features: of each present modality, at least two.
+        features: of each present modality.
         step: for the random numbers.
-        scores: ``(modality,)``; if given, the strongest modality is left out two times in three (guided).
+        scores: ``(modality,)`` of the modalities of the whole batch, at least two; if given, the strongest is left out
+            two times in three (guided).
     """
+    drawn = step.modalities(features)
     present = _present(features)
-    table = subsets(len(features)).to(present.device)
+    table = subsets(len(drawn)).to(present.device)
     probability = subset_probabilities(table, scores)
-    chance = step.uniform(Stream.SUBSET_VIEW, len(present), 1, present.device)[:, 0]
-    chosen = torch.searchsorted(probability.cumsum(0), chance, right=True).clamp_max(len(table) - 1)
-    keep = table[chosen] & present
-    # A sample that lacks the whole subset keeps the modalities it has.
+    chance = step.uniform(Stream.SUBSET_VIEW, len(present), 1, present.device)
+    if step.counts is None:
+        chosen = torch.searchsorted(probability.cumsum(0), chance[:, 0], right=True).clamp_max(len(table) - 1)
+        keep = table[chosen] & present
+    else:
+        here = table[:, [drawn.index(m) for m in features]]
+        outside = table.sum(1) > here.sum(1)
+        possible = ~outside & ~(here & ~present[:, None]).any(2) & (here != present[:, None]).any(2)
+        reached = (probability * possible).cumsum(1)
+        chosen = torch.searchsorted(reached, chance * reached[:, -1:], right=True).clamp_max(len(table) - 1)
+        keep = here[chosen[:, 0]] & present
+    # A sample with a single modality has no proper subset, and keeps what it has.
     return _restrict(features, torch.where(keep.any(1, keepdim=True), keep, present))
 
 

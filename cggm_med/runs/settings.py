@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cggm_med import distributed, registry
@@ -74,11 +74,16 @@ def instantiate(config: RunConfig) -> tuple[Task, BalancingStrategy]:
 
     Raises:
         ConfigError: if the processes and parts cannot share a batch evenly.
+        UnknownName: if a rate of modality dropout is for a modality that the run does not have.
     """
     processes, size = distributed.world_size(), config.train.batch_size
     parts = config.train.accumulate
     share = f"a multiple of {processes * parts}: {processes} process(es) times train.accumulate {parts}"
     require(size % (processes * parts) == 0, "train.batch_size", size, share)
+    rates = config.train.modality_dropout
+    for modality in rates if isinstance(rates, Mapping) else ():
+        if modality not in config.task.modalities:
+            raise UnknownName("modality of train.modality_dropout", modality, config.task.modalities)
     task = registry.load(registry.TASKS, config.task.name)(config)
     return task, registry.load(registry.STRATEGIES, config.strategy.name)(config.strategy)
 

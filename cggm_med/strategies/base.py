@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cggm_med.config import Tree
-from cggm_med.distributed import average, sum_over_processes
+from cggm_med.distributed import average, average_known, sum_over_processes
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.objectives.balance_scores import ScoreSums, mean_score
@@ -47,6 +47,9 @@ class BalancingStrategy(nn.Module):
 
     Coefficients are buffers and heads are modules, so ``state_dict`` resumes exactly. Buffers, ``(modality,)`` each:
     ``score`` of the last step, its running mean ``recent`` (without bias correction), and ``seen``, the count of steps.
+
+    Where cases lack modalities, a modality is scored and its own loss taken over the samples that have it; what is
+    remembered of a modality that no sample of a batch has does not change.
 
     Attributes:
         Config: frozen dataclass of the strategy's settings.
@@ -118,6 +121,7 @@ class BalancingStrategy(nn.Module):
         for name in ("score", "recent", "seen"):
             self.register_buffer(name, torch.zeros(len(model.modalities)))
         self._sums: dict[str, Tensor] = {}
+        self.incomplete = False  # whether cases lack modalities, the same in all processes
 
     def adapt_features(self, features: dict[str, Features], step: Step) -> dict[str, Features]:
         """Change the features before fusion, such as by leaving a modality out. The heads always see all features."""
@@ -135,13 +139,16 @@ class BalancingStrategy(nn.Module):
         ``from_shares`` and the head is linear in the concatenated features, otherwise those of its classifier head.
         """
         shares = model.linear_shares(outputs.features) if self.from_shares else None
-        logits = shares or {m: output.logits for m, output in outputs.unimodal.items()}
-        for modality, x in logits.items():
-            sums = self.score_sums(x, target)
+        own = {m: UnimodalOutput(x, x) for m, x in (shares or {}).items()}
+        own = {m: _rows_of(output, outputs.features[m].rows) for m, output in own.items()} or outputs.unimodal
+        for modality, output in own.items():
+            sums = self.score_sums(output.logits, output.target(target))
             self._sums[modality] = self._sums[modality] + sums if modality in self._sums else sums
+        self.incomplete = step.counts is not None
         if step.last and self._sums:
-            present = tuple(m for m in self.modalities if m in self._sums)
-            sums = sum_over_processes(torch.stack([self._sums[m] for m in present]))
+            present = step.modalities(m for m in self.modalities if m in self._sums)
+            nothing = torch.zeros_like(next(iter(self._sums.values())))
+            sums = sum_over_processes(torch.stack([self._sums.get(m, nothing) for m in present]))
             self._sums = {}
             score, usable = mean_score(sums)
             rows = self.rows(present)
@@ -165,7 +172,10 @@ class BalancingStrategy(nn.Module):
         self, model: MultimodalModel, outputs: Outputs, target: Tensor, criterion: Criterion, step: Step
     ) -> dict[str, Tensor]:
         """Named scalar losses, whose sum ``backward`` differentiates. A head's loss is named after its modality."""
-        own = {modality: criterion(output.logits, target) for modality, output in outputs.unimodal.items()}
+        own = {
+            modality: step.weigh(modality, criterion(output.logits, output.target(target)), len(output.logits))
+            for modality, output in outputs.unimodal.items()
+        }
         return {"task": fused_loss(outputs, target, criterion), **own}
 
     def backward(self, losses: Mapping[str, Tensor], model: MultimodalModel) -> None:
@@ -174,7 +184,7 @@ class BalancingStrategy(nn.Module):
 
     def combine(self, model: MultimodalModel) -> None:
         """Finish ``.grad`` when the batch is complete: by default the mean over all processes."""
-        average([p.grad for p in (*model.parameters(), *self.parameters()) if p.grad is not None])
+        average_gradients([*model.parameters(), *self.parameters()], some_lack=self.incomplete)
 
     def modulate(self, model: MultimodalModel, optimizer: Optimizer, step: Step) -> None:
         """Scale each modality's update, after clipping and before the optimizer's step."""
@@ -188,9 +198,9 @@ class BalancingStrategy(nn.Module):
         """Running mean of each modality's score, ``(modality,)``; 0 before the first."""
         return self.recent / (1 - RECENT**self.seen).clamp_min(1e-8)
 
-    def guide(self, features: Mapping[str, Features]) -> Tensor | None:
+    def guide(self, modalities: Iterable[str]) -> Tensor | None:
         """Recent scores of these modalities, ``(modality,)``, or None without heads."""
-        return None if self.heads is None else self.recent_score[self.rows(features)]
+        return None if self.heads is None else self.recent_score[self.rows(modalities)]
 
     def rows(self, present: Iterable[str]) -> Any:
         """Index into ``(modality,)`` buffers."""
@@ -255,3 +265,23 @@ def write_where(module: nn.Module, rows: Any, usable: Tensor, **values: Tensor) 
     for name, value in values.items():
         buffer = getattr(module, name)
         buffer[rows] = torch.where(usable, value, buffer[rows])
+
+
+def average_gradients(parameters: Iterable[nn.Parameter], *, some_lack: bool = False) -> None:
+    """Replace each gradient by its mean over all processes.
+
+    Args:
+        parameters: in the same order in all processes.
+        some_lack: whether a process may have no gradient of a parameter, as where its samples lack a modality.
+    """
+    parameters = list(parameters)
+    if not some_lack:
+        average([p.grad for p in parameters if p.grad is not None])
+        return
+    for parameter, mean in zip(parameters, average_known([p.grad for p in parameters], parameters), strict=True):
+        parameter.grad = mean
+
+
+def _rows_of(output: UnimodalOutput, rows: Tensor | None) -> UnimodalOutput:
+    """The samples of a whole batch that have the modality."""
+    return output if rows is None else UnimodalOutput(output.hidden[rows], output.logits[rows], rows)

@@ -139,8 +139,10 @@ class CGGM(FactorStrategy):
                     f"strategy.guidance_weight is {weight} with train.accumulate {step.parts}: the direction of a "
                     "gradient needs the whole batch at once; set one of them to 0 or 1"
                 )
-            pairs = last_layer_gradients(model, outputs, target, criterion, differentiable=True)
-            if pairs.keys() != outputs.unimodal.keys():
+            pairs = last_layer_gradients(
+                model, outputs, target, criterion, heads=self.heads, step=step, differentiable=True
+            )
+            if not outputs.unimodal.keys() <= pairs.keys():
                 raise ValueError(
                     "the direction term compares last layers of one width; make each classifier head's last layer as "
                     "wide as the model's head, or set strategy.guidance_weight to 0"

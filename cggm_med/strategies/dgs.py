@@ -97,14 +97,14 @@ class DGS(FactorStrategy):
         super().watch(model, outputs, target, step)
         if step.number % self.config.every:
             return
-        coalitions, weights = shapley_plan(
-            len(outputs.features), self.config.orders, step.generator(Stream.SHAPLEY_ORDERS)
-        )
-        self._coalition_sums.append(coalition_sums(model, outputs.features, target, self.score_sums, coalitions))
+        players = step.modalities(outputs.features)
+        coalitions, weights = shapley_plan(len(players), self.config.orders, step.generator(Stream.SHAPLEY_ORDERS))
+        sums = coalition_sums(model, outputs.features, target, self.score_sums, coalitions, players)
+        self._coalition_sums.append(sums)
         if step.last:
             score, usable = mean_score(sum_over_processes(torch.stack(self._coalition_sums).sum(0)))
             self._coalition_sums = []
-            self.value(self.rows(outputs.features), weights.to(score.device) @ score, usable)
+            self.value(self.rows(players), weights.to(score.device) @ score, usable)
 
     def value(self, rows: Any, values: Tensor, usable: Tensor) -> None:
         """Set shares and factors from Shapley values."""
@@ -122,7 +122,7 @@ class DGS(FactorStrategy):
     def combine(self, model: MultimodalModel) -> None:
         """As in MMPareto."""
         super().combine(model)
-        self.pareto.combine(model)
+        self.pareto.combine(model, some_lack=self.incomplete)
 
     def modulate(self, model: MultimodalModel, optimizer: Optimizer, step: Step) -> None:
         """Scale each encoder's update by gamma and its factor, then add noise if ``noise`` is set."""

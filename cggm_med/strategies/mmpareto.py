@@ -61,7 +61,7 @@ class MMPareto(BalancingStrategy):
     def combine(self, model: MultimodalModel) -> None:
         """Average over processes, then combine the two gradients of each encoder."""
         super().combine(model)
-        self.pareto.combine(model)
+        self.pareto.combine(model, some_lack=self.incomplete)
 
     def modulate(self, model: MultimodalModel, optimizer: Optimizer, step: Step) -> None:
         """Scale every encoder's update, not its gradient, by gamma: a constant factor on a gradient cancels in Adam."""

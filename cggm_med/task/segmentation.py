@@ -445,13 +445,13 @@ class SegmentationTask(Task):
         """Dice and, when ``full``, all other metrics of each region on the case's own grid."""
         for id in cases:
             case, grid = self.cases[id], self.cases[id].grid
-            answers = self.segment(model, case.tensor(device), grid, self.modalities, autocast, heads=heads)
+            answers = self.segment(model, case.tensor(device), grid, case.modalities, autocast, heads=heads)
             fused, *unimodal = (case.scored(answer.regions(self.convention)) for answer in answers)
             truth = case.native_target()
             scores = self.score(id, fused, truth, grid.spacing, full=full)
             head_scores = [
                 {"case": id, "modality": modality, "region": name, "dice": dice(*map(torch.from_numpy, (p, t)))}
-                for modality, prediction in zip(self.modalities, unimodal, strict=False)
+                for modality, prediction in zip(case.modalities, unimodal, strict=False)
                 for name, p, t in zip(self.targets, prediction, truth, strict=True)
                 if name not in case.source.not_drawn
             ]
@@ -468,15 +468,19 @@ class SegmentationTask(Task):
         device: torch.device,
         autocast: Callable[[], AbstractContextManager[Any]],
     ) -> Iterator[CaseResult]:
-        """Dice of each region on the case's own grid, starting from its files."""
+        """Dice of each region on the case's own grid, starting from its files.
+
+        A case that lacks modalities of a subset is predicted from the others; one that has none of them, as empty.
+        """
         data = self.config.data
         for id in cases:
             case, spacing = self.cases[id], self.cases[id].grid.spacing
             truth = case.native_target()
+            held = {subset: tuple(m for m in subset if m in case.modalities) for subset in subsets}
             segmented = segment_subsets(
                 model,
                 inspect(replace(case.source, label=None), None),
-                subsets,
+                list(dict.fromkeys(of for of in held.values() if of)),
                 self.convention,
                 spacing=data.spacing,
                 patch_size=data.patch_size,
@@ -484,11 +488,10 @@ class SegmentationTask(Task):
                 device=device,
                 autocast=autocast,
             )
-            findings = {}
-            for subset, predicted in segmented:
-                scores = self.score(id, predicted, truth, spacing, full=False)
-                findings["+".join(subset)] = {"regions": scores, "heads": []}
-            yield CaseResult(id, findings)
+            rows = {}
+            for of, predicted in (*segmented, *((of, np.zeros_like(truth)) for of in held.values() if not of)):
+                rows[of] = self.score(id, case.scored(predicted), truth, spacing, full=False)
+            yield CaseResult(id, {"+".join(s): {"regions": rows[of], "heads": []} for s, of in held.items()})
 
     def chance(self, results: Sequence[CaseResult]) -> Mapping[str, float | None]:
         """A Dice of 0."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -81,6 +81,28 @@ def vector_batch(
     }
     target = label if classes else label[:, None].float() - 1.5
     return Batch(inputs, target, tuple(f"case{i}" for i in range(samples)))
+
+
+def lacking(batch: Batch, absent: Mapping[str, Iterable[int]], held: float | None = 0.0) -> Batch:
+    """The same batch, whose samples lack modalities.
+
+    Args:
+        batch: with all of them.
+        absent: numbers of the samples that lack a modality.
+        held: what stands in their place; None: the modality is left out of the inputs.
+    """
+    inputs = dict(batch.inputs)
+    present = {m: torch.ones(len(batch.ids), dtype=torch.bool) for m in inputs}
+    for modality, rows in absent.items():
+        present[modality][list(rows)] = False
+        if held is None:
+            del inputs[modality]
+        else:
+            x = inputs[modality]
+            assert isinstance(x, Tensor)  # noqa: S101 - for the type checker; no problem here has sequences
+            inputs[modality] = x.clone()
+            inputs[modality][list(rows)] = held  # type: ignore[index]
+    return replace(batch, inputs=inputs, present=present)
 
 
 @dataclass(frozen=True)

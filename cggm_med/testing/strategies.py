@@ -18,6 +18,7 @@ from cggm_med.config import OptimConfig, TrainConfig
 from cggm_med.errors import ConfigError
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads, VectorHead
+from cggm_med.objectives.balance_scores import mean_score
 from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.randomness import Step
 from cggm_med.strategies.base import BalancingStrategy, FactorStrategy
@@ -30,6 +31,7 @@ from cggm_med.testing.problems import (
     SEGMENTATION,
     Problem,
     finite_state,
+    lacking,
     make,
     one_step,
     same_bits,
@@ -427,6 +429,70 @@ def a_batch_that_lacks_a_modality_leaves_its_encoder_and_factor_alone(candidate:
             expect(bool(torch.isfinite(value).all()), f"{key} is {value.tolist()} after a batch that lacks a modality")
 
 
+def a_modality_that_no_sample_has_is_as_if_it_had_never_been_loaded(candidate: Candidate, problem: Problem) -> None:
+    """Bit for bit, whatever stands in its place; its encoder's gradient is exactly 0, and its state does not change."""
+    ends = []
+    for held in (0.0, float("nan"), None):  # zeros, junk, or nothing in the place of the absent images
+        model = problem.model()
+        strategy = candidate.ready(problem, model)
+        optimizer = make_optimizer(model, strategy, SGD, CPU)
+        one_step(model, strategy, optimizer, problem.batch(0), 0, problem)
+        before, values = copy.deepcopy(model), strategy.diagnostics()
+        batch = lacking(problem.batch(1), {"t1": range(len(problem.batch(1).ids))}, held)
+        losses = one_step(model, strategy, optimizer, batch, 1, problem, settings=WITH_SUBSETS)
+        bad = [name for name, loss in losses.items() if not torch.isfinite(loss)]
+        expect(not bad, f"losses {', '.join(bad)} are not finite when no sample has t1")
+        expect("t1" not in losses, f"when no sample has t1, its own loss is {losses.get('t1')}, expected none")
+        moved = [float(g.abs().max()) for g in model.modality_gradients("t1")]
+        expect(not any(moved), f"the gradient of t1's encoder is up to {max(moved, default=0)} when no sample has t1")
+        trained_alone = same_bits(model.encoders["t1"], before.encoders["t1"])
+        expect(trained_alone, "t1's encoder is trained by a batch in which no sample has t1")
+        expect(finite_state(model) and finite_state(strategy), "a state is not finite when no sample has t1")
+        for key, value in strategy.diagnostics().items():
+            if key in ("score", "factor"):
+                expect(bool(value[1] == values[key][1]), f"{key} of t1 changed in a batch in which no sample has it")
+        ends.append(model)
+    same = all(same_bits(ends[0], other) for other in ends[1:])
+    expect(same, "a modality that no sample has changes the training by what stands in its place")
+
+
+def a_sample_that_lacks_a_modality_is_left_out_of_its_loss_and_score(candidate: Candidate, problem: Problem) -> None:
+    """Loss and score of t1 are those of the other samples alone, computed by hand; the batch may come in parts."""
+    for held in (0.0, float("nan")):
+        model = problem.model()
+        strategy = candidate.ready(problem, model)
+        whole = problem.batch(0, samples=4)
+        batch = lacking(whole, {"t1": [0, 2], "flair": [1]}, held)
+        rows = torch.tensor([1, 3])
+        features = model.encode({m: torch.as_tensor(whole.inputs[m])[rows] for m in MODALITIES})
+        target = whole.target[rows]
+        own = strategy.unimodal(features)
+        shares = model.linear_shares(features) if strategy.from_shares else None
+        losses = one_step(model, strategy, make_optimizer(model, strategy, SGD, CPU), batch, 0, problem)
+        bad = [name for name, loss in losses.items() if not torch.isfinite(loss)]
+        expect(not bad, f"losses {', '.join(bad)} are not finite when samples lack modalities")
+        expect(finite_state(model) and finite_state(strategy), "a state is not finite when samples lack modalities")
+        if "t1" in own:
+            expected, found = problem.criterion(own["t1"].logits, target), losses["t1"]
+            near = torch.allclose(found, expected, rtol=1e-4)
+            expect(near, f"the loss of t1 is {found.item():.6g}; over the samples that have it, {expected.item():.6g}")
+            logits = own["t1"].logits if shares is None else shares["t1"]
+            score, seen = mean_score(problem.score_sums(logits, target)[None])[0].item(), strategy.score[1].item()
+            same = abs(score - seen) < 1e-5
+            expect(same, f"the score of t1 is {seen:.6g}; over the samples that have it, {score:.6g}")
+    try:
+        one, *divided = (_in_parts(candidate, problem, WITH_SUBSETS, parts, lack=True) for parts in (1, 2, 4))
+    except ConfigError:
+        return
+    for model, _, losses in divided:
+        for key, value in model.state_dict().items():
+            near = torch.allclose(value, one[0].state_dict()[key], rtol=1e-3, atol=1e-5)
+            expect(near, f"weight {key} differs when a batch whose samples lack modalities is computed in parts")
+        for key, value in losses.items():
+            near = torch.allclose(value, one[2][key], rtol=1e-4, atol=1e-5)
+            expect(near, f"loss {key} differs when a batch whose samples lack modalities is computed in parts")
+
+
 def it_resumes_exactly(candidate: Candidate, problem: Problem) -> None:
     """Five steps at once equal two, a reload into new objects, and three more."""
     model, other = problem.model(), problem.model(seed=9)
@@ -512,6 +578,8 @@ LAWS: tuple[Callable[..., None], ...] = (
     a_batch_that_lacks_a_modality_leaves_its_encoder_and_factor_alone,
     it_resumes_exactly,
     a_batch_in_parts_gives_the_update_of_the_whole_batch,
+    a_modality_that_no_sample_has_is_as_if_it_had_never_been_loaded,
+    a_sample_that_lacks_a_modality_is_left_out_of_its_loss_and_score,
     bfloat16_autocast_stays_finite,
 )
 
@@ -561,7 +629,7 @@ def _watch(strategy: BalancingStrategy, model: MultimodalModel, batch: Batch, nu
 
 
 def _in_parts(
-    candidate: Candidate, problem: Problem, options: TrainConfig, parts: int
+    candidate: Candidate, problem: Problem, options: TrainConfig, parts: int, lack: bool = False
 ) -> tuple[MultimodalModel, BalancingStrategy, dict[str, Tensor]]:
     """What three steps with each batch in parts come to."""
     model = problem.model()
@@ -570,6 +638,7 @@ def _in_parts(
     settings = replace(options, accumulate=parts)
     for number in range(3):
         batch = problem.batch(number, samples=4)
+        batch = lacking(batch, {"t1": [0, 2], "flair": [1], "t1ce": [0, 1, 2, 3]}) if lack else batch
         losses = one_step(model, strategy, optimizer, batch, number, problem, settings=settings, clip_norm=10)
     return model, strategy, losses
 

@@ -24,7 +24,8 @@ SHAPLEY_ORDERS = 8  # random orders that estimate Shapley values of more than fo
 class Monitor(nn.Module):
     """Gradient norms, and counters over the whole run, kept on the device.
 
-    Buffers: ``gradient_norm`` ``(modality,)`` of each encoder in the last step, before clipping and modulation;
+    Buffers: ``gradient_norm`` ``(modality,)`` of each encoder in the last step, before clipping and modulation, NaN
+    where no sample had the modality;
     ``clipped_steps`` and ``skipped_steps`` (scalars), the numbers of steps that were clipped, and that were skipped
     because a gradient was not finite.
 
@@ -42,10 +43,11 @@ class Monitor(nn.Module):
         for name in ("clipped_steps", "skipped_steps"):
             self.register_buffer(name, torch.zeros(()))
 
-    def record(self, norms: Tensor, total: Tensor, clip_norm: float) -> None:
-        """Record one step; see ``optim.optimizer.clip_gradients``."""
+    def record(self, norms: Tensor, total: Tensor, clip_norm: float, absent: Sequence[int] = ()) -> None:
+        """Record one step; see ``optim.optimizer.clip_gradients``. ``absent`` are modalities that no sample had."""
         finite = torch.isfinite(total)
         self.gradient_norm.copy_(norms)
+        self.gradient_norm[list(absent)] = float("nan")
         self.clipped_steps += finite & (total > clip_norm)
         self.skipped_steps += ~finite
 
@@ -77,8 +79,8 @@ class ModalityComparison:
         step: Step,
     ) -> None:
         """Add one part of the batch."""
-        self.modalities, self.present = model.modalities, tuple(outputs.features)
-        pairs = last_layer_gradients(model, outputs, target, criterion)
+        self.modalities, self.present = model.modalities, step.modalities(outputs.features)
+        pairs = last_layer_gradients(model, outputs, target, criterion, heads=strategy.heads, step=step)
         for modality, pair in pairs.items():
             before = self.gradients.get(modality, [torch.zeros_like(x) for x in pair])
             self.gradients[modality] = [a + b / step.parts for a, b in zip(before, pair, strict=True)]
@@ -88,7 +90,7 @@ class ModalityComparison:
             coalitions, self.weights = shapley_plan(
                 len(self.present), SHAPLEY_ORDERS, step.generator(Stream.SHAPLEY_ORDERS)
             )
-            self.coalitions.append(coalition_sums(model, outputs.features, target, sums, coalitions))
+            self.coalitions.append(coalition_sums(model, outputs.features, target, sums, coalitions, self.present))
 
     def values(self) -> dict[str, Tensor]:
         """What to log: ``fused_score`` (scalar), ``cosine`` between each modality's and the fused gradient at the last

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from cggm_med.config import TrainConfig
+from cggm_med.distributed import sum_over_processes
 from cggm_med.models.base import MultimodalModel
 from cggm_med.objectives.subsets import modality_dropout, subset_view
 from cggm_med.optim.optimizer import clip_gradients, step_if_finite, unchanged_rates
@@ -42,7 +44,7 @@ def train_step(
         strategy: set up.
         optimizer: from ``make_optimizer``; its learning rates are the same afterwards.
         criterion: function of logits and target.
-        batch: this process's share of the samples, on any device.
+        batch: this process's share of the samples, on any device; samples may lack modalities.
         step: number of the step in the run; decides all random draws except those inside the model.
         clip_norm: largest norm of the model's gradient.
         settings: only ``accumulate``, the modality dropout and the subset view are used.
@@ -53,13 +55,14 @@ def train_step(
     device = next(model.parameters()).device
     optimizer.zero_grad()
     parts = settings.accumulate
+    step = dataclasses.replace(step, counts=_over_processes(batch.counts, model.modalities, device))
     total_losses: dict[str, Tensor] = {}
     for i, whole_part in enumerate(batch.split(parts)):
         part, now = whole_part.to(device), dataclasses.replace(step, part=i, parts=parts)
         with autocast():
-            features = model.encode(part.inputs)
+            features = model.encode(part.inputs, part.present)
             seen = modality_dropout(strategy.adapt_features(features, now), settings, now)
-            subset = subset_view(features, settings, now, strategy.guide(features))
+            subset = subset_view(features, settings, now, strategy.guide(now.modalities(features)))
             fused, *second = model.predict([seen] if subset is None else [seen, subset])
             outputs = dataclasses.replace(fused, features=features, unimodal=strategy.unimodal(features))
             strategy.watch(model, outputs, part.target, now)
@@ -79,5 +82,16 @@ def train_step(
         strategy.modulate(model, optimizer, step)
         step_if_finite(optimizer, norm)
     if monitor is not None:
-        monitor.record(norms, norm, clip_norm)
+        absent = [i for i, m in enumerate(model.modalities) if step.counts is not None and not step.counts[m]]
+        monitor.record(norms, norm, clip_norm, absent)
     return total_losses
+
+
+def _over_processes(
+    counts: Mapping[str, int] | None, modalities: Sequence[str], device: torch.device
+) -> dict[str, int] | None:
+    """Numbers of samples that have each modality, summed over processes, on the CPU."""
+    if counts is None:
+        return None
+    here = [counts[m] for m in modalities]
+    return dict(zip(modalities, sum_over_processes(torch.tensor(here, device=device)).tolist(), strict=True))

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from dataclasses import replace
 from math import sqrt
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from cggm_med import registry
 from cggm_med.config import OptimConfig, TrainConfig
-from cggm_med.errors import ConfigError
+from cggm_med.errors import ConfigError, UnknownName
 from cggm_med.objectives.subsets import (
     MAX_MODALITIES,
     draw_subset,
@@ -23,7 +24,7 @@ from cggm_med.objectives.subsets import (
 )
 from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.randomness import Step
-from cggm_med.runs.settings import make_config
+from cggm_med.runs.settings import instantiate, make_config
 from cggm_med.testing.problems import (
     CLASSIFICATION,
     CPU,
@@ -251,6 +252,89 @@ def test_a_sample_meets_the_same_draw_in_parts_of_a_batch(draw):
     for parts in (2, 3):
         pieces = [masks(12 // parts, Step(5, STEPS, part=i, parts=parts)) for i in range(parts)]
         assert torch.equal(torch.cat(pieces), whole)
+
+
+# Samples that lack modalities, as a training step tells
+
+
+def incomplete(masks, number=0, **part):
+    """Features of samples that lack modalities, and a step that knows of it; a modality nobody has has no features."""
+    masks = torch.as_tensor(masks, dtype=torch.bool)
+    features = features_of(len(masks), masks.shape[1], masks)
+    here = {m: f for (m, f), any_ in zip(features.items(), masks.any(0), strict=True) if any_}
+    return here, Step(number, STEPS, counts={m: int(c.sum()) for m, c in zip(features, masks.T, strict=True)}, **part)
+
+
+@pytest.mark.parametrize("scores", [None, torch.tensor([0.1, 0.9, 0.2])])
+def test_a_subset_is_drawn_among_what_the_sample_has(scores):
+    """Of two modalities one is seen, as often as its subsets have weight; of three a proper subset; of one that one."""
+    for has, patterns in (
+        ((True, True, False), {(True, False, False), (False, True, False)}),
+        ((True, True, True), set(map(tuple, subsets(3).tolist()))),
+        ((False, True, False), {(False, True, False)}),
+    ):
+        masks = [list(has)] * (MANY - 2) + [[True, False, True]] * 2  # so that the batch has all three
+        features, step = incomplete(masks)
+        kept = masks_of(draw_subset(features, step, scores))[:-2]
+        found = shares_of_patterns(kept)
+        assert set(found) == patterns
+        weight = dict(
+            zip(map(tuple, subsets(3).tolist()), subset_probabilities(subsets(3), scores).tolist(), strict=True)
+        )
+        whole = sum(weight.get(pattern, 1) for pattern in patterns)
+        for pattern, share in found.items():
+            assert near(share, weight.get(pattern, 1) / whole)
+
+
+def test_complete_samples_draw_the_same_subsets_whether_or_not_others_could_lack_something():
+    features = features_of(64)
+    known = replace(Step(3, STEPS), counts=dict.fromkeys(features, 64))
+    assert torch.equal(masks_of(draw_subset(features, known)), masks_of(draw_subset(features, Step(3, STEPS))))
+
+
+@pytest.mark.parametrize("draw", ["dropout", "subset"])
+def test_a_sample_that_lacks_something_meets_the_same_draw_in_parts_of_a_batch(draw):
+    random = torch.rand(12, 3, generator=torch.Generator().manual_seed(1)) < 0.5
+    masks = torch.where(random.any(1, keepdim=True), random, torch.tensor([True, False, False]))
+    masks[4:8, 0] = False  # nobody of the second part has the first
+    masks[4:8, 2] = True
+
+    def kept(rows, **part):
+        features, _ = incomplete(masks[rows])
+        _, step = incomplete(masks, 5, **part)
+        drawn = draw_subset(features, step) if draw == "subset" else drop_modalities(features, 0.5, step, "key")
+        columns = [
+            drawn[m].present if m in drawn else torch.zeros(len(masks[rows]), dtype=torch.bool) for m in step.counts
+        ]
+        return torch.stack(columns, 1)
+
+    whole = kept(slice(None))
+    assert whole.any(1).all()
+    pieces = [kept(slice(4 * i, 4 * i + 4), part=i, parts=3) for i in range(3)]
+    assert torch.equal(torch.cat(pieces), whole)
+
+
+def test_rates_by_modality():
+    features = features_of(MANY)
+    kept = masks_of(modality_dropout(features, TrainConfig(modality_dropout={"m1": 0.4}), Step(0, STEPS)))
+    assert [bool(column.all()) for column in kept.unbind(1)] == [True, False, True]
+    assert near(1 - kept[:, 1].float().mean(), 0.4)
+    halfway = TrainConfig(modality_dropout={"m1": 0.4}, modality_dropout_schedule="annealed")
+    kept = masks_of(modality_dropout(features, halfway, Step(50, STEPS)))
+    assert near(1 - kept[:, 1].float().mean(), 0.2)
+
+
+def test_the_same_rate_for_all_draws_what_one_rate_draws():
+    features, step = features_of(64), Step(7, STEPS)
+    one = modality_dropout(features, TrainConfig(modality_dropout=0.5), step)
+    each = modality_dropout(features, TrainConfig(modality_dropout=dict.fromkeys(features, 0.5)), step)
+    assert torch.equal(masks_of(one), masks_of(each))
+
+
+def test_a_rate_for_a_modality_that_the_run_does_not_have_is_an_error():
+    config = make_config("brats2021", [{"train": {"modality_dropout": {"flar": 0.4}}}])
+    with pytest.raises(UnknownName, match=r"no modality of train.modality_dropout 'flar'. Did you mean 'flair'"):
+        instantiate(config)
 
 
 # In a training step

@@ -270,6 +270,28 @@ class DividesByZero(Plain):
         return losses | {"task": losses["task"] / (outputs.logits.dtype != torch.bfloat16)}
 
 
+class RevivesTheAbsent(Plain):
+    """Moves the encoder of a modality that no sample of a batch has."""
+
+    def watch(self, model, outputs, target, step):
+        super().watch(model, outputs, target, step)
+        self.absent = [m for m, count in (step.counts or {}).items() if not count]
+
+    def combine(self, model):
+        super().combine(model)
+        for parameter in (p for m in self.absent for p in model.encoders[m].parameters()):
+            parameter.grad = torch.full_like(parameter, 0.01)
+
+
+class CountsTheLacking(Plain):
+    """Divides a modality's loss by all samples, also by those that lack it."""
+
+    def losses(self, model, outputs, target, criterion, step):
+        losses = super().losses(model, outputs, target, criterion, step)
+        counts = step.counts or dict.fromkeys(model.modalities, 1)
+        return {m: loss * counts.get(m, 1) / max(counts.values()) for m, loss in losses.items()}
+
+
 # What is wrong, the first law that says so and how, and further laws that it breaks by the same fault.
 WRONG = [
     (Silent, "it says what it is", "description is empty"),
@@ -289,9 +311,29 @@ WRONG = [
     (Undefined, "training stays finite and learns", "the strategy's state is not finite after 25 steps"),
     (Draws, "the same steps give the same bits", "end with different networks", "it resumes exactly"),
     (DampsTheOnlyOne, "one modality trains as if there were nothing to balance", "with one modality gave factors .1.1"),
-    (CountsTheAbsent, "a batch that lacks a modality leaves its encoder and factor alone", "factor of a modality that"),
+    (
+        CountsTheAbsent,
+        "a batch that lacks a modality leaves its encoder and factor alone",
+        "factor of a modality that",
+        "a modality that no sample has is as if it had never been loaded",
+    ),
+    (
+        RevivesTheAbsent,
+        "a modality that no sample has is as if it had never been loaded",
+        "the gradient of t1's encoder is up to 0.0",
+    ),
+    (
+        CountsTheLacking,
+        "a sample that lacks a modality is left out of its loss and score",
+        "the loss of t1 is .*; over the samples that have it, ",
+    ),
     (Forgets, "it resumes exactly", "ends with another network; what it remembers must be registered buffers"),
-    (AddsUpParts, "a batch in parts gives the update of the whole batch", "weight encoders.flair.0.weight differs"),
+    (
+        AddsUpParts,
+        "a batch in parts gives the update of the whole batch",
+        "weight encoders.flair.0.weight differs",
+        "a sample that lacks a modality is left out of its loss and score",
+    ),
     (DividesByZero, "bfloat16 autocast stays finite", "losses task are not finite in bfloat16"),
     (Unfair, "ties are symmetric", "equal scores of 0.0 gave factors .*, expected 1"),
     (Immobile, "permuting scores permutes factors", "the factors are still 1 after 12 steps with different scores"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor, str]]):
         self.cases, self.sampling, self.augmentation, self.epoch_size = list(cases), sampling, augmentation, epoch_size
 
     def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, Tensor, str]:
-        """Image ``(modality, x, y, z)``, target ``(region, x, y, z)`` and case id of one patch."""
+        """Image ``(modality, x, y, z)`` of what the case has, target ``(region, x, y, z)`` and case id."""
         epoch, position = index
         seed = self.sampling.seed
         case = self.cases[visited(seed, epoch * self.epoch_size + position, len(self.cases))]
@@ -101,11 +101,21 @@ def crop(volume: NDArray[Any], start: Sequence[int], size: Sequence[int]) -> NDA
 def patch_loader(
     dataset: PatchDataset, sampler: StepSampler, modalities: Sequence[str], *, workers: int, pin_memory: bool
 ) -> DataLoader[Batch]:
-    """Batches of patches, made in ``workers`` background processes."""
+    """Batches of patches, made in ``workers`` background processes.
+
+    Args:
+        dataset: yields the patches.
+        sampler: says which of them each step takes.
+        modalities: of the run, in order; cases may lack some, and all batches say which samples have which.
+        workers: processes.
+        pin_memory: see ``Batch.pin_memory``.
+    """
+    images = {case.id: case.modalities for case in dataset.cases}
+    complete = all(of == tuple(modalities) for of in images.values())
     return DataLoader(  # the data set yields samples, collated into batches
         dataset,  # type: ignore[arg-type]
         batch_sampler=sampler,
-        collate_fn=_Collate(tuple(modalities)),
+        collate_fn=_Collate(tuple(modalities), None if complete else images),
         num_workers=workers,
         pin_memory=pin_memory,
     )
@@ -113,9 +123,30 @@ def patch_loader(
 
 @dataclass(frozen=True)
 class _Collate:
+    """Makes a batch of patches.
+
+    Attributes:
+        modalities: of the run.
+        images: the modalities of each case's image, by case id; None where all cases have all.
+    """
+
     modalities: tuple[str, ...]
+    images: Mapping[str, Sequence[str]] | None = None
 
     def __call__(self, samples: Sequence[tuple[Tensor, Tensor, str]]) -> Batch:
-        image = torch.stack([sample[0] for sample in samples])
-        inputs = {m: image[:, i : i + 1].contiguous() for i, m in enumerate(self.modalities)}
-        return Batch(inputs, torch.stack([sample[1] for sample in samples]), tuple(sample[2] for sample in samples))
+        target, ids = torch.stack([sample[1] for sample in samples]), tuple(sample[2] for sample in samples)
+        if self.images is None:
+            image = torch.stack([sample[0] for sample in samples])
+            inputs = {m: image[:, i : i + 1].contiguous() for i, m in enumerate(self.modalities)}
+            return Batch(inputs, target, ids)
+        inputs, present = {}, {}
+        for modality in self.modalities:
+            channels = []
+            for image, _, id in samples:
+                held = self.images[id]
+                channels.append(image[held.index(modality)] if modality in held else None)
+            present[modality] = torch.tensor([channel is not None for channel in channels])
+            if present[modality].any():
+                empty = torch.zeros_like(samples[0][0][0])
+                inputs[modality] = torch.stack([empty if x is None else x for x in channels])[:, None]
+        return Batch(inputs, target, ids, present)

@@ -46,6 +46,11 @@ class PreparedCase:
         facts: dict[str, Any] = json.loads((self.folder / "case.json").read_text())
         return facts
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Those that the case has, in the order of the run's: the channels of its image."""
+        return tuple(self.facts["files"])
+
     def image(self) -> NDArray[np.float32]:
         """``(modality, x, y, z)`` in RAS+, mapped from disk: only the pages that are touched are read."""
         return np.load(self.folder / "image.npy", mmap_mode="r", allow_pickle=False)

@@ -36,7 +36,8 @@ class Preprocessing:
     """What is done to every case; see ``transforms.to_network``.
 
     Attributes:
-        modalities: channels of the image, in order.
+        modalities: channels of the image, in order; those that a case lacks are left out of its image, as if the run
+            did not have them.
         convention: meaning of the label values.
         conventions: of cases that name one (``Case.convention``), by name.
         spacing: target voxel size in mm, or None to keep each case's own.
@@ -50,6 +51,10 @@ class Preprocessing:
     def convention_of(self, case: Case) -> LabelConvention:
         """The meaning of a case's label values."""
         return self.convention if case.convention is None else self.conventions[case.convention]
+
+    def held(self, case: Case) -> tuple[str, ...]:
+        """The modalities that a case has."""
+        return tuple(m for m in self.modalities if m in case.images)
 
     def resampling(self, case: Case) -> tuple[float, float, float] | None:
         """The spacing to resample a case to; None if its voxels have that size already."""
@@ -67,8 +72,8 @@ class Preprocessing:
         settings = {
             "version": VERSION,
             "monai": monai.__version__,
-            "modalities": self.modalities,
-            "channels": [case.images[m].channel for m in self.modalities],
+            "modalities": self.held(case),
+            "channels": [case.images[m].channel for m in self.held(case)],
             "regions": {name: list(values) for name, values in convention.regions.items()},
             "labels": sorted(convention.meanings),
             "spacing": self.resampling(case),
@@ -139,7 +144,7 @@ def _prepare_case(case: Case, preprocessing: Preprocessing, cache: Path) -> tupl
     found = inspect(case, convention)
     if not found.problems:
         target = target_of(case, convention, found.volumes[LABEL])
-        _write(folder, _preprocess(found, target, preprocessing, files))
+        _write(folder, _preprocess(found, preprocessing.held(case), target, preprocessing, files))
     return folder, found.problems
 
 
@@ -154,18 +159,22 @@ def target_of(case: Case, convention: LabelConvention, labels: NDArray[np.generi
 
 
 def _preprocess(
-    found: Inspection, regions: NDArray[np.uint8], preprocessing: Preprocessing, files: Mapping[str, str]
+    found: Inspection,
+    modalities: Sequence[str],
+    regions: NDArray[np.uint8],
+    preprocessing: Preprocessing,
+    files: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Arrays and facts of one case with a label and without problems."""
-    channels = [found.volumes[m] for m in preprocessing.modalities]
-    affine = found.affines[preprocessing.modalities[0]]
+    """Arrays and facts of one case with these modalities, a label and without problems."""
+    channels = [found.volumes[m] for m in modalities]
+    affine = found.affines[modalities[0]]
     moved, grid, backgrounds = to_network(channels, affine, preprocessing.spacing, regions)
     image, target = (moved[key].as_tensor().numpy() for key in ("image", "target"))
     target = target.astype(np.uint8)
     facts = {
         **grid.facts,
-        "background": dict(zip(preprocessing.modalities, backgrounds, strict=True)),
-        "files": {m: files[m] for m in preprocessing.modalities},
+        "background": dict(zip(modalities, backgrounds, strict=True)),
+        "files": {m: files[m] for m in modalities},
     }
     return {
         "image": image.astype(np.float32, copy=False),

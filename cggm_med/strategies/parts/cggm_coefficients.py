@@ -139,7 +139,8 @@ class StableCoefficients(nn.Module):
         # A running mean of independent values has (1 - decay) / (1 + decay) times their variance.
         spread = torch.sqrt(noise / (1 - SLOW**noise_seen) * (1 - FAST) / (1 + FAST)) + NOISE_FLOOR
         write_where(self, rows, usable, fast=fast, slow=slow, seen=seen)
-        write_where(self, (), usable, noise=noise, noise_seen=noise_seen)
+        if len(score) > 1 or len(self.seen) == 1:  # one of several has no difference, which is not a small one
+            write_where(self, (), usable, noise=noise, noise_seen=noise_seen)
         return temper(balancing_factors(improvement, spread), self.strength, self.low, self.high)
 
 

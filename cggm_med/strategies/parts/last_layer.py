@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from cggm_med.distributed import sum_over_processes, world_size
 from cggm_med.models.base import MultimodalModel
+from cggm_med.models.heads import UnimodalHeads
+from cggm_med.randomness import Step
 from cggm_med.types import Outputs
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -56,7 +58,14 @@ def weight_gradient(
 
 
 def last_layer_gradients(
-    model: MultimodalModel, outputs: Outputs, target: Tensor, criterion: Criterion, *, differentiable: bool = False
+    model: MultimodalModel,
+    outputs: Outputs,
+    target: Tensor,
+    criterion: Criterion,
+    *,
+    heads: UnimodalHeads | None = None,
+    step: Step | None = None,
+    differentiable: bool = False,
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Gradient of the fused loss and of each modality's own, at their last layers.
 
@@ -65,6 +74,9 @@ def last_layer_gradients(
         outputs: with the classifier heads' predictions.
         target: of the loss.
         criterion: the loss.
+        heads: the classifier heads, needed where samples lack modalities: a modality that none of these samples has,
+            but others of the batch have, adds a gradient of zeros.
+        step: says which modalities the whole batch has; default: those of ``outputs``.
         differentiable: keep the graph of the fused gradient.
 
     Returns:
@@ -74,14 +86,20 @@ def last_layer_gradients(
     """
     pairs: dict[str, tuple[Tensor, Tensor]] = {}
     whole: Tensor | None = None  # the fused gradient, where all modalities share it
-    for modality, own in outputs.unimodal.items():
-        hidden = model.head_input(modality, outputs)
-        if hidden.shape[1] != own.hidden.shape[1]:
+    for modality in outputs.unimodal if step is None or heads is None else step.modalities(outputs.unimodal):
+        hidden, own = model.head_input(modality, outputs), outputs.unimodal.get(modality)
+        if own is not None:
+            gradient = weight_gradient(criterion, own.logits, own.hidden, own.target(target))
+            gradient = gradient if step is None else step.weigh(modality, gradient, len(own.logits))
+        else:
+            assert heads is not None  # noqa: S101 - for the type checker
+            gradient = torch.zeros_like(heads.last_weight(modality), dtype=torch.float32)
+        if hidden.shape[1] != gradient.shape[1]:
             continue
         shared = hidden is outputs.fused[0]
         if whole is None or not shared:
             whole = weight_gradient(criterion, outputs.logits, hidden, target, differentiable=differentiable)
-        pairs[modality] = whole, weight_gradient(criterion, own.logits, own.hidden, target)
+        pairs[modality] = whole, gradient
     return pairs
 
 

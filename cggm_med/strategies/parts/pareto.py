@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from cggm_med.distributed import average
+from cggm_med.distributed import average, average_known
 from cggm_med.models.base import MultimodalModel
 
 Rescale = Literal["encoder", "tensor"]
@@ -126,12 +126,19 @@ class ParetoGradients(nn.Module):
         torch.stack([loss for name, loss in losses.items() if name not in present]).sum().backward()
 
     @torch.no_grad()
-    def combine(self, model: MultimodalModel) -> None:
+    def combine(self, model: MultimodalModel, *, some_lack: bool = False) -> None:
         """Replace each encoder's gradient, already the mean over processes, by the combined one.
 
         Parameters that the modality's own loss does not reach keep the fused gradient.
+
+        Args:
+            model: the network.
+            some_lack: whether the samples of a process may lack a modality that others have.
         """
-        average([gradient for by_index in self.own.values() for gradient in by_index.values()])
+        if some_lack:
+            self._share(model)
+        else:
+            average([gradient for by_index in self.own.values() for gradient in by_index.values()])
         for m, by_index in self.own.items():
             parameters = [model.modality_parameters(m)[i] for i in by_index]
             fused = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
@@ -141,3 +148,12 @@ class ParetoGradients(nn.Module):
                 gradient.copy_(new)  # in place: an optimizer may rely on a gradient's memory layout
                 parameter.grad = gradient
         self.own = {}
+
+    def _share(self, model: MultimodalModel) -> None:
+        """Average over processes where some may lack a modality."""
+        every = [(m, i, p) for m in model.modalities for i, p in enumerate(model.modality_parameters(m))]
+        own = [self.own.get(m, {}).get(i) for m, i, _ in every]
+        self.own = {}
+        for (m, i, _), mean in zip(every, average_known(own, [p for *_, p in every]), strict=True):
+            if mean is not None:
+                self.own.setdefault(m, {})[i] = mean

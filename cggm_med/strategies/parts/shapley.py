@@ -6,7 +6,7 @@ Shapley, 1953: ``phi_m = sum over S without m of |S|! (M - |S| - 1)! / M! (v(S +
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import permutations, product
 
 import torch
@@ -70,7 +70,12 @@ def shapley_plan(players: int, orders: int, generator: torch.Generator) -> tuple
 
 @torch.no_grad()
 def coalition_sums(
-    model: MultimodalModel, features: Mapping[str, Features], target: Tensor, score_sums: ScoreSums, coalitions: Tensor
+    model: MultimodalModel,
+    features: Mapping[str, Features],
+    target: Tensor,
+    score_sums: ScoreSums,
+    coalitions: Tensor,
+    players: Sequence[str] | None = None,
 ) -> Tensor:
     """Score sums of the fused prediction from each coalition of the given modalities.
 
@@ -82,7 +87,8 @@ def coalition_sums(
         features: of each present modality.
         target: what should be predicted.
         score_sums: see ``cggm_med.objectives.balance_scores``.
-        coalitions: ``(coalition, modality)`` booleans, columns in the order of ``features``.
+        coalitions: ``(coalition, modality)`` booleans.
+        players: the modality of each column, which these samples may lack; default: those of ``features``.
 
     Returns:
         ``(coalition, target, 3)``.
@@ -92,7 +98,8 @@ def coalition_sums(
     nobody = torch.zeros(len(target), dtype=torch.bool, device=target.device)
     sums = []
     for members in coalitions.tolist():
-        given = {m: f for (m, f), member in zip(features.items(), members, strict=True) if member}
+        joined = {m for m, member in zip(players or features, members, strict=True) if member}
+        given = {m: f for m, f in features.items() if m in joined}
         if not given:
             given = {m: f._replace(present=nobody) for m, f in features.items()}
         sums.append(score_sums(model.head(model.fuse(given)[0]), target))

@@ -22,10 +22,10 @@ from cggm_med.models.sliding_window import _ways, predict_volume, window_count
 class Memory:
     """A prepared case in memory: a ramp whose value tells the voxel, and one region."""
 
-    def __init__(self, name, shape=(20, 18, 16)):
-        self.id = name
+    def __init__(self, name, shape=(20, 18, 16), modalities=("flair", "t1")):
+        self.id, self.modalities = name, modalities
         x, y, z = np.meshgrid(*map(np.arange, shape), indexing="ij")
-        self._image = np.stack([x * 10000 + y * 100 + z, -x]).astype(np.float32)
+        self._image = np.stack([x * 10000 + y * 100 + z, -x]).astype(np.float32)[: len(modalities)]
         self._target = np.zeros((2, *shape), np.uint8)
         self._target[0, 12:15, 3:6, 8:11] = 1
         self.centres = np.array([[0, *v] for v in np.argwhere(self._target[0])], np.int32)
@@ -172,6 +172,45 @@ def test_the_number_of_workers_does_not_matter():
         assert list(alone.inputs) == ["flair", "t1"]
         assert all(torch.equal(alone.inputs[m], shared.inputs[m]) for m in alone.inputs)
         assert torch.equal(alone.target, shared.target)
+
+
+# Cases that lack modalities
+
+
+def incomplete_batches(amount="none"):
+    cases = [Memory("a"), Memory("b", modalities=("t1",)), Memory("c", modalities=("t2", "flair"))]
+    modalities = ("flair", "t1", "t2")
+    return list(patch_loader(dataset(amount, cases), StepSampler(0, 12, 6, 2), modalities, workers=0, pin_memory=False))
+
+
+@pytest.mark.parametrize("amount", ["none", "light", "standard"])
+def test_a_batch_says_who_has_what_and_absent_channels_stay_zero(amount):
+    held = {"a": ("flair", "t1"), "b": ("t1",), "c": ("t2", "flair")}
+    partly = 0
+    for batch in incomplete_batches(amount):
+        assert list(batch.present) == ["flair", "t1", "t2"]
+        for modality, has in batch.present.items():
+            assert has.tolist() == [modality in held[id] for id in batch.ids]
+            assert (modality in batch.inputs) == bool(has.any())  # nothing stands for what nobody has
+            for there, image in zip(has, batch.inputs.get(modality, ()), strict=False):
+                assert bool(image.any()) == bool(there)
+            partly += bool(has.any() and not has.all())
+    assert partly > 5
+
+
+def test_every_channel_goes_to_its_modality():
+    data = dataset("none", [Memory("c", modalities=("t1", "flair"))])
+    batch = patch_loader(data, StepSampler(0, 1, 1, 1), ("flair", "t1", "t2"), workers=0, pin_memory=False)
+    (batch,) = batch
+    image, target, _ = data[0, 0]
+    assert torch.equal(batch.inputs["t1"][0, 0], image[0])
+    assert torch.equal(batch.inputs["flair"][0, 0], image[1])
+    assert torch.equal(batch.target[0], target)
+
+
+def test_complete_cases_say_nothing_of_it():
+    loader = patch_loader(dataset(), StepSampler(0, 2, 2, 2), ("flair", "t1"), workers=0, pin_memory=False)
+    assert [batch.present for batch in loader] == [None, None]
 
 
 def test_seeds_from_neighbouring_keys_are_far_apart():

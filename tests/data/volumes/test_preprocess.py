@@ -1,6 +1,7 @@
 """Preprocessing: what it does, that its way back is exact, and that the cache never serves another file's numbers."""
 
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -192,3 +193,23 @@ def test_a_real_scan_with_a_shifted_background(tmp_path, shared_data):
     mm = np.array(prepared.image().shape[1:]) * 4
     box = [np.ptp(np.flatnonzero(brain.any(axis=tuple(a for a in range(3) if a != axis)))) for axis in range(3)]
     assert np.abs(mm - np.array(box)).max() < 12  # cropped to the brain, within a few mm
+
+
+def test_a_case_that_lacks_a_modality_is_prepared_as_if_the_run_did_not_have_it(tmp_path):
+    whole = write_case(tmp_path / "a")
+    lacking = replace(whole, images={"t1ce": whole.images["t1ce"]})
+    (here,) = prepare([lacking], preprocessing(), tmp_path / "cache")
+    (alone,) = prepare([lacking], preprocessing(modalities=("t1ce",)), tmp_path / "other")
+    assert here.modalities == ("t1ce",)
+    np.testing.assert_array_equal(here.image(), alone.image())
+    assert here.facts == alone.facts
+    assert here.folder.name == alone.folder.name
+
+
+def test_the_cache_tells_a_case_from_the_same_case_without_a_modality(tmp_path):
+    whole = write_case(tmp_path / "a")
+    images = [whole.images, *({m: whole.images[m]} for m in ("flair", "t1ce"))]
+    cases = [replace(whole, images=held) for held in images]
+    prepared = prepare(cases, preprocessing(), tmp_path / "cache")
+    assert [case.modalities for case in prepared] == [("flair", "t1ce"), ("flair",), ("t1ce",)]
+    assert len({case.folder for case in prepared}) == 3
