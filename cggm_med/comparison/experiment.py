@@ -21,7 +21,7 @@ from cggm_med import registry
 from cggm_med.comparison.selection import IRRELEVANT
 from cggm_med.comparison.variants import Variant, parse_axis
 from cggm_med.config import RunConfig, Tree, flat, parse_overrides, read_file, to_tree
-from cggm_med.data.splits import cross_validation, read_splits, write_splits
+from cggm_med.data.splits import cross_validation, declared_folds, fold_splits, read_splits, write_splits
 from cggm_med.errors import ConfigError, OutputError
 from cggm_med.files import write_text
 from cggm_med.runs.finished_run import Excluded
@@ -318,8 +318,14 @@ def _fold_files(plan: Plan, variant: Variant, folds: int) -> list[Path]:
     task: Task = registry.load(registry.TASKS, plan.task)(_config(plan, variant))
     task.find(lambda line: None)
     validation = task.config.data.validation
+    members, kind = task.members, task.group_kind
+    declared = declared_folds(members)
+    if len(declared) == folds:  # the data set's own, so that results compare with those of others
+        every = tuple(fold_splits(members, fold, validation=validation, kind=kind) for fold in declared)
+    else:
+        every = cross_validation(members, folds, validation=validation, kind=kind)
     files = []
-    for number, splits in enumerate(cross_validation(task.members, folds, validation=validation, kind=task.group_kind)):
+    for number, splits in enumerate(every):
         file = plan.folder / "folds" / f"fold-{number}-of-{folds}.json"
         if not file.exists():
             write_splits(file, splits)

@@ -132,6 +132,51 @@ def cross_validation(
     return tuple(found)
 
 
+def declared_folds(cases: Sequence[Member]) -> tuple[str, ...]:
+    """Names of the folds that the data set itself assigns all of its cases to, in order; empty if it does not."""
+    named = [getattr(case, "fold", None) for case in cases]
+    return () if None in named else tuple(sorted({str(fold) for fold in named}, key=natural_key))
+
+
+def fold_splits(
+    cases: Sequence[Member], fold: str, *, validation: float, seed: int = 0, kind: str = "patient"
+) -> Splits:
+    """Splits that test on the cases which the data set assigns to a fold.
+
+    Args:
+        cases: all cases.
+        fold: its name.
+        validation: fraction of all groups to choose by, drawn from those that are not tested.
+        seed: of that draw.
+        kind: what messages call a group.
+
+    Raises:
+        UnknownName: if no case is of that fold.
+        DataError: if a group stands in two folds, or nothing is left to train on.
+
+    Example:
+        >>> from cggm_med.data.cases import Case
+        >>> cases = [Case(f"p{k}", f"p{k}", {}, None, fold=str(k % 2)) for k in range(4)]
+        >>> fold_splits(cases, "1", validation=0)
+        Splits(train=('p0', 'p2'), validation=(), test=('p1', 'p3'))
+    """
+    tested = {case.group for case in cases if getattr(case, "fold", None) == fold}
+    if not tested:
+        raise UnknownName("fold", fold, {str(name) for case in cases if (name := getattr(case, "fold", None))})
+    groups = sorted({case.group for case in cases} - tested, key=lambda group: _draw(group, seed))
+    size = max(1, round(validation * (len(groups) + len(tested)))) if validation else 0
+    if len(groups) <= size:
+        raise DataError(
+            f"fold {fold} tests {len(tested)} of {len(groups) + len(tested)} {kind}s and leaves none to train"
+        )
+    chosen = dict.fromkeys(groups, "train") | dict.fromkeys(groups[:size], "validation") | dict.fromkeys(tested, "test")
+    splits = _divide(cases, chosen)
+    own = {case.id for case in cases if getattr(case, "fold", None) == fold}
+    if torn := sorted(set(splits.test) - own):
+        raise DataError(f"fold {fold} divides {kind}s: these cases are of {kind}s that it tests, in other folds:", torn)
+    return splits
+
+
 def from_sections(case_list: CaseList) -> Splits:
     """The splits that a datalist itself declares by its sections training, validation and test.
 

@@ -22,7 +22,7 @@ from cggm_med import distributed, registry
 from cggm_med.config import RunConfig, Tree, require
 from cggm_med.data.cases import Case, CaseList
 from cggm_med.data.layouts import NamedFiles, find_cases
-from cggm_med.data.splits import Member, Splits, from_sections, members_of
+from cggm_med.data.splits import Member, Splits, fold_splits, from_sections, members_of
 from cggm_med.data.volumes.augment import Amount, Augmentation
 from cggm_med.data.volumes.checks import inspect
 from cggm_med.data.volumes.io import open_image
@@ -84,6 +84,7 @@ class SegmentationDataConfig:
     Attributes:
         path: folder or JSON list; default: the task's embedded data.
         splits: JSON file with case ids for train, validation and test; default: drawn by patient from the seed.
+        fold: of the cross-validation that the data declare: its cases are tested; default: the data's other splits.
         validation: share of the patients to choose the best checkpoint by.
         test: share of the patients that are scored at the end.
         spacing: common voxel size in mm along right, anterior, superior; default: the cases' own, which must agree.
@@ -101,6 +102,7 @@ class SegmentationDataConfig:
 
     path: str | None = None
     splits: str | None = None
+    fold: str | None = None
     validation: float = 0.15
     test: float = 0.15
     spacing: tuple[float, float, float] | None = None
@@ -282,7 +284,11 @@ class SegmentationTask(Task):
 
     @property
     def own_splits(self) -> Splits | None:
-        """From the sections of a datalist."""
+        """The fold that is asked for, else what the sections of a datalist say."""
+        data = self.config.data
+        if data.fold is not None:
+            seed = self.config.train.seed
+            return fold_splits(self.found.cases, data.fold, validation=data.validation, seed=seed, kind=self.group_kind)
         return None if self.found.sections is None else from_sections(self.found)
 
     def prepare(self, splits: Splits, say: Callable[[str], None]) -> None:

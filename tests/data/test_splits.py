@@ -10,7 +10,16 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cggm_med.data.cases import Case, CaseList
-from cggm_med.data.splits import Splits, check_splits, from_sections, read_splits, split_by_group, write_splits
+from cggm_med.data.splits import (
+    Splits,
+    check_splits,
+    declared_folds,
+    fold_splits,
+    from_sections,
+    read_splits,
+    split_by_group,
+    write_splits,
+)
 from cggm_med.errors import ConfigError, DataError, UnknownName
 
 
@@ -142,3 +151,28 @@ def test_a_file_that_belongs_to_other_data_does_not_fill_the_screen() -> None:
     with pytest.raises(DataError) as error:
         check_splits(Splits(strangers, (), ()), make_cases(2))
     assert error.value.problems[99:] == ("train names case x99, which the data do not have", "and 150 more")
+
+
+def folded(folds):
+    return [Case(f"c{i}", f"p{i // 2}", {}, None, fold=fold) for i, fold in enumerate(folds)]
+
+
+def test_declared_folds_test_every_case_once_and_divide_no_patient():
+    cases = folded("0011223310")
+    cases[8:] = [Case("c8", "p8", {}, None, fold="10"), Case("c9", "p8", {}, None, fold="10")]
+    assert declared_folds(cases) == ("0", "1", "2", "3", "10")
+    splits = [fold_splits(cases, fold, validation=0.2) for fold in declared_folds(cases)]
+    assert sorted(id for s in splits for id in s.test) == sorted(case.id for case in cases)
+    for s in splits:
+        check_splits(s, cases)
+        assert len(s.validation) == 2
+    assert declared_folds([*cases, Case("x", "x", {}, None)]) == ()
+
+
+def test_folds_that_divide_patients_or_do_not_exist_are_refused():
+    with pytest.raises(DataError, match=r"fold 0 divides patients.*\n  c1"):
+        fold_splits(folded("0122"), "0", validation=0)
+    with pytest.raises(UnknownName, match="no fold '7'"):
+        fold_splits(folded("0011"), "7", validation=0)
+    with pytest.raises(DataError, match="leaves none to train"):
+        fold_splits(folded("00"), "0", validation=0)
