@@ -9,6 +9,7 @@ BraTS 2023 and later, Task01 of the Medical Segmentation Decathlon, and lists of
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,12 @@ from cggm_med.config import Tree, require
 from cggm_med.data.layouts import NamedFiles
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.phantom import VERSION, write_phantom
+from cggm_med.errors import DataError, first_of
 from cggm_med.files import atomic_folder
 from cggm_med.task.segmentation import SegmentationDataConfig, SegmentationTask
 
+# In the names of files their cases cannot be told from those of adult glioma since 2023.
+OTHER_CHALLENGE = re.compile(r"BraTS-(PED|MEN|MET)\b", re.IGNORECASE)
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 
 # Whole tumour: every label. Tumour core: all but oedema. Enhancing tumour: one label.
@@ -115,6 +119,21 @@ class BraTS2021(SegmentationTask):
             "train": {"epochs": 300, "steps_per_epoch": 250, "checkpoint_every": 250, "log_every": 25},
         },
     }
+
+    def find(self, say: Callable[[str], None]) -> tuple[str, ...]:
+        """Find the scans; those of challenges that number other tissue alike are refused unless the numbers are stated.
+
+        Raises:
+            DataError: for cases of the challenges on children, meningiomas and metastases; names some.
+        """
+        ids = super().find(say)
+        if self.config.task.labels is None and (others := [id for id in ids if OTHER_CHALLENGE.match(id)]):
+            raise DataError(
+                f"{len(others)} of {len(ids)} cases are of another challenge than adult glioma, where numbers mean "
+                f"other tissue: {first_of(others, 3)}. Learn them by what they declare ('cggm-med init', --task "
+                "segmentation), or if they are numbered as here say so with --set task.labels=NAME"
+            )
+        return ids
 
     def embedded_data(self, cache: Path, say: Callable[[str], None]) -> Path:
         """A phantom of BraTS-like cases, written once to the cache."""
