@@ -7,11 +7,17 @@ occur. Each entry names two public sources. The root folder does not count, for 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from cggm_med.data.declaration import UNKNOWN
 from cggm_med.data.folders.proposal import Labels
+
+NOTHING_SAYS = (
+    "what the numbers in the labels mean: no file says it, and the names are those of no published data set that is known"
+)
+MAX_CHECKED = 5  # cases whose numbers are compared with those of the one release that the names fit
 
 
 @dataclass(frozen=True)
@@ -44,12 +50,12 @@ class LabelledCase:
     Attributes:
         id: of the case.
         label: the label file's path below the folder that was given, with ``/``.
-        values: numbers that occur in it, but 0.
+        values: reads the numbers that occur in it, but 0.
     """
 
     id: str
     label: str
-    values: frozenset[int]
+    values: Callable[[], frozenset[int]]
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class Told:
     """What is known of the numbers of a cohort.
 
     Attributes:
-        labels: by name of the release; under ``""`` if all cases share one, or nothing is known.
+        labels: by name of the release; under ``""`` if all cases share one; without meanings where nothing is known.
         convention: of each case, where there are several.
         patients: by case id, where the publication says which part of an id it is.
         questions: what the user must decide.
@@ -77,20 +83,21 @@ def conventions_of(cases: Sequence[LabelledCase], modalities: Iterable[str] = ()
     """The meanings of the numbers of a cohort.
 
     Where names fit several releases, the values of all their cases together decide if they can: a number that only one
-    release has, or none that they read differently. Else the meanings stay open and the user is asked.
+    release has, or none that they read differently. Else the meanings stay open and the user is asked. Where they fit
+    one, some cases are read: whoever has other numbers is another data set.
 
     Args:
         cases: those that have a label.
         modalities: names of the images' modalities.
 
     Example:
-        >>> told = conventions_of([LabelledCase("BraTS-GLI-00005-100", "a/seg.nii.gz", frozenset({1, 2, 3, 4}))])
+        >>> told = conventions_of([LabelledCase("BraTS-GLI-00005-100", "seg.nii", lambda: frozenset({1, 2, 3, 4}))])
         >>> told.labels[""].meanings[4], told.questions
         ('resection cavity', ())
-        >>> conventions_of([LabelledCase("patient 7", "mask.nii", frozenset({1}))]).labels[""].meanings
-        {1: '?'}
+        >>> conventions_of([LabelledCase("patient 7", "mask.nii", lambda: frozenset({1}))]).published
+        False
     """
-    names = [name.lower() for name in modalities]
+    names = list(modalities)
     groups: dict[tuple[str, ...], list[LabelledCase]] = {}
     for case in cases:
         fitting = tuple(of.name for of in PUBLISHED if _fits(of, case, names))
@@ -99,41 +106,22 @@ def conventions_of(cases: Sequence[LabelledCase], modalities: Iterable[str] = ()
     of_case: dict[str, str] = {}
     patients: dict[str, str] = {}
     questions: list[str] = []
-    published = bool(groups)
     for fitting, held in groups.items():
-        values = frozenset().union(*(case.values for case in held))
-        release, asked = _release([_BY_NAME[name] for name in fitting], values)
+        release, asked = _release([_BY_NAME[name] for name in fitting], held)
         questions += asked
-        published = published and release is not None
         name = release.name if release is not None else UNKNOWN
-        labels = release.labels if release is not None else unknown_labels(values)
-        known = found.get(name)
-        if known is not None and release is None:  # of another group that nothing is known of
-            labels = unknown_labels({*known.meanings, *labels.meanings})
-        found[name] = labels
-        for case in held:
-            of_case[case.id] = name
-            if release is not None:
-                questions += _strays(case, release.labels)
-                whose = re.match(release.patient, case.id, re.IGNORECASE) if release.patient else None
-                patients |= {case.id: whose[1]} if whose else {}
-    if not published and any(UNKNOWN in of.meanings.values() for of in found.values()):
-        numbers = sorted({n for of in found.values() for n, text in of.meanings.items() if text == UNKNOWN})
-        if numbers and not questions:
-            questions.append(
-                f"what {_listed(numbers)} in the labels mean: no file of the folder says it, and the names are those "
-                "of no published data set that is known"
-            )
-    if len(found) <= 1:
-        labels = next(iter(found.values()), Labels({}))
-        return Told({"": labels}, {}, patients, tuple(dict.fromkeys(questions)), (), published)
-    found, notes = _alike(found, of_case)
-    return Told(found, of_case, patients, tuple(dict.fromkeys(questions)), notes, published)
-
-
-def unknown_labels(values: Iterable[int]) -> Labels:
-    """Labels whose numbers nothing explains."""
-    return Labels(dict.fromkeys(sorted(values), UNKNOWN))
+        found[name] = release.labels if release is not None else Labels({})
+        of_case |= {case.id: name for case in held}
+        if release is not None and release.patient:
+            whose = {case.id: re.match(release.patient, case.id, re.IGNORECASE) for case in held}
+            patients |= {id: of[1] for id, of in whose.items() if of is not None}
+    if len(found) == 1:
+        (labels,) = found.values()
+        return Told({"": labels}, {}, patients, tuple(questions), (), UNKNOWN not in found)
+    if UNKNOWN in found or not found:
+        return Told({"": Labels({})}, {}, patients, (*questions, *_some_unknown(found, of_case)), ())
+    alike, notes = _alike(found, of_case)
+    return Told(alike, of_case, patients, tuple(questions), notes, True)
 
 
 def _fits(of: Published, case: LabelledCase, modalities: Sequence[str]) -> bool:
@@ -145,40 +133,42 @@ def _fits(of: Published, case: LabelledCase, modalities: Sequence[str]) -> bool:
     )
 
 
-def _release(candidates: Sequence[Published], values: frozenset[int]) -> tuple[Published | None, list[str]]:
+def _release(candidates: Sequence[Published], cases: Sequence[LabelledCase]) -> tuple[Published | None, list[str]]:
     """The release that the cases are of, and what to ask."""
     if not candidates:
-        return None, []
-    holding = [of for of in candidates if values <= set(of.labels.meanings)]
+        return None, [NOTHING_SAYS]
+    read = cases if len(candidates) > 1 else cases[:MAX_CHECKED]
+    held = Counter(value for case in read for value in case.values())
+    holding = [of for of in candidates if set(held) <= set(of.labels.meanings)]
     if not holding:
-        # Single strange numbers are named case by case; a cohort in which most are strange is of another data set.
-        best = max(candidates, key=lambda of: len(values & set(of.labels.meanings)))
-        known = values & set(best.labels.meanings)
-        if len(known) >= 2 * len(values - known):
+        # A strange number in some cases is an error of theirs; where most have one, they are another data set.
+        best = max(candidates, key=lambda of: sum(held[value] for value in of.labels.meanings))
+        if all(count <= len(read) / 2 for value, count in held.items() if value not in best.labels.meanings):
             return best, _question(best)
         return None, [
-            f"what {_listed(sorted(values))} in the labels mean: the names are those of {best.name}, which has "
-            f"{_listed(sorted(best.labels.meanings))}"
+            f"what {_listed(sorted(held))} in the labels mean: the names are those of {best.name}, which has "
+            f"{_listed(sorted(best.labels.meanings))} alone"
         ]
-    readings = {tuple(of.labels.meanings[value] for value in sorted(values)) for of in holding}
     smallest = min(holding, key=lambda of: len(of.labels.meanings))
-    if len(readings) == 1:
+    if len({tuple(of.labels.meanings[value] for value in sorted(held)) for of in holding}) == 1:
         return smallest, _question(smallest)
-    options = "; ".join(f"{of.name}: {_described(of.labels, values)}" for of in holding)
-    return None, [f"which release the labels are of: their names and numbers fit several: {options}"]
+    options = "; ".join(f"{of.name}: {_described(of.labels, held)}" for of in holding)
+    return None, [f"what the numbers in the labels mean: names and numbers fit several releases: {options}"]
 
 
 def _question(of: Published) -> list[str]:
     return [of.question] if of.question else []
 
 
-def _strays(case: LabelledCase, labels: Labels) -> list[str]:
-    strange = sorted(case.values - set(labels.meanings))
-    if not strange:
+def _some_unknown(found: Mapping[str, Labels], of_case: Mapping[str, str]) -> list[str]:
+    """A question where some cases are of a known data set and others are not."""
+    known = [name for name in found if name != UNKNOWN]
+    others = [id for id, name in of_case.items() if name == UNKNOWN]
+    if not known:
         return []
     return [
-        f"{case.id}: its label holds {_listed(strange)}, which {labels.source.split(':')[0]} does not explain; correct "
-        "the label, leave the case out, or declare the number"
+        f"what the numbers in the labels mean: {len(of_case) - len(others)} cases are of {', '.join(known)}, "
+        f"{len(others)} others, such as {others[0]}, are of no published data set that is known"
     ]
 
 

@@ -9,7 +9,8 @@ from cggm_med.data.folders.conventions import PUBLISHED, LabelledCase, conventio
 
 
 def told(*cases, images=()):
-    return conventions_of([LabelledCase(id, label, frozenset(values)) for id, label, values in cases], images)
+    held = [(id, label, frozenset(values)) for id, label, values in cases]
+    return conventions_of([LabelledCase(id, label, lambda of=of: of) for id, label, of in held], images)
 
 
 @pytest.mark.parametrize("release", PUBLISHED, ids=lambda release: release.name)
@@ -50,7 +51,7 @@ def test_four_is_the_resection_cavity_after_treatment_and_no_part_of_the_tumour(
 def test_values_of_the_whole_cohort_decide_between_releases():
     """Alone, the second case fits both releases, which read its numbers differently."""
     alone = told(("BraTS-PED-00002-000", "seg.nii", {1, 2, 3}))
-    assert set(alone.labels[""].meanings.values()) == {"?"}
+    assert (alone.labels[""].meanings, alone.published) == ({}, False)
     assert "BraTS-PED 2023: 1 non-enhancing" in alone.questions[0]
     both = told(("BraTS-PED-00002-000", "seg.nii", {1, 2, 3}), ("BraTS-PED-00001-000", "seg.nii", {2, 4}))
     assert (both.labels[""].meanings[1], both.questions) == ("enhancing tumour", ())
@@ -67,25 +68,31 @@ def test_releases_side_by_side_keep_their_conventions_and_share_regions():
     assert "RC" in cavity.notes[1]
 
 
-def test_a_number_that_no_release_has_is_asked_about():
-    found = told(("BraTS-MET-00002-000", "a", {1, 2, 3}), ("BraTS-MET-01094-002", "b", {1, 3, 4, 6}))
-    assert 6 not in found.labels[""].meanings
-    assert ["BraTS-MET-01094-002" in question and "6" in question for question in found.questions] == [True]
+def test_a_strange_number_in_some_cases_is_their_error_and_gets_no_meaning():
+    others = [(f"BraTS-MET-0000{k}-000", "a", {1, 2, 3}) for k in range(3)]
+    found = told(*others, ("BraTS-MET-01094-002", "b", {1, 3, 4, 6}))
+    assert (6 in found.labels[""].meanings, found.labels[""].meanings[4]) == (False, "resection cavity")
 
 
 def test_names_alone_do_not_make_a_data_set_of_another_a_known_one():
-    foreign = told(("BRATS_HG0005", "BRATS_HG0005_atropos_truth.nii", {1, 2, 3, 4, 5, 6, 7}))
-    assert set(foreign.labels[""].meanings.values()) == {"?"}
-    assert len(foreign.questions) == 1
-    assert told(("013", "ground_truth.nii", {1}), images=["flair"]).labels[""].meanings == {1: "?"}
+    foreign = told(("BRATS_HG0005", "OTMultiClass.nii", {1, 2, 3, 4, 5, 6, 7}))
+    assert foreign.labels[""].meanings == {}
+    assert foreign.questions[0].startswith("what 1, 2, 3, 4, 5, 6 and 7 in the labels mean")
+    assert told(("013", "ground_truth.nii", {1}), images=["flair"]).labels[""].meanings == {}
     assert told(("013", "ground_truth.nii", {1}), images=["time01"]).labels[""].meanings == {1: "new MS lesion"}
 
 
 def test_the_root_folder_says_nothing():
     """People rename it; a label is known by its own name and its case's."""
-    assert told(("7", "ISLES-2022/x_msk.nii", {1})).labels[""].meanings == {1: "?"}
+    assert told(("7", "ISLES-2022/x_msk.nii", {1})).published is False
 
 
 def test_patients_of_cases_with_time_points():
     found = told(("BraTS-GLI-00008-000", "a", {1}), ("BraTS-GLI-00008-001", "b", {1}))
     assert set(found.patients.values()) == {"BraTS-GLI-00008"}
+
+
+def test_known_and_unknown_cases_side_by_side_are_asked_about():
+    found = told(("BraTS2021_00000", "a", {1, 2, 4}), ("P7", "b", {1}))
+    assert (found.labels[""].meanings, found.published) == ({}, False)
+    assert any("P7" in question for question in found.questions)
