@@ -15,7 +15,7 @@ from cggm_med.data.declaration import UNKNOWN
 from cggm_med.data.folders.proposal import Labels
 
 NOTHING_SAYS = (
-    "what the numbers in the labels mean: no file says it, and the names are those of no published data set that is known"
+    "what the numbers in the labels mean: no file says it, and the names are those of no published data set known here"
 )
 MAX_CHECKED = 5  # cases whose numbers are compared with those of the one release that the names fit
 
@@ -79,7 +79,9 @@ class Told:
     published: bool = False
 
 
-def conventions_of(cases: Sequence[LabelledCase], modalities: Iterable[str] = ()) -> Told:
+def conventions_of(
+    cases: Sequence[LabelledCase], modalities: Iterable[str] = (), unlabelled: Iterable[str] = ()
+) -> Told:
     """The meanings of the numbers of a cohort.
 
     Where names fit several releases, the values of all their cases together decide if they can: a number that only one
@@ -89,6 +91,7 @@ def conventions_of(cases: Sequence[LabelledCase], modalities: Iterable[str] = ()
     Args:
         cases: those that have a label.
         modalities: names of the images' modalities.
+        unlabelled: ids of cases without a label, whose patients are asked for.
 
     Example:
         >>> told = conventions_of([LabelledCase("BraTS-GLI-00005-100", "seg.nii", lambda: frozenset({1, 2, 3, 4}))])
@@ -106,6 +109,7 @@ def conventions_of(cases: Sequence[LabelledCase], modalities: Iterable[str] = ()
     of_case: dict[str, str] = {}
     patients: dict[str, str] = {}
     questions: list[str] = []
+    others = list(unlabelled)
     for fitting, held in groups.items():
         release, asked = _release([_BY_NAME[name] for name in fitting], held)
         questions += asked
@@ -113,12 +117,15 @@ def conventions_of(cases: Sequence[LabelledCase], modalities: Iterable[str] = ()
         found[name] = release.labels if release is not None else Labels({})
         of_case |= {case.id: name for case in held}
         if release is not None and release.patient:
-            whose = {case.id: re.match(release.patient, case.id, re.IGNORECASE) for case in held}
+            ids = [*(case.id for case in held), *(id for id in others if re.fullmatch(release.case, id, re.IGNORECASE))]
+            whose = {id: re.match(release.patient, id, re.IGNORECASE) for id in ids}
             patients |= {id: of[1] for id, of in whose.items() if of is not None}
     if len(found) == 1:
         (labels,) = found.values()
         return Told({"": labels}, {}, patients, tuple(questions), (), UNKNOWN not in found)
-    if UNKNOWN in found or not found:
+    if not found:
+        return Told({"": Labels({})})
+    if UNKNOWN in found:
         return Told({"": Labels({})}, {}, patients, (*questions, *_some_unknown(found, of_case)), ())
     alike, notes = _alike(found, of_case)
     return Told(alike, of_case, patients, tuple(questions), notes, True)
@@ -340,6 +347,7 @@ PUBLISHED: tuple[Published, ...] = (
             f"BraTS-MEN-RT 2024: {_METRICS_2024}@bc6308f metrics_MEN_RT.py; LaBella et al., arXiv 2405.18383",
         ),
         label=r"gtv",
+        patient=r"(BraTS-MEN-RT-\d{4}-\d+)",
     ),
     Published(
         "Decathlon Task01",

@@ -26,6 +26,7 @@ def spelled(name: str) -> str:
     text = "".join(letter for letter in text if not unicodedata.combining(letter))
     text = re.sub(r"^sub-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?_", "", text)  # BIDS: who and when, "sub" and "post" included
     text = re.sub(r"(?<=[a-z0-9][a-z])(?=[A-Z])", " ", text)
+    text = re.sub(r"\b(CT|PET|MR|T1w?|T2w?|FLAIR|ADC)(res|reg|norm|bias|pp)\b", r"\1 \2", text, flags=re.IGNORECASE)
     text = re.sub(r"\bw/o\b", "without", text.lower())
     return re.sub(r"[^a-z0-9+*]+", " ", text).strip()
 
@@ -40,7 +41,7 @@ def shown_by(name: str) -> Modality | None:
         ('ct', 'keep_scale', None)
     """
     sequence = sequence_of(name)
-    if sequence == UNKNOWN_SEQUENCE and re.fullmatch(rf"((\w+) )?{_AGENT}", spelled(name)):
+    if sequence == UNKNOWN_SEQUENCE and re.fullmatch(rf"((\w+) )?{_AGENT}", without_processing(name)):
         sequence = sequence_of(f"T1 {name}")  # "GADO" and "SANS GADO" beside "T2"
     kind = _KINDS.get(sequence)
     return None if kind is None else Modality(kind, NORMALISATIONS[kind], _SHOWS.get(sequence, sequence))

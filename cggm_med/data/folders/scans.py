@@ -1,0 +1,147 @@
+"""The volumes that lie under a folder: what their names consist of, and their shapes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cggm_med.data.cases import stem
+from cggm_med.data.layouts import files_under
+from cggm_med.data.volumes.checks import TOLERANCE_VOXELS, largest_displacement
+from cggm_med.data.volumes.io import open_image
+from cggm_med.errors import DataError
+
+MAX_LABEL_VALUES = 64  # a label map has fewer values, an image has more
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One file with a volume.
+
+    Attributes:
+        path: of the file.
+        folders: below the folder that was given, outermost first.
+        stem: the name without its ending.
+        volumes: how many the file holds; 0 where its header cannot be read.
+    """
+
+    path: Path
+    folders: tuple[str, ...]
+    stem: str
+    volumes: int
+
+    @property
+    def below(self) -> str:
+        """Path below the folder that was given, without the ending."""
+        return "/".join((*self.folders, self.stem))
+
+
+@dataclass(frozen=True)
+class Scans:
+    """What a folder holds.
+
+    Attributes:
+        volumes: of one time point.
+        series: of several volumes in one file.
+        slices: files of single slices, DICOM or pictures, by kind.
+        twins: what macOS leaves beside files (``._name``), no images.
+    """
+
+    volumes: tuple[Scan, ...]
+    series: tuple[Scan, ...]
+    slices: dict[str, tuple[Path, ...]]
+    twins: tuple[Path, ...]
+
+
+def scans_under(folder: Path) -> Scans:
+    """Look for volumes in a folder and those below it; headers are read, voxels are not.
+
+    Raises:
+        DataError: if a folder cannot be read.
+    """
+    single: list[Scan] = []
+    series: list[Scan] = []
+    slices: dict[str, list[Path]] = {}
+    for path in files_under(folder):
+        name = stem(path.name)
+        if not name:
+            if kind := _kind_of_slice(path):
+                slices.setdefault(kind, []).append(path)
+            continue
+        volumes = _volumes(path)
+        scan = Scan(path, path.relative_to(folder).parts[:-1], name, volumes)
+        (series if volumes > 1 else single).append(scan)
+    twins = [path for path in sorted(folder.rglob("._*")) if stem(path.name)]
+    return Scans(tuple(single), tuple(series), {kind: tuple(of) for kind, of in slices.items()}, tuple(twins))
+
+
+def label_values(path: Path) -> frozenset[int]:
+    """The whole numbers but 0 that a label file holds; none where it cannot be read.
+
+    Example:
+        >>> label_values(Path("absent.nii"))
+        frozenset()
+    """
+    try:
+        voxels = open_image(path).voxels()
+    except DataError:
+        return frozenset()
+    values = np.unique(voxels[np.isfinite(voxels)])
+    return frozenset(int(value) for value in values if value and float(value).is_integer())
+
+
+def looks_like_label(path: Path) -> bool:
+    """Whether a volume holds few whole numbers, none below 0, and mostly 0."""
+    try:
+        voxels = open_image(path).voxels()
+    except DataError:
+        return False
+    values = np.unique(voxels)
+    whole = bool(np.all(np.isfinite(values)) and np.all(values == np.round(values)) and values.min(initial=0) >= 0)
+    return whole and 1 < len(values) <= MAX_LABEL_VALUES and float(np.mean(voxels == 0)) > 0.5
+
+
+def same_grid(one: Path, other: Path) -> bool:
+    """Whether two files have as many voxels at the same places; False where one cannot be read."""
+    try:
+        a, b = open_image(one), open_image(other)
+    except DataError:
+        return False
+    if a.shape[:3] != b.shape[:3]:
+        return False
+    return largest_displacement(a.affine, b.affine, a.shape[:3]) <= TOLERANCE_VOXELS
+
+
+def common_folder(scans: Sequence[Scan]) -> tuple[str, ...]:
+    """The folders that all scans have in common, outermost first."""
+    if not scans:
+        return ()
+    shared = os.path.commonprefix([scan.folders for scan in scans])
+    return tuple(shared)
+
+
+def _volumes(path: Path) -> int:
+    try:
+        shape = open_image(path).shape
+    except DataError:
+        return 0
+    return int(np.prod(shape[3:], initial=1))
+
+
+def _kind_of_slice(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"):
+        return "pictures"
+    if suffix in (".dcm", ".ima"):
+        return "DICOM"
+    if suffix == "" or suffix[1:].isdigit():  # DICOM files often have no ending
+        try:
+            with path.open("rb") as file:
+                return "DICOM" if file.read(132)[128:] == b"DICM" else ""
+        except OSError:
+            return ""
+    return ""
