@@ -115,7 +115,7 @@ class _Names:
         sections = self._sections(groups, cases)
         in_names = all(place.name and place.role for of in groups.values() for place in of)
         return Proposal(
-            "named_files" if in_names and told.published else "any_names",
+            "named_files" if in_names and told.recognised else "any_names",
             self.path,
             self.path.resolve().name,
             modalities,
@@ -167,7 +167,7 @@ class _Names:
         for id, of in groups.items():
             by_text: dict[tuple[str, ...], list[Place]] = {}
             for place in of:
-                by_text.setdefault((spelled(place.text), *_telling(place)), []).append(place)
+                by_text.setdefault((spelled(place.text), *place.apart), []).append(place)
             kept: list[Place] = []
             again: list[Place] = []
             for places in by_text.values():
@@ -197,7 +197,7 @@ class _Names:
         for id, of in groups.items():
             for place in of:
                 text = place.text
-                if _is_mask(place) or spelled(text) in drawn:
+                if place.is_mask or spelled(text) in drawn:
                     masks.setdefault(id, []).append(Mask(place.scan.path, _source(place)))
                 elif reason := never_an_image(text):
                     self._leave_out(reason, place.scan.path)
@@ -210,13 +210,13 @@ class _Names:
         """Texts that name no modality for certain, of which a file holds a label map."""
         unsure: dict[str, Path] = {}
         for of in groups.values():
-            if any(map(_is_mask, of)):
+            if any(place.is_mask for place in of):
                 continue
             for place in of:
                 text = spelled(place.text)
                 shown = shown_by(place.text)
                 # "gd" is gadolinium for one and the gold standard for another.
-                if not tells_label(place.text) and (shown is None or shown.shows == "t1ce" and "t1" not in text):
+                if not tells_label(place.text) and (shown is None or (shown.shows == "t1ce" and "t1" not in text)):
                     unsure.setdefault(text, place.scan.path)
         if len({spelled(place.text) for of in groups.values() for place in of}) == 1:
             return set()
@@ -234,23 +234,23 @@ class _Names:
         """Of raw and processed copies of the images, one kind; of a PET in counts and one in SUV, the latter."""
         double: dict[str, set[str]] = {}
         for of in images.values():
-            made: dict[str, set[str]] = {}
+            copies: dict[str, set[str]] = {}
             for image in of:
-                made.setdefault(image.base, set()).add(image.made)
-            for base, ways in made.items():
-                if len(ways) > 1:
-                    double.setdefault(base, set()).update(ways)
+                copies.setdefault(image.base, set()).add(image.made)
+            for base, made in copies.items():
+                if len(made) > 1:
+                    double.setdefault(base, set()).update(made)
         chosen: dict[str, list[_Image]] = {}
         dropped: list[_Image] = []
-        drop = {base: self._dropped(base, ways, images, labels) for base, ways in double.items()}
+        drop = {base: self._dropped(base, made, images, labels) for base, made in double.items()}
         # Whoever calls one copy raw has another for use: then nothing raw is taken, what has no other copy included.
-        raw = any("raw" in ways for ways in drop.values())
+        raw = any("raw" in made for made in drop.values())
         for id, of in images.items():
             held = [(image.base, image.made) for image in of]
             for image in of:
                 mine = drop.get(image.base, set())
                 other = any(base == image.base and made not in mine for base, made in held)
-                if image.made in mine and other or raw and image.made == "raw":
+                if (image.made in mine and other) or (raw and image.made == "raw"):
                     reason = "raw" if image.made == "raw" else "processed" if image.made else "unprocessed"
                     self._leave_out(f"{reason} copy of an image", image.place.scan.path)
                     dropped.append(image)
@@ -436,51 +436,21 @@ def _is_visit(folder: str) -> bool:
     text = spelled(folder)
     date = r"(19|20)\d\d[ ]?[01]?\d[ ]?[0-3]?\d|[0-3]?\d [0-3]?\d (19|20)\d\d"
     words = (
-        r"(ses|session|visit|visite|visita|besuch|timepoint|time|tp|scan|exam|examen|study|mri|fu|follow ?up|baseline|bl"
-        r"|verlauf|controle|kontrolle|suivi|day|tag|jour|dia|week|woche|month|monat|mois|mes|m|w|v|t|y|year|pre ?op|post ?op)"
+        r"(ses|session|visit|visite|visita|besuch|timepoint|time|tp|scan|exam|examen|study|mri|fu|follow ?up|baseline"
+        r"|bl|verlauf|controle|kontrolle|suivi|day|tag|jour|dia|week|woche|month|monat|mois|mes|m|w|v|t|y|year"
+        r"|pre ?op|post ?op)"
     )
     return bool(re.search(rf"\b({date})\b", text) or re.fullmatch(rf"{words}( ?\d+)?( ?\w)?|\d{{1,2}} ?{words}", text))
 
 
 def _around(place: Place) -> tuple[str, ...]:
     """The folder around the one that holds a case's files."""
-    return (
-        place.scan.folders[:-1]
-        if place.folders and place.scan.folders[-1:] == place.folders[-1:]
-        else place.scan.folders
-    )
-
-
-def _telling(place: Place) -> tuple[str, ...]:
-    return tuple(
-        folder
-        for folder in place.role_folders
-        if processing_of(folder) or not re.search(r"\d", folder) and not section_of_folder(folder)
-    )
-
-
-def section_of_folder(folder: str) -> bool:
-    """Whether a folder's name is that of a section."""
-    return bool(re.search(r"train|valid|test", spelled(folder)))
+    own = place.folders and place.scan.folders[-1:] == place.folders[-1:]
+    return place.scan.folders[:-1] if own else place.scan.folders
 
 
 def _corrected(place: Place) -> bool:
     return bool(re.search(r"\b(correct\w*|fix\w*|updat\w*|revis\w*|new)\b", spelled("/".join(place.scan.folders))))
-
-
-def _is_mask(place: Place) -> bool:
-    return tells_label(place.text) and not (
-        shown_by(place.role) and not tells_label(place.role) and not _in_masks(place)
-    )
-
-
-def _in_masks(place: Place) -> bool:
-    return any(
-        re.search(
-            r"\b(labels?(tr|ts)?|masks?|masken|seg\w*|gt|ground truth|annotations?|delineations?)\b", spelled(folder)
-        )
-        for folder in place.role_folders
-    )
 
 
 def _source(place: Place) -> str:
@@ -539,9 +509,9 @@ def _slices(path: Path, scans: Scans) -> Proposal:
             )
         else:
             refusals.append(
-                f"{len(files)} pictures, such as {example}: slices of a mask or an image as pictures hold no voxel size; "
-                "stack them into one volume a case, in the order of the slices of its image (their names are numbered "
-                "alike), on the grid of the image"
+                f"{len(files)} pictures, such as {example}: slices of a mask or an image as pictures hold no voxel "
+                "size; stack them into one volume a case, on the grid of its image, in the order of the numbers in "
+                "their names"
             )
     kind = "dicom_slices" if "DICOM" in scans.slices else "picture_slices"
     return Proposal(kind, path, path.resolve().name, {}, {}, (), refusals=tuple(refusals))

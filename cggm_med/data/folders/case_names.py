@@ -21,11 +21,12 @@ _DATE = r"(?:19|20)\d\d[-_.][01]?\d[-_.][0-3]?\d|[0-3]?\d[-_.][0-3]?\d[-_.](?:19
 _WORD = re.compile(rf"{_DATE}|[^\W_]+[*+]?")
 # How an image was acquired or is stored; says neither whose it is nor what it shows.
 _TECHNIQUE = (
-    "tse fse se gre tra trans transversal ax axial sag sagittal cor coronal koronal iso mm fs fatsat fat sat dark fluid "
-    "space vista cube tirm irfse spair spir dual inphase outphase in out phase mr mri mrt irm rm image images img scan "
-    "scans vol volume volumes series serie data nifti nii nrrd mha hr lr highres lowres native rigid brain head final "
-    "the of with without mit ohne sans avec senza con sin vor nach pre post avant apres na voor met zonder weighted w "
-    "map maps standard std mask label seg tr ts frame 2d 3d 4d anat func perf dwi pet fmap xnat"
+    "tse fse se gre tra trans transversal ax axial sag sagittal cor coronal koronal iso mm fs fatsat fat sat dark "
+    "fluid space vista cube tirm irfse spair spir dual inphase outphase in out phase mr mri mrt irm rm image "
+    "images img scan scans vol volume volumes series serie data nifti nii nrrd mha hr lr highres lowres native "
+    "rigid brain head final the of with without mit ohne sans avec senza con sin vor nach pre post avant apres na "
+    "voor met zonder weighted w map maps standard std mask label seg tr ts frame 2d 3d 4d anat func perf dwi pet "
+    "fmap xnat "
 )
 _CONTAINER = (
     "training train validation valid val testing test tr ts va sets set data dataset nifti nii images image imgs img "
@@ -77,6 +78,17 @@ class Place:
             told = f"{folder} {told}".strip() if _tells(folder) else told
         return told
 
+    @property
+    def is_mask(self) -> bool:
+        """Whether it was drawn or computed: its name says so, or its name says nothing else and a folder does."""
+        named = shown_by(self.role) is not None and not tells_label(self.role)
+        return any(map(_holds_masks, self.role_folders)) or (tells_label(self.text) and not named)
+
+    @property
+    def apart(self) -> tuple[str, ...]:
+        """The folders that tell copies of one image apart: not those of a section, nor those that number the files."""
+        return tuple(f for f in self.role_folders if not re.search(r"\d", f) and not _section_in(f))
+
 
 @dataclass(frozen=True)
 class _Reading:
@@ -106,8 +118,8 @@ def cases_of(scans: Sequence[Scan]) -> dict[str, list[Place]]:
     best: tuple[float, _Reading, dict[str, list[Place]]] | None = None
     # Where only some files lie in folders of a section, the others have no such part of a name.
     sections = all(section_of(scan) for scan in scans)
-    for key, *choices in itertools.product(("name", "folders", "both"), *[(False, True)] * 4):
-        reading = _Reading(key, *choices)
+    ways = itertools.product(("name", "folders", "both"), *[(False, True)] * 4)
+    for reading in itertools.starmap(_Reading, ways):
         if reading.sections and not sections:
             continue
         groups: dict[str, list[Place]] = {}
@@ -123,11 +135,11 @@ def cases_of(scans: Sequence[Scan]) -> dict[str, list[Place]]:
 def _cost(groups: Mapping[str, Sequence[Place]]) -> float:
     """How many files a way to read paths leaves alone, lets collide or tears from their counterparts."""
     cost = 0.0
-    labelled = sum(any(_is_label(place) for place in of) for of in groups.values())
-    roles = {spelled(place.text) for of in groups.values() for place in of if not _is_label(place)}
+    labelled = sum(any(place.is_mask for place in of) for of in groups.values())
+    roles = {spelled(place.text) for of in groups.values() for place in of if not place.is_mask}
     for key, of in groups.items():
-        images = [place for place in of if not _is_label(place)]
-        texts = Counter((spelled(place.text), _kept_apart(place)) for place in of)
+        images = [place for place in of if not place.is_mask]
+        texts = Counter((spelled(place.text), place.apart) for place in of)
         cost += sum(count - 1 for count in texts.values()) * 1.5
         if not images:
             cost += len(of)
@@ -137,26 +149,14 @@ def _cost(groups: Mapping[str, Sequence[Place]]) -> float:
             cost += 0.5
         cost += 0.3 * (len({place.folders for place in images}) - 1) if images else 0
         cost += 2.0 * (key == "" and len(groups) > 1)
-    # Whose a file is differs between cases; what it shows does not: of two ways, the one with fewer roles is the better.
+    # Whose a file is differs between cases, what it shows does not: of two ways, the one with fewer roles is better.
     return cost + 1e-3 * len(roles)
 
 
-def _kept_apart(place: Place) -> tuple[str, ...]:
-    """The folders that tell copies of one image apart: not those of a section, nor those that number the files."""
-    return tuple(f for f in place.role_folders if not re.search(r"\d", f) and not _section_in(f))
-
-
-def _is_label(place: Place) -> bool:
-    return tells_label(place.text) or any(_is_label_folder(folder) for folder in place.role_folders)
-
-
 @functools.lru_cache(maxsize=100_000)
-def _is_label_folder(folder: str) -> bool:
-    return bool(
-        re.search(
-            r"\b(labels?(tr|ts)?|masks?|seg\w*|gt|ground truth|annotations?|delineations?|masken?)\b", spelled(folder)
-        )
-    )
+def _holds_masks(folder: str) -> bool:
+    words = r"labels?(tr|ts)?|masks?|masken?|seg\w*|gt|ground truth|annotations?|delineations?"
+    return bool(re.search(rf"\b({words})\b", spelled(folder)))
 
 
 def _key(place: Place, reading: _Reading) -> str:
@@ -174,7 +174,8 @@ def _key(place: Place, reading: _Reading) -> str:
 def _place(
     scan: Scan, reading: _Reading, shared: int, folder_roles: frozenset[tuple[str, ...]], constant: frozenset[str]
 ) -> Place:
-    own, roles = [], []
+    own: list[str] = []
+    roles: list[str] = []
     for depth in range(shared, len(scan.folders)):
         folder = scan.folders[depth]
         (roles if _says_role(scan, depth, folder_roles) else own).append(folder)
@@ -218,7 +219,7 @@ def _role_folders(scans: Sequence[Scan]) -> frozenset[tuple[str, ...]]:
         of_role = {name: _without_numbers(name) for name in names}
         for name in names:
             path = (*parent, name)
-            words = [word for word in spelled(name).split()]
+            words = spelled(name).split()
             told = bool(shown_by(name) or tells_label(name) or processing_of(name) or never_an_image(name))
             numbered = any(re.search(r"\d", word) and not _says_what(word) for word in words)
             single = held[path] == 1 and len(names) > 1
@@ -240,7 +241,7 @@ def _role_folders(scans: Sequence[Scan]) -> frozenset[tuple[str, ...]]:
 
 
 def _all_single(names: set[str], parent: tuple[str, ...], held: Counter[tuple[str, ...]]) -> bool:
-    return all(held[*parent, name] == 1 for name in names)
+    return all(held[(*parent, name)] == 1 for name in names)
 
 
 def _without_numbers(name: str) -> str:
@@ -269,7 +270,7 @@ def _split(stem: str, reading: _Reading, constant: frozenset[str]) -> tuple[str,
     words = list(_WORD.finditer(stem))
     own = [_is_own(words, k, reading) for k in range(len(words))]
     content = [
-        _says_content(word[0].lower()) or _says_what(word[0].lower()) and any(own[:k]) for k, word in enumerate(words)
+        _says_content(word[0].lower()) or (_says_what(word[0].lower()) and any(own[:k])) for k, word in enumerate(words)
     ]
     for k in [k for k, mine in enumerate(own) if mine]:
         # Words that say nothing of the image belong to the name beside them: "Brats18_CBICA_AAB_1".
@@ -328,8 +329,7 @@ def _says_what(word: str) -> bool:
         return False
     return bool(
         shown_by(word)
-        or tells_label(word)
-        and not re.search(r"\d", word)
+        or (tells_label(word) and not re.search(r"\d", word))
         or processing_of(word)
         or never_an_image(word)
     )
@@ -344,7 +344,7 @@ def _named(groups: Mapping[str, list[Place]], reading: _Reading) -> dict[str, li
 
 
 def _id(places: Sequence[Place], reading: _Reading) -> str:
-    first = next((place for place in places if not _is_label(place)), places[0])
+    first = next((place for place in places if not place.is_mask), places[0])
     folders = "/".join(first.folders)
     if first.name and (reading.key == "name" or _own_names(places)):
         id = first.name

@@ -68,7 +68,7 @@ class Told:
         patients: by case id, where the publication says which part of an id it is.
         questions: what the user must decide.
         notes: what a reader should know.
-        published: whether a publication says what the numbers mean.
+        recognised: whether the names are those of published data sets, even if their release is open.
     """
 
     labels: Mapping[str, Labels]
@@ -76,7 +76,7 @@ class Told:
     patients: Mapping[str, str] = field(default_factory=dict)
     questions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    published: bool = False
+    recognised: bool = False
 
 
 def conventions_of(
@@ -97,7 +97,7 @@ def conventions_of(
         >>> told = conventions_of([LabelledCase("BraTS-GLI-00005-100", "seg.nii", lambda: frozenset({1, 2, 3, 4}))])
         >>> told.labels[""].meanings[4], told.questions
         ('resection cavity', ())
-        >>> conventions_of([LabelledCase("patient 7", "mask.nii", lambda: frozenset({1}))]).published
+        >>> conventions_of([LabelledCase("patient 7", "mask.nii", lambda: frozenset({1}))]).recognised
         False
     """
     names = list(modalities)
@@ -122,7 +122,7 @@ def conventions_of(
             patients |= {id: of[1] for id, of in whose.items() if of is not None}
     if len(found) == 1:
         (labels,) = found.values()
-        return Told({"": labels}, {}, patients, tuple(questions), (), UNKNOWN not in found)
+        return Told({"": labels}, {}, patients, tuple(questions), (), all(groups))
     if not found:
         return Told({"": Labels({})})
     if UNKNOWN in found:

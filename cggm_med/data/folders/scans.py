@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,10 +118,10 @@ def same_grid(one: Path, other: Path) -> bool:
 
 def common_folder(scans: Sequence[Scan]) -> tuple[str, ...]:
     """The folders that all scans have in common, outermost first."""
-    if not scans:
-        return ()
-    shared = os.path.commonprefix([scan.folders for scan in scans])
-    return tuple(shared)
+    shared = itertools.takewhile(
+        lambda level: len(set(level)) == 1, zip(*(scan.folders for scan in scans), strict=False)
+    )
+    return tuple(level[0] for level in shared)
 
 
 def _volumes(path: Path) -> int:

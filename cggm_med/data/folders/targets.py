@@ -87,8 +87,7 @@ def choose_targets(masks: Mapping[str, Sequence[Mask]]) -> Targets:
         if single:
             raters[id] = {_reader(mask.text): mask.path for mask in single}
         if not whole and single:
-            first = min(single, key=lambda mask: natural_key(spelled(mask.text)))
-            labels[id] = first.path
+            labels[id] = min(single, key=lambda mask: natural_key(spelled(mask.text))).path
             alone.add(id)
             continue
         whole.sort(key=lambda mask: (*_rank(mask.text), -texts[spelled(mask.text)], natural_key(mask.text)))
@@ -106,16 +105,17 @@ def choose_targets(masks: Mapping[str, Sequence[Mask]]) -> Targets:
             if reason == _OTHER or _rank(best.text) == _rank(other.text):
                 rivals[best.text, other.text] += 1
     if rivals:
-        best, others = next(iter(rivals))[0], sorted({other for _, other in rivals})
+        first = next(iter(rivals))[0]
+        behind = sorted({other for _, other in rivals})
         questions.append(
-            f"which mask is the target: {' or '.join([best, *others])} (in {max(rivals.values())} cases both; {best} is "
-            "proposed)"
+            f"which mask is the target: {' or '.join([first, *behind])}; {max(rivals.values())} cases have both, and "
+            f"{first} is proposed"
         )
     if alone:
         names = sorted({name for id in alone for name in raters[id]}, key=natural_key)
         questions.append(
-            f"which reader's label counts: {', '.join(names)} drew the same cases, and nothing says what they agreed on "
-            f"({names[0]} is proposed; the others stay beside it as raters)"
+            f"which reader's label counts: {', '.join(names)} drew the same cases, and nothing says what they "
+            f"agreed on; {names[0]} is proposed, and all stay beside it as raters"
         )
     if agreed:
         count = max(len(of) for of in raters.values())
@@ -138,8 +138,8 @@ _MACHINE = "drawn by a machine"
 _ANATOMY = "anatomy, not lesions"
 _OTHER = "another mask of the same case"
 _READER = (
-    r"(.*?) ?\b(?:(?:manual segmentation|rater|reader|expert|observer|annotator|obs|mask|label|seg|segmentation|gt|roi|lesion"
-    r"|ground truth expert) ?)?(?:(?<=[a-z])|\b)(\d{1,2}|[a-d]|r\d)$"
+    r"(.*?) ?\b(?:(?:manual segmentation|ground truth expert|rater|reader|expert|observer|annotator|obs|mask|label|seg"
+    r"|segmentation|gt|roi|lesion) ?)?(?:(?<=[a-z])|\b)(\d{1,2}|[a-d]|r\d)$"
 )
 
 

@@ -51,7 +51,7 @@ def test_four_is_the_resection_cavity_after_treatment_and_no_part_of_the_tumour(
 def test_values_of_the_whole_cohort_decide_between_releases():
     """Alone, the second case fits both releases, which read its numbers differently."""
     alone = told(("BraTS-PED-00002-000", "seg.nii", {1, 2, 3}))
-    assert (alone.labels[""].meanings, alone.published) == ({}, False)
+    assert (alone.labels[""].meanings, alone.recognised) == ({}, True)
     assert "BraTS-PED 2023: 1 non-enhancing" in alone.questions[0]
     both = told(("BraTS-PED-00002-000", "seg.nii", {1, 2, 3}), ("BraTS-PED-00001-000", "seg.nii", {2, 4}))
     assert (both.labels[""].meanings[1], both.questions) == ("enhancing tumour", ())
@@ -84,7 +84,7 @@ def test_names_alone_do_not_make_a_data_set_of_another_a_known_one():
 
 def test_the_root_folder_says_nothing():
     """People rename it; a label is known by its own name and its case's."""
-    assert told(("7", "ISLES-2022/x_msk.nii", {1})).published is False
+    assert told(("7", "ISLES-2022/x_msk.nii", {1})).recognised is False
 
 
 def test_patients_of_cases_with_time_points():
@@ -94,5 +94,5 @@ def test_patients_of_cases_with_time_points():
 
 def test_known_and_unknown_cases_side_by_side_are_asked_about():
     found = told(("BraTS2021_00000", "a", {1, 2, 4}), ("P7", "b", {1}))
-    assert (found.labels[""].meanings, found.published) == ({}, False)
+    assert (found.labels[""].meanings, found.recognised) == ({}, False)
     assert any("P7" in question for question in found.questions)
