@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -92,7 +93,7 @@ class _Names:
         named, modalities = self._modalities(chosen)
         ids = [id for id in groups if named.get(id) or id in targets.labels]
         labelled = [
-            LabelledCase(id, self._below(file), lambda file=file: label_values(file))  # type: ignore[misc]
+            LabelledCase(id, self._below(file), functools.partial(label_values, file))
             for id, file in targets.labels.items()
         ]
         others = [id for id in ids if id not in targets.labels]

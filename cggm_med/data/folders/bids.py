@@ -7,6 +7,7 @@ it: masks in ``derivatives`` with or without a pipeline's folder or a datatype's
 from __future__ import annotations
 
 import csv
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -252,8 +253,8 @@ class _Bids:
         if copies:
             pipelines = sorted({f"derivatives/{file.pipeline}".rstrip("/") for file in copies})
             self.questions.append(
-                f"which copy of the images: the raw ones, as proposed, or those of {', '.join(pipelines)}; either, never "
-                "both"
+                f"which copy of the images: the raw ones, as proposed, or those of {', '.join(pipelines)}; either, "
+                "never both"
             )
         return chosen
 
@@ -298,8 +299,7 @@ class _Bids:
                 return Labels({})
             return next(iter(found.values()))
         labelled = [
-            LabelledCase(id, self._below(file), lambda file=file: label_values(file))  # type: ignore[misc]
-            for id, file in files.items()
+            LabelledCase(id, self._below(file), functools.partial(label_values, file)) for id, file in files.items()
         ]
         told = conventions_of(labelled, modalities)
         self.questions += told.questions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
@@ -266,17 +267,19 @@ def _label_values(found: Inspection) -> tuple[dict[str, Labels], list[str]]:
 def _meanings(found: Inspection, values: Sequence[int]) -> tuple[Labels, list[str]]:
     """What a publication says of numbers that no file explains, told by the names of the cases, to be confirmed."""
     folder = found.proposal.path if found.proposal.path.is_dir() else found.proposal.path.parent
+
+    def values_of(id: str) -> frozenset[int]:
+        return frozenset(int(value) for value in found.voxels.get(id, ()) if isinstance(value, int))
+
     labelled = [
         LabelledCase(
-            case.id,
-            Path(os.path.relpath(case.label, folder)).as_posix(),
-            frozenset(int(value) for value in found.voxels.get(case.id, ()) if isinstance(value, int)),
+            case.id, Path(os.path.relpath(case.label, folder)).as_posix(), functools.partial(values_of, case.id)
         )
         for case in found.proposal.cases
         if case.label is not None
     ]
     told = conventions_of(labelled, found.proposal.modalities)
-    if not (told.published and set(told.labels) == {""}):
+    if not (set(told.labels) == {""} and told.labels[""].meanings):
         return Labels(dict.fromkeys(values, UNKNOWN)), []
     labels = told.labels[""]
     publication = labels.source.partition(":")[0]

@@ -8,6 +8,8 @@ from typing import Any
 
 from cggm_med.data.cases import CaseList
 from cggm_med.data.declaration import UNKNOWN, Declaration
+from cggm_med.data.folders.any_names import read_names
+from cggm_med.data.folders.bids import read_bids
 from cggm_med.data.folders.datalist import is_auto3dseg, is_datalist, read_auto3dseg, read_datalist, read_yaml
 from cggm_med.data.folders.decathlon import is_decathlon, read_decathlon
 from cggm_med.data.folders.declared import NAME, is_declared, read_cases, read_declared
@@ -41,7 +43,10 @@ def propose(path: Path) -> Proposal:
         raise DataError(f"{path} holds several data sets; give one of them:", [str(file.parent) for file in below])
     if below:
         return _with_tests(_of_list(below[0]))
-    raise DataError(f"{path} holds no list of cases that is known, such as dataset.json")
+    for read in (read_bids, read_names):
+        if (proposal := read(path)) is not None:
+            return proposal
+    raise DataError(f"{path} holds neither volumes nor a list of cases that is known, such as dataset.json")
 
 
 def read_any(path: Path, *, need_labels: bool = True, reference: str | None = None) -> tuple[Declaration, CaseList]:
