@@ -61,6 +61,7 @@ def test_sections_are_splits_and_tests_need_no_label(written):
         ({"id": "../a", "flair": "a.nii"}, "can be a file name"),
         ({"id": "a", "flair": 3}, "flair is 3; expected a path"),
         ({"id": "a", "flair": "a.nii", "adc": "a.nii", "label": "l.nii"}, "adc is the same file as"),
+        ({"id": "a", "flair": "a.nii", "label": "a.nii"}, "label is the same file as"),
         ({"id": "a", "flair": "a.nii", "label": "l.nii", "convention": "x"}, "\"convention\" is 'x'"),
         ({"id": "a", "flair": "a.nii", "label": "l.nii", "not_drawn": ["x"]}, '"not_drawn" is'),
     ],
@@ -83,7 +84,7 @@ def test_open_questions_are_settled_before_anything_is_read(written):
 
 
 def test_a_proposal_without_questions_is_a_declared_list(tmp_path):
-    for name in ("f.nii", "a.nii", "l.nii"):
+    for name in ("f.nii", "g.nii", "a.nii", "l.nii"):
         (tmp_path / name).touch()
     cases = (
         Case(
@@ -92,7 +93,7 @@ def test_a_proposal_without_questions_is_a_declared_list(tmp_path):
             {"flair": ImageFile(tmp_path / "f.nii"), "adc": ImageFile(tmp_path / "a.nii", 0)},
             tmp_path / "l.nii",
         ),
-        Case("y", "q", {"flair": ImageFile(tmp_path / "l.nii")}, None, fold="2"),
+        Case("y", "q", {"flair": ImageFile(tmp_path / "g.nii")}, None, fold="2"),
     )
     proposal = Proposal(
         "any_names",

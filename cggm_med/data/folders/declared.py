@@ -71,7 +71,8 @@ def read_cases(file: Path, content: Mapping[str, Any], declaration: Declaration,
         problems += [f"{found.id}: {problem}" for problem in _problems(found, declaration)]
         if found.label is None and need_labels and section != "test":
             problems.append(f"{found.id}: no label (expected the key '{LABEL}' in {where})")
-        for role, image in found.images.items():
+        label = {} if found.label is None else {LABEL: ImageFile(found.label)}
+        for role, image in {**found.images, **label}.items():
             key = (image.path, image.channel)
             if user.setdefault(key, f"{where} {role}") != f"{where} {role}":
                 problems.append(f"{found.id}: {role} is the same file as {user[key]}: {image.path}")
