@@ -22,11 +22,26 @@ from cggm_med.cli.options import (
 
 
 def evaluate(
-    folder: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")],
+    folder: Annotated[Path | None, typer.Argument(help="Folder of a finished run.", metavar="[RUN]")] = None,
     data: OtherData = None,
     split: Annotated[str | None, typer.Option(help="train, validation or test of the run, or all.")] = None,
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Folder for table and pictures. [RUN/evaluations/NAME]")] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="Score these masks, named by case, instead of a run. [evaluations/NAME]", metavar="FOLDER"),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Paired test of the masks against a run, an evaluation or masks.", metavar="RUN_OR_FOLDER"),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Of the masks. [of the run in --against, else brats2021]")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Convention of the data's labels where the layout does not imply it.")
+    ] = None,
+    mask_labels: Annotated[
+        str | None, typer.Option(help="Convention of the masks, such as brats2023. [that of the labels]")
+    ] = None,
     corrupt: Annotated[
         str | None,
         typer.Option(help="Dice under artefacts instead, such as motion,noise,missing:t1+t2. [RUN/robustness/NAME]"),
@@ -42,8 +57,33 @@ def evaluate(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Score a finished run on its held-out cases or on other data: as they are, with artefacts, or in part."""
+    """Score a finished run on its held-out cases or on other data: as they are, with artefacts, or in part.
+
+    evaluate --masks FOLDER scores masks that another tool or a reader made.
+    """
     overrides = overrides_of(settings, data)
+    if (masks is None) == (folder is None):
+        raise typer.BadParameter("give either a RUN, or --masks FOLDER and perhaps --against RUN")
+    if masks is None and (against or task or labels or mask_labels):
+        raise typer.BadParameter("--against, --task, --labels and --mask-labels go with --masks FOLDER")
+    if masks is not None:
+        if corrupt or severity or calibration or subsets:
+            raise typer.BadParameter("--corrupt, --severity, --calibration and --subsets go with a RUN, not --masks")
+        from cggm_med.comparison.masks import evaluate_masks
+
+        evaluate_masks(
+            masks,
+            task,
+            overrides,
+            make_console(),
+            labels=labels,
+            mask_labels=mask_labels,
+            against=against,
+            split=split,
+            out=out,
+        )
+        return
+    assert folder is not None  # noqa: S101 - one of the two was given
     if severity is not None and corrupt is None:
         raise typer.BadParameter("--severity goes with --corrupt ARTEFACTS")
     if sum((subsets is not None, corrupt is not None, calibration)) > 1:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from cggm_med.data.cases import CaseList
+from cggm_med.data.cases import Case, CaseList
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.prepared import PreparedCase
 from cggm_med.data.volumes.transforms import NativeGrid, Spacing
@@ -87,6 +89,14 @@ class Volumes(Protocol):
     @property
     def cases(self) -> Mapping[str, PreparedCase]:
         """The cases that the task's ``prepare`` prepared, by id."""
+
+    def convention_of(self, case: Case) -> LabelConvention:
+        """The convention of one case's label."""
+
+    def score(
+        self, case: Case, predicted: NDArray[np.bool_], true: NDArray[np.bool_], spacing: Spacing, *, full: bool
+    ) -> list[dict[str, Any]]:
+        """See ``SegmentationTask.score``."""
 
     def data_path(self, say: Callable[[str], None]) -> Path:
         """Path of the task's data."""

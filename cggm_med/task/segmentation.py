@@ -454,7 +454,7 @@ class SegmentationTask(Task):
             answers = self.segment(model, case.tensor(device), grid, case.modalities, autocast, heads=heads)
             fused, *unimodal = (case.scored(answer.regions(self.convention)) for answer in answers)
             truth = case.native_target()
-            scores = self.score(id, fused, truth, grid.spacing, full=full)
+            scores = self.score(case.source, fused, truth, grid.spacing, full=full)
             head_scores = [
                 {"case": id, "modality": modality, "region": name, "dice": dice(*map(torch.from_numpy, (p, t)))}
                 for modality, prediction in zip(case.modalities, unimodal, strict=False)
@@ -496,7 +496,7 @@ class SegmentationTask(Task):
             )
             rows = {}
             for of, predicted in (*segmented, *((of, np.zeros_like(truth)) for of in held.values() if not of)):
-                rows[of] = self.score(id, case.scored(predicted), truth, spacing, full=False)
+                rows[of] = self.score(case.source, case.scored(predicted), truth, spacing, full=False)
             yield CaseResult(id, {"+".join(s): {"regions": rows[of], "heads": []} for s, of in held.items()})
 
     def chance(self, results: Sequence[CaseResult]) -> Mapping[str, float | None]:
@@ -516,12 +516,12 @@ class SegmentationTask(Task):
         return region_case_values(cases, (DICE, *chosen))
 
     def score(
-        self, case: str, predicted: NDArray[np.bool_], true: NDArray[np.bool_], spacing: Spacing, *, full: bool
+        self, case: Case, predicted: NDArray[np.bool_], true: NDArray[np.bool_], spacing: Spacing, *, full: bool
     ) -> list[dict[str, Any]]:
         """A row for each region of one case: Dice and, when ``full``, all other metrics.
 
         Args:
-            case: its id.
+            case: regions that were not drawn in it have no row.
             predicted: ``(region, x, y, z)`` on the case's own grid.
             true: the same, of its label.
             spacing: voxel size in mm along these axes.
@@ -529,8 +529,7 @@ class SegmentationTask(Task):
         """
         metrics = self.metrics if full else self.metrics[:1]
         masks = zip(self.targets, predicted, true, strict=True)
-        unknown = self.cases[case].source.not_drawn
-        return [score_region(case, r, p, t, spacing, metrics) for r, p, t in masks if r not in unknown]
+        return [score_region(case.id, r, p, t, spacing, metrics) for r, p, t in masks if r not in case.not_drawn]
 
     def dice_rules(self) -> dict[str, str]:
         """Definitions for a report that holds no metric but Dice."""

@@ -65,7 +65,7 @@ def inspect(case: Case, convention: LabelConvention | None) -> Inspection:
             affines |= dict.fromkeys(found, file.affine)
         volumes |= found
         problems += wrong
-    differing = [differ for other in files[1:] if (differ := _differ(*files[0], *other))]
+    differing = [differ for other in files[1:] if (differ := grid_difference(*files[0], *other))]
     named = [f"{case.id}: {problem}" for problem in (*problems, *differing)]
     return Inspection(volumes, affines, tuple(named), tuple(named[len(problems) :]))
 
@@ -84,8 +84,8 @@ def largest_displacement(reference: NDArray[np.float64], affine: NDArray[np.floa
     return float(np.linalg.norm(moved[:, :3], axis=1).max())
 
 
-def _differ(role: str, one: StoredImage, other_role: str, other: StoredImage) -> str | None:
-    """One sentence if two images do not lie on one grid."""
+def grid_difference(role: str, one: StoredImage, other_role: str, other: StoredImage) -> str | None:
+    """One sentence if two images do not lie on one grid, which names them by their roles; None if they do."""
     names = f"{role} {one.path} and {other_role} {other.path}"
     shape, other_shape = one.shape[:3], other.shape[:3]
     if shape != other_shape:

@@ -1,0 +1,172 @@
+"""Masks made elsewhere: the tables of a run whose own masks they are, a paired test by hand, and plain refusals."""
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+from helpers.command_line import command
+from helpers.small_runs import trained_run
+from scipy import stats
+
+MODALITIES = ("flair", "t1", "t1ce", "t2")
+TO_2023 = np.array([0, 1, 2, 0, 3], np.uint8)
+
+
+@pytest.fixture(scope="module")
+def run(phantom, cache, tmp_path_factory):
+    settings = {"train__epochs": "2", "train__steps_per_epoch": "10", "data__test": "0.5"}
+    return trained_run(tmp_path_factory.mktemp("run") / "run", phantom, cache, **settings)
+
+
+@pytest.fixture(scope="module")
+def masks(run, phantom, tmp_path_factory):
+    """The run's own masks of all cases, and beside them what ``predict`` writes besides."""
+    folder = tmp_path_factory.mktemp("masks") / "masks"
+    with pytest.MonkeyPatch.context() as patch:
+        command(patch, "predict", run, phantom, "-o", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def labels(phantom, tmp_path_factory):
+    """The labels themselves, as a reader without fault would draw them, one voxel aside in the first test case."""
+    folder = tmp_path_factory.mktemp("reader") / "reader"
+    folder.mkdir()
+    for case in phantom.iterdir():
+        label = nib.load(case / f"{case.name}_seg.nii.gz")
+        shift = 1 if case.name.endswith("3") else 0
+        nib.save(
+            nib.Nifti1Image(np.roll(np.asarray(label.dataobj), shift, 0), label.affine), folder / f"{case.name}.nii.gz"
+        )
+    return folder
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def changed(masks, folder, case, change):
+    """A copy of the masks with one of them changed."""
+    shutil.copytree(masks, folder)
+    image = nib.load(folder / f"{case}.nii.gz")
+    affine, array = change(image.affine, np.asarray(image.dataobj))
+    nib.save(nib.Nifti1Image(array, affine), folder / f"{case}.nii.gz")
+    return folder
+
+
+def test_a_run_s_own_masks_have_its_table_to_the_last_bit(run, masks, phantom, tmp_path, monkeypatch):
+    command(monkeypatch, "evaluate", "--masks", masks, "--against", run, "--out", tmp_path / "out")
+    found, expected = results(tmp_path / "out"), results(run)
+    assert found["cases"] == expected["cases"]
+    assert found["summary"] == expected["summary"]
+    assert found["headline"] == expected["headline"]
+    assert {**found["rules"], "threshold": ""}.items() >= {**expected["rules"], "threshold": ""}.items() - {
+        ("checkpoint", expected["rules"]["checkpoint"])
+    }
+    paired = next(table for table in found["tables"] if table["title"] == "against run")
+    assert {row[4] for row in paired["rows"]} == {"+0.000"}
+    assert {row[6] for row in paired["rows"]} == {"1.000"}
+
+    command(monkeypatch, "evaluate", "--masks", masks, "--data", phantom, "--out", tmp_path / "all")
+    assert len(results(tmp_path / "all")["cases"]) == 3 * 6
+    assert {path.name for path in (tmp_path / "all").iterdir()} == {"results.json", "results.csv", "results.md"}
+
+
+@pytest.mark.usefixtures("masks")
+def test_a_paired_test_by_hand(run, labels, tmp_path, monkeypatch, capsys):
+    """Against scipy's own paired t-test, of the reader's and the run's Dice and HD95 of the same cases."""
+    command(monkeypatch, "evaluate", "--masks", labels, "--against", run, "--out", tmp_path / "out")
+    mine, theirs = results(tmp_path / "out")["cases"], results(run)["cases"]
+    lines = (tmp_path / "out" / "against.csv").read_text().splitlines()
+    header = lines[0].split(",")
+    rows = [dict(zip(header, line.split(","), strict=True)) for line in lines[1:]]
+    assert len(rows) == 8
+    for key, name in (("dice", "Dice"), ("hd95_mm", "HD95")):
+        for region in ("WT", "TC", "ET"):
+            one, other = ([row[key] for row in of if row["region"] == region] for of in (mine, theirs))
+            row = next(row for row in rows if row["metric"].startswith(f"{name} {region}"))
+            assert float(row["difference"]) == pytest.approx(np.mean(one) - np.mean(other))
+            assert float(row["p"]) == pytest.approx(stats.ttest_rel(one, other).pvalue)
+            assert float(row["low"]) <= float(row["difference"]) <= float(row["high"])
+            assert float(row["p_holm"]) >= float(row["p"])
+    assert "against run" in capsys.readouterr().out
+
+
+def test_other_masks_and_other_evaluations_can_be_set_against(run, masks, labels, phantom, tmp_path, monkeypatch):
+    data = ["--data", phantom]
+    command(monkeypatch, "evaluate", "--masks", labels, *data, "--against", masks, "--out", tmp_path / "a")
+    command(monkeypatch, "evaluate", "--masks", masks, *data, "--out", tmp_path / "masks")
+    command(monkeypatch, "evaluate", "--masks", labels, *data, "--against", tmp_path / "masks", "--out", tmp_path / "b")
+    one, other = results(tmp_path / "a"), results(tmp_path / "b")
+    assert one["tables"] == other["tables"]
+    assert one["cases"] == other["cases"]
+
+
+def test_masks_in_other_numbers(labels, phantom, tmp_path, monkeypatch):
+    folder = tmp_path / "renumbered"
+    folder.mkdir()
+    for path in labels.iterdir():
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(TO_2023[np.asarray(image.dataobj)], image.affine), folder / path.name)
+    for name, masks, words in (("a", labels, []), ("b", folder, ["--mask-labels", "brats2023"])):
+        command(monkeypatch, "evaluate", "--masks", masks, "--data", phantom, *words, "--out", tmp_path / name)
+    assert results(tmp_path / "a")["cases"] == results(tmp_path / "b")["cases"]
+
+
+def test_an_empty_mask_is_a_missed_region(run, masks, tmp_path, monkeypatch):
+    case = results(run)["cases"][0]["case"]
+    empty = changed(masks, tmp_path / "empty", case, lambda affine, array: (affine, np.zeros_like(array)))
+    command(monkeypatch, "evaluate", "--masks", empty, "--against", run, "--out", tmp_path / "out")
+    row = results(tmp_path / "out")["cases"][0]
+    assert (row["empty"], row["dice"], row["hd95_mm"], row["predicted_ml"]) == ("missed", 0, 374, 0)
+
+
+def test_refusals(run, masks, phantom, tmp_path, monkeypatch, capsys):
+    def refused(*words):
+        command(monkeypatch, "evaluate", *words, "--out", tmp_path / "out", code=1)
+        assert not (tmp_path / "out").exists()
+        return capsys.readouterr().err
+
+    data, case = ("--data", phantom), "BraTS2021_00001"
+    few = shutil.copytree(masks, tmp_path / "few")
+    for number in (1, 4):
+        (few / f"BraTS2021_0000{number}.nii.gz").unlink()
+        (few / f"BraTS2021_0000{number}.json").unlink(missing_ok=True)
+    said = refused("--masks", few, *data)
+    assert "holds no mask of 2 of 6 cases" in said
+    assert "BraTS2021_00001: expected" in said
+    assert "BraTS2021_00004: expected" in said
+
+    cut = changed(masks, tmp_path / "cut", case, lambda affine, array: (affine, array[1:]))
+    assert f"{case}: mask {cut / case}.nii.gz and label" in (said := refused("--masks", cut, *data))
+    assert "differ in shape: 47 x 48 x 32 and 48 x 48 x 32" in said
+    moved = changed(masks, tmp_path / "moved", case, lambda affine, array: (affine + 2 * np.eye(4, k=3), array))
+    assert "differ in affine" in refused("--masks", moved, *data)
+    odd = changed(masks, tmp_path / "odd", case, lambda affine, array: (affine, array + np.uint8(6)))
+    assert "it holds 6" in refused("--masks", odd, *data)
+
+    assert "nothing says where the labels are" in refused("--masks", masks)
+    assert "does not segment" in refused("--masks", masks, *data, "--task", "avdigits")
+    assert "no label convention 'brats23'" in refused("--masks", masks, *data, "--mask-labels", "brats23")
+    assert "no split of these data 'test'" in refused("--masks", masks, *data, "--split", "test")
+    assert "is no folder" in refused("--masks", tmp_path / "none", *data)
+    old = shutil.copytree(run, tmp_path / "old")
+    report = results(old)
+    report["rules"]["threshold"] = "probability of at least 0.5, no post-processing"
+    (old / "results.json").write_text(json.dumps(report))
+    assert "was scored by other rules (threshold); score it again" in refused("--masks", masks, "--against", old)
+    report = results(run)
+    report["cases"][0]["target_ml"] += 1
+    (old / "results.json").write_text(json.dumps(report))
+    assert f"scored other labels of {report['cases'][0]['case']}" in refused("--masks", masks, "--against", old)
+    (old / "results.json").unlink()
+    assert "is not finished" in refused("--masks", masks, "--against", old)
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["RUN", "--masks", "m"], ["RUN", "--against", "x"], ["--masks", "m", "--subsets", "all"]], ids=str
+)
+def test_wrong_usage(words, monkeypatch):
+    command(monkeypatch, "evaluate", *words, code=2)
