@@ -8,7 +8,10 @@ table says in which points the proposal agrees; ``--show`` prints where that of 
 
 Names are matched through files: a modality is that whose images are the same files, a case that whose files are the
 same. Questions and refusals are matched by what they are about (grids, names of modalities, meanings, copies, ...): a
-question about something that nobody expects to be asked counts against the reader as well.
+question about something that nobody expects to be asked counts against the reader as well. Expected are those that
+``ask`` lists, and what follows from the other facts: a grid to resample to where the images of a case differ in it, and
+the meaning of labels that nobody confirms. Where it must be asked which release cases are of, meanings and regions are
+not compared unless they are proposed.
 """
 
 from __future__ import annotations
@@ -42,12 +45,14 @@ TOPICS = {
     "meaning": r"\bmean\b|\bmeans\b|class or to be ignored|is a class",
     "release": r"\b20\d\d or 20\d\d\b|which release|numbers of|release",
     "copy": r"\braw\b|\borig\b|preproc|bias correction|CTres|\bSUV\b|cop(y|ies)",
-    "rater": r"\brater|consensus|drawn by a machine|machine's label",
+    "rater": r"\braters?\b|\breaders?\b|consensus|\bmachine",
     "label": r"which label|\btwice\b|the label where its name|which of the two|corrected",
     "visits": r"visits?|two cases|patients and the dates|time points?",
     "choice": r"which of the \w+ modalities|which modalities",
     "value": r"\b\d+ in \S*\d|label value|holds \d",
-    "unlabelled": r"without labels?|no labels?",
+    "mask": r"which (of the two )?masks?\b",
+    "split": r"\bis the split\b",
+    "unlabelled": r"without (a )?labels?|no labels?",
     "pictures": r"PNG|slices",
 }
 # Spellings and abbreviations that stand for one another in declarations of releases.
@@ -290,9 +295,11 @@ def grids(of: Comparison) -> bool:
     return True
 
 
-def meanings(of: Comparison) -> bool:
+def meanings(of: Comparison) -> bool | None:
     """The same numbers have a meaning; where two publications say it, of the same tissue; else none is claimed."""
     facts = of.expected["labels"]
+    if left_to_the_user(of):
+        return None
     known = {number: text for held in of.proposal.labels.values() for number, text in held.meanings.items()}
     ignored = {held.ignore for held in of.proposal.labels.values()} - {None}
     expected = {int(number): text for number, text in facts["meaning"].items()}
@@ -309,15 +316,23 @@ def meanings(of: Comparison) -> bool:
     return facts["status"] == "declared" or all(alike(known[n], text) for n, text in expected.items())
 
 
+def left_to_the_user(of: Comparison) -> bool:
+    """Whether no meaning is proposed, because only the user knows the release, as expected."""
+    asked = any("release" in topics(text) for text in of.expected.get("ask", ()))
+    return asked and all(text == "?" for held in of.proposal.labels.values() for text in held.meanings.values())
+
+
 def alike(one: str, other: str) -> bool:
     """Whether two meanings share a word that tells."""
     sets = [{WORDS.get(word, word) for word in re.findall(r"[a-z_]+", text.lower())} for text in (one, other)]
     return bool(sets[0] & sets[1])
 
 
-def regions(of: Comparison) -> bool:
+def regions(of: Comparison) -> bool | None:
     """Regions as sets of numbers, whether they exclude one another, and how they are painted."""
     facts = of.expected["labels"]
+    if left_to_the_user(of):
+        return None
     wanted = {name: set(held) for name, held in facts["regions"].items()}
     own: dict[str, set[int]] = {}
     for held in of.proposal.labels.values():
@@ -340,7 +355,8 @@ def split(of: Comparison) -> bool | None:
     facts = of.expected["cases"].values()
     sections = of.proposal.sections or {}
     if not any("split" in case or "fold" in case for case in facts) and "folds" not in of.expected.get("split", {}):
-        return not set(sections) - {"training"}
+        bare = {case.id for case in of.proposal.cases if case.label is None}  # of no use but to be predicted
+        return all(section == "training" or set(ids) <= bare for section, ids in sections.items())
     listed = of.expected.get("split", {}).get("folds", ())
     folds = {}
     if isinstance(listed, list):
@@ -368,13 +384,24 @@ def left_out(of: Comparison) -> bool | None:
 
 def questions(of: Comparison) -> bool | None:
     """All that must be asked is asked, and nothing else."""
-    wanted = [topics(text) for text in of.expected.get("ask", ())]
+    wanted = [topics(text) for text in of.expected.get("ask", ()) if applies(text, of)]
+    if of.expected["labels"]["status"] == "unconfirmed" and not any("meaning" in topic for topic in wanted):
+        wanted.append({"meaning"})
+    if any("grid" in image for case in of.expected["cases"].values() for image in case["images"].values()):
+        wanted.append({"grid"})
     refused = topics(" ".join(of.expected.get("refuse", ())))
     asked = [topics(text) for text in of.proposal.questions]
     if not wanted and not asked:
         return True
     every = set().union(*wanted, refused)
     return all(any(topic & own for own in asked) for topic in wanted) and all(own & every for own in asked)
+
+
+def applies(text: str, of: Comparison) -> bool:
+    """Whether a question must be asked here: some name the label number in whose absence they must."""
+    absent = re.search(r"where no case at hand has an? (\d+)", text)
+    held = {number for case in of.expected["cases"].values() for number in (case["label"] or {}).get("voxels", ())}
+    return absent is None or absent[1] not in held
 
 
 def refusals(of: Comparison) -> bool | None:

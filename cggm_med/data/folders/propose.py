@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from cggm_med.data.folders.datalist import is_auto3dseg, is_datalist, read_auto3
 from cggm_med.data.folders.decathlon import is_decathlon, read_decathlon
 from cggm_med.data.folders.declared import NAME, is_declared, read_cases, read_declared
 from cggm_med.data.folders.inspection import inspect_proposal
+from cggm_med.data.folders.listed import looks_like_image
 from cggm_med.data.folders.nnunet import is_version_1, is_version_2, read_version_1, read_version_2
 from cggm_med.data.folders.proposal import Proposal
 from cggm_med.data.layouts import read_json
@@ -38,15 +40,14 @@ def propose(path: Path) -> Proposal:
         raise DataError(f"{path} holds several lists of cases; give one of them:", [str(file) for file in lists])
     if lists:
         return _with_tests(_of_list(lists[0]))
-    below = [file for folder in sorted(path.iterdir()) if folder.is_dir() for file in _lists_in(folder)]
-    if len(below) > 1:
-        raise DataError(f"{path} holds several data sets; give one of them:", [str(file.parent) for file in below])
-    if below:
-        return _with_tests(_of_list(below[0]))
-    for read in (read_bids, read_names):
-        if (proposal := read(path)) is not None:
-            return proposal
-    raise DataError(f"{path} holds neither volumes nor a list of cases that is known, such as dataset.json")
+    proposal = read_bids(path)
+    if proposal is None and (below := _only_list_below(path)):
+        proposal = _of_list(below)
+    if proposal is None:
+        proposal = read_names(path)
+    if proposal is None:
+        raise DataError(f"{path} holds no volume; expected images such as .nii.gz, .nrrd or .mha, or a list of them")
+    return _with_tests(proposal)
 
 
 def read_any(path: Path, *, need_labels: bool = True, reference: str | None = None) -> tuple[Declaration, CaseList]:
@@ -120,6 +121,30 @@ def _lists_in(folder: Path) -> list[Path]:
     if tasks:
         return tasks
     return [file for file in files if file.suffix.lower() == ".json" and is_datalist(_content(file))]
+
+
+def _only_list_below(folder: Path) -> Path | None:
+    """The list in a folder of this folder, if all volumes belong to it.
+
+    Raises:
+        DataError: if there are several.
+    """
+    below = {place: found for place in sorted(folder.iterdir()) if place.is_dir() and (found := _lists_in(place))}
+    files = [file for found in below.values() for file in found]
+    if not below or _holds_volumes(folder, beside=set(below)):
+        return None
+    if len(files) > 1:
+        raise DataError(f"{folder} holds several data sets; give one of them:", [str(file) for file in files])
+    return files[0]
+
+
+def _holds_volumes(folder: Path, beside: set[Path]) -> bool:
+    """Whether volumes lie below a folder, but for some of its own folders."""
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if Path(root, name) not in beside and not name.startswith(".")]
+        if any(looks_like_image(name) for name in names if not name.startswith(".")):
+            return True
+    return False
 
 
 def _content(file: Path) -> Any:

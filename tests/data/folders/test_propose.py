@@ -18,11 +18,17 @@ def test_the_name_of_a_folder_says_nothing(files):
 
 def test_the_only_data_set_below_a_folder_is_meant(files):
     files("imagesTr/a_0000.nii", "labelsTr/a.nii", content=NNUNET, folder="raw/one")
-    root = files("readme.nii", folder="raw")
+    root = files(content={"a": 1}, name="about.json", folder="raw")
     assert propose(root).path == root / "one/dataset.json"
     files("imagesTr/a_0000.nii", content=NNUNET, folder="raw/two")
-    with pytest.raises(DataError, match="holds several data sets; give one of them:\n.*one\n.*two"):
+    with pytest.raises(DataError, match="holds several data sets; give one of them:\n.*one.*\n.*two"):
         propose(root)
+
+
+def test_a_list_below_a_folder_is_not_meant_where_scans_lie_beside_it(files):
+    files("imagesTr/a_0000.nii", "labelsTr/a.nii", content=NNUNET, folder="raw/old")
+    root = files(*(f"p{k}/{name}.nii" for k in range(3) for name in ("flair", "t1", "lesion_mask")), folder="raw")
+    assert propose(root).path == root
 
 
 def test_a_declared_list_is_read_and_never_proposed(files):
