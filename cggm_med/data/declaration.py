@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from cggm_med.data.volumes.labels import LabelConvention, painting_order
 from cggm_med.errors import DataError, UnknownName
+from cggm_med.metrics.lesions import LesionRules
 
 Kind = Literal["mri", "ct", "pet", "map"]
 Normalisation = Literal["z_score", "training_statistics", "keep_scale"]
@@ -59,23 +60,6 @@ class Modality:
 
 
 @dataclass(frozen=True)
-class LesionRules:
-    """When voxels are one lesion, and when a lesion is found; see ``metrics.lesions.lesion_metrics``.
-
-    Attributes:
-        dilations: how often the true mask is dilated before its connected parts count as lesions; 0: not at all.
-        min_mm3: volume up to which a true lesion does not count.
-        connectivity: neighbours of a voxel: 6, 18 or 26.
-        min_overlap: share of a true lesion's voxels that must be predicted for it to be found; 0: one voxel.
-    """
-
-    dilations: int = 3
-    min_mm3: float = 50.0
-    connectivity: int = 26
-    min_overlap: float = 0.0
-
-
-@dataclass(frozen=True)
 class Declaration:
     """What the cases of a data set have in common.
 
@@ -88,7 +72,7 @@ class Declaration:
         spacing: voxel size in mm along right, anterior, superior to train at; None: planned from the cases.
         colours: of regions, such as ``#56B4E9``.
         codes: of regions for DICOM-SEG: see ``data.dicom.seg``.
-        lesion_rules: how lesions are counted; None: by the rules of BraTS 2023.
+        lesion_rules: what a lesion is, and when it is found.
     """
 
     name: str
@@ -99,7 +83,7 @@ class Declaration:
     spacing: tuple[float, float, float] | None = None
     colours: Mapping[str, str] = field(default_factory=dict)
     codes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    lesion_rules: LesionRules | None = None
+    lesion_rules: LesionRules = field(default_factory=LesionRules)
 
     @property
     def regions(self) -> tuple[str, ...]:
@@ -126,7 +110,7 @@ class Declaration:
         content |= {"spacing": list(self.spacing)} if self.spacing is not None else {}
         content |= {"colours": dict(self.colours)} if self.colours else {}
         content |= {"codes": {region: dict(code) for region, code in self.codes.items()}} if self.codes else {}
-        content |= {"lesion_rules": vars(self.lesion_rules).copy()} if self.lesion_rules is not None else {}
+        content |= {"lesion_rules": vars(self.lesion_rules).copy()}
         return content
 
     @classmethod
@@ -308,29 +292,18 @@ class _Reader:
             return {}
         return given
 
-    def _lesion_rules(self, given: Any) -> LesionRules | None:
+    def _lesion_rules(self, given: Any) -> LesionRules:
         if given is None:
-            return None
+            return LesionRules()
         if not isinstance(given, dict):
             self.problems.append(f'"lesion_rules" is {given!r}; expected such as {{"dilations": 1, "min_mm3": 2}}')
-            return None
-        rules = LesionRules()
-        self._known("lesion rule", given, vars(rules))
-        rules = LesionRules(**given)
-        numbers = all(type(value) in (int, float) for value in vars(rules).values())
-        if not (
-            numbers
-            and type(rules.dilations) is int
-            and rules.dilations >= 0
-            and 0 <= rules.min_mm3 < float("inf")
-            and rules.connectivity in (6, 18, 26)
-            and 0 <= rules.min_overlap <= 1
-        ):
-            self.problems.append(
-                f'"lesion_rules" is {given}; expected dilations at least 0, min_mm3 at least 0, connectivity 6, 18 or '
-                "26, min_overlap from 0 to 1"
-            )
-        return rules
+            return LesionRules()
+        self._known("lesion rule", given, vars(LesionRules()))
+        try:
+            return LesionRules(**given)
+        except ValueError as error:
+            self.problems.append(f'"lesion_rules": {error}')
+            return LesionRules()
 
     def _known(self, kind: str, given: Iterable[Any], known: Iterable[str]) -> None:
         known = list(known)

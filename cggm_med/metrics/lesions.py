@@ -1,4 +1,4 @@
-"""Lesion-wise metrics of a region, by the rules of BraTS 2023: a small lesion counts as much as a large one."""
+"""Lesion-wise metrics of a region, by rules that its task states: a small lesion counts as much as a large one."""
 
 from __future__ import annotations
 
@@ -11,12 +11,69 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, find_objects, generate_binary_structure, label
 from torch import Tensor
 
-from cggm_med.metrics.surface_distance import surface_distances, surface_elements
+from cggm_med.metrics.surface_distance import neighbourhood_areas, surface_distances, surface_elements
 
-_FACES_AND_EDGES = generate_binary_structure(3, 2)
-_ALL_26 = generate_binary_structure(3, 3)
+# By the number of neighbours of a voxel: those across faces, across edges as well, across corners as well.
+NEIGHBOURHOODS = {6: generate_binary_structure(3, 1), 18: generate_binary_structure(3, 2), 26: np.ones((3, 3, 3), bool)}
+ROUNDING = 1e-9  # by which an overlap may fall short: a tenth of 30 voxels is not 3 in double precision
 
 Surface = tuple[NDArray[np.integer], NDArray[np.float64]]  # corners (element, 3), and their areas in mm2
+
+
+@dataclass(frozen=True)
+class LesionRules:
+    """When voxels are one lesion, when a lesion counts, and when it is found; see ``lesion_metrics``.
+
+    By default nothing is merged or left out: each connected part of a mask is a lesion.
+
+    Attributes:
+        dilations: how often the true mask is dilated before its connected parts become lesions.
+        min_mm3: volume up to which a true lesion does not count.
+        connectivity: neighbours of a voxel: 6, 18 or 26.
+        min_overlap: share of a true lesion's voxels that must be predicted for it to be found; 0: a predicted component
+            touches it, or its dilated mask if it was dilated.
+
+    Raises:
+        ValueError: for a number that is none of these.
+
+    Example:
+        >>> print(LesionRules(dilations=1, min_mm3=2).describe())
+        true voxels in one 26-connected part of the mask dilated once are a lesion, which does not count up to 2 mm3 and
+        is found if a predicted part touches its dilated mask
+    """
+
+    dilations: int = 0
+    min_mm3: float = 0.0
+    connectivity: int = 26
+    min_overlap: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (
+            all(type(value) in (int, float) for value in vars(self).values())
+            and type(self.dilations) is int
+            and self.dilations >= 0
+            and 0 <= self.min_mm3 < float("inf")
+            and self.connectivity in NEIGHBOURHOODS
+            and 0 <= self.min_overlap <= 1
+        ):
+            raise ValueError(
+                f"lesion rules are {vars(self)}; expected dilations at least 0, min_mm3 at least 0, connectivity 6, 18 "
+                "or 26, min_overlap from 0 to 1"
+            )
+
+    def describe(self) -> str:
+        """The rules in words."""
+        parts = f"{self.connectivity}-connected part of the"
+        times = "once" if self.dilations == 1 else f"{self.dilations} times"
+        one = (
+            f"true voxels in one {parts} mask dilated {times} are a"
+            if self.dilations
+            else f"each {parts} true mask is a"
+        )
+        size = f" does not count up to {self.min_mm3:g} mm3 and" if self.min_mm3 else ""
+        touched = f"a predicted part touches {'its dilated mask' if self.dilations else 'it'}"
+        found = f"at least {100 * self.min_overlap:g} % of it is predicted" if self.min_overlap else touched
+        return f"{one} lesion, which{size} is found if {found}"
 
 
 @dataclass(frozen=True)
@@ -27,7 +84,7 @@ class LesionMetrics:
         dice: mean over the true lesions that count and the false ones.
         hd95_mm: mean over the same lesions.
         lesions: true lesions that count, found or missed.
-        missed: those of them that no predicted component touches.
+        missed: those of them that are not found.
         false: predicted components that touch no true lesion.
     """
 
@@ -42,27 +99,29 @@ def lesion_metrics(
     prediction: Tensor,
     target: Tensor,
     spacing_mm: Sequence[float],
+    rules: LesionRules,
     *,
-    dilations: int = 3,
-    negligible_mm3: float = 50.0,
     penalty_mm: float = 374.0,
 ) -> LesionMetrics:
-    """Lesion-wise Dice and HD95 of BraTS 2023, with the adult glioma challenge's settings as defaults.
+    """Lesion-wise Dice and HD95 of BraTS 2023, with the rules of any task for what a lesion is.
 
-    The rules are those of the challenge's script (github.com/rachitsaluja/BraTS-2023-Metrics, ``metrics.py``, October
-    2023), also where its text leaves them open:
+    They are computed as by the challenge's script (github.com/rachitsaluja/BraTS-2023-Metrics, ``metrics.py``, October
+    2023), also where its text leaves it open; the script has ``connectivity`` 26, ``min_overlap`` 0, and for each
+    challenge its own ``dilations`` and ``min_mm3``:
 
-    1. The target is dilated ``dilations`` times with the 18-neighbourhood. All of its voxels that lie in one
-       26-connected component of the dilated mask are one lesion; so lesions a few voxels apart are one.
-    2. A lesion's volume is that of its own voxels, before the dilation. Up to and including ``negligible_mm3`` it
-       does not count: it is neither averaged nor missed.
-    3. Every 26-connected component of the prediction belongs, whole, to each lesion whose dilated mask it touches: to
-       several when it joins them, and also to one that does not count.
+    1. The target is dilated ``dilations`` times with the 18-neighbourhood. All of its voxels that lie in one connected
+       component of the dilated mask are one lesion; so lesions a few voxels apart are one. Without dilations each
+       component of the target is one.
+    2. A lesion's volume is that of its own voxels, before the dilation. Up to and including ``min_mm3`` it does not
+       count: it is neither averaged nor missed.
+    3. Every connected component of the prediction belongs, whole, to each lesion whose dilated mask it shares a voxel
+       with: to several when it joins them, and also to one that does not count.
     4. A lesion is compared with all components that belong to it: Dice, and HD95 between surfaces whose elements
        are weighted by area, as in the package ``surface-distance`` (``metrics.surface_distance.hausdorff95`` counts
        voxels).
        Components that touch only the dilated rim give Dice 0 and the HD95 that is measured.
-    5. A lesion to which nothing belongs is missed: Dice 0, HD95 ``penalty_mm``.
+    5. A lesion to which nothing belongs, or of whose own voxels less than ``min_overlap`` are predicted, is missed:
+       Dice 0, HD95 ``penalty_mm``.
     6. A component that belongs to no lesion is false, however small it is; no threshold is applied to predictions:
        Dice 0, HD95 ``penalty_mm``.
     7. The metric is the mean over the lesions that count and the false components. Where there is neither (both masks
@@ -72,27 +131,25 @@ def lesion_metrics(
         prediction: ``(x, y, z)`` boolean.
         target: ``(x, y, z)`` boolean.
         spacing_mm: voxel size along x, y, z.
-        dilations: 3 for the glioma, Africa and paediatric challenges of 2023; 1 for meningioma and metastases.
-        negligible_mm3: 50 for all of them but metastases, where it is 2.
+        rules: of the script: 3 dilations for the glioma, Africa and paediatric challenges of 2023 and 1 for meningioma
+            and metastases; 50 mm3 for all of them but metastases, where it is 2.
         penalty_mm: 374 is the diagonal of the BraTS grid.
 
     Raises:
-        ValueError: if the shapes differ, are not three-dimensional, or ``dilations`` is below 1.
+        ValueError: if the shapes differ or are not three-dimensional.
 
     Example:
         >>> target = torch.zeros(30, 9, 9, dtype=torch.bool)
         >>> target[2:6, 2:6, 2:6] = target[20:24, 2:6, 2:6] = True
         >>> prediction = target.clone()
         >>> prediction[20:] = False
-        >>> lesion_metrics(prediction, target, (1, 1, 1))
+        >>> lesion_metrics(prediction, target, (1, 1, 1), LesionRules(dilations=3, min_mm3=50))
         LesionMetrics(dice=0.5, hd95_mm=187.0, lesions=2, missed=1, false=0)
     """
     if prediction.shape != target.shape or prediction.ndim != 3:
         raise ValueError(
             f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)}; expected one shape (x, y, z)"
         )
-    if dilations < 1:
-        raise ValueError(f"dilations is {dilations}; expected at least 1")
     predicted, true = (mask.cpu().numpy().astype(bool) for mask in (prediction, target))
     if not (predicted.any() or true.any()):
         return LesionMetrics(1.0, 0.0, 0, 0, 0)
@@ -101,8 +158,11 @@ def lesion_metrics(
     predicted, true = predicted[box], true[box]
 
     # Every step below visits a voxel once, not once a lesion: noise has hundreds of thousands of components.
-    areas, number = label(binary_dilation(true, _FACES_AND_EDGES, iterations=dilations), _ALL_26)
-    components, predicted_number = label(predicted, _ALL_26)
+    neighbours = NEIGHBOURHOODS[rules.connectivity]
+    # To SciPy no iterations mean as many as change anything.
+    dilated = binary_dilation(true, NEIGHBOURHOODS[18], iterations=rules.dilations) if rules.dilations else true
+    areas, number = label(dilated, neighbours)
+    components, predicted_number = label(predicted, neighbours)
     reached = predicted & (areas > 0)
     pairs = np.unique(areas[reached].astype(np.int64) * (predicted_number + 1) + components[reached])
     lesion_of, component_of = np.divmod(pairs, predicted_number + 1)
@@ -112,9 +172,10 @@ def lesion_metrics(
     component_sizes = np.bincount(components[predicted], minlength=predicted_number + 1)
 
     voxel_mm3 = float(np.prod(np.asarray(spacing_mm, dtype=float)))
-    counting = [lesion for lesion in range(1, number + 1) if sizes[lesion] * voxel_mm3 > negligible_mm3]
+    counting = [lesion for lesion in range(1, number + 1) if sizes[lesion] * voxel_mm3 > rules.min_mm3]
     own = {lesion: component_of[first[lesion] : first[lesion + 1]] for lesion in counting}
-    found = [lesion for lesion in counting if own[lesion].size]
+    enough = sizes * rules.min_overlap * (1 - ROUNDING)
+    found = [lesion for lesion in counting if own[lesion].size and common[lesion] >= enough[lesion]]
     dices = [2 * int(common[k]) / int(component_sizes[own[k]].sum() + sizes[k]) for k in found]
     distances: list[float] = []
     if found:
@@ -138,10 +199,10 @@ def lesion_metrics(
 
 
 class _Surfaces:
-    """The surface elements of some parts of a volume, by part.
+    """The surface elements of some parts of a volume, by part, each part as if the others were not there.
 
-    The eight voxels around a corner touch one another, and parts do not, so an element belongs to one part alone and is
-    the same as if the other parts were not there.
+    Parts whose voxels touch nowhere have no corner in common. Others, which is what connectivities below 26 leave, meet
+    at corners, where each part has an element of its own.
 
     Args:
         parts: ``(x, y, z)``, number of the part of each voxel, 0 outside all.
@@ -155,13 +216,22 @@ class _Surfaces:
         is_chosen = np.zeros(int(parts.max()) + 1, dtype=bool)
         is_chosen[chosen] = True
         mask = is_chosen[parts]
-        elements, self.areas = surface_elements(mask, spacing_mm)
-        self.corners = np.argwhere(elements)
+        elements, areas = surface_elements(mask, spacing_mm)
+        corners = np.argwhere(elements)
         padded = np.pad(np.where(mask, parts, 0), 1)
-        x, y, z = self.corners.T
-        part = np.zeros(len(x), padded.dtype)
+        x, y, z = corners.T
+        part, other = np.zeros(len(x), padded.dtype), np.full(len(x), len(is_chosen), padded.dtype)
         for a, b, c in itertools.product((0, 1), repeat=3):
-            np.maximum(part, padded[x + a, y + b, z + c], out=part)
+            near = padded[x + a, y + b, z + c]
+            np.maximum(part, near, out=part)
+            np.minimum(other, near, out=other, where=near > 0)
+        if (shared := part != other).any():
+            extra = _meeting(padded, corners[shared], spacing_mm)
+            kept = (corners[~shared], areas[~shared], part[~shared])
+            corners, areas, part = (np.concatenate(both) for both in zip(kept, extra, strict=True))
+            in_volume = np.lexsort(corners.T[::-1])
+            corners, areas, part = corners[in_volume], areas[in_volume], part[in_volume]
+        self.corners, self.areas = corners, areas
         self.order = np.argsort(part, kind="stable")
         self.first = np.searchsorted(part[self.order], np.arange(len(is_chosen) + 1))
 
@@ -169,6 +239,23 @@ class _Surfaces:
         """The elements of these parts together, in the order of the volume."""
         chosen = np.sort(np.concatenate([self.order[self.first[p] : self.first[p + 1]] for p in parts]))
         return self.corners[chosen], self.areas[chosen]
+
+
+def _meeting(
+    padded: NDArray[np.integer], corners: NDArray[np.integer], spacing_mm: Sequence[float]
+) -> tuple[NDArray[np.integer], NDArray[np.float64], NDArray[np.integer]]:
+    """Corner, area and part of each element where several parts meet: one for each part around a corner."""
+    areas, bits = neighbourhood_areas(spacing_mm)
+    steps = np.array(list(np.ndindex(2, 2, 2)))
+    around = padded[tuple((corners[:, None] + steps).transpose(2, 0, 1))]  # (corner, 8)
+    found = []
+    for k in range(8):
+        part = around[:, k]
+        first = (part > 0) & ~(around[:, :k] == part[:, None]).any(axis=1)
+        code = (around == part[:, None]) @ bits.ravel().astype(np.intp)
+        found.append((corners[first], areas[code[first]], part[first]))
+    corner, area, part = (np.concatenate(of) for of in zip(*found, strict=True))
+    return corner, area, part
 
 
 def _hausdorff95_by_area(prediction: Surface, target: Surface, spacing_mm: Sequence[float]) -> float:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
-from cggm_med.metrics.lesions import lesion_metrics
+from cggm_med.metrics.lesions import LesionRules, lesion_metrics
 from cggm_med.metrics.metric import Metric, value_of
 from cggm_med.metrics.overlap import dice, empty_region, sensitivity, specificity, volume_error_ml
 from cggm_med.metrics.surface_distance import hausdorff95, surface_dice
@@ -29,20 +29,20 @@ Column = tuple[str, Callable[[Record], str]]  # name, and the cell of a row
 _NO_BRACES = str.maketrans("", "", "{}")
 
 
-def region_metrics(empty_mm: float, tolerance_mm: float) -> tuple[Metric, ...]:
+def region_metrics(empty_mm: float, tolerance_mm: float, lesion_rules: LesionRules) -> tuple[Metric, ...]:
     """Every metric that is computed for every region; only the first is quick enough for every validation.
 
     Args:
         empty_mm: HD95 of a region or a lesion that is missed or made up.
         tolerance_mm: see ``metrics.surface_distance.surface_dice``.
+        lesion_rules: what a lesion is, and when it is found.
     """
     # All lesion-wise metrics of one region come from one computation.
-    lesions = functools.lru_cache(maxsize=1)(functools.partial(lesion_metrics, penalty_mm=empty_mm))
+    lesions = functools.lru_cache(maxsize=1)(functools.partial(lesion_metrics, rules=lesion_rules, penalty_mm=empty_mm))
     of_lesions = (
-        "lesion-wise scores of BraTS 2023 (github.com/rachitsaluja/BraTS-2023-Metrics): true lesions within 3 "
-        "dilations are one, up to 50 mm3 they do not count; mean over true lesions and false ones; Dice 0 and HD95 "
-        f"{empty_mm:g} mm for each missed or false one; this HD95 weights a surface by its area, as the official "
-        "script does"
+        f"lesion-wise: {lesion_rules.describe()}; a predicted part that touches no lesion is a false one; mean over "
+        f"true lesions and false ones; Dice 0 and HD95 {empty_mm:g} mm for each missed or false one; this HD95 weights "
+        "a surface by its area, as the script of BraTS 2023 does (github.com/rachitsaluja/BraTS-2023-Metrics)"
     )
     usual = functools.partial(Metric, table=FURTHER, cropped=True)
     overlap = functools.partial(usual, both_empty=1.0, one_empty=0.0)
@@ -109,9 +109,8 @@ def region_metrics(empty_mm: float, tolerance_mm: float) -> tuple[Metric, ...]:
     )
 
 
-METRICS = region_metrics(
-    empty_mm=374.0, tolerance_mm=1.0
-)  # with the usual settings; names and keys are always the same
+# With the usual settings; names and keys are always the same.
+METRICS = region_metrics(empty_mm=374.0, tolerance_mm=1.0, lesion_rules=LesionRules())
 DICE = METRICS[0]
 FACTS = ("case", "region", "empty", "target_ml", "predicted_ml")  # columns of a row that are not metrics
 

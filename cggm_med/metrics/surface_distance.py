@@ -103,14 +103,20 @@ def surface_elements(mask: NDArray[np.bool_], spacing_mm: Sequence[float]) -> tu
         >>> int(elements.sum()), round(float(areas.sum()), 3)
         (8, 1.732)
     """
-    table, kernel = get_code_to_measure_table([float(mm) for mm in spacing_mm])
+    areas, bits = neighbourhood_areas(spacing_mm)
     padded = np.pad(mask, 1).view(np.uint8)
     code = np.zeros([n + 1 for n in mask.shape], np.uint8)
-    for (x, y, z), bit in np.ndenumerate(kernel.numpy()[0, 0].astype(np.uint8)):
+    for (x, y, z), bit in np.ndenumerate(bits):
         nx, ny, nz = code.shape
         code += bit * padded[x : x + nx, y : y + ny, z : z + nz]
-    elements = (code != 0) & (code != len(table) - 1)
-    return elements, table.numpy().astype(np.float64)[code[elements]]
+    elements = (code != 0) & (code != len(areas) - 1)
+    return elements, areas[code[elements]]
+
+
+def neighbourhood_areas(spacing_mm: Sequence[float]) -> tuple[Distances, NDArray[np.uint8]]:
+    """The area in mm2 of each 2 x 2 x 2 neighbourhood by its code, and the bit of each of its voxels in that code."""
+    table, kernel = get_code_to_measure_table([float(mm) for mm in spacing_mm])
+    return table.numpy().astype(np.float64), kernel.numpy()[0, 0].astype(np.uint8)
 
 
 def surface_distances(

@@ -34,6 +34,7 @@ from cggm_med.data.volumes.preprocess import Preprocessing, prepare
 from cggm_med.data.volumes.transforms import NativeGrid, Spacing
 from cggm_med.errors import ConfigError, DataError
 from cggm_med.files import cache_folder
+from cggm_med.metrics.lesions import LesionRules
 from cggm_med.metrics.metric import Metric, load_metrics
 from cggm_med.metrics.overlap import dice
 from cggm_med.metrics.regions import (
@@ -166,6 +167,7 @@ class SegmentationTask(Task):
         decathlon_modalities: names in a Medical Segmentation Decathlon ``dataset.json``, lower case, to modalities.
         decathlon_convention: label convention of that layout.
         conventions: label conventions by name; all declare the same regions, which are the targets.
+        lesion_rules: what a lesion is, and when it is found.
     """
 
     TaskConfig = SegmentationTaskConfig
@@ -178,6 +180,7 @@ class SegmentationTask(Task):
     decathlon_modalities: ClassVar[Mapping[str, str]] = {}
     decathlon_convention: ClassVar[str] = ""
     conventions: Mapping[str, LabelConvention]
+    lesion_rules: LesionRules = LesionRules()
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
@@ -195,7 +198,7 @@ class SegmentationTask(Task):
             list(data.patch_size),
             f"multiples of {_sizes(coarsest)}, at least {_sizes(least)}, for a network of {len(self.channels)} scales",
         )
-        always = region_metrics(data.empty_hd95_mm, data.surface_tolerance_mm)
+        always = region_metrics(data.empty_hd95_mm, data.surface_tolerance_mm, self.lesion_rules)
         taken = [*FACTS, *(metric.key for metric in always)]
         self.metrics = (*always, *load_metrics(config.task.metrics, taken))
         self.cases: dict[str, PreparedCase] = {}

@@ -21,6 +21,7 @@ from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.phantom import VERSION, write_phantom
 from cggm_med.errors import DataError, first_of
 from cggm_med.files import atomic_folder
+from cggm_med.metrics.lesions import LesionRules
 from cggm_med.task.segmentation import SegmentationDataConfig, SegmentationTask
 
 # In the names of files their cases cannot be told from those of adult glioma since 2023.
@@ -80,6 +81,8 @@ class BraTS2021(SegmentationTask):
     known_modalities = MODALITIES
     targets = ("WT", "TC", "ET")
     conventions = CONVENTIONS
+    # Of the challenge for adult glioma of 2023, see metrics.lesions.lesion_metrics.
+    lesion_rules = LesionRules(dilations=3, min_mm3=50.0)
     layouts = (
         NamedFiles(
             name="BraTS 2021",

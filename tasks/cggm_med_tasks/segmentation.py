@@ -71,6 +71,7 @@ class DeclaredSegmentation(SegmentationTask):
         self.targets = self.declaration.regions
         self.conventions = self.declaration.conventions
         self.data_conventions = self.conventions
+        self.lesion_rules = self.declaration.lesion_rules
         super().__init__(config)
 
     @classmethod

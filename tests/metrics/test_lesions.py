@@ -1,22 +1,31 @@
-"""Lesion-wise scores of BraTS 2023: laws, hand values, and the rules transcribed as distances between pairs of voxels.
+"""Lesion-wise scores: laws, hand values, and the rules transcribed as distances between pairs of voxels.
 
 The transcription labels and dilates nothing. Dilating n times with the 18-neighbourhood reaches every offset with
 |d| <= n along each axis and <= 2n in sum; two such neighbourhoods touch when the offset, shortened by one voxel along
-each axis, is within twice that. What belongs together follows from offsets alone.
+each axis that neighbours may differ in, is within twice that. What belongs together follows from offsets alone.
 """
 
 from collections import Counter
+from itertools import product
 
 import numpy as np
 import pytest
+import SimpleITK
 import torch
 from helpers.surface_elements import surface_elements
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 
-from cggm_med.metrics.lesions import LesionMetrics, lesion_metrics
+from cggm_med.metrics import lesions as lesions_module
+from cggm_med.metrics.lesions import LesionMetrics, LesionRules
 
 MM = (1, 1, 1)
+GLIOMA = LesionRules(dilations=3, min_mm3=50.0)
+RULES = (
+    *(GLIOMA, LesionRules(1, 50.0), LesionRules(1, 2.0), LesionRules(2, 10.0)),
+    *(LesionRules(), LesionRules(connectivity=6), LesionRules(connectivity=18, min_mm3=2.0, min_overlap=0.25)),
+    *(LesionRules(1, 2.0, connectivity=6, min_overlap=0.5), LesionRules(2, connectivity=18)),
+)
 SHAPE = (40, 14, 14)
 
 
@@ -26,6 +35,10 @@ def volume(*boxes, shape=SHAPE):
     for start, size in boxes:
         mask[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))] = True
     return mask
+
+
+def lesion_metrics(prediction, target, spacing, rules=GLIOMA, **penalty):
+    return lesions_module.lesion_metrics(prediction, target, spacing, rules, **penalty)
 
 
 CUBE = (4, 4, 4)
@@ -45,14 +58,15 @@ def random_case(rng):
         return mask & (rng.random(shape) < rng.choice([1, 0.8]))
 
     target = boxes(rng.integers(0, 4))
+    if rng.random() < 0.1:  # single voxels, many of which meet at edges and corners
+        target[:6] = rng.random(target[:6].shape) < 0.25
     shifted = np.roll(target, rng.integers(-4, 5, size=3), (0, 1, 2))
     prediction = (shifted if rng.random() < 0.7 else np.zeros_like(target)) ^ boxes(rng.integers(0, 3))
     if rng.random() < 0.2 and target.any():  # a bar along x, which may join lesions
         _, y, z = np.argwhere(target)[0]
         prediction[:, y, z] = True
     spacing = (1.0, 1.0, 1.0) if rng.random() < 0.5 else tuple(rng.choice([0.5, 0.8, 1.0, 2.5], size=3).tolist())
-    settings = [(3, 50.0), (1, 50.0), (1, 2.0), (2, 10.0)][rng.integers(4)]
-    return prediction, target, spacing, settings
+    return prediction, target, spacing, RULES[rng.integers(len(RULES))]
 
 
 def groups(points, together):
@@ -77,20 +91,29 @@ def hd95_between(prediction, target, spacing):
     return bounds
 
 
-def transcription(prediction, target, spacing, dilations, negligible, penalty, seen):
+def transcription(prediction, target, spacing, rules, penalty, seen):
     def near(offset, steps):
         return (offset.max(-1) <= steps) & (offset.sum(-1) <= 2 * steps)
 
-    lesions = groups(np.argwhere(target), lambda d: near(np.maximum(d - 1, 0), 2 * dilations))
-    parts = groups(np.argwhere(prediction), lambda d: d.max(-1) <= 1)
-    owners = [[near(np.abs(part[:, None] - lesion[None]), dilations).any() for lesion in lesions] for part in parts]
+    def touch(offset, steps):
+        axes = {6: 1, 18: 2, 26: 3}[rules.connectivity]
+        unit_steps = (step for step in product((0, 1), repeat=3) if sum(step) <= axes)
+        return np.logical_or.reduce([near(np.maximum(offset - step, 0), steps) for step in unit_steps])
+
+    lesions = groups(np.argwhere(target), lambda d: touch(d, 2 * rules.dilations))
+    parts = groups(np.argwhere(prediction), lambda d: touch(d, 0))
+    owners = [
+        [near(np.abs(part[:, None] - lesion[None]), rules.dilations).any() for lesion in lesions] for part in parts
+    ]
     table, missed = [], 0
     for k, lesion in enumerate(lesions):
         own = [part for part, owner in zip(parts, owners, strict=True) if owner[k]]
-        if len(lesion) * np.prod(spacing) <= negligible:
+        if len(lesion) * np.prod(spacing) <= rules.min_mm3:
             seen["negligible, touched" if own else "negligible, not touched"] += 1
             continue
-        if not own:
+        enough = prediction[tuple(lesion.T)].mean() >= rules.min_overlap
+        if not (own and enough):
+            seen["too little overlap"] += bool(own)
             missed += 1
             table.append((0, penalty, penalty))
             continue
@@ -102,6 +125,7 @@ def transcription(prediction, target, spacing, dilations, negligible, penalty, s
         seen["several parts"] += len(own) > 1
         seen["rim only"] += not common
         seen["gathered"] += len(groups(lesion, lambda d: d.max(-1) <= 1)) > 1
+        seen["met by another"] += (np.abs(lesion[:, None] - np.argwhere(target & ~masks[1])).max(-1) <= 1).any()
     lesion_count, false = len(table), sum(not any(owner) for owner in owners)
     seen["one part, several lesions"] += sum(owner.count(True) > 1 for owner in owners)
     seen["missed"] += missed
@@ -115,22 +139,14 @@ def transcription(prediction, target, spacing, dilations, negligible, penalty, s
 
 def test_the_transcribed_rules_on_random_volumes():
     rng, seen = np.random.default_rng(0), Counter()
-    for _ in range(1200):
-        prediction, target, spacing, (dilations, negligible) = random_case(rng)
-        (expected, least, greatest), counts = transcription(
-            prediction, target, spacing, dilations, negligible, 374.0, seen
-        )
-        scores = lesion_metrics(
-            torch.from_numpy(prediction),
-            torch.from_numpy(target),
-            spacing,
-            dilations=dilations,
-            negligible_mm3=negligible,
-        )
+    for _ in range(1800):
+        prediction, target, spacing, rules = random_case(rng)
+        (expected, least, greatest), counts = transcription(prediction, target, spacing, rules, 374.0, seen)
+        scores = lesion_metrics(torch.from_numpy(prediction), torch.from_numpy(target), spacing, rules)
         assert (scores.lesions, scores.missed, scores.false) == counts
         assert scores.dice == pytest.approx(expected, abs=1e-12)
         assert least - 1e-4 <= scores.hd95_mm <= greatest + 1e-4
-    assert len(seen) == 9
+    assert len(seen) == 11
     assert min(seen.values()) >= 20, seen
 
 
@@ -171,7 +187,7 @@ def test_lesions_up_to_six_voxels_apart_are_one(gap, lesions):
 def test_corners_of_the_dilation_are_cut(offset, lesions):
     """Three steps of the 18-neighbourhood go 3 along two axes, or 2 along three, never 3 along three."""
     target = volume(((2, 2, 2), (1, 1, 1)), (tuple(2 + d for d in offset), (1, 1, 1)))
-    assert lesion_metrics(target, target, MM, negligible_mm3=0).lesions == lesions
+    assert lesion_metrics(target, target, MM, LesionRules(dilations=3)).lesions == lesions
 
 
 @pytest.mark.parametrize(
@@ -247,5 +263,69 @@ def test_bad_input_is_refused():
         lesion_metrics(volume(shape=(2, 3, 4)), volume(shape=(2, 3, 5)), MM)
     with pytest.raises(ValueError, match=r"\(2, 3\) and target \(2, 3\); expected one shape"):
         lesion_metrics(volume(shape=(2, 3)), volume(shape=(2, 3)), MM)
-    with pytest.raises(ValueError, match="dilations is 0; expected at least 1"):
-        lesion_metrics(volume(), volume(), MM, dilations=0)
+    for wrong in (
+        *({"dilations": -1}, {"dilations": 1.0}, {"connectivity": 8}, {"min_mm3": float("nan")}),
+        *({"min_overlap": 1.1}, {"min_mm3": "2"}, {"dilations": True}),
+    ):
+        with pytest.raises(ValueError, match="expected dilations at least 0, min_mm3 at least 0, connectivity 6, 18"):
+            LesionRules(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("offset", "lesions"),
+    [((4, 0, 0), (1, 1, 1)), ((4, 4, 0), (2, 1, 1)), ((4, 4, 4), (2, 2, 1)), ((5, 0, 0), (2, 2, 2))],
+)
+def test_cubes_that_touch_by_face_edge_or_corner_are_one_as_connectivity_says(offset, lesions):
+    target = volume(((4, 5, 5), CUBE), (tuple(a + d for a, d in zip((4, 5, 5), offset, strict=True)), CUBE))
+    for connectivity, number in zip((6, 18, 26), lesions, strict=True):
+        scores = lesion_metrics(target, target, MM, LesionRules(connectivity=connectivity))
+        assert scores == LesionMetrics(1, 0, number, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("voxels", "predicted", "min_overlap", "found"),
+    [
+        (30, 3, 0.1, True),
+        (30, 2, 0.1, False),
+        (30, 30, 1, True),
+        (30, 29, 1, False),
+        (30, 1, 0, True),
+        (7, 5, 0.7, True),
+    ],
+)
+def test_a_lesion_is_found_from_the_share_that_the_rules_demand(voxels, predicted, min_overlap, found):
+    """What lies on a lesion that is not found is not counted a second time, as a false one."""
+    masks = torch.zeros(2, 40, 1, 1, dtype=torch.bool)
+    masks[0, :predicted] = masks[1, :voxels] = True
+    scores = lesion_metrics(*masks, MM, LesionRules(min_overlap=min_overlap))
+    expected = (2 * predicted / (predicted + voxels), 0) if found else (0, 1)
+    assert (scores.dice, scores.missed, scores.false) == (pytest.approx(expected[0]), expected[1], 0)
+
+
+def test_the_number_of_lesions_is_that_of_itk_and_falls_as_rules_merge_more():
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        mask = rng.random((9, 10, 11)) < rng.choice([0.05, 0.15, 0.3])
+        target, itk = torch.from_numpy(mask), SimpleITK.GetImageFromArray(mask.astype(np.uint8))
+        for connectivity in (6, 26):
+            count = SimpleITK.ConnectedComponentImageFilter()
+            count.SetFullyConnected(connectivity == 26)
+            count.Execute(itk)
+            alone = lesion_metrics(target, target, MM, LesionRules(connectivity=connectivity))
+            assert alone == LesionMetrics(1, 0, count.GetObjectCount(), 0, 0)
+        numbers = [lesion_metrics(target, target, MM, LesionRules(connectivity=c)).lesions for c in (6, 18, 26)]
+        numbers += [lesion_metrics(target, target, MM, LesionRules(dilations=n)).lesions for n in (1, 2)]
+        assert numbers == sorted(numbers, reverse=True)
+
+
+def test_a_stricter_match_finds_fewer_lesions_and_makes_none_false():
+    rng, fewer = np.random.default_rng(3), 0
+    for _ in range(60):
+        prediction, target, spacing, _ = random_case(rng)
+        masks = torch.from_numpy(prediction), torch.from_numpy(target)
+        scores = [lesion_metrics(*masks, spacing, LesionRules(min_overlap=share)) for share in (0, 0.3, 0.6, 1)]
+        assert len({(one.lesions, one.false) for one in scores}) == 1
+        missed = [one.missed for one in scores]
+        assert missed == sorted(missed)
+        fewer += missed[0] < missed[-1]
+    assert fewer > 10

@@ -8,7 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from cggm_med.metrics.lesions import lesion_metrics
+from cggm_med.metrics.lesions import LesionRules, lesion_metrics
 from cggm_med.metrics.overlap import dice, sensitivity, specificity, volume_error_ml
 from cggm_med.metrics.regions import FACTS, METRICS, region_metrics, region_scores, score_region, summarise_regions
 from cggm_med.metrics.surface_distance import hausdorff95, surface_dice
@@ -16,16 +16,17 @@ from cggm_med.results.results import Report, print_results
 
 SPACING = (1.0, 1.5, 2.0)
 PENALTY = 374.0
+NO_RULES = LesionRules()
 
 
-def scored(prediction, target, spacing=SPACING, metrics=METRICS):
+def scored(prediction, target, metrics=METRICS, spacing=SPACING):
     return score_region("a", "WT", prediction, target, spacing, metrics)
 
 
-def uncropped(prediction, target, spacing=SPACING):
+def uncropped(prediction, target, rules=NO_RULES, spacing=SPACING):
     """Each metric by itself, on the whole volume."""
     p, t = torch.from_numpy(prediction), torch.from_numpy(target)
-    lesions = lesion_metrics(p, t, spacing)
+    lesions = lesion_metrics(p, t, spacing, rules)
     return {
         "dice": dice(p, t),
         "hd95_mm": hausdorff95(p, t, spacing, empty_mm=PENALTY),
@@ -59,8 +60,9 @@ def test_the_box_changes_nothing():
         target, prediction = blocks(rng, shape, number % 5), blocks(rng, shape, number % 4)
         if number % 3 == 0:  # far from every border, in a box smaller than the volume
             target, prediction = (np.pad(mask, 1 + number % 8) for mask in (target, prediction | target))
-        expected = uncropped(prediction, target)
-        found = scored(prediction, target)
+        rules = LesionRules(*((3, 50.0), (0, 0.0, 6), (1, 2.0, 18, 0.3))[number % 3])
+        expected = uncropped(prediction, target, rules)
+        found = scored(prediction, target, metrics=region_metrics(PENALTY, 1.0, rules))
         assert {name: found[name] for name in expected} == expected
         seen_lesions += expected["lesions"] + expected["false_lesions"]
         union = np.argwhere(prediction | target)
@@ -98,9 +100,8 @@ def test_the_tolerance_is_the_caller_s():
     target = np.zeros((12, 12, 12), dtype=bool)
     target[3:8, 3:8, 3:8] = True
     shifted = np.roll(target, 1, axis=2)
-    dices = [
-        scored(shifted, target, metrics=region_metrics(empty_mm=1, tolerance_mm=mm))["surface_dice"] for mm in (1, 2)
-    ]
+    tolerant = [region_metrics(empty_mm=1, tolerance_mm=mm, lesion_rules=LesionRules()) for mm in (1, 2)]
+    dices = [scored(shifted, target, metrics=metrics)["surface_dice"] for metrics in tolerant]
     assert dices[0] < 1 == dices[1]
 
 

@@ -5,9 +5,11 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from helpers.command_line import command
 from helpers.pictures import without_pictures
 
+from cggm_med import registry
 from cggm_med.errors import DataError
 from cggm_med.runs.finished_run import FinishedRun
 from cggm_med.runs.settings import instantiate, make_config
@@ -81,6 +83,27 @@ def test_the_declaration_is_part_of_the_run(run):
     assert finished.settings["task"]["modalities"] == ["flair", "t1"]
     assert finished.settings["task"]["declaration"]["labels"] == {"1": "rim", "2": "core"}
     assert {row["region"] for row in finished.report.scores.cases} == {"rim", "core"}
+
+
+def test_lesions_are_counted_by_the_declared_rules(run, tmp_path):
+    """Rim and core of one lesion in six: without rules each connected part is a lesion, and the table says so."""
+    report = FinishedRun(run[0]).report
+    assert {row["lesions"] for row in report.scores.cases} == {1}
+    assert "each 26-connected part of the true mask is a lesion, which is found if" in json.dumps(report.rules)
+    data = cohort(tmp_path, lesion_rules={"dilations": 2, "min_mm3": 60, "connectivity": 18, "min_overlap": 0.1})
+    kind = registry.load(registry.TASKS, "segmentation")
+    settings = [
+        {"data": {"patch_size": [8, 8, 8], "path": str(data)}, "model": {"channels": [4, 8]}},
+        kind.settings_of_data(data),
+    ]
+    task, _ = instantiate(make_config("segmentation", settings))
+    task.find(print)
+    said = next(rule for name, rule in task.rules().items() if name.startswith("lesion Dice"))
+    assert "18-connected part of the mask dilated 2 times are a lesion" in said
+    assert "does not count up to 60 mm3 and is found if at least 10 % of it is predicted" in said
+    (metric,) = (m for m in task.metrics if m.key == "lesions")
+    assert metric.function(*2 * [torch.ones(3, 4, 5, dtype=torch.bool)], (1, 1, 1)) == 0
+    assert metric.function(*2 * [torch.ones(3, 4, 6, dtype=torch.bool)], (1, 1, 1)) == 1
 
 
 def test_a_voxel_has_one_class_and_ignored_voxels_are_not_scored(run):
