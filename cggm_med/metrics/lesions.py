@@ -37,9 +37,8 @@ class LesionRules:
         ValueError: for a number that is none of these.
 
     Example:
-        >>> print(LesionRules(dilations=1, min_mm3=2).describe())
-        true voxels in one 26-connected part of the mask dilated once are a lesion, which does not count up to 2 mm3 and
-        is found if a predicted part touches its dilated mask
+        >>> LesionRules(connectivity=6, min_overlap=0.1).describe()
+        'each 6-connected part of the true mask is a lesion, which is found if at least 10 % of it is predicted'
     """
 
     dilations: int = 0
