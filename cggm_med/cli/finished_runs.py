@@ -26,6 +26,9 @@ def evaluate(
     data: OtherData = None,
     split: Annotated[str | None, typer.Option(help="train, validation or test of the run, or all.")] = None,
     settings: Settings = None,
+    require: Annotated[
+        str | None, typer.Option(help="Of --data, refuse cases that lack one of these modalities, such as flair,t1ce.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for table and pictures. [RUN/evaluations/NAME]")] = None,
     masks: Annotated[
         Path | None,
@@ -67,8 +70,8 @@ def evaluate(
     if masks is None and (against or task or labels or mask_labels):
         raise typer.BadParameter("--against, --task, --labels and --mask-labels go with --masks FOLDER")
     if masks is not None:
-        if corrupt or severity or calibration or subsets:
-            raise typer.BadParameter("--corrupt, --severity, --calibration and --subsets go with a RUN, not --masks")
+        if corrupt or severity or calibration or subsets or require:
+            raise typer.BadParameter("--corrupt, --severity, --calibration, --subsets and --require go with a RUN, not --masks")
         from cggm_med.comparison.masks import evaluate_masks
 
         evaluate_masks(
@@ -84,6 +87,10 @@ def evaluate(
         )
         return
     assert folder is not None  # noqa: S101 - one of the two was given
+    if require is not None and data is None:
+        raise typer.BadParameter("--require goes with --data PATH; cases of the run have what it was trained on")
+    if require is not None:
+        overrides["data"] = {**overrides["data"], "required": require.split(",")}
     if severity is not None and corrupt is None:
         raise typer.BadParameter("--severity goes with --corrupt ARTEFACTS")
     if sum((subsets is not None, corrupt is not None, calibration)) > 1:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cggm_med.cli.options import Debug, files_by_modality
+from cggm_med.cli.options import Debug, files_by_modality, make_console
 
 
 def predict(
@@ -17,6 +17,9 @@ def predict(
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Mask (.nii.gz; .dcm of DICOM); a folder for a folder.")],
     modalities: Annotated[str | None, typer.Option(help="Of a folder, use these only, such as flair,t1ce.")] = None,
+    require: Annotated[
+        str | None, typer.Option(help="Of a folder, refuse cases that lack one of these, such as flair,t1ce.")
+    ] = None,
     series: Annotated[
         list[str] | None,
         typer.Option(
@@ -36,7 +39,7 @@ def predict(
 ) -> None:
     """Segment scans with a finished run: a folder as for training, a study in DICOM, or a file for each modality.
 
-    Any of the run's modalities may be absent.
+    Any of the run's modalities may be absent; of a folder, cohort.csv says in each case which were.
     """
     run, *rest = words
     images, folders = files_by_modality(rest)
@@ -47,12 +50,15 @@ def predict(
         raise typer.BadParameter("--series chooses among the series of a DICOM folder; give one instead of files")
     if modalities and images:
         raise typer.BadParameter("--modalities chooses among those of a folder; of files, leave out what is not wanted")
+    if require and (images or chosen):
+        raise typer.BadParameter("--require is about the cases of a folder; it says nothing of a single case")
     from cggm_med import distributed
     from cggm_med.data.dicom.series import holds_dicom
     from cggm_med.device import select_device
-    from cggm_med.inference.batch import case_of, find_images, predict_cases
+    from cggm_med.inference.batch import case_of, find_images, predict_cases, write_cohort
     from cggm_med.inference.dicom_study import predict_study
     from cggm_med.inference.predictor import Predictor
+    from cggm_med.results.tables import print_table
 
     with distributed.processes(select_device(device)):
         predictor = Predictor(Path(run), device, flips=flips, trust_names=trust_names, resample_to=resample_to)
@@ -64,8 +70,13 @@ def predict(
         elif chosen or holds_dicom(Path(folders[0])):
             failed = predict_study(predictor, Path(folders[0]), out, chosen=chosen, modalities=wanted, **options)
         else:
-            cases = find_images(predictor, Path(folders[0]), wanted)
-            failed = predict_cases(predictor, cases, {case: out / f"{case}.nii.gz" for case in cases}, **options)
+            cases = find_images(predictor, Path(folders[0]), wanted, require.split(",") if require else ())
+            files = {case: out / f"{case}.nii.gz" for case in cases}
+            failed = predict_cases(predictor, cases, files, **options)
+            table = write_cohort(out / "cohort.csv", predictor, cases, files, failed)
+            if distributed.rank() == 0:
+                print_table(table, make_console())
+                typer.echo(f"written: {out / 'cohort.csv'}")
     if failed:
         typer.echo(f"{len(failed)} of {len(cases)} cases failed: {', '.join(failed)}", err=True)
         raise typer.Exit(1)

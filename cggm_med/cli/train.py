@@ -20,6 +20,9 @@ def train(
     preset: Annotated[str | None, typer.Option(help="Of the task, such as tiny. [what suits the data]")] = None,
     config: ConfigFile = None,
     settings: Settings = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Train cases that lack modalities with what they have.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="New run folder. [runs/DATE-TASK-STRATEGY]")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run folder instead of starting one.")] = None,
     debug: Debug = False,
@@ -29,6 +32,8 @@ def train(
     Without --data the task's embedded data are used. Settings: defaults < preset < --config < --set.
     """
     overrides = overrides_of(settings, data)
+    if allow_missing:
+        overrides["data"] = {**overrides.get("data", {}), "allow_missing": True}
     from cggm_med import distributed
     from cggm_med.config import read_file
     from cggm_med.device import select_device

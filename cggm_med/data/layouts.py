@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,8 @@ def find_cases(
     decathlon_convention: str,
     known_modalities: Sequence[str],
     need_labels: bool = True,
+    required: Sequence[str] | None = None,
+    remedy: str = "",
 ) -> CaseList:
     """Find the cases that a folder or a JSON file holds, without opening an image.
 
@@ -78,6 +80,9 @@ def find_cases(
         decathlon_convention: name of the label convention of such a data set.
         known_modalities: all modalities that a datalist may name.
         need_labels: whether a case without label is an error.
+        required: modalities without which a case is an error; default: all of ``modalities``. A case without any of
+            ``modalities`` always is one.
+        remedy: what else helps where a modality is missing, for the message.
 
     Raises:
         UnknownName: for a modality, a datalist section or a datalist key that does not exist.
@@ -86,9 +91,10 @@ def find_cases(
     for modality in modalities:
         if modality not in known_modalities:
             raise UnknownName("modality", modality, known_modalities)
+    wanted = _Wanted(tuple(modalities), tuple(modalities if required is None else required), need_labels, remedy)
     listing = path / "dataset.json" if path.is_dir() else path
     if path.is_dir() and not listing.is_file():
-        return _read_named(path, modalities, layouts, need_labels)
+        return _read_named(path, wanted, layouts)
     if not path.exists():
         raise DataError(f"{path} does not exist; expected a folder of images or a datalist (.json)")
     if listing.suffix.lower() != ".json":
@@ -99,7 +105,22 @@ def find_cases(
     if "modality" in content:
         channels = _decathlon_channels(listing, content["modality"], decathlon_modalities, modalities)
         return _read_decathlon(listing, content.get("training"), channels, decathlon_convention, need_labels)
-    return _read_datalist(listing, content, modalities, known_modalities, need_labels)
+    return _read_datalist(listing, content, wanted, known_modalities)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is wanted of each case, see ``find_cases``."""
+
+    modalities: tuple[str, ...]
+    required: tuple[str, ...]
+    need_labels: bool
+    remedy: str
+
+    def missing(self, held: Container[str]) -> list[str]:
+        """Roles that a case must have and lacks; of a case without any image all are missing."""
+        images = self.required if any(m in held for m in self.modalities) else self.modalities
+        return [role for role in (*images, *((LABEL,) if self.need_labels else ())) if role not in held]
 
 
 def read_json(path: Path) -> Any:
@@ -118,7 +139,7 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} is not JSON in UTF-8: {error}") from error
 
 
-def _read_named(folder: Path, modalities: Sequence[str], layouts: Sequence[NamedFiles], need_labels: bool) -> CaseList:
+def _read_named(folder: Path, wanted: _Wanted, layouts: Sequence[NamedFiles]) -> CaseList:
     paths = files_under(folder)
     matches = [(layout, [(file, *of) for file in paths if (of := layout.tell(file.name))]) for layout in layouts]
     held = [(layout, files) for layout, files in matches if any(role != LABEL for _, _, role in files)]
@@ -132,7 +153,7 @@ def _read_named(folder: Path, modalities: Sequence[str], layouts: Sequence[Named
         samples = [f"{layout.name}: {files[0][0]}" for layout, files in held]
         raise DataError(f"{folder} holds more than one layout; give a folder with one of them:", samples)
     ((layout, files),) = held
-    for modality in modalities:
+    for modality in wanted.modalities:
         if modality not in layout.suffixes:
             raise DataError(f"layout {layout.name} has no modality {modality}; it has {', '.join(layout.suffixes)}")
 
@@ -142,11 +163,12 @@ def _read_named(folder: Path, modalities: Sequence[str], layouts: Sequence[Named
     found: dict[str, dict[str, list[Path]]] = {}
     for file, case_id, role in files:
         found.setdefault(ids.setdefault(case_id.lower(), case_id), {}).setdefault(role, []).append(file)
-    cases, problems = [], []
+    cases, problems, lacking = [], [], False
     for case_id, roles in sorted(found.items(), key=lambda item: natural_key(item[0])):
         some_file = next(iter(roles.values()))[0]
-        wanted = [*modalities, LABEL] if need_labels else modalities
-        missing = [f"no {r} (expected {layout.expected(case_id, r, some_file)})" for r in wanted if r not in roles]
+        absent = wanted.missing(roles)
+        missing = [f"no {role} (expected {layout.expected(case_id, role, some_file)})" for role in absent]
+        lacking |= any(role != LABEL for role in absent)
         if missing:
             problems.append(f"{case_id}: {', '.join(missing)}")
         role, several = max(roles.items(), key=lambda item: len(item[1]))
@@ -158,10 +180,11 @@ def _read_named(folder: Path, modalities: Sequence[str], layouts: Sequence[Named
         if not (patient and patient[1]):
             problems.append(f"{case_id}: its patient cannot be told from its name; write a datalist that names it")
         elif not missing:
-            images = {modality: ImageFile(roles[modality][0]) for modality in modalities}
+            images = {modality: ImageFile(roles[modality][0]) for modality in wanted.modalities if modality in roles}
             spelled = patients.setdefault(patient[1].lower(), patient[1])
             cases.append(Case(case_id, spelled, images, roles.get(LABEL, [None])[0]))
-    return _finish(folder, cases, problems, layout.name, layout.label_convention)
+    remedy = wanted.remedy if lacking else ""
+    return _finish(folder, cases, problems, layout.name, layout.label_convention, remedy=remedy)
 
 
 def _decathlon_channels(
@@ -206,10 +229,8 @@ def _read_decathlon(
     return _finish(path, cases, problems, "decathlon", convention)
 
 
-def _read_datalist(
-    path: Path, content: dict[str, Any], modalities: Sequence[str], known: Sequence[str], need_labels: bool
-) -> CaseList:
-    cases, problems = [], []
+def _read_datalist(path: Path, content: dict[str, Any], wanted: _Wanted, known: Sequence[str]) -> CaseList:
+    cases, problems, lacking = [], [], False
     first: dict[str, str] = {}
     user: dict[Path, str] = {}
     sections: dict[str, list[str]] = {}
@@ -218,10 +239,11 @@ def _read_datalist(
             problems.append(f"{where}: {wrong}")
             continue
         case_id = entry["id"]
-        wanted = [*modalities, LABEL] if need_labels else modalities
-        if missing := [f"no {role} (expected the key '{role}' in {where})" for role in wanted if not entry.get(role)]:
+        absent = wanted.missing([role for role, file in entry.items() if file])
+        lacking |= any(role != LABEL for role in absent)
+        if missing := [f"no {role} (expected the key '{role}' in {where})" for role in absent]:
             problems.append(f"{case_id}: {', '.join(missing)}")
-        files = {role: path.parent / entry[role] for role in (*modalities, LABEL) if entry.get(role)}
+        files = {role: path.parent / entry[role] for role in (*wanted.modalities, LABEL) if entry.get(role)}
         problems += _absent(case_id, files)
         if first.setdefault(case_id, where) != where:
             problems.append(f"{case_id}: the same id twice: {first[case_id]} and {where}")
@@ -230,10 +252,10 @@ def _read_datalist(
                 problems.append(f"{case_id}: {role} is the same file as {user[file]}: {file}")
         sections.setdefault(section, []).append(case_id)
         if not missing:
-            images = {modality: ImageFile(files[modality]) for modality in modalities}
+            images = {modality: ImageFile(files[modality]) for modality in wanted.modalities if modality in files}
             cases.append(Case(case_id, entry.get("patient") or case_id, images, files.get(LABEL)))
     ordered = {section: tuple(sorted(ids, key=natural_key)) for section, ids in sections.items()}
-    return _finish(path, cases, problems, "datalist", None, ordered)
+    return _finish(path, cases, problems, "datalist", None, ordered, wanted.remedy if lacking else "")
 
 
 def _datalist_entries(path: Path, content: dict[str, Any], keys: Sequence[str]) -> Iterator[tuple[str, str, Any]]:
@@ -276,9 +298,10 @@ def _finish(
     layout: str,
     convention: str | None,
     sections: Mapping[str, tuple[str, ...]] | None = None,
+    remedy: str = "",
 ) -> CaseList:
     if problems:
-        raise DataError(f"{path} ({layout}): fix or leave out these cases:", problems)
+        raise DataError(f"{path} ({layout}): fix or leave out these cases{remedy}:", problems)
     if not cases:
         raise DataError(f"{path} ({layout}) lists no case; expected a section 'training' with at least one")
     return CaseList(tuple(sorted(cases, key=lambda case: natural_key(case.id))), layout, convention, sections)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import json
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from cggm_med.data.cases import stem
 from cggm_med.data.volumes.io import require_image_name, write_volume
 from cggm_med.data.volumes.labels import THRESHOLD
 from cggm_med.errors import CggmMedError, DataError, UnknownName
-from cggm_med.files import write_json
+from cggm_med.files import write_json, write_text
 from cggm_med.inference.predictor import Prediction, Predictor, PreprocessedCase
+from cggm_med.results.aggregate import grouped
+from cggm_med.results.tables import Table, csv_text
 
 EXTRAS = ("probabilities", "uncertainty")
 
@@ -38,19 +41,23 @@ def case_of(path: Path) -> str:
 
 
 def find_images(
-    predictor: Predictor, path: Path, modalities: Sequence[str] | None = None
+    predictor: Predictor, path: Path, modalities: Sequence[str] | None = None, required: Sequence[str] = ()
 ) -> dict[str, dict[str, Path]]:
-    """The image files of each case in a folder or datalist as for training, one per modality; labels may be absent.
+    """The image files of each case in a folder or datalist as for training, of each modality that it has.
+
+    Labels may be absent, and so may modalities.
 
     Args:
         predictor: knows layouts and modalities.
         path: folder or JSON file.
-        modalities: to use; default: all of the run's, which every case must then have.
+        modalities: to use; default: all of the run's.
+        required: that every case must have.
 
     Raises:
-        DataError: if nothing is found or a case is incomplete; names every such case.
+        UnknownName: if a required modality is not among those to use.
+        DataError: if nothing is found, or a case has no image or lacks what is required; names every such case.
     """
-    scans = predictor.volumes.find_scans(path, modalities, need_labels=False)
+    scans = predictor.volumes.find_scans(path, modalities, required=required, need_labels=False)
     stacked = [case.id for case in scans.cases if any(file.channel is not None for file in case.images.values())]
     if stacked:
         raise DataError(f"{path} holds 4-D files, in which modalities are channels; split them into one file each")
@@ -117,6 +124,50 @@ def predict_cases(
     return failed
 
 
+def write_cohort(
+    path: Path,
+    predictor: Predictor,
+    cases: Mapping[str, Iterable[str]],
+    files: Mapping[str, Path],
+    failed: Mapping[str, str],
+) -> Table:
+    """Write what each case of a cohort was segmented from, one row a case, and sum it up.
+
+    Args:
+        path: CSV file; only the first process writes it.
+        predictor: the run.
+        cases: the modalities that each case was given; of a mask that an earlier call made, its own file says it.
+        files: mask of each case.
+        failed: the reason for each case of this process that failed.
+
+    Returns:
+        How many cases were segmented from which modalities.
+    """
+    reasons: dict[str, str] = {}
+    for part in distributed.gather_json(dict(failed), predictor.device):
+        reasons |= part
+    rows = []
+    for case, given in cases.items():
+        beside = _side_car(files[case])
+        used = set(json.loads(beside.read_text())["modalities"] if beside.exists() else given)
+        has = {m: m in used for m in predictor.task.modalities}
+        present, absent = ("+".join(m for m in has if has[m] is there) for there in (True, False))
+        rows.append({"case": case, "present": present, "absent": absent, "failed": reasons.get(case, "")})
+    if distributed.rank() == 0:
+        write_text(path, csv_text(rows))
+    groups = grouped(rows, ["present", "absent"])
+    lines = [
+        (present, absent or "-", str(len(of)), str(sum(bool(row["failed"]) for row in of)))
+        for (present, absent), of in groups.items()
+    ]
+    return Table("cohort", ("segmented from", "absent", "cases", "failed"), tuple(lines))
+
+
+def _side_car(mask: Path) -> Path:
+    """The file that says how a mask was made."""
+    return mask.with_name(f"{case_of(mask)}.json")
+
+
 def _readable(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
 
@@ -146,7 +197,7 @@ def _write(
     """Write the mask last, so that its presence means that all other files are complete."""
     name = case_of(path)
     write_json(
-        path.with_name(f"{name}.json"),
+        _side_car(path),
         {
             "software": f"cggm-med {importlib.metadata.version('cggm-med')}",
             "task": predictor.task.config.task.name,

@@ -6,6 +6,7 @@ import functools
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -189,6 +190,25 @@ def region_scores(rows: Sequence[Record], heads: Sequence[Record], metrics: Sequ
         heads=tuple(heads),
         tables=tuple(tables),
     )
+
+
+def by_presence(scores: Scores, present: Mapping[str, str]) -> Scores:
+    """The scores with the modalities that each case has, and a table of Dice by them.
+
+    Args:
+        scores: of ``region_scores``.
+        present: the modalities of each case, as one name.
+    """
+    cases = tuple({**row, "present": present[row["case"]]} for row in scores.cases)
+    regions = [row["region"] for row in scores.summary]
+    lines = []
+    for (name,), group in grouped(cases, ["present"]).items():
+        mean = {row["region"]: row["dice_mean"] for row in summarise_regions(group, [DICE])}
+        count = len({row["case"] for row in group})
+        lines.append((name, str(count), *(rounded(mean.get(region)) for region in regions)))
+    table = Table("Dice by the modalities that a case has", ("present", "cases", *regions), tuple(lines))
+    shown = [t for t in scores.tables if not t.detail]
+    return replace(scores, cases=cases, tables=(*shown, table, *(t for t in scores.tables if t.detail)))
 
 
 def summarise_regions(rows: Sequence[Record], metrics: Sequence[Metric] = METRICS) -> list[Record]:

@@ -66,6 +66,8 @@ def export_dataset(task: Task, raw: Path, number: int, name: str, *, say: Callab
         problems += inspect(cases[id], volumes.convention).problems
         if len(used) >= MANY_CASES and done % (len(used) // 10) == 0:
             say(f"{done} of {len(used)} cases checked")
+        lacking = [modality for modality in volumes.modalities if modality not in cases[id].images]
+        problems += [f"{id}: no {', '.join(lacking)}, and nnU-Net needs every channel"] if lacking else []
     if problems:
         raise DataError("these cases cannot be exported; fix or leave out:", problems)
     numbers = consecutive_numbers(volumes.convention)

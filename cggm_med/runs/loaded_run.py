@@ -113,7 +113,7 @@ class LoadedRun:
         """
         overrides = self.overrides
         if self.other_data:
-            about_data = {"data": ("path",), "task": ("labels",)}
+            about_data = {"data": ("path", "allow_missing", "required"), "task": ("labels",)}
             overrides = {
                 section: {key: value for key, value in keys.items() if key not in about_data.get(section, ())}
                 for section, keys in overrides.items()
@@ -171,9 +171,12 @@ def load_run(
         UnknownName: if there is no such split.
     """
     run = FinishedRun(folder)
+    other_data = _names_data(overrides)
+    if other_data and hasattr(run.task_class.DataConfig, "allow_missing"):
+        # Other cases are scored with what they have.
+        overrides = {**overrides, "data": {"allow_missing": True, **overrides["data"]}}
     task, strategy = instantiate(run.folder.settings_with(overrides))
     check(task)
-    other_data = _names_data(overrides)
     ids, own = task.find(say), run.splits
     known = {"all": ids, **dict(own.items())}
     chosen = split or ("all" if other_data else held_out(own))

@@ -19,6 +19,7 @@ from cggm_med.errors import CheckpointError, OutputError
 from cggm_med.files import results_folder, write_json, write_text
 from cggm_med.plots.curves import learning_figure, modality_figure
 from cggm_med.results.results import Report
+from cggm_med.results.tables import print_table
 from cggm_med.runs.finished_run import FinishedRun, held_out
 from cggm_med.runs.folder import RunFolder
 from cggm_med.runs.loaded_run import LoadedRun
@@ -132,6 +133,8 @@ def _train_and_score(
         f"{values / 1e6:.2f} M parameters, {len(splits.train)} training, "
         f"{len(splits.validation)} validation, {len(splits.test)} test cases; run folder {run.path}"
     )
+    for table in task.overview() if first else ():
+        print_table(table, console, fold=True)
     split = held_out(splits)
     if split is None:
         say("no case is held out, so nothing will be scored at the end")

@@ -21,6 +21,7 @@ from cggm_med.errors import ConfigError, UnknownName
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.results.results import CaseValues, Record, Scores
+from cggm_med.results.tables import Table
 from cggm_med.task.capabilities import LabelledSamples, Volumes
 from cggm_med.types import Batch
 
@@ -185,6 +186,10 @@ class Task(ABC):
         Raises:
             DataError: lists every problem of every case.
         """
+
+    def overview(self) -> tuple[Table, ...]:
+        """What one should know of the prepared data before training; printed before the first step."""
+        return ()
 
     @abstractmethod
     def contents(self) -> dict[str, dict[str, str]]:

@@ -101,8 +101,15 @@ class Volumes(Protocol):
     def data_path(self, say: Callable[[str], None]) -> Path:
         """Path of the task's data."""
 
-    def find_scans(self, path: Path, modalities: Sequence[str] | None = None, *, need_labels: bool = True) -> CaseList:
-        """Find scans in other data, with all modalities or some."""
+    def find_scans(
+        self,
+        path: Path,
+        modalities: Sequence[str] | None = None,
+        *,
+        required: Sequence[str] = (),
+        need_labels: bool = True,
+    ) -> CaseList:
+        """Find scans in other data; each has at least one of the modalities, and all that are required."""
 
     def segment(
         self,

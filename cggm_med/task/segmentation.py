@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from cggm_med import distributed, registry
 from cggm_med.config import RunConfig, Tree, require
 from cggm_med.data.cases import Case, CaseList
+from cggm_med.data.imposed import without_imposed
 from cggm_med.data.layouts import NamedFiles, find_cases
 from cggm_med.data.splits import Member, Splits, fold_splits, from_sections, members_of
 from cggm_med.data.volumes.augment import Amount, Augmentation
@@ -32,7 +33,7 @@ from cggm_med.data.volumes.patches import PatchDataset, PatchSampling, patch_loa
 from cggm_med.data.volumes.prepared import PreparedCase, common_spacing
 from cggm_med.data.volumes.preprocess import Preprocessing, prepare
 from cggm_med.data.volumes.transforms import NativeGrid, Spacing
-from cggm_med.errors import ConfigError, DataError
+from cggm_med.errors import ConfigError, DataError, UnknownName, first_of
 from cggm_med.files import cache_folder
 from cggm_med.metrics.lesions import LesionRules
 from cggm_med.metrics.metric import Metric, load_metrics
@@ -40,6 +41,7 @@ from cggm_med.metrics.overlap import dice
 from cggm_med.metrics.regions import (
     DICE,
     FACTS,
+    by_presence,
     definitions,
     empty_rule,
     region_case_values,
@@ -57,6 +59,7 @@ from cggm_med.objectives.balance_scores import soft_dice_sums
 from cggm_med.objectives.losses import RegionLoss
 from cggm_med.plots.contours import contour_figure
 from cggm_med.results.results import CaseValues, Record, Scores
+from cggm_med.results.tables import Table
 from cggm_med.task.base import CaseResult, Task, TaskConfig
 from cggm_med.task.scan_to_mask import SegmentedScan, segment_scan
 from cggm_med.task.subset_segmentation import segment_subsets
@@ -99,6 +102,10 @@ class SegmentationDataConfig:
             the BraTS grid, the finest that an annotation of it can be.
         cache: folder for preprocessed cases; default: ``$XDG_CACHE_HOME/cggm-med`` or ``~/.cache/cggm-med``.
         workers: processes that read and augment patches.
+        allow_missing: whether a case may lack modalities; it is then used with what it has. Declared data say
+            themselves what a case must have.
+        required: modalities that every case must have where others may be missing.
+        missing: modalities that are taken from training cases for a study, see ``data.imposed.without_imposed``.
     """
 
     path: str | None = None
@@ -115,6 +122,9 @@ class SegmentationDataConfig:
     surface_tolerance_mm: float = 1.0
     cache: str | None = None
     workers: int = 2
+    allow_missing: bool = False
+    required: tuple[str, ...] = ()
+    missing: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("validation", "test", "overlap"):
@@ -217,7 +227,7 @@ class SegmentationTask(Task):
         """Find the scans, and decide on the convention of their labels."""
         with distributed.first_process_first():
             path = self.data_path(say)
-        self.found = self.find_scans(path)
+        self.found = self.find_scans(path, required=self.required)
         self.convention = detect_convention(self.found.label_convention, self.config.task.labels, self.conventions)
         return tuple(case.id for case in self.found.cases)
 
@@ -226,26 +236,51 @@ class SegmentationTask(Task):
         data = self.config.data
         return Path(data.path) if data.path is not None else self.embedded_data(cache_folder(data.cache), say)
 
-    def find_scans(self, path: Path, modalities: Sequence[str] | None = None, *, need_labels: bool = True) -> CaseList:
-        """Scans in a folder or datalist, in any of the task's layouts.
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Modalities that every case must have: those that are set, and all unless cases may lack some."""
+        return self.config.data.required if self.config.data.allow_missing else self.modalities
+
+    def find_scans(
+        self,
+        path: Path,
+        modalities: Sequence[str] | None = None,
+        *,
+        required: Sequence[str] = (),
+        need_labels: bool = True,
+    ) -> CaseList:
+        """Scans in a folder or datalist, in any of the task's layouts; a case may lack modalities.
 
         Args:
             path: folder or JSON list.
-            modalities: that every case must have; default: all of the run's.
+            modalities: to use; default: all of the run's.
+            required: that every case must have; each must have one of ``modalities`` in any case.
             need_labels: whether every case must have a label as well.
 
         Raises:
-            DataError: if nothing is found or a case is incomplete; names every such case.
+            UnknownName: if a required modality is not among those to use.
+            DataError: if nothing is found or a case lacks what it must have; names every such case.
         """
+        wanted = self.wanted(modalities, required)
         return find_cases(
             path,
-            tuple(modalities or self.modalities),
+            wanted,
             self.layouts,
             decathlon_modalities=self.decathlon_modalities,
             decathlon_convention=self.decathlon_convention,
             known_modalities=self.known_modalities,
             need_labels=need_labels,
+            required=required,
+            remedy=", or use what they have with --allow-missing" if need_labels else "",
         )
+
+    def wanted(self, modalities: Sequence[str] | None, required: Sequence[str]) -> tuple[str, ...]:
+        """The modalities to use, see ``find_scans``, among which those that are required must be."""
+        wanted = tuple(modalities or self.modalities)
+        for modality in required:
+            if modality not in wanted:
+                raise UnknownName("modality to require", modality, wanted)
+        return wanted
 
     @property
     def exclusive(self) -> bool:
@@ -297,7 +332,7 @@ class SegmentationTask(Task):
     def prepare(self, splits: Splits, say: Callable[[str], None]) -> None:
         """Check and preprocess the scans; with several processes, the first does it for all."""
         data = self.config.data
-        cases = members_of(splits, self.found.cases)
+        cases = self._imposed(members_of(splits, self.found.cases), splits)
         say(
             f"{len(cases)} cases ({self.found.layout}), labels as in {self.convention.name}; checking and preprocessing"
         )
@@ -325,6 +360,45 @@ class SegmentationTask(Task):
             say(f"no constant background in {', '.join(plain)}: normalised over the whole image")
         if splits.train:
             self._require_all_regions(splits.train)
+
+    def _imposed(self, cases: list[Case], splits: Splits) -> list[Case]:
+        """The cases, without what ``data.missing`` takes from those of them that are trained on."""
+        setting, training = self.config.data.missing, set(splits.train)
+        if setting is None or not training:
+            return cases
+        trained = [case for case in cases if case.id in training]
+        known = [case.id for case in self.found.cases]
+        left = without_imposed(trained, self.modalities, setting, known, self.config.train.seed)
+        by_id = {case.id: case for case in left}
+        return [by_id.get(case.id, case) for case in cases]
+
+    def overview(self) -> tuple[Table, ...]:
+        """How many cases of each split lack each modality, and which lack what; nothing where all are complete."""
+        lacking = self._lacking()
+        if not any(lacking.values()):
+            return ()
+        count = {name: len(ids) for name, ids in self.splits.items() if ids}
+        per_modality = [
+            (m, *(f"{sum(m in of for of in lacking[name].values())} of {total}" for name, total in count.items()))
+            for m in self.modalities
+        ]
+        sets: dict[str, dict[str, list[str]]] = {}
+        for name, of in lacking.items():
+            for case, absent in of.items():
+                sets.setdefault("+".join(absent), {}).setdefault(name, []).append(case)
+        per_set = [
+            (absent, *(f"{len(of[name])}: {first_of(of[name])}" if name in of else "-" for name in count))
+            for absent, of in sets.items()
+        ]
+        return (
+            Table("cases that lack a modality", ("modality", *count), tuple(per_modality)),
+            Table("cases by what they lack", ("lacking", *count), tuple(per_set)),
+        )
+
+    def _lacking(self) -> dict[str, dict[str, list[str]]]:
+        """The modalities that cases lack, by split and case; complete cases are left out."""
+        absent = {id: [m for m in self.modalities if m not in case.modalities] for id, case in self.cases.items()}
+        return {name: {id: absent[id] for id in ids if absent[id]} for name, ids in self.splits.items()}
 
     def contents(self) -> dict[str, dict[str, str]]:
         """Digests of each case's image files, and the cache key of what was prepared from them and the label."""
@@ -389,9 +463,11 @@ class SegmentationTask(Task):
         return soft_dice_sums(logits, target, exclusive=self.exclusive)
 
     def facts(self) -> Tree:
-        """The convention of the training labels, and how each modality's training images look."""
+        """The convention of the labels, how each modality's training images look, and which cases lack some."""
         signatures = learn([self.cases[id] for id in self.splits.train], self.modalities)
-        return {"labels": self.convention.name, "signatures": signatures.to_json()}
+        lacking = self._lacking()
+        incomplete = {"lacking": lacking} if any(lacking.values()) else {}
+        return {"labels": self.convention.name, "signatures": signatures.to_json(), **incomplete}
 
     def segment(
         self,
@@ -464,7 +540,7 @@ class SegmentationTask(Task):
                 for name, p, t in zip(self.targets, prediction, truth, strict=True)
                 if name not in case.source.not_drawn
             ]
-            findings = {"regions": scores, "heads": head_scores}
+            findings = {"regions": scores, "heads": head_scores, "present": "+".join(case.modalities)}
             mean = statistics.fmean(row["dice"] for row in scores)
             yield CaseResult(id, findings, _Drawing(self.targets, case, truth, fused, scores), mean)
 
@@ -509,7 +585,9 @@ class SegmentationTask(Task):
     def summarise(self, results: Sequence[CaseResult]) -> Scores:
         """The scores of each region, and the heads' Dice."""
         rows, heads = ([row for r in results for row in r.findings[name]] for name in ("regions", "heads"))
-        return region_scores(rows, heads, self.metrics)
+        scores = region_scores(rows, heads, self.metrics)
+        present = {r.case: r.findings["present"] for r in results if "present" in r.findings}
+        return scores if set(present.values()) <= {"+".join(self.modalities)} else by_presence(scores, present)
 
     @classmethod
     def case_values(cls, cases: Sequence[Record]) -> CaseValues:
@@ -549,6 +627,9 @@ class SegmentationTask(Task):
     def _rules(self, metrics: Sequence[Metric]) -> dict[str, str]:
         regions = "; ".join(f"{r} = {list(labels)}" for r, labels in self.convention.regions.items())
         first, *others = definitions(metrics).items()
+        complete = all(case.modalities == self.modalities for case in self.cases.values())
+        said = "a case is predicted from those of the modalities that it has; one that has none of them as empty"
+        incomplete = {} if complete else {"incomplete cases": said}
         return {
             "grid": "each case's own grid and spacing, whole volume",
             "regions": f"{regions} (labels of {self.convention.name})",
@@ -558,6 +639,7 @@ class SegmentationTask(Task):
             f"which {', '.join(self.convention.paint)} are painted one over the other; no voxel that is background in "
             "every image given",
             **dict(others),
+            **incomplete,
         }
 
 

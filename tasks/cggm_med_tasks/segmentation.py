@@ -104,7 +104,7 @@ class DeclaredSegmentation(SegmentationTask):
 
     def find(self, say: Callable[[str], None]) -> tuple[str, ...]:
         """Find the scans; label numbers are read as the data declare them, which may differ from case to case."""
-        self.found = _labelled(self.find_scans(self.data_path(say)), say)
+        self.found = _labelled(self.find_scans(self.data_path(say), required=self.required), say)
         self.convention = next(iter(self.conventions.values()))
         if self.config.task.labels is not None:
             raise ConfigError(
@@ -113,7 +113,20 @@ class DeclaredSegmentation(SegmentationTask):
             )
         return tuple(case.id for case in self.found.cases)
 
-    def find_scans(self, path: Path, modalities: Sequence[str] | None = None, *, need_labels: bool = True) -> CaseList:
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Modalities that every case must have: those that are set; what the data require is checked in any case."""
+        required: tuple[str, ...] = self.config.data.required
+        return required
+
+    def find_scans(
+        self,
+        path: Path,
+        modalities: Sequence[str] | None = None,
+        *,
+        required: Sequence[str] = (),
+        need_labels: bool = True,
+    ) -> CaseList:
         """Cases of declared data, with the run's modalities, which are recognised by name or by what they show.
 
         Raises:
@@ -122,11 +135,11 @@ class DeclaredSegmentation(SegmentationTask):
         data, found = read_any(path, need_labels=need_labels)
         self.data_conventions = same_meaning(self.declaration, data)
         name_of = {self._own_name(data, name): name for name in data.modalities}
-        wanted = {own: name_of[own] for own in modalities or self.modalities if own in name_of}
-        cases = [replace(case, images=_chosen(case, wanted)) for case in found.cases]
-        empty = [f"{case.id}: none of {', '.join(modalities or self.modalities)}" for case in cases if not case.images]
-        required = [*self.declaration.required, *(modalities or ())]
-        demanded = [m for m in required if m in self.modalities]
+        wanted = self.wanted(modalities, required)
+        chosen = {own: name_of[own] for own in wanted if own in name_of}
+        cases = [replace(case, images=_chosen(case, chosen)) for case in found.cases]
+        empty = [f"{case.id}: none of {', '.join(wanted)}" for case in cases if not case.images]
+        demanded = [m for m in dict.fromkeys((*self.declaration.required, *required)) if m in wanted]
         empty += [f"{case.id}: no {m}" for case in cases for m in demanded if m not in case.images]
         if empty:
             raise DataError(f"{path} ({found.layout}): add the images, or leave out these cases:", empty)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -27,7 +28,13 @@ NEW = NamedFiles(
 DECATHLON = {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}
 
 
-def find(path: Path, modalities: tuple[str, ...] = MODALITIES, *, need_labels: bool = True) -> CaseList:
+def find(
+    path: Path,
+    modalities: tuple[str, ...] = MODALITIES,
+    *,
+    need_labels: bool = True,
+    required: tuple[str, ...] | None = None,
+) -> CaseList:
     return find_cases(
         path,
         modalities,
@@ -36,6 +43,8 @@ def find(path: Path, modalities: tuple[str, ...] = MODALITIES, *, need_labels: b
         decathlon_convention="msd",
         known_modalities=MODALITIES,
         need_labels=need_labels,
+        required=required,
+        remedy=", or --allow-missing",
     )
 
 
@@ -64,7 +73,7 @@ def listed(folder: Path, case_id: str, **changes: object) -> dict[str, object]:
     return {**entry, **changes}
 
 
-def problems(path: Path, **options: bool) -> str:
+def problems(path: Path, **options: Any) -> str:
     with pytest.raises(DataError) as caught:
         find(path, **options)
     return str(caught.value)
@@ -134,6 +143,42 @@ def test_every_incomplete_case_is_listed_at_once(tmp_path: Path) -> None:
     assert "BraTS2021_00003: no t1ce (expected BraTS2021_00003_t1ce.nii.gz)" in message
     assert "BraTS2021_00004: no label (expected BraTS2021_00004_seg.nii)" in message
     assert "BraTS2021_00005" not in message
+
+
+def test_a_case_may_lack_what_is_not_required(tmp_path: Path) -> None:
+    write_old(tmp_path / "a", "a")
+    write_old(tmp_path / "b", "b", ("t1", "t2", "seg"))
+    found = find(tmp_path, required=("t2",))
+    assert [list(case.images) for case in found.cases] == [list(MODALITIES), ["t1", "t2"]]
+    assert problems(tmp_path, required=("t1ce",)).splitlines()[1:] == ["  b: no t1ce (expected b_t1ce.nii.gz)"]
+
+
+def test_a_case_without_any_image_of_those_that_are_used_is_always_an_error(tmp_path: Path) -> None:
+    write_old(tmp_path, "a")
+    write_old(tmp_path, "b", ("t1", "seg"))
+    expected = "b: no flair (expected b_flair.nii.gz), no t2 (expected b_t2.nii.gz)"
+    with pytest.raises(DataError) as caught:
+        find(tmp_path, ("flair", "t2"), required=())
+    assert expected in str(caught.value)
+
+
+def test_the_remedy_is_named_only_where_an_image_is_missing(tmp_path: Path) -> None:
+    write_old(tmp_path / "a", "a", MODALITIES)
+    assert "these cases:" in problems(tmp_path / "a")
+    write_old(tmp_path / "b", "b", ("t1", "seg"))
+    assert "these cases, or --allow-missing:" in problems(tmp_path / "b")
+
+
+def test_entries_of_a_datalist_may_lack_modalities(tmp_path: Path) -> None:
+    entries = [listed(tmp_path, "a", t1=None), listed(tmp_path, "b")]
+    path = write_json(tmp_path / "list.json", {"training": entries})
+    found = find(path, required=())
+    assert [list(case.images) for case in found.cases] == [["flair", "t1ce", "t2"], list(MODALITIES)]
+    assert "these cases, or --allow-missing:" in problems(path)
+    assert "no t1 (expected the key 't1' in training[0])" in problems(path, required=("t1",))
+    empty = {"id": "c", "label": "a-label.nii"}
+    path = write_json(tmp_path / "list.json", {"training": [*entries, empty]})
+    assert "c: no flair (expected the key 'flair' in training[2]), no t1 " in problems(path, required=())
 
 
 def test_labels_are_optional_where_they_are_not_needed(tmp_path: Path) -> None:

@@ -172,16 +172,17 @@ def learn(cases: Sequence[PreparedCase], modalities: Sequence[str]) -> Signature
     A case that cannot be measured (see ``measure``) is left out; signatures of no case make every check abstain.
 
     Args:
-        cases: training cases.
-        modalities: names of the channels of their images.
+        cases: training cases, which may lack modalities.
+        modalities: of the run, in order.
     """
     chosen = np.unique(np.linspace(0, len(cases) - 1, min(len(cases), MAX_CASES)).round().astype(int))
-    measured = (measure(cases[i].image()) for i in chosen)
-    return summarise([features for features in measured if isinstance(features, ScanFeatures)], modalities)
+    measured = ((cases[i].modalities, measure(cases[i].image())) for i in chosen)
+    known = [(held, features) for held, features in measured if isinstance(features, ScanFeatures)]
+    return summarise([_among(features, held, modalities) for held, features in known], modalities)
 
 
 def summarise(measured: Sequence[ScanFeatures], modalities: Sequence[str]) -> Signatures:
-    """Signatures of cases that were measured, each with all modalities."""
+    """Signatures of cases that were measured; features of a modality that a case lacks are NaN."""
     names, n = tuple(modalities), len(modalities)
     single = np.array([f.single for f in measured]).reshape(len(measured), n * len(_USUAL_SINGLE))
     pair = np.array([f.pair for f in measured]).reshape(len(measured), n * n * len(_USUAL_PAIR))
@@ -192,8 +193,9 @@ def summarise(measured: Sequence[ScanFeatures], modalities: Sequence[str]) -> Si
     for i, features in enumerate(measured):
         others = _moments(np.delete(single, i, axis=0)), _moments(np.delete(pair, i, axis=0))
         costs = _costs(n, others[0], others[1], features)
-        for size in range(1, n + 1):
-            for subset in itertools.combinations(range(n), size):
+        held = np.flatnonzero(np.isfinite(features.single).any(axis=1)).tolist()
+        for size in range(1, len(held) + 1):
+            for subset in itertools.combinations(held, size):
                 advantages.setdefault(subset, []).append(_best_other(costs, subset, subset, n)[1])
     slack = tuple(
         (tuple(names[i] for i in subset), round(max(0.0, float(np.percentile(found, 95))), 3))
@@ -303,6 +305,18 @@ def measure(image: NDArray[Any]) -> ScanFeatures | str:
         pair[j, i] = [*_curve(values[i], values[j]), correlation, -skewness, -lean]
     quantiles = np.arcsinh(np.percentile(values, _QUANTILES, axis=1).T)
     return ScanFeatures(np.column_stack([quantiles, layers]), pair)
+
+
+def _among(features: ScanFeatures, held: Sequence[str], modalities: Sequence[str]) -> ScanFeatures:
+    """The features of some modalities among those of all, NaN for the others."""
+    if tuple(held) == tuple(modalities):
+        return features
+    places, n = [modalities.index(m) for m in held], len(modalities)
+    single = np.full((n, features.single.shape[1]), np.nan)
+    single[places] = features.single
+    pair = np.full((n, n, features.pair.shape[2]), np.nan)
+    pair[np.ix_(places, places)] = features.pair
+    return ScanFeatures(single, pair)
 
 
 def _layers(values: Floats, depth: Floats) -> Floats:

@@ -139,7 +139,7 @@ def region_predictions(run: LoadedRun, case: str) -> dict[tuple[str, str], Regio
     volumes = run.volumes
     prepared = volumes.cases[case]
     grid = prepared.grid
-    (segmented,) = volumes.segment(run.model, prepared.tensor(run.device), grid, volumes.modalities, run.autocast)
+    (segmented,) = volumes.segment(run.model, prepared.tensor(run.device), grid, prepared.modalities, run.autocast)
     volume = segmented.probability
     if not np.isfinite(volume).all():
         raise NonFiniteLoss(

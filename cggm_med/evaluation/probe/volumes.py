@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from cggm_med.data.volumes.augment import Augmentation
 from cggm_med.data.volumes.patches import PatchDataset, PatchSampling
+from cggm_med.errors import DataError
 from cggm_med.evaluation.probe.table import HEAD, PROBE, READ_OUTS, UNTRAINED, Record, read_out_table, untrained
 from cggm_med.evaluation.probe.voxels import (
     THRESHOLDS,
@@ -62,7 +63,8 @@ class VolumeProbe:
             total = np.zeros((len(modalities), len(regions), len(THRESHOLDS)))
             for id in self.choice.cases[:MAX_CASES_TO_CHOOSE]:
                 truth = self._truth(self.choice, id)
-                for i, answer in enumerate(self._predict(self.choice, model, readouts, id)):
+                for m, answer in self._predict(self.choice, model, readouts, id):
+                    i = modalities.index(m)
                     for j, (p, t) in enumerate(zip(answer.probability, truth, strict=True)):
                         total[i, j] += dice_by_threshold(p, t)
             best = THRESHOLDS[total.argmax(axis=2)]
@@ -70,9 +72,8 @@ class VolumeProbe:
                 thresholds |= {(by, m, region): float(best[i, j]) for j, region in enumerate(regions)}
             for id in self.run.cases:
                 truth = self._truth(self.run, id)
-                answers = zip(modalities, best, self._predict(self.run, model, readouts, id), strict=True)
-                for m, levels, answer in answers:
-                    masks = answer.regions(self.volumes.convention, levels)
+                for m, answer in self._predict(self.run, model, readouts, id):
+                    masks = answer.regions(self.volumes.convention, best[modalities.index(m)])
                     for region, p, t in zip(regions, masks, truth, strict=True):
                         value = dice(torch.from_numpy(p), torch.from_numpy(t))
                         cases.append({"case": id, "modality": m, "by": by, "region": region, "dice": value})
@@ -132,12 +133,15 @@ class VolumeProbe:
         """A read-out of one encoder, fitted to voxels of training patches."""
         seed = self.run.config.train.seed
         sampling = PatchSampling(self.volumes.patch_size, 0.5, seed)
-        cases = [self.train.volumes.cases[id] for id in self.train.cases]
+        prepared = self.train.volumes.cases
+        cases = [prepared[id] for id in self.train.cases if modality in prepared[id].modalities]
+        if not cases:
+            raise DataError(f"no training case has {modality}, so its encoder learned nothing that could be probed")
         dataset = PatchDataset(cases, sampling, Augmentation("none"), self.patches)
-        channel = self.train.volumes.modalities.index(modality)
         x, y = [], []
         for number in range(self.patches):
-            image, target, _ = dataset[0, number]
+            image, target, id = dataset[0, number]
+            channel = prepared[id].modalities.index(modality)
             maps = self._encode(model, modality, image[None, channel : channel + 1].to(self.run.device))
             half = F.interpolate(target[None].float(), maps[1].shape[2:], mode="nearest")[0].numpy() > 0
             drawn_by = random_seed(seed, Stream.PROBED_VOXELS, number)
@@ -155,8 +159,8 @@ class VolumeProbe:
     @torch.no_grad()
     def _predict(
         self, source: LoadedRun, model: MultimodalModel, readouts: Mapping[str, VoxelReadout], case: str
-    ) -> Iterator[SegmentedScan]:
-        """The regions of a case as the read-out of each modality predicts them."""
+    ) -> Iterator[tuple[str, SegmentedScan]]:
+        """Each modality that a case has, and its regions as the modality's read-out predicts them."""
         volumes = source.volumes
         prepared = volumes.cases[case]
 
@@ -165,18 +169,19 @@ class VolumeProbe:
                 F.interpolate(
                     readouts[m](self._encode(model, m, patch[:, i : i + 1])), patch.shape[2:], mode="trilinear"
                 )
-                for i, m in enumerate(volumes.modalities)
+                for i, m in enumerate(prepared.modalities)
             ]
             return torch.cat(odds, dim=1)
 
-        return segment_scan(
+        answers = segment_scan(
             logits,
             prepared.tensor(source.device),
             prepared.grid,
             patch_size=volumes.patch_size,
             overlap=volumes.overlap,
-            answers=len(volumes.modalities),
+            answers=len(prepared.modalities),
         )
+        yield from zip(prepared.modalities, answers, strict=True)
 
     def _truth(self, source: LoadedRun, case: str) -> NDArray[np.bool_]:
         return source.volumes.cases[case].native_target()
@@ -189,9 +194,9 @@ class VolumeProbe:
         for id in run.cases:
             case, truth = volumes.cases[id], self._truth(run, id)
             answers = volumes.segment(
-                run.model, case.tensor(run.device), case.grid, volumes.modalities, run.autocast, heads=heads
+                run.model, case.tensor(run.device), case.grid, case.modalities, run.autocast, heads=heads
             )
-            for name, answer in zip((FUSED, *volumes.modalities), answers, strict=False):
+            for name, answer in zip((FUSED, *case.modalities), answers, strict=False):
                 for region, p, t in zip(volumes.targets, answer.regions(volumes.convention), truth, strict=True):
                     value = dice(torch.from_numpy(p), torch.from_numpy(t))
                     by = FUSED if name == FUSED else HEAD

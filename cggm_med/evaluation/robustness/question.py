@@ -101,9 +101,12 @@ def score_conditions(run: LoadedRun, conditions: Sequence[Condition], say: Say =
 def _segment(run: LoadedRun, case: str, scan: Inspection, condition: Condition) -> NDArray[np.bool_]:
     """Masks ``(region, x, y, z)`` of one case on its own grid, starting from what its files hold."""
     volumes = run.volumes
-    given = volumes.modalities
+    given = tuple(m for m in volumes.modalities if m in scan.volumes)
     if condition.artefact == MISSING:
         given = tuple(m for m in given if m not in condition.modalities)
+
+    if not given:  # what a case without any image shows
+        return np.zeros((len(volumes.targets), *next(iter(scan.volumes.values())).shape), bool)
 
     def changed(modality: str) -> NDArray[Any]:
         volume, spacing = scan.volumes[modality], voxel_sizes(scan.affines[modality])

@@ -194,7 +194,7 @@ def test_cases_are_spread_over_a_long_list_and_those_without_signal_left_out():
     seen = []
 
     def case(i):
-        return SimpleNamespace(image=lambda: seen.append(i) or images[i])
+        return SimpleNamespace(image=lambda: seen.append(i) or images[i], modalities=("a", "b", "c"))
 
     known = learn([case(i) for i in range(300)], ("a", "b", "c"))
     assert (seen[0], seen[-1], len(seen), len(set(seen))) == (0, 299, 100, 100)
@@ -365,3 +365,32 @@ def test_exchanges_are_found_in_a_real_volume_of_another_collection(shared_data)
     features = measure(np.stack([np.asarray(nib.load(path).dataobj, np.float32)[::2, ::2, ::2] for path in paths]))
     for names in itertools.permutations(MODALITIES):
         assert (judge(known, features, names).verdict == "swapped") == (names != MODALITIES), names
+
+
+# Training cases that lack modalities
+
+
+def without(case, lost):
+    """The prepared case without a modality."""
+    held = [m for m in MODALITIES if m != lost]
+    image = np.array(case.image())[[MODALITIES.index(m) for m in held]]
+    return SimpleNamespace(image=lambda: image, modalities=tuple(held))
+
+
+def test_a_modality_is_learned_from_the_cases_that_have_it(prepared):
+    """Here from two of three; the others' numbers are those without it as well."""
+    found = learn([without(prepared[0], "t2"), *prepared[1:3]], MODALITIES)
+    counts = np.reshape(found.single.count, (len(MODALITIES), -1)).max(axis=1)
+    assert counts.tolist() == [3, 3, 3, 2]
+    alone = learn(prepared[1:3], MODALITIES)
+    last = slice(3 * 13, None)
+    assert found.single.mean[last] == alone.single.mean[last]
+    assert found.single.deviation[last] == alone.single.deviation[last]
+
+
+def test_incomplete_cases_still_tell_the_modalities_apart(prepared):
+    lost = ("t2", "t1", "flair", "t1ce")
+    found = learn([without(case, m) for case, m in zip(prepared[:4], lost, strict=True)], MODALITIES)
+    image = np.array(prepared[4].image())
+    assert check(found, image, MODALITIES).verdict == "fits"
+    assert check(found, image, ("flair", "t2", "t1ce", "t1")).verdict == "swapped"
