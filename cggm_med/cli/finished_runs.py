@@ -71,7 +71,9 @@ def evaluate(
         raise typer.BadParameter("--against, --task, --labels and --mask-labels go with --masks FOLDER")
     if masks is not None:
         if corrupt or severity or calibration or subsets or require:
-            raise typer.BadParameter("--corrupt, --severity, --calibration, --subsets and --require go with a RUN, not --masks")
+            raise typer.BadParameter(
+                "--corrupt, --severity, --calibration, --subsets and --require go with a RUN, not --masks"
+            )
         from cggm_med.comparison.masks import evaluate_masks
 
         evaluate_masks(
