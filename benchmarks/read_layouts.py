@@ -29,6 +29,8 @@ from typing import Any
 from rich.console import Console
 
 from cggm_med.data.cases import LABEL, Case
+from cggm_med.data.declaration import Declaration
+from cggm_med.data.folders.declared import read_cases
 from cggm_med.data.folders.inspection import Inspection, inspect_proposal
 from cggm_med.data.folders.proposal import Proposal
 from cggm_med.data.folders.propose import propose
@@ -422,6 +424,21 @@ def refusals(of: Comparison) -> bool | None:
     return True
 
 
+def read_back(of: Comparison) -> bool:
+    """The list that would be written is read, after its questions were settled, with all cases and images."""
+    content = of.proposal.to_json(of.root)
+    for convention in [content, *content.get("conventions", {}).values()]:
+        named = convention.get("labels", {}).items()
+        convention["labels"] = {number: f"label {number}" if text == "?" else text for number, text in named}
+    try:
+        declaration = Declaration.from_json(content, str(of.root))
+        found = read_cases(of.root / "dataset.json", content, declaration, need_labels=False)
+    except CggmMedError:
+        return False
+    images = sorted((case.id, len(case.images)) for case in found.cases)
+    return images == sorted((case.id, len(case.images)) for case in of.proposal.cases)
+
+
 def topics(text: str) -> set[str]:
     """What a question or refusal is about."""
     found = {topic for topic, pattern in TOPICS.items() if re.search(pattern, text, re.IGNORECASE)}
@@ -444,6 +461,7 @@ POINTS: Mapping[str, Callable[[Comparison], bool | None]] = {
     "left out": left_out,
     "questions": questions,
     "refusals": refusals,
+    "read back": read_back,
 }
 
 

@@ -506,7 +506,7 @@ def _slices(path: Path, scans: Scans) -> Proposal:
         if kind == "DICOM":
             refusals.append(
                 f"{len(files)} DICOM files, such as {example}: one file a slice; convert each series to a volume first "
-                "(cggm-med dicom, or dcm2niix), in a folder for each patient"
+                "(dcm2niix does it), in a folder for each patient"
             )
         else:
             refusals.append(

@@ -23,7 +23,7 @@ from cggm_med.data.volumes.io import open_image
 from cggm_med.data.volumes.stored_image import StoredImage
 from cggm_med.errors import DataError, first_of
 
-MANY_CASES = 50  # from here on it is told how far the inspection is
+MANY_CASES = 200  # from here on it is told how far the inspection is
 MAX_COMPARED = 3  # cases in which the intensities of CT are looked at
 _AIR_HU = -200  # every CT of a patient holds air or lung, which lie far below
 
@@ -129,6 +129,16 @@ def inspect_proposal(
     return replace(found, proposal=complete)
 
 
+def asks_for_meanings(question: str) -> bool:
+    """Whether a question is about what label numbers mean.
+
+    Example:
+        >>> asks_for_meanings("what 1 and 2 mean: no file says it"), asks_for_meanings("the grid to resample to")
+        (True, False)
+    """
+    return re.search(r"\bwhat\b.*\bmeans?\b|\bwhich release\b", question) is not None
+
+
 def count_labels(path: Path) -> dict[int | float, int]:
     """How often each value but 0 occurs in a label file.
 
@@ -158,7 +168,9 @@ def _grids(case: Case) -> tuple[dict[str, Grid], list[str]]:
             continue
         opened[file.path] = image
         volumes = image.shape[3:]
-        if image.damage:
+        if len(image.shape) < 3:
+            problems.append(f"case {case.id}: {file.path} is a picture of {_times(image.shape)}; expected a volume")
+        elif image.damage:
             problems.append(f"case {case.id}: {file.path}: {image.damage}")
         elif file.channel is not None and (len(volumes) > 1 or file.channel >= math.prod(volumes)):
             held = f"{volumes[0]} channels" if len(volumes) == 1 else "no channels"
@@ -258,9 +270,9 @@ def _label_values(found: Inspection) -> tuple[dict[str, Labels], list[str]]:
         elif strange:
             questions += [_about_value(int(value), counts[value], found) for value in strange]
         unknown = [str(label) for label, meaning in labels[name].meanings.items() if meaning == UNKNOWN]
-        if unknown and not any(re.search(r"\bwhat\b.*\bmeans?\b", question) for question in proposal.questions):
+        if unknown and not any(map(asks_for_meanings, proposal.questions)):
             where = f" in {name}" if name else ""
-            questions.append(f"what {', '.join(unknown)} mean{where}: no file says it")
+            questions.append(f"what {_they_mean(unknown)}{where}: no file says it")
     return labels, questions
 
 
@@ -284,10 +296,14 @@ def _meanings(found: Inspection, values: Sequence[int]) -> tuple[Labels, list[st
     labels = told.labels[""]
     publication = labels.source.partition(":")[0]
     return labels, [
-        f"what {', '.join(map(str, values))} mean: {found.proposal.path.name} does not say it; the names of the cases "
+        f"what {_they_mean(list(map(str, values)))}: {found.proposal.path.name} does not say it; the cases' names "
         f"suggest {publication}, whose meanings are proposed",
         *told.questions,
     ]
+
+
+def _they_mean(numbers: Sequence[str]) -> str:
+    return f"{', '.join(numbers)} {'means' if len(numbers) == 1 else 'mean'}"
 
 
 def _about_value(value: int, count: tuple[int, int], found: Inspection) -> str:

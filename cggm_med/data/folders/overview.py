@@ -24,9 +24,10 @@ def tables(found: Inspection) -> Iterator[Table]:
     proposal = found.proposal
     yield Table(
         "modalities",
-        ("modality", "shows", "kind", "normalisation", "cases", "shape", "mm", "axes"),
-        (*(_modality(found, name) for name in proposal.modalities), _labels_as_images(found)),
+        ("modality", "shows", "kind", "normalisation", "cases"),
+        tuple(_modality(found, name) for name in proposal.modalities),
     )
+    yield Table("grids", ("of", "shape", "mm", "axes"), tuple(_grids(found)))
     for name, labels in proposal.labels.items():
         if rows := tuple(_label_rows(found, name, labels)):
             yield Table(f"labels {name}".strip(), ("label", "meaning", "regions", "voxels", "cases"), rows)
@@ -66,21 +67,17 @@ def lines(found: Inspection) -> Iterator[str]:
 def _modality(found: Inspection, name: str) -> tuple[str, ...]:
     modality = found.proposal.modalities[name]
     having = sum(name in case.images for case in found.proposal.cases)
-    grids = [of[name] for of in found.grids.values() if name in of]
-    return (
-        name,
-        modality.shows or name,
-        modality.kind,
-        modality.normalisation,
-        f"{having}/{len(found.proposal.cases)}",
-        *_extent(grids),
-    )
+    cases = f"{having} of {len(found.proposal.cases)}"
+    return name, modality.shows or name, modality.kind, modality.normalisation, cases
 
 
-def _labels_as_images(found: Inspection) -> tuple[str, ...]:
-    labelled = sum(case.label is not None for case in found.proposal.cases)
-    grids = [of[LABEL] for of in found.grids.values() if LABEL in of]
-    return f"({LABEL})", "-", "-", "-", f"{labelled}/{len(found.proposal.cases)}", *_extent(grids)
+def _grids(found: Inspection) -> Iterator[tuple[str, ...]]:
+    """One row for images and labels whose grids have the same range of shapes and voxel sizes over all cases."""
+    named: dict[tuple[str, str, str], list[str]] = {}
+    for role in (*found.proposal.modalities, LABEL):
+        named.setdefault(_extent([of[role] for of in found.grids.values() if role in of]), []).append(role)
+    for extent, roles in named.items():
+        yield ", ".join(roles), *extent
 
 
 def _extent(grids: Sequence[Grid]) -> tuple[str, str, str]:

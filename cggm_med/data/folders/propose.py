@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ from cggm_med.data.folders.bids import read_bids
 from cggm_med.data.folders.datalist import is_auto3dseg, is_datalist, read_auto3dseg, read_datalist, read_yaml
 from cggm_med.data.folders.decathlon import is_decathlon, read_decathlon
 from cggm_med.data.folders.declared import NAME, is_declared, read_cases, read_declared
-from cggm_med.data.folders.inspection import inspect_proposal
+from cggm_med.data.folders.inspection import asks_for_meanings, inspect_proposal
 from cggm_med.data.folders.listed import looks_like_image
 from cggm_med.data.folders.nnunet import is_version_1, is_version_2, read_version_1, read_version_2
 from cggm_med.data.folders.proposal import Proposal
 from cggm_med.data.layouts import read_json
 from cggm_med.errors import DataError, first_of
 
+MAX_ID = 128  # characters of a case's id, see ``declared``
 _YAML = (".yaml", ".yml")
 
 
@@ -39,7 +41,7 @@ def propose(path: Path) -> Proposal:
     if len(lists) > 1:
         raise DataError(f"{path} holds several lists of cases; give one of them:", [str(file) for file in lists])
     if lists:
-        return _with_tests(_of_list(lists[0]))
+        return _with_tests(_with_ids(_of_list(lists[0])))
     proposal = read_bids(path)
     if proposal is None and (below := _only_list_below(path)):
         proposal = _of_list(below)
@@ -47,7 +49,7 @@ def propose(path: Path) -> Proposal:
         proposal = read_names(path)
     if proposal is None:
         raise DataError(f"{path} holds no volume; expected images such as .nii.gz, .nrrd or .mha, or a list of them")
-    return _with_tests(proposal)
+    return _with_tests(_with_ids(proposal))
 
 
 def read_any(path: Path, *, need_labels: bool = True, reference: str | None = None) -> tuple[Declaration, CaseList]:
@@ -91,8 +93,36 @@ def open_points(proposal: Proposal) -> list[str]:
     nothing = not any(labels.meanings for labels in proposal.labels.values())
     asked = [f"what {', '.join(map(str, unknown))} mean"] if unknown else []
     asked += ["what the numbers of the labels mean"] if nothing else []
-    said = [*proposal.refusals, *proposal.questions]
-    return said + [what for what in asked if not any(what in line for line in said)]
+    return [
+        *proposal.refusals,
+        *proposal.questions,
+        *([] if any(map(asks_for_meanings, proposal.questions)) else asked),
+    ]
+
+
+def _with_ids(proposal: Proposal) -> Proposal:
+    """The proposal with ids that can be names of files: results are written under them."""
+    ids: dict[str, str] = {}
+    for case in proposal.cases:
+        id = re.sub(r"[/\\\x00-\x1f]+", "_", case.id).strip(". ")[-MAX_ID:] or "case"
+        while id in ids.values():
+            id += "_"
+        ids[case.id] = id
+    if all(old == new for old, new in ids.items()):
+        return proposal
+
+    def renamed(lines: tuple[str, ...]) -> tuple[str, ...]:
+        changed = sorted((old for old in ids if old != ids[old]), key=len, reverse=True)
+        pattern = "|".join(map(re.escape, changed))
+        return tuple(re.sub(pattern, lambda found: ids[found[0]], line) for line in lines)
+
+    return replace(
+        proposal,
+        cases=tuple(replace(case, id=ids[case.id]) for case in proposal.cases),
+        sections=proposal.sections and {name: tuple(ids[id] for id in of) for name, of in proposal.sections.items()},
+        questions=renamed(proposal.questions),
+        notes=renamed(proposal.notes),
+    )
 
 
 def _with_tests(proposal: Proposal) -> Proposal:

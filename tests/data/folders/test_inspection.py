@@ -97,10 +97,7 @@ def test_published_meanings_are_proposed_and_asked_about(files):
         files(*entry.values(), voxels=volume)
     found = inspect_proposal(propose(files(content={"training": entries}, name="l.json"))).proposal
     assert found.labels[""].meanings[4] == "enhancing tumour"
-    assert (
-        "what 1, 4 mean: l.json does not say it; the names of the cases suggest BraTS 2017 to 2021"
-        in found.questions[1]
-    )
+    assert "what 1, 4 mean: l.json does not say it; the cases' names suggest BraTS 2017 to 2021" in found.questions[1]
 
 
 def test_files_that_cannot_be_used_are_named(pair, files):
@@ -110,6 +107,14 @@ def test_files_that_cannot_be_used_are_named(pair, files):
     (question,) = inspect_proposal(propose(folder)).proposal.questions
     assert question.startswith("case a: ")
     assert "1 more such files: mend them" in question
+
+
+def test_pictures_are_no_volumes(pair, files):
+    folder = pair(adc_affine=THICK)
+    for id in "ab":
+        files(f"imagesTr/{id}_0000.nii", voxels=np.zeros((3, 2), np.int16))
+    (question,) = inspect_proposal(propose(folder)).proposal.questions
+    assert "is a picture of 3 x 2; expected a volume" in question
 
 
 def test_exchanged_ct_and_another_image_are_seen(pair, files):
@@ -126,10 +131,10 @@ def test_the_overview_tells_kinds_counts_and_what_is_lacking(pair):
     found = inspect_proposal(propose(folder))
     shown = {table.title: table.rows for table in tables(found)}
     assert shown["modalities"] == (
-        ("T2", "t2", "mri", "z_score", "2/2", "3x2x2", "1x1x3", "RAS"),
-        ("ADC", "adc", "map", "keep_scale", "1/2", "3x2x2", "1x1x3", "RAS"),
-        ("(label)", "-", "-", "-", "2/2", "3x2x2", "1x1x3", "RAS"),
+        ("T2", "t2", "mri", "z_score", "2 of 2"),
+        ("ADC", "adc", "map", "keep_scale", "1 of 2"),
     )
+    assert shown["grids"] == (("T2, ADC, label", "3x2x2", "1x1x3", "RAS"),)
     assert shown["labels"] == (("1", "lesion", "-", "4", "2"), ("2", "scar", "-", "2", "2"))
     assert shown["lacking"] == (("ADC", "1", "b"),)
     assert shown["left out"] == (("not named by the list", "1", "imagesTr/b_0009.nii"),)

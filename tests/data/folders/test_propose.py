@@ -61,6 +61,19 @@ def test_several_lists_and_none_are_told(files):
         propose(folder)
 
 
+def test_ids_can_be_names_of_files_and_stay_different(files):
+    paths = [
+        f"{place}/{name}.nii"
+        for place in ("Site A/1", "Site A/2", "Site B/1")
+        for name in ("flair", "t1", "lesion_mask")
+    ]
+    found = propose(files(*paths))
+    ids = [case.id for case in found.cases]
+    assert len(set(ids)) == 3
+    assert not any("/" in id for id in ids)
+    assert {len(case.images) for case in found.cases} == {2}
+
+
 @pytest.mark.parametrize(
     ("id", "patient"),
     [
