@@ -68,6 +68,8 @@ def evaluate_masks(
         config = run.folder.settings_with(overrides)
     else:
         config = make_config(task or "brats2021", [overrides])
+    if hasattr(config.data, "allow_missing"):  # which images a case has is nothing to its mask
+        config = replace(config, data=replace(config.data, allow_missing=True))
     made = registry.load(registry.TASKS, config.task.name)(config)
     volumes = made.volumes()
     if volumes is None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from cggm_med.data.cases import LABEL, Case
 from cggm_med.data.layouts import NamedFiles, find_cases
+from cggm_med.data.volumes.transforms import HELD
 from cggm_med.errors import DataError
 
 
@@ -23,7 +24,8 @@ def case_items(
 ) -> list[dict[str, Any]]:
     """``image``, ``case`` and perhaps ``label`` of each case that ``find_cases`` finds.
 
-    ``image`` is one file for each modality, in order, or one file whose channels are the modalities in this order.
+    ``image`` is one file for each modality, in order, or one file whose channels are the modalities in this order. A
+    case that lacks modalities names those that it has under ``modalities``, joined by ``+``.
 
     Args:
         path: folder or JSON list.
@@ -46,12 +48,15 @@ def case_items(
         decathlon_convention=decathlon_convention,
         known_modalities=known_modalities,
         need_labels=labels is not None,
+        required=(),
     )
     if labels is not None and found.label_convention not in (None, labels):
         raise DataError(f"{path} has labels as in {found.label_convention}; expected {labels}: translate them first")
     items = []
     for case in found.cases:
         item: dict[str, Any] = {"image": _image(case), "case": case.id}
+        if len(case.images) < len(modalities):
+            item[HELD] = "+".join(case.images)
         if labels is not None:
             item[LABEL] = str(case.label)
         items.append(item)

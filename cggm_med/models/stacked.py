@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from cggm_med.errors import UnknownName
@@ -12,6 +13,8 @@ from cggm_med.models.base import MultimodalModel
 
 class StackedModalities(nn.Module):
     """Lets software that knows nothing of modalities call a network with one image channel for each.
+
+    A channel that holds NaN is absent, in evaluation. Traced or exported networks take complete images only.
 
     Args:
         model: the network.
@@ -38,7 +41,17 @@ class StackedModalities(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits ``(batch, target, x, y, z)`` from an image ``(batch, modality, x, y, z)``."""
-        return self.model(self.split(image))
+        # What a trace follows must not depend on the numbers.
+        traced = torch.jit.is_tracing() or torch.compiler.is_exporting()  # type: ignore[attr-defined]
+        if self.training or traced:
+            return self.model(self.split(image))
+        present = ~image.isnan().flatten(2).any(2)
+        if present.all():
+            return self.model(self.split(image))
+        held = dict(zip(self.modalities, present.cpu().unbind(1), strict=True))
+        features = self.model.encode(self.split(image), held)
+        logits: Tensor = self.model.head(self.model.fuse(features)[0])
+        return logits
 
     def split(self, image: Tensor) -> dict[str, Tensor]:
         """Each modality's channel of an image, ``(batch, 1, x, y, z)``."""

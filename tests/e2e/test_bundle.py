@@ -43,13 +43,16 @@ def run(phantom, cache, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def others(scans, tmp_path_factory):
-    """New cases named as in BraTS, in one folder each: as they are; turned axes and 4 mm voxels; shifted background."""
+    """Cases named as in BraTS: as they are; turned axes and 4 mm voxels; shifted background; two modalities."""
     folder = tmp_path_factory.mktemp("others")
     for name, change in (("plain", lambda x: x), ("turned", turned), ("shifted", shifted)):
         (folder / name).mkdir()
         for modality in MODALITIES:
             scan = nib.load(scans / "BraTS2021_00000" / f"BraTS2021_00000_{modality}.nii.gz")
             nib.save(change(scan), folder / name / f"{name}_{modality}.nii.gz")
+    (folder / "lacking").mkdir()
+    for modality in ("flair", "t2"):
+        shutil.copy(folder / "turned" / f"turned_{modality}.nii.gz", folder / "lacking" / f"lacking_{modality}.nii.gz")
     return folder
 
 
@@ -113,9 +116,9 @@ def test_without_the_package_it_gives_the_masks_of_predict(bundle, run, others, 
     assert all("GHSA-873f-pvrv-4x83" in line or "NvImgCodec" in line for line in warned), warned
     predictor = Predictor(run, "cpu", trust_names=True)
     masks = {path.name: nib.load(path) for path in tmp_path.iterdir()}
-    assert set(masks) == {"plain.nii.gz", "turned.nii.gz", "shifted.nii.gz"}
+    assert set(masks) == {"plain.nii.gz", "turned.nii.gz", "shifted.nii.gz", "lacking.nii.gz"}
     for name, mask in masks.items():
-        images = files(others, name.removesuffix(".nii.gz"))
+        images = {m: file for m, file in files(others, name.removesuffix(".nii.gz")).items() if file.exists()}
         expected = predictor.predict("case", images).labels
         assert 0 < (expected > 0).mean() < 0.9
         np.testing.assert_array_equal(np.asarray(mask.dataobj), expected)

@@ -20,6 +20,7 @@ from cggm_med.errors import DataError
 
 Affine = Sequence[Sequence[float]]
 Spacing = tuple[float, float, float]
+HELD = "modalities"  # of a sample: names of the channels of its image, where it lacks some
 GRID = "native_grid"  # where a prepared image's metadata keep the way back
 _T = TypeVar("_T", bound=np.generic)
 
@@ -148,9 +149,12 @@ def to_network(
 class PrepareScand(MapTransform):
     """``to_network`` for a loaded image; the way back travels in the image's metadata.
 
+    A sample that lacks modalities names those of its image under ``HELD``, joined by ``+``; the result then has
+    channels of NaN for the others, which ``StackedModalities`` takes for absent.
+
     Args:
         keys: of images ``(modality, x, y, z)``.
-        modalities: what the channels must show, in order.
+        modalities: what the channels show, in order.
         spacing: see ``to_network``.
 
     Example:
@@ -174,10 +178,11 @@ class PrepareScand(MapTransform):
         changed = dict(data)
         for key in self.key_iterator(changed):
             image = changed[key]
-            if image.ndim != 4 or len(image) != len(self.modalities):
+            held = changed[HELD].split("+") if HELD in changed else self.modalities
+            if image.ndim != 4 or len(image) != len(held):
                 raise DataError(
                     f"'{key}' has shape {tuple(image.shape)}; expected (channel, x, y, z) with the channels "
-                    f"{', '.join(self.modalities)}: one file each in this order, or one file with all of them"
+                    f"{', '.join(held)}: one file each in this order, or one file with all of them"
                 )
             if not torch.isfinite(image).all():
                 raise DataError(f"'{key}' has voxels that are not finite; fix or leave out {_name(image)}")
@@ -185,6 +190,10 @@ class PrepareScand(MapTransform):
             affine = image.affine.numpy().astype(np.float64)
             moved, grid, _ = to_network(image.as_tensor().float().numpy(), affine, spacing)
             prepared = moved["image"]
+            if HELD in changed:
+                whole = torch.full((len(self.modalities), *prepared.shape[1:]), torch.nan)
+                whole[[self.modalities.index(m) for m in held]] = prepared.as_tensor()
+                prepared = MetaTensor(whole, affine=prepared.affine)
             # Arrays, because these are what a data loader stacks and takes apart without changing them.
             way_back = {name: np.array(value) for name, value in grid.facts.items()} | {"foreground": grid.foreground}
             changed[key] = MetaTensor(

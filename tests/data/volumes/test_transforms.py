@@ -207,3 +207,20 @@ def test_items_of_four_dimensional_files(tmp_path):
     assert torch.equal(got.as_tensor(), expected)
     with pytest.raises(DataError, match=r"holds t1ce, flair as channels \[1, 0\]"):
         found(listing, modalities=("t1ce", "flair"))
+
+
+def test_items_of_cases_that_lack_modalities_name_those_that_they_have(tmp_path):
+    case = write_case(tmp_path / "a", name="a")
+    case.images["flair"].path.unlink()
+    assert found(tmp_path) == [{"image": [str(case.images["t1ce"].path)], "case": "a", "modalities": "t1ce"}]
+
+
+def test_absent_channels_are_nan_and_the_others_as_predict_prepares_them(tmp_path):
+    case = write_case(tmp_path / "a")
+    image = loaded(case)
+    alone = PrepareScand("image", ["t1ce"])({"image": image[1:]})["image"]
+    got = PrepareScand("image", MODALITIES)({"image": image[1:], "modalities": "t1ce"})["image"]
+    assert torch.isnan(got[0]).all()
+    assert torch.equal(got[1].as_tensor(), alone[0].as_tensor())
+    with pytest.raises(DataError, match=r"expected \(channel, x, y, z\) with the channels t1ce: one file"):
+        PrepareScand("image", MODALITIES)({"image": image, "modalities": "t1ce"})
