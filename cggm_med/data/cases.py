@@ -46,6 +46,12 @@ class Case:
     fold: str | None = None
 
     @property
+    def labels(self) -> dict[str, Path]:
+        """Every label map by its role: ``label``, and ``label of NAME`` for each reader."""
+        own = {} if self.label is None else {LABEL: self.label}
+        return own | {f"{LABEL} of {name}": path for name, path in self.raters.items()}
+
+    @property
     def group(self) -> str:
         """What must not be divided among splits: the patient."""
         return self.patient

@@ -175,6 +175,9 @@ def region_scores(rows: Sequence[Record], heads: Sequence[Record], metrics: Sequ
         means = head_summary(heads)
         lines = tuple((modality, *map(rounded, row.values())) for modality, row in means.items())
         tables.append(Table("each modality's own head (Dice)", ("modality", *next(iter(means.values()))), lines))
+    if by_rater := rater_summary(rows):
+        lines = tuple((rater, *map(rounded, row.values())) for rater, row in by_rater.items())
+        tables.append(Table("against each reader (Dice)", ("reader", *next(iter(by_rater.values()))), lines))
     facts: list[Column] = [
         ("true ml", lambda row: rounded(row["target_ml"], 1)),
         ("predicted ml", lambda row: rounded(row["predicted_ml"], 1)),
@@ -241,6 +244,23 @@ def head_summary(heads: Sequence[Record]) -> dict[str, dict[str, float]]:
     for (modality, region), rows in grouped(heads, ["modality", "region"]).items():
         table.setdefault(modality, {})[region] = statistics.fmean(row["dice"] for row in rows)
     return {modality: {**row, MEAN: statistics.fmean(row.values())} for modality, row in table.items()}
+
+
+def rater_summary(rows: Sequence[Record]) -> dict[str, dict[str, float]]:
+    """Mean Dice of the prediction against each reader, by reader and region; empty where there are no readers.
+
+    Example:
+        >>> rows = [{"case": "a", "region": "WT", "raters": {"A": 0.5, "B": 1.0}}, {"case": "b", "region": "WT"}]
+        >>> rater_summary(rows)
+        {'A': {'WT': 0.5}, 'B': {'WT': 1.0}}
+    """
+    table: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        for rater, value in row.get("raters", {}).items():
+            table.setdefault(rater, {}).setdefault(row["region"], []).append(value)
+    regions = dict.fromkeys(row["region"] for row in rows)
+    means = {rater: {r: statistics.fmean(of[r]) for r in regions if r in of} for rater, of in table.items()}
+    return {rater: row for rater, row in means.items() if set(row) == set(regions)}
 
 
 def region_case_values(rows: Sequence[Record], metrics: Sequence[Metric] = (DICE,)) -> CaseValues:

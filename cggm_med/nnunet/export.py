@@ -61,7 +61,7 @@ def export_dataset(task: Task, raw: Path, number: int, name: str, *, say: Callab
     splits = task.default_splits()
     used = [id for _, ids in splits.items() for id in ids]
     say(f"{len(used)} cases ({volumes.found.layout}), labels as in {volumes.convention.name}; checking")
-    problems: list[str] = []
+    problems = [f"{id}: it has no label of its own, only those of readers" for id in used if cases[id].label is None]
     for done, id in enumerate(used, start=1):
         problems += inspect(cases[id], volumes.convention).problems
         if len(used) >= MANY_CASES and done % (len(used) // 10) == 0:

@@ -49,8 +49,8 @@ class RegionLoss(nn.Module):
 
         Args:
             logits: ``(batch, region, x, y, z)``.
-            target: ``(batch, region, X, Y, Z)`` of 0, 1 and perhaps ``UNKNOWN``, each axis a whole multiple of the
-                logits' axis.
+            target: ``(batch, region, X, Y, Z)`` from 0 to 1 or ``UNKNOWN``, each axis a whole multiple of the logits'
+                axis.
         """
         logits = logits.float()
         target = subsample(target, logits)
@@ -69,8 +69,8 @@ class RegionLoss(nn.Module):
             return dice + torch.where(known, entropy, 0).sum() / known.sum().clamp_min(1)
         # A voxel of which any region is unknown has no class; with one region left, it would be that region or not.
         annotated = known.all(1)
-        truth_class = torch.where(truth.any(1), truth.argmax(1) + 1, 0)
-        entropy = F.cross_entropy(with_background(logits), truth_class, reduction="none")
+        classes = torch.cat([1 - truth.sum(1, keepdim=True), truth], dim=1)  # the share of each, the background first
+        entropy = F.cross_entropy(with_background(logits), classes, reduction="none")
         return dice + torch.where(annotated, entropy, 0).sum() / annotated.sum().clamp_min(1)
 
 

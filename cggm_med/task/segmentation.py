@@ -32,6 +32,7 @@ from cggm_med.data.volumes.modality_check import learn
 from cggm_med.data.volumes.patches import PatchDataset, PatchSampling, patch_loader
 from cggm_med.data.volumes.prepared import PreparedCase, common_spacing
 from cggm_med.data.volumes.preprocess import Preprocessing, prepare
+from cggm_med.data.volumes.raters import Raters
 from cggm_med.data.volumes.transforms import NativeGrid, Spacing
 from cggm_med.errors import ConfigError, DataError, UnknownName, first_of
 from cggm_med.files import cache_folder
@@ -91,6 +92,8 @@ class SegmentationDataConfig:
         fold: of the cross-validation that the data declare: its cases are tested; default: the data's other splits.
         validation: share of the patients to choose the best checkpoint by.
         test: share of the patients that are scored at the end.
+        raters: whose label maps are learned where several readers drew: the ``consensus`` (the case's own label, else
+            the majority), the ``majority``, or the share of them (``soft``).
         spacing: common voxel size in mm along right, anterior, superior; default: the cases' own, which must agree.
         patch_size: voxels along x, y, z.
         foreground: share of patches that are centred on a voxel of a region.
@@ -113,6 +116,7 @@ class SegmentationDataConfig:
     fold: str | None = None
     validation: float = 0.15
     test: float = 0.15
+    raters: Raters = "consensus"
     spacing: tuple[float, float, float] | None = None
     patch_size: tuple[int, int, int] = (96, 96, 96)
     foreground: float = 0.5
@@ -341,6 +345,7 @@ class SegmentationTask(Task):
             self.convention_of(cases[0]),
             data.spacing,
             {case.convention: self.convention_of(case) for case in cases if case.convention is not None},
+            data.raters,
         )
 
         def progress(done: int, total: int) -> None:
@@ -540,6 +545,11 @@ class SegmentationTask(Task):
                 for name, p, t in zip(self.targets, prediction, truth, strict=True)
                 if name not in case.source.not_drawn
             ]
+            if full:
+                for name, drawn in case.native_raters().items():
+                    masks = dict(zip(self.targets, zip(fused, drawn, strict=True), strict=True))
+                    for row in scores:
+                        row.setdefault("raters", {})[name] = dice(*map(torch.from_numpy, masks[row["region"]]))
             findings = {"regions": scores, "heads": head_scores, "present": "+".join(case.modalities)}
             mean = statistics.fmean(row["dice"] for row in scores)
             yield CaseResult(id, findings, _Drawing(self.targets, case, truth, fused, scores), mean)

@@ -161,7 +161,7 @@ class DeclaredSegmentation(SegmentationTask):
 
 def _labelled(found: CaseList, say: Callable[[str], None]) -> CaseList:
     """The cases with a label: the others, which a data set keeps for testing, can neither be learned nor scored."""
-    cases = tuple(case for case in found.cases if case.label is not None)
+    cases = tuple(case for case in found.cases if case.labels)
     if len(cases) == len(found.cases):
         return found
     say(f"{len(found.cases) - len(cases)} of {len(found.cases)} cases have no label and are left out; see 'predict'")

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from monai.losses import DiceLoss
 from torch.nn import functional as F
 
-from cggm_med.objectives.losses import IGNORED, RegionLoss, UtteranceLoss, subsample
+from cggm_med.objectives.losses import IGNORED, UNKNOWN, RegionLoss, UtteranceLoss, subsample
 
 
 def random_pair(shape=(2, 3, 4, 4, 4)):
@@ -141,3 +142,43 @@ def test_impossible_settings_of_the_utterance_loss_are_named():
     for gamma in (-1.0, 0.5, float("nan")):
         with pytest.raises(ValueError, match=f"gamma is {gamma}, expected 0 or at least 1"):
             UtteranceLoss(3.0, gamma=gamma)
+
+
+def test_classes_that_exclude_one_another_have_a_background_without_a_logit():
+    """Against torch's own softmax and cross-entropy over regions and background, and MONAI's Dice of them."""
+    logits, chosen = torch.randn(2, 3, 4, 4, 4), torch.randint(0, 4, (2, 4, 4, 4))
+    target = torch.nn.functional.one_hot(chosen, 4).movedim(-1, 1)[:, 1:].to(torch.uint8)
+    padded = torch.cat([torch.zeros(2, 1, 4, 4, 4), logits], 1)
+    dice = DiceLoss(softmax=True, include_background=False, to_onehot_y=True, smooth_nr=1e-5, smooth_dr=1e-5)
+    expected = dice(padded, chosen[:, None]) + torch.nn.functional.cross_entropy(padded, chosen)
+    torch.testing.assert_close(RegionLoss(exclusive=True)(logits, target), expected)
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_voxels_that_nobody_annotated_add_nothing(exclusive):
+    logits = torch.randn(2, 2, 4, 4, 4, requires_grad=True)
+    target = torch.zeros(2, 2, 4, 4, 4, dtype=torch.uint8)
+    target[:, 0, :2] = 1
+    target[:, :, 3] = UNKNOWN
+    loss = RegionLoss(exclusive=exclusive, partial=True)
+    loss(logits, target).backward()
+    assert logits.grad[:, :, 3].abs().max() == 0
+    assert logits.grad[:, :, :3].abs().min() > 0
+    changed = logits.detach().clone()
+    changed[:, :, 3] = 50
+    assert loss(changed, target) == loss(logits, target)
+    torch.testing.assert_close(
+        loss(logits[:, :, :3], target[:, :, :3]), RegionLoss(exclusive=exclusive)(logits[:, :, :3], target[:, :, :3])
+    )
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_shares_of_readers_are_best_predicted_by_their_share(exclusive):
+    share = torch.full((1, 1, 2, 2, 2), 0.25)
+    logits = torch.logit(torch.tensor([0.15, 0.25, 0.35])).view(3, 1, 1, 1, 1).expand(3, 1, 2, 2, 2)
+    entropy = [
+        RegionLoss(exclusive=exclusive, partial=True)(x[None], share)
+        - DiceLoss(smooth_nr=1e-5, smooth_dr=1e-5)(torch.sigmoid(x[None]), share)
+        for x in logits
+    ]
+    assert entropy[1] < min(entropy[0], entropy[2])

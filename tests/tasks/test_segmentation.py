@@ -173,3 +173,29 @@ def test_cases_of_two_conventions_are_one_data_set(tmp_path):
     task.prepare(task.default_splits(), lambda line: None)
     np.testing.assert_array_equal(task.cases["ap0"].target(), task.cases["bp0"].target())
     assert task.cases["ap0"].target().any()
+
+
+def test_several_readers_are_one_truth_and_scored_one_by_one(tmp_path, monkeypatch):
+    """Two of three readers drew the lesion: what most drew is learned; the score against the third is another."""
+    file = cohort(tmp_path, numbers=(1, 2), cases=5)
+    content = json.loads(file.read_text())
+    for entry in content["training"]:
+        label = entry.pop("label")
+        nobody = write(tmp_path / "empty" / f"{entry['id']}.nii.gz", np.zeros(SHAPE, np.uint8))
+        copy = write(tmp_path / "again" / f"{entry['id']}.nii.gz", np.asarray(nib.load(label).dataobj))
+        entry["raters"] = {"A": label, "B": copy, "C": nobody}
+    file.write_text(json.dumps(content))
+    flags = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+    flags += ["--set", f"data.cache={tmp_path / 'cache'}", "--set", "data.raters=soft"]
+    with without_pictures():
+        train = ("train", "--task", "segmentation", "--data", file, "--out", tmp_path / "run", *flags)
+        command(monkeypatch, *train)
+    rows = FinishedRun(tmp_path / "run").report.scores.cases
+    for row in rows:
+        assert row["raters"]["A"] == row["raters"]["B"] == row["dice"]
+        assert row["raters"]["C"] == (1.0 if row["predicted_ml"] == 0 else 0.0)
+    assert "gainst each reader (Dice)" in (tmp_path / "run" / "results.md").read_text()
+    task, _ = instantiate(make_config("segmentation", [FinishedRun(tmp_path / "run").settings]))
+    task.find(print)
+    task.prepare(FinishedRun(tmp_path / "run").splits, lambda line: None)
+    assert np.unique(task.cases["p0"].target()).tolist() == pytest.approx([0, 2 / 3])

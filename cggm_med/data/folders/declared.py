@@ -69,10 +69,10 @@ def read_cases(file: Path, content: Mapping[str, Any], declaration: Declaration,
         if first.setdefault(found.id, where) != where:
             problems.append(f"{found.id}: the same id twice: {first[found.id]} and {where}")
         problems += [f"{found.id}: {problem}" for problem in _problems(found, declaration)]
-        if found.label is None and need_labels and section != "test":
+        if not found.labels and need_labels and section != "test":
             problems.append(f"{found.id}: no label (expected the key '{LABEL}' in {where})")
-        label = {} if found.label is None else {LABEL: ImageFile(found.label)}
-        for role, image in {**found.images, **label}.items():
+        labels = {role: ImageFile(path) for role, path in found.labels.items()}
+        for role, image in {**found.images, **labels}.items():
             key = (image.path, image.channel)
             if user.setdefault(key, f"{where} {role}") != f"{where} {role}":
                 problems.append(f"{found.id}: {role} is the same file as {user[key]}: {image.path}")
@@ -166,6 +166,5 @@ def _problems(case: Case, declaration: Declaration) -> Sequence[str]:
     ]
     found += [] if case.images else ["no image of any modality"]
     files = {modality: image.path for modality, image in case.images.items()}
-    files |= {LABEL: case.label} if case.label is not None else {}
-    files |= {f"label of rater {name}": path for name, path in case.raters.items()}
+    files |= case.labels
     return [*found, *(f"{role} does not exist: {path}" for role, path in files.items() if not os.path.isfile(path))]

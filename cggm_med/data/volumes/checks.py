@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cggm_med.data.cases import LABEL, Case
+from cggm_med.data.cases import Case
 from cggm_med.data.volumes.io import open_image
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.stored_image import StoredImage, reading
@@ -51,15 +51,16 @@ def inspect(case: Case, convention: LabelConvention | None) -> Inspection:
     roles: dict[Path, dict[str, int | None]] = {}
     for modality, image in case.images.items():
         roles.setdefault(image.path, {})[modality] = image.channel
-    if case.label is not None:
-        roles.setdefault(case.label, {})[LABEL] = None
+    labels = case.labels
+    for role, path in labels.items():
+        roles.setdefault(path, {})[role] = None
     files: list[tuple[str, StoredImage]] = []
     volumes: dict[str, NDArray[Any]] = {}
     affines: dict[str, NDArray[np.float64]] = {}
     problems: list[str] = []
     # One after the other: in threads it is a tenth of a second faster for four files, and takes twice the memory.
     for path, channels in roles.items():
-        file, found, wrong = _inspect_file(path, channels, convention)
+        file, found, wrong = _inspect_file(path, channels, labels, convention)
         if file is not None:
             files.append((", ".join(channels), file))
             affines |= dict.fromkeys(found, file.affine)
@@ -98,9 +99,9 @@ def grid_difference(role: str, one: StoredImage, other_role: str, other: StoredI
 
 
 def _inspect_file(
-    path: Path, channels: Mapping[str, int | None], convention: LabelConvention | None
+    path: Path, channels: Mapping[str, int | None], labels: Container[str], convention: LabelConvention | None
 ) -> tuple[StoredImage | None, dict[str, NDArray[Any]], list[str]]:
-    """Header, volumes and problems of one file; ``channels`` says in which channel a modality or the label lies."""
+    """Header, volumes and problems of one file; ``channels`` says in which channel a modality or a label lies."""
     roles = ", ".join(channels)
     try:
         with reading(path):
@@ -110,8 +111,8 @@ def _inspect_file(
                 return None, {}, [f"{roles} {path}: {problem}" for problem in problems]
             volumes = {}
             for role, volume in zip(channels, image.read(channels.values()), strict=True):
-                volumes[role] = volume if role == LABEL else np.asarray(volume, dtype=np.float32)
-                found = _label_problems(volume, convention) if role == LABEL else _image_problems(volumes[role])
+                volumes[role] = volume if role in labels else np.asarray(volume, dtype=np.float32)
+                found = _label_problems(volume, convention) if role in labels else _image_problems(volumes[role])
                 problems += [f"{role} {path}: {problem}" for problem in found]
             return image, volumes, problems
     except DataError as error:

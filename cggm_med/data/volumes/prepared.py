@@ -18,8 +18,10 @@ from torch import Tensor
 from cggm_med.data.cases import Case
 from cggm_med.data.volumes.io import open_image
 from cggm_med.data.volumes.labels import LabelConvention
+from cggm_med.data.volumes.raters import majority, shares
 from cggm_med.data.volumes.transforms import NativeGrid, spacing_along_axes
 from cggm_med.errors import DataError
+from cggm_med.objectives.losses import UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,8 @@ class PreparedCase:
         """The whole image on a device."""
         return torch.from_numpy(np.array(self.image())).to(device)
 
-    def target(self) -> NDArray[np.uint8]:
-        """``(region, x, y, z)`` of 0, 1 and perhaps ``UNKNOWN``, mapped from disk."""
+    def target(self) -> NDArray[Any]:
+        """``(region, x, y, z)``: 0 and 1, or shares of readers; perhaps ``UNKNOWN``; mapped from disk."""
         return np.load(self.folder / "target.npy", mmap_mode="r", allow_pickle=False)
 
     @cached_property
@@ -78,14 +80,32 @@ class PreparedCase:
         return NativeGrid(**facts, foreground=foreground)
 
     def native_target(self) -> NDArray[np.bool_]:
-        """True regions on the case's own grid, read from its label file."""
+        """True regions on the case's own grid, read from its label file, or what most of its readers drew."""
+        if self.source.label is None:
+            return self._majority() == 1
         return self.convention.to_regions(self._label())
+
+    def native_raters(self) -> dict[str, NDArray[np.bool_]]:
+        """The regions that each reader drew, on the case's own grid."""
+        read = {name: open_image(path).voxels() for name, path in self.source.raters.items()}
+        return {name: self.convention.to_regions(labels) for name, labels in read.items()}
 
     def scored(self, masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Predicted masks ``(region, x, y, z)`` without the voxels that nobody annotated."""
+        annotated = self.annotated()
+        return masks if annotated is None else masks & annotated
+
+    def annotated(self) -> NDArray[np.bool_] | None:
+        """``(x, y, z)`` on the case's own grid: voxels whose label is known; None if all are."""
         if self.convention.ignore is None:
-            return masks
-        return masks & (self._label() != self.convention.ignore)
+            return None
+        if self.source.label is None:
+            return (self._majority() != UNKNOWN).all(0)
+        return self._label() != self.convention.ignore
+
+    def _majority(self) -> NDArray[np.uint8]:
+        maps = [open_image(path).voxels() for path in self.source.raters.values()]
+        return majority(shares(maps, self.convention), exclusive=self.convention.exclusive)
 
     def _label(self) -> NDArray[Any]:
         assert self.source.label is not None  # noqa: S101 - find_cases was asked for labels

@@ -21,6 +21,7 @@ from cggm_med.data.volumes.checks import Inspection, inspect
 from cggm_med.data.volumes.io import open_image
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.prepared import PreparedCase
+from cggm_med.data.volumes.raters import Raters, majority, shares
 from cggm_med.data.volumes.transforms import resampling, to_network
 from cggm_med.errors import DataError, OutputError
 from cggm_med.files import atomic_folder, digest_of, pieces
@@ -39,6 +40,8 @@ class Preprocessing:
         modalities: channels of the image, in order; those that a case lacks are left out of its image, as if the run
             did not have them.
         convention: meaning of the label values.
+        raters: whose label maps to learn where several readers drew: the ``consensus`` (the case's own label, else the
+            majority), the ``majority``, or the share of them (``soft``).
         conventions: of cases that name one (``Case.convention``), by name.
         spacing: target voxel size in mm, or None to keep each case's own.
     """
@@ -47,6 +50,7 @@ class Preprocessing:
     convention: LabelConvention
     spacing: tuple[float, float, float] | None = None
     conventions: Mapping[str, LabelConvention] = field(default_factory=dict)
+    raters: Raters = "consensus"
 
     def convention_of(self, case: Case) -> LabelConvention:
         """The meaning of a case's label values."""
@@ -81,6 +85,7 @@ class Preprocessing:
             # Only where they occur, so that what was prepared before them is found again.
             **({} if convention.ignore is None else {"ignore": convention.ignore}),
             **({"not_drawn": list(case.not_drawn)} if case.not_drawn else {}),
+            **({"raters": self.raters} if case.raters else {}),
         }
         return digest_of(json.dumps(settings).encode(), DIGEST_BYTES)
 
@@ -143,16 +148,33 @@ def _prepare_case(case: Case, preprocessing: Preprocessing, cache: Path) -> tupl
     convention = preprocessing.convention_of(case)
     found = inspect(case, convention)
     if not found.problems:
-        target = target_of(case, convention, found.volumes[LABEL])
+        target = target_of(case, convention, found.volumes, preprocessing.raters)
         _write(folder, _preprocess(found, preprocessing.held(case), target, preprocessing, files))
     return folder, found.problems
 
 
-def target_of(case: Case, convention: LabelConvention, labels: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """What is to be learned of a label map: ``(region, x, y, z)`` of 0, 1 and ``UNKNOWN`` where nobody annotated."""
-    target = convention.to_regions(labels).astype(np.uint8)
-    if convention.ignore is not None:
-        target[:, labels == convention.ignore] = UNKNOWN
+def target_of(
+    case: Case, convention: LabelConvention, volumes: Mapping[str, NDArray[Any]], raters: Raters
+) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """What is to be learned of a case's label maps.
+
+    Args:
+        case: which label maps it has.
+        convention: of them.
+        volumes: ``(x, y, z)`` by role, see ``Case.labels``.
+        raters: whose label maps to learn.
+
+    Returns:
+        ``(region, x, y, z)``: 0 and 1, or shares of the readers; ``UNKNOWN`` where nobody annotated.
+    """
+    target: NDArray[Any]
+    if case.raters and (case.label is None or raters != "consensus"):
+        share = shares([volumes[role] for role in case.labels if role != LABEL], convention)
+        target = share if raters == "soft" else majority(share, exclusive=convention.exclusive)
+    else:
+        target = convention.to_regions(volumes[LABEL]).astype(np.uint8)
+        if convention.ignore is not None:
+            target[:, volumes[LABEL] == convention.ignore] = UNKNOWN
     for region in case.not_drawn:
         target[list(convention.regions).index(region)] = UNKNOWN
     return target
@@ -161,7 +183,7 @@ def target_of(case: Case, convention: LabelConvention, labels: NDArray[np.generi
 def _preprocess(
     found: Inspection,
     modalities: Sequence[str],
-    regions: NDArray[np.uint8],
+    regions: NDArray[np.uint8] | NDArray[np.float32],
     preprocessing: Preprocessing,
     files: Mapping[str, str],
 ) -> dict[str, Any]:
@@ -170,7 +192,6 @@ def _preprocess(
     affine = found.affines[modalities[0]]
     moved, grid, backgrounds = to_network(channels, affine, preprocessing.spacing, regions)
     image, target = (moved[key].as_tensor().numpy() for key in ("image", "target"))
-    target = target.astype(np.uint8)
     facts = {
         **grid.facts,
         "background": dict(zip(modalities, backgrounds, strict=True)),
@@ -185,11 +206,11 @@ def _preprocess(
     }
 
 
-def _centres(target: NDArray[np.uint8]) -> NDArray[np.int32]:
+def _centres(target: NDArray[Any]) -> NDArray[np.int32]:
     """Up to ``CANDIDATES`` voxels a region, evenly spread over its list of voxels."""
     found = []
     for region, mask in enumerate(target):
-        voxels = np.argwhere(mask == 1)
+        voxels = np.argwhere((mask >= 0.5) & (mask != UNKNOWN))
         if len(voxels) > CANDIDATES:
             voxels = voxels[np.linspace(0, len(voxels) - 1, CANDIDATES).astype(np.int64)]
         found.append(np.column_stack([np.full(len(voxels), region), voxels]))
@@ -205,8 +226,8 @@ def _write(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def digests(case: Case) -> dict[str, str]:
-    """Digest of the file behind each modality and, if there is one, the label."""
-    paths = {m: file.path for m, file in case.images.items()} | ({LABEL: case.label} if case.label else {})
+    """Digest of the file behind each modality and label map."""
+    paths = {m: file.path for m, file in case.images.items()} | case.labels
     of = {path: _digest_of(path) for path in dict.fromkeys(paths.values())}
     return {role: of[path] for role, path in paths.items()}
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.objectives.losses import UNKNOWN
+
+Raters = Literal["consensus", "majority", "soft"]
 
 
 def shares(maps: Sequence[NDArray[np.generic]], convention: LabelConvention) -> NDArray[np.float32]:

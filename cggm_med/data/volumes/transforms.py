@@ -91,7 +91,7 @@ def to_network(
     channels: Sequence[NDArray[np.float32]],
     affine: NDArray[np.float64],
     spacing: Spacing | None,
-    target: NDArray[np.bool_] | NDArray[np.uint8] | None = None,
+    target: NDArray[Any] | None = None,
 ) -> tuple[dict[str, MetaTensor], NativeGrid, list[float | None]]:
     """What a network sees of a case.
 
@@ -130,7 +130,7 @@ def to_network(
     moved = {"image": MetaTensor(normalised.as_tensor(), affine=space)}
     if target is not None:
         regions = [nib.orientations.apply_orientation(region, to_ras)[window] for region in target]
-        moved["target"] = MetaTensor(torch.from_numpy(np.stack(regions).astype(np.uint8)), affine=space)
+        moved["target"] = MetaTensor(torch.from_numpy(_numbers(np.stack(regions))), affine=space)
     if (size := resampling(affine, spacing)) is not None:
         modes = ["nearest" if key == "target" else "bilinear" for key in moved]
         moved = Spacingd(tuple(moved), pixdim=size, mode=modes, padding_mode="border")(moved)
@@ -144,6 +144,10 @@ def to_network(
         foreground=foreground[window].copy(),
     )
     return moved, grid, backgrounds
+
+
+def _numbers(masks: NDArray[Any]) -> NDArray[Any]:
+    return masks.view(np.uint8) if masks.dtype == bool else masks
 
 
 class PrepareScand(MapTransform):

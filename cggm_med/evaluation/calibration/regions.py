@@ -146,13 +146,15 @@ def region_predictions(run: LoadedRun, case: str) -> dict[tuple[str, str], Regio
             f"the prediction of {case} is NaN; look at this case, or train with a lower optim.lr or "
             "train.precision=float32"
         )
-    truth = prepared.native_target()
+    truth, annotated = prepared.native_target(), prepared.annotated()
+    known = np.ones(truth.shape[1:], bool) if annotated is None else annotated
+    counted = {region: known & (region not in prepared.source.not_drawn) for region in volumes.targets}
     predictions = {}
     for region, p, t in zip(volumes.targets, volume, truth, strict=True):
-        near = nearby((p >= 0.5) | t, grid.spacing)
+        near = nearby((p >= 0.5) | t, grid.spacing) & counted[region]
         predictions[NEAR, region] = RegionPredictions.count(p[near], t[near])
     for region, p, t in zip(volumes.targets, volume, truth, strict=True):
-        predictions[WHOLE, region] = RegionPredictions.count(p, t)
+        predictions[WHOLE, region] = RegionPredictions.count(p[counted[region]], t[counted[region]])
     return predictions
 
 

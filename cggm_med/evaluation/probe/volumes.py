@@ -72,9 +72,12 @@ class VolumeProbe:
                 thresholds |= {(by, m, region): float(best[i, j]) for j, region in enumerate(regions)}
             for id in self.run.cases:
                 truth = self._truth(self.run, id)
+                case = self.volumes.cases[id]
                 for m, answer in self._predict(self.run, model, readouts, id):
-                    masks = answer.regions(self.volumes.convention, best[modalities.index(m)])
+                    masks = case.scored(answer.regions(self.volumes.convention, best[modalities.index(m)]))
                     for region, p, t in zip(regions, masks, truth, strict=True):
+                        if region in case.source.not_drawn:
+                            continue
                         value = dice(torch.from_numpy(p), torch.from_numpy(t))
                         cases.append({"case": id, "modality": m, "by": by, "region": region, "dice": value})
         cases += self._own()
@@ -197,7 +200,10 @@ class VolumeProbe:
                 run.model, case.tensor(run.device), case.grid, case.modalities, run.autocast, heads=heads
             )
             for name, answer in zip((FUSED, *case.modalities), answers, strict=False):
-                for region, p, t in zip(volumes.targets, answer.regions(volumes.convention), truth, strict=True):
+                masks = case.scored(answer.regions(volumes.convention))
+                for region, p, t in zip(volumes.targets, masks, truth, strict=True):
+                    if region in case.source.not_drawn:
+                        continue
                     value = dice(torch.from_numpy(p), torch.from_numpy(t))
                     by = FUSED if name == FUSED else HEAD
                     rows.append({"case": id, "modality": name, "by": by, "region": region, "dice": value})

@@ -86,8 +86,10 @@ def score_conditions(run: LoadedRun, conditions: Sequence[Condition], say: Say =
         truth = case.native_target()
         by_case[id] = rows = []
         for condition, after in zip(conditions, [*conditions[1:], None], strict=True):
-            predicted = _segment(run, id, scan, condition)
+            predicted = case.scored(_segment(run, id, scan, condition))
             for name, p, t in zip(volumes.targets, predicted, truth, strict=True):
+                if name in case.source.not_drawn:
+                    continue
                 value = dice(torch.from_numpy(p), torch.from_numpy(t))
                 rows.append({"case": id, **condition.record, "region": name, "dice": value})
             done += 1
