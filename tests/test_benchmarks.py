@@ -26,6 +26,7 @@ def test_every_benchmark_is_run_here_and_by_make():
     assert all(f"benchmarks/{name}.py" in recipe for name in PRINTED)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not LAYOUTS.is_dir(), reason="needs the folders of ../shared/layouts")
 def test_the_share_of_layouts_that_are_read_does_not_fall(tmp_path):
     page = (FOLDER.parent / "docs/reference/layouts.md").read_text()
