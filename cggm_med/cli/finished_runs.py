@@ -241,7 +241,9 @@ def view(
     data: Annotated[Path | None, typer.Option(help="Folder or datalist with the case. [the data of the run]")] = None,
     split: Annotated[str | None, typer.Option(help="Look in train, validation or test of the run only.")] = None,
     task: Annotated[str | None, typer.Option(help="Whose label conventions --labels means. [brats2021]")] = None,
-    labels: Annotated[str | None, typer.Option(help="Convention of the masks, such as brats2023.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Convention of the masks, such as brats2023, or a declared list.")
+    ] = None,
     trust_names: Annotated[bool, typer.Option(help="Do not refuse modalities that seem to be exchanged.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     debug: Debug = False,

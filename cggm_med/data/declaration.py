@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from cggm_med.data.dicom.codes import UNDECLARED, SegmentCodes
 from cggm_med.data.volumes.labels import LabelConvention, painting_order
 from cggm_med.errors import DataError, UnknownName
 from cggm_med.metrics.lesions import LesionRules
@@ -71,7 +72,7 @@ class Declaration:
         reference: modality to whose grid the others are resampled; None: the images of a case share one grid.
         spacing: voxel size in mm along right, anterior, superior to train at; None: planned from the cases.
         colours: of regions, such as ``#56B4E9``.
-        codes: of regions for DICOM-SEG: see ``data.dicom.seg``.
+        codes: of regions, for DICOM segmentations.
         lesion_rules: what a lesion is, and when it is found.
     """
 
@@ -82,7 +83,7 @@ class Declaration:
     reference: str | None = None
     spacing: tuple[float, float, float] | None = None
     colours: Mapping[str, str] = field(default_factory=dict)
-    codes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    codes: Mapping[str, SegmentCodes] = field(default_factory=dict)
     lesion_rules: LesionRules = field(default_factory=LesionRules)
 
     @property
@@ -109,7 +110,7 @@ class Declaration:
         content |= {"reference": self.reference} if self.reference is not None else {}
         content |= {"spacing": list(self.spacing)} if self.spacing is not None else {}
         content |= {"colours": dict(self.colours)} if self.colours else {}
-        content |= {"codes": {region: dict(code) for region, code in self.codes.items()}} if self.codes else {}
+        content |= {"codes": {region: code.to_json() for region, code in self.codes.items()}} if self.codes else {}
         content |= {"lesion_rules": vars(self.lesion_rules).copy()}
         return content
 
@@ -286,11 +287,12 @@ class _Reader:
             self.problems.append(f'colour of {region} is {given!r}; expected such as "#D55E00"')
         return str(given)
 
-    def _code(self, region: str, given: Any) -> Mapping[str, Any]:
-        if not isinstance(given, dict):
-            self.problems.append(f"code of {region} is {given!r}; expected an object with category and type")
-            return {}
-        return given
+    def _code(self, region: str, given: Any) -> SegmentCodes:
+        try:
+            return SegmentCodes.from_json(given, region)
+        except ValueError as error:
+            self.problems.append(str(error))
+            return UNDECLARED
 
     def _lesion_rules(self, given: Any) -> LesionRules:
         if given is None:

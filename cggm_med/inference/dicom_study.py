@@ -22,6 +22,7 @@ from cggm_med.data.volumes.io import WRITTEN, open_image
 from cggm_med.errors import ConfigError, UnknownName
 from cggm_med.inference.batch import case_of, predict_cases
 from cggm_med.inference.predictor import Predictor
+from cggm_med.plots.style import region_colours
 
 
 def predict_study(
@@ -82,6 +83,8 @@ def predict_study(
                 algorithm="cggm-med",
                 version=importlib.metadata.version("cggm-med"),
                 model=predictor.digest,
+                codes=predictor.volumes.codes,
+                colours=region_colours(list(predictor.convention.regions), predictor.volumes.colours),
             )
 
         case = case_of(out)

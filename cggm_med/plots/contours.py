@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,14 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
-from cggm_med.plots.style import DASHED, REGION_COLOURS, write_figure
+from cggm_med.plots.style import DASHED, write_figure
 
 PANEL_INCHES = 2.7
 MARGIN_MM = 4.0
+LINE_INCHES = 0.2  # of text
+LETTERS_AN_INCH = 10
+LETTERS_OF_LINE = 6  # width of a legend's line and gaps
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def contour_figure(
@@ -27,7 +32,7 @@ def contour_figure(
     images: Mapping[str, NDArray[Any]],
     target: NDArray[np.bool_],
     prediction: NDArray[np.bool_],
-    regions: Sequence[str],
+    colours: Mapping[str, str],
     spacing_mm: Sequence[float],
     dice: Mapping[str, float],
 ) -> None:
@@ -41,7 +46,7 @@ def contour_figure(
         images: ``(x, y, z)`` in RAS+ by modality.
         target: ``(region, x, y, z)``.
         prediction: ``(region, x, y, z)``.
-        regions: names.
+        colours: of the regions, by name, in their order.
         spacing_mm: voxel size along x, y, z.
         dice: by region, in the title.
     """
@@ -51,8 +56,14 @@ def contour_figure(
     anything = target.any(0) if target.any() else prediction.any(0)
     x_mm, y_mm, z_mm = (n * mm for n, mm in zip(anything.shape, spacing_mm, strict=True))
     heights = [PANEL_INCHES * y_mm / x_mm, PANEL_INCHES * z_mm / x_mm]
-    # The legend needs the width of two panels; title and legend need an inch of height.
-    size = (PANEL_INCHES * max(2, len(images)), sum(heights) + 1)
+    # The legend needs the width of two panels; title and legend need an inch of height, and more for many regions.
+    width = PANEL_INCHES * max(2, len(images))
+    scores = [f"{region} {dice[region]:.2f}".replace(" ", NO_BREAK) for region in colours if region in dice]
+    title = textwrap.fill("Dice:  " + "   ".join(scores), int(width * LETTERS_AN_INCH)).replace(NO_BREAK, " ")
+    longest = max(map(len, (*colours, "predicted")))
+    columns = max(1, min(len(colours) + 2, int(width * LETTERS_AN_INCH / (longest + LETTERS_OF_LINE))))
+    rows = math.ceil((len(colours) + 2) / columns)
+    size = (width, sum(heights) + 1 + LINE_INCHES * (rows - 1 + title.count("\n")))
     figure = Figure(figsize=size, layout="constrained", facecolor="black")
     axes = figure.subplots(2, len(images), squeeze=False, height_ratios=heights)
     for row, (plane, axis) in zip(axes, [("axial", 2), ("coronal", 1)], strict=True):
@@ -64,7 +75,7 @@ def contour_figure(
             aspect = spacing_mm[up] / spacing_mm[across]
             ax.imshow(_slice(image[box], axis, index), cmap="gray", vmin=low, vmax=high, origin="lower", aspect=aspect)
             for masks, predicted in ((target, False), (prediction, True)):
-                for colour, mask in zip(cycle(REGION_COLOURS), masks, strict=False):
+                for colour, mask in zip(colours.values(), masks, strict=True):
                     _contour(ax, _slice(mask, axis, index), colour, predicted)
             ax.set_axis_off()
             if axis == 2:
@@ -72,12 +83,11 @@ def contour_figure(
         _corner(row[0], 0, 1, "R")
         _corner(row[-1], 1, 1, "L")
         _corner(row[0], 0, 0, plane)
-    scores = "   ".join(f"{region} {dice[region]:.2f}" for region in regions if region in dice)
-    figure.suptitle(f"{case_id}\nDice:  {scores}", color="white", fontsize=11)
-    handles = [Line2D([], [], color=c, label=r) for c, r in zip(cycle(REGION_COLOURS), regions, strict=False)]
+    figure.suptitle(f"{case_id}\n{title}", color="white", fontsize=11)
+    handles = [Line2D([], [], color=colour, label=region) for region, colour in colours.items()]
     handles += [Line2D([], [], color="0.8", label="true"), Line2D([], [], color="0.8", ls=DASHED, label="predicted")]
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=len(handles), labelcolor="white", frameon=False, fontsize=10
+        handles=handles, loc="outside lower center", ncols=columns, labelcolor="white", frameon=False, fontsize=10
     )
     write_figure(path, figure)
 

@@ -2,21 +2,59 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import hsv_to_rgb, to_hex
 from matplotlib.figure import Figure
 
 from cggm_med.files import atomic_file
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart, in an order that contrasts on grey scans.
-REGION_COLOURS = ("#56B4E9", "#F0E442", "#D55E00", "#009E73", "#CC79A7")
+# Colours that colour-blind readers can tell apart, in an order that contrasts on grey scans: Okabe and Ito's palette
+# (https://jfly.uni-koeln.de/color), then those of Paul Tol's that differ most (https://personal.sron.nl/~pault).
+REGION_COLOURS = (
+    *("#56B4E9", "#F0E442", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#0072B2"),
+    *("#EEDD88", "#882255", "#FFAABB", "#99DDFF", "#117733"),
+)
+GOLDEN_ANGLE = 0.6180339887  # of a turn: hues at multiples of it never come close to the last few
 LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 FUSED_COLOUR = "0.2"
 DASHED = (0, (2.2, 1.6))
 DPI = 200
+
+
+def region_colours(regions: Sequence[str], declared: Mapping[str, str]) -> dict[str, str]:
+    """A colour for each region, no two of them alike: its declared one, else the next that is not taken.
+
+    Beyond the palette, colours are told apart by eye only side by side, and names have to help.
+
+    Args:
+        regions: names, in order.
+        declared: colours of regions, such as ``#56B4E9``.
+
+    Example:
+        >>> region_colours(["a", "b", "c"], {"b": "#56b4e9"})
+        {'a': '#F0E442', 'b': '#56b4e9', 'c': '#D55E00'}
+    """
+    taken = {colour.upper() for colour in declared.values()}
+    free = (colour for colour in _colours() if colour not in taken)
+    return {region: declared.get(region) or next(free) for region in regions}
+
+
+def _colours() -> Iterator[str]:
+    """The palette, then further hues at three strengths, each colour once."""
+    seen = set(REGION_COLOURS)
+    yield from REGION_COLOURS
+    for k in itertools.count():
+        saturation, value = ((0.75, 1.0), (0.4, 1.0), (0.9, 0.7))[k % 3]
+        colour = to_hex(tuple(hsv_to_rgb((k * GOLDEN_ANGLE % 1, saturation, value)))).upper()
+        if colour not in seen:
+            seen.add(colour)
+            yield colour
 
 
 def open_frame(ax: Axes, grid: Literal["both", "x", "y"] = "both") -> None:

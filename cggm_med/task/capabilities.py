@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cggm_med.data.cases import Case, CaseList
+from cggm_med.data.dicom.codes import SegmentCodes
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.prepared import PreparedCase
 from cggm_med.data.volumes.transforms import NativeGrid, Spacing
@@ -61,6 +62,18 @@ class Volumes(Protocol):
     @property
     def conventions(self) -> Mapping[str, LabelConvention]:
         """Conventions of label files, by name."""
+
+    @property
+    def data_conventions(self) -> Mapping[str, LabelConvention]:
+        """Conventions of the data that ``find_scans`` read last: ``conventions``, unless data declare their own."""
+
+    @property
+    def colours(self) -> Mapping[str, str]:
+        """Colours of regions, such as ``#56B4E9``; the others get one each, see ``plots.style.region_colours``."""
+
+    @property
+    def codes(self) -> Mapping[str, SegmentCodes]:
+        """Codes of regions, for DICOM segmentations."""
 
     @property
     def stated_convention(self) -> str | None:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from cggm_med import distributed, registry
 from cggm_med.config import RunConfig, Tree, require
 from cggm_med.data.cases import Case, CaseList
+from cggm_med.data.dicom.codes import SegmentCodes
 from cggm_med.data.imposed import without_imposed
 from cggm_med.data.layouts import NamedFiles, find_cases
 from cggm_med.data.splits import Member, Splits, fold_splits, from_sections, members_of
@@ -59,6 +60,7 @@ from cggm_med.objectives.activation import activation
 from cggm_med.objectives.balance_scores import soft_dice_sums
 from cggm_med.objectives.losses import RegionLoss
 from cggm_med.plots.contours import contour_figure
+from cggm_med.plots.style import region_colours
 from cggm_med.results.results import CaseValues, Record, Scores
 from cggm_med.results.tables import Table
 from cggm_med.task.base import CaseResult, Task, TaskConfig
@@ -182,6 +184,8 @@ class SegmentationTask(Task):
         decathlon_convention: label convention of that layout.
         conventions: label conventions by name; all declare the same regions, which are the targets.
         lesion_rules: what a lesion is, and when it is found.
+        colours: of regions, such as ``#56B4E9``; the others get one each, see ``plots.style.region_colours``.
+        codes: of regions, for DICOM segmentations.
     """
 
     TaskConfig = SegmentationTaskConfig
@@ -195,6 +199,8 @@ class SegmentationTask(Task):
     decathlon_convention: ClassVar[str] = ""
     conventions: Mapping[str, LabelConvention]
     lesion_rules: LesionRules = LesionRules()
+    colours: Mapping[str, str] = {}
+    codes: Mapping[str, SegmentCodes] = {}
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
@@ -216,6 +222,7 @@ class SegmentationTask(Task):
         taken = [*FACTS, *(metric.key for metric in always)]
         self.metrics = (*always, *load_metrics(config.task.metrics, taken))
         self.cases: dict[str, PreparedCase] = {}
+        self.data_conventions = self.conventions
 
     def embedded_data(self, cache: Path, say: Callable[[str], None]) -> Path:
         """Make or find the data for runs without ``data.path``.
@@ -552,7 +559,9 @@ class SegmentationTask(Task):
                         row.setdefault("raters", {})[name] = dice(*map(torch.from_numpy, masks[row["region"]]))
             findings = {"regions": scores, "heads": head_scores, "present": "+".join(case.modalities)}
             mean = statistics.fmean(row["dice"] for row in scores)
-            yield CaseResult(id, findings, _Drawing(self.targets, case, truth, fused, scores), mean)
+            yield CaseResult(
+                id, findings, _Drawing(region_colours(self.targets, self.colours), case, truth, fused, scores), mean
+            )
 
     def evaluate_subsets(
         self,
@@ -662,7 +671,7 @@ def _sizes(voxels: Sequence[int]) -> str:
 class _Drawing:
     """Draws one case with true and predicted contours, in RAS+ axes."""
 
-    regions: Sequence[str]
+    colours: Mapping[str, str]
     case: PreparedCase
     truth: NDArray[np.bool_]
     prediction: NDArray[np.bool_]
@@ -685,7 +694,7 @@ class _Drawing:
             images,
             np.stack([canonical(mask) for mask in self.truth]),
             np.stack([canonical(mask) for mask in self.prediction]),
-            self.regions,
+            self.colours,
             tuple(self.case.grid.spacing[a] for a in axes),
             {row["region"]: row["dice"] for row in self.scores},
         )

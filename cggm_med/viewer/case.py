@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from cggm_med import registry
 from cggm_med.data.cases import LABEL, Case, ImageFile
+from cggm_med.data.folders.propose import read_any
 from cggm_med.data.volumes.checks import Inspection, inspect
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.preprocess import digests
 from cggm_med.errors import ConfigError, DataError, UnknownName
 from cggm_med.inference.batch import case_of
 from cggm_med.inference.predictor import Predictor
+from cggm_med.plots.style import region_colours
 from cggm_med.runs.finished_run import FinishedRun
 from cggm_med.viewer.page import ViewedCase
 from cggm_med.viewer.volumes import Layer
@@ -70,8 +72,9 @@ def view_run_case(
     if case_id not in cases:
         held_out_first = [id for id in (*own["test"], *own["validation"], *cases) if id in cases]
         raise DataError(_no_such_case(case_id, list(dict.fromkeys(held_out_first))))
-    convention = labels or (volumes.stated_convention if data is None else None) or listed.label_convention
-    return _segmented(predictor, cases[case_id], convention, say)
+    source = cases[case_id]
+    stated = labels or (volumes.stated_convention if data is None else None)
+    return _segmented(predictor, source, stated or source.convention or listed.label_convention, say)
 
 
 def view_files_with_run(
@@ -104,19 +107,14 @@ def view_files(
         truth: label map.
         prediction: label map.
         task: whose label conventions ``labels`` belongs to.
-        labels: name of the convention of both masks; default: every label is a region.
+        labels: name of the convention of both masks, or a data set that declares one; default: every label is a region.
 
     Raises:
         DataError: if a file cannot be read or has another grid; names it.
-        ConfigError: if the task does not segment.
+        ConfigError: if the task does not segment, or has the conventions of its data.
         UnknownName: if it has no such convention.
     """
-    convention = None
-    if labels is not None:
-        kind = registry.load(registry.TASKS, task or "brats2021")
-        if not kind.conventions:
-            raise ConfigError(f"task '{task}' does not segment, so it has no label conventions; name another --task")
-        convention = _convention(labels, kind.conventions)
+    convention, colours = (None, {}) if labels is None else _meaning(labels, task)
     source = _case(images, truth)
     inspection = _inspected(source, convention)
     maps = {"truth": inspection.volumes[LABEL]} if truth is not None else {}
@@ -131,6 +129,7 @@ def view_files(
         images={m: inspection.volumes[m] for m in images},
         affine=next(iter(inspection.affines.values())),
         regions=regions,
+        colours=region_colours(list(regions), colours),
         truth=layers.get("truth"),
         prediction=layers.get("prediction"),
     )
@@ -141,7 +140,7 @@ def _segmented(predictor: Predictor, source: Case, labels: str | None, say: Call
     run = predictor.run
     convention = predictor.convention
     if source.label is not None:
-        convention = _convention(labels, predictor.volumes.conventions)
+        convention = _convention(labels, predictor.volumes.data_conventions)
     inspection = _inspected(source, convention)
     say(f"segmenting {source.id} on {predictor.device}")
     prediction = predictor.segment(predictor.read_case(source))
@@ -166,6 +165,7 @@ def _segmented(predictor: Predictor, source: Case, labels: str | None, say: Call
         images={m: inspection.volumes[m] for m in prediction.modalities},
         affine=next(iter(inspection.affines.values())),
         regions=_meanings(convention),
+        colours=region_colours(list(convention.regions), predictor.volumes.colours),
         truth=truth,
         prediction=Layer.of_masks(np.stack([predicted[region] for region in order])),
         notes=tuple(note for note in notes if note),
@@ -183,6 +183,22 @@ def _no_such_case(case_id: str | None, known: list[str]) -> str:
 def _case(images: Mapping[str, Path], truth: Path | None) -> Case:
     name = case_of(next(iter(images.values())))
     return Case(name, name, {m: ImageFile(path) for m, path in images.items()}, truth)
+
+
+def _meaning(labels: str, task: str | None) -> tuple[LabelConvention, Mapping[str, str]]:
+    """A convention and the colours of its regions: of a declared data set, or by its name among those of a task."""
+    if task is None and Path(labels).exists():
+        declaration, _ = read_any(Path(labels), need_labels=False)
+        if len(declaration.conventions) > 1:
+            raise DataError(f"{labels} declares the conventions {', '.join(declaration.conventions)}; expected one")
+        return next(iter(declaration.conventions.values())), declaration.colours
+    kind = registry.load(registry.TASKS, task or "brats2021")
+    if not kind.conventions:
+        raise ConfigError(
+            f"task '{task}' does not segment, or its label conventions are those of its data; give the data set that "
+            "declares one, with --labels PATH and without --task"
+        )
+    return _convention(labels, kind.conventions), kind.colours
 
 
 def _convention(name: str | None, conventions: Mapping[str, LabelConvention]) -> LabelConvention:

@@ -9,7 +9,6 @@ import tempfile
 import webbrowser
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
 from cggm_med.metrics.overlap import dice
-from cggm_med.plots.style import REGION_COLOURS
 from cggm_med.viewer.volumes import Layer, grey_window, image_text, layer_text, rounding_step
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -41,6 +39,7 @@ class ViewedCase:
         images: ``(x, y, z)`` by modality, all on one grid.
         affine: of that grid, voxels to mm in RAS+.
         regions: meaning of each region by name; the outermost of overlapping regions first.
+        colours: of each region by name, such as ``#56B4E9``.
         truth: the true regions, if they are known.
         prediction: the predicted regions, if there are any.
         notes: warnings to the reader.
@@ -51,6 +50,7 @@ class ViewedCase:
     images: Mapping[str, NDArray[np.float32]]
     affine: NDArray[np.float64]
     regions: Mapping[str, str]
+    colours: Mapping[str, str]
     truth: Layer | None
     prediction: Layer | None
     notes: tuple[str, ...] = ()
@@ -124,12 +124,12 @@ def _regions(case: ViewedCase) -> list[dict[str, Any]]:
     """Name and colour of each region, and volumes and Dice as far as there is a truth or a prediction."""
     ml = float(abs(np.linalg.det(case.affine[:3, :3]))) / 1000
     rows = []
-    for index, ((name, meaning), colour) in enumerate(zip(case.regions.items(), cycle(REGION_COLOURS), strict=False)):
+    for index, (name, meaning) in enumerate(case.regions.items()):
         true, predicted = (None if x is None else x.mask(index) for x in (case.truth, case.prediction))
         row = {
             "name": name,
             "meaning": meaning,
-            "colour": colour,
+            "colour": case.colours[name],
             "truth": None if true is None else float(true.sum()) * ml,
             "prediction": None if predicted is None else float(predicted.sum()) * ml,
             "dice": None,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from cggm_med.config import Tree, require
+from cggm_med.data.dicom.codes import Code, SegmentCodes
 from cggm_med.data.layouts import NamedFiles
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.phantom import VERSION, write_phantom
@@ -56,6 +57,15 @@ CONVENTIONS = {
     ),
 }
 
+# The standard's list of lesions (DICOM PS3.16, CID 7159) has codes for single tissues; whole tumour and tumour core are
+# unions of tissues for which it has none.
+ABNORMAL = Code("SCT", "49755003", "Morphologically Abnormal Structure")
+CODES = {
+    "WT": SegmentCodes(ABNORMAL, Code("99CGGM", "WT", "Whole tumour: core and oedema")),
+    "TC": SegmentCodes(ABNORMAL, Code("99CGGM", "TC", "Tumour core: necrosis and enhancing tumour")),
+    "ET": SegmentCodes(ABNORMAL, Code("NCIt", "C113842", "Enhancing Lesion")),
+}
+
 
 @dataclass(frozen=True)
 class BraTSDataConfig(SegmentationDataConfig):
@@ -83,6 +93,7 @@ class BraTS2021(SegmentationTask):
     conventions = CONVENTIONS
     # Of the challenge for adult glioma of 2023, see metrics.lesions.lesion_metrics.
     lesion_rules = LesionRules(dilations=3, min_mm3=50.0)
+    codes = CODES
     layouts = (
         NamedFiles(
             name="BraTS 2021",

@@ -70,8 +70,8 @@ class DeclaredSegmentation(SegmentationTask):
         self.known_modalities = tuple(self.declaration.modalities)
         self.targets = self.declaration.regions
         self.conventions = self.declaration.conventions
-        self.data_conventions = self.conventions
         self.lesion_rules = self.declaration.lesion_rules
+        self.colours, self.codes = self.declaration.colours, self.declaration.codes
         super().__init__(config)
 
     @classmethod

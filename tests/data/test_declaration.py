@@ -15,6 +15,12 @@ GLIOMA = {
     "reference": "flair",
     "spacing": [1, 1, 3],
     "colours": {"WT": "#56B4E9"},
+    "codes": {
+        "ET": {
+            "category": ["SCT", "49755003", "Morphologically Abnormal Structure"],
+            "type": ["NCIt", "C113842", "Enhancing Lesion"],
+        }
+    },
     "lesion_rules": {"dilations": 1, "min_mm3": 2.0},
 }
 HEART = {
@@ -65,6 +71,7 @@ def test_the_kind_of_an_image_decides_how_it_is_normalised():
         ({"ignore": 2}, "ignore is 2; expected a label of its own"),
         ({"spacing": [1, 0, 1]}, "expected three sizes in mm"),
         ({"colours": {"WT": "red"}}, "colour of WT is 'red'"),
+        ({"codes": {"WT": {"type": ["SCT", "4147007", "Mass"]}}}, "expected an object with category and type"),
         ({"lesion_rules": {"connectivity": 8}}, "connectivity 6, 18 or 26"),
     ],
 )

@@ -1,5 +1,7 @@
 """Figures: what is where on the picture, which numbers the curves have, and sizes that a report can hold."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
@@ -7,7 +9,7 @@ from matplotlib.image import imread
 
 from cggm_med.plots.contours import contour_figure
 from cggm_med.plots.curves import learning_figure, modality_figure
-from cggm_med.plots.style import REGION_COLOURS
+from cggm_med.plots.style import REGION_COLOURS, region_colours
 
 SHAPE = (32, 32, 32)
 
@@ -25,13 +27,14 @@ def brain(shape=SHAPE, low=4, high=28):
     return image
 
 
-def contours(path, target, prediction=None, image=None, spacing=(1, 1, 1), modalities=("t1",)):
+def contours(path, target, prediction=None, image=None, spacing=(1, 1, 1), modalities=("t1",), name="R{}"):
     """Draw and read back as ``(row, column, red-green-blue)`` in [0, 1]."""
     target = np.stack(target)
     prediction = np.zeros_like(target) if prediction is None else np.stack(prediction)
-    regions = [f"R{i}" for i in range(len(target))]
+    regions = [name.format(i) for i in range(len(target))]
     images = dict.fromkeys(modalities, brain() if image is None else image)
-    contour_figure(path, "case-1", images, target, prediction, regions, spacing, dict.fromkeys(regions, 0.5))
+    colours = region_colours(regions, {})
+    contour_figure(path, "case-1", images, target, prediction, colours, spacing, dict.fromkeys(regions, 0.5))
     return imread(path)[..., :3]
 
 
@@ -235,3 +238,48 @@ def test_factors_are_drawn_as_applied(tmp_path, figure):
     curve, unchanged = figure[0].axes[0].lines
     assert curve.get_ydata().tolist() == [1, 1, 2]
     assert list(unchanged.get_ydata()) == [1, 1]
+
+
+# Linear RGB as dichromats of two kinds see it: Machado, Oliveira and Fernandes, IEEE TVCG 15(6), 2009, table 1.
+EYES = {
+    "usual": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+}
+
+
+def lab(linear):
+    """CIELAB of linear sRGB under D65."""
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x, y, z = np.cbrt(to_xyz @ np.clip(linear, 0, 1) / (0.9505, 1, 1.0888))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("eyes", EYES)
+def test_the_palette_is_told_apart_by_colour_blind_readers(eyes):
+    """A difference of 2.3 is just noticeable (Mahy et al., 1994)."""
+    srgb = [np.array(to_rgb(colour)) for colour in REGION_COLOURS]
+    seen = [lab(EYES[eyes] @ np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)) for c in srgb]
+    assert min(np.linalg.norm(a - b) for a, b in combinations(seen, 2)) > 6 * 2.3
+
+
+def test_every_region_has_a_colour_of_its_own():
+    regions = [f"R{k}" for k in range(300)]
+    declared = {"R7": "#56b4e9", "R200": "#123456"}
+    colours = region_colours(regions, declared)
+    assert list(colours) == regions
+    assert len({colour.upper() for colour in colours.values()}) == 300
+    assert {region: colours[region] for region in declared} == declared
+    assert list(region_colours(regions, {}).values())[: len(REGION_COLOURS)] == list(REGION_COLOURS)
+
+
+def test_many_regions_fit_into_the_picture(tmp_path, figure):
+    contours(tmp_path / "a.png", [box()] * 20, modalities=("t1",), name="left anterior descending {}")
+    figure[0].draw_without_rendering()  # at its own resolution, not the file's
+    picture = figure[0].bbox
+    for part in (figure[0].legends[0], *figure[0].texts):
+        extent = part.get_window_extent()
+        assert picture.x0 <= extent.x0 <= extent.x1 <= picture.x1
+        assert picture.y0 <= extent.y0 <= extent.y1 <= picture.y1
+    tops = [ax.get_window_extent().y0 for ax in figure[0].axes]
+    assert figure[0].legends[0].get_window_extent().y1 <= min(tops)

@@ -53,6 +53,7 @@ def a_case(name="case", truth=True, prediction=True, **changes):
         "images": {"flair": image, "t1": image * 2},
         "affine": np.diag([-5.0, 10.0, 20.0, 1.0]),  # a voxel is 1 ml
         "regions": {"outer": "all of it", "inner": ""},
+        "colours": {"inner": "#F0E442", "outer": "#56B4E9"},
         "truth": Layer.of_masks(masks) if truth else None,
         "prediction": Layer.of_masks(predicted) if prediction else None,
     }
@@ -117,6 +118,7 @@ def test_hostile_names_stay_text():
         facts={HOSTILE: HOSTILE},
         images={HOSTILE: a_case().images["flair"], "t1": a_case().images["t1"]},
         regions={HOSTILE: HOSTILE, "inner": HOSTILE},
+        colours={HOSTILE: "#56B4E9", "inner": "#F0E442"},
         notes=(HOSTILE,),
     )
     text = page_html(case)

@@ -15,25 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cggm_med.data.dicom.codes import UNDECLARED, Code, SegmentCodes
 from cggm_med.data.dicom.header import import_extra, quiet
 from cggm_med.data.dicom.series import Series
 from cggm_med.data.dicom.volume import check_series
 from cggm_med.errors import DataError
 from cggm_med.files import atomic_file
 
-# Private schemes begin with 99 (PS3.16, section 8.2).
-_PRIVATE = "99CGGM"
-# Code, scheme and meaning of each region. The standard's list of lesions (PS3.16, CID 7159) has codes for the single
-# tissues; whole tumour and tumour core are unions of tissues for which it has none.
-_CODES = {
-    "WT": ("WT", _PRIVATE, "Whole tumour: core and oedema"),
-    "TC": ("TC", _PRIVATE, "Tumour core: necrosis and enhancing tumour"),
-    "ET": ("C113842", "NCIt", "Enhancing Lesion"),
-    "NCR": ("6574001", "SCT", "Necrosis"),
-    "ED": ("79654002", "SCT", "Edema"),
-}
-_ABNORMAL = ("49755003", "SCT", "Morphologically Abnormal Structure")
-_ARTIFICIAL_INTELLIGENCE = ("123110", "DCM", "Artificial Intelligence")
+_ARTIFICIAL_INTELLIGENCE = Code("DCM", "123110", "Artificial Intelligence")
 # May be empty but not absent in a valid object; exports for research leave them out.
 _MAY_BE_EMPTY = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "ReferringPhysicianName"),
@@ -49,12 +38,13 @@ def write_segmentation(
     algorithm: str,
     version: str,
     model: str,
+    codes: Mapping[str, SegmentCodes],
+    colours: Mapping[str, str],
 ) -> None:
     """Write regions, which may overlap, as a DICOM segmentation of binary segments.
 
     Segments lie on the grid of the series, slice by slice, those without a voxel included, and refer to its images.
-    ET, NCR and ED have a code of the standard's lists, WT and TC a private one; any other region gets a private code of
-    its name.
+    A region without codes is tissue to the standard, and has its name as its label.
 
     Args:
         path: the file to write, whole or not at all.
@@ -63,6 +53,8 @@ def write_segmentation(
         algorithm: name of what made the masks.
         version: its version.
         model: what tells one network from another, such as a digest of its weights; stands for the serial number.
+        codes: of regions, by name.
+        colours: of regions, such as ``#56B4E9``, by name, in which viewers should show them.
 
     Raises:
         MissingExtra: if highdicom is not installed.
@@ -79,7 +71,13 @@ def write_segmentation(
             raise ValueError(f"{region} is {mask.dtype} of shape {mask.shape}; expected bool of shape {stack.shape}")
     # (x, y, z) of each region -> (slice, row, column, segment)
     pixels = np.stack([mask.T for mask in masks.values()], axis=-1)
-    segments = [_segment(highdicom, number, region, algorithm, version) for number, region in enumerate(masks, 1)]
+    segments = []
+    for number, region in enumerate(masks, 1):
+        segment = _segment(highdicom, number, region, codes.get(region, UNDECLARED), algorithm, version)
+        if region in colours:
+            colour = highdicom.color.CIELabColor.from_string(colours[region])
+            segment.RecommendedDisplayCIELabValue = list(colour.value)
+        segments.append(segment)
     content = io.BytesIO()
     try:
         with quiet():
@@ -126,16 +124,21 @@ def _source_images(paths: tuple[Path, ...]) -> list[Any]:
     return sources
 
 
-def _segment(highdicom: Any, number: int, region: str, algorithm: str, version: str) -> Any:
-    value, scheme, meaning = _CODES.get(region, (region, _PRIVATE, region[:64]))
-    coded = highdicom.sr.CodedConcept
-    return highdicom.seg.SegmentDescription(
+def _segment(highdicom: Any, number: int, region: str, codes: SegmentCodes, algorithm: str, version: str) -> Any:
+    def coded(code: Code) -> Any:
+        return highdicom.sr.CodedConcept(code.value, code.scheme, code.meaning)
+
+    segment = highdicom.seg.SegmentDescription(
         segment_number=number,
         segment_label=region[:64],
-        segmented_property_category=coded(*_ABNORMAL),
-        segmented_property_type=coded(value, scheme, meaning),
+        segmented_property_category=coded(codes.category),
+        segmented_property_type=coded(codes.type),
         algorithm_type="AUTOMATIC",
         algorithm_identification=highdicom.AlgorithmIdentificationSequence(
-            name=algorithm, version=version, family=coded(*_ARTIFICIAL_INTELLIGENCE)
+            name=algorithm, version=version, family=coded(_ARTIFICIAL_INTELLIGENCE)
         ),
     )
+    if codes.modifier is not None:
+        (kind,) = segment.SegmentedPropertyTypeCodeSequence
+        kind.SegmentedPropertyTypeModifierCodeSequence = [coded(codes.modifier)]
+    return segment

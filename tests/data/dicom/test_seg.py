@@ -16,12 +16,20 @@ highdicom = pytest.importorskip("highdicom")
 from helpers.dicom_phantom import FORBIDDEN, NORMAL, ORIGIN, STEP, UID_ROOT, read_segmentation, write_series  # noqa: E402
 from pydicom.dataset import Dataset  # noqa: E402
 
+from cggm_med.data.dicom.codes import UNDECLARED, SegmentCodes  # noqa: E402
 from cggm_med.data.dicom.seg import write_segmentation  # noqa: E402
 from cggm_med.data.dicom.series import Series, find_series  # noqa: E402
 from cggm_med.data.dicom.volume import read_series  # noqa: E402
-from cggm_med.errors import DataError, MissingExtra, OutputError  # noqa: E402
+from cggm_med.errors import DataError, MissingExtra, OutputError, UnknownName  # noqa: E402
+from cggm_med_tasks.brats2021 import CODES  # noqa: E402
 
-ABOUT = {"algorithm": "cggm-med", "version": "0.1.0", "model": "0123abcd"}
+ABOUT: dict[str, Any] = {
+    "algorithm": "cggm-med",
+    "version": "0.1.0",
+    "model": "0123abcd",
+    "codes": CODES,
+    "colours": {},
+}
 
 
 def nested_masks(shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
@@ -102,18 +110,66 @@ def test_what_it_says_of_itself(tmp_path: Path) -> None:
     ]
 
 
+def in_list(code: Any, group: Any) -> bool:
+    """Whether pydicom has the code, under these words, in one of the standard's context groups."""
+    return tuple(code) in {(c.scheme_designator, c.value, c.meaning) for c in (getattr(group, n) for n in group.dir())}
+
+
 def test_codes_are_those_of_the_standard() -> None:
     from pydicom.sr.codedict import codes
 
-    from cggm_med.data.dicom import seg as dicom_seg
+    from cggm_med.data.dicom.seg import _ARTIFICIAL_INTELLIGENCE
 
-    named = [codes.NCIt.EnhancingLesion, codes.SCT.Necrosis, codes.SCT.Edema]
-    assert [dicom_seg._CODES[region] for region in ("ET", "NCR", "ED")] == [tuple(code)[:3] for code in named]
-    assert tuple(codes.SCT.MorphologicallyAbnormalStructure)[:3] == dicom_seg._ABNORMAL
-    assert tuple(codes.DCM.ArtificialIntelligence)[:3] == dicom_seg._ARTIFICIAL_INTELLIGENCE
+    assert in_list(CODES["ET"].type, codes.cid7159)
+    assert all(in_list(each.category, codes.cid7150) for each in (*CODES.values(), UNDECLARED))
+    assert in_list(UNDECLARED.type, codes.cid7191)
+    assert (_ARTIFICIAL_INTELLIGENCE.value, "DCM") == tuple(codes.DCM.ArtificialIntelligence)[:2]
 
 
-def test_regions_of_other_tasks_and_empty_ones(tmp_path: Path) -> None:
+KIDNEY = {
+    "category": ["SCT", "91723000", "Anatomical Structure"],
+    "type": ["SCT", "64033007", "Kidney"],
+    "modifier": ["SCT", "7771000", "Left"],
+}
+
+
+def test_declared_codes_and_colours_are_written_and_read_by_highdicom(tmp_path: Path) -> None:
+    masks = {"left kidney": np.ones((8, 6, 5), bool), "other": np.zeros((8, 6, 5), bool)}
+    about = {**ABOUT, "codes": {"left kidney": SegmentCodes.from_json(KIDNEY, "left kidney")}}
+    about["colours"] = {"left kidney": "#D55E00"}
+    write_segmentation(tmp_path / "seg.dcm", masks, series_in(tmp_path / "in"), **about)
+    seg = highdicom.seg.segread(tmp_path / "seg.dcm")
+    kidney, other = (seg.get_segment_description(number) for number in (1, 2))
+    assert kidney.segmented_property_category == coded(*KIDNEY["category"])
+    assert kidney.segmented_property_type == coded(*KIDNEY["type"])
+    (modifier,) = kidney.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence
+    assert (modifier.CodingSchemeDesignator, modifier.CodeValue, modifier.CodeMeaning) == tuple(KIDNEY["modifier"])
+    colour = highdicom.color.CIELabColor.from_dicom_value(kidney.RecommendedDisplayCIELabValue)
+    np.testing.assert_allclose(colour.to_rgb(), (0xD5, 0x5E, 0x00), atol=1)
+    assert (other.segment_label, other.segmented_property_type.meaning) == ("other", "Tissue")
+    assert "RecommendedDisplayCIELabValue" not in other
+
+
+def coded(scheme: str, value: str, meaning: str) -> Any:
+    return highdicom.sr.CodedConcept(value, scheme, meaning)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"type": None}, ValueError, r"type of kidney is None; expected \[scheme, value, meaning\]"),
+        ({"type": ["SCT", "64033007"]}, ValueError, "expected .scheme, value, meaning"),
+        ({"type": ["SCT", 64033007, "Kidney"]}, ValueError, "expected .scheme, value, meaning"),
+        ({"type": ["SCT", "64033007", "K" * 65]}, ValueError, "has 65 letters; DICOM allows 64"),
+        ({"side": ["SCT", "7771000", "Left"]}, UnknownName, "no code of kidney 'side'"),
+    ],
+)
+def test_codes_that_dicom_cannot_hold_are_refused(change: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        SegmentCodes.from_json({**KIDNEY, **change}, "kidney")
+
+
+def test_regions_without_codes_and_empty_ones(tmp_path: Path) -> None:
     long = "a region whose name is longer than sixteen letters, and even longer than sixty-four"
     masks = {long: np.ones((8, 6, 5), bool), "lesion": np.zeros((8, 6, 5), bool)}
     write_segmentation(tmp_path / "seg.dcm", masks, series_in(tmp_path / "in"), **ABOUT)
