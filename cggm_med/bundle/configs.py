@@ -35,8 +35,8 @@ def inference_config(
         model: the network, as an example of what to build.
         modalities: of the image's channels, in order.
         package: where the source is: ``cggm_med``, or ``scripts`` inside a bundle.
-        trained: ``spacing``, ``convention``, ``roi_size``, ``overlap`` and ``precision`` of a bundle with weights;
-            None: these and the weights come from the bundle's run.
+        trained: ``spacing``, ``rescaling``, ``convention``, ``roi_size``, ``overlap`` and ``precision`` of a bundle
+            with weights; None: these and the weights come from the bundle's run.
     """
     layouts = [
         {"_target_": f"{package}.data.layouts.NamedFiles", **dataclasses.asdict(layout)} for layout in task.layouts

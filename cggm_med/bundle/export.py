@@ -45,6 +45,7 @@ MODULES = (
     "data.monai_items",
     "data.layouts",
     "data.volumes.labels",
+    "data.volumes.normalise",
     "data.volumes.transforms",
     "models.base",
     "models.cpu_convolution",
@@ -98,6 +99,7 @@ def export_bundle(run: Path, folder: Path, modalities: Sequence[str] | None = No
     settings = task.config
     trained = {
         "spacing": list(settings.data.spacing),
+        "rescaling": {m: numbers for m, numbers in settings.data.rescaling.items() if m in chosen},
         "convention": convention_tree(predictor.convention),
         "roi_size": list(settings.data.patch_size),
         "overlap": settings.data.overlap,

@@ -137,6 +137,7 @@ class TrainedRun:
 
     Attributes:
         spacing: voxel size in mm that the network sees, along right, anterior and superior.
+        rescaling: numbers of each modality that is not z-scored.
         convention: of the labels, in plain values.
         roi_size: voxels of a window.
         overlap: of windows.
@@ -152,6 +153,7 @@ class TrainedRun:
         config = predictor.task.config
         self.run = predictor.run
         self.spacing = list(config.data.spacing)
+        self.rescaling = config.data.rescaling
         self.convention = convention_tree(predictor.convention)
         self.roi_size, self.overlap = list(config.data.patch_size), config.data.overlap
         self.precision = config.train.precision

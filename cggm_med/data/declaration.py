@@ -9,11 +9,11 @@ from typing import Any, Literal, get_args
 
 from cggm_med.data.dicom.codes import UNDECLARED, SegmentCodes
 from cggm_med.data.volumes.labels import LabelConvention, painting_order
+from cggm_med.data.volumes.normalise import Normalisation
 from cggm_med.errors import DataError, UnknownName
 from cggm_med.metrics.lesions import LesionRules
 
 Kind = Literal["mri", "ct", "pet", "map"]
-Normalisation = Literal["z_score", "training_statistics", "keep_scale"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 NORMALISATIONS: Mapping[Kind, Normalisation] = {
     "mri": "z_score",

@@ -170,7 +170,9 @@ class Predictor:
             raise DataError(f"{case}: no image; give at least one of {', '.join(known)}")
         inspection = inspect(Case(case, source.patient, {m: source.images[m] for m in given}, None), None)
         volumes, affine, resampled = self._on_one_grid(case, inspection)
-        moved, grid, _ = to_network([volumes[m] for m in given], affine, self.volumes.spacing)
+        rescalings = [self.volumes.rescalings.get(m) for m in given]
+        channels = [volumes[m] for m in given]
+        moved, grid, _ = to_network(channels, affine, self.volumes.spacing, rescalings=rescalings)
         image = moved["image"].as_tensor()
         finding = check(self.signatures, image.numpy(), given)
         if finding.verdict == "swapped" and not self.trust_names:

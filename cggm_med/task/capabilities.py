@@ -15,6 +15,7 @@ from torch import Tensor
 from cggm_med.data.cases import Case, CaseList
 from cggm_med.data.dicom.codes import SegmentCodes
 from cggm_med.data.volumes.labels import LabelConvention
+from cggm_med.data.volumes.normalise import Rescaling
 from cggm_med.data.volumes.prepared import PreparedCase
 from cggm_med.data.volumes.transforms import NativeGrid, Spacing
 from cggm_med.metrics.classification_regression import LabelMetric
@@ -82,6 +83,10 @@ class Volumes(Protocol):
     @property
     def spacing(self) -> Spacing | None:
         """Voxel size in mm that the network expects along right, anterior and superior."""
+
+    @property
+    def rescalings(self) -> Mapping[str, Rescaling]:
+        """How modalities are normalised that are not z-scored."""
 
     @property
     def patch_size(self) -> tuple[int, int, int]:

@@ -7,7 +7,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,15 +27,17 @@ from cggm_med.data.layouts import NamedFiles, find_cases
 from cggm_med.data.splits import Member, Splits, fold_splits, from_sections, members_of
 from cggm_med.data.volumes.augment import Amount, Augmentation
 from cggm_med.data.volumes.checks import inspect
+from cggm_med.data.volumes.intensities import training_rescalings
 from cggm_med.data.volumes.io import open_image
 from cggm_med.data.volumes.labels import LabelConvention, detect_convention
 from cggm_med.data.volumes.modality_check import learn
+from cggm_med.data.volumes.normalise import Normalisation, Rescaling
 from cggm_med.data.volumes.patches import PatchDataset, PatchSampling, patch_loader
 from cggm_med.data.volumes.prepared import PreparedCase, common_spacing
 from cggm_med.data.volumes.preprocess import Preprocessing, prepare
 from cggm_med.data.volumes.raters import Raters
 from cggm_med.data.volumes.transforms import NativeGrid, Spacing
-from cggm_med.errors import ConfigError, DataError, UnknownName, first_of
+from cggm_med.errors import CheckpointError, ConfigError, DataError, UnknownName, first_of
 from cggm_med.files import cache_folder
 from cggm_med.metrics.lesions import LesionRules
 from cggm_med.metrics.metric import Metric, load_metrics
@@ -105,6 +107,8 @@ class SegmentationDataConfig:
             challenge.
         surface_tolerance_mm: distance in mm up to which surfaces agree in normalised surface Dice; 1 mm is a voxel of
             the BraTS grid, the finest that an annotation of it can be.
+        rescaling: numbers by which a modality is normalised that is not z-scored, see ``Rescaling``; default: from the
+            training cases.
         cache: folder for preprocessed cases; default: ``$XDG_CACHE_HOME/cggm-med`` or ``~/.cache/cggm-med``.
         workers: processes that read and augment patches.
         allow_missing: whether a case may lack modalities; it is then used with what it has. Declared data say
@@ -126,6 +130,7 @@ class SegmentationDataConfig:
     overlap: float = 0.5
     empty_hd95_mm: float = 374.0
     surface_tolerance_mm: float = 1.0
+    rescaling: dict[str, dict[str, float]] = field(default_factory=dict)
     cache: str | None = None
     workers: int = 2
     allow_missing: bool = False
@@ -141,6 +146,11 @@ class SegmentationDataConfig:
         require(0 <= self.empty_hd95_mm < math.inf, "data.empty_hd95_mm", self.empty_hd95_mm, "at least 0 mm, finite")
         tolerance = self.surface_tolerance_mm
         require(0 <= tolerance < math.inf, "data.surface_tolerance_mm", tolerance, "at least 0 mm, finite")
+        for modality, numbers in self.rescaling.items():
+            known = {"mean", "deviation"} <= set(numbers) <= {"mean", "deviation", "low", "high"}
+            sound = known and numbers["deviation"] > 0 and all(map(math.isfinite, numbers.values()))
+            expected = "finite numbers: mean, deviation (more than 0), and perhaps low and high"
+            require(sound, f"data.rescaling.{modality}", numbers, expected)
         require(all(n > 0 for n in self.patch_size), "data.patch_size", self.patch_size, "at least 1 voxel per axis")
         require(self.workers >= 0, "data.workers", self.workers, "at least 0")
 
@@ -317,6 +327,16 @@ class SegmentationTask(Task):
         return self.config.data.spacing
 
     @property
+    def normalisations(self) -> Mapping[str, Normalisation]:
+        """How modalities are normalised that are not z-scored."""
+        return {}
+
+    @property
+    def rescalings(self) -> Mapping[str, Rescaling]:
+        """``data.rescaling``."""
+        return {modality: Rescaling(**numbers) for modality, numbers in self.config.data.rescaling.items()}
+
+    @property
     def patch_size(self) -> tuple[int, int, int]:
         """``data.patch_size``."""
         return self.config.data.patch_size
@@ -361,13 +381,16 @@ class SegmentationTask(Task):
 
         cache = cache_folder(data.cache) / "preprocessed"
         with distributed.first_process_first():
+            rescalings = self._rescalings(splits, cases, preprocessing)
+            preprocessing = replace(preprocessing, rescalings=rescalings)
             prepared = prepare(cases, preprocessing, cache, workers=data.workers, progress=progress)
         if data.spacing is None:
             # In the run's settings, so that later scans are resampled to this size.
-            self.settle(data=replace(data, spacing=common_spacing(prepared)))
+            self.settle(data=replace(self.config.data, spacing=common_spacing(prepared)))
         self.cases = {case.id: case for case in prepared}
         self.splits = splits
-        plain = [c.id for c in prepared if None in c.facts["background"].values()]
+        found = [(c.id, m, value) for c in prepared for m, value in c.facts["background"].items()]
+        plain = dict.fromkeys(case for case, m, value in found if value is None and m not in rescalings)
         if plain:
             say(f"no constant background in {', '.join(plain)}: normalised over the whole image")
         if splits.train:
@@ -411,6 +434,24 @@ class SegmentationTask(Task):
         """The modalities that cases lack, by split and case; complete cases are left out."""
         absent = {id: [m for m in self.modalities if m not in case.modalities] for id, case in self.cases.items()}
         return {name: {id: absent[id] for id in ids if absent[id]} for name, ids in self.splits.items()}
+
+    def _rescalings(
+        self, splits: Splits, cases: Sequence[Case], preprocessing: Preprocessing
+    ) -> Mapping[str, Rescaling]:
+        """Those of the settings, to which those that are missing are added from the training cases."""
+        data, kinds = self.config.data, self.normalisations
+        missing = {m: kind for m, kind in kinds.items() if kind != "z_score" and m not in data.rescaling}
+        missing = {m: kind for m, kind in missing.items() if m in self.modalities}
+        if missing and not splits.train:
+            raise CheckpointError(f"the run's settings lack data.rescaling of {', '.join(missing)}; train it anew")
+        training = [case for case in cases if case.id in splits.train]
+        folder = cache_folder(data.cache) / "intensities"
+        found = training_rescalings(training, preprocessing, missing, folder, workers=data.workers)
+        if found:
+            # In the run's settings, so that later scans are normalised alike.
+            numbers = {modality: rescaling.settings for modality, rescaling in found.items()}
+            self.settle(data=replace(data, rescaling={**data.rescaling, **numbers}))
+        return self.rescalings
 
     def contents(self) -> dict[str, dict[str, str]]:
         """Digests of each case's image files, and the cache key of what was prepared from them and the label."""
@@ -591,6 +632,7 @@ class SegmentationTask(Task):
                 overlap=data.overlap,
                 device=device,
                 autocast=autocast,
+                rescalings=self.rescalings,
             )
             rows = {}
             for of, predicted in (*segmented, *((of, np.zeros_like(truth)) for of in held.values() if not of)):

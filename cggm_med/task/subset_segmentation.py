@@ -13,7 +13,8 @@ from torch import Tensor
 
 from cggm_med.data.volumes.checks import Inspection
 from cggm_med.data.volumes.labels import LabelConvention
-from cggm_med.data.volumes.transforms import Spacing, background_value, bounding_box, foreground_of, to_network
+from cggm_med.data.volumes.normalise import Rescaling
+from cggm_med.data.volumes.transforms import Spacing, background_of, bounding_box, foreground_of, to_network
 from cggm_med.models.base import MultimodalModel
 from cggm_med.objectives.activation import activation
 from cggm_med.task.scan_to_mask import segment_scan
@@ -34,6 +35,7 @@ def segment_subsets(
     overlap: float,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
+    rescalings: Mapping[str, Rescaling],
 ) -> Iterator[tuple[Subset, NDArray[np.bool_]]]:
     """Masks from each subset, the same as of a scan without the other modalities.
 
@@ -51,16 +53,18 @@ def segment_subsets(
         overlap: of windows, see ``segment_scan``.
         device: where the model is.
         autocast: context for the network's computations.
+        rescalings: of modalities that are not z-scored.
 
     Returns:
         Subsets, in no special order, with masks ``(region, x, y, z)`` on the scan's own grid.
     """
     used = [m for m in model.modalities if any(m in subset for subset in subsets)]
-    shown = {m: foreground_of(scan.volumes[m], background_value(scan.volumes[m])) for m in used}
+    shown = {m: foreground_of(scan.volumes[m], background_of(scan.volumes[m], rescalings.get(m))) for m in used}
     for group in _sharing_windows(shown, scan.affines, subsets):
         modalities = [m for m in model.modalities if any(m in subset for subset in group)]
         volumes = [scan.volumes[m] for m in modalities]
-        moved, grid, _ = to_network(volumes, scan.affines[group[0][0]], spacing)
+        own = [rescalings.get(m) for m in modalities]
+        moved, grid, _ = to_network(volumes, scan.affines[group[0][0]], spacing, rescalings=own)
         image = moved["image"].as_tensor().to(device)
         logits = _logits(model, modalities, group, autocast)
         answers = segment_scan(

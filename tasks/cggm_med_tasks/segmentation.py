@@ -18,6 +18,7 @@ from cggm_med.data.declaration import Declaration, same_meaning
 from cggm_med.data.folders.declared import NAME
 from cggm_med.data.folders.propose import read_any
 from cggm_med.data.volumes.labels import LabelConvention
+from cggm_med.data.volumes.normalise import Normalisation
 from cggm_med.data.volumes.phantom import VERSION, write_phantom
 from cggm_med.errors import ConfigError, DataError
 from cggm_med.files import atomic_folder, write_json
@@ -73,6 +74,11 @@ class DeclaredSegmentation(SegmentationTask):
         self.lesion_rules = self.declaration.lesion_rules
         self.colours, self.codes = self.declaration.colours, self.declaration.codes
         super().__init__(config)
+
+    @property
+    def normalisations(self) -> Mapping[str, Normalisation]:
+        """As declared."""
+        return {name: modality.normalisation for name, modality in self.declaration.modalities.items()}
 
     @classmethod
     def settings_of_data(cls, path: Path | None) -> Tree:

@@ -20,6 +20,7 @@ from cggm_med.data.parallel import map_in_processes
 from cggm_med.data.volumes.checks import Inspection, inspect
 from cggm_med.data.volumes.io import open_image
 from cggm_med.data.volumes.labels import LabelConvention
+from cggm_med.data.volumes.normalise import Rescaling
 from cggm_med.data.volumes.prepared import PreparedCase
 from cggm_med.data.volumes.raters import Raters, majority, shares
 from cggm_med.data.volumes.transforms import resampling, to_network
@@ -44,6 +45,7 @@ class Preprocessing:
             majority), the ``majority``, or the share of them (``soft``).
         conventions: of cases that name one (``Case.convention``), by name.
         spacing: target voxel size in mm, or None to keep each case's own.
+        rescalings: of the modalities that are not z-scored.
     """
 
     modalities: tuple[str, ...]
@@ -51,6 +53,7 @@ class Preprocessing:
     spacing: tuple[float, float, float] | None = None
     conventions: Mapping[str, LabelConvention] = field(default_factory=dict)
     raters: Raters = "consensus"
+    rescalings: Mapping[str, Rescaling] = field(default_factory=dict)
 
     def convention_of(self, case: Case) -> LabelConvention:
         """The meaning of a case's label values."""
@@ -73,6 +76,7 @@ class Preprocessing:
             files: what ``digests`` said of it.
         """
         convention = self.convention_of(case)
+        rescaled = {m: self.rescalings[m].settings for m in self.held(case) if m in self.rescalings}
         settings = {
             "version": VERSION,
             "monai": monai.__version__,
@@ -86,6 +90,7 @@ class Preprocessing:
             **({} if convention.ignore is None else {"ignore": convention.ignore}),
             **({"not_drawn": list(case.not_drawn)} if case.not_drawn else {}),
             **({"raters": self.raters} if case.raters else {}),
+            **({"rescalings": rescaled} if rescaled else {}),
         }
         return digest_of(json.dumps(settings).encode(), DIGEST_BYTES)
 
@@ -190,7 +195,8 @@ def _preprocess(
     """Arrays and facts of one case with these modalities, a label and without problems."""
     channels = [found.volumes[m] for m in modalities]
     affine = found.affines[modalities[0]]
-    moved, grid, backgrounds = to_network(channels, affine, preprocessing.spacing, regions)
+    rescalings = [preprocessing.rescalings.get(m) for m in modalities]
+    moved, grid, backgrounds = to_network(channels, affine, preprocessing.spacing, regions, rescalings=rescalings)
     image, target = (moved[key].as_tensor().numpy() for key in ("image", "target"))
     facts = {
         **grid.facts,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cggm_med.data.volumes.labels import THRESHOLD, LabelConvention
+from cggm_med.data.volumes.normalise import Rescaling
 from cggm_med.errors import DataError
 
 Affine = Sequence[Sequence[float]]
@@ -92,25 +93,28 @@ def to_network(
     affine: NDArray[np.float64],
     spacing: Spacing | None,
     target: NDArray[Any] | None = None,
+    *,
+    rescalings: Sequence[Rescaling | None] = (),
 ) -> tuple[dict[str, MetaTensor], NativeGrid, list[float | None]]:
     """What a network sees of a case.
 
     Subtract each modality's constant background, so that it is exactly 0; reorient to RAS+; crop to the foreground of
     any modality, see ``foreground_of``; z-score each modality inside those voxels; resample to a common spacing if one
-    is given and the voxels do not have it.
+    is given and the voxels do not have it. A modality with a rescaling is changed by that alone.
 
     Args:
         channels: a volume ``(x, y, z)`` for each modality, on one grid.
         affine: of the grid, voxels to mm in RAS+.
         spacing: voxel size in mm along right, anterior, superior; None to keep the scan's own.
         target: ``(region, x, y, z)`` on the same grid, if there is one.
+        rescalings: of each modality, None where it is z-scored; default: of all.
 
     Returns:
         ``image`` ``(modality, x, y, z)`` and perhaps ``target``; the way back; and each modality's background, None
         where there is none.
     """
-    backgrounds = [background_value(channel) for channel in channels]
-    shifts = [np.float32(background or 0) for background in backgrounds]
+    rescalings = rescalings or [None] * len(channels)
+    backgrounds = [background_of(*pair) for pair in zip(channels, rescalings, strict=True)]
     to_ras = nib.orientations.io_orientation(affine)
     # Turned volumes are views of the given ones; what is copied is only what lies inside the crop.
     turned = [nib.orientations.apply_orientation(channel, to_ras) for channel in channels]
@@ -121,13 +125,17 @@ def to_network(
     start, stop = bounding_box(foreground)
     window = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
     image = np.empty((len(channels), *(b - a for a, b in zip(start, stop, strict=True))), dtype=np.float32)
-    for i, (channel, shift) in enumerate(zip(turned, shifts, strict=True)):
-        np.subtract(channel[window], shift, out=image[i])
+    z_score = NormalizeIntensity(nonzero=True, channel_wise=True)
+    for i, (channel, background, rescaling) in enumerate(zip(turned, backgrounds, rescalings, strict=True)):
+        if rescaling is None:
+            np.subtract(channel[window], np.float32(background or 0), out=image[i])
+            image[i : i + 1] = z_score(torch.from_numpy(image[i : i + 1])).as_tensor().numpy()
+        else:
+            image[i] = rescaling(channel[window])
     oriented_affine = affine @ nib.orientations.inv_ornt_aff(to_ras, channels[0].shape)
     cropped_affine = oriented_affine @ from_matvec(np.eye(3), start)
     space = torch.from_numpy(cropped_affine)
-    normalised = NormalizeIntensity(nonzero=True, channel_wise=True)(torch.from_numpy(image))
-    moved = {"image": MetaTensor(normalised.as_tensor(), affine=space)}
+    moved = {"image": MetaTensor(torch.from_numpy(image), affine=space)}
     if target is not None:
         regions = [nib.orientations.apply_orientation(region, to_ras)[window] for region in target]
         moved["target"] = MetaTensor(torch.from_numpy(_numbers(np.stack(regions))), affine=space)
@@ -160,6 +168,7 @@ class PrepareScand(MapTransform):
         keys: of images ``(modality, x, y, z)``.
         modalities: what the channels show, in order.
         spacing: see ``to_network``.
+        rescaling: numbers of each modality that is not z-scored, see ``normalise.Rescaling``.
 
     Example:
         >>> scan = MetaTensor(torch.rand(1, 4, 4, 4), affine=torch.eye(4))
@@ -168,10 +177,15 @@ class PrepareScand(MapTransform):
     """
 
     def __init__(
-        self, keys: Hashable | Sequence[Hashable], modalities: Sequence[str], spacing: Sequence[float] | None = None
+        self,
+        keys: Hashable | Sequence[Hashable],
+        modalities: Sequence[str],
+        spacing: Sequence[float] | None = None,
+        rescaling: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
         super().__init__(keys)
         self.modalities, self.spacing = tuple(modalities), spacing
+        self.rescalings = [Rescaling(**(rescaling or {})[m]) if m in (rescaling or {}) else None for m in modalities]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The sample with its images prepared.
@@ -192,7 +206,9 @@ class PrepareScand(MapTransform):
                 raise DataError(f"'{key}' has voxels that are not finite; fix or leave out {_name(image)}")
             spacing = None if self.spacing is None else (self.spacing[0], self.spacing[1], self.spacing[2])
             affine = image.affine.numpy().astype(np.float64)
-            moved, grid, _ = to_network(image.as_tensor().float().numpy(), affine, spacing)
+            channels = image.as_tensor().float().numpy()
+            rescalings = [self.rescalings[self.modalities.index(m)] for m in held]
+            moved, grid, _ = to_network(channels, affine, spacing, rescalings=rescalings)
             prepared = moved["image"]
             if HELD in changed:
                 whole = torch.full((len(self.modalities), *prepared.shape[1:]), torch.nan)
@@ -322,6 +338,15 @@ def background_value(image: NDArray[Any]) -> float | None:
     values, counts = np.unique(faces, return_counts=True)
     most = int(counts.argmax())
     return float(values[most]) if counts[most] * 2 >= len(faces) else None
+
+
+def background_of(image: NDArray[Any], rescaling: Rescaling | None) -> float | None:
+    """The value of background of a modality, None if it has none.
+
+    It is 0 where 0 is kept: no uptake, no diffusion. Else it is the constant around the body, which a CT may not have:
+    air is not taken for background, since lungs are filled with it.
+    """
+    return 0.0 if rescaling is not None and rescaling.keeps_zero else background_value(image)
 
 
 def foreground_of(image: NDArray[Any], background: float | None) -> NDArray[np.bool_]:

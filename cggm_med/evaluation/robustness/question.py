@@ -118,6 +118,8 @@ def _segment(run: LoadedRun, case: str, scan: Inspection, condition: Condition) 
         key = random_seed(run.config.train.seed, Stream.ARTEFACT, case, condition.artefact, modality)
         return corrupt(volume, spacing, condition.artefact, condition.severity, key)
 
-    moved, grid, _ = to_network([changed(m) for m in given], scan.affines[given[0]], volumes.spacing)
+    rescalings = [volumes.rescalings.get(m) for m in given]
+    affine = scan.affines[given[0]]
+    moved, grid, _ = to_network([changed(m) for m in given], affine, volumes.spacing, rescalings=rescalings)
     (segmented,) = volumes.segment(run.model, moved["image"].as_tensor().to(run.device), grid, given, run.autocast)
     return segmented.regions(volumes.convention)
