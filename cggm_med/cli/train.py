@@ -18,6 +18,10 @@ def train(
     data: Data = None,
     strategy: Annotated[str | None, typer.Option(help="How to balance; see 'cggm-med strategies'. [cggm]")] = None,
     preset: Annotated[str | None, typer.Option(help="Of the task, such as tiny. [what suits the data]")] = None,
+    resample_to: Annotated[
+        str | None,
+        typer.Option(metavar="MODALITY", help="Resample a case's images on other grids to this one's."),
+    ] = None,
     config: ConfigFile = None,
     settings: Settings = None,
     allow_missing: Annotated[
@@ -34,6 +38,8 @@ def train(
     overrides = overrides_of(settings, data)
     if allow_missing:
         overrides["data"] = {**overrides.get("data", {}), "allow_missing": True}
+    if resample_to is not None:
+        overrides["data"] = {**overrides.get("data", {}), "resample_to": resample_to}
     from cggm_med import distributed
     from cggm_med.config import read_file
     from cggm_med.device import select_device

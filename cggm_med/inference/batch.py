@@ -211,7 +211,7 @@ def _write(
             "flips": predictor.flips,
             "trust_names": predictor.trust_names,
             "resampled": list(prediction.resampled),
-            "resampled_to": predictor.resample_to if prediction.resampled else None,
+            "resampled_to": prediction.resampled_to,
         },
     )
     for extra in extras:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cggm_med.data.cases import Case, ImageFile
-from cggm_med.data.volumes.checks import Inspection, inspect
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.modality_check import Signatures, check
-from cggm_med.data.volumes.resample import onto_one_grid
+from cggm_med.data.volumes.resample import OneGrid, read_on_one_grid
 from cggm_med.data.volumes.transforms import NativeGrid, to_network
 from cggm_med.device import precision, select_device
 from cggm_med.errors import CheckpointError, ConfigError, DataError, UnknownName
@@ -40,6 +40,7 @@ class Prediction:
         convention: the meaning of the numbers in ``labels``.
         reference: the image file of the case that has this grid.
         resampled: modalities that were resampled to this grid.
+        resampled_to: modality that has this grid, if any was resampled.
     """
 
     case: str
@@ -50,6 +51,7 @@ class Prediction:
     convention: LabelConvention
     reference: Path
     resampled: tuple[str, ...]
+    resampled_to: str | None
 
     @property
     def probability(self) -> NDArray[np.float32]:
@@ -80,6 +82,7 @@ class PreprocessedCase:
         grid: the case's own.
         reference: the image file that has this grid.
         resampled: modalities that were resampled to it.
+        resampled_to: modality that has it, if any was resampled.
     """
 
     case: str
@@ -88,6 +91,7 @@ class PreprocessedCase:
     grid: NativeGrid
     reference: Path
     resampled: tuple[str, ...]
+    resampled_to: str | None
 
 
 class Predictor:
@@ -98,7 +102,7 @@ class Predictor:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         flips: average over all mirrored versions of a scan, which takes eight times as long.
         trust_names: segment even if the images clearly fit other modality names better.
-        resample_to: modality to whose grid the others are resampled where they have another.
+        resample_to: modality to whose grid the others are resampled where they have another; default: the run's.
 
     Attributes:
         run: its files.
@@ -168,10 +172,9 @@ class Predictor:
         given = tuple(m for m in known if m in source.images)
         if not given:
             raise DataError(f"{case}: no image; give at least one of {', '.join(known)}")
-        inspection = inspect(Case(case, source.patient, {m: source.images[m] for m in given}, None), None)
-        volumes, affine, resampled = self._on_one_grid(case, inspection)
+        scan = self._on_one_grid(Case(case, source.patient, {m: source.images[m] for m in given}, None))
         rescalings = [self.volumes.rescalings.get(m) for m in given]
-        channels = [volumes[m] for m in given]
+        channels, affine = [scan.volumes[m] for m in given], scan.affines[given[0]]
         moved, grid, _ = to_network(channels, affine, self.volumes.spacing, rescalings=rescalings)
         image = moved["image"].as_tensor()
         finding = check(self.signatures, image.numpy(), given)
@@ -179,8 +182,8 @@ class Predictor:
             raise DataError(
                 f"{case}: {finding.describe()}; exchange the files, or if the names are right say --trust-names"
             )
-        reference = source.images[self.resample_to if resampled and self.resample_to else given[0]].path
-        return PreprocessedCase(case, given, image, grid, reference, resampled)
+        onto = scan.role if scan.resampled else None
+        return PreprocessedCase(case, given, image, grid, source.images[onto or given[0]].path, scan.resampled, onto)
 
     def segment(self, scan: PreprocessedCase) -> Prediction:
         """The second half of ``predict``: run the network."""
@@ -197,6 +200,7 @@ class Predictor:
             convention=self.convention,
             reference=scan.reference,
             resampled=scan.resampled,
+            resampled_to=scan.resampled_to,
         )
 
     def cost(self, scan: PreprocessedCase) -> tuple[int, int]:
@@ -218,22 +222,27 @@ class Predictor:
         padded = math.prod(max(n, p) for n, p in zip(shape, patch_size, strict=True))
         return count * (1 + len(FLIPS) if self.flips else 1), weights + self._peaks[key] + 4 * volumes * padded
 
-    def _on_one_grid(
-        self, case: str, inspection: Inspection
-    ) -> tuple[Mapping[str, NDArray[np.float32]], NDArray[np.float64], tuple[str, ...]]:
-        """The volumes and their common affine, and the modalities that were resampled for it."""
-        if not inspection.problems:
-            return inspection.volumes, next(iter(inspection.affines.values())), ()
-        onto = self.resample_to
-        if onto is None or len(inspection.problems) > len(inspection.differing):
-            resample = ", or --resample-to MODALITY" if inspection.differing else ""
+    def _on_one_grid(self, case: Case) -> OneGrid:
+        """The images of a case, brought onto one grid if they have several and it is known which."""
+        wanted = self.resample_to or self.volumes.reference
+        if self.resample_to is not None and self.resample_to not in case.images:
+            # What somebody asks for is not replaced by something else, unless it does not matter.
+            wanted = None
+        found, scan = read_on_one_grid(case, None, wanted)
+        if scan is None and found.differing and self.resample_to is not None and wanted is None:
             raise DataError(
-                f"{case} cannot be segmented; expected finite voxels on one grid{resample}:", inspection.problems
+                f"{case.id}: files lie on different grids, and the case has no {self.resample_to} to resample them to"
             )
-        if onto not in inspection.volumes:
-            raise DataError(f"{case}: files lie on different grids, and the case has no {onto} to resample them to")
-        volumes, resampled = onto_one_grid(case, inspection, onto)
-        return volumes, inspection.affines[onto], resampled
+        if scan is None:
+            resample = ", or --resample-to MODALITY" if found.differing else ""
+            raise DataError(
+                f"{case.id} cannot be segmented; expected finite voxels on one grid{resample}:", found.problems
+            )
+        for line in scan.partial:
+            warnings.warn(line, stacklevel=2)
+        if scan.resampled and scan.role != wanted:
+            warnings.warn(f"{case.id}: no {wanted}, so that its images are on the grid of {scan.role}", stacklevel=2)
+        return scan
 
 
 def _read_facts(run: FinishedRun) -> tuple[str, Signatures]:

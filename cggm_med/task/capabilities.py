@@ -85,6 +85,10 @@ class Volumes(Protocol):
         """Voxel size in mm that the network expects along right, anterior and superior."""
 
     @property
+    def reference(self) -> str | None:
+        """Modality to whose grid the others are resampled where the grids of a case differ; None: they must not."""
+
+    @property
     def rescalings(self) -> Mapping[str, Rescaling]:
         """How modalities are normalised that are not z-scored."""
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cggm_med.data.volumes.labels import THRESHOLD, LabelConvention
+from cggm_med.data.volumes.resample import resample_onto
 from cggm_med.data.volumes.transforms import NativeGrid
 from cggm_med.models.sliding_window import predict_volume
 from cggm_med.objectives.activation import Activation, overlapping
@@ -31,6 +32,20 @@ class SegmentedScan:
 
     cropped: NDArray[np.float32]
     grid: NativeGrid
+
+    def on(self, grid: NativeGrid | None, within: NDArray[np.bool_] | None = None) -> SegmentedScan:
+        """The same on another grid, by linear interpolation of the probabilities.
+
+        Args:
+            grid: the other one; None: the scan stays as it is.
+            within: ``(x, y, z)`` on the scan's own grid: outside, nothing is left.
+        """
+        if grid is None:
+            return self
+        own, onto = np.array(self.grid.affine), np.array(grid.cropped_affine)
+        kept = self.probability if within is None else self.probability * within
+        moved = [resample_onto(p, own, grid.oriented_shape, onto, outside=0)[0] for p in kept]
+        return SegmentedScan(np.stack(moved), grid)
 
     @property
     def probability(self) -> NDArray[np.float32]:

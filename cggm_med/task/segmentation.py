@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -26,9 +27,7 @@ from cggm_med.data.imposed import without_imposed
 from cggm_med.data.layouts import NamedFiles, find_cases
 from cggm_med.data.splits import Member, Splits, fold_splits, from_sections, members_of
 from cggm_med.data.volumes.augment import Amount, Augmentation
-from cggm_med.data.volumes.checks import inspect
 from cggm_med.data.volumes.intensities import training_rescalings
-from cggm_med.data.volumes.io import open_image
 from cggm_med.data.volumes.labels import LabelConvention, detect_convention
 from cggm_med.data.volumes.modality_check import learn
 from cggm_med.data.volumes.normalise import Normalisation, Rescaling
@@ -99,6 +98,7 @@ class SegmentationDataConfig:
         raters: whose label maps are learned where several readers drew: the ``consensus`` (the case's own label, else
             the majority), the ``majority``, or the share of them (``soft``).
         spacing: common voxel size in mm along right, anterior, superior; default: the cases' own, which must agree.
+        resample_to: modality to whose grid the others are resampled where the grids of a case differ.
         patch_size: voxels along x, y, z.
         foreground: share of patches that are centred on a voxel of a region.
         augmentation: ``none``, ``light`` or ``standard``.
@@ -124,6 +124,7 @@ class SegmentationDataConfig:
     test: float = 0.15
     raters: Raters = "consensus"
     spacing: tuple[float, float, float] | None = None
+    resample_to: str | None = None
     patch_size: tuple[int, int, int] = (96, 96, 96)
     foreground: float = 0.5
     augmentation: Amount = "standard"
@@ -215,6 +216,8 @@ class SegmentationTask(Task):
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
         data = config.data
+        if data.resample_to is not None and data.resample_to not in self.modalities:
+            raise UnknownName("modality to resample to", data.resample_to, self.modalities)
         self.encoder = self._encoder()
         self.fusion: type[Fusion] = registry.load(registry.FUSIONS, config.model.fusion)
         with torch.random.fork_rng(devices=[]):
@@ -327,6 +330,12 @@ class SegmentationTask(Task):
         return self.config.data.spacing
 
     @property
+    def reference(self) -> str | None:
+        """``data.resample_to``."""
+        reference: str | None = self.config.data.resample_to
+        return reference
+
+    @property
     def normalisations(self) -> Mapping[str, Normalisation]:
         """How modalities are normalised that are not z-scored."""
         return {}
@@ -373,6 +382,7 @@ class SegmentationTask(Task):
             data.spacing,
             {case.convention: self.convention_of(case) for case in cases if case.convention is not None},
             data.raters,
+            reference=self.reference,
         )
 
         def progress(done: int, total: int) -> None:
@@ -389,6 +399,8 @@ class SegmentationTask(Task):
             self.settle(data=replace(self.config.data, spacing=common_spacing(prepared)))
         self.cases = {case.id: case for case in prepared}
         self.splits = splits
+        for line in _resampled(prepared, self.reference):
+            say(line)
         found = [(c.id, m, value) for c in prepared for m, value in c.facts["background"].items()]
         plain = dict.fromkeys(case for case, m, value in found if value is None and m not in rescalings)
         if plain:
@@ -582,11 +594,11 @@ class SegmentationTask(Task):
     ) -> Iterator[CaseResult]:
         """Dice and, when ``full``, all other metrics of each region on the case's own grid."""
         for id in cases:
-            case, grid = self.cases[id], self.cases[id].grid
+            case, grid, drawn_on = self.cases[id], self.cases[id].grid, self.cases[id].label_grid
             answers = self.segment(model, case.tensor(device), grid, case.modalities, autocast, heads=heads)
-            fused, *unimodal = (case.scored(answer.regions(self.convention)) for answer in answers)
+            fused, *unimodal = (case.scored(answer.on(drawn_on).regions(self.convention)) for answer in answers)
             truth = case.native_target()
-            scores = self.score(case.source, fused, truth, grid.spacing, full=full)
+            scores = self.score(case.source, fused, truth, (drawn_on or grid).spacing, full=full)
             head_scores = [
                 {"case": id, "modality": modality, "region": name, "dice": dice(*map(torch.from_numpy, (p, t)))}
                 for modality, prediction in zip(case.modalities, unimodal, strict=False)
@@ -619,12 +631,13 @@ class SegmentationTask(Task):
         """
         data = self.config.data
         for id in cases:
-            case, spacing = self.cases[id], self.cases[id].grid.spacing
+            case, drawn_on = self.cases[id], self.cases[id].label_grid
+            spacing = (drawn_on or case.grid).spacing
             truth = case.native_target()
             held = {subset: tuple(m for m in subset if m in case.modalities) for subset in subsets}
             segmented = segment_subsets(
                 model,
-                inspect(replace(case.source, label=None), None),
+                case.scan(),
                 list(dict.fromkeys(of for of in held.values() if of)),
                 self.convention,
                 spacing=data.spacing,
@@ -633,6 +646,7 @@ class SegmentationTask(Task):
                 device=device,
                 autocast=autocast,
                 rescalings=self.rescalings,
+                onto=drawn_on,
             )
             rows = {}
             for of, predicted in (*segmented, *((of, np.zeros_like(truth)) for of in held.values() if not of)):
@@ -692,7 +706,7 @@ class SegmentationTask(Task):
         said = "a case is predicted from those of the modalities that it has; one that has none of them as empty"
         incomplete = {} if complete else {"incomplete cases": said}
         return {
-            "grid": "each case's own grid and spacing, whole volume",
+            "grid": f"{'each case' if self.reference is None else 'the label'}'s own grid and spacing, whole volume",
             "regions": f"{regions} (labels of {self.convention.name})",
             **dict([first]),
             "empty region": empty_rule(metrics),
@@ -702,6 +716,19 @@ class SegmentationTask(Task):
             **dict(others),
             **incomplete,
         }
+
+
+def _resampled(prepared: Sequence[PreparedCase], reference: str | None) -> Iterator[str]:
+    """What was resampled, in a few lines."""
+    moved = [case for case in prepared if "resampled" in case.facts]
+    for grid in dict.fromkeys(case.facts["grid_of"] for case in moved):
+        of = [case for case in moved if case.facts["grid_of"] == grid]
+        counts = Counter(role for case in of for role in case.facts["resampled"])
+        what = ", ".join(f"{role} in {n} cases" for role, n in counts.items())
+        without = "" if grid == reference else f" (no {reference} in {first_of([case.id for case in of])})"
+        yield f"resampled to the grid of {grid}{without}: {what}"
+    if partial := [line for case in moved for line in case.facts["partial"]]:
+        yield f"{len(partial)} images do not cover the grid that they were resampled to: {partial[0]}"
 
 
 def _sizes(voxels: Sequence[int]) -> str:
@@ -720,16 +747,15 @@ class _Drawing:
     scores: Sequence[Record]
 
     def __call__(self, path: Path) -> None:
-        affine = np.array(self.case.facts["affine"])
+        grid = self.case.label_grid or self.case.grid
+        affine = np.array(grid.affine)
         turn = nib.orientations.io_orientation(affine)
         axes = [int(a) for a in np.argsort(turn[:, 0])]
 
         def canonical(volume: NDArray[Any]) -> NDArray[Any]:
             return np.asarray(nib.orientations.apply_orientation(volume, turn))
 
-        images = {}
-        for modality, file in self.case.source.images.items():
-            images[modality] = canonical(open_image(file.path).voxels(file.channel))
+        images = {modality: canonical(volume) for modality, volume in self.case.scan(grid).volumes.items()}
         contour_figure(
             path,
             self.case.id,
@@ -737,6 +763,6 @@ class _Drawing:
             np.stack([canonical(mask) for mask in self.truth]),
             np.stack([canonical(mask) for mask in self.prediction]),
             self.colours,
-            tuple(self.case.grid.spacing[a] for a in axes),
+            tuple(grid.spacing[a] for a in axes),
             {row["region"]: row["dice"] for row in self.scores},
         )

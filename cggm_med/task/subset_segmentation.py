@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cggm_med.data.volumes.checks import Inspection
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.normalise import Rescaling
-from cggm_med.data.volumes.transforms import Spacing, background_of, bounding_box, foreground_of, to_network
+from cggm_med.data.volumes.resample import OneGrid
+from cggm_med.data.volumes.transforms import NativeGrid, Spacing, background_of, bounding_box, foreground_of, to_network
 from cggm_med.models.base import MultimodalModel
 from cggm_med.objectives.activation import activation
 from cggm_med.task.scan_to_mask import segment_scan
@@ -26,7 +26,7 @@ SUBSETS_AT_ONCE = 16  # whose probabilities are in memory together; enough for a
 @torch.no_grad()
 def segment_subsets(
     model: MultimodalModel,
-    scan: Inspection,
+    scan: OneGrid,
     subsets: Sequence[Subset],
     convention: LabelConvention,
     *,
@@ -36,6 +36,7 @@ def segment_subsets(
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
     rescalings: Mapping[str, Rescaling],
+    onto: NativeGrid | None,
 ) -> Iterator[tuple[Subset, NDArray[np.bool_]]]:
     """Masks from each subset, the same as of a scan without the other modalities.
 
@@ -54,9 +55,10 @@ def segment_subsets(
         device: where the model is.
         autocast: context for the network's computations.
         rescalings: of modalities that are not z-scored.
+        onto: grid of the masks; None: the scan's own.
 
     Returns:
-        Subsets, in no special order, with masks ``(region, x, y, z)`` on the scan's own grid.
+        Subsets, in no special order, with masks ``(region, x, y, z)`` on that grid.
     """
     used = [m for m in model.modalities if any(m in subset for subset in subsets)]
     shown = {m: foreground_of(scan.volumes[m], background_of(scan.volumes[m], rescalings.get(m))) for m in used}
@@ -77,7 +79,11 @@ def segment_subsets(
             activation=activation(convention.exclusive),
         )
         for subset, answer in zip(group, answers, strict=True):
-            yield subset, answer.regions(convention) & np.any([shown[m] for m in subset], axis=0)
+            inside = np.any([shown[m] for m in subset], axis=0)
+            if onto is None:
+                yield subset, answer.regions(convention) & inside
+            else:
+                yield subset, answer.on(onto, within=inside).regions(convention)
 
 
 def _logits(

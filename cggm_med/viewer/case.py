@@ -17,6 +17,7 @@ from cggm_med.data.folders.propose import read_any
 from cggm_med.data.volumes.checks import Inspection, inspect
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.preprocess import digests
+from cggm_med.data.volumes.resample import onto_grid
 from cggm_med.errors import ConfigError, DataError, UnknownName
 from cggm_med.inference.batch import case_of
 from cggm_med.inference.predictor import Predictor
@@ -141,14 +142,16 @@ def _segmented(predictor: Predictor, source: Case, labels: str | None, say: Call
     convention = predictor.convention
     if source.label is not None:
         convention = _convention(labels, predictor.volumes.data_conventions)
-    inspection = _inspected(source, convention)
+    found = _inspected(source, convention, resampled=predictor.volumes.reference is not None)
     say(f"segmenting {source.id} on {predictor.device}")
     prediction = predictor.segment(predictor.read_case(source))
+    grid = prediction.segmented.grid
+    scan = onto_grid(source.id, found, "the prediction", grid.shape, np.array(grid.affine))
     order = tuple(convention.paint)
     predicted = dict(zip(prediction.regions, prediction.segmented.regions(prediction.convention), strict=True))
     truth = None
     if source.label is not None:
-        true = dict(zip(convention.regions, convention.to_regions(inspection.volumes[LABEL]), strict=True))
+        true = dict(zip(convention.regions, convention.to_regions(scan.volumes[LABEL]), strict=True))
         truth = Layer.of_masks(np.stack([true[region] for region in order]))
     split = _split_of(source, run)
     facts = {
@@ -162,8 +165,8 @@ def _segmented(predictor: Predictor, source: Case, labels: str | None, say: Call
     return ViewedCase(
         name=source.id,
         facts={name: fact for name, fact in facts.items() if fact},
-        images={m: inspection.volumes[m] for m in prediction.modalities},
-        affine=next(iter(inspection.affines.values())),
+        images={m: scan.volumes[m] for m in prediction.modalities},
+        affine=next(iter(scan.affines.values())),
         regions=_meanings(convention),
         colours=region_colours(list(convention.regions), predictor.volumes.colours),
         truth=truth,
@@ -210,11 +213,12 @@ def _convention(name: str | None, conventions: Mapping[str, LabelConvention]) ->
     return conventions[name]
 
 
-def _inspected(source: Case, convention: LabelConvention | None) -> Inspection:
-    inspection = inspect(source, convention)
-    if inspection.problems:
-        raise DataError(f"{source.id} cannot be shown; expected readable volumes on one grid:", inspection.problems)
-    return inspection
+def _inspected(source: Case, convention: LabelConvention | None, *, resampled: bool = False) -> Inspection:
+    """What the files of a case hold; on different grids only if everything will be resampled."""
+    found = inspect(source, convention)
+    if len(found.problems) > (len(found.differing) if resampled else 0):
+        raise DataError(f"{source.id} cannot be shown; expected readable volumes on one grid:", found.problems)
+    return found
 
 
 def _layers(

@@ -90,8 +90,9 @@ class DeclaredSegmentation(SegmentationTask):
         settings: Tree = {
             "task": {"modalities": list(declaration.modalities), "declaration": declaration.to_json()},
         }
-        if declaration.spacing is not None:
-            settings["data"] = {"spacing": list(declaration.spacing)}
+        spacing, reference = declaration.spacing, declaration.reference
+        settings["data"] = {} if spacing is None else {"spacing": list(spacing)}
+        settings["data"] |= {} if reference is None else {"resample_to": reference}
         return settings
 
     def embedded_data(self, cache: Path, say: Callable[[str], None]) -> Path:

@@ -13,7 +13,6 @@ from helpers.command_line import command
 from helpers.small_runs import quiet, trained_run
 from matplotlib.image import imread
 
-from cggm_med.data.volumes.checks import inspect
 from cggm_med.errors import CheckpointError, ConfigError, OutputError, UnknownName
 from cggm_med.evaluation.ask import ask
 from cggm_med.evaluation.subsets import question as subset_evaluation
@@ -148,8 +147,8 @@ def test_each_modality_is_encoded_once_a_window(run, monkeypatch):
 
 def test_a_few_at_a_time_give_the_same(run, monkeypatch):
     x = load_run(run, {}, lambda text: None, split=None)
-    scan = inspect(x.task.cases[x.cases[0]].source, None)
-    options = {"spacing": None, "patch_size": (16, 16, 16), "overlap": 0.5, **HOW}
+    scan = x.task.cases[x.cases[0]].scan()
+    options = {"spacing": None, "patch_size": (16, 16, 16), "overlap": 0.5, "rescalings": {}, "onto": None, **HOW}
     todo = wanted_subsets("all", MODALITIES)
     whole = dict(segment_subsets(x.model.eval(), scan, todo, x.task.convention, **options))
     monkeypatch.setattr("cggm_med.task.subset_segmentation.SUBSETS_AT_ONCE", 4)

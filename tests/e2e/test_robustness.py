@@ -161,8 +161,8 @@ def test_a_scanner_that_delivers_the_artefact_gives_the_same_dice(table, run, sc
 def test_only_the_named_modalities_change(run, monkeypatch, tmp_path):
     seen = {}
 
-    def watch(*args):
-        moved, grid, backgrounds = real(*args)
+    def watch(*args, **options):
+        moved, grid, backgrounds = real(*args, **options)
         seen[len(seen)] = moved["image"].as_tensor().numpy()
         return moved, grid, backgrounds
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cggm_med.data.cases import LABEL, Case
+from cggm_med.data.cases import Case
 from cggm_med.data.parallel import map_in_processes
-from cggm_med.data.volumes.checks import inspect
 from cggm_med.data.volumes.normalise import Normalisation, Rescaling, rescaling_of, sampled
 from cggm_med.data.volumes.preprocess import DIGEST_BYTES, Preprocessing, digests, target_of
+from cggm_med.data.volumes.resample import read_on_one_grid
 from cggm_med.errors import DataError
 from cggm_med.files import atomic_folder, digest_of
+from cggm_med.objectives.losses import UNKNOWN
 
 MAX_VOXELS = 100_000  # of a case: a million of them from ten cases fix a percentile to a few thousandths
 Samples = Mapping[str, NDArray[np.float32]]
@@ -76,13 +77,17 @@ def _samples(
     folder = cache / digest_of(settings.encode(), DIGEST_BYTES)
     if not folder.exists():
         convention = preprocessing.convention_of(case)
-        found = inspect(case, convention)
-        if found.problems:
+        try:
+            _, scan = read_on_one_grid(case, convention, preprocessing.reference)
+        except DataError:
             return None
-        labelled = (target_of(case, convention, found.volumes[LABEL]) == 1).any(axis=0)
+        if scan is None:
+            return None
+        target = target_of(case, convention, scan.volumes, preprocessing.raters)
+        labelled = ((target >= 0.5) & (target != UNKNOWN)).any(axis=0)
         with atomic_folder(folder) as temporary:
             for modality in wanted.keys() & case.images.keys():
-                values = sampled(wanted[modality], found.volumes[modality], labelled, MAX_VOXELS)
+                values = sampled(wanted[modality], scan.volumes[modality], labelled, MAX_VOXELS)
                 np.save(temporary / _file(modality), values, allow_pickle=False)
     return {m: np.load(folder / _file(m), allow_pickle=False) for m in wanted if m in case.images}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cggm_med.data.cases import Case
+from cggm_med.data.volumes.checks import inspect
 from cggm_med.data.volumes.io import open_image
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.raters import majority, shares
+from cggm_med.data.volumes.resample import OneGrid, onto_grid
 from cggm_med.data.volumes.transforms import NativeGrid, spacing_along_axes
 from cggm_med.errors import DataError
 from cggm_med.objectives.losses import UNKNOWN
@@ -79,8 +81,20 @@ class PreparedCase:
         foreground = np.unpackbits(bits, count=math.prod(shape)).reshape(shape).view(bool)
         return NativeGrid(**facts, foreground=foreground)
 
+    @property
+    def label_grid(self) -> NativeGrid | None:
+        """The grid of the label file, on which the case is scored; None if it is the case's own."""
+        stored = self.facts.get("label_grid")
+        return None if stored is None else NativeGrid.whole(np.array(stored["affine"]), stored["shape"])
+
+    def scan(self, onto: NativeGrid | None = None) -> OneGrid:
+        """The images as their files have them, on the case's own grid or another."""
+        found = inspect(replace(self.source, label=None), None)
+        grid = onto or self.grid
+        return onto_grid(self.id, found, self.facts.get("grid_of", "the case"), grid.shape, np.array(grid.affine))
+
     def native_target(self) -> NDArray[np.bool_]:
-        """True regions on the case's own grid, read from its label file, or what most of its readers drew."""
+        """True regions on the grid of the label file, read from it, or what most of the case's readers drew."""
         if self.source.label is None:
             return self._majority() == 1
         return self.convention.to_regions(self._label())

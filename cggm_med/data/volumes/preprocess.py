@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from cggm_med.data.cases import LABEL, Case
 from cggm_med.data.parallel import map_in_processes
-from cggm_med.data.volumes.checks import Inspection, inspect
 from cggm_med.data.volumes.io import open_image
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.normalise import Rescaling
 from cggm_med.data.volumes.prepared import PreparedCase
 from cggm_med.data.volumes.raters import Raters, majority, shares
+from cggm_med.data.volumes.resample import OneGrid, read_on_one_grid
 from cggm_med.data.volumes.transforms import resampling, to_network
 from cggm_med.errors import DataError, OutputError
 from cggm_med.files import atomic_folder, digest_of, pieces
@@ -46,6 +46,7 @@ class Preprocessing:
         conventions: of cases that name one (``Case.convention``), by name.
         spacing: target voxel size in mm, or None to keep each case's own.
         rescalings: of the modalities that are not z-scored.
+        reference: modality on whose grid the others are brought, see ``read_on_one_grid``; None: all have one grid.
     """
 
     modalities: tuple[str, ...]
@@ -54,6 +55,7 @@ class Preprocessing:
     conventions: Mapping[str, LabelConvention] = field(default_factory=dict)
     raters: Raters = "consensus"
     rescalings: Mapping[str, Rescaling] = field(default_factory=dict)
+    reference: str | None = None
 
     def convention_of(self, case: Case) -> LabelConvention:
         """The meaning of a case's label values."""
@@ -84,13 +86,14 @@ class Preprocessing:
             "channels": [case.images[m].channel for m in self.held(case)],
             "regions": {name: list(values) for name, values in convention.regions.items()},
             "labels": sorted(convention.meanings),
-            "spacing": self.resampling(case),
+            "spacing": self.resampling(case) if self.reference is None else self.spacing,
             "files": files,
             # Only where they occur, so that what was prepared before them is found again.
             **({} if convention.ignore is None else {"ignore": convention.ignore}),
             **({"not_drawn": list(case.not_drawn)} if case.not_drawn else {}),
             **({"raters": self.raters} if case.raters else {}),
             **({"rescalings": rescaled} if rescaled else {}),
+            **({} if self.reference is None else {"reference": self.reference}),
         }
         return digest_of(json.dumps(settings).encode(), DIGEST_BYTES)
 
@@ -119,21 +122,24 @@ def prepare(
     work = functools.partial(_prepare_case, preprocessing=preprocessing, cache=cache)
     folders: list[Path] = []
     problems: list[str] = []
+    differing = False
     try:
         results = map_in_processes(work, cases, min(workers, len(cases)))
-        for done, (folder, found) in enumerate(results, start=1):
+        for done, (folder, found, differs) in enumerate(results, start=1):
             folders.append(folder)
             problems += found
+            differing |= differs
             if progress is not None:
                 progress(done, len(cases))
     except OutputError as error:
         raise OutputError(f"{error} for preprocessed cases with --set data.cache=FOLDER") from error
     if problems:
         names = sorted(preprocessing.convention.meanings)
+        choose = " (of several, choose one with --resample-to MODALITY)" if differing else ""
         raise DataError(
             f"{len(problems)} problem{'s' * (len(problems) > 1)} in {len(cases)} cases; expected are finite voxels, "
-            f"one grid a case and labels {names} ({preprocessing.convention.name}; others: --set task.labels=NAME). "
-            "Fix or leave out these files:",
+            f"one grid a case{choose} and labels {names} ({preprocessing.convention.name}; others: --set "
+            "task.labels=NAME). Fix or leave out these files:",
             problems,
         )
     return [
@@ -142,20 +148,23 @@ def prepare(
     ]
 
 
-def _prepare_case(case: Case, preprocessing: Preprocessing, cache: Path) -> tuple[Path, tuple[str, ...]]:
-    """Folder of a preprocessed case, made unless it is there; and what is wrong with its files."""
+def _prepare_case(case: Case, preprocessing: Preprocessing, cache: Path) -> tuple[Path, tuple[str, ...], bool]:
+    """Folder of a preprocessed case, made unless it is there; what is wrong with it, and whether its grids differ."""
     folder = Path()
     with contextlib.suppress(OSError, DataError):  # the check below says in words what is wrong
         files = digests(case)
         folder = cache / preprocessing.key(case, files)
         if (folder / "case.json").exists():
-            return folder, ()
+            return folder, (), False
     convention = preprocessing.convention_of(case)
-    found = inspect(case, convention)
-    if not found.problems:
-        target = target_of(case, convention, found.volumes, preprocessing.raters)
-        _write(folder, _preprocess(found, preprocessing.held(case), target, preprocessing, files))
-    return folder, found.problems
+    try:
+        found, scan = read_on_one_grid(case, convention, preprocessing.reference)
+    except DataError as error:
+        return folder, (str(error),), False
+    if scan is not None:
+        target = target_of(case, convention, scan.volumes, preprocessing.raters)
+        _write(folder, _preprocess(scan, preprocessing.held(case), target, preprocessing, files))
+    return folder, found.problems if scan is None else (), bool(found.differing)
 
 
 def target_of(
@@ -186,22 +195,25 @@ def target_of(
 
 
 def _preprocess(
-    found: Inspection,
+    scan: OneGrid,
     modalities: Sequence[str],
     regions: NDArray[np.uint8] | NDArray[np.float32],
     preprocessing: Preprocessing,
     files: Mapping[str, str],
 ) -> dict[str, Any]:
     """Arrays and facts of one case with these modalities, a label and without problems."""
-    channels = [found.volumes[m] for m in modalities]
-    affine = found.affines[modalities[0]]
+    channels = [scan.volumes[m] for m in modalities]
     rescalings = [preprocessing.rescalings.get(m) for m in modalities]
+    affine = scan.affines[modalities[0]]
     moved, grid, backgrounds = to_network(channels, affine, preprocessing.spacing, regions, rescalings=rescalings)
     image, target = (moved[key].as_tensor().numpy() for key in ("image", "target"))
     facts = {
         **grid.facts,
         "background": dict(zip(modalities, backgrounds, strict=True)),
         "files": {m: files[m] for m in modalities},
+        # Only where they occur, so that what was prepared before them is as good as ever.
+        **({"grid_of": scan.role, "resampled": scan.resampled, "partial": scan.partial} if scan.resampled else {}),
+        **({"label_grid": scan.label_grid} if scan.label_grid is not None else {}),
     }
     return {
         "image": image.astype(np.float32, copy=False),

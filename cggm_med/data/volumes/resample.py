@@ -1,16 +1,19 @@
-"""Bringing an image onto the grid of another, with SimpleITK."""
+"""Bringing the images of a case onto one grid, with SimpleITK."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - as everybody calls it
 from numpy.typing import NDArray
 
-from cggm_med.data.volumes.checks import TOLERANCE_VOXELS, Inspection, largest_displacement
+from cggm_med.data.cases import LABEL, Case
+from cggm_med.data.volumes.checks import TOLERANCE_VOXELS, Inspection, inspect, largest_displacement
 from cggm_med.data.volumes.itk_formats import place
+from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.transforms import background_value
 from cggm_med.errors import DataError
 
@@ -44,10 +47,7 @@ def resample_onto(
         >>> moved[:, 0, 0].tolist(), covered
         ([0.5, 1.5, 2.5, 3.5], 1.0)
     """
-    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.T))
-    place(image, affine)
-    grid = sitk.Image([int(n) for n in shape], sitk.sitkUInt8)
-    place(grid, onto)
+    image, grid = _image(volume, affine), _grid(shape, onto)
     moved = sitk.Resample(image, grid, sitk.Transform(), sitk.sitkLinear, float(outside), sitk.sitkFloat32)
     everywhere = sitk.Image(image.GetSize(), sitk.sitkUInt8) + 1
     everywhere.CopyInformation(image)
@@ -55,35 +55,121 @@ def resample_onto(
     return sitk.GetArrayFromImage(moved).T, float(sitk.GetArrayViewFromImage(reached).mean())
 
 
-def onto_one_grid(case: str, found: Inspection, onto: str) -> tuple[dict[str, NDArray[np.float32]], tuple[str, ...]]:
-    """Bring the volumes of a case onto the grid of one of them, where they lie on another.
+@dataclass(frozen=True)
+class OneGrid:
+    """The content of a case on one grid.
+
+    Attributes:
+        volumes: ``(x, y, z)`` by modality, and the label; on the grid.
+        affines: of the same, voxels to mm in RAS+, which are one but for the tolerance of ``checks``.
+        role: modality that has this grid, or the label.
+        resampled: modalities that had another, and perhaps the label.
+        partial: in a line each, images that do not reach all of it; the rest counts as their background.
+        label_grid: ``affine`` and ``shape`` of the label's own grid, if the label was resampled.
+    """
+
+    volumes: Mapping[str, NDArray[Any]]
+    affines: Mapping[str, NDArray[np.float64]]
+    role: str
+    resampled: tuple[str, ...] = ()
+    partial: tuple[str, ...] = ()
+    label_grid: Mapping[str, Any] | None = None
+
+
+def read_on_one_grid(
+    case: Case, convention: LabelConvention | None, reference: str | None
+) -> tuple[Inspection, OneGrid | None]:
+    """Read and check a case; where its grids differ, bring everything onto the grid of the reference modality.
+
+    A case that lacks this modality is brought onto the grid of its label, or without one, of its first image.
+
+    Args:
+        case: its files.
+        convention: see ``inspect``.
+        reference: modality; None: differing grids are a problem.
+
+    Returns:
+        What was read; and the same on one grid, None if there are problems.
+
+    Raises:
+        DataError: see ``onto_grid``.
+    """
+    found = inspect(case, convention)
+    if not found.problems:
+        return found, OneGrid(found.volumes, found.affines, next(iter(found.affines)))
+    if reference is None or len(found.problems) > len(found.differing):
+        return found, None
+    roles = [role for role in (reference, LABEL, *found.volumes) if role in found.volumes]
+    return found, onto_grid(case.id, found, roles[0], found.volumes[roles[0]].shape, found.affines[roles[0]])
+
+
+def onto_grid(case: str, found: Inspection, role: str, shape: Sequence[int], affine: NDArray[np.float64]) -> OneGrid:
+    """Bring what was read of a case onto a grid: images by linear interpolation, the label by nearest neighbour.
 
     Args:
         case: id.
-        found: whose problems are different grids alone.
-        onto: modality whose grid it is to be.
-
-    Returns:
-        The volumes, and the modalities that were resampled.
+        found: volumes that may lie on different grids.
+        role: what has the grid.
+        shape: of the grid.
+        affine: of the grid, voxels to mm in RAS+.
 
     Raises:
-        DataError: if one covers less than half of the grid, which cannot be meant.
+        DataError: if an image covers less than half of the grid, or more than half of what is labelled lies outside,
+            neither of which can be meant.
     """
-    shape, affine = found.volumes[onto].shape, found.affines[onto]
-    volumes, resampled = dict(found.volumes), []
-    for modality, volume in found.volumes.items():
-        own = found.affines[modality]
-        if volume.shape == shape and largest_displacement(affine, own, shape) <= TOLERANCE_VOXELS:
+    volumes, affines = dict(found.volumes), dict(found.affines)
+    resampled: list[str] = []
+    partial: list[str] = []
+    for name, volume in found.volumes.items():
+        own = found.affines[name]
+        if volume.shape == tuple(shape) and largest_displacement(affine, own, shape) <= TOLERANCE_VOXELS:
             continue
-        background = background_value(volume)
-        outside = float(volume.min()) if background is None else background
-        volumes[modality], covered = resample_onto(volume, own, shape, affine, outside=outside)
-        resampled.append(modality)
-        covers = f"{case}: {modality} covers {covered:.0%} of the grid of {onto}"
+        if name.startswith(f"{LABEL} of "):  # of readers, who are scored one by one
+            raise DataError(f"{case}: {name} does not lie on the grid of {role}; bring the readers' label maps onto it")
+        resampled.append(name)
+        affines[name] = affine
+        if name == LABEL:
+            volumes[name], covered = _labels_onto(volume, own, shape, affine)
+            covers = f"{case}: {covered:.0%} of the labelled voxels lie on the grid of {role}"
+        else:
+            background = background_value(volume)
+            outside = float(volume.min()) if background is None else background
+            volumes[name], covered = resample_onto(volume, own, shape, affine, outside=outside)
+            covers = f"{case}: {name} covers {covered:.0%} of the grid of {role}"
         if covered < MIN_COVERED:
             raise DataError(
                 f"{covers}, expected at least {MIN_COVERED:.0%}; do both show the same part of the same patient?"
             )
         if covered < 0.99:
-            warnings.warn(f"{covers}; the rest counts as its background", stacklevel=2)
-    return volumes, tuple(resampled)
+            partial.append(covers if name == LABEL else f"{covers}; the rest counts as its background")
+    own_grid = None
+    if LABEL in resampled:
+        own_grid = {"affine": found.affines[LABEL].tolist(), "shape": list(found.volumes[LABEL].shape)}
+    return OneGrid(volumes, affines, role, tuple(resampled), tuple(partial), own_grid)
+
+
+def _labels_onto(
+    labels: NDArray[Any], affine: NDArray[np.float64], shape: Sequence[int], onto: NDArray[np.float64]
+) -> tuple[NDArray[Any], float]:
+    """Labels at the nearest voxels of another grid, 0 outside; and the share of the labelled voxels on that grid.
+
+    A label map may well be smaller than the image: tools crop it to what is labelled.
+    """
+    moved = sitk.Resample(_image(labels, affine), _grid(shape, onto), sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+    places = np.argwhere(labels)
+    to_grid = np.linalg.inv(onto) @ affine
+    voxels = places @ to_grid[:3, :3].T + to_grid[:3, 3]
+    inside = ((voxels > -0.5) & (voxels < np.array(shape) - 0.5)).all(axis=1)
+    return sitk.GetArrayFromImage(moved).T, float(inside.mean()) if len(places) else 1.0
+
+
+def _image(volume: NDArray[Any], affine: NDArray[np.float64]) -> sitk.Image:
+    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.T))
+    place(image, affine)
+    return image
+
+
+def _grid(shape: Sequence[int], affine: NDArray[np.float64]) -> sitk.Image:
+    grid = sitk.Image([int(n) for n in shape], sitk.sitkUInt8)
+    place(grid, affine)
+    return grid

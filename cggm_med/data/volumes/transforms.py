@@ -47,6 +47,27 @@ class NativeGrid:
     prepared_affine: Affine
     foreground: NDArray[np.bool_] = field(compare=False)
 
+    @classmethod
+    def whole(cls, affine: NDArray[np.float64], shape: Sequence[int]) -> NativeGrid:
+        """A grid from which nothing is cropped.
+
+        Example:
+            >>> NativeGrid.whole(np.diag([-1.0, 1, 2, 1]), (4, 5, 6)).shape
+            (4, 5, 6)
+        """
+        to_ras = nib.orientations.io_orientation(affine)
+        oriented = np.empty(len(shape), int)
+        oriented[to_ras[:, 0].astype(int)] = shape
+        turned = (affine @ nib.orientations.inv_ornt_aff(to_ras, shape)).tolist()
+        stop = oriented.tolist()
+        return cls(affine.tolist(), stop, [0] * len(stop), stop, turned, turned, np.ones(stop, dtype=bool))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the files' volumes."""
+        axes = nib.orientations.io_orientation(np.array(self.affine))[:, 0].astype(int)
+        return tuple(int(self.oriented_shape[axis]) for axis in axes)
+
     @property
     def facts(self) -> dict[str, Any]:
         """Everything but the foreground, as plain values."""

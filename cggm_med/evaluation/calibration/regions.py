@@ -140,6 +140,7 @@ def region_predictions(run: LoadedRun, case: str) -> dict[tuple[str, str], Regio
     prepared = volumes.cases[case]
     grid = prepared.grid
     (segmented,) = volumes.segment(run.model, prepared.tensor(run.device), grid, prepared.modalities, run.autocast)
+    segmented = segmented.on(prepared.label_grid)
     volume = segmented.probability
     if not np.isfinite(volume).all():
         raise NonFiniteLoss(
@@ -151,7 +152,7 @@ def region_predictions(run: LoadedRun, case: str) -> dict[tuple[str, str], Regio
     counted = {region: known & (region not in prepared.source.not_drawn) for region in volumes.targets}
     predictions = {}
     for region, p, t in zip(volumes.targets, volume, truth, strict=True):
-        near = nearby((p >= 0.5) | t, grid.spacing) & counted[region]
+        near = nearby((p >= 0.5) | t, segmented.grid.spacing) & counted[region]
         predictions[NEAR, region] = RegionPredictions.count(p[near], t[near])
     for region, p, t in zip(volumes.targets, volume, truth, strict=True):
         predictions[WHOLE, region] = RegionPredictions.count(p[counted[region]], t[counted[region]])

@@ -184,7 +184,8 @@ class VolumeProbe:
             overlap=volumes.overlap,
             answers=len(prepared.modalities),
         )
-        yield from zip(prepared.modalities, answers, strict=True)
+        on_label = (answer.on(prepared.label_grid) for answer in answers)
+        yield from zip(prepared.modalities, on_label, strict=True)
 
     def _truth(self, source: LoadedRun, case: str) -> NDArray[np.bool_]:
         return source.volumes.cases[case].native_target()
@@ -200,7 +201,7 @@ class VolumeProbe:
                 run.model, case.tensor(run.device), case.grid, case.modalities, run.autocast, heads=heads
             )
             for name, answer in zip((FUSED, *case.modalities), answers, strict=False):
-                masks = case.scored(answer.regions(volumes.convention))
+                masks = case.scored(answer.on(case.label_grid).regions(volumes.convention))
                 for region, p, t in zip(volumes.targets, masks, truth, strict=True):
                     if region in case.source.not_drawn:
                         continue

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
 from cggm_med.data.volumes.artefacts import corrupt
-from cggm_med.data.volumes.checks import Inspection, inspect
+from cggm_med.data.volumes.prepared import PreparedCase
+from cggm_med.data.volumes.resample import OneGrid
 from cggm_med.data.volumes.transforms import to_network
 from cggm_med.errors import ConfigError
 from cggm_med.evaluation.ask import Answer, Question
@@ -82,11 +82,11 @@ def score_conditions(run: LoadedRun, conditions: Sequence[Condition], say: Say =
     started, done = time.monotonic(), 0
     for number, id in enumerate(mine, start=1):
         case = volumes.cases[id]
-        scan = inspect(replace(case.source, label=None), None)
+        scan = case.scan()
         truth = case.native_target()
         by_case[id] = rows = []
         for condition, after in zip(conditions, [*conditions[1:], None], strict=True):
-            predicted = case.scored(_segment(run, id, scan, condition))
+            predicted = case.scored(_segment(run, case, scan, condition))
             for name, p, t in zip(volumes.targets, predicted, truth, strict=True):
                 if name in case.source.not_drawn:
                     continue
@@ -100,8 +100,8 @@ def score_conditions(run: LoadedRun, conditions: Sequence[Condition], say: Say =
     return [row for rows in run.gathered(by_case) for row in rows]
 
 
-def _segment(run: LoadedRun, case: str, scan: Inspection, condition: Condition) -> NDArray[np.bool_]:
-    """Masks ``(region, x, y, z)`` of one case on its own grid, starting from what its files hold."""
+def _segment(run: LoadedRun, case: PreparedCase, scan: OneGrid, condition: Condition) -> NDArray[np.bool_]:
+    """Masks ``(region, x, y, z)`` of one case on the grid of its label, starting from what its files hold."""
     volumes = run.volumes
     given = tuple(m for m in volumes.modalities if m in scan.volumes)
     if condition.artefact == MISSING:
@@ -115,11 +115,11 @@ def _segment(run: LoadedRun, case: str, scan: Inspection, condition: Condition) 
         if not condition.severity or modality not in condition.modalities:
             return volume
         # Neither the severity nor the other modalities enter the key, so that a cell has the same number in any table.
-        key = random_seed(run.config.train.seed, Stream.ARTEFACT, case, condition.artefact, modality)
+        key = random_seed(run.config.train.seed, Stream.ARTEFACT, case.id, condition.artefact, modality)
         return corrupt(volume, spacing, condition.artefact, condition.severity, key)
 
     rescalings = [volumes.rescalings.get(m) for m in given]
     affine = scan.affines[given[0]]
     moved, grid, _ = to_network([changed(m) for m in given], affine, volumes.spacing, rescalings=rescalings)
     (segmented,) = volumes.segment(run.model, moved["image"].as_tensor().to(run.device), grid, given, run.autocast)
-    return segmented.regions(volumes.convention)
+    return segmented.on(case.label_grid).regions(volumes.convention)
