@@ -48,7 +48,7 @@ TOPICS = {
     "release": r"\b20\d\d or 20\d\d\b|which release|numbers of|release",
     "copy": r"\braw\b|\borig\b|preproc|bias correction|CTres|\bSUV\b|cop(y|ies)",
     "rater": r"\braters?\b|\breaders?\b|consensus|\bmachine",
-    "label": r"which label|\btwice\b|the label where its name|which of the two|corrected",
+    "label": r"which label|\btwice\b|the label,? (where its|whose) name|is its label|which of the two|corrected",
     "visits": r"visits?|two cases|patients and the dates|time points?",
     "choice": r"which of the \w+ modalities|which modalities",
     "value": r"\b\d+ in \S*\d|label value|holds \d",

@@ -10,13 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cggm_med.data.cases import Case, ImageFile, natural_key
-from cggm_med.data.declaration import Modality
+from cggm_med.data.declaration import NORMALISATIONS, Modality
 from cggm_med.data.folders.case_names import Place, cases_of, section_of
 from cggm_med.data.folders.channels import name_of
 from cggm_med.data.folders.conventions import LabelledCase, conventions_of
-from cggm_med.data.folders.patients import patient_of
+from cggm_med.data.folders.patients import patients_of
 from cggm_med.data.folders.proposal import Proposal
-from cggm_med.data.folders.scans import Scans, common_folder, label_values, looks_like_label, same_grid, scans_under
+from cggm_med.data.folders.scans import (
+    Scans,
+    common_folder,
+    label_values,
+    looks_like_label,
+    lowest_value,
+    same_grid,
+    scans_under,
+)
 from cggm_med.data.folders.targets import Mask, Targets, choose_targets
 from cggm_med.data.folders.vocabulary import (
     never_an_image,
@@ -24,12 +32,14 @@ from cggm_med.data.folders.vocabulary import (
     shown_by,
     spelled,
     tells_label,
+    told_by_rare_word,
     without_processing,
 )
 from cggm_med.errors import first_of
 
 SERIES = "series of several volumes, not an image of one modality"
 TWIN = "AppleDouble twin, no image"
+MAX_AIR_HU = -500  # air is at -1000 HU; of MRI and PET nothing lies so low
 MAX_COMPARED = 3  # cases in which copies of an image are compared with the label's grid
 _UNKNOWN_IMAGE = "its name does not tell what it shows"
 _PLANE = "image of which only the plane is told"
@@ -63,7 +73,7 @@ class _Image:
     """An image of a case: what it shows, and how this copy of it was made."""
 
     place: Place
-    base: str  # what it shows, spelled, without how it was made
+    base: str  # when it was taken and what it shows, spelled, without how it was made
     made: str  # "raw", "processed" or nothing
 
 
@@ -100,10 +110,11 @@ class _Names:
         told = conventions_of(labelled, modalities, others)
         self.questions += told.questions
         self.notes += told.notes
+        patients = {**patients_of(ids), **told.patients}
         cases = tuple(
             Case(
                 id,
-                told.patients.get(id) or patient_of_path(id),
+                patients[id],
                 {name: ImageFile(named[id][name]) for name in modalities if name in named.get(id, {})},
                 targets.labels.get(id),
                 convention=told.convention.get(id),
@@ -113,10 +124,10 @@ class _Names:
             if named.get(id)
         )
         self._about_lonely_labels([id for id in ids if not named.get(id)], targets)
+        self._about_visits([case for case in cases if case.id not in told.patients])
         sections = self._sections(groups, cases)
-        in_names = all(place.name and place.role for of in groups.values() for place in of)
         return Proposal(
-            "named_files" if in_names and told.recognised else "any_names",
+            "named_files" if told.recognised and _all_named(groups) else "any_names",
             self.path,
             self.path.resolve().name,
             modalities,
@@ -135,27 +146,29 @@ class _Names:
         self.left_out.setdefault(reason, []).append(file)
 
     def _joined(self, groups: Mapping[str, list[Place]]) -> dict[str, list[Place]]:
-        """Labels that no image shares a name with, joined to the one case whose images lie beside them."""
-        joined = {id: list(of) for id, of in groups.items()}
+        """The cases; a label that no image shares a name with belongs to the one case whose images lie beside it."""
         shared = common_folder(self.scans.volumes)
-        if "" in joined:
-            joined = {(id or (shared[-1] if shared else self.path.resolve().name)): of for id, of in joined.items()}
-        has_images = {id: any(not tells_label(place.text) for place in of) for id, of in joined.items()}
+        whole = shared[-1] if shared else self.path.resolve().name
+        joined = {id or whole: list(of) for id, of in groups.items()}
+        has_images = {id: not all(place.is_mask for place in of) for id, of in joined.items()}
         beside: dict[Path, set[str]] = {}
         for id, of in joined.items():
-            if has_images[id]:
-                for place in of:
-                    beside.setdefault(place.scan.path.parent, set()).add(id)
+            for place in of if has_images[id] else ():
+                beside.setdefault(place.scan.path.parent, set()).add(id)
         for id in [id for id in joined if not has_images[id]]:
             near = set.union(*(beside.get(place.scan.path.parent, set()) for place in joined[id]))
             if len(near) == 1:
-                (other,) = near
-                files = [place.scan.path.name for place in joined[id]]
+                joined[near.pop()] += joined.pop(id)
+        for id, of in joined.items():
+            names = Counter(spelled(place.name) for place in of if place.name)
+            usual, count = names.most_common(1)[0] if names else ("", 0)
+            unlike = [place for place in of if place.is_mask and spelled(place.name) not in ("", usual)]
+            if count > len(of) / 2 and unlike:
+                files = " and ".join(place.scan.path.name for place in unlike)
                 self.questions.append(
-                    f"whether {', '.join(files)}, which is named unlike the other files of its case, is the label of "
-                    f"{other}; it is proposed"
+                    f"whether {files}, which lies beside the images of {id} and is named unlike them, is its label, as "
+                    "proposed"
                 )
-                joined[other] += joined.pop(id)
         return joined
 
     def _without_copies(self, groups: Mapping[str, list[Place]]) -> dict[str, list[Place]]:
@@ -168,7 +181,7 @@ class _Names:
         for id, of in groups.items():
             by_text: dict[tuple[str, ...], list[Place]] = {}
             for place in of:
-                by_text.setdefault((spelled(place.text), *place.apart), []).append(place)
+                by_text.setdefault((spelled(place.text), place.visit, *place.apart), []).append(place)
             kept: list[Place] = []
             again: list[Place] = []
             for places in by_text.values():
@@ -185,8 +198,8 @@ class _Names:
             if again:
                 files = ", ".join(self._below(place.scan.path) for place in again)
                 self.questions.append(
-                    f"which copy of {id} holds: what else bears its name is left out ({files}), for it lies where most "
-                    "cases lie, or the other says that it was corrected"
+                    f"which copy of {id} holds, for it is there twice: left out is {files}, as the other lies apart "
+                    "from most cases or says that it was corrected"
                 )
         return single
 
@@ -204,7 +217,8 @@ class _Names:
                     self._leave_out(reason, place.scan.path)
                 else:
                     made = processing_of(place.role) or next(filter(None, map(processing_of, place.role_folders)), "")
-                    images.setdefault(id, []).append(_Image(place, without_processing(text), made))
+                    base = f"{place.visit} {without_processing(text)}".strip()
+                    images.setdefault(id, []).append(_Image(place, base, made))
         return masks, images
 
     def _drawn(self, groups: Mapping[str, Sequence[Place]]) -> set[str]:
@@ -307,12 +321,11 @@ class _Names:
     ) -> tuple[dict[str, dict[str, Path]], dict[str, Modality]]:
         """The files of each case by modality, and the modalities by name."""
         texts: dict[str, str] = {}
-        counted: Counter[str] = Counter()
+        shown: dict[str, Modality | None] = {}
         for of in images.values():
             for image in of:
-                texts.setdefault(image.base, _written(image.place))
-                counted[image.base] += 1
-        shown = {base: shown_by(base) or shown_by(texts[base]) for base in texts}
+                texts.setdefault(image.base, f"{image.place.visit} {_written(image.place)}".strip())
+                shown.setdefault(image.base, shown_by(image.place.text))
         told = [base for base in texts if shown[base] is not None]
         if told:
             for base in [base for base in texts if shown[base] is None]:
@@ -331,8 +344,12 @@ class _Names:
         for base, name in names.items():
             modalities.setdefault(name, shown[base] or Modality())
         if not told:
+            by_name = {names[image.base]: image.place.scan.path for of in images.values() for image in of}
+            modalities = {name: _kind_by_values(by_name[name]) for name in modalities}
+            proposed = ", ".join(f"{name} {of.kind}" for name, of in modalities.items())
             self.questions.append(
-                f"what {', '.join(modalities)} shows, and of which kind it is: no name tells; MRI is proposed"
+                f"what {', '.join(modalities)} shows, and of which kind it is: no name tells; by values, proposed is "
+                f"{proposed}"
             )
         named: dict[str, dict[str, Path]] = {}
         for id, of in images.items():
@@ -380,6 +397,9 @@ class _Names:
                 self.questions.append(
                     f"whether {listed}, which both show {shows}, are images of one case, as proposed, or two cases"
                 )
+        rare = sorted({short[base] for base in names if told_by_rare_word(texts[base])})
+        if rare:
+            self.questions.append(f"what {', '.join(rare)} shows: its abbreviation may mean a contrast agent")
         if unalike:
             self.questions.append(
                 "which file is which modality, where names differ from case to case; as they tell it: "
@@ -397,51 +417,39 @@ class _Names:
         self, groups: Mapping[str, Sequence[Place]], cases: Sequence[Case]
     ) -> dict[str, tuple[str, ...]] | None:
         """Sections that folders' names declare; a case without label, in a cohort with labels, is for testing."""
-        labelled = any(case.label is not None for case in cases)
         of_case = {
             case.id: next(filter(None, (section_of(place.scan) for place in groups[case.id])), "") for case in cases
         }
-        declared = len(set(of_case.values())) > 1
-        unlabelled = [case.id for case in cases if labelled and case.label is None]
-        if unlabelled:
-            self.notes.append(
-                f"without a label, for prediction alone: {first_of(unlabelled)} (put into the section 'test')"
-            )
-        if not declared and not unlabelled:
+        labelled = any(case.label is not None for case in cases)
+        without = [case.id for case in cases if labelled and case.label is None]
+        if without:
+            self.notes.append(f"cases without label, for prediction alone: {first_of(without)}")
+        if len(set(of_case.values())) == 1:
             return None
         sections: dict[str, list[str]] = {}
         for case in cases:
-            section = of_case[case.id] if declared else ""
-            section = "test" if case.id in unlabelled else section or "training"
+            section = "test" if case.id in without else of_case[case.id] or "training"
             sections.setdefault(section, []).append(case.id)
         return {name: tuple(ids) for name, ids in sections.items()}
 
-
-def patient_of_path(id: str) -> str:
-    """The patient of a case whose id may be a path of folders.
-
-    Example:
-        >>> [patient_of_path(id) for id in ("Pat 001/2019-03-12", "Center_01/Patient_02", "P-0003 (17.01.2021)")]
-        ['Pat 001', 'Center_01/Patient_02', 'P-0003']
-    """
-    whole = re.sub(r" *\((.*)\)$", r" \1", id)
-    folders, _, last = whole.rpartition("/")
-    if folders and _is_visit(last):
-        return patient_of_path(folders)
-    own = patient_of(last)
-    return f"{folders}/{own}" if folders else own
+    def _about_visits(self, cases: Sequence[Case]) -> None:
+        """A question where patients are named in several ways, so that what is a visit is told by likeness alone."""
+        cut = {case.patient for case in cases if case.patient != case.id}
+        shapes = {re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "0", patient)) for patient in cut}
+        if len(shapes) > 1:
+            listed = first_of(sorted({case.patient for case in cases}, key=natural_key))
+            self.questions.append(f"whether {listed} are patients, and the rest of the names their visits")
 
 
-def _is_visit(folder: str) -> bool:
-    """Whether a folder within a patient's is one of several examinations."""
-    text = spelled(folder)
-    date = r"(19|20)\d\d[ ]?[01]?\d[ ]?[0-3]?\d|[0-3]?\d [0-3]?\d (19|20)\d\d"
-    words = (
-        r"(ses|session|visit|visite|visita|besuch|timepoint|time|tp|scan|exam|examen|study|mri|fu|follow ?up|baseline"
-        r"|bl|verlauf|controle|kontrolle|suivi|day|tag|jour|dia|week|woche|month|monat|mois|mes|m|w|v|t|y|year"
-        r"|pre ?op|post ?op)"
-    )
-    return bool(re.search(rf"\b({date})\b", text) or re.fullmatch(rf"{words}( ?\d+)?( ?\w)?|\d{{1,2}} ?{words}", text))
+def _all_named(groups: Mapping[str, Sequence[Place]]) -> bool:
+    """Whether each file bears its case's id and one word more, as in the challenges of brain tumours."""
+    for id, of in groups.items():
+        common = Counter(place.scan.path.parent for place in of).most_common(1)[0][1]
+        words = all(re.fullmatch(r"[^\W_]+", place.role) for place in of)
+        own = sum(spelled(place.name) == spelled(id) for place in of)
+        if not (words and min(common, own) > len(of) / 2):
+            return False
+    return True
 
 
 def _around(place: Place) -> tuple[str, ...]:
@@ -493,9 +501,16 @@ def _short(texts: Mapping[str, str]) -> dict[str, str]:
     words = {base: re.findall(r"[^\W_]+", text) for base, text in texts.items()}
     common = set.intersection(*({word.lower() for word in of} for of in words.values()))
     short = {base: "_".join(word for word in of if word.lower() not in common) for base, of in words.items()}
-    if not all(short.values()) or not common:
+    same = len({shown_by(text) for text in texts.values()}) == 1
+    told = same or all(shown_by(short[base]) == shown_by(texts[base]) for base in texts)
+    if not (common and told and all(short.values())):
         short = dict(texts)
-    return {base: name_of(text) or name_of(texts[base]) or "image" for base, text in short.items()}
+    return {base: name_of(text) or name_of(f"channel {text}") for base, text in short.items()}
+
+
+def _kind_by_values(file: Path) -> Modality:
+    """CT where values lie as low as those of air in Hounsfield units, else MRI."""
+    return Modality("ct", NORMALISATIONS["ct"]) if lowest_value(file) <= MAX_AIR_HU else Modality()
 
 
 def _slices(path: Path, scans: Scans) -> Proposal:

@@ -170,13 +170,8 @@ class _Bids:
         )
         self._about_participants(cases)
         unlabelled = [case.id for case in cases if case.label is None]
-        sections = None
         if unlabelled and len(unlabelled) < len(cases):
-            self.notes.append(f"without a label, for prediction alone: {first_of(unlabelled)} (section 'test')")
-            sections = {
-                "training": tuple(case.id for case in cases if case.label is not None),
-                "test": tuple(unlabelled),
-            }
+            self.notes.append(f"cases without label, for prediction alone: {first_of(unlabelled)}")
         return Proposal(
             "bids",
             self.path,
@@ -184,7 +179,6 @@ class _Bids:
             modalities,
             {"": labels},
             cases,
-            sections=sections,
             questions=tuple(dict.fromkeys(self.questions)),
             left_out={reason: tuple(paths) for reason, paths in self.left_out.items()},
             notes=tuple(self.notes),

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from cggm_med.data.folders.patients import is_visit
 from cggm_med.data.folders.scans import Scan, common_folder
 from cggm_med.data.folders.vocabulary import never_an_image, processing_of, shown_by, spelled, tells_label
 
@@ -33,11 +34,17 @@ _CONTAINER = (
     "labels label scans volumes mri mr ct pet anat func perf dwi fmap raw derivatives preproc original originals orig "
     "masks mask gt annotations annotation segmentations segmentation seg structural files results native"
 )
+# What a file is, which stands before its number in "volume-0" and says no more than that.
+_FILE_WORDS = frozenset(
+    {"image", "images", "img", "imgs", "vol", "volume", "volumes", "scan", "scans", "serie", "series", "file"}
+    | {"mri", "mrt", "irm", "mr"}
+)
 _SECTIONS = {
     "training": r"\b(train\w*|(images?|labels?|imgs?|masks?) ?tr)\b",
     "validation": r"\b(val|valid|validation)\b|\bvalidationdata\b|validation data|\b(images?|labels?) ?va(l)?\b",
     "test": r"\b(test\w*|(images?|labels?|imgs?|masks?) ?ts)\b",
 }
+_KEYS = ("name", "folders", "both")
 _TECHNIQUES = frozenset(_TECHNIQUE.split())
 _CONTAINERS = frozenset(_CONTAINER.split())
 # Words that number readers of an image or its time points, where they are not a part of the case's name.
@@ -45,9 +52,12 @@ _READER = re.compile(
     r"(mask|seg|segm|rater|reader|expert|observer|annotator|label|lesion|gt|roi|r|manual\w*|segmentation)"
 )
 _NUMBERED = re.compile(
-    r"(mask|seg|rater|reader|expert|observer|annotator|label|lesion|gt|roi|manual|segmentation|manualsegmentation)\d{1,2}"
+    r"(mask|seg|rater|reader|expert|observer|annotator|obs|label|lesion|gt|roi|manual|segmentation|manualsegmentation|r)"
+    r"\d{1,2}"
 )
 _TIME = re.compile(r"(time|tp|timepoint|visit|scan|session|t0|bl|fu|baseline|followup)\d{0,3}")
+# Channels of nnU-Net, whose dataset.json would say what they show.
+_CHANNEL = re.compile(r"0{3}\d")
 
 
 @dataclass(frozen=True)
@@ -68,37 +78,53 @@ class Place:
     role: str
     role_folders: tuple[str, ...]
 
-    @property
+    @functools.cached_property
     def text(self) -> str:
         """What the scan shows: its own name, and the folders around it if that does not tell."""
         told = self.role
         for folder in self.role_folders:
-            if _tells(told):
-                break
-            told = f"{folder} {told}".strip() if _tells(folder) else told
+            if _tells(folder) and not _tells(told):
+                told = f"{folder} {told}".strip()
         return told
 
-    @property
+    @functools.cached_property
+    def visit(self) -> str:
+        """The folder of a visit, where it does not tell cases apart but the images of one."""
+        return next((folder for folder in self.role_folders if is_visit(folder, dated=False)), "")
+
+    @functools.cached_property
     def is_mask(self) -> bool:
         """Whether it was drawn or computed: its name says so, or its name says nothing else and a folder does."""
         named = shown_by(self.role) is not None and not tells_label(self.role)
         return any(map(_holds_masks, self.role_folders)) or (tells_label(self.text) and not named)
 
-    @property
+    @functools.cached_property
     def apart(self) -> tuple[str, ...]:
         """The folders that tell copies of one image apart: not those of a section, nor those that number the files."""
         return tuple(f for f in self.role_folders if not re.search(r"\d", f) and not _section_in(f))
 
 
+@dataclass(frozen=True, order=True)
+class _Words:
+    """Which words of paths, beside numbers, say whose a file is."""
+
+    times: bool  # those of visits
+    readers: bool  # numbers of readers and of channels
+    unknown: bool  # what says nothing else
+
+
 @dataclass(frozen=True)
 class _Reading:
-    """One way to read paths: which words of a file's name say whose it is, and whether its folders say so too."""
+    """One way to read paths: where they say whose a file is, by which words, and whether a section is part of it."""
 
     key: str
-    times: bool
-    readers: bool
-    unknown: bool
+    words: _Words
     sections: bool
+
+    @property
+    def order(self) -> tuple[int, _Words, bool]:
+        """Place among the ways."""
+        return _KEYS.index(self.key), self.words, self.sections
 
 
 def _tells(text: str) -> bool:
@@ -118,17 +144,18 @@ def cases_of(scans: Sequence[Scan]) -> dict[str, list[Place]]:
     best: tuple[float, _Reading, dict[str, list[Place]]] | None = None
     # Where only some files lie in folders of a section, the others have no such part of a name.
     sections = all(section_of(scan) for scan in scans)
-    ways = itertools.product(("name", "folders", "both"), *[(False, True)] * 4)
-    for reading in itertools.starmap(_Reading, ways):
-        if reading.sections and not sections:
-            continue
-        groups: dict[str, list[Place]] = {}
-        for scan in scans:
-            place = _place(scan, reading, len(shared), folder_roles, constant)
-            groups.setdefault(_key(place, reading), []).append(place)
-        cost = _cost(groups)
-        if best is None or cost < best[0]:
-            best = (cost, reading, groups)
+    for times, readers, unknown in itertools.product((False, True), repeat=3):
+        words = _Words(times, readers, unknown)
+        places = [_place(scan, words, len(shared), folder_roles, constant) for scan in scans]
+        for key, by_section in itertools.product(_KEYS, (False, True) if sections else (False,)):
+            reading = _Reading(key, words, by_section)
+            groups: dict[str, list[Place]] = {}
+            for place in places:
+                groups.setdefault(_key(place, reading), []).append(place)
+            cost = _cost(groups)
+            # Of two that do as well, the one that asks less of the paths.
+            if best is None or (cost, reading.order) < (best[0], best[1].order):
+                best = (cost, reading, groups)
     return {} if best is None else _named(best[2], best[1])
 
 
@@ -136,10 +163,10 @@ def _cost(groups: Mapping[str, Sequence[Place]]) -> float:
     """How many files a way to read paths leaves alone, lets collide or tears from their counterparts."""
     cost = 0.0
     labelled = sum(any(place.is_mask for place in of) for of in groups.values())
-    roles = {spelled(place.text) for of in groups.values() for place in of if not place.is_mask}
+    roles = {(spelled(place.text), place.visit) for of in groups.values() for place in of if not place.is_mask}
     for key, of in groups.items():
         images = [place for place in of if not place.is_mask]
-        texts = Counter((spelled(place.text), place.apart) for place in of)
+        texts = Counter((spelled(place.text), place.visit, place.apart) for place in of)
         cost += sum(count - 1 for count in texts.values()) * 1.5
         if not images:
             cost += len(of)
@@ -155,7 +182,7 @@ def _cost(groups: Mapping[str, Sequence[Place]]) -> float:
 
 @functools.lru_cache(maxsize=100_000)
 def _holds_masks(folder: str) -> bool:
-    words = r"labels?(tr|ts)?|masks?|masken?|seg\w*|gt|ground truth|annotations?|delineations?"
+    words = r"labels?(tr|ts)?|masks?|masken?|segm?|segs|segment\w*|gt|ground truth|annotations?|delineations?"
     return bool(re.search(rf"\b({words})\b", spelled(folder)))
 
 
@@ -172,15 +199,16 @@ def _key(place: Place, reading: _Reading) -> str:
 
 
 def _place(
-    scan: Scan, reading: _Reading, shared: int, folder_roles: frozenset[tuple[str, ...]], constant: frozenset[str]
+    scan: Scan, counted: _Words, shared: int, folder_roles: frozenset[tuple[str, ...]], constant: frozenset[str]
 ) -> Place:
     own: list[str] = []
     roles: list[str] = []
     for depth in range(shared, len(scan.folders)):
         folder = scan.folders[depth]
-        (roles if _says_role(scan, depth, folder_roles) else own).append(folder)
-    name, role = _split(scan.stem, reading, constant)
-    return Place(scan, tuple(own), name, role, tuple(reversed(roles)))
+        role = scan.folders[: depth + 1] in folder_roles or (not counted.times and is_visit(folder, dated=False))
+        (roles if role else own).append(folder)
+    name, told = _split(scan.stem, counted, constant)
+    return Place(scan, tuple(own), name, told, tuple(reversed(roles)))
 
 
 def section_of(scan: Scan) -> str:
@@ -200,17 +228,15 @@ def _section_in(text: str) -> str:
     return next((section for section, pattern in _SECTIONS.items() if re.search(pattern, words)), "")
 
 
-def _says_role(scan: Scan, depth: int, folder_roles: frozenset[tuple[str, ...]]) -> bool:
-    return scan.folders[: depth + 1] in folder_roles
-
-
 def _role_folders(scans: Sequence[Scan]) -> frozenset[tuple[str, ...]]:
     """Folders whose names say what lies in them, not whose it is."""
     below: dict[tuple[str, ...], set[str]] = {}
     held: Counter[tuple[str, ...]] = Counter()
     stems: dict[tuple[str, ...], str] = {}
+    inside: dict[tuple[str, ...], set[str]] = {}
     for scan in scans:
         for depth in range(len(scan.folders)):
+            inside.setdefault(scan.folders[: depth + 1], set()).add(scan.stem)
             below.setdefault(scan.folders[:depth], set()).add(scan.folders[depth])
             held[scan.folders[: depth + 1]] += 1
             stems[scan.folders[: depth + 1]] = scan.stem
@@ -227,6 +253,7 @@ def _role_folders(scans: Sequence[Scan]) -> frozenset[tuple[str, ...]]:
             if (
                 all(_is_container(word) for word in words)
                 or (told and not numbered)
+                or (tells_label(name) and all(not _says_content_anywhere(other) for other in inside[path]))
                 # One folder for each file, such as "3_T1_MPRAGE" or one named as the file in it.
                 or (single and told and distinct)
                 or (single and stems[path] == name and len(names) > 1 and parent and _all_single(names, parent, held))
@@ -244,17 +271,19 @@ def _all_single(names: set[str], parent: tuple[str, ...], held: Counter[tuple[st
     return all(held[(*parent, name)] == 1 for name in names)
 
 
+def _says_content_anywhere(stem: str) -> bool:
+    return any(_says_content(word.lower()) for word in _WORD.findall(stem))
+
+
 def _without_numbers(name: str) -> str:
     return " ".join(word for word in spelled(name).split() if not word.isdigit())
 
 
 @functools.lru_cache(maxsize=100_000)
 def _is_container(word: str) -> bool:
-    word = re.sub(r"\d+$", "", word) or word
-    return (
-        word in _CONTAINERS
-        or re.fullmatch(r"(images?|labels?|imgs?|masks?)(tr|ts|va|val|train|test)", word) is not None
-    )
+    parts = r"(train|training|test|testing|val|validation|set|part|batch|data|fold)\d+"
+    sections = r"(images?|labels?|imgs?|masks?)(tr|ts|va|val|train|test)"
+    return word in _CONTAINERS or re.fullmatch(rf"{parts}|{sections}", word) is not None
 
 
 def _constant_words(scans: Sequence[Scan]) -> frozenset[str]:
@@ -265,10 +294,10 @@ def _constant_words(scans: Sequence[Scan]) -> frozenset[str]:
     return frozenset(word for word in every if not _says_what(word) or word in _TECHNIQUES)
 
 
-def _split(stem: str, reading: _Reading, constant: frozenset[str]) -> tuple[str, str]:
+def _split(stem: str, counted: _Words, constant: frozenset[str]) -> tuple[str, str]:
     """The part of a file's name that says whose it is, and the rest without what every file has."""
     words = list(_WORD.finditer(stem))
-    own = [_is_own(words, k, reading) for k in range(len(words))]
+    own = [_is_own(words, k, counted) for k in range(len(words))]
     content = [
         _says_content(word[0].lower()) or (_says_what(word[0].lower()) and any(own[:k])) for k, word in enumerate(words)
     ]
@@ -277,7 +306,7 @@ def _split(stem: str, reading: _Reading, constant: frozenset[str]) -> tuple[str,
         before = k - 1
         while before >= 0 and not own[before] and not content[before]:
             before -= 1
-        if before < 0 or own[before]:
+        if before < 0 or own[before] or words[before][0].lower() in _FILE_WORDS:
             own[before + 1 : k] = [True] * (k - before - 1)
     runs = [
         (mine, [word for _, word in of]) for mine, of in itertools.groupby(zip(own, words, strict=True), lambda p: p[0])
@@ -298,25 +327,27 @@ def _trimmed(text: str, constant: frozenset[str]) -> str:
     return text[words[0].start() : words[-1].end()] if words else ""
 
 
-def _is_own(words: Sequence[re.Match[str]], k: int, reading: _Reading) -> bool:
+def _is_own(words: Sequence[re.Match[str]], k: int, counted: _Words) -> bool:
     word = words[k][0].lower()
     if _says_what(word):
         return False
     if _TIME.fullmatch(word):
-        return reading.times
+        return counted.times
+    if _CHANNEL.fullmatch(word) and k and k == len(words) - 1:
+        return counted.readers
     if _NUMBERED.fullmatch(word):
-        return reading.readers
-    if re.fullmatch(r"\d{1,2}", word) and k and not reading.readers and _READER.fullmatch(words[k - 1][0].lower()):
+        return counted.readers
+    if re.fullmatch(r"\d{1,2}", word) and k and not counted.readers and _READER.fullmatch(words[k - 1][0].lower()):
         return False
     if re.search(r"\d", word):
         return True
-    return reading.unknown
+    return counted.unknown
 
 
 @functools.lru_cache(maxsize=100_000)
 def _says_content(word: str) -> bool:
-    """Whether a word alone says what a file shows, or that it is a label."""
-    return bool(shown_by(word) or tells_label(word))
+    """Whether a word alone says what a file shows, that it is a label, or just a file."""
+    return bool(shown_by(word) or tells_label(word) or word in _FILE_WORDS)
 
 
 @functools.lru_cache(maxsize=100_000)

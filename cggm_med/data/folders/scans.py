@@ -105,6 +105,16 @@ def looks_like_label(path: Path) -> bool:
     return whole and 1 < len(values) <= MAX_LABEL_VALUES and float(np.mean(voxels == 0)) > 0.5
 
 
+def lowest_value(path: Path) -> float:
+    """The lowest finite value of a volume; 0 where it cannot be read."""
+    try:
+        voxels = open_image(path).voxels()
+    except DataError:
+        return 0.0
+    finite = voxels[np.isfinite(voxels)]
+    return float(finite.min()) if finite.size else 0.0
+
+
 def same_grid(one: Path, other: Path) -> bool:
     """Whether two files have as many voxels at the same places; False where one cannot be read."""
     try:

@@ -122,12 +122,12 @@ def choose_targets(masks: Mapping[str, Sequence[Mask]]) -> Targets:
         notes.append(f"{', '.join(sorted(agreed))} is the label; the masks of {count} readers stay beside it as raters")
     if drafts:
         questions.append(
-            f"whether cases whose only mask a machine drew are left out: {first_of(drafts)}; they stay without a label"
+            f"whether cases with a machine's label only are left out: {first_of(drafts)}; they stay without a label"
         )
     several = sorted({spelled(_of(kept, path)) for path in labels.values()} - readers)
     if len({re.sub(r"\b(seg|segm|segmentation)\b", "seg", text) for text in several}) > 1 and not rivals:
         questions.append(
-            f"whether the labels, which are named differently from case to case, are of one kind: {', '.join(several)}"
+            f"whether the label, whose name differs from case to case, is of one kind: {', '.join(several)}"
         )
     return Targets(
         labels, raters, {reason: tuple(paths) for reason, paths in left_out.items()}, tuple(questions), tuple(notes)

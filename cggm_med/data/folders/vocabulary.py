@@ -6,6 +6,7 @@ English, German, French, Spanish, Italian and Dutch are read; letter case, accen
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -13,8 +14,11 @@ from collections.abc import Mapping
 from cggm_med.data.declaration import NORMALISATIONS, Kind, Modality
 
 UNKNOWN_SEQUENCE = "unknown"
+# The files of a cohort say the same few words thousands of times.
+_remembered = functools.lru_cache(maxsize=100_000)
 
 
+@_remembered
 def spelled(name: str) -> str:
     """A name as the patterns here read it: lower-case words without accents, apart by single spaces.
 
@@ -31,6 +35,7 @@ def spelled(name: str) -> str:
     return re.sub(r"[^a-z0-9+*]+", " ", text).strip()
 
 
+@_remembered
 def shown_by(name: str) -> Modality | None:
     """What images of this name show; None where the name does not tell, or tells that they are none to learn from.
 
@@ -76,6 +81,19 @@ def sequence_of(name: str, contrast_agent: bool = False) -> str:
     return found[0] if len(found) == 1 else UNKNOWN_SEQUENCE
 
 
+def told_by_rare_word(name: str) -> bool:
+    """Whether a contrast agent is told by nothing but an abbreviation that means something else in other places.
+
+    Example:
+        >>> [told_by_rare_word(name) for name in ("T1WKS", "T1 KM", "T2 cm")]
+        [True, False, False]
+    """
+    text = spelled(name)
+    without = re.sub(r"\b(t1w?)?(ks|kv|cm|pdc)\b", "t1", text)
+    return without != text and sequence_of(name) == "t1ce" and sequence_of(without) == "t1"
+
+
+@_remembered
 def tells_label(name: str) -> bool:
     """Whether a name says that a volume was drawn or computed as a label: of whatever, by whomever.
 
@@ -97,6 +115,7 @@ def not_the_target(name: str) -> str:
     return next((reason for reason, pattern in _NOT_THE_TARGET.items() if re.search(pattern, text)), "")
 
 
+@_remembered
 def never_an_image(name: str) -> str:
     """Why a volume of this name is none to learn from, such as a localizer; empty if nothing says so.
 
@@ -111,6 +130,7 @@ def never_an_image(name: str) -> str:
     return "transformation, no image" if transformed else ""
 
 
+@_remembered
 def processing_of(name: str) -> str:
     """How a copy of an image was made, in the words of its name: ``raw``, ``processed`` or nothing that is told.
 
@@ -124,6 +144,7 @@ def processing_of(name: str) -> str:
     return "raw" if re.search(_RAW, text) else ""
 
 
+@_remembered
 def without_processing(name: str) -> str:
     """A spelled name without the words that tell how a copy was made, such as ``flair`` for ``FLAIR_preprocessed``."""
     return re.sub(r" +", " ", re.sub(rf"{_PROCESSED}|{_RAW}", " ", spelled(name))).strip()
@@ -232,7 +253,7 @@ _LABEL = (
     r"\b(\w*segs?|seg\d+|d?segm|(\w+)?segment\w*|probseg|\w*mask\w*|msk\w*|masque\w*|mascara\w*|masch\w*"
     r"|gts?|gtv\w*|ctv|ptv|roi\w*|voi|label\w*|lbl|annot\w*|contour\w*|kontur\w*|delineat\w*|manual|\w*truth|gold"
     r"|lesions?|lesione?s?|lesioni|laesion\w*|laesies?|lasion\w*|letsels?|tumou?r\w*|tumeur|tumore|infar\w*|wmh\w*"
-    r"|ot|ot ?multi ?class|consens\w*|konsens\w*|rater\w*|expert\w*|target)\b"
+    r"|ot|ot ?multi ?class|consens\w*|konsens\w*|rater\w*|reader\w*|observer\w*|annotator\w*|expert\w*|target)\b"
 )
 _NOT_THE_TARGET = {
     "brain mask, not the target": r"\b(brain|bet|skull|head|kopf|hirn\w*|gehirn\w*|cerveau|cerebro|cervello|hersenen) ?"
