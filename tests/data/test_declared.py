@@ -44,6 +44,19 @@ def test_a_case_has_what_it_names(written):
     assert found.sections is None
 
 
+def test_the_label_may_be_one_of_the_readers_maps(written):
+    folder = written({"id": "a", "flair": "a.nii", "label": "l.nii"})
+    (folder / "m.nii").touch()
+    content = json.loads((folder / "dataset.json").read_text())
+    content["training"][0]["raters"] = {"1": "l.nii", "2": "m.nii"}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    _, found = read_declared(folder)
+    assert found.cases[0].raters["1"] == found.cases[0].label
+    (folder / "m.nii").unlink()
+    with pytest.raises(DataError, match=r"label of 2 does not exist"):
+        read_declared(folder)
+
+
 def test_sections_are_splits_and_tests_need_no_label(written):
     _, found = read_declared(
         written({"id": "a", "flair": "a.nii", "label": "l.nii"}, test=[{"id": "b", "flair": "b.nii"}])

@@ -71,7 +71,8 @@ def read_cases(file: Path, content: Mapping[str, Any], declaration: Declaration,
         problems += [f"{found.id}: {problem}" for problem in _problems(found, declaration)]
         if not found.labels and need_labels and section != "test":
             problems.append(f"{found.id}: no label (expected the key '{LABEL}' in {where})")
-        labels = {role: ImageFile(path) for role, path in found.labels.items()}
+        # Where nothing says what the readers agreed on, one reader's map may stand for the label.
+        labels = {role: ImageFile(path) for role, path in found.labels.items() if role == LABEL or path != found.label}
         for role, image in {**found.images, **labels}.items():
             key = (image.path, image.channel)
             if user.setdefault(key, f"{where} {role}") != f"{where} {role}":
