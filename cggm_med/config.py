@@ -161,9 +161,7 @@ def resolve(sections: Mapping[str, type], layers: Sequence[Tree]) -> RunConfig:
         >>> config.optim.lr
         0.001
     """
-    merged: Tree = {}
-    for layer in layers:
-        merged = _merge(merged, layer)
+    merged = merge(layers)
     types_of = {"optim": OptimConfig, "train": TrainConfig, **sections}
     known = [*types_of, "preset"]
     for key in merged:
@@ -218,7 +216,7 @@ def parse_overrides(assignments: Sequence[str]) -> Tree:
                 "such as optim.lr=1e-3"
             )
         leaf = {section: leaf}
-        tree = _merge(tree, leaf)
+        tree = merge([tree, leaf])
     return tree
 
 
@@ -263,11 +261,18 @@ def differences(a: Tree, b: Tree, prefix: str = "") -> list[str]:
     return lines
 
 
-def _merge(below: Tree, above: Tree) -> Tree:
-    merged = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
+def merge(layers: Sequence[Tree]) -> Tree:
+    """Nested settings of which later ones take precedence.
+
+    Example:
+        >>> merge([{"optim": {"lr": 1, "name": "adam"}}, {"optim": {"lr": 2}}])
+        {'optim': {'lr': 2, 'name': 'adam'}}
+    """
+    merged: Tree = {}
+    for layer in layers:
+        for key, value in layer.items():
+            both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+            merged[key] = merge([merged[key], value]) if both else value
     return merged
 
 

@@ -1,16 +1,21 @@
-"""Select the device that a network computes on, and its precision."""
+"""Select the device that a network computes on and its precision, and tell how much memory there is and is held."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from cggm_med.errors import ConfigError
+
+CONTEXT_BYTES = 500_000_000  # of a GPU that CUDA takes for a process, about, before the first tensor
 
 
 def select_device(name: str) -> torch.device:
@@ -44,3 +49,25 @@ def precision(name: str, device: torch.device) -> Callable[[], AbstractContextMa
     """
     low = name == "bfloat16" or (name == "auto" and device.type == "cuda")
     return lambda: torch.autocast(device.type, torch.bfloat16, enabled=low)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Free memory of a GPU."""
+    return int(torch.cuda.mem_get_info(device)[0])
+
+
+def held_bytes(device: torch.device) -> int:
+    """What this process holds on a device by now, beside the tensors on a GPU; 0 where the system does not say.
+
+    On a CPU that is the interpreter with all that was imported, and everything it has read: several hundred megabytes
+    before the first tensor.
+    """
+    if device.type == "cuda":
+        return CONTEXT_BYTES
+    if sys.platform == "win32":
+        return 0
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -30,6 +30,11 @@ def world_size() -> int:
     return distributed.get_world_size() if active() else 1
 
 
+def started() -> int:
+    """Number of processes that torchrun has started, also before they join."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextlib.contextmanager
 def processes(device: torch.device) -> Iterator[None]:
     """Join the other processes that torchrun started, for the duration of the block; a single process does nothing.
@@ -37,7 +42,7 @@ def processes(device: torch.device) -> Iterator[None]:
     Args:
         device: this process's device; decides between nccl and gloo.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if started() == 1:
         yield
         return
     backend = "nccl" if device.type == "cuda" else "gloo"

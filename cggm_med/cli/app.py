@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from cggm_med.cli import bundle, doctor, finished_runs, init, nnunet, plugins, predict, train
+from cggm_med.cli import bundle, doctor, finished_runs, init, nnunet, plan, plugins, predict, train
 from cggm_med.errors import CggmMedError
 
 FILES_BY_MODALITY = {"ignore_unknown_options": True}  # --flair FILE, whatever the modalities are called
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.add_typer(nnunet.app)
 app.add_typer(bundle.app)
 app.command()(init.init)
+app.command()(plan.plan)
 app.command()(train.train)
 app.command()(finished_runs.evaluate)
 app.command()(finished_runs.report)

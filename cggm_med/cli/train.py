@@ -33,7 +33,7 @@ def train(
 ) -> None:
     """Train, then score the held-out cases.
 
-    Without --data the task's embedded data are used. Settings: defaults < preset < --config < --set.
+    Without --data the task's embedded data are used. Settings: defaults < plan < preset < --config < --set.
     """
     overrides = overrides_of(settings, data)
     if allow_missing:
@@ -45,7 +45,7 @@ def train(
     from cggm_med.device import select_device
     from cggm_med.runs import train as run
     from cggm_med.runs.folder import RunFolder
-    from cggm_med.runs.settings import make_config
+    from cggm_med.runs.settings import make_config, of_first_process
 
     console = make_console()
     if resume is not None:
@@ -62,6 +62,7 @@ def train(
     resolved = make_config(task, [*layers, overrides], preset=preset, strategy=strategy)
     device = select_device(resolved.train.device)
     with distributed.processes(device):
+        resolved = of_first_process(resolved, device)
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         stamp = distributed.gather_json(stamp, device)[0]
         folder = out or Path("runs") / f"{stamp}-{resolved.task.name}-{resolved.strategy.name}"

@@ -112,7 +112,7 @@ def predict_cases(
             windows, memory = predictor.cost(scan)
             say(
                 f"{number} of {len(todo)}: {case}, {windows} windows of {window} voxels, "
-                f"about {_readable(memory)} on {predictor.device}"
+                f"the process takes about {_readable(memory)} on {predictor.device}"
             )
             prediction = predictor.segment(scan)
             _write(files[case], prediction, predictor, extras, write)

@@ -19,7 +19,7 @@ from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.modality_check import Signatures, check
 from cggm_med.data.volumes.resample import OneGrid, read_on_one_grid
 from cggm_med.data.volumes.transforms import NativeGrid, to_network
-from cggm_med.device import precision, select_device
+from cggm_med.device import held_bytes, precision, select_device
 from cggm_med.errors import CheckpointError, ConfigError, DataError, UnknownName
 from cggm_med.models.peak_memory import peak_bytes
 from cggm_med.models.sliding_window import window_count, windows_at_once
@@ -204,10 +204,11 @@ class Predictor:
         )
 
     def cost(self, scan: PreprocessedCase) -> tuple[int, int]:
-        """The number of windows of ``segment``, and roughly the bytes that it needs on the device.
+        """The number of windows of ``segment``, and roughly the bytes that the process will then hold on the device.
 
-        Weights, image, probabilities and the network's activations in float32 are counted; scratch memory of single
-        operations is not.
+        What it holds by now (on a CPU the interpreter, the weights and the scan; on a GPU what CUDA takes, and the
+        weights), the network's activations in float32, and the volumes made of the scan. Scratch memory of single
+        operations is not counted, nor the next scan of a folder, which is read meanwhile.
         """
         patch_size, shape = self.volumes.patch_size, scan.image.shape[1:]
         count = window_count(shape, patch_size, self.volumes.overlap)
@@ -216,11 +217,14 @@ class Predictor:
         if key not in self._peaks:
             network = copy.deepcopy(self.model).to("meta")
             self._peaks[key] = peak_bytes(lambda: network(dict.fromkeys(scan.modalities, windows)))
-        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
-        # Besides the regions: the sum of the windows' weights and, with flips, the sum of earlier predictions.
-        volumes = len(scan.modalities) + (1 + self.flips) * len(self.task.targets) + 1
+        held = held_bytes(self.device)
         padded = math.prod(max(n, p) for n, p in zip(shape, patch_size, strict=True))
-        return count * (1 + len(FLIPS) if self.flips else 1), weights + self._peaks[key] + 4 * volumes * padded
+        # Besides the regions: the sum of the windows' weights and, with flips, the sum of earlier predictions.
+        volumes = 4 * ((1 + self.flips) * len(self.task.targets) + 1) * padded
+        if self.device.type != "cpu":
+            weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
+            volumes += weights + 4 * len(scan.modalities) * padded  # which a CPU holds by now
+        return count * (1 + len(FLIPS) if self.flips else 1), held + self._peaks[key] + volumes
 
     def _on_one_grid(self, case: Case) -> OneGrid:
         """The images of a case, brought onto one grid if they have several and it is known which."""

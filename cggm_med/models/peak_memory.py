@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,31 +13,35 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-def peak_bytes(compute: Callable[[], Any]) -> int:
+def peak_bytes(compute: Callable[[], Any], *, gradients: bool = False) -> int:
     """Most bytes that the tensors made by a computation hold at any one time.
 
     Run it on the ``meta`` device, where tensors have a shape but no content: there it takes milliseconds and no memory.
     Scratch memory inside single operations, such as convolutions, is not counted.
 
     Args:
-        compute: called once, without gradients.
+        compute: called once.
+        gradients: whether it may differentiate; what is kept for that is counted as well.
 
     Example:
         >>> image = torch.zeros(10, 10, device="meta")
         >>> peak_bytes(lambda: (image + 1).relu().sum())  # two volumes of 400 bytes; the sum needs only one of them
         800
     """
-    with torch.no_grad(), _Live() as live:
+    with contextlib.nullcontext() if gradients else torch.no_grad(), _Live() as live:
         compute()
     return live.peak
 
 
 class _Live(TorchDispatchMode):
-    """Counts the bytes of the storages that are alive."""
+    """Counts the bytes of the storages that are alive.
+
+    Storages rather than tensors: what autograd keeps may be a tensor that Python never sees.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.users: Counter[int] = Counter()  # living tensors by storage
+        self.alive: set[int] = set()
         self.bytes, self.peak = 0, 0
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -46,19 +50,18 @@ class _Live(TorchDispatchMode):
         for tensor in tree_leaves(result):
             # An operation in place returns what it was given.
             if isinstance(tensor, Tensor) and id(tensor) not in given:
-                self._count(tensor)
+                self._count(tensor.untyped_storage())
         return result
 
-    def _count(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
+    def _count(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
-        if not self.users[key]:
-            self.bytes += size
-            self.peak = max(self.peak, self.bytes)
-        self.users[key] += 1
-        weakref.finalize(tensor, self._drop, key, size)
+        if key in self.alive:
+            return
+        self.alive.add(key)
+        self.bytes += size
+        self.peak = max(self.peak, self.bytes)
+        weakref.finalize(storage, self._drop, key, size)
 
     def _drop(self, key: int, size: int) -> None:
-        self.users[key] -= 1
-        if not self.users[key]:
-            self.bytes -= size
+        self.alive.discard(key)
+        self.bytes -= size

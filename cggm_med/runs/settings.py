@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from cggm_med import distributed, registry
-from cggm_med.config import RunConfig, Tree, require, resolve, to_tree
+from cggm_med.config import RunConfig, Tree, merge, require, resolve, to_tree
 from cggm_med.errors import ConfigError, UnknownName
 from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task.base import Task
 
 
 def make_config(task: str, layers: Sequence[Tree], preset: str | None = None, strategy: str | None = None) -> RunConfig:
-    """Resolve settings: defaults < what the data declare < preset < the strategy's training defaults < ``layers``.
+    """Resolve settings: defaults < what follows from the data < preset < the strategy's training defaults < ``layers``.
 
     Args:
         task: registered name.
@@ -61,12 +63,13 @@ def make_config(task: str, layers: Sequence[Tree], preset: str | None = None, st
     # The settings of a run hold what its data declared, and its data may be elsewhere by now.
     stored = any("declaration" in layer.get("task", {}) for layer in layers if isinstance(layer.get("task"), dict))
     path = stated.get("data.path")
-    declared = {} if stored else cls.settings_of_data(None if path is None else Path(str(path)))
+    above = merge([cls.presets[preset], {"train": balancing.train_defaults}, *layers])
+    of_data = {} if stored else cls.settings_of_data(None if path is None else Path(str(path)), above)
     # A task's own TaskConfig may have another default.
     modalities = {} if hasattr(cls.TaskConfig, "modalities") else {"modalities": list(cls.known_modalities)}
     defaults: Tree = {"task": modalities, "train": balancing.train_defaults}
     names: Tree = {"preset": preset, "task": {"name": task}, "strategy": {"name": strategy}}
-    return resolve(sections, [declared, cls.presets[preset], defaults, *layers, names])
+    return resolve(sections, [of_data, cls.presets[preset], defaults, *layers, names])
 
 
 def instantiate(config: RunConfig) -> tuple[Task, BalancingStrategy]:
@@ -86,6 +89,12 @@ def instantiate(config: RunConfig) -> tuple[Task, BalancingStrategy]:
             raise UnknownName("modality of train.modality_dropout", modality, config.task.modalities)
     task = registry.load(registry.TASKS, config.task.name)(config)
     return task, registry.load(registry.STRATEGIES, config.strategy.name)(config.strategy)
+
+
+def of_first_process(config: RunConfig, device: torch.device) -> RunConfig:
+    """The config of the first process, for all: each has planned by the free memory of its own device."""
+    tree = distributed.gather_json(to_tree(config), device)[0]
+    return config if tree == to_tree(config) else make_config(config.task.name, [tree])
 
 
 def completed(stored: Tree) -> Tree:

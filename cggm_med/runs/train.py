@@ -20,6 +20,7 @@ from cggm_med.files import results_folder, write_json, write_text
 from cggm_med.plots.curves import learning_figure, modality_figure
 from cggm_med.results.results import Report
 from cggm_med.results.tables import print_table
+from cggm_med.runs.expected import MIN_STEPS, expected_of
 from cggm_med.runs.finished_run import FinishedRun, held_out
 from cggm_med.runs.folder import RunFolder
 from cggm_med.runs.loaded_run import LoadedRun
@@ -124,6 +125,9 @@ def _train_and_score(
     config, splits, say = task.config, task.splits, speaker(console)
     first = distributed.rank() == 0
     device = select_device(config.train.device)
+    done = checkpoint.step if checkpoint else 0
+    # Before the run's own network is made, so that no two are in memory.
+    outlook = expected_of(task, device, done) if config.train.steps - done >= MIN_STEPS else None
     model = build(task, strategy, config, device)
     if first:
         write_json(run.coverage, coverage(model, strategy))
@@ -138,7 +142,8 @@ def _train_and_score(
     split = held_out(splits)
     if split is None:
         say("no case is held out, so nothing will be scored at the end")
-    done = checkpoint.step if checkpoint else 0
+    if outlook is not None:
+        say(f"expected on {device}: {outlook}; Ctrl-C stops, --resume {run.path} continues")
     progress = RunProgress(console if first else Console(quiet=True), done, config.train.steps)
     run_log = RunLog(loggers, run.path, to_tree(config), done, say)
 

@@ -121,13 +121,14 @@ class Task(ABC):
         self._config = replace(self._config, **sections)
 
     @classmethod
-    def settings_of_data(cls, path: Path | None) -> Tree:
-        """Settings that the data declare by themselves; the preset and the user's settings take precedence.
+    def settings_of_data(cls, path: Path | None, stated: Tree) -> Tree:
+        """Settings that follow from the data; the preset and the user's settings take precedence.
 
         Asked once, when a run is configured; a finished run has them in its own settings.
 
         Args:
             path: ``data.path``; None for the embedded data.
+            stated: what the preset and the user say, around which the rest may be planned.
 
         Raises:
             DataError: if the data do not say what the task needs to know.

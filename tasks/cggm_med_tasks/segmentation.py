@@ -12,16 +12,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from cggm_med.config import RunConfig, Tree
+from cggm_med import distributed, registry
+from cggm_med.config import RunConfig, TrainConfig, Tree, build_section, merge, require
 from cggm_med.data.cases import LABEL, Case, CaseList
 from cggm_med.data.declaration import Declaration, same_meaning
 from cggm_med.data.folders.declared import NAME
 from cggm_med.data.folders.propose import read_any
+from cggm_med.data.volumes.geometry import geometries, target_spacing
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.normalise import Normalisation
 from cggm_med.data.volumes.phantom import VERSION, write_phantom
 from cggm_med.errors import ConfigError, DataError
 from cggm_med.files import atomic_folder, write_json
+from cggm_med.models.encoders import UNetEncoder
+from cggm_med.task.footprint import Network
+from cggm_med.task.plan import Given, budget_of, make_plan
 from cggm_med.task.segmentation import SegmentationTask, SegmentationTaskConfig
 
 PHANTOM: Tree = {
@@ -39,11 +44,16 @@ class DeclaredTaskConfig(SegmentationTaskConfig):
 
     Attributes:
         declaration: what the training data declare, see ``data.declaration.Declaration``; taken from the data.
+        memory_gb: of a GPU to plan for; default: what is free on the device of the run.
     """
 
     name: str = "segmentation"
     modalities: tuple[str, ...] = ()
     declaration: dict[str, Any] = field(default_factory=dict)
+    memory_gb: float | None = None
+
+    def __post_init__(self) -> None:
+        require(self.memory_gb is None or self.memory_gb > 0, "task.memory_gb", self.memory_gb, "more than 0 GB")
 
 
 class DeclaredSegmentation(SegmentationTask):
@@ -81,19 +91,44 @@ class DeclaredSegmentation(SegmentationTask):
         return {name: modality.normalisation for name, modality in self.declaration.modalities.items()}
 
     @classmethod
-    def settings_of_data(cls, path: Path | None) -> Tree:
-        """The declaration of the data, and all of its modalities."""
+    def settings_of_data(cls, path: Path | None, stated: Tree) -> Tree:
+        """The declaration of the data, all of its modalities, and a plan for the device."""
         if path is None:
-            declaration = Declaration.from_json(PHANTOM, "the phantom")
-        else:
-            declaration, _ = read_any(path, need_labels=False)
-        settings: Tree = {
-            "task": {"modalities": list(declaration.modalities), "declaration": declaration.to_json()},
-        }
-        spacing, reference = declaration.spacing, declaration.reference
-        settings["data"] = {} if spacing is None else {"spacing": list(spacing)}
-        settings["data"] |= {} if reference is None else {"resample_to": reference}
-        return settings
+            return _declared(Declaration.from_json(PHANTOM, "the phantom"))
+        declaration, found = read_any(path, need_labels=False)
+        return merge([_declared(declaration), cls._plan(declaration, found, stated)])
+
+    @classmethod
+    def _plan(cls, declaration: Declaration, found: CaseList, stated: Tree) -> Tree:
+        """Settings that suit the sizes of the cases, the device, and what is stated."""
+        sections = {"task": cls.TaskConfig, "data": cls.DataConfig, "model": cls.ModelConfig, "train": TrainConfig}
+        task, data, model, train = (build_section(kind, stated.get(name, {}), name) for name, kind in sections.items())
+        modalities = task.modalities or tuple(declaration.modalities)
+        cases = [case for case in found.cases if case.labels and set(modalities) & set(case.images)]
+        spacing = data.spacing or declaration.spacing
+        scans = geometries(cases, data.resample_to or declaration.reference)
+        if not scans:
+            return {}  # what is wrong with the files is said when they are checked
+        if not issubclass(registry.load(registry.ENCODERS, model.encoder), UNetEncoder):
+            # The strides and the footprint of another encoder are not known.
+            return {"data": {"spacing": list(spacing or target_spacing(scans))}}
+        chosen = {key for name in ("data", "model", "train") for key in stated.get(name, {})}
+        budget = budget_of(train.device, train.precision, task.memory_gb)
+        network = Network(
+            len(modalities),
+            len(declaration.regions),
+            declaration.exclusive,
+            deep_supervision=model.deep_supervision if "deep_supervision" in chosen else budget.deep_supervision,
+            fusion=model.fusion,
+        )
+        processes = distributed.started()
+        given = Given(
+            spacing,
+            data.patch_size if "patch_size" in chosen else None,
+            model.channels if "channels" in chosen else (),
+            max(1, train.batch_size // processes) if "batch_size" in chosen else None,
+        )
+        return make_plan(scans, network, budget, given).settings(budget, processes)
 
     def embedded_data(self, cache: Path, say: Callable[[str], None]) -> Path:
         """A phantom with a declared list, written once to the cache."""
@@ -164,6 +199,18 @@ class DeclaredSegmentation(SegmentationTask):
         shown = data.modalities[name].shows
         alike = [own for own, modality in self.declaration.modalities.items() if modality.shows == shown]
         return alike[0] if shown and len(alike) == 1 else name
+
+
+def _declared(declaration: Declaration) -> Tree:
+    """What a declaration settles by itself."""
+    spacing, reference = declaration.spacing, declaration.reference
+    return {
+        "task": {"modalities": list(declaration.modalities), "declaration": declaration.to_json()},
+        "data": {
+            **({} if spacing is None else {"spacing": list(spacing)}),
+            **({} if reference is None else {"resample_to": reference}),
+        },
+    }
 
 
 def _labelled(found: CaseList, say: Callable[[str], None]) -> CaseList:

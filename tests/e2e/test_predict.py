@@ -7,10 +7,12 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from helpers.command_line import command
 from helpers.small_runs import trained_run
 
 from cggm_med.data.volumes.io import write_volume
+from cggm_med.device import held_bytes
 from cggm_med.errors import CheckpointError, ConfigError, DataError, UnknownName
 from cggm_med.inference.batch import find_images, predict_cases
 from cggm_med.inference.predictor import Predictor
@@ -243,11 +245,12 @@ def test_what_a_scan_will_cost_is_told_first(run, predictor, scans, capsys, tmp_
     first, second = capsys.readouterr().out.splitlines()
     scan = predictor.read("a", files(scans, 2))
     windows, memory = predictor.cost(scan)
-    assert first.startswith(f"1 of 1: a, {windows} windows of 16 x 16 x 16 voxels, about ")
+    assert first.startswith(f"1 of 1: a, {windows} windows of 16 x 16 x 16 voxels, the process takes about ")
     assert second == f"  written: {tmp_path / 'a.nii.gz'}"
     assert Predictor(run, "cpu", flips=True).cost(scan)[0] == 8 * windows
-    # At least the image and the three probabilities.
-    assert memory > scan.image.nbytes + 3 * scan.image[0].nbytes
+    # What this process holds anyway, and the three probabilities; its peak is known only to the system.
+    held = held_bytes(torch.device("cpu"))
+    assert 0.5 * held + 3 * scan.image[0].nbytes < memory < 1.5 * held + 2e9
 
 
 @pytest.mark.parametrize("codes", [(0, 0), (1, 0), (0, 2), (1, 4)], ids=str)

@@ -10,6 +10,7 @@ from helpers.command_line import command
 from helpers.pictures import without_pictures
 
 from cggm_med import registry
+from cggm_med.config import to_tree
 from cggm_med.errors import DataError
 from cggm_med.runs.finished_run import FinishedRun
 from cggm_med.runs.settings import instantiate, make_config
@@ -92,9 +93,10 @@ def test_lesions_are_counted_by_the_declared_rules(run, tmp_path):
     assert "each 26-connected part of the true mask is a lesion, which is found if" in json.dumps(report.rules)
     data = cohort(tmp_path, lesion_rules={"dilations": 2, "min_mm3": 60, "connectivity": 18, "min_overlap": 0.1})
     kind = registry.load(registry.TASKS, "segmentation")
+    small = {"data": {"patch_size": [8, 8, 8], "path": str(data)}, "model": {"channels": [4, 8]}}
     settings = [
-        {"data": {"patch_size": [8, 8, 8], "path": str(data)}, "model": {"channels": [4, 8]}},
-        kind.settings_of_data(data),
+        small,
+        kind.settings_of_data(data, small),
     ]
     task, _ = instantiate(make_config("segmentation", settings))
     task.find(print)
@@ -199,3 +201,48 @@ def test_several_readers_are_one_truth_and_scored_one_by_one(tmp_path, monkeypat
     task.find(print)
     task.prepare(FinishedRun(tmp_path / "run").splits, lambda line: None)
     assert np.unique(task.cases["p0"].target()).tolist() == pytest.approx([0, 2 / 3])
+
+
+def test_the_plan_stands_in_the_settings_below_preset_and_set(tmp_path):
+    data = {"path": str(cohort(tmp_path, names=("flair",)))}
+    planned = make_config("segmentation", [{"data": data}])
+    assert planned.data.spacing == (1.0, 1.0, 3.0)
+    # 18 is halved twice, to 9 and 5, so it is padded to a multiple of 4. Slices of 3 mm join once the others have 2 mm.
+    assert planned.data.patch_size == (20, 20, 8)
+    assert planned.model.strides == ((1, 1, 1), (2, 2, 1), (2, 2, 2))
+    assert planned.train.steps == 1000, "as long as a CPU can"
+    assert planned.train.batch_size == 2
+    # A preset says otherwise, and --set more than that.
+    tiny = make_config("segmentation", [{"data": data}], preset="tiny")
+    assert (tiny.data.patch_size, tiny.train.batch_size, tiny.data.spacing) == ((32, 32, 32), 4, (1.0, 1.0, 3.0))
+    chosen = make_config("segmentation", [{"data": {**data, "patch_size": [16, 16, 8]}, "train": {"batch_size": 3}}])
+    assert (chosen.data.patch_size, chosen.train.batch_size) == ((16, 16, 8), 3)
+    instantiate(chosen)  # strides that suit the patch
+    # For a GPU that is not here: the width of nnU-Net.
+    gpu = make_config("segmentation", [{"data": data, "task": {"memory_gb": 8}}])
+    assert gpu.model.channels[:2] == (32, 64)
+    assert gpu.train.steps == 25000
+    # A run keeps its plan, wherever it is used.
+    assert make_config("segmentation", [to_tree(gpu)]) == gpu
+
+
+def test_plan_shows_what_train_would_do(tmp_path, monkeypatch, capfd):
+    data = cohort(tmp_path)
+    command(monkeypatch, "plan", data, "--set", "model.channels=[2,4]", "--set", "data.patch_size=[8,8,8]")
+    shown = capfd.readouterr().out
+    for said in (
+        "6 cases along right",
+        "20 x 18 x 8",
+        "8 x 8 x 8",
+        "1 x 1 x 3",
+        "flair, t1",
+        "1,000",
+        "expected time",
+        "GB",
+    ):
+        assert said in shown, said
+    command(monkeypatch, "plan", data, "--gpu-memory", "8")
+    shown = capfd.readouterr().out
+    assert "Training on a GPU" in shown
+    assert "25,000" in shown
+    assert not list(tmp_path.glob("runs"))

@@ -1,0 +1,41 @@
+"""``cggm-med plan``: what a run on some data would train, and what that takes, without training it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cggm_med.cli.options import ConfigFile, Debug, Settings, TaskName, make_console, overrides_of
+
+
+def plan(
+    data: Annotated[Path, typer.Argument(help="Folder or file in the layout of the task.", metavar="DATA")],
+    task: TaskName = "segmentation",
+    gpu_memory: Annotated[
+        float | None, typer.Option(help="Plan for a GPU with this memory, in GB. [the device at hand]", min=0)
+    ] = None,
+    strategy: Annotated[str | None, typer.Option(help="How to balance; see 'cggm-med strategies'. [cggm]")] = None,
+    preset: Annotated[str | None, typer.Option(help="Of the task, such as tiny. [what suits the data]")] = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    debug: Debug = False,
+) -> None:
+    """Show the voxel size, patch, network, batch, memory and hours of a training on these data.
+
+    With the same options 'train' does the same. Settings: defaults < plan < preset < --config < --set.
+    """
+    overrides = overrides_of(settings, data)
+    if gpu_memory is not None:
+        overrides["task"] = {**overrides.get("task", {}), "memory_gb": gpu_memory}
+    from cggm_med.config import read_file
+    from cggm_med.results.tables import print_table
+    from cggm_med.runs.outlook import outlook
+    from cggm_med.runs.settings import instantiate, make_config
+
+    layers: list[dict[str, Any]] = [read_file(config)] if config is not None else []
+    planned, _ = instantiate(make_config(task, [*layers, overrides], preset=preset, strategy=strategy))
+    console = make_console()
+    for table in outlook(planned, console.print, at_hand=gpu_memory is None):
+        print_table(table, console)
