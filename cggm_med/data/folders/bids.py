@@ -18,6 +18,7 @@ from cggm_med.data.cases import Case, ImageFile, natural_key
 from cggm_med.data.declaration import Modality
 from cggm_med.data.folders.channels import name_of
 from cggm_med.data.folders.conventions import LabelledCase, conventions_of
+from cggm_med.data.folders.findings import LONELY, SERIES, UNTOLD, Findings
 from cggm_med.data.folders.proposal import Labels, Proposal
 from cggm_med.data.folders.scans import Scan, label_values, scans_under
 from cggm_med.data.folders.targets import Mask, choose_targets
@@ -25,7 +26,6 @@ from cggm_med.data.folders.vocabulary import never_an_image, shown_by, tells_lab
 from cggm_med.data.layouts import read_json
 from cggm_med.errors import DataError, first_of
 
-SERIES = "series of several volumes, not an image of one modality"
 _NO_IMAGE = {
     "fmap": "field map, no image of the tissue",
     "func": "functional series, no image of one modality",
@@ -135,27 +135,20 @@ class _Bids:
     def __init__(self, path: Path, files: Sequence[Named], series: Sequence[Scan]) -> None:
         self.path = path
         self.files = files
-        self.questions: list[str] = []
-        self.notes: list[str] = []
-        self.left_out: dict[str, list[Path]] = {}
-        for scan in series:
-            self._leave_out(SERIES, scan.path)
+        self.findings = Findings(path)
+        self.findings.leave_out(SERIES, (scan.path for scan in series))
 
     def proposal(self) -> Proposal:
         masks, images = self._parted()
-        targets = choose_targets(self._texts(masks))
-        self.questions += targets.questions
-        self.notes += targets.notes
-        for reason, paths in targets.left_out.items():
-            self.left_out.setdefault(reason, []).extend(paths)
+        targets = choose_targets(self._texts(self._of_imaged_sessions(masks, images)))
+        self.findings.take(targets.questions, targets.notes, targets.left_out)
         chosen = self._raw(images)
         named, modalities = self._modalities(chosen)
         ids = sorted(named, key=natural_key)
         lonely = sorted(set(targets.labels) - set(ids), key=natural_key)
         if lonely:
-            self.questions.append(f"which images belong to the labels of {first_of(lonely)}: these have none")
-            for id in lonely:
-                self._leave_out("label without an image of its case", targets.labels[id])
+            self.findings.questions.append(f"which images belong to the labels of {first_of(lonely)}: these have none")
+            self.findings.leave_out(LONELY, (targets.labels[id] for id in lonely))
         labels = self._labels({id: targets.labels[id] for id in ids if id in targets.labels}, modalities)
         subject = {file.case: file.subject for file in self.files}
         cases = tuple(
@@ -171,7 +164,7 @@ class _Bids:
         self._about_participants(cases)
         unlabelled = [case.id for case in cases if case.label is None]
         if unlabelled and len(unlabelled) < len(cases):
-            self.notes.append(f"cases without label, for prediction alone: {first_of(unlabelled)}")
+            self.findings.notes.append(f"cases without label, for prediction alone: {first_of(unlabelled)}")
         return Proposal(
             "bids",
             self.path,
@@ -179,16 +172,10 @@ class _Bids:
             modalities,
             {"": labels},
             cases,
-            questions=tuple(dict.fromkeys(self.questions)),
-            left_out={reason: tuple(paths) for reason, paths in self.left_out.items()},
-            notes=tuple(self.notes),
+            questions=self.findings.all_questions(),
+            left_out=self.findings.all_left_out(),
+            notes=tuple(self.findings.notes),
         )
-
-    def _leave_out(self, reason: str, file: Path) -> None:
-        self.left_out.setdefault(reason, []).append(file)
-
-    def _below(self, file: Path) -> str:
-        return file.relative_to(self.path).as_posix()
 
     def _name(self) -> str:
         try:
@@ -205,16 +192,39 @@ class _Bids:
         for file in self.files:
             folder = next((f for f in file.scan.folders if f in _NO_IMAGE), None)
             if folder is not None:
-                self._leave_out(_NO_IMAGE[folder], file.scan.path)
+                self.findings.leave_out(_NO_IMAGE[folder], [file.scan.path])
             elif file.is_mask:
                 masks.setdefault(file.case, []).append(file)
             elif reason := never_an_image(file.suffix):
-                self._leave_out(reason, file.scan.path)
+                self.findings.leave_out(reason, [file.scan.path])
             elif _shown(file) is None:
-                self._leave_out("its name does not tell what it shows", file.scan.path)
+                self.findings.leave_out(UNTOLD, [file.scan.path])
             else:
                 images.setdefault(file.case, []).append(file)
         return masks, images
+
+    def _of_imaged_sessions(
+        self, masks: Mapping[str, list[Named]], images: Mapping[str, Sequence[Named]]
+    ) -> dict[str, list[Named]]:
+        """The masks by case; those of a session without images go to the one session of the subject that has some."""
+        sessions: dict[str, set[str]] = {}
+        for id, of in images.items():
+            sessions.setdefault(of[0].subject, set()).add(id)
+        found: dict[str, list[Named]] = {}
+        moved: list[str] = []
+        for id, files in masks.items():
+            imaged = sessions.get(files[0].subject, set())
+            if id not in images and len(imaged) == 1:
+                moved.append(id)
+                found.setdefault(next(iter(imaged)), []).extend(files)
+            else:
+                found.setdefault(id, []).extend(files)
+        if moved:
+            self.findings.questions.append(
+                f"whether the label of a session without images belongs to the subject's other session, as proposed: "
+                f"{first_of(moved)}"
+            )
+        return found
 
     def _texts(self, masks: Mapping[str, Sequence[Named]]) -> dict[str, list[Mask]]:
         """What is said of each mask; by the pipelines too, where they alone tell the masks of a case apart."""
@@ -242,11 +252,10 @@ class _Bids:
                     chosen.setdefault(id, []).append(file)
                 else:
                     copies.append(file)
-        for file in copies:
-            self._leave_out("preprocessed copy of an image", file.scan.path)
+        self.findings.leave_out("preprocessed copy of an image", (file.scan.path for file in copies))
         if copies:
             pipelines = sorted({f"derivatives/{file.pipeline}".rstrip("/") for file in copies})
-            self.questions.append(
+            self.findings.questions.append(
                 f"which copy of the images: the raw ones, as proposed, or those of {', '.join(pipelines)}; either, "
                 "never both"
             )
@@ -257,6 +266,7 @@ class _Bids:
     ) -> tuple[dict[str, dict[str, Path]], dict[str, Modality]]:
         """The files of each case by modality, and the modalities by name."""
         telling = _telling_entities(images)
+        double: dict[str, list[tuple[Path, Path]]] = {}
         modalities: dict[str, Modality] = {}
         named: dict[str, dict[str, Path]] = {}
         for id, of in images.items():
@@ -267,13 +277,10 @@ class _Bids:
                 if shown is not None:
                     modalities.setdefault(name, shown)
                 if name in held:
-                    self._leave_out("second image of a modality", file.scan.path)
-                    self.questions.append(
-                        f"which {name} of {id}: {self._below(held[name])}, as proposed, or "
-                        f"{self._below(file.scan.path)}"
-                    )
+                    double.setdefault(name, []).append((held[name], file.scan.path))
                 else:
                     held[name] = file.scan.path
+        self.findings.ask_which(double)
         first = ("T1w", "ce", "T2w", "FLAIR")
         order = sorted(
             modalities, key=lambda name: (next((k for k, f in enumerate(first) if name.startswith(f)), 9), name)
@@ -283,21 +290,22 @@ class _Bids:
     def _labels(self, files: Mapping[str, Path], modalities: Iterable[str]) -> Labels:
         """The meanings of the numbers: from a table of the data set, else from a publication."""
         tables = {table for file in files.values() for table in self._tables(file)}
-        found = {table: labels for table in sorted(tables) if (labels := _read_table(table, self._below(table)))}
+        found = {
+            table: labels for table in sorted(tables) if (labels := _read_table(table, self.findings.below(table)))
+        }
         if found:
             meanings = {tuple(sorted(labels.meanings.items())) for labels in found.values()}
             if len(meanings) > 1:
-                self.questions.append(
-                    f"what the numbers in the labels mean: {', '.join(map(self._below, found))} say different things"
-                )
+                named = ", ".join(map(self.findings.below, found))
+                self.findings.questions.append(f"what the numbers in the labels mean: {named} say different things")
                 return Labels({})
             return next(iter(found.values()))
         labelled = [
-            LabelledCase(id, self._below(file), functools.partial(label_values, file)) for id, file in files.items()
+            LabelledCase(id, self.findings.below(file), functools.partial(label_values, file))
+            for id, file in files.items()
         ]
         told = conventions_of(labelled, modalities)
-        self.questions += told.questions
-        self.notes += told.notes
+        self.findings.take(told.questions, told.notes)
         return told.labels.get("", Labels({}))
 
     def _tables(self, mask: Path) -> list[Path]:
@@ -323,14 +331,14 @@ class _Bids:
         known = {case.patient for case in cases}
         listed = {row.get("participant_id", "") for row in rows} - {""}
         if absent := sorted(listed - known, key=natural_key):
-            self.notes.append(f"{_PARTICIPANTS} lists {first_of(absent)} without an image here")
+            self.findings.notes.append(f"{_PARTICIPANTS} lists {first_of(absent)} without an image here")
         for column in rows[0] if rows else ():
             values = {(row.get(column) or "").lower() for row in rows}
             words = r"train\w*|val\w*|test\w*|dev|held ?out"
             named_so = column.lower() in ("group", "split", "set", "fold", "partition", "cohort")
             told = all(re.fullmatch(words, value) for value in values) or named_so
             if column != "participant_id" and told and 1 < len(values) < max(len(rows), 3):
-                self.questions.append(
+                self.findings.questions.append(
                     f"whether the column {column} of {_PARTICIPANTS} is the split: {', '.join(sorted(values))}; it is "
                     "not taken for one"
                 )

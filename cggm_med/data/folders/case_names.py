@@ -101,7 +101,8 @@ class Place:
     @functools.cached_property
     def apart(self) -> tuple[str, ...]:
         """The folders that tell copies of one image apart: not those of a section, nor those that number the files."""
-        return tuple(f for f in self.role_folders if not re.search(r"\d", f) and not _section_in(f))
+        folders = (f for f in self.role_folders if not re.search(r"\d", f) and not _section_in(f))
+        return tuple(folder for folder in folders if not corrects(folder))
 
 
 @dataclass(frozen=True, order=True)
@@ -209,6 +210,11 @@ def _place(
         (roles if role else own).append(folder)
     name, told = _split(scan.stem, counted, constant)
     return Place(scan, tuple(own), name, told, tuple(reversed(roles)))
+
+
+def corrects(folder: str) -> bool:
+    """Whether a folder's name says that what lies in it was corrected since."""
+    return bool(re.search(r"\b(corrected|correction\w*|fix\w*|updat\w*|revis\w*)\b", spelled(folder)))
 
 
 def section_of(scan: Scan) -> str:

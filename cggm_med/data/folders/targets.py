@@ -108,8 +108,8 @@ def choose_targets(masks: Mapping[str, Sequence[Mask]]) -> Targets:
         first = next(iter(rivals))[0]
         behind = sorted({other for _, other in rivals})
         questions.append(
-            f"which mask is the target: {' or '.join([first, *behind])}; {max(rivals.values())} cases have both, and "
-            f"{first} is proposed"
+            f"which mask is the target: {' or '.join([first, *behind])}; {first} is proposed (cases with both: "
+            f"{max(rivals.values())})"
         )
     if alone:
         names = sorted({name for id in alone for name in raters[id]}, key=natural_key)

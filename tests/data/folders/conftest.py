@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import SimpleITK
 
 from cggm_med.data.volumes.io import nifti_bytes
 
@@ -25,5 +26,29 @@ def files(tmp_path):
             (tmp_path / folder).mkdir(parents=True, exist_ok=True)
             (tmp_path / folder / name).write_text(text)
         return tmp_path / folder
+
+    return write
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Write a folder of scans from paths alone: ``L:`` before a path makes a label map, ``4:`` a series of volumes."""
+    rng = np.random.default_rng(0)
+    image = rng.normal(300, 90, (6, 5, 4)).astype(np.int16)
+    label = np.zeros((6, 5, 4), np.uint8)
+    label[2:4, 2:4, 1:3], label[2, 2, 1] = 1, 2
+    contents = {"": image, "L": label, "4": np.stack([image] * 3, axis=-1)}
+
+    def write(*paths):
+        for path in paths:
+            mark, _, name = path.rpartition(":")
+            file = tmp_path / "scans" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if name.lower().endswith((".nii", ".nii.gz")):
+                content = nifti_bytes(contents[mark], np.eye(4))
+                file.write_bytes(gzip.compress(content, mtime=0) if name.lower().endswith(".gz") else content)
+            else:
+                SimpleITK.WriteImage(SimpleITK.GetImageFromArray(contents[mark].transpose()), str(file))
+        return tmp_path / "scans"
 
     return write

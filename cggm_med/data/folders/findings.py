@@ -1,0 +1,66 @@
+"""What a reader of folders collects on its way, beside cases: questions, notes and files that it leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SERIES = "series of several volumes, not an image of one modality"
+UNTOLD = "its name does not tell what it shows"
+SECOND = "second image of a modality"
+LONELY = "label without an image of its case"
+
+
+@dataclass
+class Findings:
+    """Questions, notes and files left out, in the order in which they came up.
+
+    Attributes:
+        folder: to which paths in messages are relative.
+        questions: what the user must decide.
+        notes: what a reader of the proposal should know.
+        left_out: files by reason.
+    """
+
+    folder: Path
+    questions: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    left_out: dict[str, list[Path]] = field(default_factory=dict)
+
+    def leave_out(self, reason: str, files: Iterable[Path]) -> None:
+        """Note files that are left out."""
+        if files := list(files):
+            self.left_out.setdefault(reason, []).extend(files)
+
+    def take(
+        self, questions: Iterable[str], notes: Iterable[str], left_out: Mapping[str, Iterable[Path]] | None = None
+    ) -> None:
+        """Add what another part found."""
+        self.questions += questions
+        self.notes += notes
+        for reason, files in (left_out or {}).items():
+            self.leave_out(reason, files)
+
+    def below(self, file: Path) -> str:
+        """A file's path below the folder."""
+        return file.relative_to(self.folder).as_posix()
+
+    def ask_which(self, double: Mapping[str, list[tuple[Path, Path]]]) -> None:
+        """Ask which of two images of a modality is meant.
+
+        Args:
+            double: by modality: for each case with two, the proposed file and the other.
+        """
+        for name, pairs in double.items():
+            one, other = map(self.below, pairs[0])
+            self.questions.append(f"which {name}: {one}, as proposed, or {other}; cases with two: {len(pairs)}")
+            self.leave_out(SECOND, (file for _, file in pairs))
+
+    def all_questions(self) -> tuple[str, ...]:
+        """Each question once."""
+        return tuple(dict.fromkeys(self.questions))
+
+    def all_left_out(self) -> dict[str, tuple[Path, ...]]:
+        """Files by reason."""
+        return {reason: tuple(files) for reason, files in self.left_out.items()}

@@ -1,0 +1,289 @@
+"""Folders in which only names say what is what: other languages, orders, separators and letter cases, missing files."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from cggm_med.data.folders.any_names import read_names
+from cggm_med.data.volumes.io import nifti_bytes
+
+
+def paths(pattern, **values):
+    """Paths of all combinations of values."""
+    return [pattern.format(**dict(zip(values, of, strict=True))) for of in itertools.product(*values.values())]
+
+
+def found(proposal):
+    """By case: which file is which modality, and the label."""
+    below = {
+        case.id: {name: image.path.relative_to(proposal.path).as_posix() for name, image in case.images.items()}
+        for case in proposal.cases
+    }
+    labels = {
+        case.id: {} if case.label is None else {"label": case.label.relative_to(proposal.path).as_posix()}
+        for case in proposal.cases
+    }
+    return {id: {**images, **labels[id]} for id, images in below.items()}
+
+
+def shown(proposal):
+    return {name: of.shows or name for name, of in proposal.modalities.items()}
+
+
+# A folder as people keep it, and what the case of the key "first" is.
+KINDS = {
+    "what, then who, in one folder": (
+        paths("{what}_{who}.nii.gz", what=["T1", "FLAIR"], who=["001", "002"])
+        + paths("L:seg_{who}.nii.gz", who=["001", "002"]),
+        ["001", "002"],
+        {"T1": "T1_001.nii.gz", "FLAIR": "FLAIR_001.nii.gz", "label": "seg_001.nii.gz"},
+    ),
+    "a folder for each modality": (
+        paths("{what}/{who}.nii", what=["t1", "T1c"], who=["P1", "P7"]) + paths("L:ROI/{who}.nii", who=["P1", "P7"]),
+        ["P1", "P7"],
+        {"t1": "t1/P1.nii", "T1c": "T1c/P1.nii", "label": "ROI/P1.nii"},
+    ),
+    "people's names": (
+        paths("{who}-{what}.nii", who=["anna", "berta"], what=["t1", "flair"])
+        + paths("L:{who}-maske.nii", who=["anna", "berta"]),
+        ["anna", "berta"],
+        {"t1": "anna-t1.nii", "flair": "anna-flair.nii", "label": "anna-maske.nii"},
+    ),
+    "numbers of series around the sequence": (
+        paths("pat{who}/{what}.nii.gz", who=[11, 12], what=["3_t1_mprage_sag_300", "7_t2_tirm_tra_dark-fluid_700"])
+        + paths("L:pat{who}/lesion_mask.nii.gz", who=[11, 12]),
+        ["pat11", "pat12"],
+        {
+            "t1_mprage_sag": "pat11/3_t1_mprage_sag_300.nii.gz",
+            "t2_tirm_tra_dark-fluid": "pat11/7_t2_tirm_tra_dark-fluid_700.nii.gz",
+            "label": "pat11/lesion_mask.nii.gz",
+        },
+    ),
+    "a folder for each series": (
+        paths("MR{who}/{what}/image.nii", who=[11, 12], what=["03_t1_mprage", "07_FLAIR"])
+        + paths("L:MR{who}/ROI/tumor.nii", who=[11, 12]),
+        ["MR11", "MR12"],
+        {"t1_mprage": "MR11/03_t1_mprage/image.nii", "FLAIR": "MR11/07_FLAIR/image.nii", "label": "MR11/ROI/tumor.nii"},
+    ),
+    "running numbers that mean nothing": (
+        [
+            *("1/X.MR_T1.70/X.MR_T1.70.nii", "1/X.MR_DWI.71/X.MR_DWI.71.nii", "L:1/X.OT.72/X.OT.72.nii"),
+            *("2/X.MR_T1.73/X.MR_T1.73.nii", "2/X.MR_DWI.74/X.MR_DWI.74.nii", "L:2/X.OT.75/X.OT.75.nii"),
+        ],
+        ["1", "2"],
+        {
+            "T1": "1/X.MR_T1.70/X.MR_T1.70.nii",
+            "DWI": "1/X.MR_DWI.71/X.MR_DWI.71.nii",
+            "label": "1/X.OT.72/X.OT.72.nii",
+        },
+    ),
+    "sites with the same numbers": (
+        paths("{site}/{who}/{what}.nii", site=["Bern", "Graz"], who=["01", "02"], what=["T1", "FLAIR"])
+        + paths("L:{site}/{who}/wmh_mask.nii", site=["Bern", "Graz"], who=["01", "02"]),
+        ["Bern/01", "Bern/02", "Graz/01", "Graz/02"],
+        {"T1": "Bern/01/T1.nii", "FLAIR": "Bern/01/FLAIR.nii", "label": "Bern/01/wmh_mask.nii"},
+    ),
+    "labels in a sibling tree, images in another format": (
+        paths("images/{who}/{who}_{what}.mha", who=["A-1", "A-2"], what=["T2W", "ADC"])
+        + paths("L:contours/final/{who}.nii.gz", who=["A-1", "A-2"]),
+        ["A-1", "A-2"],
+        {"T2W": "images/A-1/A-1_T2W.mha", "ADC": "images/A-1/A-1_ADC.mha", "label": "contours/final/A-1.nii.gz"},
+    ),
+    "capitals": (
+        paths("PATIENT_{who}/T1_{what}.NII.GZ", who=[1, 2], what=["PRE", "POST"])
+        + paths("L:PATIENT_{who}/SEG.NII.GZ", who=[1, 2]),
+        ["PATIENT_1", "PATIENT_2"],
+        {"T1_PRE": "PATIENT_1/T1_PRE.NII.GZ", "T1_POST": "PATIENT_1/T1_POST.NII.GZ", "label": "PATIENT_1/SEG.NII.GZ"},
+    ),
+    "one image, numbered": (
+        paths("volume-{who}.nii", who=[0, 1, 10]) + paths("L:segmentation-{who}.nii", who=[0, 1, 10]),
+        ["0", "1", "10"],
+        {"volume": "volume-0.nii", "label": "segmentation-0.nii"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_files_of_a_case_are_found(tree, name):
+    files, ids, first = KINDS[name]
+    proposal = read_names(tree(*files))
+    cases = found(proposal)
+    assert list(cases) == ids
+    assert cases[ids[0]] == first
+    assert {tuple(sorted(case)) for case in cases.values()} == {tuple(sorted(first))}  # each has the same roles
+    assert not proposal.left_out
+
+
+# A case of one image that lacks it is no case.
+@pytest.mark.parametrize("name", [name for name, (_, _, first) in KINDS.items() if len(first) > 2])
+def test_what_a_case_lacks_changes_no_other_case(tree, name):
+    files, ids, first = KINDS[name]
+    lost = next(file for role, file in first.items() if role != "label")
+    folder = tree(*files)
+    complete = found(read_names(folder))
+    (folder / lost).unlink()
+    cases = found(read_names(folder))
+    assert list(cases) == ids
+    assert {id: cases[id] for id in ids[1:]} == {id: complete[id] for id in ids[1:]}
+    assert cases[ids[0]] == {role: file for role, file in first.items() if file != lost}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "label"),
+    [
+        ("T1 ohne KM", "T1 nach KM", "Läsion"),
+        ("T1 sans injection", "T1 injecté", "Contour tumeur"),
+        ("T1 sin contraste", "T1 con contraste", "lesión"),
+        ("T1 basale", "T1 dopo mdc", "maschera tumore"),
+        ("T1 voor contrast", "T1 na contrast", "laesie"),
+        ("pre_T1", "CE-T1w", "tumour_mask"),
+    ],
+)
+def test_contrast_is_told_in_six_languages(tree, before, after, label):
+    files = paths("Fall {who}/{what}.nii", who=["A7", "B12"], what=[before, after, "FLAIR"])
+    proposal = read_names(tree(*files, *paths("L:Fall {who}/{what}.nii", who=["A7", "B12"], what=[label])))
+    assert sorted(shown(proposal).values()) == ["flair", "t1", "t1ce"]
+    (of,) = {name for name, modality in proposal.modalities.items() if modality.shows == "t1ce"}
+    assert found(proposal)["Fall A7"][of] == f"Fall A7/{after}.nii"
+    assert found(proposal)["Fall A7"]["label"] == f"Fall A7/{label}.nii"
+
+
+def test_modalities_named_differently_from_case_to_case_are_one_and_asked_about(tree):
+    one = ["A1/T1 ohne KM.nii", "A1/T1 mit KM.nii", "L:A1/Maske.nii"]
+    two = ["B2/AX T1 SANS GADO.nii", "B2/AX T1 GADO.nii", "L:B2/segmentation.nii"]
+    proposal = read_names(tree(*one, *two, "C3/t1 pre.nii", "L:C3/Maske.nii"))
+    assert list(proposal.modalities) == ["t1", "t1ce"]
+    assert found(proposal)["B2"]["t1ce"] == "B2/AX T1 GADO.nii"
+    assert proposal.lacking() == {"C3": ("t1ce",)}
+    assert any(question.startswith("which file is which modality") for question in proposal.questions)
+
+
+@pytest.mark.parametrize(
+    ("files", "patients"),
+    [
+        (paths("P{who}/{visit}/T1.nii", who=[1, 2], visit=["2019-03-12", "2020-01-05"]), ["P1", "P1", "P2", "P2"]),
+        (paths("Paz {who}/{visit}/T1.nii", who=[1, 2], visit=["basal", "control 1"]), ["Paz 1"] * 2 + ["Paz 2"] * 2),
+        (paths("ms{who}_v{n}_{what}.nii", who=["01", "02"], n=[1, 2], what=["t1", "pd"]), ["ms01"] * 2 + ["ms02"] * 2),
+        (paths("PAZ{who}_{date}/T1.nii", who=["001", "002"], date=["20190312"]), ["PAZ001", "PAZ002"]),
+        (paths("{date}_{who}_{what}.nii", date=["2020-01-05"], who=[47, 48], what=["t1", "t2"]), ["47", "48"]),
+    ],
+)  # fmt: skip
+def test_visits_of_a_patient_are_cases_of_one_patient(tree, files, patients):
+    assert [case.patient for case in read_names(tree(*files)).cases] == patients
+
+
+def test_two_images_of_a_patient_with_one_label_are_one_case_to_be_asked_about(tree):
+    files = paths("{who}/{visit}/FLAIR.nii", who=["01", "02"], visit=["baseline", "followup"])
+    proposal = read_names(tree(*files, *paths("L:{who}/new_lesions.nii", who=["01", "02"])))
+    assert found(proposal)["01"] == {
+        "baseline": "01/baseline/FLAIR.nii",
+        "followup": "01/followup/FLAIR.nii",
+        "label": "01/new_lesions.nii",
+    }
+    assert {modality.shows for modality in proposal.modalities.values()} == {"flair"}
+    assert any("or two cases" in question for question in proposal.questions)
+
+
+def test_copies_are_never_taken_beside_one_another(tree):
+    files = paths("S{who}/{how}/{what}.nii", who=[1, 2], how=["raw", "registered"], what=["T1", "FLAIR"])
+    proposal = read_names(tree(*files, *paths("L:S{who}/lesion.nii", who=[1, 2])))
+    assert found(proposal)["S1"]["T1"] == "S1/registered/T1.nii"
+    assert [len(left) for left in proposal.left_out.values()] == [4]
+    assert any("registered or raw" in question for question in proposal.questions)
+
+
+def test_of_two_copies_the_one_on_the_labels_grid_is_proposed(tree):
+    """Whoever resampled the images and drew on them left the others on their own grid, whatever they are called."""
+    files = paths("S{who}/{what}.nii", who=[1, 2], what=["CT", "CTres"])
+    folder = tree(*files, *paths("L:S{who}/SEG.nii", who=[1, 2]))
+    voxels = np.ones((3, 3, 3), np.int16)
+    for who in (1, 2):
+        (folder / f"S{who}/CT.nii").write_bytes(nifti_bytes(voxels, np.eye(4)))
+    assert found(read_names(folder))["S1"]["CTres"] == "S1/CTres.nii"
+    for who in (1, 2):
+        (folder / f"S{who}/CT.nii").write_bytes((folder / f"S{who}/CTres.nii").read_bytes())
+    assert found(read_names(folder))["S1"]["CT"] == "S1/CT.nii"  # on one grid, the name without remark
+
+
+def test_series_over_time_are_left_out(tree):
+    proposal = read_names(tree(*paths("p{who}_{what}.nii", who=[1, 2], what=["CT", "CBF"]), "4:p1_CTP.nii"))
+    assert list(proposal.modalities) == ["CT", "CBF"]
+    assert [[file.name for file in files] for files in proposal.left_out.values()] == [["p1_CTP.nii"]]
+
+
+def test_what_is_no_image_is_left_out_by_its_reason(tree):
+    files = paths("S{who}/{what}.nii", who=[1, 2], what=["T1", "Localizer", "SUB KM-nativ", "sag", "brain_mask"])
+    proposal = read_names(tree(*files, *paths("L:S{who}/lesion.nii", who=[1, 2])))
+    assert list(proposal.modalities) == ["T1"]
+    assert {reason: len(files) for reason, files in proposal.left_out.items()} == {
+        "localizer": 2,
+        "difference of two images": 2,
+        "image of which only the plane is told": 2,
+        "brain mask, not the target": 2,
+    }
+
+
+def test_a_label_named_unlike_its_case_is_proposed_and_asked_about(tree):
+    files = paths("K{who}/K{who}_{what}.nii", who=["01", "02"], what=["t1", "t2"])
+    proposal = read_names(tree(*files, "L:K01/K01_seg.nii", "L:K02/W39_1998_Segm.nii"))
+    assert found(proposal)["K02"]["label"] == "K02/W39_1998_Segm.nii"
+    assert any("W39_1998_Segm.nii" in question for question in proposal.questions)
+
+
+def test_a_case_that_lies_in_two_places_is_taken_once(tree):
+    files = paths("all/{who}/{who}_{what}.nii", who=["X-1", "X-2", "X-3"], what=["t1", "t2"])
+    labels = paths("L:all/{who}/{who}_seg.nii", who=["X-1", "X-2", "X-3"])
+    proposal = read_names(tree(*files, *labels, "L:corrected/X-2_seg.nii"))
+    assert found(proposal)["X-2"]["label"] == "corrected/X-2_seg.nii"
+    assert [path.parent.name for path in proposal.left_out["another copy of the same case"]] == ["X-2"]
+    assert any("which copy of X-2" in question for question in proposal.questions)
+
+
+def test_folders_declare_sections_and_a_case_without_label_is_for_testing(tree):
+    files = paths("train/images/{who}_{what}.nii", who=["a1", "a2"], what=["adc", "dwi"])
+    labels = paths("L:train/labels/{who}.nii", who=["a1", "a2"])
+    proposal = read_names(tree(*files, *labels, "test/images/b1_adc.nii", "test/images/b1_dwi.nii"))
+    assert proposal.sections == {"training": ("a1", "a2"), "test": ("b1",)}
+    assert any("b1" in note for note in proposal.notes)
+
+
+def test_one_number_in_two_sections_is_two_cases(tree):
+    files = paths("{part}/case_{who}/{what}.nii", part=["TRAINING", "TESTING"], who=[1, 2], what=["CT", "CT_CBF"])
+    proposal = read_names(tree(*files))
+    assert list(found(proposal)) == ["TESTING/case_1", "TESTING/case_2", "TRAINING/case_1", "TRAINING/case_2"]
+    assert {section: len(ids) for section, ids in proposal.sections.items()} == {"test": 2, "training": 2}
+
+
+def test_names_that_tell_no_modality_are_asked_about_and_the_label_stays_unread(tree):
+    files = paths("imagesTr/C{who}_{channel}.nii", who=[1, 2], channel=["0000", "0001"])
+    proposal = read_names(tree(*files, *paths("L:labelsTr/C{who}.nii", who=[1, 2])))
+    assert found(proposal)["C1"] == {
+        "channel 0000": "imagesTr/C1_0000.nii",
+        "channel 0001": "imagesTr/C1_0001.nii",
+        "label": "labelsTr/C1.nii",
+    }
+    assert any("no name tells" in question for question in proposal.questions)
+    assert proposal.labels[""].meanings == {}
+
+
+def test_a_word_of_two_meanings_is_decided_by_what_the_file_holds(tree):
+    """``gd`` is gadolinium for one and the gold standard for another."""
+    gold = read_names(tree(*paths("h{who}_{what}.nii", who=[1, 2], what=["C0", "DE"]), "L:h1_gd.nii", "L:h2_gd.nii"))
+    assert (list(gold.modalities), [case.label.name for case in gold.cases]) == (
+        ["C0", "DE"],
+        ["h1_gd.nii", "h2_gd.nii"],
+    )
+    agent = read_names(tree(*paths("g/h{who}_{what}.nii", who=[1, 2], what=["T1", "gd"])) / "g")
+    assert shown(agent) == {"T1": "t1", "gd": "t1ce"}
+
+
+def test_slices_are_refused_with_what_helps(tmp_path):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "IMG-0004-00001.dcm").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "1" / "IMG-0004-00001.png").write_bytes(b"x")
+    proposal = read_names(tmp_path)
+    assert (proposal.kind, proposal.cases) == ("dicom_slices", ())
+    assert ["DICOM" in line or "stack" in line for line in proposal.refusals] == [True, True]
+    (tmp_path / "empty").mkdir()
+    assert read_names(tmp_path / "empty") is None
