@@ -146,7 +146,7 @@ def _segmented(predictor: Predictor, source: Case, labels: str | None, say: Call
     say(f"segmenting {source.id} on {predictor.device}")
     prediction = predictor.segment(predictor.read_case(source))
     grid = prediction.segmented.grid
-    scan = onto_grid(source.id, found, "the prediction", grid.shape, np.array(grid.affine))
+    scan = onto_grid(source, found, "the prediction", grid.shape, np.array(grid.affine))
     order = tuple(convention.paint)
     predicted = dict(zip(prediction.regions, prediction.segmented.regions(prediction.convention), strict=True))
     truth = None

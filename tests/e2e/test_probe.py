@@ -137,12 +137,12 @@ def test_an_encoder_that_knows_scores_and_one_that_does_not_does_not(run, monkey
     readouts = {m: probed._fit(x.model, m) for m in ("flair", "t1")}
     weight = readouts["flair"].weights[0][0, :, 0, 0, 0].abs()
     assert weight[0] > 10 * weight[1]
-    monkeypatch.setattr(x.task, "modalities", ("flair", "t1"))
+    monkeypatch.setattr("cggm_med.data.volumes.prepared.PreparedCase.modalities", ("flair", "t1"))
     case = x.cases[0]
     truth = probed._truth(x, case)[0]
     scores = [
         probe_volumes.dice_by_threshold(answer.probability[0], truth).max()
-        for answer in probed._predict(x, x.model, readouts, case)
+        for _, answer in probed._predict(x, x.model, readouts, case)
     ]
     # Half of the grid is seen, so the surface is uncertain, which is much of a tumour of a few voxels.
     assert scores[0] > 0.7

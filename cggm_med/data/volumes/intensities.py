@@ -17,7 +17,6 @@ from cggm_med.data.volumes.preprocess import DIGEST_BYTES, Preprocessing, digest
 from cggm_med.data.volumes.resample import read_on_one_grid
 from cggm_med.errors import DataError
 from cggm_med.files import atomic_folder, digest_of
-from cggm_med.objectives.losses import UNKNOWN
 
 MAX_VOXELS = 100_000  # of a case: a million of them from ten cases fix a percentile to a few thousandths
 Samples = Mapping[str, NDArray[np.float32]]
@@ -83,8 +82,8 @@ def _samples(
             return None
         if scan is None:
             return None
-        target = target_of(case, convention, scan.volumes, preprocessing.raters)
-        labelled = ((target >= 0.5) & (target != UNKNOWN)).any(axis=0)
+        raters = "majority" if preprocessing.raters == "soft" else preprocessing.raters
+        labelled = (target_of(case, convention, scan.volumes, raters) == 1).any(axis=0)
         with atomic_folder(folder) as temporary:
             for modality in wanted.keys() & case.images.keys():
                 values = sampled(wanted[modality], scan.volumes[modality], labelled, MAX_VOXELS)

@@ -83,15 +83,15 @@ class PreparedCase:
 
     @property
     def label_grid(self) -> NativeGrid | None:
-        """The grid of the label file, on which the case is scored; None if it is the case's own."""
+        """The grid of the label files, on which the case is scored; None if it is the case's own."""
         stored = self.facts.get("label_grid")
         return None if stored is None else NativeGrid.whole(np.array(stored["affine"]), stored["shape"])
 
     def scan(self, onto: NativeGrid | None = None) -> OneGrid:
         """The images as their files have them, on the case's own grid or another."""
-        found = inspect(replace(self.source, label=None), None)
-        grid = onto or self.grid
-        return onto_grid(self.id, found, self.facts.get("grid_of", "the case"), grid.shape, np.array(grid.affine))
+        images = replace(self.source, label=None, raters={})
+        found, grid = inspect(images, None), onto or self.grid
+        return onto_grid(images, found, self.facts.get("grid_of", "the case"), grid.shape, np.array(grid.affine))
 
     def native_target(self) -> NDArray[np.bool_]:
         """True regions on the grid of the label file, read from it, or what most of the case's readers drew."""
@@ -100,7 +100,7 @@ class PreparedCase:
         return self.convention.to_regions(self._label())
 
     def native_raters(self) -> dict[str, NDArray[np.bool_]]:
-        """The regions that each reader drew, on the case's own grid."""
+        """The regions that each reader drew, on the grid of the label files."""
         read = {name: open_image(path).voxels() for name, path in self.source.raters.items()}
         return {name: self.convention.to_regions(labels) for name, labels in read.items()}
 
@@ -110,7 +110,7 @@ class PreparedCase:
         return masks if annotated is None else masks & annotated
 
     def annotated(self) -> NDArray[np.bool_] | None:
-        """``(x, y, z)`` on the case's own grid: voxels whose label is known; None if all are."""
+        """``(x, y, z)`` on the grid of the label files: voxels whose label is known; None if all are."""
         if self.convention.ignore is None:
             return None
         if self.source.label is None:

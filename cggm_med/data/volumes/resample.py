@@ -10,7 +10,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 - as everybody calls it
 from numpy.typing import NDArray
 
-from cggm_med.data.cases import LABEL, Case
+from cggm_med.data.cases import Case
 from cggm_med.data.volumes.checks import TOLERANCE_VOXELS, Inspection, inspect, largest_displacement
 from cggm_med.data.volumes.itk_formats import place
 from cggm_med.data.volumes.labels import LabelConvention
@@ -60,12 +60,12 @@ class OneGrid:
     """The content of a case on one grid.
 
     Attributes:
-        volumes: ``(x, y, z)`` by modality, and the label; on the grid.
+        volumes: ``(x, y, z)`` by modality, and label maps by their role; on the grid.
         affines: of the same, voxels to mm in RAS+, which are one but for the tolerance of ``checks``.
-        role: modality that has this grid, or the label.
-        resampled: modalities that had another, and perhaps the label.
+        role: modality that has this grid, or a label map.
+        resampled: what had another.
         partial: in a line each, images that do not reach all of it; the rest counts as their background.
-        label_grid: ``affine`` and ``shape`` of the label's own grid, if the label was resampled.
+        label_grid: ``affine`` and ``shape`` of the labels' own grid, if they were resampled.
     """
 
     volumes: Mapping[str, NDArray[Any]]
@@ -99,15 +99,15 @@ def read_on_one_grid(
         return found, OneGrid(found.volumes, found.affines, next(iter(found.affines)))
     if reference is None or len(found.problems) > len(found.differing):
         return found, None
-    roles = [role for role in (reference, LABEL, *found.volumes) if role in found.volumes]
-    return found, onto_grid(case.id, found, roles[0], found.volumes[roles[0]].shape, found.affines[roles[0]])
+    roles = [role for role in (reference, *case.labels, *found.volumes) if role in found.volumes]
+    return found, onto_grid(case, found, roles[0], found.volumes[roles[0]].shape, found.affines[roles[0]])
 
 
-def onto_grid(case: str, found: Inspection, role: str, shape: Sequence[int], affine: NDArray[np.float64]) -> OneGrid:
-    """Bring what was read of a case onto a grid: images by linear interpolation, the label by nearest neighbour.
+def onto_grid(case: Case, found: Inspection, role: str, shape: Sequence[int], affine: NDArray[np.float64]) -> OneGrid:
+    """Bring what was read of a case onto a grid: images by linear interpolation, labels by nearest neighbour.
 
     Args:
-        case: id.
+        case: which label maps it has.
         found: volumes that may lie on different grids.
         role: what has the grid.
         shape: of the grid.
@@ -115,37 +115,47 @@ def onto_grid(case: str, found: Inspection, role: str, shape: Sequence[int], aff
 
     Raises:
         DataError: if an image covers less than half of the grid, or more than half of what is labelled lies outside,
-            neither of which can be meant.
+            neither of which can be meant; or if readers drew on different grids.
     """
+    own_grid: tuple[NDArray[np.float64], tuple[int, ...]] | None = None
+    for name in case.labels:
+        labels_grid = found.affines[name], found.volumes[name].shape
+        own_grid = own_grid or labels_grid
+        if not _same_grid(*own_grid, *labels_grid):
+            raise DataError(f"{case.id}: its label maps lie on different grids; bring them onto one to score them")
     volumes, affines = dict(found.volumes), dict(found.affines)
     resampled: list[str] = []
     partial: list[str] = []
     for name, volume in found.volumes.items():
         own = found.affines[name]
-        if volume.shape == tuple(shape) and largest_displacement(affine, own, shape) <= TOLERANCE_VOXELS:
+        if _same_grid(affine, tuple(shape), own, volume.shape):
             continue
-        if name.startswith(f"{LABEL} of "):  # of readers, who are scored one by one
-            raise DataError(f"{case}: {name} does not lie on the grid of {role}; bring the readers' label maps onto it")
         resampled.append(name)
         affines[name] = affine
-        if name == LABEL:
+        if name in case.labels:
             volumes[name], covered = _labels_onto(volume, own, shape, affine)
-            covers = f"{case}: {covered:.0%} of the labelled voxels lie on the grid of {role}"
+            covers = f"{case.id}: {covered:.0%} of the labelled voxels lie on the grid of {role}"
         else:
             background = background_value(volume)
             outside = float(volume.min()) if background is None else background
             volumes[name], covered = resample_onto(volume, own, shape, affine, outside=outside)
-            covers = f"{case}: {name} covers {covered:.0%} of the grid of {role}"
+            covers = f"{case.id}: {name} covers {covered:.0%} of the grid of {role}"
         if covered < MIN_COVERED:
             raise DataError(
                 f"{covers}, expected at least {MIN_COVERED:.0%}; do both show the same part of the same patient?"
             )
         if covered < 0.99:
-            partial.append(covers if name == LABEL else f"{covers}; the rest counts as its background")
-    own_grid = None
-    if LABEL in resampled:
-        own_grid = {"affine": found.affines[LABEL].tolist(), "shape": list(found.volumes[LABEL].shape)}
-    return OneGrid(volumes, affines, role, tuple(resampled), tuple(partial), own_grid)
+            partial.append(covers if name in case.labels else f"{covers}; the rest counts as its background")
+    label_grid = None
+    if own_grid is not None and not case.labels.keys().isdisjoint(resampled):
+        label_grid = {"affine": own_grid[0].tolist(), "shape": list(own_grid[1])}
+    return OneGrid(volumes, affines, role, tuple(resampled), tuple(partial), label_grid)
+
+
+def _same_grid(
+    affine: NDArray[np.float64], shape: tuple[int, ...], other: NDArray[np.float64], other_shape: tuple[int, ...]
+) -> bool:
+    return shape == other_shape and largest_displacement(affine, other, shape) <= TOLERANCE_VOXELS
 
 
 def _labels_onto(

@@ -206,7 +206,7 @@ class PrepareScand(MapTransform):
     ) -> None:
         super().__init__(keys)
         self.modalities, self.spacing = tuple(modalities), spacing
-        self.rescalings = [Rescaling(**(rescaling or {})[m]) if m in (rescaling or {}) else None for m in modalities]
+        self.rescalings = {m: Rescaling(**numbers) for m, numbers in (rescaling or {}).items()}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The sample with its images prepared.
@@ -227,8 +227,7 @@ class PrepareScand(MapTransform):
                 raise DataError(f"'{key}' has voxels that are not finite; fix or leave out {_name(image)}")
             spacing = None if self.spacing is None else (self.spacing[0], self.spacing[1], self.spacing[2])
             affine = image.affine.numpy().astype(np.float64)
-            channels = image.as_tensor().float().numpy()
-            rescalings = [self.rescalings[self.modalities.index(m)] for m in held]
+            channels, rescalings = image.as_tensor().float().numpy(), [self.rescalings.get(m) for m in held]
             moved, grid, _ = to_network(channels, affine, spacing, rescalings=rescalings)
             prepared = moved["image"]
             if HELD in changed:

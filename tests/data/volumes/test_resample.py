@@ -197,3 +197,15 @@ def test_images_and_labels_of_another_place_are_refused(tmp_path):
     write(case.label, cropped, near)
     with pytest.raises(DataError, match="20% of the labelled voxels lie on the grid of t2, expected at least 50%"):
         prepare([case], PREPROCESSING, tmp_path / "cache")
+
+
+def test_label_maps_of_several_readers_share_one_grid(tmp_path):
+    case = prostate(tmp_path / "a", label_on=ADC)
+    other = write(tmp_path / "a" / "other.nii.gz", ball(ADC, ADC_SHAPE, 4).astype(np.uint8), ADC)
+    read = Case("a", "a", case.images, None, raters={"one": case.label, "two": other})
+    (prepared,) = prepare([read], PREPROCESSING, tmp_path / "cache")
+    assert prepared.label_grid.shape == ADC_SHAPE
+    np.testing.assert_array_equal(prepared.native_target()[0], ball(ADC, ADC_SHAPE, 4))  # both of two
+    write(other, ball(T2, T2_SHAPE, 4).astype(np.uint8), T2)
+    with pytest.raises(DataError, match="a: its label maps lie on different grids; bring them onto one to score them"):
+        prepare([read], PREPROCESSING, tmp_path / "cache")
