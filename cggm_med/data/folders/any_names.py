@@ -225,7 +225,7 @@ class _Names:
     def _about_visits(self, cases: Sequence[Case]) -> None:
         """A question where patients are named in several ways, so that what is a visit is told by likeness alone."""
         cut = {case.patient for case in cases if case.patient != case.id}
-        shapes = {re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "0", patient)) for patient in cut}
+        shapes = {re.sub(r"[^\W_]+", "x", patient) for patient in cut}
         if len(shapes) > 1:
             listed = first_of(sorted({case.patient for case in cases}, key=natural_key))
             self.findings.questions.append(f"whether {listed} are patients, and the rest of the names their visits")

@@ -1,6 +1,7 @@
 """Published label conventions: recognised by names alone, decided by the values of a cohort only between releases."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -96,3 +97,10 @@ def test_known_and_unknown_cases_side_by_side_are_asked_about():
     found = told(("BraTS2021_00000", "a", {1, 2, 4}), ("P7", "b", {1}))
     assert (found.labels[""].meanings, found.recognised) == ({}, False)
     assert any("P7" in question for question in found.questions)
+
+
+def test_the_page_of_layouts_lists_every_release_with_its_numbers():
+    page = (Path(__file__).parents[3] / "docs/reference/layouts.md").read_text(encoding="utf-8")
+    for of in PUBLISHED:
+        numbers = ", ".join(f"{number} {meaning}" for number, meaning in of.labels.meanings.items())
+        assert f"| {of.name} | {numbers} |" in page
