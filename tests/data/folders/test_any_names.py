@@ -1,6 +1,7 @@
 """Folders in which only names say what is what: other languages, orders, separators and letter cases, missing files."""
 
 import itertools
+import random
 
 import numpy as np
 import pytest
@@ -287,3 +288,28 @@ def test_slices_are_refused_with_what_helps(tmp_path):
     assert ["DICOM" in line or "stack" in line for line in proposal.refusals] == [True, True]
     (tmp_path / "empty").mkdir()
     assert read_names(tmp_path / "empty") is None
+
+
+WORDS = (
+    *("T1", "T2", "FLAIR", "ADC", "CT", "SUV", "seg", "mask", "KM", "raw", "post", "01", "003", "A7", "2019-03-12"),
+    *("v1", "rater1", "final", "anna", "0000", "imagesTr", "labelsTr", "test", "Läsion", "baseline", "res"),
+)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_no_file_of_any_folder_is_passed_over_in_silence(tree, seed):
+    """Each is an image, a label or a reader's map of one case, or left out by a reason; none is two of these."""
+    draw = random.Random(seed)  # noqa: S311 - nothing is encrypted
+    files = set()
+    for _ in range(draw.randint(1, 9)):
+        folders = [" ".join(draw.sample(WORDS, draw.randint(1, 2))) for _ in range(draw.randint(0, 3))]
+        files.add("/".join([*folders, draw.choice("_- .").join(draw.sample(WORDS, draw.randint(1, 4))) + ".nii"]))
+    folder = tree(*files)
+    proposal = read_names(folder)
+    images = [of.path for case in proposal.cases for of in case.images.values()]
+    labels = [case.label for case in proposal.cases if case.label is not None]
+    readers = [path for case in proposal.cases for path in case.raters.values() if path != case.label]
+    left_out = [path for paths in proposal.left_out.values() for path in paths]
+    placed = [*images, *labels, *readers, *left_out]
+    assert sorted(placed) == sorted(folder / file for file in files)
+    assert proposal.to_json(folder)["questions"] == list(proposal.questions)
