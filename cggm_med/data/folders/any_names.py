@@ -136,6 +136,7 @@ class _Names:
             for folders in {_around(place) for place in of}:
                 filled[folders] += 1
         single: dict[str, list[Place]] = {}
+        double: list[str] = []
         for id, of in groups.items():
             by_text: dict[tuple[str, ...], list[Place]] = {}
             for place in of:
@@ -157,13 +158,15 @@ class _Names:
                 kept.append(places[0])
                 again += places[1:]
             single[id] = kept
-            self.findings.leave_out(_COPY, (place.scan.path for place in again))
             if again:
-                files = ", ".join(self.findings.below(place.scan.path) for place in again)
-                self.findings.questions.append(
-                    f"which copy of {id} holds, for it is there twice: left out is {files}, as the other lies apart "
-                    "from most cases or says that it was corrected"
-                )
+                double.append(id)
+                self.findings.leave_out(_COPY, (place.scan.path for place in again))
+        if double:
+            files = [self.findings.below(file) for file in self.findings.left_out[_COPY]]
+            self.findings.questions.append(
+                f"which copy of {first_of(double)} holds, for it is there twice: left out is {first_of(files, 2)}, as "
+                "the other lies apart from most cases or says that it was corrected"
+            )
         return single
 
     def _parted(self, groups: Mapping[str, Sequence[Place]]) -> tuple[dict[str, list[Mask]], dict[str, list[Image]]]:

@@ -55,7 +55,7 @@ _NUMBERED = re.compile(
     r"(mask|seg|rater|reader|expert|observer|annotator|obs|label|lesion|gt|roi|manual|segmentation|manualsegmentation|r)"
     r"\d{1,2}"
 )
-_TIME = re.compile(r"(time|tp|timepoint|visit|scan|session|t0|bl|fu|baseline|followup)\d{0,3}")
+_TIME = re.compile(r"(time|tp|timepoint|visit|scan|session|study|t0|bl|fu|baseline|followup)\d{0,3}")
 # Channels of nnU-Net, whose dataset.json would say what they show.
 _CHANNEL = re.compile(r"0{3}\d")
 

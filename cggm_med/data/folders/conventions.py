@@ -256,8 +256,8 @@ PUBLISHED: tuple[Published, ...] = (
             (1, 2, 3, 4),
             (1, 3, 4),
             (4,),
-            "BraTS 2013: blog.smir.ch/BRATS/Start2014 (the organisers' page); Menze et al., IEEE TMI 34(10), 2015, "
-            "https://doi.org/10.1109/TMI.2014.2377694",
+            "BraTS 2013: blog.smir.ch/BRATS/Start2014 (the organisers' page); mdpi.com/1424-8220/25/6/1838, "
+            "section 4.1",
         ),
         label=r"OTMultiClass|VSD\.Brain(_3more)?\.XX\.(XX|O)\.OT",
         patient=r"(brats_2013_pat\d+)_\d+",
@@ -279,23 +279,15 @@ PUBLISHED: tuple[Published, ...] = (
         r"UCSF-PDGM-\d+(_FU\d+d)?",
         replace(
             _UNTIL_2021,
-            source="UCSF-PDGM: Calabrese et al., Radiology: AI 4(6), 2022, https://doi.org/10.1148/ryai.220058; "
-            "data-nih/tcia release ucsf-pdgm",
+            source=(
+                "UCSF-PDGM: data-nih/tcia release ucsf-pdgm (aligned to BraTS); data set card "
+                "determined-ai/3d-brain-mri"
+            ),
         ),
         label=r"tumor_segmentation",
         patient=r"(UCSF-PDGM-\d+)",
     ),
-    Published(
-        "UPENN-GBM",
-        r"UPENN-GBM-\d{5}_\d\d",
-        replace(
-            _UNTIL_2021,
-            source="UPENN-GBM: Bakas et al., Scientific Data 9:453, 2022, https://doi.org/10.1038/s41597-022-01560-7; "
-            "data-nih/tcia upenn-gbm.md",
-        ),
-        label=r"segm",
-        patient=r"(UPENN-GBM-\d{5})_\d\d",
-    ),
+    # UPENN-GBM is not here: public loaders disagree whether its enhancing tumour is 3 or 4.
     _since_2023("BraTS 2023 GLI", "GLI", f"{_METRICS_2023}; MIC-DKFZ/nnUNet@0e49508 Dataset226_BraTS2024-BraTS-GLI.py"),
     _since_2023(
         "BraTS 2024 GLI, after treatment",
@@ -309,7 +301,7 @@ PUBLISHED: tuple[Published, ...] = (
     _since_2023(
         "BraTS-MET 2025",
         "MET",
-        f"{_METRICS_2024}@b04e5a0 metrics_MET.py; the challenge's pages for 2025, https://www.synapse.org/brats2025",
+        f"{_METRICS_2024}@f1131e3 metrics_MET.py; public scoring code for 2025 (1 NETC, 2 SNFH, 3 ET, 4 RC)",
         cavity=True,
     ),
     Published(
@@ -344,7 +336,7 @@ PUBLISHED: tuple[Published, ...] = (
         r"BraTS-MEN-RT-\d{4}-\d+",
         _lesion(
             "gross tumour volume",
-            f"BraTS-MEN-RT 2024: {_METRICS_2024}@bc6308f metrics_MEN_RT.py; LaBella et al., arXiv 2405.18383",
+            f"BraTS-MEN-RT 2024: {_METRICS_2024}@f1131e3 metrics_MEN_RT.py; README of the challenge's data preparation",
         ),
         label=r"gtv",
         patient=r"(BraTS-MEN-RT-\d{4}-\d+)",
@@ -375,8 +367,8 @@ PUBLISHED: tuple[Published, ...] = (
         r"(.*/)?Cent(er|re)_\d\d[/_]Patient_\d\d",
         _lesion(
             "MS lesion",
-            "MSSEG 2016: Commowick et al., Scientific Reports 8:13650, 2018, "
-            "https://doi.org/10.1038/s41598-018-31911-7; Sllambias/yucca@8156af7 task_conversion/Task011_MSSEG1.py",
+            "MSSEG 2016: Sllambias/yucca@8156af7 task_conversion/Task011_MSSEG1.py; the README delivered with the data "
+            "(consensus of seven experts)",
         ),
         label=r"(Consensus|ManualSegmentation_\d)",
     ),
@@ -395,8 +387,7 @@ PUBLISHED: tuple[Published, ...] = (
         r"(training|test)\d\d_\d\d",
         _lesion(
             "MS lesion",
-            "ISBI 2015: Carass et al., NeuroImage 148, 2017, https://pmc.ncbi.nlm.nih.gov/articles/"
-            "PMC5344762; smart-stats-tools.org/lesion-challenge-2015",
+            "ISBI 2015: pmc.ncbi.nlm.nih.gov/articles/PMC5344762; smart-stats-tools.org/lesion-challenge-2015",
         ),
         label=r"mask\d",
         patient=r"((?:training|test)\d\d)_\d\d",
@@ -406,8 +397,9 @@ PUBLISHED: tuple[Published, ...] = (
         r"patient\d\d",
         _lesion(
             "MS lesion",
-            "Lesjak et al., Neuroinformatics 16, 2018, https://doi.org/10.1007/s12021-017-9348-7; "
-            "muschellij2/open_ms_data@6570490 README.md",
+            "Ljubljana MS data: muschellij2/open_ms_data@03f4aa8 README.md; its cross_sectional/README.md (Lesjak"
+            " et al., "
+            "Neuroinformatics, 2017)",
         ),
         label=r"consensus_gt",
         image=r"T1WKS|T1POST",
@@ -417,8 +409,10 @@ PUBLISHED: tuple[Published, ...] = (
         r"(.*/)?(Utrecht|Singapore|Amsterdam)(/\w+)?/\d+",
         Labels(
             {1: "white matter hyperintensity", 2: "other pathology"},
-            source="WMH 2017: hjkuijf/wmhchallenge@2e628cb evaluation.py; Kuijf et al., IEEE TMI 38(11), 2019, "
-            "https://doi.org/10.1109/TMI.2019.2905770",
+            source=(
+                "WMH 2017: hjkuijf/wmhchallenge@10391cb evaluation.py; Sllambias/yucca@8156af7 "
+                "task_conversion/Task008_WMH.py"
+            ),
         ),
         label=r"wmh",
         question="whether 2, other pathology, is a class or to be ignored: the challenge leaves it out of its scores "
@@ -429,8 +423,7 @@ PUBLISHED: tuple[Published, ...] = (
         r"(.*/)?\d+",
         _lesion(
             "sub-acute stroke lesion",
-            "ISLES 2015: Maier et al., Medical Image Analysis 35, 2017, "
-            "https://doi.org/10.1016/j.media.2016.07.009; AzmHmd/ISLES@3629783 README.md",
+            "ISLES 2015: JakubSmid/MRI-ischemic-stroke-segmentation@28c84e0; AzmHmd/ISLES@3629783 README.md",
         ),
         label=r"VSD\.Brain\.XX\.O\.OT",
         image=r"DWI",
@@ -440,8 +433,7 @@ PUBLISHED: tuple[Published, ...] = (
         r"(.*/)?case_\d+",
         _lesion(
             "infarct",
-            "ISLES 2018: Hakim et al., Stroke 52, 2021, https://pmc.ncbi.nlm.nih.gov/articles/PMC8240494; "
-            "tureckova/ISLES2018@af40608",
+            "ISLES 2018: pmc.ncbi.nlm.nih.gov/articles/PMC8240494; tureckova/ISLES2018@af40608",
         ),
         label=r"SMIR\.Brain\.XX\.O\.OT",
         image=r"(CT|MR)_(CBF|CBV|MTT|Tmax)",
@@ -451,8 +443,8 @@ PUBLISHED: tuple[Published, ...] = (
         r"sub-strokecase\d{4}_ses-\d{4}",
         _lesion(
             "infarct",
-            "ISLES 2022: Hernandez Petzsche et al., Scientific Data 9:762, 2022, "
-            "https://doi.org/10.1038/s41597-022-01875-5; Sllambias/yucca@8156af7 task_conversion/Task005_ISLES22.py",
+            "ISLES 2022: Sllambias/yucca@8156af7 task_conversion/Task005_ISLES22.py; ezequieldlrosa/isles22@31b7c8c "
+            "README.md",
         ),
         label=r"msk",
     ),
@@ -467,8 +459,10 @@ PUBLISHED: tuple[Published, ...] = (
                 1220: "oedema",
                 2221: "scar",
             },
-            source="MyoPS 2020: mathpluscode/CineMA@4e352ac cinema/data/myops2020/__init__.py; Li et al., Medical "
-            "Image Analysis 87, 2023, https://doi.org/10.1016/j.media.2023.102808",
+            source=(
+                "MyoPS 2020: mathpluscode/CineMA@4e352ac cinema/data/myops2020/__init__.py; values of "
+                "Case3001_gd.nii.gz in Tengjia-Kang/MyoPS@be32f33"
+            ),
         ),
         label=r"gd",
     ),
@@ -490,8 +484,11 @@ PUBLISHED: tuple[Published, ...] = (
             {2: "cancer of ISUP grade 2", 3: "ISUP 3", 4: "ISUP 4", 5: "ISUP 5"},
             {"csPCa": (2, 3, 4, 5)},
             exclusive=False,
-            source="PI-CAI: DIAGNijmegen/picai_labels@ce4a472 README.md; Saha et al., Lancet Oncology 25(7), 2024, "
-            "https://doi.org/10.1016/S1470-2045(24)00220-1",
+            source=(
+                "PI-CAI: DIAGNijmegen/picai_labels@0108eaa README.md; its clinical_information/marksheet.csv "
+                "beside the "
+                "values of 10005_1000005"
+            ),
         ),
         label=r"csPCa_lesion_delineations/human_expert",
         patient=r"(\d{5})_\d{7}",
@@ -501,8 +498,8 @@ PUBLISHED: tuple[Published, ...] = (
         r"\d{5}_\d{7}",
         _lesion(
             "cancer of ISUP grade 2 or more",
-            "PI-CAI: DIAGNijmegen/picai_labels@a67c7f5 csPCa_lesion_delineations/AI/"
-            "Bosma22a/README.md; Bosma et al., Radiology: AI 5(5), 2023, https://doi.org/10.1148/ryai.230031",
+            "PI-CAI: DIAGNijmegen/picai_labels@0108eaa README.md; csPCa_lesion_delineations/AI/Bosma22a/README.md"
+            " there",
         ),
         label=r"csPCa_lesion_delineations/AI",
         patient=r"(\d{5})_\d{7}",
@@ -532,8 +529,9 @@ PUBLISHED: tuple[Published, ...] = (
         r"PETCT_[0-9a-f]{10}[/_].+",
         _lesion(
             "lesion",
-            "autoPET: Gatidis et al., Scientific Data 9:601, 2022, https://doi.org/10.1038/"
-            "s41597-022-01718-3; MIC-DKFZ/nnUNet@0e49508 dataset_conversion/Dataset221_AutoPETII_2023.py",
+            "autoPET: MIC-DKFZ/nnUNet@0e49508 dataset_conversion/Dataset221_AutoPETII_2023.py; lab-"
+            "midas/autoPET@468179b "
+            "README.md",
         ),
         label=r"seg",
         patient=r"(PETCT_[0-9a-f]{10})",
@@ -543,8 +541,10 @@ PUBLISHED: tuple[Published, ...] = (
         r"(.*/)?\d+[/_](T1DUAL|T2SPIR)",
         Labels(
             {63: "liver", 126: "right kidney", 189: "left kidney", 252: "spleen"},
-            source="CHAOS: seamusbarnes/chaos-challenge@0e57396 build_chaos_dataset.py; Kavur et al., Medical Image "
-            "Analysis 69, 2021, https://doi.org/10.1016/j.media.2020.101950",
+            source=(
+                "CHAOS: seamusbarnes/chaos-challenge@0e57396 build_chaos_dataset.py; a public table of abdominal "
+                "data sets"
+            ),
         ),
     ),
 )
