@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cggm_med.config import RunConfig, Tree
+from cggm_med.data.layouts import NamedFiles
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.task.segmentation import SegmentationTask
@@ -39,7 +40,8 @@ def inference_config(
             with weights; None: these and the weights come from the bundle's run.
     """
     layouts = [
-        {"_target_": f"{package}.data.layouts.NamedFiles", **dataclasses.asdict(layout)} for layout in task.layouts
+        {"_target_": f"{package}.data.layouts.NamedFiles", **dataclasses.asdict(layout)}
+        for layout in task.layouts or _plain_layouts(modalities)
     ]
     return _config(
         "inference.json",
@@ -50,6 +52,7 @@ def inference_config(
         package=package,
         trained=trained,
         layouts=layouts,
+        mask_dtype="uint8" if max(next(iter(task.conventions.values())).meanings) < 256 else "uint16",
     )
 
 
@@ -73,6 +76,8 @@ def convention_tree(convention: LabelConvention) -> Tree:
         "meanings": {str(label): meaning for label, meaning in convention.meanings.items()},
         "regions": {region: list(labels) for region, labels in convention.regions.items()},
         "paint": dict(convention.paint),
+        **({"exclusive": True} if convention.exclusive else {}),
+        **({} if convention.ignore is None else {"ignore": convention.ignore}),
     }
 
 
@@ -117,6 +122,14 @@ def metadata(
         channels=dict(enumerate(modalities)),
         labels={0: "background", **convention.meanings},
         region_def=dict(enumerate(convention.regions)),
+    )
+
+
+def _plain_layouts(modalities: Sequence[str]) -> tuple[NamedFiles, ...]:
+    """File names of data without a naming scheme of their own: after the modalities, or numbered as nnU-Net does."""
+    return (
+        NamedFiles("MODALITY", {m: f"_{m}" for m in modalities}, "_label", None, "(.+)"),
+        NamedFiles("nnU-Net", {m: f"_{k:04d}" for k, m in enumerate(modalities)}, "_label", None, "(.+)"),
     )
 
 

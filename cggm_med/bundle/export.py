@@ -55,6 +55,7 @@ MODULES = (
     "models.segmentation",
     "models.stacked",
     "models.sliding_window",
+    "objectives.activation",
 )
 SCHEMA_FILE = TEMPLATE / "metadata_schema.json"
 
@@ -120,10 +121,11 @@ def export_bundle(run: Path, folder: Path, modalities: Sequence[str] | None = No
     with atomic_folder(folder) as temporary:
         write_json(temporary / "configs" / "metadata.json", meta)
         write_json(temporary / "configs" / "inference.json", inference)
-        write_json(temporary / "configs" / "evaluate.json", evaluate_config(inference, PACKAGE))
+        if predictor.convention.ignore is None:  # MONAI's Dice would count voxels that nobody annotated
+            write_json(temporary / "configs" / "evaluate.json", evaluate_config(inference, PACKAGE))
         _write_models(temporary / "models", network, shape, meta, inference)
         _write_source(temporary / PACKAGE)
-        _write_texts(temporary, meta, predictor)
+        _write_texts(temporary, meta, predictor, task)
 
 
 def _results(predictor: Predictor) -> Report | None:
@@ -199,7 +201,7 @@ def _write_source(folder: Path) -> None:
         write_text(folder / file, re.sub(r"\bcggm_med\.", f"{PACKAGE}.", source))
 
 
-def _write_texts(folder: Path, meta: Tree, predictor: Predictor) -> None:
+def _write_texts(folder: Path, meta: Tree, predictor: Predictor, task: SegmentationTask) -> None:
     """Licences, logging configuration and README."""
     data = meta["network_data_format"]
     facts = {
@@ -209,6 +211,12 @@ def _write_texts(folder: Path, meta: Tree, predictor: Predictor) -> None:
         "regions": "; ".join(f"{region} = {list(of)}" for region, of in predictor.convention.regions.items()),
         "spacing": " x ".join(f"{size:g}" for size in meta["spacing_mm"]),
         "evaluation": json.dumps(meta["evaluation"], indent=2),
+        "names": (
+            "as in BraTS"
+            if task.layouts
+            else "`CASE_MODALITY.nii.gz`, or `CASE_0000.nii.gz` and so on in the order of the channels below"
+        ),
+        "scored": predictor.convention.ignore is None,
         "run": predictor.digest,
         "version": importlib.metadata.version("cggm-med"),
     }

@@ -16,6 +16,7 @@ from torch import Tensor
 from cggm_med.device import precision
 from cggm_med.errors import DataError
 from cggm_med.models.cpu_convolution import FastConvolutions
+from cggm_med.objectives.activation import activation
 
 
 def predict_volume(
@@ -111,6 +112,7 @@ class ProbabilityInferer(Inferer):
         roi_size: voxels of a window along x, y, z.
         overlap: share of a window that its neighbour covers too, in [0, 1).
         precision: see ``cggm_med.device``.
+        exclusive: whether targets exclude one another, see ``objectives.activation``.
 
     Example:
         >>> half = ProbabilityInferer((8, 8, 8), overlap=0.5)(torch.zeros(1, 1, 9, 9, 9), lambda window: window)
@@ -118,7 +120,10 @@ class ProbabilityInferer(Inferer):
         (torch.Size([1, 1, 9, 9, 9]), 0.5)
     """
 
-    def __init__(self, roi_size: Sequence[int], overlap: float, precision: str = "auto") -> None:
+    def __init__(
+        self, roi_size: Sequence[int], overlap: float, precision: str = "auto", *, exclusive: bool = False
+    ) -> None:
+        self.activation = activation(exclusive)
         self.roi_size, self.overlap, self.precision = tuple(roi_size), overlap, precision
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
@@ -129,6 +134,6 @@ class ProbabilityInferer(Inferer):
         def predict(window: Tensor) -> Tensor:
             with autocast():
                 logits = network(window, *args, **kwargs)
-            return torch.sigmoid(logits.float())
+            return self.activation(logits)
 
         return torch.stack([predict_volume(predict, image, self.roi_size, overlap=self.overlap) for image in images])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,66 +63,97 @@ def export_dataset(task: Task, raw: Path, number: int, name: str, *, say: Callab
     say(f"{len(used)} cases ({volumes.found.layout}), labels as in {volumes.convention.name}; checking")
     problems = [f"{id}: it has no label of its own, only those of readers" for id in used if cases[id].label is None]
     for done, id in enumerate(used, start=1):
-        problems += inspect(cases[id], volumes.convention).problems
+        problems += inspect(cases[id], volumes.convention_of(cases[id])).problems
+        problems += _not_for_nnunet(cases[id], volumes.modalities)
         if len(used) >= MANY_CASES and done % (len(used) // 10) == 0:
             say(f"{done} of {len(used)} cases checked")
         lacking = [modality for modality in volumes.modalities if modality not in cases[id].images]
         problems += [f"{id}: no {', '.join(lacking)}, and nnU-Net needs every channel"] if lacking else []
     if problems:
         raise DataError("these cases cannot be exported; fix or leave out:", problems)
-    numbers = consecutive_numbers(volumes.convention)
+    named = {volumes.convention_of(cases[id]).name: volumes.convention_of(cases[id]) for id in used}
+    numbers = numbers_of_regions([*named.values()])
     with atomic_folder(target) as folder:
         for part, ids in (("Tr", (*splits.train, *splits.validation)), ("Ts", splits.test)):
             for id in ids:
-                _write_case(cases[id], folder, part, numbers)
+                new = consecutive_numbers(volumes.convention_of(cases[id]), numbers)
+                _write_case(cases[id], volumes.modalities, folder, part, new)
         if splits.validation:
             write_json(folder / "splits_final.json", [{"train": list(splits.train), "val": list(splits.validation)}])
         training = len(splits.train) + len(splits.validation)
-        write_json(folder / "dataset.json", dataset_json(volumes.modalities, volumes.convention, training))
+        write_json(folder / "dataset.json", dataset_json(volumes.modalities, [*named.values()], training))
     return target
 
 
-def consecutive_numbers(convention: LabelConvention) -> dict[int, int]:
-    """A number from 1, without gaps, for each label that belongs to a region; nnU-Net takes no others.
+def numbers_of_regions(conventions: Sequence[LabelConvention]) -> dict[frozenset[str], int]:
+    """A number from 1, without gaps, for each set of regions that a label belongs to; nnU-Net takes no others.
+
+    So labels of several conventions that mean the same to the task get one number.
 
     Example:
         >>> brats = LabelConvention("x", {1: "core", 4: "enhancing"}, {"TC": (1, 4), "ET": (4,)}, {"TC": 1, "ET": 4})
-        >>> consecutive_numbers(brats)
-        {1: 1, 4: 2}
+        >>> [(sorted(regions), number) for regions, number in numbers_of_regions([brats]).items()]
+        [(['TC'], 1), (['ET', 'TC'], 2)]
     """
-    used = sorted({label for labels in convention.regions.values() for label in labels})
-    return {label: i for i, label in enumerate(used, start=1)}
+    sets = [_regions_of(label, each) for each in conventions for label in sorted(each.meanings)]
+    return {regions: i for i, regions in enumerate(dict.fromkeys(filter(None, sets)), start=1)}
 
 
-def dataset_json(modalities: tuple[str, ...], convention: LabelConvention, training: int) -> Tree:
+def consecutive_numbers(convention: LabelConvention, numbers: Mapping[frozenset[str], int]) -> dict[int, int]:
+    """The number of each label that belongs to a region, and after them that of voxels to ignore.
+
+    Args:
+        convention: of the labels.
+        numbers: see ``numbers_of_regions``.
+    """
+    new = {label: numbers.get(_regions_of(label, convention)) for label in convention.meanings}
+    ignored = {} if convention.ignore is None else {convention.ignore: len(numbers) + 1}
+    return {label: number for label, number in sorted(new.items()) if number is not None} | ignored
+
+
+def _regions_of(label: int, convention: LabelConvention) -> frozenset[str]:
+    return frozenset(region for region, labels in convention.regions.items() if label in labels)
+
+
+def dataset_json(modalities: tuple[str, ...], conventions: Sequence[LabelConvention], training: int) -> Tree:
     """What nnU-Net has to know of the data set.
 
     Overlapping regions become nnU-Net's regions, in the order in which the convention paints them, since nnU-Net paints
-    them in the order of ``labels``. Labels that exclude one another stay labels.
+    them in the order of ``labels``. Regions that exclude one another become labels.
 
     Args:
         modalities: names of the channels.
-        convention: of the original labels.
+        conventions: of the original labels, all with the same regions.
         training: number of training cases.
+
+    Raises:
+        ConfigError: for a region with a name that nnU-Net gives another meaning.
 
     Example:
         >>> brats = LabelConvention("x", {1: "core", 4: "enhancing"}, {"ET": (4,), "TC": (1, 4)}, {"TC": 1, "ET": 4})
-        >>> made = dataset_json(("flair",), brats, 8)
+        >>> made = dataset_json(("flair",), [brats], 8)
         >>> made["labels"], made["regions_class_order"]
         ({'background': 0, 'TC': [1, 2], 'ET': [2]}, [1, 2])
     """
-    numbers = consecutive_numbers(convention)
-    regions = {name: [numbers[label] for label in convention.regions[name]] for name in convention.paint}
-    overlap = any(len(labels) > 1 for labels in regions.values())
-    labels: Tree = regions if overlap else {name: label for name, (label,) in regions.items()}
-    meanings = {str(new): f"{convention.meanings[old]} ({old} in {convention.name})" for old, new in numbers.items()}
+    first, numbers = conventions[0], numbers_of_regions(conventions)
+    if taken := {"background", "ignore"} & set(first.regions):
+        raise ConfigError(f"region {min(taken)} has a meaning of its own in nnU-Net; give it another name")
+    regions = {name: [number for held, number in numbers.items() if name in held] for name in first.paint}
+    overlap = any(len(of) > 1 for of in regions.values())
+    labels: Tree = regions if overlap else {name: number for name, (number,) in regions.items()}
+    ignored = any(each.ignore is not None for each in conventions)
+    meanings: dict[str, list[str]] = {}
+    for each in conventions:
+        for old, new in consecutive_numbers(each, numbers).items():
+            meanings.setdefault(str(new), []).append(f"{each.meanings.get(old, 'ignored')} ({old} in {each.name})")
+    painted = [numbers[_regions_of(label, first)] for label in first.paint.values()]
     return {
         "channel_names": {str(i): modality for i, modality in enumerate(modalities)},
-        "labels": {"background": 0, **labels},
-        **({"regions_class_order": [numbers[label] for label in convention.paint.values()]} if overlap else {}),
+        "labels": {"background": 0, **labels, **({"ignore": len(numbers) + 1} if ignored else {})},
+        **({"regions_class_order": painted} if overlap else {}),
         "numTraining": training,
         "file_ending": ENDING,
-        "label_meanings": meanings,
+        "label_meanings": {number: ", ".join(of) for number, of in sorted(meanings.items())},
     }
 
 
@@ -134,14 +165,25 @@ def renumber(labels: NDArray[np.generic], numbers: dict[int, int]) -> NDArray[np
     return renumbered
 
 
-def _write_case(case: Case, folder: Path, part: str, numbers: dict[int, int]) -> None:
+def _not_for_nnunet(case: Case, modalities: Sequence[str]) -> list[str]:
+    """What nnU-Net has no way to say of a case."""
+    lacks = [modality for modality in modalities if modality not in case.images]
+    problems = [f"{case.id}: no {', '.join(lacks)}; nnU-Net needs every modality of every case"] if lacks else []
+    if case.not_drawn:
+        problems.append(f"{case.id}: {', '.join(case.not_drawn)} not drawn; nnU-Net needs every region of every case")
+    if case.label is None:
+        problems.append(f"{case.id}: no label of its own; nnU-Net knows one reader")
+    return problems
+
+
+def _write_case(case: Case, modalities: Sequence[str], folder: Path, part: str, numbers: dict[int, int]) -> None:
     images, labels = folder / f"images{part}", folder / f"labels{part}"
     for sub in (images, labels):
         sub.mkdir(exist_ok=True)
-    for channel, image in enumerate(case.images.values()):
-        _write_image(image, images / f"{case.id}_{channel:04d}{ENDING}")
-    assert case.label is not None  # noqa: S101 - find_cases was asked for labels
-    grid = next(iter(case.images.values())).path
+    for channel, modality in enumerate(modalities):
+        _write_image(case.images[modality], images / f"{case.id}_{channel:04d}{ENDING}")
+    assert case.label is not None  # noqa: S101 - checked above
+    grid = case.images[modalities[0]].path
     write_volume(labels / f"{case.id}{ENDING}", renumber(open_image(case.label).voxels(), numbers), grid)
 
 

@@ -699,9 +699,22 @@ class SegmentationTask(Task):
         """Definitions of all metrics and the treatment of empty regions."""
         return self._rules(self.metrics)
 
+    def _choice(self) -> str:
+        """How masks follow from probabilities, in words."""
+        if self.exclusive:
+            return (
+                "the most probable of the regions and the background; scored are those of the label map that is written"
+            )
+        return (
+            "probability of at least 0.5; scored are the regions of the label map that is written, into which "
+            f"{', '.join(self.convention.paint)} are painted one over the other"
+        )
+
     def _rules(self, metrics: Sequence[Metric]) -> dict[str, str]:
         regions = "; ".join(f"{r} = {list(labels)}" for r, labels in self.convention.regions.items())
         first, *others = definitions(metrics).items()
+        ignore = self.convention.ignore
+        unscored = "" if ignore is None else f"; voxels with the label {ignore}, which nobody annotated, are not scored"
         complete = all(case.modalities == self.modalities for case in self.cases.values())
         said = "a case is predicted from those of the modalities that it has; one that has none of them as empty"
         incomplete = {} if complete else {"incomplete cases": said}
@@ -710,9 +723,7 @@ class SegmentationTask(Task):
             "regions": f"{regions} (labels of {self.convention.name})",
             **dict([first]),
             "empty region": empty_rule(metrics),
-            "threshold": "probability of at least 0.5; scored are the regions of the label map that is written, into "
-            f"which {', '.join(self.convention.paint)} are painted one over the other; no voxel that is background in "
-            "every image given",
+            "threshold": f"{self._choice()}; no voxel that is background in every image given{unscored}",
             **dict(others),
             **incomplete,
         }

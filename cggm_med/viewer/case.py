@@ -28,6 +28,7 @@ from cggm_med.viewer.volumes import Layer
 
 MAX_NAMED = 5  # cases to name in the error about a missing or unknown one
 NO_TRUTH = "No truth is known for this case: only the prediction is shown."
+NOT_ANNOTATED = "Voxels that nobody annotated are shown without a prediction, as they are not scored."
 LEARNED_FROM = {
     "train": "The network was trained on this case: what it predicts here says nothing of how well it does elsewhere.",
     "validation": "The checkpoint was chosen by this case among others, so its scores are optimistic.",
@@ -153,6 +154,9 @@ def _segmented(predictor: Predictor, source: Case, labels: str | None, say: Call
     if source.label is not None:
         true = dict(zip(convention.regions, convention.to_regions(scan.volumes[LABEL]), strict=True))
         truth = Layer.of_masks(np.stack([true[region] for region in order]))
+        if convention.ignore is not None:  # as in tables, so that the page has their scores
+            annotated = inspection.volumes[LABEL] != convention.ignore
+            predicted = {region: mask & annotated for region, mask in predicted.items()}
     split = _split_of(source, run)
     facts = {
         "task": run.task,
@@ -161,7 +165,8 @@ def _segmented(predictor: Predictor, source: Case, labels: str | None, say: Call
         "split": split or "none of this run",
         "absent": ", ".join(prediction.absent),
     }
-    notes = [LEARNED_FROM.get(split or "", ""), "" if truth else NO_TRUTH]
+    unknown = source.label is not None and convention.ignore is not None
+    notes = [LEARNED_FROM.get(split or "", ""), "" if truth else NO_TRUTH, NOT_ANNOTATED if unknown else ""]
     return ViewedCase(
         name=source.id,
         facts={name: fact for name, fact in facts.items() if fact},

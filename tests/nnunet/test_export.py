@@ -17,7 +17,7 @@ from cggm_med.config import parse_overrides
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.phantom import make_case
 from cggm_med.errors import ConfigError, DataError, OutputError
-from cggm_med.nnunet.export import consecutive_numbers, dataset_json, export_dataset, renumber
+from cggm_med.nnunet.export import consecutive_numbers, dataset_json, export_dataset, numbers_of_regions, renumber
 from cggm_med.runs.settings import make_config
 from cggm_med_tasks.brats2021 import CONVENTIONS
 
@@ -51,8 +51,8 @@ def nnunet_labels(made):
 
 @given(conventions())
 def test_nnunet_reads_the_regions_of_the_convention_from_the_exported_labels(convention):
-    labels, made = every_label(convention), dataset_json(("flair",), convention, 1)
-    exported = renumber(labels, consecutive_numbers(convention))
+    labels, made = every_label(convention), dataset_json(("flair",), [convention], 1)
+    exported = renumber(labels, consecutive_numbers(convention, numbers_of_regions([convention])))
     truth = dict(zip(convention.regions, convention.to_regions(labels), strict=True))
     manager = nnunet_labels(made)
     assert manager.all_labels == list(range(len(manager.all_labels)))  # consecutive, as nnU-Net demands
@@ -65,13 +65,16 @@ def test_nnunet_reads_the_regions_of_the_convention_from_the_exported_labels(con
 @given(conventions(), st.data())
 def test_nnunet_paints_predicted_regions_as_the_convention_does(convention, data):
     """Labels to regions to labels, for any regions that a network might predict."""
-    made = dataset_json(("flair",), convention, 1)
+    made = dataset_json(("flair",), [convention], 1)
     manager, order = nnunet_labels(made), list(convention.regions)
     names = [name for name in made["labels"] if name != "background"]
     predicted = np.array(data.draw(st.lists(st.booleans(), min_size=len(order), max_size=len(order))))
     if not manager.has_regions and predicted.sum() > 1:
         return  # classes that exclude one another
-    painted = renumber(convention.to_labels(predicted.reshape(-1, 1, 1, 1)), consecutive_numbers(convention))
+    painted = renumber(
+        convention.to_labels(predicted.reshape(-1, 1, 1, 1)),
+        consecutive_numbers(convention, numbers_of_regions([convention])),
+    )
     mine = {name: predicted[order.index(name)] for name in names}
     if manager.has_regions:
         probability = np.array(list(mine.values()), np.float32)
@@ -83,7 +86,7 @@ def test_nnunet_paints_predicted_regions_as_the_convention_does(convention, data
 
 
 def test_brats_by_hand():
-    made = dataset_json(("flair", "t1ce"), CONVENTIONS["brats2021"], 7)
+    made = dataset_json(("flair", "t1ce"), [CONVENTIONS["brats2021"]], 7)
     assert made["channel_names"] == {"0": "flair", "1": "t1ce"}
     assert made["labels"] == {"background": 0, "WT": [1, 2, 3], "TC": [1, 3], "ET": [3]}
     assert made["regions_class_order"] == [2, 1, 3]
@@ -94,7 +97,7 @@ def test_brats_by_hand():
 
 def test_labels_that_exclude_one_another_stay_labels():
     lesion = LabelConvention("lesion", {7: "lesion"}, {"lesion": (7,)}, {"lesion": 7})
-    made = dataset_json(("flair",), lesion, 1)
+    made = dataset_json(("flair",), [lesion], 1)
     assert made["labels"] == {"background": 0, "lesion": 1}
     assert "regions_class_order" not in made
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.command_line import command
+from helpers.declared_cohort import AFFINE, SHAPE, SMALL, cohort, write
 from helpers.pictures import without_pictures
 
 from cggm_med import registry
@@ -14,56 +15,6 @@ from cggm_med.config import to_tree
 from cggm_med.errors import DataError
 from cggm_med.runs.finished_run import FinishedRun
 from cggm_med.runs.settings import instantiate, make_config
-
-AFFINE = np.diag([1.0, 1.0, 3.0, 1.0])
-SHAPE = (20, 18, 8)
-SMALL = {
-    "data.patch_size": "[8,8,8]",
-    "data.workers": "0",
-    "data.validation": "0.2",
-    "data.test": "0.2",
-    "model.channels": "[4,8]",
-    "train.epochs": "2",
-    "train.steps_per_epoch": "3",
-    "train.validate_every": "1",
-    "train.log_every": "1",
-}
-
-
-def write(path, voxels):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(voxels, AFFINE), path)
-    return str(path)
-
-
-def cohort(folder, numbers=(1, 2, 9), names=("flair", "t1"), cases=6, **declared):
-    """A body with a lesion whose rim has another number, and voxels at its side that nobody annotated."""
-    entries = []
-    for i in range(cases):
-        random = np.random.default_rng(i)
-        label = np.zeros(SHAPE, np.uint16)
-        x, y = 5 + random.integers(5), 5 + random.integers(5)
-        label[x : x + 5, y : y + 5, 2:6] = numbers[0]
-        label[x + 1 : x + 4, y + 1 : y + 4, 3:5] = numbers[1]
-        if len(numbers) > 2:
-            label[2:4, 2:16, 1:7] = numbers[2]
-        entry = {"id": f"p{i}", "label": write(folder / "labels" / f"p{i}.nii.gz", label)}
-        for k, name in enumerate(names):
-            image = np.zeros(SHAPE, np.float32)
-            image[2:18, 2:16, 1:7] = random.normal(10, 1, (16, 14, 6))
-            image += (label > 0) * (8 - 10 * k) + (label == numbers[1]) * 6
-            entry[name] = write(folder / name / f"p{i}.nii.gz", image * (image != 0))
-        entries.append(entry)
-    content = {
-        "name": "lesions",
-        "modalities": dict.fromkeys(names, "mri"),
-        "labels": {str(numbers[0]): "rim", str(numbers[1]): "core"},
-        **({"ignore": numbers[2]} if len(numbers) > 2 else {}),
-        "training": entries,
-        **declared,
-    }
-    (folder / "dataset.json").write_text(json.dumps(content))
-    return folder / "dataset.json"
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from nibabel.affines import from_matvec, voxel_sizes
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cggm_med.data.volumes.labels import THRESHOLD, LabelConvention
+from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.normalise import Rescaling
 from cggm_med.errors import DataError
 
@@ -283,11 +283,13 @@ class _ByConvention(MapTransform):
             meanings={int(label): meaning for label, meaning in convention["meanings"].items()},
             regions={region: tuple(labels) for region, labels in convention["regions"].items()},
             paint=dict(convention["paint"]),
+            exclusive=convention.get("exclusive", False),
+            ignore=convention.get("ignore"),
         )
 
 
 class RegionsToLabelsd(_ByConvention):
-    """Probabilities of regions ``(region, x, y, z)`` to label numbers ``(1, x, y, z)``; a region begins at 0.5.
+    """Probabilities of regions ``(region, x, y, z)`` to label numbers ``(1, x, y, z)``, see ``LabelConvention.chosen``.
 
     Args:
         keys: of probabilities.
@@ -299,7 +301,7 @@ class RegionsToLabelsd(_ByConvention):
         changed = dict(data)
         for key in self.key_iterator(changed):
             volume = changed[key]
-            labels = self.convention.to_labels(volume.as_tensor().numpy() >= THRESHOLD)
+            labels = self.convention.to_labels(self.convention.chosen(volume.as_tensor().numpy()))
             changed[key] = MetaTensor(torch.from_numpy(labels)[None], meta=volume.meta)
         return changed
 

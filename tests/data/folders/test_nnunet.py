@@ -69,7 +69,7 @@ def test_what_is_exported_is_read_back(files):
     )
     folder = files(
         *("imagesTr/a_0000.nii.gz", "imagesTr/b_0000.nii.gz", "labelsTr/a.nii.gz", "labelsTr/b.nii.gz"),
-        content=dataset_json(("flair",), brats, 2),
+        content=dataset_json(("flair",), [brats], 2),
     )
     (folder / "splits_final.json").write_text(json.dumps([{"train": ["a"], "val": ["b"]}]))
     declaration, cases = read_any(folder)
