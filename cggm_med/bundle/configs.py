@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from cggm_med.config import RunConfig, Tree
 from cggm_med.data.layouts import NamedFiles
 from cggm_med.data.volumes.labels import LabelConvention
+from cggm_med.models.encoders import UNetEncoder
 from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.task.segmentation import SegmentationTask
 
@@ -48,6 +49,7 @@ def inference_config(
         task=task,
         model=model,
         regions=_regions(model),
+        planned=_planned(task.config),
         modalities=modalities,
         package=package,
         trained=trained,
@@ -65,7 +67,13 @@ def train_config(model: SegmentationModel, config: RunConfig) -> Tree:
     """Training with ``EngineTrainer``; the values of ``config`` are the defaults."""
     modalities, regions = model.modalities, _regions(model)
     return _config(
-        "train.json", settings=config, model=model, regions=regions, modalities=modalities, package="cggm_med"
+        "train.json",
+        settings=config,
+        model=model,
+        regions=regions,
+        planned=_planned(config),
+        modalities=modalities,
+        package="cggm_med",
     )
 
 
@@ -119,10 +127,27 @@ def metadata(
         eval_metrics=eval_metrics or {},
         versions={package: importlib.metadata.version(package) for package in PACKAGES},
         regions="; ".join(f"{region} = labels {list(of)}" for region, of in convention.regions.items()),
+        size=[f"{n}*n" for n in smallest_image(model)],
         channels=dict(enumerate(modalities)),
         labels={0: "background", **convention.meanings},
         region_def=dict(enumerate(convention.regions)),
     )
+
+
+def smallest_image(model: SegmentationModel) -> tuple[int, ...]:
+    """Voxels along x, y, z of the smallest image that a network takes; others are multiples of it.
+
+    Instance normalisation needs two voxels on the coarsest grid.
+    """
+    encoder = model.encoders[model.modalities[0]]
+    assert isinstance(encoder, UNetEncoder)  # noqa: S101 - the only encoder that a bundle carries
+    return tuple(2 * n for n in encoder.reduction)
+
+
+def _planned(config: RunConfig) -> Tree:
+    """Strides and kernels of the network, as far as they are not the usual ones."""
+    steps = {name: getattr(config.model, name) for name in ("strides", "kernels")}
+    return {name: [list(step) for step in of] for name, of in steps.items() if of}
 
 
 def _plain_layouts(modalities: Sequence[str]) -> tuple[NamedFiles, ...]:

@@ -20,6 +20,7 @@ from cggm_med.bundle.configs import (
     fill_template,
     inference_config,
     metadata,
+    smallest_image,
 )
 from cggm_med.config import Tree
 from cggm_med.errors import CheckpointError, ConfigError, OutputError, UnknownName
@@ -84,7 +85,7 @@ def export_bundle(run: Path, folder: Path, modalities: Sequence[str] | None = No
             f"{run} is a run of task '{predictor.run.task}', whose network a bundle cannot carry; segment with "
             "cggm-med predict"
         )
-    if (task.encoder, task.fusion) != (UNetEncoder, MaskedFusion):
+    if (getattr(task.encoder, "func", task.encoder), task.fusion) != (UNetEncoder, MaskedFusion):
         used = task.config.model
         raise ConfigError(
             f"{run} has model.encoder={used.encoder} and model.fusion={used.fusion}; a bundle carries the source of "
@@ -96,7 +97,7 @@ def export_bundle(run: Path, folder: Path, modalities: Sequence[str] | None = No
             raise UnknownName("modality in this run", modality, task.modalities)
     if len(set(chosen)) < len(chosen):
         raise ConfigError(f"modalities are {', '.join(chosen)}; expected each once")
-    network, model = _network(predictor.model, chosen)
+    network, model = _network(predictor.model, chosen, task)
     settings = task.config
     trained = {
         "spacing": list(settings.data.spacing),
@@ -117,7 +118,7 @@ def export_bundle(run: Path, folder: Path, modalities: Sequence[str] | None = No
         change=f"exported from run {predictor.digest} by cggm-med {importlib.metadata.version('cggm-med')}",
         **_scores(results, whole=set(chosen) == set(task.modalities)),
     )
-    shape = (len(chosen), *([2 ** len(model.channels)] * 3))  # of the smallest image that the network takes
+    shape = (len(chosen), *smallest_image(model))
     with atomic_folder(folder) as temporary:
         write_json(temporary / "configs" / "metadata.json", meta)
         write_json(temporary / "configs" / "inference.json", inference)
@@ -143,7 +144,9 @@ def _results(predictor: Predictor) -> Report | None:
     raise CheckpointError(f"{run.path} has not ended; go on with: cggm-med train --resume {run.path}")
 
 
-def _network(trained: MultimodalModel, modalities: Sequence[str]) -> tuple[StackedModalities, SegmentationModel]:
+def _network(
+    trained: MultimodalModel, modalities: Sequence[str], task: SegmentationTask
+) -> tuple[StackedModalities, SegmentationModel]:
     """The trained network without the encoders of other modalities, which add nothing when they are absent."""
     assert isinstance(trained, SegmentationModel)  # noqa: S101 - the only network that a segmentation task has
     model = SegmentationModel(
@@ -151,6 +154,8 @@ def _network(trained: MultimodalModel, modalities: Sequence[str]) -> tuple[Stack
         len(trained.head_weight(trained.modalities[0])),
         trained.channels,
         deep_supervision=len(trained.deep_heads) > 0,
+        encoder=task.encoder,
+        decoder_kernels=task.config.model.kernels or None,
     )
     weights = trained.state_dict()
     model.load_state_dict({name: weights[name] for name in model.state_dict()})

@@ -155,7 +155,7 @@ def _segmented(predictor: Predictor, source: Case, labels: str | None, say: Call
         true = dict(zip(convention.regions, convention.to_regions(scan.volumes[LABEL]), strict=True))
         truth = Layer.of_masks(np.stack([true[region] for region in order]))
         if convention.ignore is not None:  # as in tables, so that the page has their scores
-            annotated = inspection.volumes[LABEL] != convention.ignore
+            annotated = scan.volumes[LABEL] != convention.ignore
             predicted = {region: mask & annotated for region, mask in predicted.items()}
     split = _split_of(source, run)
     facts = {
