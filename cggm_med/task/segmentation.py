@@ -520,7 +520,8 @@ class SegmentationTask(Task):
 
     def criterion(self) -> nn.Module:
         """Soft Dice plus cross-entropy."""
-        partial = self.convention.ignore is not None or any(case.source.not_drawn for case in self.cases.values())
+        cases = self.cases.values()
+        partial = any(case.convention.ignore is not None or case.source.not_drawn for case in cases)
         return RegionLoss(exclusive=self.exclusive, partial=partial)
 
     def score_sums(self, logits: Tensor, target: Tensor) -> Tensor:
