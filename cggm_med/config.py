@@ -319,18 +319,16 @@ def _coerce(value: Any, kind: Any, key: str) -> Any:
         if mappings and isinstance(value, Mapping):
             return _coerce(value, mappings[0], key)
         return _coerce(value, next(arg for arg in args if arg is not type(None)), key)
-    if origin is Mapping:
+    if origin in (Mapping, dict):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{key} is {value!r}, expected names and values such as {{a: 1}}")
+        if args[1] is Any:
+            return value
         return {str(name): _coerce(item, args[1], f"{key}.{name}") for name, item in value.items()}
     if origin is Literal:
         if value in args:
             return value
         raise UnknownName(f"value of {key}", str(value), [str(arg) for arg in args])
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise ConfigError(f"{key} is {value!r}, expected names and values such as {{a: 1}}")
-        return (
-            value if args[1] is Any else {name: _coerce(item, args[1], f"{key}.{name}") for name, item in value.items()}
-        )
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"{key} is {value!r}, expected a list such as [a,b]")

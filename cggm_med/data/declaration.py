@@ -38,7 +38,6 @@ KEYS = (
     "codes",
     "lesion_rules",
 )
-_CONVENTION_KEYS = ("labels", "regions", "exclusive", "paint", "ignore")
 _NAME = r"[^\W\d_][\w.+-]*(?: [\w.+-]+)*"
 
 
