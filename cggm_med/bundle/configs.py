@@ -12,13 +12,24 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cggm_med.config import RunConfig, Tree
+from cggm_med.data.declaration import Kind
 from cggm_med.data.layouts import NamedFiles
 from cggm_med.data.volumes.labels import LabelConvention
+from cggm_med.data.volumes.normalise import Normalisation
 from cggm_med.models.encoders import UNetEncoder
 from cggm_med.models.segmentation import SegmentationModel
+from cggm_med.plots.style import region_colours
 from cggm_med.task.segmentation import SegmentationTask
 
 TEMPLATE = Path(__file__).with_name("templates")
+# MONAI's words (https://docs.monai.io/en/latest/mb_specification.html), which are those of DICOM; of a quantitative map
+# the scanner is not declared, and MONAI takes words of one's own.
+MONAI_MODALITIES: Mapping[Kind, str] = {"mri": "MR", "ct": "CT", "pet": "PT", "map": "map"}
+INTENSITIES: Mapping[Normalisation, str] = {
+    "z_score": "z-scored inside the body, 0 outside",
+    "training_statistics": "clipped to percentiles of the training cases, z-scored by their mean and deviation",
+    "keep_scale": "divided by one number for all cases",
+}
 PACKAGES = ("monai", "torch", "numpy", "nibabel", "pytorch-ignite", "fire", "pyyaml")  # that a bundle needs
 
 
@@ -114,6 +125,12 @@ def metadata(
         evaluation: how it was scored, or why it was not.
         eval_metrics: its metrics by name.
     """
+    shown = {m: MONAI_MODALITIES[task.kinds.get(m, "mri")] for m in modalities}
+    kinds = list(dict.fromkeys(shown.values()))
+    normalised: dict[Normalisation, list[str]] = {}
+    for modality in modalities:
+        normalised.setdefault(task.normalisations.get(modality, "z_score"), []).append(modality)
+    colours = region_colours(list(convention.regions), task.colours)
     return _config(
         "metadata.json",
         task=task,
@@ -129,8 +146,13 @@ def metadata(
         regions="; ".join(f"{region} = labels {list(of)}" for region, of in convention.regions.items()),
         size=[f"{n}*n" for n in smallest_image(model)],
         channels=dict(enumerate(modalities)),
+        modality=", ".join(kinds),
+        channel_modality=dict(enumerate(shown.values())),
+        format="hounsfield" if kinds == ["CT"] else "magnitude",
+        intensities="; ".join(f"{', '.join(of)} {INTENSITIES[kind]}" for kind, of in normalised.items()),
         labels={0: "background", **convention.meanings},
         region_def=dict(enumerate(convention.regions)),
+        colour_def=dict(enumerate(colours[region] for region in convention.regions)),
     )
 
 

@@ -212,8 +212,10 @@ def _write_texts(folder: Path, meta: Tree, predictor: Predictor, task: Segmentat
     facts = {
         "meta": meta,
         "channels": data["inputs"]["image"]["channel_def"],
+        "channel_modality": data["inputs"]["image"]["channel_modality"],
         "labels": data["outputs"]["pred"]["channel_def"],
-        "regions": "; ".join(f"{region} = {list(of)}" for region, of in predictor.convention.regions.items()),
+        "regions": predictor.convention.regions,
+        "colours": list(data["outputs"]["pred"]["colour_def"].values()),
         "spacing": " x ".join(f"{size:g}" for size in meta["spacing_mm"]),
         "evaluation": json.dumps(meta["evaluation"], indent=2),
         "names": (

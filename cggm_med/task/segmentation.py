@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from cggm_med import distributed, registry
 from cggm_med.config import RunConfig, Tree, require
 from cggm_med.data.cases import Case, CaseList
+from cggm_med.data.declaration import Kind
 from cggm_med.data.dicom.codes import SegmentCodes
 from cggm_med.data.imposed import without_imposed
 from cggm_med.data.layouts import NamedFiles, find_cases
@@ -334,6 +335,11 @@ class SegmentationTask(Task):
         """``data.resample_to``."""
         reference: str | None = self.config.data.resample_to
         return reference
+
+    @property
+    def kinds(self) -> Mapping[str, Kind]:
+        """What kind of image each modality is; of those that are left out, MRI."""
+        return {}
 
     @property
     def normalisations(self) -> Mapping[str, Normalisation]:

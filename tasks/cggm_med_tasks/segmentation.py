@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from cggm_med import distributed, registry
 from cggm_med.config import RunConfig, TrainConfig, Tree, build_section, merge, require
 from cggm_med.data.cases import LABEL, Case, CaseList
-from cggm_med.data.declaration import Declaration, same_meaning
+from cggm_med.data.declaration import Declaration, Kind, same_meaning
 from cggm_med.data.folders.declared import NAME
 from cggm_med.data.folders.propose import read_any
 from cggm_med.data.volumes.geometry import geometries, target_spacing
@@ -84,6 +84,11 @@ class DeclaredSegmentation(SegmentationTask):
         self.lesion_rules = self.declaration.lesion_rules
         self.colours, self.codes = self.declaration.colours, self.declaration.codes
         super().__init__(config)
+
+    @property
+    def kinds(self) -> Mapping[str, Kind]:
+        """As declared."""
+        return {name: modality.kind for name, modality in self.declaration.modalities.items()}
 
     @property
     def normalisations(self) -> Mapping[str, Normalisation]:

@@ -59,6 +59,37 @@ def test_the_files_are_what_the_project_says(name):
     jsonschema.validate(meta, json.loads(SCHEMA_FILE.read_text()))
 
 
+@pytest.mark.parametrize(
+    ("kinds", "modalities", "modality", "form", "intensities"),
+    [
+        (["mri", "mri"], ["MR", "MR"], "MR", "magnitude", "2 channels: a, b z-scored inside the body, 0 outside"),
+        (["ct"], ["CT"], "CT", "hounsfield", "1 channel: a clipped to percentiles of the training cases, z-scored by"),
+        (["pet", "ct"], ["PT", "CT"], "PT, CT", "magnitude", "2 channels: a divided by one number for all cases; b c"),
+        (["mri", "map"], ["MR", "map"], "MR, map", "magnitude", "2 channels: a z-scored inside the body, 0 outside; b"),
+    ],
+)
+def test_metadata_say_the_declared_kinds_and_the_names_and_colours_of_regions(
+    kinds, modalities, modality, form, intensities
+):
+    declared = {
+        "modalities": {name: {"kind": kind} for name, kind in zip("ab", kinds, strict=False)},
+        "labels": {"1": "liver", "7": "lesion"},
+        "colours": {"lesion": "#123456"},
+    }
+    names = list(declared["modalities"])
+    layer = {"task": {"declaration": declared, "modalities": names}, "model": {"channels": [4, 8]}}
+    task = registry.load(registry.TASKS, "segmentation")(make_config("segmentation", [layer]))
+    said = {"name": "x", "spacing": (1, 1, 1), "change": "made", "evaluation": "none"}
+    meta = metadata(task, task.model(), names, next(iter(task.conventions.values())), **said)
+    jsonschema.validate(meta, json.loads(SCHEMA_FILE.read_text()))
+    image, pred = meta["network_data_format"]["inputs"]["image"], meta["network_data_format"]["outputs"]["pred"]
+    assert (image["modality"], image["format"]) == (modality, form)
+    assert list(image["channel_modality"].values()) == modalities
+    assert meta["image_classes"].startswith(intensities)
+    assert pred["region_def"] == {"0": "liver", "1": "lesion"}
+    assert pred["colour_def"] == {"0": "#56B4E9", "1": "#123456"}  # the palette's first, and the declared one
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_each_is_complete_by_itself(name):
     folder = PIPELINES / name
