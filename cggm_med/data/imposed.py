@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,17 +17,17 @@ _RATES = re.compile(r"(\d(?:-\d)+)(?::(\d+))?")
 
 
 def without_imposed(
-    cases: Sequence[Case], modalities: Sequence[str], setting: str, known: Sequence[str], seed: int
+    cases: Sequence[Case], modalities: Sequence[str], setting: str, training: Collection[str], seed: int
 ) -> list[Case]:
-    """The cases without the images that a study takes away.
+    """The cases, of which those that are trained on lack the images that a study takes away.
 
     Args:
-        cases: from which to take.
+        cases: all of them, which a file may name.
         modalities: of the run, in order.
         setting: ``2-4-6-8``: the modalities in turn are missing in 20, 40, 60 and 80 % of the cases, the imbalanced
             rates of Shi et al., PASSION, ACM Multimedia 2024, https://arxiv.org/abs/2407.14796, for BraTS; any digits,
             one a modality, and perhaps a seed, as in ``2-4-6-8:7``. Or a file, see ``read_absent``.
-        known: ids that a file may name; of other cases than ``cases`` nothing is taken.
+        training: ids of those that are trained on; of others nothing is taken.
         seed: of the draw, unless the setting has its own.
 
     Raises:
@@ -42,12 +42,13 @@ def without_imposed(
                 f"data.missing is {setting}, {len(rates)} rates in tenths; expected one for each of the "
                 f"{len(modalities)} modalities {', '.join(modalities)}"
             )
-        lacked = {case.id: {m for m in modalities if m not in case.images} for case in cases}
+        lacked = {case.id: {m for m in modalities if m not in case.images} for case in cases if case.id in training}
         absent = draw_absent(lacked, dict(zip(modalities, rates, strict=True)), int(drawn[2] or seed))
     else:
-        absent = read_absent(Path(setting), modalities, known)
+        absent = read_absent(Path(setting), modalities, [case.id for case in cases])
+    gone = {id: of for id, of in absent.items() if id in training}
     left = [
-        replace(case, images={m: image for m, image in case.images.items() if m not in absent.get(case.id, ())})
+        replace(case, images={m: image for m, image in case.images.items() if m not in gone.get(case.id, ())})
         for case in cases
     ]
     if empty := [case.id for case in left if not case.images]:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import functools
 import math
 import statistics
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import nibabel as nib
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -37,7 +35,7 @@ from cggm_med.data.volumes.prepared import PreparedCase, common_spacing
 from cggm_med.data.volumes.preprocess import Preprocessing, prepare
 from cggm_med.data.volumes.raters import Raters
 from cggm_med.data.volumes.transforms import NativeGrid, Spacing
-from cggm_med.errors import CheckpointError, ConfigError, DataError, UnknownName, first_of
+from cggm_med.errors import CheckpointError, ConfigError, DataError, UnknownName
 from cggm_med.files import cache_folder
 from cggm_med.metrics.lesions import LesionRules
 from cggm_med.metrics.metric import Metric, load_metrics
@@ -61,11 +59,12 @@ from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.objectives.activation import activation
 from cggm_med.objectives.balance_scores import soft_dice_sums
 from cggm_med.objectives.losses import RegionLoss
-from cggm_med.plots.contours import contour_figure
 from cggm_med.plots.style import region_colours
 from cggm_med.results.results import CaseValues, Record, Scores
 from cggm_med.results.tables import Table
 from cggm_med.task.base import CaseResult, Task, TaskConfig
+from cggm_med.task.case_drawing import CaseDrawing
+from cggm_med.task.overview import lacking, lacking_tables, remarks
 from cggm_med.task.scan_to_mask import SegmentedScan, segment_scan
 from cggm_med.task.subset_segmentation import segment_subsets
 from cggm_med.types import Batch
@@ -378,7 +377,10 @@ class SegmentationTask(Task):
     def prepare(self, splits: Splits, say: Callable[[str], None]) -> None:
         """Check and preprocess the scans; with several processes, the first does it for all."""
         data = self.config.data
-        cases = self._imposed(members_of(splits, self.found.cases), splits)
+        found: Sequence[Case] = self.found.cases
+        if data.missing is not None and splits.train:
+            found = without_imposed(found, self.modalities, data.missing, splits.train, self.config.train.seed)
+        cases = members_of(splits, found)
         say(
             f"{len(cases)} cases ({self.found.layout}), labels as in {self.convention.name}; checking and preprocessing"
         )
@@ -397,7 +399,7 @@ class SegmentationTask(Task):
 
         cache = cache_folder(data.cache) / "preprocessed"
         with distributed.first_process_first():
-            rescalings = self._rescalings(splits, cases, preprocessing)
+            rescalings = self._rescalings([case for case in cases if case.id in set(splits.train)], preprocessing)
             preprocessing = replace(preprocessing, rescalings=rescalings)
             prepared = prepare(cases, preprocessing, cache, workers=data.workers, progress=progress)
         if data.spacing is None:
@@ -405,64 +407,25 @@ class SegmentationTask(Task):
             self.settle(data=replace(self.config.data, spacing=common_spacing(prepared)))
         self.cases = {case.id: case for case in prepared}
         self.splits = splits
-        for line in _resampled(prepared, self.reference):
+        for line in remarks(prepared, self.reference, rescalings):
             say(line)
-        found = [(c.id, m, value) for c in prepared for m, value in c.facts["background"].items()]
-        plain = dict.fromkeys(case for case, m, value in found if value is None and m not in rescalings)
-        if plain:
-            say(f"no constant background in {', '.join(plain)}: normalised over the whole image")
         if splits.train:
             self._require_all_regions(splits.train)
 
-    def _imposed(self, cases: list[Case], splits: Splits) -> list[Case]:
-        """The cases, without what ``data.missing`` takes from those of them that are trained on."""
-        setting, training = self.config.data.missing, set(splits.train)
-        if setting is None or not training:
-            return cases
-        trained = [case for case in cases if case.id in training]
-        known = [case.id for case in self.found.cases]
-        left = without_imposed(trained, self.modalities, setting, known, self.config.train.seed)
-        by_id = {case.id: case for case in left}
-        return [by_id.get(case.id, case) for case in cases]
-
     def overview(self) -> tuple[Table, ...]:
         """How many cases of each split lack each modality, and which lack what; nothing where all are complete."""
-        lacking = self._lacking()
-        if not any(lacking.values()):
-            return ()
-        count = {name: len(ids) for name, ids in self.splits.items() if ids}
-        per_modality = [
-            (m, *(f"{sum(m in of for of in lacking[name].values())} of {total}" for name, total in count.items()))
-            for m in self.modalities
-        ]
-        sets: dict[str, dict[str, list[str]]] = {}
-        for name, of in lacking.items():
-            for case, absent in of.items():
-                sets.setdefault("+".join(absent), {}).setdefault(name, []).append(case)
-        per_set = [
-            (absent, *(f"{len(of[name])}: {first_of(of[name])}" if name in of else "-" for name in count))
-            for absent, of in sets.items()
-        ]
-        return (
-            Table("cases that lack a modality", ("modality", *count), tuple(per_modality)),
-            Table("cases by what they lack", ("lacking", *count), tuple(per_set)),
-        )
+        return lacking_tables(self._lacking(), self.modalities, self.splits)
 
     def _lacking(self) -> dict[str, dict[str, list[str]]]:
-        """The modalities that cases lack, by split and case; complete cases are left out."""
-        absent = {id: [m for m in self.modalities if m not in case.modalities] for id, case in self.cases.items()}
-        return {name: {id: absent[id] for id in ids if absent[id]} for name, ids in self.splits.items()}
+        return lacking({id: case.modalities for id, case in self.cases.items()}, self.modalities, self.splits)
 
-    def _rescalings(
-        self, splits: Splits, cases: Sequence[Case], preprocessing: Preprocessing
-    ) -> Mapping[str, Rescaling]:
+    def _rescalings(self, training: Sequence[Case], preprocessing: Preprocessing) -> Mapping[str, Rescaling]:
         """Those of the settings, to which those that are missing are added from the training cases."""
-        data, kinds = self.config.data, self.normalisations
-        missing = {m: kind for m, kind in kinds.items() if kind != "z_score" and m not in data.rescaling}
-        missing = {m: kind for m, kind in missing.items() if m in self.modalities}
-        if missing and not splits.train:
+        data = self.config.data
+        missing = {m: kind for m, kind in self.normalisations.items() if m in self.modalities and kind != "z_score"}
+        missing = {m: kind for m, kind in missing.items() if m not in data.rescaling}
+        if missing and not training:
             raise CheckpointError(f"the run's settings lack data.rescaling of {', '.join(missing)}; train it anew")
-        training = [case for case in cases if case.id in splits.train]
         folder = cache_folder(data.cache) / "intensities"
         found = training_rescalings(training, preprocessing, missing, folder, workers=data.workers)
         if found:
@@ -620,7 +583,7 @@ class SegmentationTask(Task):
             findings = {"regions": scores, "heads": head_scores, "present": "+".join(case.modalities)}
             mean = statistics.fmean(row["dice"] for row in scores)
             yield CaseResult(
-                id, findings, _Drawing(region_colours(self.targets, self.colours), case, truth, fused, scores), mean
+                id, findings, CaseDrawing(region_colours(self.targets, self.colours), case, truth, fused, scores), mean
             )
 
     def evaluate_subsets(
@@ -736,51 +699,6 @@ class SegmentationTask(Task):
         }
 
 
-def _resampled(prepared: Sequence[PreparedCase], reference: str | None) -> Iterator[str]:
-    """What was resampled, in a few lines."""
-    moved = [case for case in prepared if "resampled" in case.facts]
-    for grid in dict.fromkeys(case.facts["grid_of"] for case in moved):
-        of = [case for case in moved if case.facts["grid_of"] == grid]
-        counts = Counter(role for case in of for role in case.facts["resampled"])
-        what = ", ".join(f"{role} in {n} cases" for role, n in counts.items())
-        without = "" if grid == reference else f" (no {reference} in {first_of([case.id for case in of])})"
-        yield f"resampled to the grid of {grid}{without}: {what}"
-    if partial := [line for case in moved for line in case.facts["partial"]]:
-        yield f"{len(partial)} images do not cover the grid that they were resampled to: {partial[0]}"
-
-
 def _sizes(voxels: Sequence[int]) -> str:
     """One number if all axes have the same."""
     return " x ".join(map(str, voxels if len(set(voxels)) > 1 else voxels[:1]))
-
-
-@dataclass(frozen=True)
-class _Drawing:
-    """Draws one case with true and predicted contours, in RAS+ axes."""
-
-    colours: Mapping[str, str]
-    case: PreparedCase
-    truth: NDArray[np.bool_]
-    prediction: NDArray[np.bool_]
-    scores: Sequence[Record]
-
-    def __call__(self, path: Path) -> None:
-        grid = self.case.label_grid or self.case.grid
-        affine = np.array(grid.affine)
-        turn = nib.orientations.io_orientation(affine)
-        axes = [int(a) for a in np.argsort(turn[:, 0])]
-
-        def canonical(volume: NDArray[Any]) -> NDArray[Any]:
-            return np.asarray(nib.orientations.apply_orientation(volume, turn))
-
-        images = {modality: canonical(volume) for modality, volume in self.case.scan(grid).volumes.items()}
-        contour_figure(
-            path,
-            self.case.id,
-            images,
-            np.stack([canonical(mask) for mask in self.truth]),
-            np.stack([canonical(mask) for mask in self.prediction]),
-            self.colours,
-            tuple(grid.spacing[a] for a in axes),
-            {row["region"]: row["dice"] for row in self.scores},
-        )

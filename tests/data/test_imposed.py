@@ -91,11 +91,14 @@ def test_a_csv_file_has_a_column_for_each_modality(tmp_path):
     assert {case: of for case, of in gone.items() if of} == {"case1": ("flair",), "case3": ("flair", "t2")}
 
 
-def test_cases_that_a_file_names_beside_those_in_question_keep_everything(tmp_path):
+def test_cases_that_are_not_trained_on_keep_everything(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({"case1": ["t1"], "case9": ["t2"]}))
-    some = cases()[:3]
-    left = without_imposed(some, MODALITIES, str(tmp_path / "a.json"), [case.id for case in cases()], 0)
-    assert taken(left) == {"case0": (), "case1": ("t1",), "case2": ()}
+    training = [case.id for case in cases()[:3]]
+    left = without_imposed(cases(), MODALITIES, str(tmp_path / "a.json"), training, 0)
+    assert {case: of for case, of in taken(left).items() if of} == {"case1": ("t1",)}
+    assert {case for case, of in taken(without_imposed(cases(), MODALITIES, "0-9-0-0", training, 0)).items() if of} == {
+        *training
+    }
 
 
 @pytest.mark.parametrize(
