@@ -32,16 +32,12 @@ def make_config(task: str, layers: Sequence[Tree], preset: str | None = None, st
         'tiny'
     """
     cls = registry.load(registry.TASKS, task)
-    stated: Tree = {}
-    for layer in layers:
-        stated |= {key: value for key, value in layer.items() if key == "preset"}
-        for section, key in (("task", "name"), ("strategy", "name"), ("data", "path")):
-            if isinstance(layer.get(section), dict) and key in layer[section]:
-                stated[f"{section}.{key}"] = layer[section][key]
-    named = stated.get("task.name", task)
+    stated = merge(layers)
+    task_section, strategy_section, data_section = (_section(stated, name) for name in ("task", "strategy", "data"))
+    named = task_section.get("name", task)
     if named != task:
         raise UnknownName(f"task in these settings (they are for '{named}')", task, [str(named)], f"Say --task {named}")
-    strategy = strategy or str(stated.get("strategy.name", "cggm"))
+    strategy = strategy or str(strategy_section.get("name", "cggm"))
     for layer in layers:
         foreign = layer.get("strategy", {})
         if len(foreign) > 1 and foreign.get("name", strategy) != strategy:
@@ -51,7 +47,8 @@ def make_config(task: str, layers: Sequence[Tree], preset: str | None = None, st
                 f"strategy '{foreign['name']}'"
             )
     balancing = registry.load(registry.STRATEGIES, strategy)
-    preset = str(preset or stated.get("preset") or cls.default_preset(embedded=stated.get("data.path") is None))
+    path = data_section.get("path")
+    preset = str(preset or stated.get("preset") or cls.default_preset(embedded=path is None))
     if preset not in cls.presets:
         raise UnknownName(f"preset of task {task}", preset, cls.presets)
     sections = {
@@ -60,16 +57,21 @@ def make_config(task: str, layers: Sequence[Tree], preset: str | None = None, st
         "model": cls.ModelConfig,
         "strategy": balancing.Config,
     }
-    # The settings of a run hold what its data declared, and its data may be elsewhere by now.
-    stored = any("declaration" in layer.get("task", {}) for layer in layers if isinstance(layer.get("task"), dict))
-    path = stated.get("data.path")
-    above = merge([cls.presets[preset], {"train": balancing.train_defaults}, *layers])
-    of_data = {} if stored else cls.settings_of_data(None if path is None else Path(str(path)), above)
     # A task's own TaskConfig may have another default.
     modalities = {} if hasattr(cls.TaskConfig, "modalities") else {"modalities": list(cls.known_modalities)}
     defaults: Tree = {"task": modalities, "train": balancing.train_defaults}
     names: Tree = {"preset": preset, "task": {"name": task}, "strategy": {"name": strategy}}
-    return resolve(sections, [of_data, cls.presets[preset], defaults, *layers, names])
+    chosen = merge([cls.presets[preset], defaults, stated, names])
+    # The settings of a run hold what its data declared, and its data may be elsewhere by now.
+    stored = "declaration" in task_section
+    of_data = {} if stored else cls.settings_of_data(None if path is None else Path(str(path)), chosen)
+    return resolve(sections, [of_data, chosen])
+
+
+def _section(tree: Tree, name: str) -> Tree:
+    """A section of settings; what is none is refused when all are resolved."""
+    section = tree.get(name)
+    return section if isinstance(section, dict) else {}
 
 
 def instantiate(config: RunConfig) -> tuple[Task, BalancingStrategy]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from helpers.command_line import command
+from helpers.nifti import write
 from helpers.small_runs import small_settings
 
 from cggm_med.data.volumes.phantom import PhantomCase, make_case
@@ -18,16 +19,11 @@ TO_2023 = np.array([0, 1, 2, 0, 3], np.uint8)  # 1 NCR, 2 ED, 4 ET -> 1, 2, 3
 TO_MSD = np.array([0, 2, 1, 0, 3], np.uint8)  # -> 1 oedema, 2 non-enhancing, 3 enhancing
 
 
-def save(array, path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(array, AFFINE), path)
-
-
 def brats2021(folder, cases):
     for i, case in enumerate(cases):
         name = f"BraTS2021_{i:05d}"
         for kind, array in {**case.images, "seg": case.labels}.items():
-            save(array, folder / name / f"{name}_{kind}.nii.gz")
+            write(folder / name / f"{name}_{kind}.nii.gz", array, AFFINE)
     return folder
 
 
@@ -35,11 +31,11 @@ def brats2023(folder, cases):
     """Without case folders, with odd letter case and one uncompressed file, as copies in the wild."""
     for i, case in enumerate(cases):
         name = f"BraTS-GLI-{i:05d}-000"
-        save(case.images["flair"], folder / f"{name}-t2f.nii.gz")
-        save(case.images["t1"], folder / f"{name}-T1N.nii.gz")
-        save(case.images["t1ce"], folder / f"{name}-t1c.nii")
-        save(case.images["t2"], folder / f"{name}-t2W.nii.gz")
-        save(TO_2023[case.labels], folder / f"{name}-seg.nii.gz")
+        write(folder / f"{name}-t2f.nii.gz", case.images["flair"], AFFINE)
+        write(folder / f"{name}-T1N.nii.gz", case.images["t1"], AFFINE)
+        write(folder / f"{name}-t1c.nii", case.images["t1ce"], AFFINE)
+        write(folder / f"{name}-t2W.nii.gz", case.images["t2"], AFFINE)
+        write(folder / f"{name}-seg.nii.gz", TO_2023[case.labels], AFFINE)
     return folder
 
 
@@ -47,8 +43,8 @@ def decathlon(folder, cases):
     training = []
     for i, case in enumerate(cases):
         stack = np.stack([case.images[m] for m in ("flair", "t1", "t1ce", "t2")], axis=-1)
-        save(stack, folder / "imagesTr" / f"BRATS_{i:03d}.nii.gz")
-        save(TO_MSD[case.labels], folder / "labelsTr" / f"BRATS_{i:03d}.nii.gz")
+        write(folder / "imagesTr" / f"BRATS_{i:03d}.nii.gz", stack, AFFINE)
+        write(folder / "labelsTr" / f"BRATS_{i:03d}.nii.gz", TO_MSD[case.labels], AFFINE)
         training.append({"image": f"./imagesTr/BRATS_{i:03d}.nii.gz", "label": f"./labelsTr/BRATS_{i:03d}.nii.gz"})
     content = {
         "name": "BRATS",
@@ -65,9 +61,9 @@ def datalist(folder, cases):
     sections = {"training": [], "validation": [], "test": []}
     for i, case in enumerate(cases):
         entry = {"id": f"p{i}", "label": f"p{i}/truth.nii.gz"}
-        save(case.labels, folder / f"p{i}" / "truth.nii.gz")
+        write(folder / f"p{i}" / "truth.nii.gz", case.labels, AFFINE)
         for modality, array in case.images.items():
-            save(array, folder / f"p{i}" / f"scan_{modality}.nii.gz")
+            write(folder / f"p{i}" / f"scan_{modality}.nii.gz", array, AFFINE)
             entry[modality] = f"p{i}/scan_{modality}.nii.gz"
         sections["training" if i < 4 else "validation" if i == 4 else "test"].append(entry)
     (folder / "list.json").write_text(json.dumps(sections))

@@ -2,8 +2,9 @@
 
 import json
 
-import nibabel as nib
 import numpy as np
+
+from helpers.nifti import write
 
 AFFINE = np.diag([1.0, 1.0, 3.0, 1.0])
 SHAPE = (20, 18, 8)
@@ -20,12 +21,6 @@ SMALL = {
 }
 
 
-def write(path, voxels):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(voxels, AFFINE), path)
-    return str(path)
-
-
 def cohort(folder, numbers=(1, 2, 9), names=("flair", "t1"), cases=6, **declared):
     """A body with a lesion whose rim has another number, and voxels at its side that nobody annotated."""
     entries = []
@@ -37,12 +32,12 @@ def cohort(folder, numbers=(1, 2, 9), names=("flair", "t1"), cases=6, **declared
         label[x + 1 : x + 4, y + 1 : y + 4, 3:5] = numbers[1]
         if len(numbers) > 2:
             label[2:4, 2:16, 1:7] = numbers[2]
-        entry = {"id": f"p{i}", "label": write(folder / "labels" / f"p{i}.nii.gz", label)}
+        entry = {"id": f"p{i}", "label": str(write(folder / "labels" / f"p{i}.nii.gz", label, AFFINE))}
         for k, name in enumerate(names):
             image = np.zeros(SHAPE, np.float32)
             image[2:18, 2:16, 1:7] = random.normal(10, 1, (16, 14, 6))
             image += (label > 0) * (8 - 10 * k) + (label == numbers[1]) * 6
-            entry[name] = write(folder / name / f"p{i}.nii.gz", image * (image != 0))
+            entry[name] = str(write(folder / name / f"p{i}.nii.gz", image * (image != 0), AFFINE))
         entries.append(entry)
     content = {
         "name": "lesions",

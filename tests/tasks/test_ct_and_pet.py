@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 from helpers.command_line import command
+from helpers.nifti import write
 from helpers.pictures import without_pictures
 
 from cggm_med.errors import CheckpointError, ConfigError
@@ -31,12 +32,6 @@ SMALL = {
 }
 
 
-def write(path, voxels, affine=AFFINE):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(voxels, affine), path)
-    return str(path)
-
-
 def patients(folder):
     """Air around a body of water, with a lesion that takes up what it takes up."""
     entries = []
@@ -50,7 +45,10 @@ def patients(folder):
         pet = np.where(label > 0, uptake, body * 0.5)
         files = {"ct": ct.astype(np.int16), "pet": pet.astype(np.float32), "label": label}
         entries.append(
-            {"id": f"p{i}", **{role: write(folder / role / f"p{i}.nii.gz", volume) for role, volume in files.items()}}
+            {
+                "id": f"p{i}",
+                **{role: str(write(folder / role / f"p{i}.nii.gz", volume, AFFINE)) for role, volume in files.items()},
+            }
         )
     content = {"name": "petct", "modalities": {"ct": "ct", "pet": "pet"}, "labels": {"1": "lesion"}}
     (folder / "dataset.json").write_text(json.dumps({**content, "training": entries}))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - as everybody calls it
 from helpers.command_line import command
+from helpers.nifti import write
 from helpers.pictures import without_pictures
 
 from cggm_med.errors import UnknownName
@@ -29,12 +30,6 @@ SMALL = {
 }
 
 
-def write(path, voxels, affine):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(voxels, affine), path)
-    return str(path)
-
-
 def ball(affine, shape, centre, radius):
     places = np.tensordot(affine[:3, :3], np.indices(shape), 1) + affine[:3, 3, None, None, None]
     middle = T2[:3, :3] @ centre + T2[:3, 3]
@@ -50,8 +45,8 @@ def patients(folder):
         for name, affine, shape in (("t2", T2, T2_SHAPE), ("adc", ADC, ADC_SHAPE)):
             body, drawn = ball(affine, shape, (12, 10, 4), 9), ball(affine, shape, lesion, 4)
             volume = body * (100 + 3 * random.normal(size=shape)) + drawn * (60 if name == "t2" else -60)
-            entry[name] = write(folder / name / f"p{i}.nii.gz", volume.astype(np.float32), affine)
-        entry["label"] = write(folder / "label" / f"p{i}.nii.gz", drawn.astype(np.uint8), ADC)
+            entry[name] = str(write(folder / name / f"p{i}.nii.gz", volume.astype(np.float32), affine))
+        entry["label"] = str(write(folder / "label" / f"p{i}.nii.gz", drawn.astype(np.uint8), ADC))
         entries.append(entry)
     held_out, training = entries[:1], entries[1:]
     content = {"name": "prostate", "modalities": {"t2": "mri", "adc": "map"}, "labels": {"1": "lesion"}}

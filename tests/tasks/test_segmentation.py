@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from helpers.command_line import command
-from helpers.declared_cohort import AFFINE, SHAPE, SMALL, cohort, write
+from helpers.declared_cohort import AFFINE, SHAPE, SMALL, cohort
+from helpers.nifti import write
 from helpers.pictures import without_pictures
 
 from cggm_med import registry
@@ -134,9 +135,9 @@ def test_several_readers_are_one_truth_and_scored_one_by_one(tmp_path, monkeypat
     content = json.loads(file.read_text())
     for entry in content["training"]:
         label = entry.pop("label")
-        nobody = write(tmp_path / "empty" / f"{entry['id']}.nii.gz", np.zeros(SHAPE, np.uint8))
-        copy = write(tmp_path / "again" / f"{entry['id']}.nii.gz", np.asarray(nib.load(label).dataobj))
-        entry["raters"] = {"A": label, "B": copy, "C": nobody}
+        nobody = write(tmp_path / "empty" / f"{entry['id']}.nii.gz", np.zeros(SHAPE, np.uint8), AFFINE)
+        copy = write(tmp_path / "again" / f"{entry['id']}.nii.gz", np.asarray(nib.load(label).dataobj), AFFINE)
+        entry["raters"] = {"A": label, "B": str(copy), "C": str(nobody)}
     file.write_text(json.dumps(content))
     flags = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
     flags += ["--set", f"data.cache={tmp_path / 'cache'}", "--set", "data.raters=soft"]

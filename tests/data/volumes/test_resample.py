@@ -4,6 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - as everybody calls it
+from helpers.nifti import write
 from nibabel.processing import resample_from_to
 from scipy.spatial.transform import Rotation
 
@@ -75,11 +76,6 @@ def ball(affine, shape, radius):
     places = np.tensordot(affine[:3, :3], index, 1) + affine[:3, 3, None, None, None]
     centre = T2[:3, :3] @ ((np.array(T2_SHAPE) - 1) / 2) + T2[:3, 3]
     return np.linalg.norm(places - centre[:, None, None, None], axis=0) < radius
-
-
-def write(path, volume, affine):
-    nib.save(nib.Nifti1Image(volume, affine), path)
-    return path
 
 
 def prostate(folder, *, label_on=T2, lacks=()):
