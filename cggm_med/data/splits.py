@@ -84,8 +84,9 @@ def split_by_group(
     sizes = [max(1, round(fraction * len(groups))) if fraction else 0 for fraction in (validation, test)]
     if len(groups) <= sum(sizes):
         raise DataError(
-            f"{len(groups)} {kind}s are too few: validation fraction {validation} takes {sizes[0]}, test fraction "
-            f"{test} takes {sizes[1]}, and training needs at least 1; add {kind}s or lower a fraction"
+            f"{len(groups)} {kind}{'s are' if len(groups) != 1 else ' is'} too few: data.validation={validation} takes "
+            f"{sizes[0]}, data.test={test} takes {sizes[1]}, and training needs at least 1; add {kind}s, or set a "
+            "fraction to 0, which holds none out"
         )
     chosen = dict.fromkeys(groups, "train")
     chosen |= dict.fromkeys(groups[: sum(sizes)], "test") | dict.fromkeys(groups[: sizes[0]], "validation")

@@ -70,7 +70,7 @@ def test_a_small_fraction_still_takes_one_patient() -> None:
 
 
 def test_too_few_patients() -> None:
-    with pytest.raises(DataError, match=r"2 patients are too few: validation fraction 0.2 takes 1, test .* takes 1"):
+    with pytest.raises(DataError, match=r"2 patients are too few: data.validation=0.2 takes 1, data.test=.* takes 1"):
         split_by_group(make_cases(2, visits=9), validation=0.2, test=0.2, seed=0)
     with pytest.raises(DataError, match="0 patients"):
         split_by_group([], validation=0, test=0, seed=0)
