@@ -17,6 +17,7 @@ from typing import ClassVar
 
 from cggm_med.config import Tree, require
 from cggm_med.data.dicom.codes import Code, SegmentCodes
+from cggm_med.data.folders.conventions import RELEASES
 from cggm_med.data.layouts import NamedFiles
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.phantom import VERSION, write_phantom
@@ -91,8 +92,8 @@ class BraTS2021(SegmentationTask):
     known_modalities = MODALITIES
     targets = ("WT", "TC", "ET")
     conventions = CONVENTIONS
-    # Of the challenge for adult glioma of 2023, see metrics.lesions.lesion_metrics.
-    lesion_rules = LesionRules(dilations=3, min_mm3=50.0)
+    # Of the challenge for adult glioma, see metrics.lesions.lesion_metrics.
+    lesion_rules = RELEASES["BraTS 2023 GLI"].labels.lesion_rules or LesionRules()
     codes = CODES
     layouts = (
         NamedFiles(

@@ -10,6 +10,8 @@ from cggm_med.cli.app import app
 from cggm_med.data.folders.declared import read_declared
 from cggm_med.data.volumes.io import write_volume
 from cggm_med.errors import CggmMedError, ConfigError, DataError, OutputError
+from cggm_med.metrics.lesions import LesionRules
+from cggm_med_tasks.brats2021 import BraTS2021
 
 
 @pytest.fixture
@@ -49,6 +51,18 @@ def test_what_is_written_is_read_once_it_is_settled(folder, tmp_path):
     declaration, cases = read_declared(out)
     assert declaration.regions == ("lesion",)
     assert [case.images["adc"].path.name for case in cases.cases] == ["p1_adc.nii.gz", "p2_adc.nii.gz"]
+
+
+def test_lesion_rules_of_the_challenge_come_with_its_numbers(tmp_path):
+    """The rules that task brats2021 has, from the same place; without them a dilation of 3 would be missing."""
+    volume = np.zeros((4, 4, 2), np.uint8)
+    volume[0, 0] = 1, 3
+    for name in ("t1n", "t1c", "t2w", "t2f", "seg"):
+        write_volume(tmp_path / "BraTS-SSA-00002-000" / f"BraTS-SSA-00002-000-{name}.nii.gz", volume, np.eye(4))
+    done = init(tmp_path, "-o", tmp_path / "dataset.json")
+    assert "the mask dilated 3 times are a lesion, which does not count up to 50 mm3" in " ".join(done.output.split())
+    declaration, _ = read_declared(tmp_path / "dataset.json")
+    assert declaration.lesion_rules == BraTS2021.lesion_rules == LesionRules(dilations=3, min_mm3=50)
 
 
 def test_nothing_is_written_without_a_name_or_over_a_file(folder, tmp_path):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from cggm_med.data.declaration import UNKNOWN
 from cggm_med.data.folders.proposal import Labels
+from cggm_med.metrics.lesions import LesionRules
 
 NOTHING_SAYS = (
     "what the numbers in the labels mean: no file says it, and the names are those of no published data set known here"
@@ -32,6 +33,10 @@ class Published:
         image: pattern of all of a name that at least one modality of the cohort must have.
         patient: pattern whose group 1, at the start of a case's id, is the patient.
         question: what the publication leaves to its user.
+        note: what a reader of its lesion rules should know.
+        kept: a number, and another one: what the second means here, the first meant in older releases. Where the first
+            occurs and the second does not, the cases may bear new names and old numbers.
+        alone: pattern of all of an id that no other release has, by which this is ruled out.
     """
 
     name: str
@@ -41,6 +46,9 @@ class Published:
     image: str = ""
     patient: str = ""
     question: str = ""
+    note: str = ""
+    kept: tuple[int, int] | None = None
+    alone: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,35 +108,90 @@ def conventions_of(
         >>> conventions_of([LabelledCase("patient 7", "mask.nii", lambda: frozenset({1}))]).recognised
         False
     """
-    names = list(modalities)
-    groups: dict[tuple[str, ...], list[LabelledCase]] = {}
-    for case in cases:
-        fitting = tuple(of.name for of in PUBLISHED if _fits(of, case, names))
-        groups.setdefault(fitting, []).append(case)
     found: dict[str, Labels] = {}
     of_case: dict[str, str] = {}
     patients: dict[str, str] = {}
     questions: list[str] = []
+    notes: list[str] = []
     others = list(unlabelled)
-    for fitting, held in groups.items():
-        release, asked = _release([_BY_NAME[name] for name in fitting], held)
+    groups = _by_fitting(cases, modalities)
+    for fitting, held in groups:
+        release, asked = _release(fitting, held)
         questions += asked
         name = release.name if release is not None else UNKNOWN
         found[name] = release.labels if release is not None else Labels({})
         of_case |= {case.id: name for case in held}
+        notes += [release.note] if release is not None and release.note else []
         if release is not None and release.patient:
             ids = [*(case.id for case in held), *(id for id in others if re.fullmatch(release.case, id, re.IGNORECASE))]
             whose = {id: re.match(release.patient, id, re.IGNORECASE) for id in ids}
             patients |= {id: of[1] for id, of in whose.items() if of is not None}
     if len(found) == 1:
         (labels,) = found.values()
-        return Told({"": labels}, {}, patients, tuple(questions), (), all(groups))
+        return Told({"": labels}, {}, patients, tuple(questions), tuple(notes), all(fitting for fitting, _ in groups))
     if not found:
         return Told({"": Labels({})})
     if UNKNOWN in found:
         return Told({"": Labels({})}, {}, patients, (*questions, *_some_unknown(found, of_case)), ())
-    alike, notes = _alike(found, of_case)
-    return Told(alike, of_case, patients, tuple(questions), notes, True)
+    alike, about = _alike(found, of_case)
+    rules = {name: labels.lesion_rules for name, labels in found.items() if labels.lesion_rules is not None}
+    if len(set(rules.values())) > 1:
+        told = "; ".join(f"in {name}, {of.describe()}" for name, of in rules.items())
+        questions.append(f'which lesion rules hold for all: {told}; write one of them into "lesion_rules"')
+    again = repeated_patients({id: patients.get(id, id) for id in of_case})
+    if again:
+        about = (*about, f"patients of BraTS 2021 that are also in BraTS 2023 GLI, by their number: {len(again)}")
+    patients |= again
+    return Told(alike, of_case, patients, tuple(questions), (*about, *notes), True)
+
+
+def releases_of(cases: Sequence[LabelledCase]) -> tuple[dict[str, Published], list[str]]:
+    """The release of each case that is named as in one, by case id; and what to ask where it is open which.
+
+    Example:
+        >>> found, asked = releases_of([LabelledCase("BraTS2021_00000", "seg.nii", lambda: frozenset({4}))])
+        >>> found["BraTS2021_00000"].name, asked
+        ('BraTS 2017 to 2021', [])
+    """
+    found: dict[str, Published] = {}
+    questions: list[str] = []
+    for fitting, held in _by_fitting(cases, ()):
+        if fitting:
+            release, asked = _release(fitting, held)
+            found |= {case.id: release for case in held} if release is not None else {}
+            questions += asked
+    return found, questions
+
+
+def repeated_patients(patients: Mapping[str, str]) -> dict[str, str]:
+    """The patients of cases of BraTS 2021 that are also there as patients of BraTS 2023 GLI, by case id.
+
+    The later release holds the patients of the earlier one, with the same numbers and the same gaps between them
+    (public listings of both: huggingface.co rocky93/BraTS_segmentation and obi77/brats23-first-10-examples). Unless
+    both are known to be one patient, one could be trained on and the other tested.
+
+    Args:
+        patients: of all cases, by case id.
+
+    Example:
+        >>> repeated_patients({"BraTS2021_00005": "BraTS2021_00005", "BraTS-GLI-00005-000": "BraTS-GLI-00005"})
+        {'BraTS2021_00005': 'BraTS-GLI-00005'}
+    """
+    known = {patient.lower(): patient for patient in patients.values()}
+    numbers = {id: found[1] for id in patients if (found := re.fullmatch(r"BraTS2021_(\d{5})", id, re.IGNORECASE))}
+    later = {id: known.get(f"brats-gli-{number}") for id, number in numbers.items()}
+    return {id: patient for id, patient in later.items() if patient is not None}
+
+
+def _by_fitting(
+    cases: Iterable[LabelledCase], modalities: Iterable[str]
+) -> list[tuple[list[Published], list[LabelledCase]]]:
+    """The cases by the releases that their names fit."""
+    names = list(modalities)
+    groups: dict[tuple[str, ...], list[LabelledCase]] = {}
+    for case in cases:
+        groups.setdefault(tuple(of.name for of in PUBLISHED if _fits(of, case, names)), []).append(case)
+    return [([RELEASES[name] for name in fitting], held) for fitting, held in groups.items()]
 
 
 def _fits(of: Published, case: LabelledCase, modalities: Sequence[str]) -> bool:
@@ -153,11 +216,19 @@ def _release(candidates: Sequence[Published], cases: Sequence[LabelledCase]) -> 
         if all(count <= len(read) / 2 for value, count in held.items() if value not in best.labels.meanings):
             return best, _question(best)
         return None, [
-            f"what {_listed(sorted(held))} in the labels mean: the names are those of {best.name}, which has "
-            f"{_listed(sorted(best.labels.meanings))} alone"
+            f"what {_listed(sorted(held))} in the labels {'means' if len(held) == 1 else 'mean'}: the names are those "
+            f"of {best.name}, which has {_listed(sorted(best.labels.meanings))} alone"
         ]
     smallest = min(holding, key=lambda of: len(of.labels.meanings))
     if len({tuple(of.labels.meanings[value] for value in sorted(held)) for of in holding}) == 1:
+        if smallest.kept is not None and held[smallest.kept[0]] and not held[smallest.kept[1]]:
+            number, now = smallest.kept
+            if not any(re.fullmatch(smallest.alone, case.id, re.IGNORECASE) for case in cases):
+                meanings = smallest.labels.meanings
+                return None, [
+                    f"what {number} means: {meanings[number]} in {smallest.name}, but no case has {now}, "
+                    f"{meanings[now]}, which was {number} until 2021"
+                ]
         return smallest, _question(smallest)
     options = "; ".join(f"{of.name}: {_described(of.labels, held)}" for of in holding)
     return None, [f"what the numbers in the labels mean: names and numbers fit several releases: {options}"]
@@ -210,18 +281,27 @@ def _listed(numbers: Sequence[int]) -> str:
     return shown[0] if len(shown) == 1 else ", ".join(shown[:-1]) + f" and {shown[-1]}"
 
 
-def _nested(meanings: Mapping[int, str], wt: Sequence[int], tc: Sequence[int], et: Sequence[int], source: str,
-            **others: int) -> Labels:  # fmt: skip
-    """Glioma labels with the regions that BraTS scores, which lie within one another, and others beside them."""
+# What a lesion is to the challenges: rachitsaluja/BraTS-2023-Metrics@43c9052 metrics.py; for children and after
+# treatment rachitsaluja/BraTS-2024-Metrics@f1131e3 metrics_PED.py and metrics_GLI.py. Releases before 2023 counted no
+# lesions, and have the rules for the same tumours.
+_ADULT_GLIOMA = LesionRules(dilations=3, min_mm3=50.0)
+_TREATED_GLIOMA = LesionRules(dilations=3, min_mm3=20.0)
+_CHILDREN = LesionRules(dilations=5, min_mm3=10.0)
+_MENINGIOMA = LesionRules(dilations=1, min_mm3=50.0)
+_METASTASES = LesionRules(dilations=1, min_mm3=2.0)
+
+
+def _nested(meanings: Mapping[int, str], wt: Sequence[int], tc: Sequence[int], et: Sequence[int], lesions: LesionRules,
+            source: str, **others: int) -> Labels:  # fmt: skip
+    """Tumour labels with the regions that BraTS scores, which lie within one another, and others beside them."""
     single = {name: (label,) for name, label in others.items()}
-    return Labels(
-        meanings, {"WT": tuple(wt), "TC": tuple(tc), "ET": tuple(et), **single}, exclusive=False, source=source
-    )
+    regions = {"WT": tuple(wt), "TC": tuple(tc), "ET": tuple(et), **single}
+    return Labels(meanings, regions, exclusive=False, source=source, lesion_rules=lesions)
 
 
 _UNTIL_2021 = _nested(
     {1: "necrotic tumour core", 2: "oedema", 4: "enhancing tumour"},
-    (1, 2, 4), (1, 4), (4,),
+    (1, 2, 4), (1, 4), (4,), _ADULT_GLIOMA,
     "BraTS 2017 to 2021: MIC-DKFZ/nnUNet@0e49508 dataset_conversion/Dataset137_BraTS21.py; FeTS-AI/Challenge@1c12265 "
     "Task_1/fets_challenge/spec_sens_code.py",
 )  # fmt: skip
@@ -236,15 +316,25 @@ _BRATS_ID = r"BraTS-{}-\d{{5}}-\d{{3}}"
 _BRATS_PATIENT = r"(BraTS-[A-Z]+-\d{5})-\d{3}"
 
 
-def _since_2023(name: str, place: str, source: str, *, cavity: bool = False) -> Published:
+def _since_2023(
+    name: str,
+    place: str,
+    lesions: LesionRules,
+    source: str,
+    *,
+    cavity: bool = False,
+    alone: str = "",
+    note: str = "",
+) -> Published:
     meanings = _SINCE_2023 | ({4: "resection cavity"} if cavity else {})
     others = {"RC": 4} if cavity else {}
-    labels = _nested(meanings, (1, 2, 3), (1, 3), (3,), f"{name}: {source}", **others)
-    return Published(name, _BRATS_ID.format(place), labels, patient=_BRATS_PATIENT)
+    labels = _nested(meanings, (1, 2, 3), (1, 3), (3,), lesions, f"{name}: {source}", **others)
+    kept = (4, 3) if cavity else None
+    return Published(name, _BRATS_ID.format(place), labels, patient=_BRATS_PATIENT, kept=kept, alone=alone, note=note)
 
 
-def _lesion(meaning: str, source: str) -> Labels:
-    return Labels({1: meaning}, source=source)
+def _lesion(meaning: str, source: str, lesions: LesionRules | None = None) -> Labels:
+    return Labels({1: meaning}, source=source, lesion_rules=lesions)
 
 
 PUBLISHED: tuple[Published, ...] = (
@@ -256,6 +346,7 @@ PUBLISHED: tuple[Published, ...] = (
             (1, 2, 3, 4),
             (1, 3, 4),
             (4,),
+            _ADULT_GLIOMA,
             "BraTS 2013: blog.smir.ch/BRATS/Start2014 (the organisers' page); mdpi.com/1424-8220/25/6/1838, "
             "section 4.1",
         ),
@@ -288,19 +379,30 @@ PUBLISHED: tuple[Published, ...] = (
         patient=r"(UCSF-PDGM-\d+)",
     ),
     # UPENN-GBM is not here: public loaders disagree whether its enhancing tumour is 3 or 4.
-    _since_2023("BraTS 2023 GLI", "GLI", f"{_METRICS_2023}; MIC-DKFZ/nnUNet@0e49508 Dataset226_BraTS2024-BraTS-GLI.py"),
+    _since_2023(
+        "BraTS 2023 GLI",
+        "GLI",
+        _ADULT_GLIOMA,
+        f"{_METRICS_2023}; MIC-DKFZ/nnUNet@0e49508 Dataset226_BraTS2024-BraTS-GLI.py",
+    ),
     _since_2023(
         "BraTS 2024 GLI, after treatment",
         "GLI",
+        _TREATED_GLIOMA,
         f"{_METRICS_2024}@f1131e3 metrics_GLI.py; MIC-DKFZ/nnUNet@0e49508 Dataset226_BraTS2024-BraTS-GLI.py",
         cavity=True,
+        alone=r"BraTS-GLI-\d{5}-1\d\d",  # the listing of flwrlabs/fed-brats: time points count from 100
+        note="BraTS 2024 counts enhancing tumour from 10 mm3 on and other regions from 20; proposed is 20 for all",
     ),
-    _since_2023("BraTS-SSA", "SSA", f"{_METRICS_2023}; {_METRICS_2024}@f1131e3 metrics_SSA.py"),
-    _since_2023("BraTS-MEN", "MEN", f"{_METRICS_2023}; {_METRICS_2024}@f1131e3 metrics_MEN.py"),
-    _since_2023("BraTS-MET 2023 and 2024", "MET", f"{_METRICS_2023}; {_METRICS_2024}@f1131e3 metrics_MET.py"),
+    _since_2023("BraTS-SSA", "SSA", _ADULT_GLIOMA, f"{_METRICS_2023}; {_METRICS_2024}@f1131e3 metrics_SSA.py"),
+    _since_2023("BraTS-MEN", "MEN", _MENINGIOMA, f"{_METRICS_2023}; {_METRICS_2024}@f1131e3 metrics_MEN.py"),
+    _since_2023(
+        "BraTS-MET 2023 and 2024", "MET", _METASTASES, f"{_METRICS_2023}; {_METRICS_2024}@f1131e3 metrics_MET.py"
+    ),
     _since_2023(
         "BraTS-MET 2025",
         "MET",
+        _METASTASES,
         f"{_METRICS_2024}@f1131e3 metrics_MET.py; public scoring code for 2025 (1 NETC, 2 SNFH, 3 ET, 4 RC)",
         cavity=True,
     ),
@@ -312,6 +414,7 @@ PUBLISHED: tuple[Published, ...] = (
             (1, 2, 3),
             (1, 3),
             (3,),
+            _ADULT_GLIOMA,
             f"BraTS-PED 2023: {_METRICS_2023} (one rule for all of 2023); Kazerooni et al., arXiv 2305.17033",
         ),
         patient=_BRATS_PATIENT,
@@ -324,6 +427,7 @@ PUBLISHED: tuple[Published, ...] = (
             (1, 2, 3, 4),
             (1, 2, 3),
             (1,),
+            _CHILDREN,
             f"BraTS-PED since 2024: {_METRICS_2024}@7fa0b9e metrics_PED.py; Kazerooni et al., arXiv 2404.15009",
             # The challenge scores NET and ED too. They are what TC and WT hold beyond the regions inside them; were
             # they regions too, a voxel of WT alone could not be painted without making it ED as well.
@@ -337,6 +441,7 @@ PUBLISHED: tuple[Published, ...] = (
         _lesion(
             "gross tumour volume",
             f"BraTS-MEN-RT 2024: {_METRICS_2024}@f1131e3 metrics_MEN_RT.py; README of the challenge's data preparation",
+            _MENINGIOMA,
         ),
         label=r"gtv",
         patient=r"(BraTS-MEN-RT-\d{4}-\d+)",
@@ -349,6 +454,7 @@ PUBLISHED: tuple[Published, ...] = (
             (1, 2, 3),
             (2, 3),
             (3,),
+            _ADULT_GLIOMA,
             "Decathlon Task01: Project-MONAI/tutorials@b3c6c99 modules/dynunet_pipeline/config/dataset_task01.json; "
             "Sllambias/yucca@8156af7 task_conversion/Task031_MSD_BrainTumour.py",
         ),
@@ -548,4 +654,4 @@ PUBLISHED: tuple[Published, ...] = (
         ),
     ),
 )
-_BY_NAME = {of.name: of for of in PUBLISHED}
+RELEASES: Mapping[str, Published] = {of.name: of for of in PUBLISHED}

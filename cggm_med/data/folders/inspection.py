@@ -272,7 +272,7 @@ def _label_values(found: Inspection) -> tuple[dict[str, Labels], list[str]]:
         unknown = [str(label) for label, meaning in labels[name].meanings.items() if meaning == UNKNOWN]
         if unknown and not any(map(asks_for_meanings, proposal.questions)):
             where = f" in {name}" if name else ""
-            questions.append(f"what {_they_mean(unknown)}{where}: no file says it")
+            questions.append(f"what {they_mean(unknown)}{where}: no file says it")
     return labels, questions
 
 
@@ -296,13 +296,19 @@ def _meanings(found: Inspection, values: Sequence[int]) -> tuple[Labels, list[st
     labels = told.labels[""]
     publication = labels.source.partition(":")[0]
     return labels, [
-        f"what {_they_mean(list(map(str, values)))}: {found.proposal.path.name} does not say it; the cases' names "
+        f"what {they_mean(list(map(str, values)))}: {found.proposal.path.name} does not say it; the cases' names "
         f"suggest {publication}, whose meanings are proposed",
         *told.questions,
     ]
 
 
-def _they_mean(numbers: Sequence[str]) -> str:
+def they_mean(numbers: Sequence[str]) -> str:
+    """Numbers with the verb that fits them.
+
+    Example:
+        >>> they_mean(["1"]), they_mean(["1", "2"])
+        ('1 means', '1, 2 mean')
+    """
     return f"{', '.join(numbers)} {'means' if len(numbers) == 1 else 'mean'}"
 
 

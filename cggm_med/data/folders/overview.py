@@ -60,6 +60,8 @@ def lines(found: Inspection) -> Iterator[str]:
         yield f"raters beside the label: {first_of(raters, 8)}"
     if proposal.reference is not None:
         yield f"reference: {proposal.reference}, to whose grid the others are resampled"
+    if proposal.lesion_rules is not None:
+        yield f"lesions, as the publication of the labels counts them: {proposal.lesion_rules.describe()}"
     for note in proposal.notes:
         yield f"note: {note}"
 

@@ -11,6 +11,7 @@ from typing import Any
 from cggm_med.data.cases import LABEL, Case, ImageFile, natural_key
 from cggm_med.data.declaration import Modality
 from cggm_med.data.volumes.labels import painting_order
+from cggm_med.metrics.lesions import LesionRules
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Labels:
         paint: number that stands for each region, in the order in which regions are painted; default: derived.
         ignore: number of voxels that nobody annotated.
         source: who says so: a file of the folder, or a publication by name and year.
+        lesion_rules: by which the publication counts lesions, if it does.
     """
 
     meanings: Mapping[int, str]
@@ -32,6 +34,7 @@ class Labels:
     paint: Mapping[str, int] = field(default_factory=dict)
     ignore: int | None = None
     source: str = ""
+    lesion_rules: LesionRules | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The part of a declaration that says this."""
@@ -80,6 +83,12 @@ class Proposal:
     left_out: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    @property
+    def lesion_rules(self) -> LesionRules | None:
+        """Those of the publications that the labels' meanings are from, if they agree."""
+        rules = {labels.lesion_rules for labels in self.labels.values() if labels.lesion_rules is not None}
+        return rules.pop() if len(rules) == 1 else None
+
     def lacking(self) -> dict[str, tuple[str, ...]]:
         """Modalities that each case lacks; cases that lack none are left out."""
         found = {case.id: tuple(m for m in self.modalities if m not in case.images) for case in self.cases}
@@ -99,6 +108,8 @@ class Proposal:
             content["conventions"] = {name: labels.to_json() for name, labels in self.labels.items()}
         if self.reference is not None:
             content["reference"] = self.reference
+        if self.lesion_rules is not None:
+            content["lesion_rules"] = vars(self.lesion_rules).copy()
         content["questions"] = list(self.questions)
         section_of = {id: section for section, ids in (self.sections or {}).items() for id in ids}
         entries: dict[str, list[dict[str, Any]]] = {"training": []}

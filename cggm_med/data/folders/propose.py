@@ -15,7 +15,7 @@ from cggm_med.data.folders.bids import read_bids
 from cggm_med.data.folders.datalist import is_auto3dseg, is_datalist, read_auto3dseg, read_datalist, read_yaml
 from cggm_med.data.folders.decathlon import is_decathlon, read_decathlon
 from cggm_med.data.folders.declared import NAME, is_declared, read_cases, read_declared
-from cggm_med.data.folders.inspection import asks_for_meanings, inspect_proposal
+from cggm_med.data.folders.inspection import asks_for_meanings, inspect_proposal, they_mean
 from cggm_med.data.folders.listed import looks_like_image
 from cggm_med.data.folders.nnunet import is_version_1, is_version_2, read_version_1, read_version_2
 from cggm_med.data.folders.proposal import Proposal
@@ -86,12 +86,15 @@ def open_points(proposal: Proposal) -> list[str]:
     """What must be settled before a proposal can be trained on.
 
     Example:
+        >>> from cggm_med.data.folders.proposal import Labels
+        >>> open_points(Proposal("bids", Path(), "", {}, {"": Labels({1: "?"})}, ()))
+        ['what 1 means']
         >>> open_points(Proposal("bids", Path(), "", {}, {}, (), questions=("which grid",)))
         ['which grid', 'what the numbers of the labels mean']
     """
     unknown = [label for labels in proposal.labels.values() for label, m in labels.meanings.items() if m == UNKNOWN]
     nothing = not any(labels.meanings for labels in proposal.labels.values())
-    asked = [f"what {', '.join(map(str, unknown))} mean"] if unknown else []
+    asked = [f"what {they_mean(list(map(str, unknown)))}"] if unknown else []
     asked += ["what the numbers of the labels mean"] if nothing else []
     return [
         *proposal.refusals,

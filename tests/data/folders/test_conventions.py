@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from cggm_med.data.declaration import Declaration
-from cggm_med.data.folders.conventions import PUBLISHED, LabelledCase, conventions_of
+from cggm_med.data.folders.conventions import PUBLISHED, RELEASES, LabelledCase, conventions_of
+from cggm_med.metrics.lesions import LesionRules
 
 
 def told(*cases, images=()):
@@ -67,6 +68,56 @@ def test_releases_side_by_side_keep_their_conventions_and_share_regions():
     cavity = told(("BraTS2021_00000", "a", {1, 2, 4}), ("BraTS-GLI-00003-100", "b", {1, 2, 3, 4}))
     assert {tuple(of.regions) for of in cavity.labels.values()} == {("WT", "TC", "ET")}
     assert "RC" in cavity.notes[1]
+
+
+def test_new_names_with_old_numbers_are_asked_about():
+    """Where a 4 occurs and no 3, it may be the enhancing tumour that it was until 2021."""
+    old = ("BraTS-GLI-00005-000", "a", {1, 2, 4})
+    found = told(old)
+    assert (found.labels[""].meanings, found.recognised) == ({}, True)
+    assert found.questions == (
+        "what 4 means: resection cavity in BraTS 2024 GLI, after treatment, but no case has 3, enhancing tumour, which "
+        "was 4 until 2021",
+    )
+    assert told(old, ("BraTS-GLI-00006-000", "a", {3})).questions == ()
+    assert told(("BraTS-GLI-00005-100", "a", {1, 2, 4})).questions == (), "such time points are of 2024 alone"
+
+
+@pytest.mark.parametrize(
+    ("release", "dilations", "mm3"),
+    [
+        ("BraTS 2017 to 2021", 3, 50),
+        ("BraTS 2023 GLI", 3, 50),
+        ("BraTS-SSA", 3, 50),
+        ("BraTS-MEN", 1, 50),
+        ("BraTS-MET 2025", 1, 2),
+        ("BraTS-PED 2023", 3, 50),
+        ("BraTS-PED since 2024", 5, 10),
+        ("BraTS 2024 GLI, after treatment", 3, 20),
+        ("BraTS-MEN-RT 2024", 1, 50),
+    ],
+)
+def test_lesions_are_those_of_the_challenge(release, dilations, mm3):
+    """As in the scripts that score the challenges, which are cited beside the rules."""
+    assert RELEASES[release].labels.lesion_rules == LesionRules(dilations=dilations, min_mm3=mm3)
+
+
+def test_lesion_rules_that_differ_are_asked_about():
+    glioma = ("BraTS2021_00000", "a", {1, 2, 4})
+    assert told(glioma, ("BraTS-GLI-00003-000", "b", {1, 2, 3})).questions == ()
+    (question,) = told(glioma, ("BraTS-MEN-00003-000", "b", {1, 2, 3})).questions
+    assert question.startswith("which lesion rules hold for all: in BraTS 2017 to 2021, true voxels")
+    assert "in BraTS-MEN, true voxels in one 26-connected part of the mask dilated once" in question
+
+
+def test_a_patient_of_both_releases_is_one():
+    found = told(
+        ("BraTS2021_00003", "a", {1, 2, 4}),
+        ("BraTS2021_00005", "a", {1, 2, 4}),
+        ("BraTS-GLI-00003-000", "b", {1, 2, 3}),
+    )
+    assert found.patients == {"BraTS-GLI-00003-000": "BraTS-GLI-00003", "BraTS2021_00003": "BraTS-GLI-00003"}
+    assert "also in BraTS 2023 GLI, by their number: 1" in found.notes[1]
 
 
 def test_a_strange_number_in_some_cases_is_their_error_and_gets_no_meaning():
