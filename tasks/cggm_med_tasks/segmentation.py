@@ -100,7 +100,8 @@ class DeclaredSegmentation(SegmentationTask):
         """The declaration of the data, all of its modalities, and a plan for the device."""
         if path is None:
             return _declared(Declaration.from_json(PHANTOM, "the phantom"))
-        declaration, found = read_any(path, need_labels=False)
+        reference = stated.get("data", {}).get("resample_to")
+        declaration, found = read_any(path, need_labels=False, reference=() if reference is None else (str(reference),))
         return merge([_declared(declaration), cls._plan(declaration, found, stated)])
 
     @classmethod
@@ -179,7 +180,8 @@ class DeclaredSegmentation(SegmentationTask):
         Raises:
             DataError: if the data do not declare enough, or a case has none of the modalities; names every such case.
         """
-        data, found = read_any(path, need_labels=need_labels)
+        own = () if self.reference is None else (self.reference, self.declaration.modalities[self.reference].shows)
+        data, found = read_any(path, need_labels=need_labels, reference=own)
         self.data_conventions = same_meaning(self.declaration, data)
         name_of = {self._own_name(data, name): name for name in data.modalities}
         wanted = self.wanted(modalities, required)

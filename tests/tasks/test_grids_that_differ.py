@@ -1,6 +1,7 @@
 """T2 and ADC with their own grids, and labels drawn on the ADC: from one command to masks and scores on both."""
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -10,7 +11,7 @@ from helpers.command_line import command
 from helpers.nifti import write
 from helpers.pictures import without_pictures
 
-from cggm_med.errors import UnknownName
+from cggm_med.errors import DataError, UnknownName
 from cggm_med.inference.predictor import Predictor
 from cggm_med.runs.finished_run import FinishedRun
 from cggm_med.runs.settings import instantiate, make_config
@@ -72,6 +73,47 @@ def test_without_the_option_it_is_named_before_anything_is_written(trained, tmp_
     told = capsys.readouterr().err
     assert "(of several, choose one with --resample-to MODALITY)" in told
     assert not (tmp_path / "run").exists()
+
+
+def as_nnunet(listing, folder):
+    """The same cases as a raw folder of nnU-Net, which cannot name a reference, under other names and numbers."""
+    content = json.loads(listing.read_text())
+    for section in ("training", "validation", "test"):
+        for entry in content[section]:
+            for role, path in (("adc", "imagesTr/{}_0000"), ("t2", "imagesTr/{}_0001"), ("label", "labelsTr/{}")):
+                target = folder / f"{path.format(entry['id'])}.nii.gz"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(entry[role], target)
+    names = {"channel_names": {"0": "ADC", "1": "T2"}, "labels": {"background": 0, "lesion": 1}}
+    (folder / "dataset.json").write_text(json.dumps({**names, "file_ending": ".nii.gz", "numTraining": 6}))
+    return folder
+
+
+def test_the_option_settles_the_grid_of_a_layout_that_cannot(trained, tmp_path):
+    """Declared and as a raw folder of nnU-Net: the same images, channel by channel, and the same targets."""
+    data = as_nnunet(trained[1], tmp_path / "raw")
+    small = {"model": {"channels": [4, 8]}, "optim": {}, "task": {}}
+    tasks = []
+    for path, to in ((data, "T2"), (trained[1], "t2")):
+        chosen = {"path": str(path), "cache": str(tmp_path / "cache"), "workers": 0, "patch_size": [8, 8, 8]}
+        chosen |= {"resample_to": to, "spacing": [1, 1, 3]}
+        task, _ = instantiate(make_config("segmentation", [{**small, "data": chosen}]))
+        task.find(print)
+        task.prepare(FinishedRun(trained[0]).splits, lambda line: None)
+        tasks.append(task)
+    raw, declared = tasks
+    assert (raw.modalities, raw.reference) == (("ADC", "T2"), "T2")
+    for id, case in declared.cases.items():
+        np.testing.assert_array_equal(raw.cases[id].image()[::-1], case.image())
+        np.testing.assert_array_equal(raw.cases[id].target(), case.target())
+    with pytest.raises(DataError, match="grid to resample to: "):
+        make_config("segmentation", [{**small, "data": {"path": str(data), "patch_size": [8, 8, 8]}}])
+
+
+def test_a_run_reads_other_data_onto_the_grid_of_its_reference(trained, tmp_path):
+    task, _ = instantiate(make_config("segmentation", [FinishedRun(trained[0]).settings]))
+    found = task.find_scans(as_nnunet(trained[1], tmp_path))
+    assert (len(found.cases), list(found.cases[0].images)) == (6, ["t2", "adc"])
 
 
 def test_training_says_what_it_resampled(trained, tmp_path):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cggm_med.data.cases import CaseList
-from cggm_med.data.declaration import UNKNOWN, Declaration
+from cggm_med.data.declaration import UNKNOWN, Declaration, Modality
 from cggm_med.data.folders.any_names import read_names
 from cggm_med.data.folders.bids import read_bids
 from cggm_med.data.folders.datalist import is_auto3dseg, is_datalist, read_auto3dseg, read_datalist, read_yaml
@@ -52,13 +53,14 @@ def propose(path: Path) -> Proposal:
     return _with_tests(_with_ids(proposal))
 
 
-def read_any(path: Path, *, need_labels: bool = True, reference: str | None = None) -> tuple[Declaration, CaseList]:
+def read_any(path: Path, *, need_labels: bool = True, reference: Sequence[str] = ()) -> tuple[Declaration, CaseList]:
     """The declaration and the cases of a data set in any layout that leaves nothing open.
 
     Args:
         path: a declared list (see ``read_declared``) or its folder; or a folder or list of another layout.
         need_labels: whether a case without label is an error; cases of the section ``test`` never need one.
-        reference: modality to whose grid the others are resampled, which settles this for a layout that leaves it open.
+        reference: names of a modality to whose grid the others are resampled, or what it shows; the first that is one
+            of these data settles this for a layout that leaves it open.
 
     Raises:
         UnknownName: for a key, modality, region or section of a declared list that does not exist.
@@ -67,8 +69,11 @@ def read_any(path: Path, *, need_labels: bool = True, reference: str | None = No
     listing = path / NAME if path.is_dir() else path
     if listing.suffix.lower() == ".json" and listing.is_file() and is_declared(read_json(listing)):
         declaration, found = read_declared(path, need_labels=need_labels)
-        return (declaration if reference is None else replace(declaration, reference=reference)), found
-    proposal = inspect_proposal(replace(propose(path), reference=reference), labels=False).proposal
+        named = _called(reference, declaration.modalities)
+        return (declaration if named is None else replace(declaration, reference=named)), found
+    proposed = propose(path)
+    named = _called(reference, proposed.modalities)
+    proposal = inspect_proposal(replace(proposed, reference=named), labels=False).proposal
     if still := open_points(proposal):
         raise DataError(
             f"{path} ({proposal.kind}) leaves open what only you know; write a list with "
@@ -80,6 +85,16 @@ def read_any(path: Path, *, need_labels: bool = True, reference: str | None = No
     declaration = Declaration.from_json(content, str(path))
     found = read_cases(folder / NAME, content, declaration, need_labels=need_labels)
     return declaration, replace(found, layout=proposal.kind)
+
+
+def _called(names: Sequence[str], modalities: Mapping[str, Modality]) -> str | None:
+    """The modality of one of these names, or else the only one that shows one of these; None if there is none."""
+    for name in names:
+        alike = [known for known, modality in modalities.items() if modality.shows == name]
+        found = [name] if name in modalities else alike
+        if len(found) == 1:
+            return found[0]
+    return None
 
 
 def open_points(proposal: Proposal) -> list[str]:

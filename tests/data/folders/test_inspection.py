@@ -49,7 +49,10 @@ def test_where_grids_differ_that_of_the_labels_is_proposed_and_asked_about(pair)
     assert "ADC would be resampled to T2" in question
     with pytest.raises(DataError, match="grid to resample to"):
         read_any(folder)
-    assert read_any(folder, reference="ADC")[0].reference == "ADC"
+    assert read_any(folder, reference=("ADC",))[0].reference == "ADC"
+    assert read_any(folder, reference=("diffusion", "adc"))[0].reference == "ADC", "by what it shows"
+    with pytest.raises(DataError, match="grid to resample to"):
+        read_any(folder, reference=("t1",))
 
 
 def test_labels_on_no_image_leave_the_grid_open(pair):
