@@ -32,7 +32,8 @@ class Metric:
         better: ``higher``, ``lower``, or ``zero`` for a signed error, which is not averaged over regions because
             regions are nested.
         both_empty: its value where neither mask has a voxel; None: ``function`` decides.
-        one_empty: its value where one mask has no voxel, that is, a region was missed or made up; None as above.
+        one_empty: its value where one mask has no voxel, that is, a region was missed or falsely predicted; None as
+            above.
         digits: after the decimal point, in tables.
         cropped: whether ``function`` gets only the smallest box that holds both masks, because the value there is the
             same as in the whole volume; False if it counts voxels outside both masks.

@@ -22,7 +22,7 @@ from cggm_med.results.aggregate import MEAN, STATISTICS, grouped, with_mean
 from cggm_med.results.results import CaseValues, Record, Scores
 from cggm_med.results.tables import Table, rounded
 
-EMPTY_KINDS = {"missed": "missed", "false": "made up", "both": "rightly empty"}
+EMPTY_KINDS = {"missed": "missed", "false": "falsely predicted", "both": "rightly empty"}
 FURTHER = "surfaces, voxels, volumes and lesions"
 LOWER_IS_BETTER = " (lower is better)"
 
@@ -34,7 +34,7 @@ def region_metrics(empty_mm: float, tolerance_mm: float, lesion_rules: LesionRul
     """Every metric that is computed for every region; only the first is quick enough for every validation.
 
     Args:
-        empty_mm: HD95 of a region or a lesion that is missed or made up.
+        empty_mm: HD95 of a region or a lesion that is missed or falsely predicted.
         tolerance_mm: see ``metrics.surface_distance.surface_dice``.
         lesion_rules: what a lesion is, and when it is found.
     """
@@ -296,11 +296,11 @@ def empty_rule(metrics: Sequence[Metric]) -> str:
 
     Example:
         >>> empty_rule([DICE])
-        'nothing there and nothing predicted: Dice 1; missed or made up: Dice 0'
+        'nothing there and nothing predicted: Dice 1; missed or falsely predicted: Dice 0'
     """
     both = [(m.name, f"{m.both_empty:g} {m.unit if m.both_empty else ''}") for m in metrics if m.both_empty is not None]
     one = [(m.name, f"{m.one_empty:g} {m.unit}") for m in metrics if m.one_empty is not None]
-    return f"nothing there and nothing predicted: {_by_value(both)}; missed or made up: {_by_value(one)}"
+    return f"nothing there and nothing predicted: {_by_value(both)}; missed or falsely predicted: {_by_value(one)}"
 
 
 def _by_value(values: Iterable[tuple[str, str]]) -> str:

@@ -103,8 +103,8 @@ class SegmentationDataConfig:
         foreground: share of patches that are centred on a voxel of a region.
         augmentation: ``none``, ``light`` or ``standard``.
         overlap: share of a patch that its neighbour also covers when a volume is predicted.
-        empty_hd95_mm: HD95 of a region or lesion that is missed or made up, in mm; 374 is the penalty of the BraTS
-            challenge.
+        empty_hd95_mm: HD95 of a region or lesion that is missed or falsely predicted, in mm; 374 is the penalty of
+            the BraTS challenge.
         surface_tolerance_mm: distance in mm up to which surfaces agree in normalised surface Dice; 1 mm is a voxel of
             the BraTS grid, the finest that an annotation of it can be.
         rescaling: numbers by which a modality is normalised that is not z-scored, see ``Rescaling``; default: from the

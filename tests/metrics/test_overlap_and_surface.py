@@ -75,7 +75,7 @@ def test_empty_surroundings_change_nothing():
         assert dice(*wide) == dice(a, b)
 
 
-def test_a_missed_or_made_up_region_counts_against():
+def test_a_missed_or_falsely_predicted_region_counts_against():
     some, nothing = block([2, 2, 2]), torch.zeros(20, 20, 20, dtype=torch.bool)
     for prediction, target, expected in [
         (some, some, ("none", 1, 0)),
