@@ -9,16 +9,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from cggm_med import registry
 from cggm_med.data.splits import Splits
 from cggm_med.data.volumes.geometry import Geometry, geometries, median_shape, target_spacing
 from cggm_med.device import CONTEXT_BYTES, held_bytes, select_device
 from cggm_med.errors import ConfigError, DataError
-from cggm_med.models.encoders import UNetEncoder, halving
 from cggm_med.results.tables import Table
 from cggm_med.runs.expected import expected, windows_of
+from cggm_med.runs.memory import expected_memory, scales_of
 from cggm_med.task.base import Task
-from cggm_med.task.footprint import Axes, Footprint, Network, footprint
 from cggm_med.task.segmentation import SegmentationTask
 from cggm_med.training.pace import STEPS, measure_pace
 from cggm_med.types import Batch
@@ -44,12 +42,7 @@ def outlook(task: Task, say: Callable[[str], None], *, at_hand: bool) -> list[Ta
         raise DataError(f"no header of {len(task.found.cases)} cases can be read; 'cggm-med train' says why")
     spacing = task.spacing or target_spacing(scans)
     device = select_device(task.config.train.device) if at_hand else torch.device("cuda")
-    strides, kernels = _scales(task)
-    return [
-        _cases(scans),
-        _network(task, strides, kernels),
-        _training(task, scans, spacing, device, strides, kernels, at_hand=at_hand),
-    ]
+    return [_cases(scans), _network(task), _training(task, scans, spacing, device, at_hand=at_hand)]
 
 
 def _cases(scans: Sequence[Geometry]) -> Table:
@@ -60,9 +53,10 @@ def _cases(scans: Sequence[Geometry]) -> Table:
     return Table(f"{len(scans)} cases along right, anterior, superior", ("", "5 %", "median", "95 %"), rows)
 
 
-def _network(task: SegmentationTask, strides: Sequence[Axes], kernels: Sequence[Axes]) -> Table:
+def _network(task: SegmentationTask) -> Table:
     rows, grid = [], np.array(task.patch_size)
-    for number, (stride, kernel, channels) in enumerate(zip(strides, kernels, task.channels, strict=True), start=1):
+    scales = zip(*scales_of(task), task.channels, strict=True)
+    for number, (stride, kernel, channels) in enumerate(scales, start=1):
         grid = grid // stride
         rows.append((str(number), _by(grid), _by(stride), _by(kernel), str(channels)))
     title = f"Every encoder, one for each of {', '.join(task.modalities)}"
@@ -74,15 +68,12 @@ def _training(
     scans: Sequence[Geometry],
     spacing: tuple[float, float, float],
     device: torch.device,
-    strides: Sequence[Axes],
-    kernels: Sequence[Axes],
     *,
     at_hand: bool,
 ) -> Table:
     config = task.config
     train = config.train
-    held = held_bytes(device) if at_hand else CONTEXT_BYTES
-    taken = _footprint(task, strides, kernels, low_precision=device.type == "cuda" and train.precision != "float32")
+    memory = expected_memory(task, device, held_bytes(device) if at_hand else CONTEXT_BYTES)
     rows = [
         ("voxel size in mm", _by(spacing)),
         ("patch in voxels", _by(task.patch_size)),
@@ -90,46 +81,13 @@ def _training(
         ("deep supervision", "yes" if config.model.deep_supervision else "no"),
         ("steps", f"{train.steps:,}" if train.steps else f"{train.epochs} epochs of all cases"),
     ]
-    if taken is not None:
-        state, work = taken.state / 1e9, taken.activations / 1e9
+    if memory is not None:
         rows += [
-            ("parameters in M, with heads", f"{taken.parameters / 1e6:.2f}"),
-            (
-                "memory of the process",
-                f"about {(taken.memory + held) / 1e9:.2f} GB: weights and optimizer {state:.2f}, a step {work:.2f}, "
-                f"the rest of the process {held / 1e9:.2f}",
-            ),
+            ("parameters in M, with heads", f"{memory.footprint.parameters / 1e6:.2f}"),
+            ("memory of the process", str(memory)),
         ]
     rows.append(("expected time", _time(task, scans, spacing, device) if at_hand else "said by 'train' on that GPU"))
     return Table("Training" + (f" on {device}" if at_hand else " on a GPU"), ("", ""), tuple(rows))
-
-
-def _scales(task: SegmentationTask) -> tuple[list[Axes], list[Axes]]:
-    """Strides and kernels of each scale, also where the settings leave them to the encoder."""
-    model, depth = task.config.model, len(task.channels)
-    strides = model.strides or [(s, s, s) for s in halving(task.channels)]
-    return list(strides), list(model.kernels or [(3, 3, 3)] * depth)
-
-
-def _footprint(
-    task: SegmentationTask, strides: Sequence[Axes], kernels: Sequence[Axes], *, low_precision: bool
-) -> Footprint | None:
-    """Of a step; None for another encoder, whose footprint is not known."""
-    model, train = task.config.model, task.config.train
-    if registry.load(registry.ENCODERS, model.encoder) is not UNetEncoder:
-        return None
-    network = Network(
-        len(task.modalities),
-        len(task.targets),
-        task.exclusive,
-        tuple(model.channels),
-        tuple(strides),
-        tuple(kernels),
-        model.deep_supervision,
-        model.fusion,
-    )
-    part = max(1, train.batch_size // train.accumulate)
-    return footprint(network, task.patch_size, part, low_precision=low_precision)
 
 
 def _time(

@@ -14,7 +14,7 @@ from rich.console import Console
 from cggm_med import distributed
 from cggm_med.config import RunConfig, Tree, to_tree
 from cggm_med.data.splits import write_splits
-from cggm_med.device import select_device
+from cggm_med.device import held_bytes, select_device
 from cggm_med.errors import CheckpointError, OutputError
 from cggm_med.files import results_folder, write_json, write_text
 from cggm_med.plots.curves import learning_figure, modality_figure
@@ -25,6 +25,7 @@ from cggm_med.runs.finished_run import FinishedRun, held_out
 from cggm_med.runs.folder import RunFolder
 from cggm_med.runs.loaded_run import LoadedRun
 from cggm_med.runs.loggers import RunLog, RunLogger, make_loggers
+from cggm_med.runs.memory import expected_memory
 from cggm_med.runs.progress import RunProgress, speaker
 from cggm_med.runs.scoring import score_run
 from cggm_med.runs.settings import completed, instantiate
@@ -127,7 +128,9 @@ def _train_and_score(
     device = select_device(config.train.device)
     done = checkpoint.step if checkpoint else 0
     # Before the run's own network is made, so that no two are in memory.
-    outlook = expected_of(task, device, done) if config.train.steps - done >= MIN_STEPS else None
+    timed = config.train.steps - done >= MIN_STEPS
+    memory = expected_memory(task, device, held_bytes(device)) if timed else None
+    outlook = expected_of(task, device, done) if timed else None
     model = build(task, strategy, config, device)
     if first:
         write_json(run.coverage, coverage(model, strategy))
@@ -142,6 +145,8 @@ def _train_and_score(
     split = held_out(splits)
     if split is None:
         say("no case is held out, so nothing will be scored at the end")
+    if memory is not None:
+        say(f"expected memory of the process on {device}: {memory}")
     if outlook is not None:
         say(f"expected on {device}: {outlook}; Ctrl-C stops, --resume {run.path} continues")
     progress = RunProgress(console if first else Console(quiet=True), done, config.train.steps)

@@ -46,6 +46,10 @@ def test_it_is_said_before_the_first_step_and_changes_no_bit(phantom, tmp_path, 
         assert len(said) == (name == "timed")
         if said:
             assert re.search(r"\d+ steps of [\d.]+ s and \d+ validations: about [\d.]+ (s|min); Ctrl-C", lines[said[0]])
-            assert said[0] < next(i for i, line in enumerate(lines) if line.startswith("step "))
+            (memory,) = [
+                i for i, line in enumerate(lines) if line.startswith("expected memory of the process on cpu: ")
+            ]
+            assert re.search(r"about [\d.]+ GB: weights and optimizer [\d.]+, a step [\d.]+, the rest", lines[memory])
+            assert max(said[0], memory) < next(i for i, line in enumerate(lines) if line.startswith("step "))
     expect_same_run(tmp_path / "timed", tmp_path / "plain")
     assert json.loads((tmp_path / "timed" / "cost.json").read_text())["steps"] > 0
