@@ -12,6 +12,7 @@ from helpers.declared_cohort import SMALL, cohort
 from helpers.pictures import without_pictures
 
 from cggm_med import registry
+from cggm_med.data.volumes.io import write_volume
 from cggm_med.errors import DataError
 from cggm_med.inference.predictor import Predictor
 from cggm_med.nnunet.export import export_dataset
@@ -135,30 +136,48 @@ def test_strategies_are_compared(run, tmp_path, monkeypatch):
     assert "Dice rim" in (tmp_path / "out" / "comparison.md").read_text()
 
 
+def copied(file, target):
+    """The same image in the format that the ending of ``target`` says."""
+    image = nib.load(file)
+    target.parent.mkdir(exist_ok=True)
+    if target.suffix in (".mgz", ".hdr"):
+        kind = nib.MGHImage if target.suffix == ".mgz" else nib.Nifti1Pair
+        nib.save(kind(np.asarray(image.dataobj, np.float32), image.affine), target)
+    else:
+        write_volume(target, np.asarray(image.dataobj), image.affine)
+
+
 # ---- bundles ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["run", "nested"])
 def test_a_bundle_gives_the_masks_of_predict(kind, request, tmp_path, monkeypatch):
+    """In every format, named by modality or by channel, whole or with one of the modalities."""
     path, data = request.getfixturevalue(kind)
     command(monkeypatch, "bundle", "export", path, "-o", tmp_path / "bundle")
-    scans = tmp_path / "scans"
-    scans.mkdir()
-    for case, pattern in (("p0", "{case}_{name}"), ("p1", "{case}_{number:04d}")):
-        for number, (name, file) in enumerate(files(data, case).items()):
-            stem = pattern.format(case=case, name=name, number=number)
-            (scans / case).mkdir(exist_ok=True)
-            (scans / case / f"{stem}.nii.gz").write_bytes(file.read_bytes())
-    config = ("--config_file", "configs/inference.json", "--meta_file", "configs/metadata.json")
     predictor, seen = Predictor(path, "cpu", trust_names=True), set()
-    for case in ("p0", "p1"):
-        words = (*config, "--dataset_dir", scans / case, "--output_dir", tmp_path / "out", "--device", "cpu")
-        done = processes.run("-m", "monai.bundle", "run", *map(str, words), cwd=tmp_path / "bundle")
+    for pattern, cases in (
+        ("{case}_{name}", {"p0": {"flair": ".nrrd", "t1": ".mha"}, "p2": {"t1": ".mgz"}}),
+        ("{case}_{number:04d}", {"p1": {"flair": ".nii.gz", "t1": ".hdr"}, "p3": {"flair": ".nii"}}),
+    ):
+        given = {}
+        for case, endings in cases.items():
+            for name, ending in endings.items():
+                stem = pattern.format(case=case, name=name, number=["flair", "t1"].index(name))
+                file = tmp_path / pattern / f"{stem}{ending}"
+                copied(files(data, case)[name], file)
+                given.setdefault(case, {})[name] = file
+        words = ("--dataset_dir", tmp_path / pattern, "--output_dir", tmp_path / "out", "--device", "cpu")
+        config = ("--config_file", "configs/inference.json", "--meta_file", "configs/metadata.json")
+        done = processes.run("-m", "monai.bundle", "run", *map(str, (*config, *words)), cwd=tmp_path / "bundle")
         assert done.returncode == 0, done.stderr[-3000:]
-        mask = nib.load(tmp_path / "out" / f"{case}.nii.gz")
-        assert mask.get_data_dtype() == np.uint16
-        np.testing.assert_array_equal(mask.dataobj, predictor.predict(case, files(data, case)).labels)
-        seen |= set(np.unique(mask.dataobj).tolist())
+        for case, images in given.items():
+            mask = nib.load(tmp_path / "out" / f"{case}.nii.gz")
+            assert mask.get_data_dtype() == np.uint16
+            np.testing.assert_allclose(mask.affine, nib.load(files(data, case)["t1"]).affine)
+            same = predictor.predict(case, {name: files(data, case)[name] for name in images})
+            np.testing.assert_array_equal(mask.dataobj, same.labels)
+            seen |= set(np.unique(mask.dataobj).tolist())
     assert len(seen) > 1
     meta = json.loads((tmp_path / "bundle" / "configs" / "metadata.json").read_text())
     declared = {"run": {"0": "background", "2": "core", "300": "rim"}}

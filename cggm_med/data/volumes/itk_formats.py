@@ -9,15 +9,17 @@ import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 - as everybody calls it
 from nibabel.affines import from_matvec, voxel_sizes
 from numpy.typing import NDArray
 
-from cggm_med.data.volumes.stored_image import StoredImage, channel_of, damage_of, without_single
+from cggm_med.data.volumes.stored_image import StoredImage, channel_of, damage_of, needed, without_single
 from cggm_med.errors import DataError
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk  # noqa: N813 - as everybody calls it
 
 MAX_HEADER = 1 << 22  # bytes; those of segmentations with thousands of segments are shorter
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])  # ITK counts in LPS+
@@ -45,6 +47,8 @@ def place(image: sitk.Image, affine: NDArray[np.float64]) -> None:
 
 def itk_bytes(volume: NDArray[Any], affine: NDArray[np.float64], ending: str) -> bytes:
     """The content of a file ``.nrrd`` or ``.mha`` that holds a volume ``(x, y, z)`` or ``(x, y, z, channel)``."""
+    import SimpleITK as sitk  # noqa: N813 - here, since bundles read other formats without it
+
     turned = np.ascontiguousarray(np.moveaxis(volume, (0, 1, 2), (2, 1, 0)))
     image = sitk.GetImageFromArray(turned, isVector=volume.ndim == 4)
     place(image, affine)
@@ -71,6 +75,7 @@ def open_nrrd(path: Path) -> StoredImage:
     if line_skip or (packed and byte_skip):
         raise DataError(f"{path}: it skips lines or packed bytes before its voxels; expected neither")
     start, held = (0 if detached else end) + max(0, byte_skip), data.stat().st_size
+    sitk = needed("SimpleITK", path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO("NrrdImageIO")

@@ -13,9 +13,8 @@ import nibabel as nib
 import numpy as np
 from nibabel.freesurfer.mghformat import MGHHeader
 from numpy.typing import NDArray
-from scipy.io import whosmat
 
-from cggm_med.data.volumes.stored_image import StoredImage, channel_of, damage_of, without_single
+from cggm_med.data.volumes.stored_image import StoredImage, channel_of, damage_of, needed, without_single
 from cggm_med.errors import DataError
 
 
@@ -35,11 +34,7 @@ def open_pair(path: Path) -> StoredImage:
         raise DataError(f"{path}: it is a {type(image).__name__}; expected a pair of files (.hdr and .img)")
     if not isinstance(image, nib.Nifti1Pair):
         # SPM's "mat" is an affine; with "M" alone, as with none, left and right depend on how a program was set up.
-        if (
-            "mat" not in files
-            or not files["mat"].is_file()
-            or "mat" not in [name for name, *_ in whosmat(files["mat"])]
-        ):
+        if "mat" not in files or not files["mat"].is_file() or not _holds_mat(files["mat"]):
             raise DataError(
                 f"{path}: it is an Analyze file, which does not say which side is left, and no .mat file of SPM does; "
                 "convert it to NIfTI with the tool that wrote it"
@@ -48,6 +43,11 @@ def open_pair(path: Path) -> StoredImage:
         files.pop("mat", None)
     parts = tuple(sorted(file for file in files.values() if file != path))
     return _from_nibabel(path, image, files["image"], _stated_spacing(image, files["header"]), parts)
+
+
+def _holds_mat(path: Path) -> bool:
+    """Whether a file of MATLAB holds a variable "mat"."""
+    return "mat" in [name for name, *_ in needed("scipy.io", path).whosmat(path)]
 
 
 def open_mgh(path: Path) -> StoredImage:

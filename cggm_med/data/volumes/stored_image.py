@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -64,6 +65,19 @@ class StoredImage:
         with reading(self.path):
             (volume,) = self.read([channel])
             return volume
+
+
+def needed(package: str, path: Path) -> Any:
+    """A package that some formats need, imported when a file of theirs is opened: bundles run without it until then.
+
+    Raises:
+        DataError: if it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        name = package.partition(".")[0]
+        raise DataError(f"{path} cannot be read without {name}: pip install {name}") from error
 
 
 @contextlib.contextmanager
