@@ -31,6 +31,7 @@ class Stream(Enum):
     ARTEFACT = 6
     PROBED_SAMPLES = 8
     PROBED_VOXELS = 9
+    MEASURED_PATCH = 10
 
     # Purposes of a step's draws, see ``Step.generator``; strategies of other packages use words of their own
     MODALITY_DROPOUT = "modality dropout"

@@ -150,6 +150,11 @@ class BalancedTrainer(nnUNetTrainer):
         self.steps_done += 1
         return {"loss": losses["task"].detach().cpu().numpy()}
 
+    def on_train_epoch_start(self) -> None:
+        """Also let the strategy look back."""
+        super().on_train_epoch_start()
+        self.strategy.start_epoch(self.planned.model, self.current_epoch, self._no_losses)
+
     def on_train_epoch_end(self, train_outputs: list[Tree]) -> None:
         """Also write how the modalities fared in the last step.
 
@@ -233,6 +238,12 @@ class BalancedTrainer(nnUNetTrainer):
         """nnU-Net's loss of one prediction; the strategies weigh coarser ones as nnU-Net does."""
         loss = self.loss.loss if self.enable_deep_supervision else self.loss
         return loss(logits.float(), self._on_grid(logits, target))
+
+    def _no_losses(self, split: str) -> Tree:
+        raise ConfigError(
+            f"strategy '{self.strategy_name}' measures losses of {split} cases, which nnU-Net's training does not "
+            "offer; train with cggm-med train, or with another trainer"
+        )
 
     def _score_sums(self, logits: Tensor, target: Tensor) -> Tensor:
         sums = soft_dice_sums if self.label_manager.has_regions else softmax_dice_sums

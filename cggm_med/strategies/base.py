@@ -1,6 +1,7 @@
 """The contract of a balancing strategy: hooks in the training step, each a no-op by default.
 
-One training step, and where each hook sits in it (``training.step``)::
+Before the first step of an epoch comes ``start_epoch``. One training step, and where each hook sits in it
+(``training.step``)::
 
     for each part of the batch:
         encode -> [adapt_features] -> fuse, head, classifier heads -> [watch] -> [losses] -> [backward]
@@ -27,6 +28,8 @@ from cggm_med.randomness import Step
 from cggm_med.types import Features, Outputs, UnimodalOutput
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
+# Of a split, ``train`` or ``validation``: the mean losses of its cases, see ``BalancingStrategy.start_epoch``.
+MeasuredLosses = Callable[[str], Mapping[str, Tensor]]
 
 RECENT = 0.9  # decay of the running mean of the scores
 
@@ -122,6 +125,17 @@ class BalancingStrategy(nn.Module):
             self.register_buffer(name, torch.zeros(len(model.modalities)))
         self._sums: dict[str, Tensor] = {}
         self.incomplete = False  # whether cases lack modalities, the same in all processes
+
+    def start_epoch(self, model: MultimodalModel, epoch: int, losses: MeasuredLosses) -> None:
+        """Look back on the epochs so far, before the first step of an epoch.
+
+        Args:
+            model: the network.
+            epoch: number of the epoch that starts, from 0.
+            losses: measures cases of a split, ``train`` or ``validation``, without augmentation and in evaluation mode:
+                the mean loss of the fused prediction (``task``) and of each classifier head (by modality), scalars on
+                the device, the same in all processes. Nothing is computed unless it is called.
+        """
 
     def adapt_features(self, features: dict[str, Features], step: Step) -> dict[str, Features]:
         """Change the features before fusion, such as by leaving a modality out. The heads always see all features."""

@@ -213,6 +213,22 @@ class Task(ABC):
     def batches(self, first_step: int, pin_memory: bool) -> Iterable[Batch]:
         """The batch of each remaining step, or this process's share of it."""
 
+    def evaluation_batches(self, cases: Sequence[str]) -> Iterable[Batch]:
+        """Batches of these cases, the same at each call, without augmentation, on the CPU.
+
+        Only strategies that measure losses of cases need them.
+
+        Args:
+            cases: ids.
+
+        Raises:
+            ConfigError: if the task does not support this.
+        """
+        raise ConfigError(
+            f"task '{self.config.task.name}' does not measure losses of cases, as strategy "
+            f"'{self.config.strategy.name}' does; it needs evaluation_batches"
+        )
+
     # --- network and loss ---
 
     @abstractmethod

@@ -25,6 +25,7 @@ from cggm_med.data.dicom.codes import SegmentCodes
 from cggm_med.data.imposed import without_imposed
 from cggm_med.data.layouts import NamedFiles, find_cases
 from cggm_med.data.splits import Member, Splits, fold_splits, from_sections, members_of
+from cggm_med.data.step_sampler import StepSampler
 from cggm_med.data.volumes.augment import Amount, Augmentation
 from cggm_med.data.volumes.intensities import training_rescalings
 from cggm_med.data.volumes.labels import LabelConvention, detect_convention
@@ -60,6 +61,7 @@ from cggm_med.objectives.activation import activation
 from cggm_med.objectives.balance_scores import soft_dice_sums
 from cggm_med.objectives.losses import RegionLoss
 from cggm_med.plots.style import region_colours
+from cggm_med.randomness import Stream, random_seed
 from cggm_med.results.results import CaseValues, Record, Scores
 from cggm_med.results.tables import Table
 from cggm_med.task.base import CaseResult, Task, TaskConfig
@@ -69,6 +71,7 @@ from cggm_med.task.scan_to_mask import SegmentedScan, segment_scan
 from cggm_med.task.subset_segmentation import segment_subsets
 from cggm_med.types import Batch
 
+MEASURED_PATCHES = 4  # of each case whose loss is measured
 MANY_CASES = 50  # from which on preparing them takes long enough to report progress
 
 
@@ -447,6 +450,16 @@ class SegmentationTask(Task):
         dataset = PatchDataset(cases, sampling, Augmentation(data.augmentation), size)
         sampler = self.step_sampler(first_step)
         return patch_loader(dataset, sampler, self.modalities, workers=data.workers, pin_memory=pin_memory)
+
+    def evaluation_batches(self, cases: Sequence[str]) -> Iterable[Batch]:
+        """Patches of these cases, drawn as in training but the same at each call, and not augmented."""
+        data, train = self.config.data, self.config.train
+        size = max(1, train.batch_size // distributed.world_size())
+        sampling = PatchSampling(data.patch_size, data.foreground, random_seed(train.seed, Stream.MEASURED_PATCH))
+        dataset = PatchDataset([self.cases[id] for id in cases], sampling, Augmentation("none"), 0)
+        steps = -(-len(cases) * MEASURED_PATCHES // size)
+        sampler = StepSampler(0, steps, steps, size)
+        return patch_loader(dataset, sampler, self.modalities, workers=data.workers, pin_memory=False)
 
     def _encoder(self) -> Callable[[Sequence[int]], Encoder]:
         """Constructs an encoder from the channels, with the strides and kernels that are set."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from cggm_med.objectives.balance_scores import ScoreSums, residual_sums, soft_di
 from cggm_med.objectives.losses import RegionLoss
 from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.randomness import Step
-from cggm_med.strategies.base import BalancingStrategy
+from cggm_med.strategies.base import BalancingStrategy, fused_loss
 from cggm_med.training.monitor import Monitor
 from cggm_med.training.step import train_step
 from cggm_med.types import Batch
@@ -179,10 +180,25 @@ def one_step(
     problem: Problem = SEGMENTATION,
     **options: Any,
 ) -> dict[str, Tensor]:
-    """Step ``number`` of 100; its losses."""
+    """Step ``number`` of 100, with the start of an epoch if one starts there; its losses."""
+    epoch, within = divmod(number, strategy.steps_per_epoch)
+    if not within:
+        strategy.start_epoch(model, epoch, partial(measured_losses, problem, model, strategy))
     options.setdefault("monitor", Monitor(len(model.modalities)))
     options.setdefault("clip_norm", 1.0)
     return train_step(model, strategy, optimizer, problem.criterion, batch, Step(number, STEPS), **options)
+
+
+@torch.no_grad()
+def measured_losses(
+    problem: Problem, model: MultimodalModel, strategy: BalancingStrategy, split: str
+) -> dict[str, Tensor]:
+    """What ``start_epoch`` may ask for, of one batch; the network stays in training mode."""
+    batch = problem.batch({"train": 1, "validation": 1000}[split], model.modalities)
+    features = model.encode(batch.inputs)
+    (outputs,) = model.predict([features])
+    own = {m: problem.criterion(x.logits, x.target(batch.target)) for m, x in strategy.unimodal(features).items()}
+    return {"task": fused_loss(outputs, batch.target, problem.criterion), **own}
 
 
 def same_bits(a: nn.Module, b: nn.Module) -> bool:

@@ -494,17 +494,17 @@ def a_sample_that_lacks_a_modality_is_left_out_of_its_loss_and_score(candidate: 
 
 
 def it_resumes_exactly(candidate: Candidate, problem: Problem) -> None:
-    """Five steps at once equal two, a reload into new objects, and three more."""
+    """Five steps at once equal two, a reload into new objects, and three more, which begin an epoch."""
     model, other = problem.model(), problem.model(seed=9)
     strategy, second = candidate.ready(problem, model), candidate.ready(problem, other)
     optimizer, resumed = (make_optimizer(m, s, OptimConfig(), CPU) for m, s in ((model, strategy), (other, second)))
-    for number in range(5):
-        if number == 2:
+    for number in range(3, 8):
+        if number == 5:
             other.load_state_dict(copy.deepcopy(model.state_dict()))
             second.load_state_dict(copy.deepcopy(strategy.state_dict()))
             resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
         one_step(model, strategy, optimizer, problem.batch(number), number, problem)
-        if number >= 2:
+        if number >= 5:
             one_step(other, second, resumed, problem.batch(number), number, problem)
     remedy = "what it remembers must be registered buffers, in prepare"
     expect(same_bits(other, model), f"a resumed training ends with another network; {remedy}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task.base import Task
 from cggm_med.training.checkpoint import Checkpoint, TrainingState
 from cggm_med.training.finite_check import FiniteCheck
+from cggm_med.training.mean_losses import mean_losses
 from cggm_med.training.monitor import ModalityComparison, Monitor, readable
 from cggm_med.training.step import train_step
 from cggm_med.training.validation import validate
@@ -69,6 +71,7 @@ def train(
         state.restore(resume)
     first_step = 0 if resume is None else resume.step
     finite = FiniteCheck(monitor, state.last)
+    measured = functools.partial(mean_losses, task, model, strategy, criterion, config, device)
     started = time.monotonic()
     for number, batch in enumerate(task.batches(first_step, device.type == "cuda"), start=first_step):
         done, epoch = number + 1, number // settings.steps_per_epoch
@@ -79,6 +82,8 @@ def train(
         torch.manual_seed(random_seed(settings.seed, Stream.MODEL_IN_STEP, number, distributed.rank()))
         rate = learning_rate(config.optim, number, settings.steps)
         set_learning_rate(optimizer, rate)
+        if number % settings.steps_per_epoch == 0:
+            strategy.start_epoch(model, epoch, measured)
         comparison = ModalityComparison(settings.log_shapley) if to_log else None
         model.train()
         strategy.train()

@@ -14,7 +14,12 @@ from cggm_med.testing.problems import CPU, PROBLEMS, make, one_step, set_up
 from cggm_med.training.monitor import ModalityComparison
 from cggm_med.types import Batch
 
-AT_WORK = {"cggm": {"warmup_steps": 0}, "opm": {"warmup": 0.0, "probability": 1.0}, "dgs": {"every": 1}}
+AT_WORK = {
+    "cggm": {"warmup_steps": 0},
+    "opm": {"warmup": 0.0, "probability": 1.0},
+    "dgs": {"every": 1},
+    "pmr": {"early": 1.0},
+}
 # Settings of built-in strategies that bring another rule into play.
 VARIANTS = {
     "cggm with direction": ("cggm", {"warmup_steps": 0, "guidance_weight": 0.5}),

@@ -7,7 +7,12 @@ from cggm_med.testing.strategies import strategy_laws
 
 NAMES = registry.names(registry.STRATEGIES)
 # Built-in strategies whose rule depends on the step are tried where it is at work.
-AT_WORK = {"cggm": {"warmup_steps": 0}, "opm": {"warmup": 0.0, "probability": 1.0}, "dgs": {"every": 1}}
+AT_WORK = {
+    "cggm": {"warmup_steps": 0},
+    "opm": {"warmup": 0.0, "probability": 1.0},
+    "dgs": {"every": 1},
+    "pmr": {"early": 1.0},
+}
 # Settings under which a strategy must train the same bits as joint; the others are never joint.
 NEUTRAL = {
     "joint": {},
@@ -16,6 +21,7 @@ NEUTRAL = {
     "ogm": {"alpha": 0.0},
     "opm": {"drop_base": 0.0, "warmup": 0.0, "probability": 1.0},
     "agm": {"alpha": 0.0},
+    "pmr": {"alpha": 0.0, "mu": 0.0},
     "modality_dropout": {},
     "subset_view": {},
 }
