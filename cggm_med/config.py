@@ -26,15 +26,25 @@ Tree = dict[str, Any]
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """The optimizer and its schedule: linear warm-up, then a cosine from ``lr`` to ``lr * final_lr_fraction``.
+    """The optimizer and its schedule, after a linear warm-up to ``lr``.
 
     Attributes:
-        name: ``adamw``, ``adam``, or ``sgd`` with Nesterov momentum.
+        name: ``adamw``, ``adam`` or ``sgd``.
         lr: largest learning rate.
         weight_decay: decoupled for AdamW, as an L2 term for Adam and SGD.
         momentum: of SGD; Adam and AdamW keep torch's own betas.
+        nesterov: whether the momentum of SGD is Nesterov's.
         warmup_fraction: share of all steps in which the learning rate rises from zero.
-        final_lr_fraction: share of ``lr`` that is left at the last step.
+        schedule: how it falls: ``cosine`` to ``lr * final_lr_fraction``, ``step`` by ``decay_factor`` every
+            ``decay_epochs``, or ``plateau`` by ``decay_factor`` when validation stops improving.
+        final_lr_fraction: share of ``lr`` that a cosine leaves at the last step; with 1 the rate is constant.
+        decay_factor: what ``step`` and ``plateau`` multiply the rate by.
+        decay_epochs: of ``step``.
+        patience: of ``plateau``: validations in a row without improvement after which the next one lowers the rate.
+        plateau_by: what has to improve: the ``loss`` of the validation cases, or their ``score``, the headline metric
+            that the checkpoint is chosen by.
+        heads_lr: constant learning rate of the classifier heads; default: the model's, and its schedule.
+        heads_weight_decay: of the classifier heads; default: the model's.
         clip_norm: largest norm of the model's gradient.
     """
 
@@ -42,16 +52,31 @@ class OptimConfig:
     lr: float = 1e-3
     weight_decay: float = 1e-2
     momentum: float = 0.9
+    nesterov: bool = True
     warmup_fraction: float = 0.05
+    schedule: Literal["cosine", "step", "plateau"] = "cosine"
     final_lr_fraction: float = 0.01
+    decay_factor: float = 0.1
+    decay_epochs: int = 30
+    patience: int = 10
+    plateau_by: Literal["score", "loss"] = "score"
+    heads_lr: float | None = None
+    heads_weight_decay: float | None = None
     clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        require(0 < self.lr < math.inf, "optim.lr", self.lr, "more than 0 and finite")
-        require(0 <= self.weight_decay < math.inf, "optim.weight_decay", self.weight_decay, "at least 0 and finite")
+        for name in ("lr", "heads_lr"):
+            rate = getattr(self, name)
+            require(rate is None or 0 < rate < math.inf, f"optim.{name}", rate, "more than 0 and finite")
+        for name in ("weight_decay", "heads_weight_decay"):
+            decay = getattr(self, name)
+            require(decay is None or 0 <= decay < math.inf, f"optim.{name}", decay, "at least 0 and finite")
         require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "at least 0, below 1")
         require(0 <= self.warmup_fraction < 1, "optim.warmup_fraction", self.warmup_fraction, "at least 0, below 1")
         require(0 <= self.final_lr_fraction <= 1, "optim.final_lr_fraction", self.final_lr_fraction, "from 0 to 1")
+        require(0 < self.decay_factor < 1, "optim.decay_factor", self.decay_factor, "more than 0, below 1")
+        require(self.decay_epochs >= 1, "optim.decay_epochs", self.decay_epochs, "at least 1")
+        require(self.patience >= 0, "optim.patience", self.patience, "at least 0")
         require(self.clip_norm > 0, "optim.clip_norm", self.clip_norm, "more than 0")
 
 
@@ -67,6 +92,8 @@ class TrainConfig:
         device: ``auto`` (CUDA when present), ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``auto`` (bfloat16 autocast on CUDA, float32 elsewhere), ``float32`` or ``bfloat16``.
         validate_every: epochs between two validations.
+        validate_modalities: whether validations also score each modality's classifier head; default: where that hardly
+            takes longer, that is not for volumes.
         checkpoint_every: steps between two checkpoints; one is always written at the end of training.
         log_every: steps between two lines of ``metrics.jsonl``.
         accumulate: number of equal parts in which each process computes its share of a batch, to save memory.
@@ -88,6 +115,7 @@ class TrainConfig:
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     validate_every: int = 5
+    validate_modalities: bool | None = None
     checkpoint_every: int = 100
     log_every: int = 10
     accumulate: int = 1

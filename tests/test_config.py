@@ -7,6 +7,7 @@ import re
 from typing import ClassVar
 
 import pytest
+import yaml
 
 from cggm_med.config import (
     OptimConfig,
@@ -19,7 +20,8 @@ from cggm_med.config import (
     to_tree,
 )
 from cggm_med.errors import ConfigError, UnknownName
-from cggm_med.runs.settings import make_config
+from cggm_med.runs.folder import RunFolder
+from cggm_med.runs.settings import completed, make_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,3 +169,16 @@ def test_impossible_rates_of_modality_dropout_are_named(given, message):
 
 def train_config(values):
     return build_section(TrainConfig, values, "train")
+
+
+def test_a_run_from_before_a_key_keeps_what_it_was_trained_with(tmp_path):
+    """Its preset may say something else by now; the default of the new key is what the run did."""
+    written = to_tree(make_config("mosi", [], preset="paper"))
+    for key in ("schedule", "plateau_by", "heads_lr"):
+        del written["optim"][key]
+    written["optim"]["lr"] = 0.5
+    optim = completed(written)["optim"]
+    assert (optim["schedule"], optim["heads_lr"], optim["lr"]) == ("cosine", None, 0.5)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(written))
+    assert RunFolder(tmp_path).settings_with({"train": {"log_every": 3}}).optim.schedule == "cosine"
+    assert make_config("mosi", [], preset="paper").optim.schedule == "plateau"

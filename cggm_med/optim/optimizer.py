@@ -43,21 +43,24 @@ def make_optimizer(model: MultimodalModel, strategy: nn.Module, config: OptimCon
     shared = [p for p in model.parameters() if id(p) not in owner]
     groups.append({"params": shared, "modality": None})
     if own := list(strategy.parameters()):
-        groups.append({"params": own, "modality": None})
+        heads_decay = config.weight_decay if config.heads_weight_decay is None else config.heads_weight_decay
+        groups.append({"params": own, "modality": None, "heads": True, "weight_decay": heads_decay})
     # Fused on CUDA, where it takes learning rates and skips steps without asking the CPU. Never on the CPU: there,
     # torch 2.13 scrambles updates when a gradient's memory layout differs from its parameter's.
     fused, decay, momentum = device.type == "cuda", config.weight_decay, config.momentum
     if config.name == "sgd":
-        return SGD(groups, config.lr, momentum, weight_decay=decay, nesterov=momentum > 0, fused=fused)
+        nesterov = config.nesterov and momentum > 0
+        return SGD(groups, config.lr, momentum, weight_decay=decay, nesterov=nesterov, fused=fused)
     kind = Adam if config.name == "adam" else AdamW
     return kind(groups, config.lr, weight_decay=decay, fused=fused)
 
 
-def clip_gradients(model: MultimodalModel, clip_norm: float) -> tuple[Tensor, Tensor]:
+def clip_gradients(model: MultimodalModel, clip_norm: float) -> tuple[Tensor, Tensor, Tensor]:
     """Clip the model's gradient to a norm.
 
     Returns:
-        Norm of each modality's gradient ``(modality,)`` and of all together, before clipping.
+        Norm of each modality's gradient ``(modality,)``, of those of the fusion and all else that no modality owns, and
+        of all together, before clipping.
     """
     device = next(model.parameters()).device
     own = [model.modality_gradients(m) for m in model.modalities]
@@ -66,7 +69,7 @@ def clip_gradients(model: MultimodalModel, clip_norm: float) -> tuple[Tensor, Te
     norms = torch.stack([get_total_norm(g).to(device) for g in (*own, shared)])
     total = norms.norm()
     clip_grads_with_norm_(model.parameters(), clip_norm, total)
-    return norms[:-1], total
+    return norms[:-1], norms[-1], total
 
 
 def scale_updates(optimizer: Optimizer, factors: Mapping[str, Tensor]) -> None:

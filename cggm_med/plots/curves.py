@@ -20,14 +20,18 @@ MAX_CURVES = 4  # of the validation metrics, the first ones; metrics.jsonl has t
 # What is logged for each modality: title, and the neutral value.
 MODALITY_PANELS: Mapping[str, tuple[str, float | None]] = {
     "score": ("score of each modality and of the fusion", None),
-    "gradient_norm": ("gradient norm of each encoder", None),
+    "gradient_norm": ("gradient norm of each encoder and of the fusion", None),
     "cosine": ("cosine of own and fused gradient, last layer", 0.0),
     "factor": ("factor on each encoder's update", 1.0),
     "drop_rate": ("rate at which each modality is left out", None),
     "conflict_cosine": ("cosine of an encoder's two gradients", 0.0),
     "shapley_share": ("Shapley share of the fused score", None),
+    "modality_scores": ("validation score of each modality alone", None),
 }
 AS_APPLIED = ("factor", "drop_rate", "shapley_share")
+OF_VALIDATIONS = "modality_scores"
+# What is logged for the fusion beside them.
+FUSION_CURVES = {"score": "fused_score", "gradient_norm": "fusion_gradient_norm"}
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -110,9 +114,12 @@ def modality_panel(ax: Axes, key: str, records: Records, modalities: Sequence[st
         steps, values = zip(*points, strict=True)
         if key in AS_APPLIED:  # smoothed, a factor would seem to leave 1 before it does
             ax.plot(steps, values, color=colour, lw=1.5)
+        elif key == OF_VALIDATIONS:
+            ax.plot(steps, values, "o-", color=colour, lw=1.5, ms=3)
         else:
             _curve(ax, steps, values, colour)
-    fused = [(r["step"], r["fused_score"]) for r in records if key == "score" and r.get("fused_score") is not None]
+    beside = FUSION_CURVES.get(key, "")
+    fused = [(r["step"], r[beside]) for r in records if r.get(beside) is not None]
     if fused:
         steps, values = zip(*fused, strict=True)
         _curve(ax, steps, values, FUSED_COLOUR)

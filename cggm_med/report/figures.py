@@ -43,7 +43,8 @@ PANELS: Mapping[str, tuple[str, str]] = {
     ),
     "gradient_norm": (
         "Gradient magnitude",
-        "L2 norm of the gradient of each modality's encoder, before clipping and balancing.",
+        "L2 norm of the gradient of each modality's encoder, and of everything that no modality owns (fusion, decoder "
+        "and head), before clipping and balancing.",
     ),
     "cosine": (
         "Gradient direction",
@@ -61,6 +62,10 @@ PANELS: Mapping[str, tuple[str, str]] = {
         "pull apart.",
     ),
     "shapley_share": ("Shapley share", "Each modality's share of the fused score on the training batch."),
+    "modality_scores": (
+        "Validation score of each modality alone",
+        "The score of the validation split that chooses the checkpoint, of each modality's own classifier head.",
+    ),
     LOSS: ("Training loss", "Loss of the fused prediction on the training batch."),
     VALIDATION: ("Validation", "Scores of the validation split; the first four if there are more."),
 }

@@ -67,7 +67,7 @@ class RunFolder:
     def settings_with(self, overrides: Tree) -> RunConfig:
         """The run's settings, with ``overrides`` taking precedence."""
         stored = self.stored_settings()
-        return make_config(str(stored["task"]["name"]), [stored, overrides])
+        return make_config(str(stored["task"]["name"]), [stored, overrides], stored=True)
 
     def device_setting(self, overrides: Tree) -> str:
         """``train.device`` of the overrides, else of the run."""

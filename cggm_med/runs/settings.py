@@ -14,7 +14,14 @@ from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task.base import Task
 
 
-def make_config(task: str, layers: Sequence[Tree], preset: str | None = None, strategy: str | None = None) -> RunConfig:
+def make_config(
+    task: str,
+    layers: Sequence[Tree],
+    preset: str | None = None,
+    strategy: str | None = None,
+    *,
+    stored: bool = False,
+) -> RunConfig:
     """Resolve settings: defaults < what follows from the data < preset < the strategy's training defaults < ``layers``.
 
     Args:
@@ -22,6 +29,8 @@ def make_config(task: str, layers: Sequence[Tree], preset: str | None = None, st
         layers: nested settings, such as a file's and the command line's.
         preset: name of one of the task's presets; default: that of the layers, else the one that suits the data.
         strategy: registered name; default: that of the layers, else ``cggm``.
+        stored: whether the layers hold all settings of a run. What its preset says by now, and where its data are, does
+            not matter then; keys that are newer than the run get their defaults.
 
     Raises:
         UnknownName: for an unknown task, strategy, preset or key.
@@ -61,10 +70,13 @@ def make_config(task: str, layers: Sequence[Tree], preset: str | None = None, st
     modalities = {} if hasattr(cls.TaskConfig, "modalities") else {"modalities": list(cls.known_modalities)}
     defaults: Tree = {"task": modalities, "train": balancing.train_defaults}
     names: Tree = {"preset": preset, "task": {"name": task}, "strategy": {"name": strategy}}
+    if stored:
+        return resolve(sections, [{"task": modalities}, stated, names])
     chosen = merge([cls.presets[preset], defaults, stated, names])
-    # The settings of a run hold what its data declared, and its data may be elsewhere by now.
-    stored = "declaration" in task_section
-    of_data = {} if stored else cls.settings_of_data(None if path is None else Path(str(path)), chosen)
+    # Settings that were copied from a run hold what its data declared, and its data may be elsewhere by now.
+    of_data = (
+        {} if "declaration" in task_section else cls.settings_of_data(None if path is None else Path(str(path)), chosen)
+    )
     return resolve(sections, [of_data, chosen])
 
 
@@ -96,7 +108,7 @@ def instantiate(config: RunConfig) -> tuple[Task, BalancingStrategy]:
 def of_first_process(config: RunConfig, device: torch.device) -> RunConfig:
     """The config of the first process, for all: each has planned by the free memory of its own device."""
     tree = distributed.gather_json(to_tree(config), device)[0]
-    return config if tree == to_tree(config) else make_config(config.task.name, [tree])
+    return config if tree == to_tree(config) else make_config(config.task.name, [tree], stored=True)
 
 
 def completed(stored: Tree) -> Tree:
@@ -105,4 +117,4 @@ def completed(stored: Tree) -> Tree:
     The default of a new key must keep the behaviour from before the key existed (ADR 0026): then these are the settings
     that the run was trained with, and it can be resumed and compared.
     """
-    return to_tree(make_config(str(stored["task"]["name"]), [stored]))
+    return to_tree(make_config(str(stored["task"]["name"]), [stored], stored=True))

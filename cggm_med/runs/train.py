@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 
 from cggm_med import distributed
-from cggm_med.config import RunConfig, Tree, to_tree
+from cggm_med.config import RunConfig, TrainConfig, Tree, to_tree
 from cggm_med.data.splits import write_splits
 from cggm_med.device import held_bytes, select_device
 from cggm_med.errors import CheckpointError, OutputError
@@ -38,6 +38,9 @@ from cggm_med.training.gradient_log import GradientLog
 from cggm_med.training.loop import Record, train
 from cggm_med.training.monitor import coverage
 from cggm_med.training.resume_check import changed_settings
+from cggm_med.training.validation import require_watchable
+
+MIN_POINTS = 10  # of a curve that is worth drawing
 
 
 def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
@@ -67,15 +70,35 @@ def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
         task.find(say)
         splits = task.default_splits()
         task.prepare(splits, say)
+        require_watchable(task)
         settings = task.config.train
         length = settings.steps_in_epoch(len(splits.train))
-        task.settle(train=dataclasses.replace(settings, steps_per_epoch=length))
+        settings = dataclasses.replace(settings, steps_per_epoch=length)
+        task.settle(train=_dense_enough(settings, say))
         if first:
             write_text(run.config, yaml.safe_dump(to_tree(task.config), sort_keys=False))
             write_splits(run.splits, splits)
             write_json(run.data, task.contents())
             write_json(run.facts, task.facts())
     return _train_and_score(run, task, strategy, console, None, loggers)
+
+
+def _dense_enough(settings: TrainConfig, say: Callable[[str], object]) -> TrainConfig:
+    """The settings, with a smaller ``log_every`` if a short run would leave nothing to draw.
+
+    Example:
+        >>> _dense_enough(TrainConfig(epochs=2, steps_per_epoch=20), print).log_every
+        40 steps: logging every 4, since every 10 (train.log_every) would leave curves of 4 points
+        4
+    """
+    steps, every = settings.steps, max(1, settings.steps // MIN_POINTS)
+    if every >= settings.log_every:
+        return settings
+    say(
+        f"{steps} steps: logging every {every}, since every {settings.log_every} (train.log_every) would leave curves "
+        f"of {steps // settings.log_every} points"
+    )
+    return dataclasses.replace(settings, log_every=every)
 
 
 def resume(folder: Path, overrides: Tree, console: Console) -> Report | None:

@@ -48,12 +48,14 @@ class CaseResult:
         findings: what the task's ``summarise`` needs of it, as plain values, since they may come from another process.
         draw: writes a picture of the case to a file, if the task can draw one.
         score: higher is better; selects the worst cases to draw, None where none are.
+        loss: of the fused prediction, see ``Task.says_loss``; None where it was not computed.
     """
 
     case: str
     findings: Mapping[str, Any]
     draw: Callable[[Path], None] | None = None
     score: float | None = None
+    loss: float | None = None
 
 
 class Task(ABC):
@@ -75,6 +77,8 @@ class Task(ABC):
         lower_is_better: whether lower is better in that metric.
         group_kind: what no split may divide, such as ``patient``; for messages.
         conventions: of label files, by name; empty if the task does not segment.
+        says_loss: whether ``evaluate`` computes the loss of validation cases in training.
+        cheap_heads: whether scoring the classifier heads too makes a validation hardly slower.
         chance_rule: how a prediction without any modality is scored, in a few words.
     """
 
@@ -90,6 +94,8 @@ class Task(ABC):
     lower_is_better: ClassVar[bool] = False
     group_kind: ClassVar[str] = "sample"
     conventions: Mapping[str, LabelConvention] = {}
+    says_loss: ClassVar[bool] = False
+    cheap_heads: ClassVar[bool] = False
     chance_rule: ClassVar[str] = ""
 
     splits: Splits
@@ -137,12 +143,12 @@ class Task(ABC):
 
     @classmethod
     def default_preset(cls, embedded: bool) -> str:
-        """The preset when none is given: ``tiny`` if the task makes its own data, else ``paper`` or ``base``.
+        """The preset when none is given: ``tiny`` if the task makes its own data, else ``base`` or ``paper``.
 
         Args:
             embedded: whether the task makes its own data.
         """
-        given = "paper" if "paper" in cls.presets else "base"
+        given = "base" if "base" in cls.presets else "paper"
         return "tiny" if embedded else given
 
     # --- data: the cases, and the batches made of them ---
@@ -311,6 +317,10 @@ class Task(ABC):
     @abstractmethod
     def summarise(self, results: Sequence[CaseResult]) -> Scores:
         """The scores of all these cases together."""
+
+    def modality_scores(self, scores: Scores) -> dict[str, float | None]:
+        """The metric ``chosen_by`` of each modality's own head, from the scores of findings with heads."""
+        return {}
 
     @classmethod
     def case_values(cls, cases: Sequence[Record]) -> CaseValues:

@@ -27,6 +27,7 @@ from cggm_med.metrics.classification_regression import FUSED
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.randomness import Stream, random_seed
+from cggm_med.results.results import Scores
 from cggm_med.task.base import CaseResult, Task
 from cggm_med.types import Batch, Padded
 
@@ -98,6 +99,8 @@ class SampleTask(Task):
     """
 
     DataConfig = SampleDataConfig
+    says_loss: ClassVar[bool] = True
+    cheap_heads: ClassVar[bool] = True
     sequences: ClassVar[frozenset[str]] = frozenset()
     generated_version: ClassVar[int] = 1
 
@@ -256,7 +259,7 @@ class SampleTask(Task):
         autocast: Callable[[], AbstractContextManager[Any]],
         full: bool,
     ) -> Iterator[CaseResult]:
-        """Findings of the fused prediction and of each head, for each sample.
+        """Findings of the fused prediction and of each head, for each sample; unless ``full``, its loss as well.
 
         Raises:
             NonFiniteLoss: if a prediction is NaN or infinite; names the sample.
@@ -268,8 +271,14 @@ class SampleTask(Task):
                 logits = {FUSED: model.head(model.fuse(features)[0])}
                 if heads is not None:
                     logits |= {m: output.logits for m, output in heads(features).items()}
-            for id, findings in zip(batch.ids, self._findings(logits, batch), strict=True):
-                yield CaseResult(id, findings)
+            # Only while training: the loss may take the training samples to be known.
+            criterion = self.criterion() if self.splits.train and not full else None
+            for i, (id, findings) in enumerate(zip(batch.ids, self._findings(logits, batch), strict=True)):
+                one = slice(i, i + 1)
+                loss = None
+                if criterion is not None:
+                    loss = float(criterion(logits[FUSED][one].float().cpu(), batch.target[one].cpu()))
+                yield CaseResult(id, findings, loss=loss)
 
     @torch.no_grad()
     def evaluate_subsets(
@@ -293,6 +302,11 @@ class SampleTask(Task):
                 logits = {"+".join(s): model.head(model.fuse({m: features[m] for m in s})[0]) for s in subsets}
             for id, findings in zip(batch.ids, self._findings(logits, batch), strict=True):
                 yield CaseResult(id, {name: {FUSED: finding} for name, finding in findings.items()})
+
+    def modality_scores(self, scores: Scores) -> dict[str, float | None]:
+        """The metric ``chosen_by`` of each head."""
+        rows = {row["predicted_by"]: row for row in scores.summary}
+        return {modality: row[self.chosen_by] for modality, row in rows.items() if modality != FUSED}
 
     def _findings(self, logits: Mapping[str, Tensor], batch: Batch) -> Iterator[dict[str, Any]]:
         """The findings of each sample of a batch, by predictor."""

@@ -47,6 +47,7 @@ from cggm_med.metrics.regions import (
     by_presence,
     definitions,
     empty_rule,
+    head_summary,
     region_case_values,
     region_metrics,
     region_scores,
@@ -646,6 +647,10 @@ class SegmentationTask(Task):
         scores = region_scores(rows, heads, self.metrics)
         present = {r.case: r.findings["present"] for r in results if "present" in r.findings}
         return scores if set(present.values()) <= {"+".join(self.modalities)} else by_presence(scores, present)
+
+    def modality_scores(self, scores: Scores) -> dict[str, float | None]:
+        """Dice of each head, the mean over regions."""
+        return {m: row["mean"] for m, row in head_summary(scores.heads).items()} if scores.heads else {}
 
     @classmethod
     def case_values(cls, cases: Sequence[Record]) -> CaseValues:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from cggm_med import distributed
 from cggm_med.config import Tree
 from cggm_med.errors import CheckpointError
 from cggm_med.files import atomic_file
+from cggm_med.optim.schedule import Plateau
 from cggm_med.training import resume_check
 
 FORMAT = 1
@@ -34,6 +35,7 @@ class Checkpoint:
         data: digests of each prepared case.
         best: score, epoch and step of the best validation so far, if any.
         model, strategy, optimizer, monitor: state dictionaries.
+        schedule: of the learning rate, where it depends on more than the step.
     """
 
     step: int
@@ -44,6 +46,7 @@ class Checkpoint:
     strategy: dict[str, Any]
     optimizer: dict[str, Any]
     monitor: dict[str, Any]
+    schedule: dict[str, Any] = field(default_factory=dict)
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -134,7 +137,7 @@ class TrainingState:
         folder: for ``last.pt`` and ``best.pt``.
         config: resolved settings of the run.
         data: digests of each prepared case.
-        model, strategy, optimizer, monitor: the objects to save.
+        model, strategy, optimizer, monitor, plateau: the objects to save.
     """
 
     def __init__(
@@ -146,9 +149,11 @@ class TrainingState:
         strategy: nn.Module,
         optimizer: Optimizer,
         monitor: nn.Module,
+        plateau: Plateau,
     ) -> None:
         self.folder, self.config, self.data = folder, config, data
         self.model, self.strategy, self.optimizer, self.monitor = model, strategy, optimizer, monitor
+        self.plateau = plateau
         self.best: Mapping[str, float] | None = None
 
     @property
@@ -164,6 +169,7 @@ class TrainingState:
         """
         resume_check.require_same_run(self.last, checkpoint.config, self.config, checkpoint.data, self.data)
         restore(checkpoint, self.model, self.strategy, self.last, self.optimizer, self.monitor)
+        self.plateau.load_state_dict(checkpoint.schedule)
         self.best = checkpoint.best
 
     def save_last(self, step: int) -> None:
@@ -179,5 +185,5 @@ class TrainingState:
 
     def _save(self, path: Path, step: int) -> None:
         if distributed.rank() == 0:
-            states = [x.state_dict() for x in (self.model, self.strategy, self.optimizer, self.monitor)]
+            states = [x.state_dict() for x in (self.model, self.strategy, self.optimizer, self.monitor, self.plateau)]
             save(path, Checkpoint(step, self.config, self.data, self.best, *states))

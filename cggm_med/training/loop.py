@@ -16,7 +16,7 @@ from cggm_med.config import RunConfig, to_tree
 from cggm_med.device import precision
 from cggm_med.models.base import MultimodalModel
 from cggm_med.optim.optimizer import make_optimizer
-from cggm_med.optim.schedule import learning_rate, set_learning_rate
+from cggm_med.optim.schedule import Plateau, learning_rate, set_learning_rate
 from cggm_med.randomness import Step, Stream, random_seed
 from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task.base import Task
@@ -66,7 +66,10 @@ def train(
     optimizer = make_optimizer(model, strategy, config.optim, device)
     autocast = precision(settings.precision, device)
     monitor = Monitor(len(model.modalities)).to(device)
-    state = TrainingState(folder, to_tree(config), dict(task.contents()), model, strategy, optimizer, monitor)
+    by_loss = config.optim.plateau_by == "loss"
+    plateau = Plateau(config.optim, lower_is_better=by_loss or task.lower_is_better)
+    tree, data = to_tree(config), dict(task.contents())
+    state = TrainingState(folder, tree, data, model, strategy, optimizer, monitor, plateau)
     if resume is not None:
         state.restore(resume)
     first_step = 0 if resume is None else resume.step
@@ -80,8 +83,8 @@ def train(
         to_save = done % settings.checkpoint_every == 0 or done == settings.steps
         # A step's random draws depend on the seed and the step alone, so there is no random state to resume.
         torch.manual_seed(random_seed(settings.seed, Stream.MODEL_IN_STEP, number, distributed.rank()))
-        rate = learning_rate(config.optim, number, settings.steps)
-        set_learning_rate(optimizer, rate)
+        rate = plateau.factor * learning_rate(config.optim, number, settings.steps, settings.steps_per_epoch)
+        set_learning_rate(optimizer, rate, config.optim.heads_lr)
         if number % settings.steps_per_epoch == 0:
             strategy.start_epoch(model, epoch, measured)
         comparison = ModalityComparison(settings.log_shapley) if to_log else None
@@ -114,9 +117,12 @@ def train(
             if log_gradients is not None:
                 log_gradients(done, comparison.gradients)
         if to_validate and task.splits.validation:
-            scores = validate(task, model, strategy, config, device)
-            state.save_if_best(scores[task.chosen_by], done, epoch, lower_is_better=task.lower_is_better)
-            log({"kind": "validation", "step": done, "epoch": epoch, "scores": scores})
+            found = validate(task, model, strategy, config, device)
+            score = found.scores[task.chosen_by]
+            if (watched := found.loss if by_loss else score) is not None:
+                plateau.watch(watched)
+            state.save_if_best(score, done, epoch, lower_is_better=task.lower_is_better)
+            log({"kind": "validation", "step": done, "epoch": epoch, **found.record()})
         if to_save:
             state.save_last(done)
     distributed.barrier()

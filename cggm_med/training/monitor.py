@@ -25,7 +25,8 @@ class Monitor(nn.Module):
     """Gradient norms, and counters over the whole run, kept on the device.
 
     Buffers: ``gradient_norm`` ``(modality,)`` of each encoder in the last step, before clipping and modulation, NaN
-    where no sample had the modality;
+    where no sample had the modality; ``fusion_gradient_norm`` (scalar) of all parameters that no modality owns: fusion,
+    decoder and head;
     ``clipped_steps`` and ``skipped_steps`` (scalars), the numbers of steps that were clipped, and that were skipped
     because a gradient was not finite.
 
@@ -34,19 +35,24 @@ class Monitor(nn.Module):
     """
 
     gradient_norm: Tensor
+    fusion_gradient_norm: Tensor
     clipped_steps: Tensor
     skipped_steps: Tensor
 
     def __init__(self, modalities: int) -> None:
         super().__init__()
         self.register_buffer("gradient_norm", torch.zeros(modalities), persistent=False)
+        self.register_buffer("fusion_gradient_norm", torch.zeros(()), persistent=False)
         for name in ("clipped_steps", "skipped_steps"):
             self.register_buffer(name, torch.zeros(()))
 
-    def record(self, norms: Tensor, total: Tensor, clip_norm: float, absent: Sequence[int] = ()) -> None:
+    def record(
+        self, norms: Tensor, fusion: Tensor, total: Tensor, clip_norm: float, absent: Sequence[int] = ()
+    ) -> None:
         """Record one step; see ``optim.optimizer.clip_gradients``. ``absent`` are modalities that no sample had."""
         finite = torch.isfinite(total)
         self.gradient_norm.copy_(norms)
+        self.fusion_gradient_norm.copy_(fusion)
         self.gradient_norm[list(absent)] = float("nan")
         self.clipped_steps += finite & (total > clip_norm)
         self.skipped_steps += ~finite

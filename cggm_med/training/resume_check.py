@@ -16,6 +16,7 @@ FREE_SETTINGS = (
     "data.cache",
     "data.workers",
     "train.device",
+    "train.validate_modalities",
     "train.log_every",
     "train.log_shapley",
     "train.loggers",

@@ -77,13 +77,13 @@ def train_step(
         for name, loss in losses.items():
             total_losses[name] = total_losses[name] + loss.detach() if name in total_losses else loss.detach()
     strategy.combine(model)
-    norms, norm = clip_gradients(model, clip_norm)
+    norms, fusion, norm = clip_gradients(model, clip_norm)
     with unchanged_rates(optimizer):
         strategy.modulate(model, optimizer, step)
         step_if_finite(optimizer, norm)
     if monitor is not None:
         absent = [i for i, m in enumerate(model.modalities) if step.counts is not None and not step.counts[m]]
-        monitor.record(norms, norm, clip_norm, absent)
+        monitor.record(norms, fusion, norm, clip_norm, absent)
     return total_losses
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from cggm_med import distributed
 from cggm_med.config import RunConfig
 from cggm_med.device import precision
+from cggm_med.errors import ConfigError
 from cggm_med.models.base import MultimodalModel
 from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task.base import CaseResult, Task
@@ -35,6 +38,27 @@ class Drawings:
         return self.folder / f"{case}.png"
 
 
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """What a validation found.
+
+    Attributes:
+        scores: headline metrics of the fused prediction, by name.
+        loss: mean over cases; None where the task does not say it.
+        modality_scores: the first of these metrics of each modality's own head; empty where heads were not scored.
+    """
+
+    scores: Mapping[str, float | None]
+    loss: float | None
+    modality_scores: Mapping[str, float | None]
+
+    def record(self) -> dict[str, Any]:
+        """What to log."""
+        loss = {} if self.loss is None else {"loss": self.loss}
+        heads = {"modality_scores": dict(self.modality_scores)} if self.modality_scores else {}
+        return {"scores": dict(self.scores), **loss, **heads}
+
+
 def evaluate_cases(
     task: Task,
     model: MultimodalModel,
@@ -44,6 +68,7 @@ def evaluate_cases(
     *,
     device: torch.device,
     full: bool,
+    heads: bool = True,
     draw: Drawings | None = None,
 ) -> list[CaseResult]:
     """Evaluate cases, shared among the processes; every process gets all results, in the order of ``cases``.
@@ -55,17 +80,19 @@ def evaluate_cases(
         cases: ids.
         config: the run's config.
         device: where to compute.
-        full: see ``Task.evaluate``; also evaluates the classifier heads.
+        full: see ``Task.evaluate``.
+        heads: also evaluate the classifier heads, if there are any.
         draw: the cases to draw, and where.
     """
     model.eval()
     strategy.eval()
     mine = cases[distributed.rank() :: distributed.world_size()]
-    heads = strategy.heads if full else None
     autocast = precision(config.train.precision, device)
     results: list[CaseResult] = []
     worst: list[CaseResult] = []
-    for result in task.evaluate(model, heads, mine, device=device, autocast=autocast, full=full):
+    for result in task.evaluate(
+        model, strategy.heads if heads else None, mine, device=device, autocast=autocast, full=full
+    ):
         if draw is not None and result.draw is not None:
             if result.case in draw.cases:
                 result.draw(draw.path(result.case))
@@ -80,10 +107,44 @@ def evaluate_cases(
 
 def validate(
     task: Task, model: MultimodalModel, strategy: BalancingStrategy, config: RunConfig, device: torch.device
-) -> dict[str, float | None]:
-    """The headline metrics of the validation cases, by name."""
-    results = evaluate_cases(task, model, strategy, task.splits.validation, config, device=device, full=False)
-    return dict(task.summarise(results).headline)
+) -> Validation:
+    """Score the validation cases; with the heads' scores as ``train.validate_modalities`` says."""
+    wanted = config.train.validate_modalities
+    heads = task.cheap_heads if wanted is None else wanted
+    results = evaluate_cases(
+        task, model, strategy, task.splits.validation, config, device=device, full=False, heads=heads
+    )
+    scores = task.summarise(results)
+    losses = [result.loss for result in results if result.loss is not None]
+    return Validation(
+        dict(scores.headline),
+        statistics.fmean(losses) if losses else None,
+        task.modality_scores(scores) if heads and strategy.heads is not None else {},
+    )
+
+
+def require_watchable(task: Task) -> None:
+    """Refuse a learning rate that is to fall by what no validation says.
+
+    Args:
+        task: prepared.
+
+    Raises:
+        ConfigError: names what is missing and what to set instead.
+    """
+    optim = task.config.optim
+    if optim.schedule != "plateau":
+        return
+    if not task.splits.validation:
+        raise ConfigError(
+            "optim.schedule is plateau, and no case is held out for validation; expected some (data.validation), or "
+            "another schedule"
+        )
+    if optim.plateau_by == "loss" and not task.says_loss:
+        raise ConfigError(
+            f"optim.plateau_by is loss, which validation of task '{task.config.task.name}' does not compute; set "
+            f"optim.plateau_by=score to go by {task.chosen_by}"
+        )
 
 
 def _badness(result: CaseResult) -> tuple[float, str]:
@@ -103,8 +164,8 @@ def _draw_worst(mine: list[CaseResult], draw: Drawings, device: torch.device) ->
 def _gather(results: list[CaseResult], cases: tuple[str, ...], device: torch.device) -> list[CaseResult]:
     if not distributed.active():
         return results
-    mine = {result.case: dict(result.findings) for result in results}
-    findings: dict[str, Any] = {}
+    mine = {result.case: (dict(result.findings), result.loss) for result in results}
+    found: dict[str, Any] = {}
     for part in distributed.gather_json(mine, device):
-        findings |= part
-    return [CaseResult(case, findings[case]) for case in cases]
+        found |= part
+    return [CaseResult(case, found[case][0], loss=found[case][1]) for case in cases]

@@ -127,6 +127,27 @@ class BraTS2021(SegmentationTask):
             "model": {"channels": [16, 32, 64, 128, 256]},
             "train": {"epochs": 100, "steps_per_epoch": 250, "checkpoint_every": 250, "log_every": 25},
         },
+        # CGGM (Guo et al., NeurIPS 2024): how its release trains on BraTS 2021. The network is another, there a 2-D
+        # DeepLab with a ResNet-101 for each modality on axial slices of 160 x 160, here the 3-D U-Net of preset base. A
+        # batch of two patches has as many voxels as its 64 slices have pixels (1.8 and 1.6 million), and an epoch shows
+        # each case once, as there. The loss is Dice plus cross-entropy without class weights, and the warm-up starts
+        # from 0, there from 4e-4.
+        "paper": {
+            "data": {"patch_size": [96, 96, 96], "workers": 8},
+            "model": {"channels": [16, 32, 64, 128, 256]},
+            "optim": {
+                "name": "sgd",
+                "lr": 1e-2,
+                "momentum": 0.9,
+                "nesterov": False,
+                "weight_decay": 3e-4,
+                "warmup_fraction": 10 / 75,
+                "final_lr_fraction": 0.1,
+                "heads_lr": 6e-3,
+                "clip_norm": float("inf"),
+            },
+            "train": {"epochs": 75, "steps_per_epoch": 0, "checkpoint_every": 250, "log_every": 25},
+        },
         # The width and depth of nnU-Net, in every encoder.
         "full": {
             "data": {"patch_size": [128, 128, 128], "workers": 12},

@@ -367,7 +367,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(refused, phantom, cache, tmp_pa
 
 
 def test_gradients_that_are_never_finite_stop_the_run(refused, phantom, cache, tmp_path, monkeypatch):
-    monkeypatch.setattr(step, "clip_gradients", lambda model, norm: (torch.ones(4), torch.tensor(math.inf)))
+    monkeypatch.setattr(
+        step, "clip_gradients", lambda model, norm: (torch.ones(4), torch.ones(()), torch.tensor(math.inf))
+    )
     settings = small_settings(phantom, cache, train__log_every="3")
     flags = [word for setting in settings for word in ("--set", setting)]
     message = refused("train", "--preset", "tiny", "--out", tmp_path / "run", *flags)

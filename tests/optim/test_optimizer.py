@@ -29,6 +29,33 @@ def test_every_parameter_stands_in_exactly_one_group(name):
         assert {id(p) for p in parameters} == {id(p) for p in model.modality_parameters(modality)}
 
 
+@pytest.mark.parametrize(("nesterov", "second"), [(True, 1.9 + 0.81), (False, 1.9)])
+def test_momentum_is_nesterovs_or_plain(nesterov, second):
+    """By hand, two steps with gradient 1 and momentum 0.9: plain moves by 1 and 1.9, Nesterov by 1.9 and 2.71."""
+    model = small_model()
+    config = OptimConfig(name="sgd", lr=1.0, weight_decay=0.0, nesterov=nesterov)
+    optimizer = make_optimizer(model, joint(), config, CPU)
+    moves, weight = [], next(model.parameters()).detach()
+    for _ in range(2):
+        before = weight.clone()
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        moves.append((before - weight).mean().item())
+    assert moves == pytest.approx([1.9 if nesterov else 1.0, second], rel=1e-5)
+
+
+def test_the_heads_may_have_a_weight_decay_of_their_own():
+    model, strategy = small_model(), CGGM(CGGMConfig("cggm"))
+    set_up(strategy, model)
+    for heads, expected in ((None, 0.2), (0.0, 0.0)):
+        config = OptimConfig(weight_decay=0.2, heads_weight_decay=heads)
+        *others, last = make_optimizer(model, strategy, config, CPU).param_groups
+        assert {group["weight_decay"] for group in others} == {0.2}
+        assert last["heads"]
+        assert last["weight_decay"] == expected
+
+
 def test_adamw_is_not_fused_on_the_cpu():
     """Fused on the CPU, torch 2.13 scrambles updates whose gradient has another memory layout than its parameter."""
     model = small_model()
@@ -82,13 +109,16 @@ def with_gradients(*values):
 
 def test_clipping_is_torchs_own_and_tells_each_modalitys_norm():
     model, twin = with_gradients(0.1, 0.2, 0.3, 0.4), with_gradients(0.1, 0.2, 0.3, 0.4)
-    norms, total = clip_gradients(model, 0.7)
+    norms, fusion, total = clip_gradients(model, 0.7)
     expected = torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.7)
     torch.testing.assert_close(total, expected)
     for p, q in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad)
     count = sum(p.numel() for p in model.modality_parameters("t1"))
     assert norms[1].item() == pytest.approx(0.2 * count**0.5, rel=1e-5)
+    shared = sum(p.numel() for p in (*model.decoder.parameters(), *model.head.parameters()))
+    assert fusion.item() == pytest.approx(0.4 * shared**0.5, rel=1e-5)
+    assert torch.cat([norms, fusion[None]]).norm().item() == pytest.approx(total.item(), rel=1e-6)
 
 
 def test_a_modality_without_gradient_has_norm_zero():

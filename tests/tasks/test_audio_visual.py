@@ -221,6 +221,19 @@ def test_the_paper_preset_is_resnet_18_as_ogm_trains_it():
     assert count == 2 * 11_176_512 - 6_272 + 1024 * 6 + 6
     assert (config.optim.name, config.optim.lr, config.train.batch_size, config.train.epochs) == ("sgd", 1e-3, 64, 100)
     assert (config.data.size, config.data.frames, config.data.fps) == (224, 1, 1)
+    assert (config.optim.nesterov, config.optim.schedule, config.optim.decay_epochs) == (False, "step", 70)
+
+
+@pytest.mark.parametrize("name", ["cremad", "kinetics_sounds", "ucf101"])
+def test_the_extension_of_ogm_has_a_preset(name):
+    """Those of code/config.py in GeWu-Lab/BML_TPAMI2024."""
+    config = make_config(name, [], preset="tpami", strategy="joint")
+    optim, train = config.optim, config.train
+    assert (optim.name, optim.lr, optim.schedule, optim.decay_epochs, optim.decay_factor) == (
+        *("adamw", 5e-5, "step"),
+        *(40, 0.1),
+    )
+    assert (config.data.size, train.batch_size, train.epochs) == (112, 32, 100)
 
 
 @pytest.mark.parametrize(

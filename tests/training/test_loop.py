@@ -1,16 +1,22 @@
 """The training loop and its step: what plain torch does, what is learned, and which checkpoint is the best."""
 
 import contextlib
+import dataclasses
+import math
+import statistics
 
 import pytest
 import torch
-from helpers.toy_task import ToyValueTask, built, found, toy
+from helpers.small_runs import small_config
+from helpers.toy_task import ToyTask, ToyValueTask, built, found, toy
 
 from cggm_med.config import OptimConfig
 from cggm_med.device import precision, select_device
+from cggm_med.errors import ConfigError
 from cggm_med.objectives.losses import RegionLoss
 from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.results.results import Scores
+from cggm_med.runs.settings import instantiate
 from cggm_med.strategies.cggm import CGGM, CGGMConfig
 from cggm_med.strategies.joint import Joint
 from cggm_med.testing.problems import CPU, one_step, set_up, small_batch, small_model, trained
@@ -18,7 +24,7 @@ from cggm_med.training import checkpoint
 from cggm_med.training.build import build
 from cggm_med.training.loop import train
 from cggm_med.training.monitor import Monitor
-from cggm_med.training.validation import evaluate_cases
+from cggm_med.training.validation import evaluate_cases, require_watchable, validate
 
 
 def test_a_joint_step_is_what_plain_torch_does():
@@ -121,3 +127,124 @@ def test_heads_are_scored_without_dropout_and_learn_with_it(tmp_path):
     strategy.unimodal = lambda features: modes.append((model.training, strategy.heads.training)) or unimodal(features)
     train(task, model, strategy, task.config, tmp_path, device=CPU, log=lambda record: None)
     assert set(modes) == {(True, True)}
+
+
+def logged(folder, optim=None, kind=ToyValueTask, scripted=None, resume=None, stop=None, **train_settings):
+    """The records of a run, and its network; ``scripted`` are validation scores, ``stop`` ends it in a validation."""
+    task = found(toy(kind, **train_settings), folder)
+    task.settle(optim=optim or task.config.optim)
+    model, strategy = built(task)
+    if scripted is not None:
+        values = iter(scripted[resume.step if resume else 0 : stop])
+        real = task.summarise
+
+        def summarise(results):
+            if (value := next(values, None)) is None:
+                raise KeyboardInterrupt
+            scores = real(results)
+            return dataclasses.replace(scores, headline={**scores.headline, "MAE": value})
+
+        task.summarise = summarise
+    records = []
+    with contextlib.suppress(KeyboardInterrupt):
+        train(task, model, strategy, task.config, folder, device=CPU, log=records.append, resume=resume)
+    return records, model
+
+
+def test_a_validation_says_the_loss_and_what_each_modality_scores_alone(tmp_path):
+    """The loss of a value is its absolute error, so their means agree; the heads change nothing, to the bit."""
+    (with_heads, model), (without, twin) = (logged(tmp_path, validate_modalities=wanted) for wanted in (None, False))
+    validations = [[r for r in records if r["kind"] == "validation"] for records in (with_heads, without)]
+    for record, other in zip(*validations, strict=True):
+        assert record["loss"] == pytest.approx(record["scores"]["MAE"], rel=1e-6)
+        assert set(record["modality_scores"]) == {"text", "audio"}
+        assert record["modality_scores"]["text"] != record["modality_scores"]["audio"]
+        assert "modality_scores" not in other
+        assert (record["scores"], record["loss"]) == (other["scores"], other["loss"])
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+
+
+def test_the_heads_of_volumes_are_validated_if_asked_and_change_nothing(phantom, cache):
+    task, strategy = instantiate(small_config(phantom, cache))
+    task.find(str)
+    task.prepare(task.default_splits(), str)
+    model = build(task, strategy, task.config, CPU)
+    plain = validate(task, model, strategy, task.config, CPU)
+    assert (plain.loss, plain.modality_scores) == (None, {})
+    asked = dataclasses.replace(task.config.train, validate_modalities=True)
+    task.settle(train=asked)
+    found = validate(task, model, strategy, task.config, CPU)
+    assert found.scores == plain.scores
+    report = task.summarise(
+        evaluate_cases(task, model, strategy, task.splits.validation, task.config, device=CPU, full=True)
+    )
+    for modality in task.modalities:
+        dice = [row["dice"] for row in report.heads if row["modality"] == modality]
+        assert found.modality_scores[modality] == pytest.approx(statistics.fmean(dice))
+
+
+def test_the_loss_of_a_class_is_its_cross_entropy(tmp_path):
+    """A network that says nothing has the logarithm of the number of classes."""
+    task = found(toy(ToyTask), tmp_path)
+    model, strategy = built(task)
+    with torch.no_grad():
+        for parameter in model.head.parameters():
+            parameter.zero_()
+    assert validate(task, model, strategy, task.config, CPU).loss == pytest.approx(math.log(3), rel=1e-6)
+
+
+def test_a_plateau_lowers_the_rate_of_the_model_and_resumes_alike(tmp_path):
+    """Epochs of one step; the best is the first, two pass in patience, and the fourth lowers the rate from then on."""
+    optim = OptimConfig(lr=1e-2, warmup_fraction=0, schedule="plateau", patience=2, heads_lr=5e-3)
+    settings = {"optim": optim, "epochs": 6, "steps_per_epoch": 1, "checkpoint_every": 1, "scripted": [1.0] * 6}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    records, model = logged(whole, **settings)
+    rates = [r["learning_rate"] for r in records if r["kind"] == "train"]
+    assert rates == pytest.approx([1e-2] * 4 + [1e-3] * 2)
+    groups = checkpoint.load(whole / "last.pt", CPU).optimizer["param_groups"]
+    assert [group["lr"] for group in groups] == pytest.approx([1e-3] * (len(groups) - 1) + [5e-3])
+    logged(killed, stop=3, **settings)
+    last = checkpoint.load(killed / "last.pt", CPU)
+    assert last.step == 3
+    again, twin = logged(killed, resume=last, **settings)
+    assert [r["learning_rate"] for r in again if r["kind"] == "train"] == rates[3:]
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+
+
+def test_a_plateau_may_go_by_the_loss(tmp_path):
+    """The score gets better all the time and the loss does not; torch's own scheduler says when it lowers the rate."""
+    rates = {}
+    for by in ("score", "loss"):
+        optim = OptimConfig(lr=1e-2, warmup_fraction=0, schedule="plateau", patience=0, plateau_by=by)
+        records, _ = logged(tmp_path / by, optim, epochs=4, steps_per_epoch=5, scripted=[4.0, 3.0, 2.0, 1.0])
+        losses = [r["loss"] for r in records if r["kind"] == "validation"]
+        rates[by] = [r["learning_rate"] for r in records if r["kind"] == "train"][-1]
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1e-2)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
+    for loss in losses[:-1]:
+        scheduler.step(loss)
+    assert scheduler.get_last_lr()[0] < 1e-2
+    assert rates == {"score": 1e-2, "loss": pytest.approx(scheduler.get_last_lr()[0])}
+
+
+def test_what_a_plateau_needs_is_missed_before_training(tmp_path):
+    plateau = OptimConfig(schedule="plateau")
+    task = found(toy(ToyValueTask), tmp_path)
+    task.settle(optim=plateau)
+    require_watchable(task)
+    task.splits = dataclasses.replace(task.splits, validation=())
+    with pytest.raises(ConfigError, match=r"no case is held out for validation; expected some \(data.validation\)"):
+        require_watchable(task)
+    task = found(toy(ToyValueTask), tmp_path)
+    task.settle(optim=dataclasses.replace(plateau, plateau_by="loss"))
+    task.says_loss = False
+    with pytest.raises(ConfigError, match="does not compute; set optim.plateau_by=score to go by MAE"):
+        require_watchable(task)
+
+
+def test_a_checkpoint_from_before_schedules_had_a_state_still_opens(tmp_path):
+    logged(tmp_path)
+    content = torch.load(tmp_path / "last.pt", weights_only=True)
+    del content["schedule"]
+    torch.save(content, tmp_path / "last.pt")
+    assert checkpoint.load(tmp_path / "last.pt", CPU).schedule == {}

@@ -48,7 +48,7 @@ def compared(problem, batch, name="joint", accumulate=1, shapley=True, **own):
 def test_counters():
     monitor = Monitor(2)
     for total in (0.5, 2.0, float("nan"), 3.0, float("inf")):
-        monitor.record(torch.tensor([0.1, 0.2]), torch.tensor(total), clip_norm=1.0)
+        monitor.record(torch.tensor([0.1, 0.2]), torch.tensor(0.3), torch.tensor(total), clip_norm=1.0)
     values = monitor.values()
     assert values["clipped_steps"] == 2
     assert values["skipped_steps"] == 2

@@ -16,8 +16,12 @@ training dialogues, with which it may share speakers; the test dialogues have sp
 What differs from the release of DGS (github.com/G22-web/DGS), whose network and settings these are: a validation split
 chooses the checkpoint, where there the best epoch on test is reported; embeddings are added once, where there they
 accumulate; each epoch has its own order and dropout; the focal loss is that of Lin et al. 2017; each modality has a
-classifier head, where there the first channels of its features stand for logits. The learning rate falls with a cosine,
-where there it is constant.
+classifier head, where there the first channels of its features stand for logits; the modality embedding is there for
+IEMOCAP too, where only the command for MELD has ``--use_modal``.
+
+The command for MELD also has ``--use_topic``. It does nothing: ``model_OGM_Shapley_MMPareto.py`` (commit f9732da) reads
+it in lines 842 to 846 alone, for the graph types GCN3 and DeepGCN, and there both branches make the same empty list;
+the command's graph type is ``hyper``. Hence there is no such setting here.
 """
 
 from __future__ import annotations
@@ -52,9 +56,11 @@ IEMOCAP_FREQUENCIES = (0.0867, 0.1444, 0.2279, 0.1606, 0.1277, 0.2527)
 TRAINING, VALIDATION, TEST = 40, 8, 16
 LASTING = 0.4
 EVIDENCE = {"text": 1.8, "audio": 1.5, "vision": 0.8}
+# The release makes a schedule and never steps it, and clips nothing.
+CONSTANT: Tree = {"warmup_fraction": 0.0, "final_lr_fraction": 1.0, "clip_norm": float("inf")}
 TINY: Tree = {
     "model": {"width": 64, "dropout": 0.1},
-    "optim": {"lr": 3e-3},
+    "optim": {"lr": 3e-3, "final_lr_fraction": 0.01, "clip_norm": 1.0},
     "train": {"batch_size": 8, "epochs": 20},
 }
 
@@ -208,7 +214,7 @@ class IEMOCAPDialogue(DialogueTask):
     presets: ClassVar[dict[str, Tree]] = presets(
         paper={
             "model": {"width": 1024, "dropout": 0.5, "class_weights": True},
-            "optim": {"name": "adam", "lr": 1e-4, "weight_decay": 3e-6, "warmup_fraction": 0.0},
+            "optim": {"name": "adam", "lr": 1e-4, "weight_decay": 3e-6, **CONSTANT},
             "train": {"batch_size": 8, "epochs": 80, "steps_per_epoch": 0, "validate_every": 1},
         },
         tiny=TINY,
@@ -252,7 +258,7 @@ class MELD(DialogueTask):
     presets: ClassVar[dict[str, Tree]] = presets(
         paper={
             "model": {"width": 1024, "dropout": 0.4, "focal_gamma": 2.5},
-            "optim": {"name": "adam", "lr": 1e-5, "weight_decay": 3e-5, "warmup_fraction": 0.0},
+            "optim": {"name": "adam", "lr": 1e-5, "weight_decay": 3e-5, **CONSTANT},
             "train": {"batch_size": 8, "epochs": 50, "steps_per_epoch": 0, "validate_every": 1},
         },
         tiny=TINY,

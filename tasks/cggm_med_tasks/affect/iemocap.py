@@ -10,8 +10,7 @@ the ten folds; audio is normalised with the statistics of that fold.
 
 What differs from the release of CGGM (Guo et al., NeurIPS 2024): all ten folds can be chosen, where there only the
 first; utterances of any length are read, where there those beyond 350 frames break; padding is masked; training data
-are shuffled; the test split decides nothing; the learning rate falls with a cosine, where there it falls when the
-validation loss stands still.
+are shuffled; the test split decides nothing.
 """
 
 from __future__ import annotations
@@ -83,11 +82,21 @@ class IEMOCAP(ClassificationTask):
                 "dropout_residual": 0.15,
                 "dropout_output": 0.2,
             },
-            "optim": {"name": "adam", "lr": 1e-3, "weight_decay": 0.0, "warmup_fraction": 0.0, "clip_norm": 0.8},
+            "optim": {
+                "name": "adam",
+                "lr": 1e-3,
+                "weight_decay": 0.0,
+                "warmup_fraction": 0.0,
+                "schedule": "plateau",
+                "plateau_by": "loss",
+                "heads_lr": 5e-4,
+                "clip_norm": 0.8,
+            },
             "train": {"batch_size": 64, "epochs": 30, "steps_per_epoch": 0, "validate_every": 1},
         },
         tiny={
             "model": {"encoder_layers": 1, "fusion_layers": 1, "head_layers": 1},
+            "optim": {"schedule": "cosine", "heads_lr": None},
             "train": {"batch_size": 16, "epochs": 8},
         },
     )

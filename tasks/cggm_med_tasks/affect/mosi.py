@@ -10,8 +10,8 @@ with the video's name. The pickle is never run, see ``cggm_med_tasks.readers.unt
 
 What differs from the release of CGGM (Guo et al., NeurIPS 2024): padding, before or after the sentence, is cut off and
 masked, where there it takes part in attention; training data are shuffled; the test split decides nothing; neutral
-sentences are handled in both conventions of the literature; the learning rate falls with a cosine, where there it falls
-when the validation loss stands still. Infinite audio features become 0, where there only those below 0 do.
+sentences are handled in both conventions of the literature. Infinite audio features become 0, where there only those
+below 0 do.
 """
 
 from __future__ import annotations
@@ -131,11 +131,21 @@ class MOSI(RegressionTask):
                 "dropout_residual": 0.1,
                 "dropout_output": 0.1,
             },
-            "optim": {"name": "adam", "lr": 1e-3, "weight_decay": 0.0, "warmup_fraction": 0.0, "clip_norm": 0.8},
+            "optim": {
+                "name": "adam",
+                "lr": 1e-3,
+                "weight_decay": 0.0,
+                "warmup_fraction": 0.0,
+                "schedule": "plateau",
+                "plateau_by": "loss",
+                "heads_lr": 5e-4,
+                "clip_norm": 0.8,
+            },
             "train": {"batch_size": 64, "epochs": 30, "steps_per_epoch": 0, "validate_every": 1},
         },
         tiny={
             "model": {"encoder_layers": 1, "fusion_layers": 1, "head_layers": 1},
+            "optim": {"schedule": "cosine", "heads_lr": None},
             "train": {"batch_size": 16, "epochs": 10},
         },
     )

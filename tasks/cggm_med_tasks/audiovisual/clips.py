@@ -20,7 +20,7 @@ from cggm_med.models.heads import UnimodalHeads
 from cggm_med.models.late_fusion import FUSIONS, LateFusionModel, vector_heads
 from cggm_med.models.resnet import ResNetEncoder
 from cggm_med.task.classification import ClassificationTask
-from cggm_med.task.samples import Sample, SampleDataConfig, SampleList
+from cggm_med.task.samples import Sample, SampleDataConfig, SampleList, presets
 from cggm_med_tasks.readers.images import centre_crop, frame_files, pick_frames, random_crop, resize
 
 DIGEST_BYTES = 1 << 20  # read of a file for its digest
@@ -32,19 +32,37 @@ OGM_SETTINGS: Tree = {
         "name": "sgd",
         "lr": 1e-3,
         "momentum": 0.9,
+        "nesterov": False,
         "weight_decay": 1e-4,
         "warmup_fraction": 0.0,
+        "schedule": "step",
+        "decay_epochs": 70,
         "clip_norm": float("inf"),
     },
     "train": {"batch_size": 64, "epochs": 100, "steps_per_epoch": 0, "validate_every": 1},
+}
+# Its extension with OPM (Wei et al., T-PAMI 2024), as in code/config.py of GeWu-Lab/BML_TPAMI2024.
+TPAMI_SETTINGS: Tree = {
+    "data": {"size": 112, "workers": 4},
+    "optim": {
+        "name": "adamw",
+        "lr": 5e-5,
+        "weight_decay": 1e-2,
+        "warmup_fraction": 0.0,
+        "schedule": "step",
+        "decay_epochs": 40,
+        "clip_norm": float("inf"),
+    },
+    "train": {"batch_size": 32, "epochs": 100, "steps_per_epoch": 0, "validate_every": 1},
 }
 # For generated data on a CPU.
 TINY_SETTINGS: Tree = {
     "data": {"size": 32, "frames": 2, "workers": 0},
     "model": {"width": 32, "blocks": [1, 1, 1, 1]},
-    "optim": {"name": "adamw", "lr": 3e-3, "weight_decay": 1e-2, "clip_norm": 1.0},
+    "optim": {"name": "adamw", "lr": 3e-3, "weight_decay": 1e-2, "schedule": "cosine", "clip_norm": 1.0},
     "train": {"batch_size": 16, "epochs": 14},
 }
+PRESETS = {**presets(paper=OGM_SETTINGS, tiny=TINY_SETTINGS), "tpami": TPAMI_SETTINGS}
 
 
 @dataclass(frozen=True)

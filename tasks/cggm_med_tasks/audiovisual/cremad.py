@@ -18,8 +18,8 @@ aside and divides the actors; its scores are lower and cannot be compared with p
 What differs from the releases of OGM and MMPareto: validation is held out from training, where there the best epoch on
 the test list is reported; frames are drawn at random in training, where OGM draws numbers and then takes the first
 frames; any number of frames is used; sounds below one second are repeated as often as it takes; missing clips are an
-error, where there they are skipped in silence; frames keep their shape in evaluation. The learning rate falls with a
-cosine, where there it falls by ten at epoch 70, and SGD has Nesterov momentum.
+error, where there they are skipped in silence; frames keep their shape in evaluation. Preset ``tpami`` has the settings
+of OGM's extension with OPM (Wei et al., T-PAMI 2024, arXiv 2410.11582).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from scipy.io import wavfile
 
 from cggm_med.config import Tree, require
 from cggm_med.errors import DataError
-from cggm_med.task.samples import Inputs, Sample, SampleList, presets
-from cggm_med_tasks.audiovisual.clips import OGM_SETTINGS, TINY_SETTINGS, ClipDataConfig, ClipFiles, ClipTask, read_rows
+from cggm_med.task.samples import Inputs, Sample, SampleList
+from cggm_med_tasks.audiovisual.clips import PRESETS, ClipDataConfig, ClipFiles, ClipTask, read_rows
 from cggm_med_tasks.readers.audio import log_spectrogram, read_wav, repeat_to
 from cggm_med_tasks.readers.images import frame_files, normalise, read_image
 
@@ -80,7 +80,7 @@ class CREMAD(ClipTask):
     metrics = ("accuracy", "mAP")
     group_kind = "group"
     channels: ClassVar[dict[str, int]] = {"audio": 1, "visual": 3}
-    presets: ClassVar[dict[str, Tree]] = presets(paper=OGM_SETTINGS, tiny=TINY_SETTINGS)
+    presets: ClassVar[dict[str, Tree]] = PRESETS
 
     def read(self, path: Path, say: Callable[[str], None]) -> SampleList:
         """See the module's docstring."""

@@ -23,8 +23,8 @@ each, and stays in the cache; where there are thousands, ``.npy`` files save tha
 What differs from the releases: where the data set names no validation clips beside its test clips, validation is held
 out from training, where there the best epoch on the test clips is reported; frames are drawn at random in training and
 fixed in evaluation; missing clips are an error, where there they are skipped in silence (videos do vanish from YouTube:
-``data.skip_missing=true`` leaves them out and says how many). The settings are OGM's on CREMA-D and VGGSound; the
-learning rate falls with a cosine, and SGD has Nesterov momentum.
+``data.skip_missing=true`` leaves them out and says how many). The settings are OGM's on CREMA-D and VGGSound; preset
+``tpami`` has those of its extension, which are for this data set.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ from cggm_med.data.arrays import read_npy, require_finite, require_numbers
 from cggm_med.data.layouts import read_json
 from cggm_med.errors import DataError
 from cggm_med.files import cache_folder
-from cggm_med.task.samples import Inputs, Sample, SampleList, presets
-from cggm_med_tasks.audiovisual.clips import OGM_SETTINGS, TINY_SETTINGS, ClipFiles, ClipTask, read_rows
+from cggm_med.task.samples import Inputs, Sample, SampleList
+from cggm_med_tasks.audiovisual.clips import PRESETS, ClipFiles, ClipTask, read_rows
 from cggm_med_tasks.readers.images import frame_files, normalise, read_image
 from cggm_med_tasks.readers.untrusted_pickle import read_pickle
 
@@ -72,7 +72,7 @@ class KineticsSounds(ClipTask):
     metrics = ("accuracy", "mAP")
     group_kind = "clip"
     channels: ClassVar[dict[str, int]] = {"audio": 1, "visual": 3}
-    presets: ClassVar[dict[str, Tree]] = presets(paper=OGM_SETTINGS, tiny=TINY_SETTINGS)
+    presets: ClassVar[dict[str, Tree]] = PRESETS
 
     def read(self, path: Path, say: Callable[[str], None]) -> SampleList:
         """See the module's docstring."""

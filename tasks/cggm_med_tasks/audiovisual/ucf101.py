@@ -4,7 +4,8 @@ Paper: Soomro, Zamir and Shah 2012, UCF101: A Dataset of 101 Human Actions Class
 1212.0402; cite it. Data: https://www.crcv.ucf.edu/data/UCF101.php: 13,320 clips of videos from YouTube, which belong to
 those who uploaded them; we know of no licence. Frames and flow of Feichtenhofer et al. (CVPR 2016, arXiv 1604.06573):
 https://github.com/feichtenhofer/twostreamfusion. The settings are those of OGM (Peng et al., CVPR 2022, arXiv
-2203.15332) on other data sets; its extension (T-PAMI 2024, arXiv 2410.11582) uses UCF101.
+2203.15332) on other data sets; its extension (T-PAMI 2024, arXiv 2410.11582) uses UCF101, and preset ``tpami`` has its
+settings.
 
 Layout: the official lists ``classInd.txt``, ``trainlist0{1,2,3}.txt`` and ``testlist0{1,2,3}.txt`` in the folder
 itself, in ``ucfTrainTestlist`` or in ``annotations``; ``data.split`` chooses one of the three divisions. RGB frames
@@ -14,8 +15,7 @@ Flow is in 8 bits, no motion in the middle (127.5), u to the right and v downwar
 moments and the same part of the picture.
 
 What differs from common practice: validation is held out from the training list, by group, since the clips of a group,
-such as ``v_ApplyEyeMakeup_g08``, are cut from one video; a mirrored flow changes the sign of u. The learning rate falls
-with a cosine, and SGD has Nesterov momentum.
+such as ``v_ApplyEyeMakeup_g08``, are cut from one video; a mirrored flow changes the sign of u.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from torch import Tensor
 
 from cggm_med.config import Tree, require
 from cggm_med.errors import DataError
-from cggm_med.task.samples import Inputs, Sample, SampleList, presets
-from cggm_med_tasks.audiovisual.clips import OGM_SETTINGS, TINY_SETTINGS, ClipDataConfig, ClipFiles, ClipTask, read_rows
+from cggm_med.task.samples import Inputs, Sample, SampleList
+from cggm_med_tasks.audiovisual.clips import PRESETS, ClipDataConfig, ClipFiles, ClipTask, read_rows
 from cggm_med_tasks.readers.images import frame_files, normalise, read_image
 
 MODALITIES = ("rgb", "flow")
@@ -75,7 +75,7 @@ class UCF101(ClipTask):
     metrics = ("accuracy",)
     group_kind = "group of clips"
     channels: ClassVar[dict[str, int]] = {"rgb": 3, "flow": 2}
-    presets: ClassVar[dict[str, Tree]] = presets(paper=OGM_SETTINGS, tiny=TINY_SETTINGS)
+    presets: ClassVar[dict[str, Tree]] = PRESETS
 
     def read(self, path: Path, say: Callable[[str], None]) -> SampleList:
         """See the module's docstring."""

@@ -10,15 +10,14 @@ Layout: a folder as in the release of CGGM, ``train.json``, ``test.json`` and pe
 columns are image, text, label, with or without a header.
 
 The network sees the features of a frozen BERT and a frozen ViT, ``model.text`` and ``model.image``: folders or
-names on the Hugging Face hub. The release leaves both open, but for a tokenizer of bert-base-uncased; the defaults
-here fit its shapes, 768 numbers for each of up to 50 word pieces and 197 patches. Features are computed once and kept
+names on the Hugging Face hub. The defaults are those that the release's README names: 768 numbers for each of up to 50
+word pieces and 197 patches. Features are computed once and kept
 in half precision, 0.4 MB a sample.
 
 What differs from the release of CGGM (Guo et al., NeurIPS 2024): validation is held out from training, where there it
 is the test split; images are normalised as the ViT was trained, where there not at all; since features are kept,
 images are not augmented, where there they are flipped, recoloured and blurred; padding is masked; text has a
-projection of its own, where there it passes through that of images; training data are shuffled in every epoch; the
-learning rate falls with a cosine, where there it falls when the validation loss stands still.
+projection of its own, where there it passes through that of images; training data are shuffled in every epoch.
 """
 
 from __future__ import annotations
@@ -115,7 +114,7 @@ class Food101ModelConfig(SequenceModelConfig):
     """
 
     text: str = "bert-base-uncased"
-    image: str = "google/vit-base-patch16-224-in21k"
+    image: str = "google/vit-base-patch16-224"
     text_length: int = 50
 
     def __post_init__(self) -> None:
@@ -143,7 +142,17 @@ class Food101(ClassificationTask):
                 "dropout_residual": 0.15,
                 "dropout_output": 0.1,
             },
-            "optim": {"name": "adamw", "lr": 1e-3, "weight_decay": 6e-3, "warmup_fraction": 0.0, "clip_norm": 0.8},
+            "optim": {
+                "name": "adamw",
+                "lr": 1e-3,
+                "weight_decay": 6e-3,
+                "warmup_fraction": 0.0,
+                "schedule": "plateau",
+                "plateau_by": "loss",
+                "heads_lr": 5e-4,
+                "heads_weight_decay": 3e-3,
+                "clip_norm": 0.8,
+            },
             "train": {"batch_size": 128, "epochs": 60, "steps_per_epoch": 0, "validate_every": 1},
         },
         tiny={
@@ -154,7 +163,7 @@ class Food101(ClassificationTask):
                 "fusion_layers": 1,
                 "head_layers": 1,
             },
-            "optim": {"lr": 3e-3},
+            "optim": {"lr": 3e-3, "schedule": "cosine", "heads_lr": None, "heads_weight_decay": None},
             "train": {"batch_size": 16, "epochs": 20, "validate_every": 5},
         },
     )
