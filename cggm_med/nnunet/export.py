@@ -61,14 +61,12 @@ def export_dataset(task: Task, raw: Path, number: int, name: str, *, say: Callab
     splits = task.default_splits()
     used = [id for _, ids in splits.items() for id in ids]
     say(f"{len(used)} cases ({volumes.found.layout}), labels as in {volumes.convention.name}; checking")
-    problems = [f"{id}: it has no label of its own, only those of readers" for id in used if cases[id].label is None]
+    problems: list[str] = []
     for done, id in enumerate(used, start=1):
         problems += inspect(cases[id], volumes.convention_of(cases[id])).problems
         problems += _not_for_nnunet(cases[id], volumes.modalities)
         if len(used) >= MANY_CASES and done % (len(used) // 10) == 0:
             say(f"{done} of {len(used)} cases checked")
-        lacking = [modality for modality in volumes.modalities if modality not in cases[id].images]
-        problems += [f"{id}: no {', '.join(lacking)}, and nnU-Net needs every channel"] if lacking else []
     if problems:
         raise DataError("these cases cannot be exported; fix or leave out:", problems)
     named = {volumes.convention_of(cases[id]).name: volumes.convention_of(cases[id]) for id in used}
@@ -172,7 +170,7 @@ def _not_for_nnunet(case: Case, modalities: Sequence[str]) -> list[str]:
     if case.not_drawn:
         problems.append(f"{case.id}: {', '.join(case.not_drawn)} not drawn; nnU-Net needs every region of every case")
     if case.label is None:
-        problems.append(f"{case.id}: no label of its own; nnU-Net knows one reader")
+        problems.append(f"{case.id}: no label of its own, only those of readers; nnU-Net knows one")
     return problems
 
 

@@ -163,7 +163,7 @@ def test_all_other_questions_are_answered(run, tmp_path, monkeypatch):
 def test_nnunet_is_given_no_case_that_lacks_a_channel(folder, tmp_path, monkeypatch, capsys):
     words = ["--data", folder, "--set", "data.allow_missing=true", "--folder", tmp_path]
     command(monkeypatch, "nnunet", "export", *words, code=1)
-    assert "BraTS2021_00001: no t1, t2, and nnU-Net needs every channel" in capsys.readouterr().err
+    assert "BraTS2021_00001: no t1, t2; nnU-Net needs every modality of every case" in capsys.readouterr().err
 
 
 def test_a_cohort_is_segmented_with_what_each_case_has(run, folder, tmp_path, monkeypatch, capsys):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import pytest
+from helpers.declared_cohort import cohort
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,8 +27,8 @@ AFFINE = np.diag([-5.0, -5.0, 5.0, 1.0])
 
 @st.composite
 def conventions(draw):
-    """Any convention: labels with gaps, nested, overlapping or separate regions, declared in any order."""
-    labels = draw(st.lists(st.integers(1, 255), min_size=1, max_size=6, unique=True))
+    """Any convention: labels with gaps; nested, overlapping or exclusive regions, in any order; or voxels to ignore."""
+    ignore, *labels = draw(st.lists(st.integers(1, 999), min_size=2, max_size=7, unique=True))
     painted = labels[: draw(st.integers(1, len(labels)))]
     regions = {}
     for k, paint in enumerate(painted):
@@ -36,11 +37,21 @@ def conventions(draw):
         regions[f"region {k}"] = (paint, *sorted(more))
     paint = dict(zip(regions, painted, strict=True))
     declared = {name: regions[name] for name in draw(st.permutations(list(regions)))}
-    return LabelConvention("drawn", dict.fromkeys(labels, "tissue"), declared, paint)
+    held = [label for of in declared.values() for label in of]
+    exclusive = len(set(held)) == len(held) and draw(st.booleans())
+    return LabelConvention(
+        "drawn",
+        dict.fromkeys(labels, "tissue"),
+        declared,
+        paint,
+        exclusive,
+        ignore if draw(st.booleans()) else None,
+    )
 
 
 def every_label(convention):
-    return np.array([0, *convention.meanings]).reshape(-1, 1, 1)
+    ignored = [] if convention.ignore is None else [convention.ignore]
+    return np.array([0, *convention.meanings, *ignored]).reshape(-1, 1, 1)
 
 
 def nnunet_labels(made):
@@ -56,7 +67,10 @@ def test_nnunet_reads_the_regions_of_the_convention_from_the_exported_labels(con
     truth = dict(zip(convention.regions, convention.to_regions(labels), strict=True))
     manager = nnunet_labels(made)
     assert manager.all_labels == list(range(len(manager.all_labels)))  # consecutive, as nnU-Net demands
-    names = [name for name in made["labels"] if name != "background"]
+    assert not (convention.exclusive and manager.has_regions)
+    assert manager.ignore_label == (None if convention.ignore is None else len(manager.all_labels))
+    np.testing.assert_array_equal(exported == manager.ignore_label, labels == convention.ignore)
+    names = [name for name in made["labels"] if name not in ("background", "ignore")]
     read = manager.foreground_regions if manager.has_regions else [made["labels"][name] for name in names]
     for name, values in zip(names, read, strict=True):
         np.testing.assert_array_equal(np.isin(exported, values), truth[name])
@@ -67,7 +81,7 @@ def test_nnunet_paints_predicted_regions_as_the_convention_does(convention, data
     """Labels to regions to labels, for any regions that a network might predict."""
     made = dataset_json(("flair",), [convention], 1)
     manager, order = nnunet_labels(made), list(convention.regions)
-    names = [name for name in made["labels"] if name != "background"]
+    names = [name for name in made["labels"] if name not in ("background", "ignore")]
     predicted = np.array(data.draw(st.lists(st.booleans(), min_size=len(order), max_size=len(order))))
     if not manager.has_regions and predicted.sum() > 1:
         return  # classes that exclude one another
@@ -143,6 +157,21 @@ def test_export_of_a_folder(phantom, tmp_path, monkeypatch):
             np.testing.assert_array_equal(exported.dataobj, np.array([0, 1, 2, 9, 3])[np.asarray(own.dataobj)])
             np.testing.assert_array_equal(exported.affine, own.affine)
             assert exported.get_data_dtype() == np.uint8
+
+
+@pytest.mark.parametrize("regions", [{}, {"all": [1, 700], "core": [700]}], ids=["exclusive", "nested"])
+def test_voxels_to_ignore_pass_the_check_of_nnunet(regions, tmp_path, monkeypatch):
+    """They get the number after all others, which nnU-Net demands, whether it learns labels or regions."""
+    data = cohort(tmp_path / "data", (1, 700, 5), **({"regions": regions} if regions else {}))
+    small = {"data": {"path": str(data), "patch_size": [8, 8, 8]}, "model": {"channels": [4, 8]}}
+    task = registry.load(registry.TASKS, "segmentation")(make_config("segmentation", [small]))
+    folder = export_dataset(task, tmp_path / "raw", 7, "x", say=lambda text: None)
+    passes_the_check_of_nnunet(folder, monkeypatch)
+    manager = nnunet_labels(json.loads((folder / "dataset.json").read_text()))
+    assert (manager.has_regions, manager.ignore_label) == (bool(regions), 3)
+    for file in folder.glob("labelsT?/*"):
+        before = np.asarray(nib.load(tmp_path / "data" / "labels" / file.name).dataobj)
+        np.testing.assert_array_equal(np.asarray(nib.load(file).dataobj) == 3, before == 5)
 
 
 def test_images_are_copied_where_there_are_no_links(phantom, tmp_path, monkeypatch):
