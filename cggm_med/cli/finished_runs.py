@@ -38,12 +38,15 @@ def evaluate(
         Path | None,
         typer.Option(help="Paired test of the masks against a run, an evaluation or masks.", metavar="RUN_OR_FOLDER"),
     ] = None,
-    task: Annotated[str | None, typer.Option(help="Of the masks. [of the run in --against, else brats2021]")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="Of the masks. [that of --against, else what suits the data]")
+    ] = None,
     labels: Annotated[
         str | None, typer.Option(help="Convention of the data's labels where the layout does not imply it.")
     ] = None,
     mask_labels: Annotated[
-        str | None, typer.Option(help="Convention of the masks, such as brats2023. [that of the labels]")
+        str | None,
+        typer.Option(help="Convention of the masks, such as brats2023, or data that declare it. [that of the labels]"),
     ] = None,
     corrupt: Annotated[
         str | None,

@@ -13,8 +13,9 @@ from cggm_med import registry
 from cggm_med.comparison.paired_cases import RULE, paired_rows, paired_table
 from cggm_med.config import Tree
 from cggm_med.data.cases import Case
+from cggm_med.data.layouts import files_under
 from cggm_med.errors import ConfigError, DataError, UnknownName, first_of
-from cggm_med.evaluation.masks import MASKS_RULE, score_masks
+from cggm_med.evaluation.masks import MASKS_RULE, convention_of_masks, score_masks
 from cggm_med.files import atomic_folder, require_unused, unused, write_json, write_text
 from cggm_med.metrics.regions import METRICS
 from cggm_med.results.results import Record, Report, print_results
@@ -43,11 +44,11 @@ def evaluate_masks(
 
     Args:
         masks: folder of label files named by case.
-        task: whose regions, metrics and layouts; default: of the run in ``against``, else ``brats2021``.
+        task: whose regions, metrics and layouts; default: of what ``against`` scored, else see ``default_task``.
         overrides: settings such as ``data.path``.
         console: for progress and tables.
         labels: name of the convention of the data's labels; default: what the layout implies.
-        mask_labels: name of the convention of the masks; default: that of the labels.
+        mask_labels: convention of the masks, by name or as a data set declares it; default: that of the labels.
         against: a run, a folder that ``evaluate`` wrote, or another folder of masks, for a paired test.
         split: of the data or of the run in ``against``; default: the cases that ``against`` scored, else all.
         out: new or empty folder; default: ``evaluations/NAME``.
@@ -62,34 +63,37 @@ def evaluate_masks(
     run = FinishedRun(against) if against is not None and RunFolder(against).config.exists() else None
     if run is None and "path" not in overrides.get("data", {}):
         raise ConfigError("nothing says where the labels are; name the data with --data PATH, or a run with --against")
+    other = _results_of(against) if against is not None else None
     if labels is not None:
         overrides = {**overrides, "task": {**overrides.get("task", {}), "labels": labels}}
     if run is not None and task in (None, run.task):
         config = run.folder.settings_with(overrides)
     else:
-        config = make_config(task or "brats2021", [overrides])
+        if task is None:
+            # A convention that is asked for by name is one of the task that has several.
+            task = other.task if other else "brats2021" if labels else default_task(Path(overrides["data"]["path"]))
+        # Nothing is computed by a network, and a plan for a GPU may ask for more memory than it has.
+        config = make_config(task, [{"train": {"device": "cpu"}}, overrides])
     if hasattr(config.data, "allow_missing"):  # which images a case has is nothing to its mask
         config = replace(config, data=replace(config.data, allow_missing=True))
     made = registry.load(registry.TASKS, config.task.name)(config)
     volumes = made.volumes()
     if volumes is None:
         raise ConfigError(f"task '{config.task.name}' does not segment, so it has no masks; name another with --task")
-    if mask_labels is not None and mask_labels not in volumes.conventions:
-        raise UnknownName("label convention", mask_labels, volumes.conventions, "Choose one with --mask-labels NAME")
+    of_masks = convention_of_masks(mask_labels, volumes)
     say = console.print
     made.find(say)
     found = {case.id: case for case in volumes.found.cases}
-    other = _results_of(against) if against is not None else None
     splits = run.splits if run is not None else made.own_splits
     cases = _chosen(found, dict(splits.items()) if splits else {}, split, other)
     say(f"{len(cases)} masks, labels as in {volumes.convention.name}")
-    scores = score_masks(made, volumes, masks, cases, mask_labels, say)
+    scores = score_masks(made, volumes, masks, cases, of_masks, say)
     rules = {**made.rules(), "threshold": MASKS_RULE}
     compared: list[Record] = []
     if against is not None:
         if other is None:
             say(f"now the masks in {against}")
-            others: Sequence[Record] = score_masks(made, volumes, against, cases, mask_labels, say).cases
+            others: Sequence[Record] = score_masks(made, volumes, against, cases, of_masks, say).cases
         else:
             _require_same_rules(against, other, made.rules())
             others = other.scores.cases
@@ -122,6 +126,20 @@ def evaluate_masks(
     print_results(report, console)
     console.print(f"written: {target / 'results.md'}, results.json and tables as CSV")
     return report
+
+
+def default_task(data: Path) -> str:
+    """The task that masks of these data are scored by: ``brats2021`` for a folder of that challenge's cases.
+
+    All others say themselves what their labels mean, which task ``segmentation`` reads. A list is among these: what it
+    declares counts, whatever its cases are called.
+    """
+    layouts = registry.load(registry.TASKS, "brats2021").layouts
+    if data.is_dir() and not (data / "dataset.json").is_file():
+        told = (layout.tell(file.name) for file in files_under(data) for layout in layouts)
+        if any(of is not None and of[0].lower().startswith("brats") for of in told):
+            return "brats2021"
+    return "segmentation"
 
 
 def _results_of(folder: Path) -> Report | None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from cggm_med.data.cases import Case, stem
+from cggm_med.data.folders.propose import read_any
 from cggm_med.data.volumes.checks import Inspection, grid_difference, inspect
 from cggm_med.data.volumes.io import open_image
-from cggm_med.data.volumes.labels import LabelConvention
-from cggm_med.errors import DataError
+from cggm_med.data.volumes.labels import LabelConvention, painting_order
+from cggm_med.errors import DataError, UnknownName
 from cggm_med.results.results import Scores
 from cggm_med.task.base import CaseResult, Task
 from cggm_med.task.capabilities import Volumes
@@ -42,8 +43,41 @@ def masks_of(folder: Path, cases: Sequence[str]) -> dict[str, Path]:
     return {case: files[case][0] for case in cases}
 
 
+def convention_of_masks(asked: str | None, volumes: Volumes) -> LabelConvention | None:
+    """The convention of masks by its name, or as a data set declares it whose regions have the names of the task's.
+
+    Args:
+        asked: a name, or the path of a data set, such as the raw folder of nnU-Net on which the masks' network was
+            trained; None: the masks follow the labels.
+        volumes: of the task.
+
+    Raises:
+        UnknownName: if there is neither a convention nor a data set of this name.
+        DataError: if the data set declares several conventions, or not all of the task's regions.
+    """
+    if asked is None or asked in volumes.conventions:
+        return None if asked is None else volumes.conventions[asked]
+    if not Path(asked).exists():
+        fix = "Choose one with --mask-labels NAME, or give the data set that declares one with --mask-labels PATH"
+        raise UnknownName("label convention", asked, volumes.conventions, fix)
+    declared, _ = read_any(Path(asked), need_labels=False)
+    if len(declared.conventions) > 1:
+        raise DataError(f"{asked} declares the conventions {', '.join(declared.conventions)}; expected one")
+    (convention,) = declared.conventions.values()
+    if lacking := [region for region in volumes.targets if region not in convention.regions]:
+        raise DataError(
+            f"{asked} declares no region {', '.join(lacking)}; it has {', '.join(convention.regions)}. Give its "
+            "regions the names of those in --data"
+        )
+    regions = {region: convention.regions[region] for region in volumes.targets}
+    try:
+        return replace(convention, regions=regions, paint=painting_order(regions))
+    except ValueError as error:
+        raise DataError(f"{asked} cannot be read with the regions {', '.join(regions)}: {error}") from error
+
+
 def score_masks(
-    task: Task, volumes: Volumes, folder: Path, cases: Sequence[Case], labels: str | None, say: Say
+    task: Task, volumes: Volumes, folder: Path, cases: Sequence[Case], of_masks: LabelConvention | None, say: Say
 ) -> Scores:
     """All metrics of the masks of these cases, each on the grid of the case's label.
 
@@ -52,7 +86,7 @@ def score_masks(
         volumes: of the task.
         folder: of the masks, see ``masks_of``.
         cases: with labels.
-        labels: name of the convention of the masks; default: each mask follows that of its case's label.
+        of_masks: their convention, see ``convention_of_masks``; None: each mask follows that of its case's label.
         say: receives lines of progress.
 
     Raises:
@@ -60,11 +94,14 @@ def score_masks(
             label that its convention does not declare.
     """
     masks = masks_of(folder, [case.id for case in cases])
-    of_masks = None if labels is None else volumes.conventions[labels]
     pairs = [_Pair(case, masks[case.id], volumes.convention_of(case), of_masks) for case in cases]
     # All of them first: a bad mask of the last case is not found out after an hour.
     if problems := [problem for pair in pairs for problem in pair.problems()]:
-        raise DataError(f"{folder}: these masks cannot be scored; expected known labels on the label's grid:", problems)
+        raise DataError(
+            f"{folder}: these masks cannot be scored; expected known labels on the label's grid, to which a mask on "
+            "another is to be resampled by nearest neighbour:",
+            problems,
+        )
     return task.summarise(list(_results(volumes, pairs, say)))
 
 

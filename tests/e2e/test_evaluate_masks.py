@@ -7,6 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from helpers.command_line import command
+from helpers.declared_cohort import AFFINE, SHAPE, SMALL, cohort
+from helpers.pictures import without_pictures
 from helpers.small_runs import trained_run
 from scipy import stats
 
@@ -170,3 +172,118 @@ def test_refusals(run, masks, phantom, tmp_path, monkeypatch, capsys):
 )
 def test_wrong_usage(words, monkeypatch):
     command(monkeypatch, "evaluate", *words, code=2)
+
+
+# ---- data that declare their labels themselves -----------------------------------------------------------------------
+
+NUMBERS = (300, 2, 9)  # rim, core, not annotated
+
+
+def drawn(data, folder, numbers=None):
+    """The labels of a declared list as masks: a voxel aside, nothing in voxels to ignore, perhaps in other numbers."""
+    folder.mkdir()
+    for path in (data.parent / "labels").iterdir():
+        label = np.asarray(nib.load(path).dataobj).astype(int)
+        mask = np.roll(np.where(label == NUMBERS[2], 0, label), 1, 0)
+        if numbers is not None:
+            mask = np.select([mask == old for old in numbers], list(numbers.values()), 0)
+        nib.save(nib.Nifti1Image(mask.astype(np.uint16), AFFINE), folder / path.name)
+    return folder
+
+
+def dice_by_hand(data, case):
+    """Of masks by ``drawn``: Dice of rim and core among the annotated voxels."""
+    label = np.asarray(nib.load(data.parent / "labels" / f"{case}.nii.gz").dataobj).astype(int)
+    known = label != NUMBERS[2]
+    mask = np.roll(np.where(known, label, 0), 1, 0)
+    both = [((label == n) & (mask == n)).sum() for n in NUMBERS[:2]]
+    sizes = [(label == n).sum() + ((mask == n) & known).sum() for n in NUMBERS[:2]]
+    return {name: 2 * b / size for name, b, size in zip(("rim", "core"), both, sizes, strict=True)}
+
+
+@pytest.mark.parametrize("words", [[], ["--task", "segmentation"]], ids=str)
+def test_declared_data_say_by_what_their_masks_are_scored(words, tmp_path, monkeypatch):
+    data = cohort(tmp_path / "data", NUMBERS, lesion_rules={"dilations": 0, "min_mm3": 7})
+    masks = drawn(data, tmp_path / "masks")
+    for given, out in ((data, "list"), (data.parent, "folder")):
+        command(monkeypatch, "evaluate", "--masks", masks, "--data", given, *words, "--out", tmp_path / out)
+        found = results(tmp_path / out)
+        assert found["task"] == "segmentation"
+        assert "7 mm3" in "".join(found["rules"].values())
+        for row in found["cases"]:
+            assert row["dice"] == pytest.approx(dice_by_hand(data, row["case"])[row["region"]])
+        assert {row["region"] for row in found["cases"]} == {"rim", "core"}
+    # BraTS cases in a list are what the list says.
+    content = json.loads(data.read_text())
+    for entry in content["training"]:
+        entry["id"] = f"BraTS2021_0000{entry['id'][1:]}"
+    data.write_text(json.dumps(content))
+    for path in masks.iterdir():
+        path.rename(masks / f"BraTS2021_0000{path.name[1:]}")
+    command(monkeypatch, "evaluate", "--masks", masks, "--data", data.parent, "--out", tmp_path / "named")
+    assert [row["dice"] for row in results(tmp_path / "named")["cases"]] == [row["dice"] for row in found["cases"]]
+
+
+def test_masks_of_nnunet_are_scored_in_the_numbers_of_its_data_set(tmp_path, monkeypatch, capsys):
+    """An exported data set renumbers 300, 2 and 9 to 2, 1 and 3: its masks, and a run on the list, have one table."""
+    data = cohort(tmp_path / "data", NUMBERS)
+    small = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+    small += ["--set", "data.test=0.4"]
+    export = ("--task", "segmentation", "--data", data, "--folder", tmp_path / "nn", "--id", "7", "--name", "x")
+    command(monkeypatch, "nnunet", "export", *export, *small)
+    raw = tmp_path / "nn" / "raw" / "Dataset007_x"
+    declared = json.loads((raw / "dataset.json").read_text())["labels"]
+    assert declared == {"background": 0, "core": 1, "rim": 2, "ignore": 3}
+    plain, nnunet = drawn(data, tmp_path / "plain"), drawn(data, tmp_path / "nnunet", {300: 2, 2: 1})
+    scored = {}
+    for name, words in {
+        "plain": (plain, "--data", data),
+        "new numbers": (nnunet, "--data", data, "--mask-labels", raw),
+        "exported labels": (nnunet, "--data", raw),
+    }.items():
+        command(monkeypatch, "evaluate", "--masks", *words, "--out", tmp_path / "out" / name)
+        rows = results(tmp_path / "out" / name)["cases"]
+        scored[name] = {(row["case"], row["region"]): row["dice"] for row in rows}
+    assert scored["new numbers"] == scored["exported labels"] == scored["plain"]
+    words = ("--task", "segmentation", "--data", data, *small, "--set", f"data.cache={tmp_path / 'cache'}")
+    with without_pictures():
+        command(monkeypatch, "train", *words, "--out", tmp_path / "run")
+    against = ("--against", tmp_path / "run", "--mask-labels", raw)
+    command(monkeypatch, "evaluate", "--masks", nnunet, *against, "--out", tmp_path / "paired")
+    held_out = {(row["case"], row["region"]): row["dice"] for row in results(tmp_path / "paired")["cases"]}
+    assert held_out.items() <= scored["plain"].items()
+    assert (tmp_path / "paired" / "against.csv").exists()
+    # An evaluation says itself which task it was of.
+    evaluated = ("--data", data, "--against", tmp_path / "out" / "plain")
+    command(monkeypatch, "evaluate", "--masks", plain, *evaluated, "--out", tmp_path / "again")
+    assert results(tmp_path / "again")["task"] == "segmentation"
+    capsys.readouterr()
+    other = cohort(tmp_path / "other", (1, 2), labels={"1": "a", "2": "core"})
+    words = ("--data", data, "--mask-labels", other, "--out", tmp_path / "none")
+    command(monkeypatch, "evaluate", "--masks", nnunet, *words, code=1)
+    assert "declares no region rim; it has a, core. Give its regions the names" in capsys.readouterr().err
+
+
+def test_a_label_on_a_grid_of_its_own_is_scored_there(tmp_path, monkeypatch, capsys):
+    """Twice as fine along x as the images: masks on that grid are scored; those on the grid of the images are not."""
+    data = cohort(tmp_path / "data", NUMBERS[:2], reference="flair")
+    coarse = tmp_path / "coarse"
+    shutil.copytree(data.parent / "labels", coarse)
+    finer = AFFINE @ np.diag([0.5, 1, 1, 1])
+    finer[0, 3] -= 0.25
+    for path in (data.parent / "labels").iterdir():
+        label = np.repeat(np.asarray(nib.load(path).dataobj), 2, axis=0)
+        nib.save(nib.Nifti1Image(label, finer), path)
+    fine = tmp_path / "fine"
+    shutil.copytree(data.parent / "labels", fine)
+    command(monkeypatch, "evaluate", "--masks", fine, "--data", data, "--out", tmp_path / "out")
+    rows = results(tmp_path / "out")["cases"]
+    assert {row["dice"] for row in rows} == {1.0}
+    whole = sum(row["target_ml"] for row in rows if row["case"] == "p0")
+    assert whole == pytest.approx(5 * 5 * 4 * 3 / 1000)  # 5 x 5 x 4 voxels of 3 mm3, halved twice as often
+    command(monkeypatch, "evaluate", "--masks", coarse, "--data", data, "--out", tmp_path / "none", code=1)
+    said = capsys.readouterr().err
+    assert "on the label's grid, to which a mask on another is to be resampled by nearest neighbour" in said
+    assert f"p0: mask {coarse / 'p0.nii.gz'} and label" in said
+    assert f"differ in shape: {' x '.join(map(str, SHAPE))} and 40 x 18 x 8" in said
+    assert not (tmp_path / "none").exists()
