@@ -35,6 +35,7 @@ ELSEWHERE = {
         "Classifier.py",
         "main_Prototype_grad.py",
         "PMR_trainer.py",
+        *("GBlending_trainer.py", "AMCo_trainer.py", "avclassify_model.py", "loss_creator.py", "main_dgl.py"),
         "prepare.py",
         "utils.py",
     ),

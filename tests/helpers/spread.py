@@ -10,7 +10,7 @@ from torch import distributed
 from cggm_med import registry
 from cggm_med.config import OptimConfig, TrainConfig
 from cggm_med.optim.optimizer import make_optimizer
-from cggm_med.testing.problems import CPU, PROBLEMS, make, one_step, set_up
+from cggm_med.testing.problems import CPU, PROBLEMS, lacking, make, one_step, set_up
 from cggm_med.training.monitor import ModalityComparison
 from cggm_med.types import Batch
 
@@ -27,19 +27,23 @@ VARIANTS = {
     "cggm as released": ("cggm", {"mode": "released"}),
     "dgs with noise": ("dgs", {"every": 1, "noise": True}),
 }
+# Strategies that exchange more than scores and gradients, where the samples of the first of two processes lack t1.
+LACKING = ("pmr", "inforeg")
 SEEING = TrainConfig(modality_dropout=0.3, subset_view=0.5, subset_view_guided=True)
 
 
 def labels() -> dict[str, tuple[str, dict]]:
     """Every registered strategy, and the variants."""
     names = registry.names(registry.STRATEGIES)
-    return {name: (name, AT_WORK.get(name, {})) for name in names} | VARIANTS
+    complete = {name: (name, AT_WORK.get(name, {})) for name in names} | VARIANTS
+    return complete | {f"{name}, lacking": complete[name] for name in LACKING}
 
 
 def share(batch: Batch, rank: int, processes: int) -> Batch:
     """The samples of one process, as the loader spreads them."""
     mine = slice(rank, None, processes)
-    return Batch({m: x[mine] for m, x in batch.inputs.items()}, batch.target[mine], batch.ids[mine])
+    present = None if batch.present is None else {m: has[mine] for m, has in batch.present.items()}
+    return Batch({m: x[mine] for m, x in batch.inputs.items()}, batch.target[mine], batch.ids[mine], present)
 
 
 def train_all(rank: int, processes: int) -> dict[str, dict[str, torch.Tensor]]:
@@ -54,7 +58,8 @@ def train_all(rank: int, processes: int) -> dict[str, dict[str, torch.Tensor]]:
             set_up(strategy, model, problem=problem)
             optimizer = make_optimizer(model, strategy, OptimConfig(name="sgd"), CPU)
             for number in range(2):
-                batch = share(problem.batch(number, samples=4), rank, processes)
+                batch = problem.batch(number, samples=4)
+                batch = share(lacking(batch, {"t1": [0, 2]}) if "lacking" in label else batch, rank, processes)
                 comparison = ModalityComparison(shapley=True)
                 one_step(
                     model,

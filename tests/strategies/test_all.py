@@ -12,6 +12,7 @@ AT_WORK = {
     "opm": {"warmup": 0.0, "probability": 1.0},
     "dgs": {"every": 1},
     "pmr": {"early": 1.0},
+    "gblending": {"super_epoch": 1},
 }
 # Settings under which a strategy must train the same bits as joint; the others are never joint.
 NEUTRAL = {
@@ -22,11 +23,13 @@ NEUTRAL = {
     "opm": {"drop_base": 0.0, "warmup": 0.0, "probability": 1.0},
     "agm": {"alpha": 0.0},
     "pmr": {"alpha": 0.0, "mu": 0.0},
+    "inforeg": {"beta": 0.0, "unimodal_weight": 0.0},
     "modality_dropout": {},
     "subset_view": {},
 }
 DRAW_BY_ORDER = {"ogm_ge", "opm"}
-MAY_DIFFER = {"ogm_ge", "mmpareto", "dgs"}  # noise, and another way to combine gradients
+# Noise, another way to combine gradients, weights that differ from 1, and encoders that see no fused loss
+MAY_DIFFER = {"ogm_ge", "mmpareto", "dgs", "gblending", "dgl"}
 
 
 def every_law():

@@ -7,7 +7,7 @@ import torch
 from helpers.small_runs import small_config
 from helpers.toy_task import CPU, built, found, toy
 
-from cggm_med import ConfigError
+from cggm_med import ConfigError, distributed
 from cggm_med.data.splits import Splits
 from cggm_med.runs.settings import instantiate
 from cggm_med.training import checkpoint
@@ -37,6 +37,19 @@ def test_they_are_the_criterion_over_all_samples_whatever_the_batches(tmp_path):
         for name, loss in losses.items():
             torch.testing.assert_close(loss, task.criterion()(logits[name], batch.target))
         assert not model.training
+
+
+def test_processes_share_the_cases_and_their_sums_are_those_of_one(tmp_path, monkeypatch):
+    """Of three processes and two cases, one has none and still takes part."""
+    task = divided(found(toy(), tmp_path), 12, 2)
+    model, strategy = built(task)
+    whole, parts = [], []
+    for rank, size, sums in ((0, 1, whole), (0, 3, parts), (1, 3, parts), (2, 3, parts)):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(distributed, "world_size", lambda size=size: size)
+        monkeypatch.setattr(distributed, "sum_over_processes", lambda x, sums=sums: sums.append(x) or x)
+        mean_losses(task, model, strategy, task.criterion(), task.config, CPU, "validation")
+    torch.testing.assert_close(torch.stack(parts).sum(0), whole[0])
 
 
 def test_without_validation_cases_one_line_says_what_to_set(tmp_path):
