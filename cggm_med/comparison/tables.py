@@ -28,6 +28,9 @@ RULES = {
     "rank": "of the mean, 1 for the best",
     "time": "processor time of the training over that of the baseline; minutes are on the clock, median over runs",
     "memory": "the most that the training process held, or on a GPU what torch allocated; median over runs",
+    "more MB": "of 10^6 bytes, what a training step takes more than one of the baseline: the most that its tensors "
+    "hold at once (weights, gradients, optimizer, activations), on a GPU as torch allocates it; median over runs. A "
+    "joint baseline has classifier heads that watch, unless it was trained with strategy.heads=false",
 }
 SCORE_HEADER = (
     "strategy",
@@ -40,7 +43,8 @@ SCORE_HEADER = (
     "p (Holm)",
     "rank",
 )
-COST_HEADER = ("strategy", "runs", "minutes", "time", "memory GB", "memory")
+COSTS = ("seconds", "cpu_seconds", "peak_memory_bytes", "step_memory_bytes", "threads", "device")  # of cost.json
+COST_HEADER = ("strategy", "runs", "minutes", "time", "memory GB", "memory", "more MB")
 
 
 def write_comparison(folder: Path, comparison: Comparison, provenance: Mapping[str, str]) -> None:
@@ -102,7 +106,7 @@ def run_rows(comparison: Comparison) -> list[dict[str, Any]]:
     rows = []
     for run in comparison.runs:
         means = {metric: mean_value(values) for metric, values in run.values.items()}
-        cost = {key: run.cost.get(key) for key in ("seconds", "cpu_seconds", "peak_memory_bytes", "threads", "device")}
+        cost = {key: run.cost.get(key) for key in COSTS}
         plain = {"strategy": run.name, "seed": run.seed, "cases": len(run.tested), "first_case": min(run.tested)}
         rows.append({**plain, **run.report.scores.headline, **means, **cost, "folder": str(run.path)})
     return rows
@@ -169,11 +173,17 @@ def _cost_table(comparison: Comparison) -> Table:
     def scaled(value: float | None, unit: float) -> str:
         return "-" if value is None else f"{value / unit:.2f}"
 
+    def more(name: str, key: str) -> str:
+        own, baseline = usual(name, key), usual(comparison.baseline, key)
+        return "-" if own is None or baseline is None else f"{(own - baseline) / 1e6:+.1f}"
+
     rows = []
     for name in comparison.names:
         runs = sum(run.name == name and bool(run.cost) for run in comparison.runs)
         minutes, memory = scaled(usual(name, "seconds"), 60), scaled(usual(name, "peak_memory_bytes"), 1e9)
-        rows.append((name, str(runs), minutes, ratio(name, "cpu_seconds"), memory, ratio(name, "peak_memory_bytes")))
+        of_process = memory, ratio(name, "peak_memory_bytes")
+        of_steps = more(name, "step_memory_bytes")
+        rows.append((name, str(runs), minutes, ratio(name, "cpu_seconds"), *of_process, of_steps))
     return Table(f"cost of training (time and memory over {comparison.baseline})", COST_HEADER, tuple(rows))
 
 

@@ -1,10 +1,10 @@
-"""The peak memory of a computation, determined without computing it."""
+"""The peak memory of the tensors of a computation, whether it is really computed or only its shapes are."""
 
 from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -28,21 +28,37 @@ def peak_bytes(compute: Callable[[], Any], *, gradients: bool = False) -> int:
         >>> peak_bytes(lambda: (image + 1).relu().sum())  # two volumes of 400 bytes; the sum needs only one of them
         800
     """
-    with contextlib.nullcontext() if gradients else torch.no_grad(), _Live() as live:
+    with contextlib.nullcontext() if gradients else torch.no_grad(), LiveTensors() as live:
         compute()
     return live.peak
 
 
-class _Live(TorchDispatchMode):
-    """Counts the bytes of the storages that are alive.
+class LiveTensors(TorchDispatchMode):
+    """While it is active, counts the bytes of tensors that are alive.
 
-    Storages rather than tensors: what autograd keeps may be a tensor that Python never sees.
+    Storages are counted rather than tensors: what autograd keeps may be a tensor that Python never sees.
+
+    Args:
+        held: tensors that were there before; all others are counted when an operation makes them.
+
+    Attributes:
+        bytes: of all that are alive.
+        peak: the most so far.
+
+    Example:
+        >>> weight = torch.ones(100)
+        >>> with LiveTensors([weight]) as live:
+        ...     doubled = 2 * weight
+        >>> live.bytes, live.peak
+        (800, 800)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, held: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.alive: set[int] = set()
-        self.bytes, self.peak = 0, 0
+        self.bytes = self.peak = 0
+        for tensor in held:
+            self._count(tensor.untyped_storage())
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = {id(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}

@@ -245,13 +245,14 @@ def cost_section(runs: Runs, assets: Assets) -> Section:
             Cell(_duration(c.get("cpu_seconds")), c.get("cpu_seconds")),
             Cell(_per_step(c), c["seconds"] / c["steps"] if _per_step(c) != DASH else None),
             Cell(_memory(c.get("peak_memory_bytes")), c.get("peak_memory_bytes")),
+            Cell(_megabytes(c.get("step_memory_bytes")), c.get("step_memory_bytes")),
             c.get("device"),
             c.get("threads"),
         ]
         for run in runs
         for c in (run.cost,)
     ]
-    header = ["run", "strategy", "time", "processor time", "ms per step", "peak memory", "device", "threads"]
+    header = ["run", "strategy", "time", "processor time", "ms per step", "peak memory", "a step", "device", "threads"]
     body = render(
         "cost.html",
         cost=html_table("Time and memory", header, rows, sortable=len(runs) > 1),
@@ -364,6 +365,10 @@ def _duration(seconds: Any) -> str:
 def _per_step(cost: Any) -> str:
     seconds, steps = cost.get("seconds"), cost.get("steps")
     return _or_dash(lambda value: f"{1000 * value / steps:.1f}", seconds) if steps else DASH
+
+
+def _megabytes(size: Any) -> str:
+    return _or_dash(lambda value: f"{value / 1e6:.1f} MB", size)
 
 
 def _memory(size: Any) -> str:

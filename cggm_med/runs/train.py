@@ -181,7 +181,7 @@ def _train_and_score(
 
     # The cost of an interrupted run is unknown.
     cost = measured(run.cost, device, config.train.steps) if first and done == 0 else contextlib.nullcontext()
-    with progress, run_log, cost:
+    with progress, run_log, cost as memory_of_steps:
         train(
             task,
             model,
@@ -192,6 +192,7 @@ def _train_and_score(
             log=log,
             log_gradients=GradientLog(run.gradients, config.train.steps, config.train.log_every),
             resume=checkpoint,
+            memory=memory_of_steps,
         )
     if first and run.metrics.exists():
         records = run.read_metrics()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from cggm_med.randomness import Step, Stream, random_seed
 from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task.base import Task
 from cggm_med.training.checkpoint import Checkpoint, TrainingState
+from cggm_med.training.cost import StepMemory
 from cggm_med.training.finite_check import FiniteCheck
 from cggm_med.training.mean_losses import mean_losses
 from cggm_med.training.monitor import ModalityComparison, Monitor, readable
@@ -41,6 +43,7 @@ def train(
     log: Callable[[Record], None],
     log_gradients: Callable[[int, Mapping[str, Sequence[Tensor]]], None] | None = None,
     resume: Checkpoint | None = None,
+    memory: StepMemory | None = None,
 ) -> None:
     """Train to the last step, writing ``last.pt`` and ``best.pt`` to ``folder``.
 
@@ -57,6 +60,7 @@ def train(
         log_gradients: receives at the same steps the number of steps done and the last layers' gradients by modality,
             see ``GradientLog``.
         resume: the checkpoint to continue from.
+        memory: watches what some of the steps take.
 
     Raises:
         NonFiniteLoss: names the step, its cases and the last good checkpoint.
@@ -90,19 +94,21 @@ def train(
         comparison = ModalityComparison(settings.log_shapley) if to_log else None
         model.train()
         strategy.train()
-        losses = train_step(
-            model,
-            strategy,
-            optimizer,
-            criterion,
-            batch,
-            Step(number, settings.steps, settings.seed),
-            clip_norm=config.optim.clip_norm,
-            settings=settings,
-            autocast=autocast,
-            monitor=monitor,
-            comparison=comparison,
-        )
+        within = contextlib.nullcontext() if memory is None else memory.watch(number, optimizer, model, strategy)
+        with within:
+            losses = train_step(
+                model,
+                strategy,
+                optimizer,
+                criterion,
+                batch,
+                Step(number, settings.steps, settings.seed),
+                clip_norm=config.optim.clip_norm,
+                settings=settings,
+                autocast=autocast,
+                monitor=monitor,
+                comparison=comparison,
+            )
         finite.add(number, batch, losses)
         # Reading a loss makes a GPU program wait, so losses are read together, before anything is written.
         if device.type == "cpu" or to_log or to_validate or to_save:

@@ -35,7 +35,9 @@ def test_train_compare_and_go_on(tmp_path, monkeypatch, phantom, cache, capsys):
         assert row["difference"] == 0
     for run in content["runs"]:
         assert run["seconds"] > 0
-        assert run["peak_memory_bytes"] > 10**8
+        assert run["peak_memory_bytes"] > 10**8 > run["step_memory_bytes"] > 10**6
+    joint, switched_off = (run["step_memory_bytes"] for run in content["runs"])
+    assert abs(switched_off - joint) < 10**5  # the same network and heads, and a few numbers for each modality
     with (out / "comparison.csv").open() as file:
         assert len(list(csv.DictReader(file))) == len(content["rows"])
     capsys.readouterr()

@@ -305,7 +305,7 @@ def test_what_a_run_lacks_is_said_with_the_command_that_makes_it(pair, tmp_path)
         assert f"cggm-med {words}" in page.visible
     cost = page.text.split('id="cost"', 1)[1].split("</section>", 1)[0]
     cells = re.findall(r"<td[^>]*>(.*?)</td>", cost.split("joint", 1)[1].split("</tr>", 1)[0])
-    assert cells == ["joint", *["–"] * 6]
+    assert cells == ["joint", *["–"] * 7]
 
 
 def test_evaluations_that_a_run_holds_are_shown(pair, tmp_path):

@@ -32,7 +32,14 @@ def finished_run(folder: Path, dice, *, strategy="joint", seed=0, settings=(), t
     (folder / "results.json").write_text(json.dumps(report))
     (folder / "splits.json").write_text(json.dumps({"train": list(train), "validation": [], "test": list(dice)}))
     (folder / "data.json").write_text(json.dumps({c: {"prepared": f"digest-{c}"} for c in [*train, *dice]}))
-    cost = {"seconds": 60.0, "cpu_seconds": 50.0, "peak_memory_bytes": 10**9, "threads": 1, "device": "CPU"}
+    cost = {
+        "seconds": 60.0,
+        "cpu_seconds": 50.0,
+        "peak_memory_bytes": 10**9,
+        "step_memory_bytes": 10**8,
+        "threads": 1,
+        "device": "CPU",
+    }
     (folder / "cost.json").write_text(json.dumps(cost))
     if subsets is not None:
         rows = [{"case": c, "subset": s, "region": r, "dice": d} for (c, s), d in subsets.items() for r in ("WT", "ET")]

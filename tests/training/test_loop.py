@@ -19,9 +19,10 @@ from cggm_med.results.results import Scores
 from cggm_med.runs.settings import instantiate
 from cggm_med.strategies.cggm import CGGM, CGGMConfig
 from cggm_med.strategies.joint import Joint
-from cggm_med.testing.problems import CPU, one_step, set_up, small_batch, small_model, trained
+from cggm_med.testing.problems import CPU, PROBLEMS, one_step, set_up, small_batch, small_model, trained
 from cggm_med.training import checkpoint
 from cggm_med.training.build import build
+from cggm_med.training.cost import StepMemory
 from cggm_med.training.loop import train
 from cggm_med.training.monitor import Monitor
 from cggm_med.training.validation import evaluate_cases, require_watchable, validate
@@ -248,3 +249,20 @@ def test_a_checkpoint_from_before_schedules_had_a_state_still_opens(tmp_path):
     del content["schedule"]
     torch.save(content, tmp_path / "last.pt")
     assert checkpoint.load(tmp_path / "last.pt", CPU).schedule == {}
+
+
+@pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
+def test_watching_the_memory_of_a_step_changes_no_bit(problem):
+    weights = []
+    for memory in (None, StepMemory(CPU)):
+        strategy = CGGM(CGGMConfig("cggm"))
+        model = problem.model()
+        set_up(strategy, model, problem=problem)
+        optimizer = make_optimizer(model, strategy, OptimConfig(), CPU)
+        for number in range(3):
+            with contextlib.nullcontext() if memory is None else memory.watch(number, optimizer, model, strategy):
+                one_step(model, strategy, optimizer, problem.batch(number), number, problem)
+        weights.append([p.detach().clone() for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+    held = sum(p.nbytes for module in (model, strategy) for p in module.parameters())
+    assert memory.peak > 4 * held  # weights, gradients, and two moments
