@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cggm_med.metrics.classification_regression import FUSED
 from cggm_med.plots.curves import (
+    FUSION_CURVES,
     MODALITY_PANELS,
     logged_loss,
     loss_panel,
@@ -113,10 +114,10 @@ def curve_rows(run: FinishedRun, key: str) -> list[dict[str, Any]]:
             rows.append({**start, "loss": logged_loss(record)})
         elif key == VALIDATION and record["kind"] == VALIDATION:
             rows += [{**start, "score": name, "value": value} for name, value in record["scores"].items()]
-        elif key in record:
+        elif key in MODALITY_PANELS and key in record:
             rows += [{**start, "modality": m, "value": value} for m, value in record[key].items()]
-            if key == "score" and "fused_score" in record:
-                rows.append({**start, "modality": FUSED, "value": record["fused_score"]})
+            if (beside := FUSION_CURVES.get(key)) in record:
+                rows.append({**start, "modality": FUSED, "value": record[beside]})
     return rows
 
 
