@@ -28,17 +28,9 @@ NUMBERS = {8: "eight", 9: "nine", 10: "ten", 11: "eleven", 12: "twelve"}
 ELSEWHERE = {
     *("level_strategy/strategy.py", "level/tests/test_level.py", "test_spread.py", "spoken_digits_task/task.py"),
     *("my_tasks/ms.py", "my_metrics/assd.py", "my_networks/residual.py", "my_networks/attention.py"),
-    *(
-        "src/segtrain.py",
-        "segtrain.py",
-        "dataloader.py",
-        "Classifier.py",
-        "main_Prototype_grad.py",
-        "PMR_trainer.py",
-        *("GBlending_trainer.py", "AMCo_trainer.py", "avclassify_model.py", "loss_creator.py", "main_dgl.py"),
-        "prepare.py",
-        "utils.py",
-    ),
+    *("src/segtrain.py", "segtrain.py", "dataloader.py", "Classifier.py", "prepare.py", "utils.py", "loss_creator.py"),
+    *("main_Prototype_grad.py", "main_dgl.py", "model_OGM_Shapley_MMPareto.py", "code/config.py"),
+    *("PMR_trainer.py", "GBlending_trainer.py", "AMCo_trainer.py", "avclassify_model.py"),
     *("metrics.py", "cggm_med/pipelines"),
 }
 # A file of another repository, named with its commit.
