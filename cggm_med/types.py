@@ -111,11 +111,13 @@ class UnimodalOutput(NamedTuple):
         hidden: input of the head's last layer, ``(batch, channel, ...)``.
         logits: the prediction, ``(batch, target, ...)``.
         rows: numbers of the samples that have the modality, if not all do; ``hidden`` and ``logits`` are of these.
+        deep_logits: predictions at coarser scales, where a whole network is behind them that has deep supervision.
     """
 
     hidden: Tensor
     logits: Tensor
     rows: Tensor | None = None
+    deep_logits: tuple[Tensor, ...] = ()
 
     def target(self, target: Tensor) -> Tensor:
         """The part of a batch's target that ``logits`` predict."""

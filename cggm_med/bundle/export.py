@@ -155,7 +155,11 @@ def _network(
     trained: MultimodalModel, modalities: Sequence[str], task: SegmentationTask
 ) -> tuple[StackedModalities, SegmentationModel]:
     """The trained network without the encoders of other modalities, which add nothing when they are absent."""
-    assert isinstance(trained, SegmentationModel)  # noqa: S101 - the only network that a segmentation task has
+    if not isinstance(trained, SegmentationModel):
+        raise ConfigError(
+            f"strategy '{task.config.strategy.name}' trains a network for each modality, and a bundle holds one "
+            "network; export a run of another strategy"
+        )
     model = SegmentationModel(
         [m for m in trained.modalities if m in modalities],
         len(trained.head_weight(trained.modalities[0])),

@@ -12,7 +12,7 @@ from rich.console import Console
 from scipy import stats
 
 from cggm_med.comparison.compare import Comparison, compare
-from cggm_med.comparison.experiment import Plan, plan_runs, train_all, tune
+from cggm_med.comparison.experiment import Plan, modalities_of, plan_runs, train_all, tune, with_teachers
 from cggm_med.comparison.selection import comparable_runs
 from cggm_med.comparison.statistics import ranks
 from cggm_med.comparison.tables import comparison_tables, p_text, shown_in_terminal, write_comparison
@@ -54,7 +54,7 @@ def train_and_compare(
         ConfigError: for options that cannot be parsed.
         OutputError: if the folder holds runs with other settings.
     """
-    variants = parse_variants(strategies, grid)
+    variants = with_teachers(parse_variants(strategies, grid, modalities_of(plan)))
     chosen_seeds = parse_seeds(seeds)
     names = [variant.name for variant in variants]
     reference = baseline or _default_baseline(names)
@@ -63,7 +63,7 @@ def train_and_compare(
     with results_folder(plan.folder):
         if axes:
             first = plan_runs(plan, variants[:1], chosen_seeds[:1], folds)[0]
-            variants = tune(plan, variants, axes, trials, first.assignments, parallel, console.print)
+            variants = tune(plan, variants, axes, trials, first, parallel, console.print)
             reference = variants[names.index(reference)].name
         runs = plan_runs(plan, variants, chosen_seeds, folds)
         failed = train_all(plan, runs, parallel, console.print)

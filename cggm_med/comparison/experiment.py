@@ -19,7 +19,7 @@ import yaml
 
 from cggm_med import registry
 from cggm_med.comparison.selection import IRRELEVANT
-from cggm_med.comparison.variants import Variant, parse_axis
+from cggm_med.comparison.variants import MODALITIES, Variant, parse_axis
 from cggm_med.config import RunConfig, Tree, flat, parse_overrides, read_file, to_tree
 from cggm_med.data.splits import cross_validation, declared_folds, fold_splits, read_splits, write_splits
 from cggm_med.errors import ConfigError, OutputError
@@ -65,16 +65,23 @@ class PlannedRun:
         folder: of the run.
         variant: its strategy and settings.
         assignments: further settings, such as the seed, as ``SECTION.KEY=VALUE``.
+        teacher: the run that it learns from, which has to be finished first.
     """
 
     folder: Path
     variant: Variant
     assignments: tuple[str, ...]
+    teacher: PlannedRun | None = None
 
     @property
     def log(self) -> Path:
         """The run's output, beside its folder, which must be empty when the run starts."""
         return self.folder.with_name(f"{self.folder.name}.log")
+
+    @property
+    def waits(self) -> bool:
+        """Whether its teacher is not finished."""
+        return self.teacher is not None and not RunFolder(self.teacher.folder).results.exists()
 
     @property
     def requested(self) -> Path:
@@ -95,14 +102,38 @@ def plan_runs(plan: Plan, variants: Sequence[Variant], seeds: Sequence[int], fol
         DataError: if the data cannot be divided into so many folds.
         OutputError: if the folder holds the folds of other cases.
     """
-    files = _fold_files(plan, variants[0], folds) if folds else [None]
+    parts = _folds(plan, variants[0], folds) if folds else [("", ())]
     runs = []
-    for seed, file, variant in itertools.product(seeds, files, variants):
-        name, assignments = f"seed-{seed}", [f"train.seed={seed}"]
-        if file is not None:
-            name, assignments = f"{name}-{file.stem}", [*assignments, f"data.splits={os.path.abspath(file)}"]
-        runs.append(PlannedRun(plan.folder / "runs" / variant.folder / name, variant, tuple(assignments)))
+    for seed, (part, settings), variant in itertools.product(seeds, parts, variants):
+        name, assignments = f"seed-{seed}{part}", [f"train.seed={seed}", *settings]
+        runs.append(_planned(plan, plan.folder / "runs" / variant.folder / name, variant, assignments))
     return runs
+
+
+def with_teachers(variants: Sequence[Variant]) -> tuple[Variant, ...]:
+    """The variants, and before each that learns from a finished run the strategy of that run."""
+    every = [v for variant in variants for v in (_teacher_of(variant), variant) if v is not None]
+    return tuple(dict.fromkeys(every))
+
+
+def _teacher_of(variant: Variant) -> Variant | None:
+    """The strategy that a variant learns from, with the same network; None if there is none or a run is given."""
+    name = registry.load(registry.STRATEGIES, variant.strategy).teacher
+    if not name or "strategy.teacher" in dict(variant.settings):
+        return None
+    return Variant(
+        name, tuple(setting for setting in variant.settings if setting[0].startswith(("model.", MODALITIES)))
+    )
+
+
+def _planned(
+    plan: Plan, folder: Path, variant: Variant, assignments: Sequence[str], name: str | None = None
+) -> PlannedRun:
+    """A run, with its teacher if it has one: a run of the comparison itself, called ``name``, else as the folder."""
+    if (above := _teacher_of(variant)) is None:
+        return PlannedRun(folder, variant, tuple(assignments))
+    teacher = PlannedRun(plan.folder / "runs" / above.folder / (name or folder.name), above, tuple(assignments))
+    return PlannedRun(folder, variant, (*assignments, f"strategy.teacher={os.path.abspath(teacher.folder)}"), teacher)
 
 
 def train_all(plan: Plan, runs: Sequence[PlannedRun], parallel: int | None, say: Say) -> list[Excluded]:
@@ -120,6 +151,7 @@ def train_all(plan: Plan, runs: Sequence[PlannedRun], parallel: int | None, say:
     Raises:
         OutputError: if a folder holds a run with other settings.
     """
+    runs = list(dict.fromkeys(r for run in runs for r in (run.teacher, run) if r is not None))
     for run in runs:
         _require_same(plan, run)
     todo = [run for run in runs if next(_commands(plan, run), None)]
@@ -136,9 +168,15 @@ def train_all(plan: Plan, runs: Sequence[PlannedRun], parallel: int | None, say:
     started, done = time.monotonic(), 0
     try:
         while waiting or active:
-            while waiting and free:
-                run, slot = waiting.pop(0), free.pop(0)
-                active[slot] = _Process(plan, run, _environment(slot, gpus, max(1, cores // slots)))
+            while free and (ready := next((run for run in waiting if not run.waits), None)) is not None:
+                waiting.remove(ready)
+                slot = free.pop(0)
+                active[slot] = _Process(plan, ready, _environment(slot, gpus, max(1, cores // slots)))
+            if not active:  # the teacher of all that wait has failed
+                failed += [
+                    Excluded(str(r.folder), f"its teacher {r.teacher.folder} failed") for r in waiting if r.teacher
+                ]
+                break
             time.sleep(0.1)
             for slot, process in list(active.items()):
                 code = process.poll()
@@ -165,7 +203,7 @@ def tune(
     variants: Sequence[Variant],
     axes: Sequence[str],
     trials: int | None,
-    assignments: Sequence[str],
+    first: PlannedRun,
     parallel: int | None,
     say: Say,
 ) -> tuple[Variant, ...]:
@@ -176,7 +214,7 @@ def tune(
         variants: what is compared.
         axes: ``KEY=VALUE,VALUE`` each; their combinations are tried.
         trials: how many of them, drawn with a fixed seed; default: all.
-        assignments: further settings of the trials, such as the seed and the splits of the first fold.
+        first: a run of the comparison, whose seed and splits the trials take.
         parallel: see ``train_all``.
         say: called with what was chosen.
 
@@ -190,7 +228,9 @@ def tune(
     by_variant: dict[Variant, list[PlannedRun]] = {}
     for variant in variants:
         tried = [variant.with_settings(point) for point in points]
-        by_variant[variant] = [PlannedRun(plan.folder / "tuning" / t.folder, t, tuple(assignments)) for t in tried]
+        by_variant[variant] = [
+            _planned(plan, plan.folder / "tuning" / t.folder, t, first.assignments, first.folder.name) for t in tried
+        ]
     say(f"tuning: {len(points)} trials for each of {len(variants)} strategies, chosen by validation")
     train_all(replace(plan, subsets=False), [run for runs in by_variant.values() for run in runs], parallel, say)
     better = min if registry.load(registry.TASKS, plan.task).lower_is_better else max
@@ -285,6 +325,11 @@ def _train_command(plan: Plan, run: PlannedRun) -> list[str]:
     return command
 
 
+def modalities_of(plan: Plan) -> tuple[str, ...]:
+    """Of the runs that name none of their own."""
+    return _config(plan, Variant("joint")).task.modalities
+
+
 def _settings(plan: Plan, run: PlannedRun) -> Tree:
     return to_tree(_config(plan, run.variant, run.variant.overrides(), parse_overrides(run.assignments)))
 
@@ -313,9 +358,11 @@ def _require_same(plan: Plan, run: PlannedRun) -> None:
         )
 
 
-def _fold_files(plan: Plan, variant: Variant, folds: int) -> list[Path]:
-    """The split file of each fold, written unless it exists."""
+def _folds(plan: Plan, variant: Variant, folds: int) -> list[tuple[str, tuple[str, ...]]]:
+    """What each fold adds to a run's name and settings; its split file is written unless it exists."""
     task: Task = registry.load(registry.TASKS, plan.task)(_config(plan, variant))
+    if len(task.own_folds) == folds:  # files of the data set tell who is in which, and perhaps more
+        return [(f"-fold-{fold}-of-{folds}", (f"data.fold={fold}",)) for fold in task.own_folds]
     task.find(lambda line: None)
     validation = task.config.data.validation
     members, kind = task.members, task.group_kind
@@ -324,15 +371,15 @@ def _fold_files(plan: Plan, variant: Variant, folds: int) -> list[Path]:
         every = tuple(fold_splits(members, fold, validation=validation, kind=kind) for fold in declared)
     else:
         every = cross_validation(members, folds, validation=validation, kind=kind)
-    files = []
+    parts: list[tuple[str, tuple[str, ...]]] = []
     for number, splits in enumerate(every):
         file = plan.folder / "folds" / f"fold-{number}-of-{folds}.json"
         if not file.exists():
             write_splits(file, splits)
         elif read_splits(file, task.members, task.group_kind) != splits:
             raise OutputError(f"{file} divides other cases, or in another way; choose another folder with --out")
-        files.append(file)
-    return files
+        parts.append((f"-{file.stem}", (f"data.splits={os.path.abspath(file)}",)))
+    return parts
 
 
 def _environment(slot: int, gpus: int, threads: int) -> dict[str, str]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from cggm_med.comparison.variants import variant_name
+from cggm_med.comparison.variants import MODALITIES, variant_name
 from cggm_med.config import Tree, flat, to_tree
 from cggm_med.errors import CggmMedError
 from cggm_med.runs.finished_run import Excluded, FinishedRun
@@ -15,7 +15,8 @@ from cggm_med.training.resume_check import FREE_SETTINGS
 
 # Runs must agree in these sections; a difference elsewhere becomes part of the name.
 SHARED_SECTIONS = ("task", "data", "preset", "split")
-IRRELEVANT = {*FREE_SETTINGS, "train.seed", "strategy.name"}  # settings that neither forbid a comparison nor name a run
+# Settings that neither forbid a comparison nor name a run
+IRRELEVANT = {*FREE_SETTINGS, "train.seed", "data.fold", "strategy.name", "strategy.teacher"}
 
 
 def comparable_runs(folders: Mapping[Path, str | None]) -> tuple[list[FinishedRun], list[Excluded]]:
@@ -35,7 +36,7 @@ def comparable_runs(folders: Mapping[Path, str | None]) -> tuple[list[FinishedRu
     if not runs:
         return runs, excluded
     usual = Counter(_shared(run) for run in runs).most_common(1)[0][0]
-    known: dict[str, str] = {}
+    known: dict[tuple[str, ...], str] = {}
     seen: dict[tuple[str, tuple[int, frozenset[str]]], Path] = {}
     kept = []
     for run in runs:
@@ -44,7 +45,7 @@ def comparable_runs(folders: Mapping[Path, str | None]) -> tuple[list[FinishedRu
             own, others = dict(_shared(run)), dict(usual)
             keys = sorted(key for key in {*own, *others} if own.get(key) != others.get(key))
             reason = "; ".join(f"{key} is {own.get(key)}, of most runs {others.get(key)}" for key in keys)
-        elif other := [c for c, d in run.contents.items() if known.setdefault(c, d["prepared"]) != d["prepared"]]:
+        elif other := [key[0] for key, digest in _sources(run) if known.setdefault(key, digest) != digest]:
             reason = f"{len(other)} of its cases hold other data under the same name ({', '.join(other[:3])})"
         elif twin := seen.get((run.name, run.pair)):
             reason = f"the same strategy, settings, seed and cases as {twin}"
@@ -84,11 +85,21 @@ def _read(folder: Path, name: str | None) -> FinishedRun:
     return run
 
 
+def _sources(run: FinishedRun) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Digests of a run's cases: of each file, and of what was prepared from all of them for these modalities."""
+    fold = str(run.settings["data"].get("fold"))  # by whose statistics it may be normalised
+    for case, digests in run.contents.items():
+        for of, digest in digests.items():
+            yield (case, of, *((*run.modalities, fold) if of == "prepared" else ())), digest
+
+
 def _shared(run: FinishedRun) -> tuple[tuple[str, str], ...]:
     """The settings in which runs must agree, as text."""
     settings = {**flat(run.settings), "split": run.report.split}
     same = {
-        key: value for key, value in settings.items() if key.split(".")[0] in SHARED_SECTIONS and key not in IRRELEVANT
+        key: value
+        for key, value in settings.items()
+        if key.split(".")[0] in SHARED_SECTIONS and key not in {*IRRELEVANT, MODALITIES}
     }
     return tuple(sorted((key, str(value)) for key, value in same.items()))
 
@@ -101,7 +112,7 @@ def _name(stored: Tree) -> str:
         key: str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
         for key, value in flat(stored).items()
         if key not in IRRELEVANT
-        and key.split(".")[0] not in SHARED_SECTIONS
+        and (key == MODALITIES or key.split(".")[0] not in SHARED_SECTIONS)
         and value != plain.get(key)
         and (key != "train.steps_per_epoch" or plain.get(key))  # 0 is replaced by a number from the data
     }

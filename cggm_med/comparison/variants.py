@@ -12,7 +12,9 @@ from cggm_med import registry
 from cggm_med.config import Tree, parse_overrides
 from cggm_med.errors import ConfigError
 
-SECTIONS = ("strategy", "train", "optim", "model")  # with other data or task settings it would be another task
+SECTIONS = ("strategy", "train", "optim", "model")  # with other data or task settings it would be another task,
+MODALITIES = "task.modalities"  # but a network of fewer modalities answers the same question
+UNIMODAL = "unimodal"  # stands for joint training on each modality alone
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,15 @@ def variant_name(strategy: str, settings: Mapping[str, str]) -> str:
     return ", ".join([strategy, *(f"{name}={value}" for name, value in zip(names, settings.values(), strict=True))])
 
 
-def parse_variants(strategies: str, grid: Sequence[str] = ()) -> tuple[Variant, ...]:
+def parse_variants(strategies: str, grid: Sequence[str] = (), modalities: Sequence[str] = ()) -> tuple[Variant, ...]:
     """All variants that these options ask for, each once, in their order.
 
     Args:
-        strategies: names separated by commas, each with its own settings in brackets if there are any.
+        strategies: names separated by commas, each with its own settings in brackets if there are any; ``unimodal``
+            for ``joint`` on each modality alone.
         grid: ``KEY=VALUE,VALUE`` each; a strategy is run with every combination of the values of those keys that it
             has. Keys of the section ``strategy`` do not apply to strategies without that setting.
+        modalities: of the run.
 
     Raises:
         UnknownName: for a strategy that is not installed.
@@ -78,11 +82,13 @@ def parse_variants(strategies: str, grid: Sequence[str] = ()) -> tuple[Variant, 
     Example:
         >>> [v.name for v in parse_variants("joint,cggm[strategy.strength=0.2]", ["strategy.rho=1.0,1.3"])]
         ['joint', 'cggm, strength=0.2, rho=1.0', 'cggm, strength=0.2, rho=1.3']
+        >>> [v.name for v in parse_variants("unimodal", modalities=("flair", "t1"))]
+        ['joint, modalities=[flair]', 'joint, modalities=[t1]']
     """
     axes = [parse_axis(axis, "--grid") for axis in grid]
     unused = {key for key, _ in axes}
     variants: dict[str, Variant] = {}
-    for text in _outside_brackets(strategies, "--strategies"):
+    for text in _with_unimodal(_outside_brackets(strategies, "--strategies"), modalities):
         match = re.fullmatch(r"(\w+)(?:\[(.*)\])?", text, re.DOTALL)
         if match is None:
             raise ConfigError(f"--strategies {text}: expected NAME or NAME[SECTION.KEY=VALUE,...]")
@@ -104,6 +110,16 @@ def parse_variants(strategies: str, grid: Sequence[str] = ()) -> tuple[Variant, 
     return tuple(variants.values())
 
 
+def _with_unimodal(texts: Iterator[str], modalities: Sequence[str]) -> Iterator[str]:
+    for text in texts:
+        name, _, inside = text.partition("[")
+        if name != UNIMODAL:
+            yield text
+        else:
+            own = f",{inside.removesuffix(']')}" if inside else ""
+            yield from (f"joint[{MODALITIES}=[{modality}]{own}]" for modality in modalities)
+
+
 def parse_axis(text: str, option: str) -> tuple[str, tuple[str, ...]]:
     """``KEY=VALUE,VALUE`` as the key and its values.
 
@@ -117,10 +133,10 @@ def parse_axis(text: str, option: str) -> tuple[str, tuple[str, ...]]:
 
 def _assignment(text: str, option: str) -> tuple[str, str]:
     key, equals, value = (part.strip() for part in text.partition("="))
-    if not equals or not value or key.split(".")[0] not in SECTIONS or "." not in key:
+    if not equals or not value or "." not in key or (key.split(".")[0] not in SECTIONS and key != MODALITIES):
         raise ConfigError(
             f"{option} {text}: expected SECTION.KEY=VALUE, such as strategy.rho=1.3, with a section of "
-            f"{', '.join(SECTIONS)}"
+            f"{', '.join(SECTIONS)}, or {MODALITIES}"
         )
     return key, value
 

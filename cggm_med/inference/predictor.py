@@ -139,7 +139,7 @@ class Predictor:
         if labels not in volumes.conventions:
             raise UnknownName("label convention", labels, volumes.conventions)
         self.convention = volumes.conventions[labels]
-        self.model = task.model().to(self.device).eval()
+        self.model = task.network().to(self.device).eval()
         self.run.restore(self.model, None, self.device)
         self.autocast = precision(task.config.train.precision, self.device)
         self._peaks: dict[tuple[int, tuple[str, ...]], int] = {}  # bytes, by windows at once and modalities

@@ -130,6 +130,10 @@ class MultimodalModel(nn.Module, ABC):
             raise ValueError(f"modality '{modality}' matches no trainable parameter; balancing it would do nothing")
         return parameters
 
+    def clipped_together(self) -> Sequence[Sequence[Parameter]]:
+        """Groups of all parameters, by whose norms gradients are clipped: one group, unless networks are separate."""
+        return [list(self.parameters())]
+
     def modality_gradients(self, modality: str) -> list[Tensor]:
         """The gradients of those ``modality_parameters`` that have one."""
         return [p.grad for p in self.modality_parameters(modality) if p.grad is not None]

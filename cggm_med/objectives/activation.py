@@ -1,4 +1,4 @@
-"""From a network's region logits to probabilities: regions that may overlap, or exclude one another."""
+"""From logits to probabilities, and the mean of several predictions."""
 
 from __future__ import annotations
 
@@ -45,3 +45,45 @@ def with_background(logits: Tensor) -> Tensor:
 def activation(are_exclusive: bool) -> Activation:
     """``exclusive`` or ``overlapping``."""
     return exclusive if are_exclusive else overlapping
+
+
+def average_overlapping(logits: Tensor, weights: Tensor) -> Tensor:
+    """Logits of the mean probability of regions that may overlap.
+
+    Args:
+        logits: ``(predictor, batch, region, ...)``.
+        weights: ``(predictor, batch)``, which sum to 1 over the predictors.
+
+    Returns:
+        ``(batch, region, ...)`` in float32.
+
+    Example:
+        >>> half = torch.tensor([0.5, 0.5])[:, None]
+        >>> overlapping(average_overlapping(torch.tensor([[[0.0]], [[100.0]]]), half))
+        tensor([[0.7500]])
+    """
+    x = logits.float()
+    return _log_mean(F.logsigmoid(x), weights) - _log_mean(F.logsigmoid(-x), weights)
+
+
+def average_exclusive(logits: Tensor, weights: Tensor) -> Tensor:
+    """The same of regions that exclude one another, the background at a logit of 0."""
+    whole = with_background(logits.flatten(0, 1)).unflatten(0, logits.shape[:2])
+    mean = _log_mean(F.log_softmax(whole, dim=2), weights)
+    return mean[:, 1:] - mean[:, :1]
+
+
+def average_classes(logits: Tensor, weights: Tensor) -> Tensor:
+    """The same of classes, ``(predictor, batch, class, ...)``."""
+    return _log_mean(F.log_softmax(logits.float(), dim=2), weights)
+
+
+def average_values(values: Tensor, weights: Tensor) -> Tensor:
+    """The mean of values, ``(predictor, batch, 1)``."""
+    return torch.einsum("pb...,pb->b...", values.float(), weights)
+
+
+def _log_mean(logs: Tensor, weights: Tensor) -> Tensor:
+    """Logarithm of the weighted mean of numbers whose logarithms are given."""
+    spread = weights.log().reshape(*weights.shape, *[1] * (logs.ndim - 2))
+    return torch.logsumexp(logs + spread, dim=0)

@@ -56,7 +56,7 @@ def make_optimizer(model: MultimodalModel, strategy: nn.Module, config: OptimCon
 
 
 def clip_gradients(model: MultimodalModel, clip_norm: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Clip the model's gradient to a norm.
+    """Clip the model\'s gradient to a norm, each of the groups that the model wants clipped by themselves.
 
     Returns:
         Norm of each modality's gradient ``(modality,)``, of those of the fusion and all else that no modality owns, and
@@ -68,7 +68,10 @@ def clip_gradients(model: MultimodalModel, clip_norm: float) -> tuple[Tensor, Te
     shared = [p.grad for p in model.parameters() if p.grad is not None and id(p.grad) not in known]
     norms = torch.stack([get_total_norm(g).to(device) for g in (*own, shared)])
     total = norms.norm()
-    clip_grads_with_norm_(model.parameters(), clip_norm, total)
+    groups = model.clipped_together()
+    for group in groups:
+        own_norm = total if len(groups) == 1 else get_total_norm([p.grad for p in group if p.grad is not None])
+        clip_grads_with_norm_(group, clip_norm, own_norm.to(device))
     return norms[:-1], norms[-1], total
 
 

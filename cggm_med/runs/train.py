@@ -29,6 +29,7 @@ from cggm_med.runs.memory import expected_memory
 from cggm_med.runs.progress import RunProgress, speaker
 from cggm_med.runs.scoring import score_run
 from cggm_med.runs.settings import completed, instantiate
+from cggm_med.runs.teacher import load_teacher, teacher_folder
 from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task.base import Task
 from cggm_med.training import checkpoint as checkpoints
@@ -58,6 +59,7 @@ def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
         OutputError: if the folder holds files already or cannot be written.
     """
     task, strategy = instantiate(config)
+    teacher_folder(config, strategy)  # before the data are read
     loggers = make_loggers(config.train.loggers)
     say = speaker(console)
     run = RunFolder(folder)
@@ -155,6 +157,8 @@ def _train_and_score(
     memory = expected_memory(task, device, held_bytes(device)) if timed else None
     outlook = expected_of(task, device, done) if timed else None
     model = build(task, strategy, config, device)
+    if (teacher := teacher_folder(config, strategy)) is not None:
+        strategy.learn_from(load_teacher(teacher, strategy.teacher, task, device))
     if first:
         write_json(run.coverage, coverage(model, strategy))
     values = sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -4,13 +4,13 @@ Before the first step of an epoch comes ``start_epoch``. One training step, and 
 (``training.step``)::
 
     for each part of the batch:
-        encode -> [adapt_features] -> fuse, head, classifier heads -> [watch] -> [losses] -> [backward]
+        [see] -> encode -> [adapt_features] -> fuse, head, classifier heads -> [watch] -> [losses] -> [backward]
     [combine] -> clip -> [modulate] -> optimizer step
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,11 +21,12 @@ from torch.optim import Optimizer
 from cggm_med.config import Tree
 from cggm_med.distributed import average, average_known, sum_over_processes
 from cggm_med.models.base import MultimodalModel
+from cggm_med.models.ensemble import Average
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.objectives.balance_scores import ScoreSums, mean_score
 from cggm_med.optim.optimizer import scale_updates
 from cggm_med.randomness import Step
-from cggm_med.types import Features, Outputs, UnimodalOutput
+from cggm_med.types import Batch, Features, Outputs, UnimodalOutput
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 # Of a split, ``train`` or ``validation``: the mean losses of its cases, see ``BalancingStrategy.start_epoch``.
@@ -60,6 +61,8 @@ class BalancingStrategy(nn.Module):
         url: the paper.
         train_defaults: settings of the section ``train`` that come with the strategy.
         modulates: whether it changes the update of every encoder.
+        teacher: the strategy of the finished run that it learns from, whose folder is its setting ``teacher``; empty if
+            it needs none.
         from_shares: whether modalities are scored by their share of a linear fused head, where the model has one,
             instead of by their classifier heads.
         heads: classifier heads on each modality's features, or None.
@@ -70,6 +73,7 @@ class BalancingStrategy(nn.Module):
     url: ClassVar[str] = ""
     train_defaults: ClassVar[Tree] = {}
     modulates: ClassVar[bool] = False
+    teacher: ClassVar[str] = ""
     from_shares: ClassVar[bool] = False
     config: Any
     heads: UnimodalHeads | None
@@ -81,6 +85,19 @@ class BalancingStrategy(nn.Module):
         super().__init__()
         self.config = config
         self.register_module("heads", None)
+
+    @classmethod
+    def network(
+        cls, modalities: Sequence[str], make: Callable[[Sequence[str]], MultimodalModel], average: Average
+    ) -> MultimodalModel:
+        """The network to train, where it is not simply the task's; called whenever a run's network is made.
+
+        Args:
+            modalities: of the run.
+            make: makes the task's network of some of these.
+            average: see ``models.ensemble.Ensemble``.
+        """
+        return make(modalities)
 
     @property
     def unimodal_weight(self) -> float:
@@ -136,6 +153,16 @@ class BalancingStrategy(nn.Module):
                 the mean loss of the fused prediction (``task``) and of each classifier head (by modality), scalars on
                 the device, the same in all processes. Nothing is computed unless it is called.
         """
+
+    def learn_from(self, teacher: MultimodalModel) -> None:
+        """Receive the network of the finished run that ``teacher`` asks for, once, before training.
+
+        Args:
+            teacher: on the device, in evaluation mode, its parameters frozen.
+        """
+
+    def see(self, part: Batch, step: Step) -> None:
+        """Look at a part of the batch, on the device, before it is encoded."""
 
     def adapt_features(self, features: dict[str, Features], step: Step) -> dict[str, Features]:
         """Change the features before fusion, such as by leaving a modality out. The heads always see all features."""
@@ -266,8 +293,8 @@ class FactorStrategy(BalancingStrategy):
         return {**super().diagnostics(), "factor": self.factor.clone(), "sign_flips": self.sign_flips.clone()}
 
 
-def fused_loss(outputs: Outputs, target: Tensor, criterion: Criterion) -> Tensor:
-    """Loss of the fused prediction; with deep supervision each coarser scale counts half the one before."""
+def fused_loss(outputs: Outputs | UnimodalOutput, target: Tensor, criterion: Criterion) -> Tensor:
+    """Loss of a network's prediction; with deep supervision each coarser scale counts half the one before."""
     scales = (outputs.logits, *outputs.deep_logits)
     weights = [0.5**i for i in range(len(scales))]
     total = torch.stack([w * criterion(x, target) for w, x in zip(weights, scales, strict=True)]).sum()

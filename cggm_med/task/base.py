@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -12,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from cggm_med import distributed
+from cggm_med import distributed, registry
 from cggm_med.config import RunConfig, Tree, require
 from cggm_med.data.splits import Member, Splits, read_splits, split_by_group
 from cggm_med.data.step_sampler import StepSampler
@@ -20,6 +21,7 @@ from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.errors import ConfigError, UnknownName
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
+from cggm_med.objectives.activation import average_classes
 from cggm_med.results.results import CaseValues, Record, Scores
 from cggm_med.results.tables import Table
 from cggm_med.task.capabilities import LabelledSamples, Volumes
@@ -170,6 +172,11 @@ class Task(ABC):
         raise ConfigError(f"task '{self.config.task.name}' does not say which cases belong together")
 
     @property
+    def own_folds(self) -> tuple[str, ...]:
+        """Values of ``data.fold`` that make up a cross-validation, where the data set has files for each fold."""
+        return ()
+
+    @property
     def own_splits(self) -> Splits | None:
         """The splits that the data themselves declare, None if they declare none."""
         return None
@@ -240,6 +247,27 @@ class Task(ABC):
     @abstractmethod
     def model(self) -> MultimodalModel:
         """A new network with random weights."""
+
+    def average(self, logits: Tensor, weights: Tensor) -> Tensor:
+        """Logits of the mean of several predictions, see ``models.ensemble.Ensemble``; of classes by default."""
+        return average_classes(logits, weights)
+
+    def network(self, strategy: str | None = None) -> MultimodalModel:
+        """A new network of the run: ``model``, or what the strategy makes of it.
+
+        Args:
+            strategy: registered name; default: that of the run.
+        """
+        cls = registry.load(registry.STRATEGIES, strategy or self.config.strategy.name)
+        network: MultimodalModel = cls.network(self.modalities, self._model_of, self.average)
+        return network
+
+    def _model_of(self, modalities: Sequence[str]) -> MultimodalModel:
+        """``model`` of a run of these modalities."""
+        run = copy.copy(self)
+        run.modalities = tuple(modalities)
+        run._config = replace(self.config, task=replace(self.config.task, modalities=run.modalities))
+        return run.model()
 
     @abstractmethod
     def unimodal_heads(self, model: MultimodalModel) -> UnimodalHeads:

@@ -18,6 +18,7 @@ from cggm_med.metrics.classification_regression import (
     label_case_values,
     label_scores,
 )
+from cggm_med.objectives.activation import average_values
 from cggm_med.objectives.balance_scores import residual_sums
 from cggm_med.plots.classification_regression import scatter_figure
 from cggm_med.results.results import CaseValues, Record, Scores
@@ -41,6 +42,10 @@ class RegressionTask(SampleTask):
     chosen_by: ClassVar[str] = "MAE"
     lower_is_better: ClassVar[bool] = True
     chance_rule: ClassVar[str] = "the median of the scored samples for all; 0 where a measure is not defined then"
+
+    def average(self, logits: Tensor, weights: Tensor) -> Tensor:
+        """The mean value."""
+        return average_values(logits, weights)
 
     def criterion(self) -> nn.Module:
         """Mean absolute error."""

@@ -58,7 +58,7 @@ from cggm_med.models.encoders import Encoder, UNetEncoder
 from cggm_med.models.fusion import Fusion
 from cggm_med.models.heads import UnimodalHeads, VoxelwiseHead
 from cggm_med.models.segmentation import SegmentationModel
-from cggm_med.objectives.activation import activation
+from cggm_med.objectives.activation import activation, average_exclusive, average_overlapping
 from cggm_med.objectives.balance_scores import soft_dice_sums
 from cggm_med.objectives.losses import RegionLoss
 from cggm_med.plots.style import region_colours
@@ -500,6 +500,10 @@ class SegmentationTask(Task):
     def unimodal_heads(self, model: MultimodalModel) -> UnimodalHeads:
         """Voxel-wise heads on each encoder's pyramid."""
         return UnimodalHeads({m: VoxelwiseHead(self.channels, len(self.targets)) for m in model.modalities})
+
+    def average(self, logits: Tensor, weights: Tensor) -> Tensor:
+        """Of regions that may overlap, or exclude one another."""
+        return (average_exclusive if self.exclusive else average_overlapping)(logits, weights)
 
     def criterion(self) -> nn.Module:
         """Soft Dice plus cross-entropy."""

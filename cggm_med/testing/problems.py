@@ -14,9 +14,11 @@ from torch.optim import Optimizer
 from cggm_med import registry
 from cggm_med.config import OptimConfig
 from cggm_med.models.base import MultimodalModel
+from cggm_med.models.ensemble import Average
 from cggm_med.models.heads import UnimodalHeads, VectorHead, VoxelwiseHead
 from cggm_med.models.late_fusion import LateFusionModel
 from cggm_med.models.segmentation import SegmentationModel
+from cggm_med.objectives.activation import average_classes, average_overlapping, average_values
 from cggm_med.objectives.balance_scores import ScoreSums, residual_sums, soft_dice_sums, true_class_sums
 from cggm_med.objectives.losses import RegionLoss
 from cggm_med.optim.optimizer import make_optimizer
@@ -116,6 +118,7 @@ class Problem:
         batch: makes the batch of a step, of ``step``, ``modalities`` and ``samples``.
         criterion: the loss.
         score_sums: see ``objectives.balance_scores``.
+        average: of several predictions, see ``models.ensemble``.
     """
 
     model: Callable[..., MultimodalModel]
@@ -123,16 +126,20 @@ class Problem:
     batch: Callable[..., Batch]
     criterion: nn.Module
     score_sums: ScoreSums
+    average: Average
 
 
-SEGMENTATION = Problem(small_model, small_heads, small_batch, RegionLoss(), soft_dice_sums)
-CLASSIFICATION = Problem(vector_model, vector_heads, vector_batch, nn.CrossEntropyLoss(), true_class_sums)
+SEGMENTATION = Problem(small_model, small_heads, small_batch, RegionLoss(), soft_dice_sums, average_overlapping)
+CLASSIFICATION = Problem(
+    vector_model, vector_heads, vector_batch, nn.CrossEntropyLoss(), true_class_sums, average_classes
+)
 REGRESSION = Problem(
     lambda modalities=MODALITIES, seed=0: vector_model(modalities, seed, targets=1),
     lambda modalities=MODALITIES: vector_heads(modalities, targets=1),
     lambda step=0, modalities=MODALITIES, samples=4: vector_batch(step, modalities, samples, classes=False),
     nn.L1Loss(),
     residual_sums(1.0),
+    average_values,
 )
 PROBLEMS = {"segmentation": SEGMENTATION, "classification": CLASSIFICATION, "regression": REGRESSION}
 
@@ -148,6 +155,9 @@ def set_up(
 ) -> BalancingStrategy:
     """The strategy with heads and buffers for this network."""
     strategy.setup(model, lambda: problem.heads(model.modalities), problem.score_sums, steps_per_epoch)
+    if strategy.teacher:
+        other = registry.load(registry.STRATEGIES, strategy.teacher)
+        strategy.learn_from(other.network(model.modalities, partial(problem.model, seed=7), problem.average).eval())
     return strategy
 
 

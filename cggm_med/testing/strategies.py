@@ -101,7 +101,7 @@ def strategy_laws(
     for law in promised:
         words = law.__name__.replace("_", " ")
         if "problem" in signature(law).parameters:
-            laws |= {f"{words} ({kind})": partial(law, candidate, PROBLEMS[kind]) for kind in problems}
+            laws |= {f"{words} ({kind})": partial(law, candidate, candidate.on(PROBLEMS[kind])) for kind in problems}
         else:
             laws[words] = partial(law, candidate)
     return laws
@@ -120,6 +120,14 @@ class Candidate:
         """A new one, whose rule is at work from the first step."""
         return self.cls(self.cls.Config(self.name, **{**self.settings, **settings}))
 
+    def on(self, problem: Problem) -> Problem:
+        """The problem with the network that the strategy makes of its own."""
+
+        def model(modalities: Sequence[str] = MODALITIES, seed: int = 0) -> MultimodalModel:
+            return self.cls.network(modalities, partial(problem.model, seed=seed), problem.average)
+
+        return replace(problem, model=model)
+
     def ready(self, problem: Problem, model: MultimodalModel) -> BalancingStrategy:
         """A new one, set up for a network."""
         return set_up(self.at_work(), model, problem=problem)
@@ -136,7 +144,7 @@ def it_says_what_it_is(candidate: Candidate) -> None:
 
 def scores_that_are_not_finite_change_no_state(candidate: Candidate) -> None:
     """One bad batch must not spoil the rest of a run."""
-    model = SEGMENTATION.model()
+    model = candidate.on(SEGMENTATION).model()
     strategy = candidate.at_work()
     trained(strategy, steps=3, model=model)
     batch, before = SEGMENTATION.batch(3), copy.deepcopy(strategy.state_dict())
@@ -149,14 +157,14 @@ def scores_that_are_not_finite_change_no_state(candidate: Candidate) -> None:
 
 def a_batch_without_target_changes_no_state(candidate: Candidate) -> None:
     """Where nothing of the target occurs, no modality can be told to be better than another."""
-    model = SEGMENTATION.model()
+    model = candidate.on(SEGMENTATION).model()
     strategy = candidate.at_work()
     empty = [replace(SEGMENTATION.batch(i), target=torch.zeros_like(SEGMENTATION.batch(i).target)) for i in range(2)]
     trained(strategy, steps=2, model=model, batches=empty)
     expect(finite_state(model), "the network is not finite after two batches in which nothing of the target occurs")
     if isinstance(strategy, FactorStrategy):
         _expect_ones(strategy.factor, "two batches in which nothing of the target occurs")
-    trained(strategy := candidate.at_work(), steps=2, model=(model := SEGMENTATION.model()))
+    trained(strategy := candidate.at_work(), steps=2, model=(model := candidate.on(SEGMENTATION).model()))
     before = copy.deepcopy(strategy.state_dict())
     _watch(strategy, model, empty[0], 2)
     _expect_same_state(strategy, before, "a batch in which nothing of the target occurs")
@@ -221,7 +229,7 @@ def factors_of_one_leave_no_trace(candidate: Candidate) -> None:
             strategy.set_factors = lambda *_: None
             if not modulate:
                 strategy.modulate = lambda *_: None
-            models.append(trained(strategy, optim=OptimConfig(name=optimizer)))
+            models.append(trained(strategy, optim=OptimConfig(name=optimizer), problem=candidate.on(SEGMENTATION)))
         expect(same_bits(*models), f"modulate changes the update by {optimizer} although every factor is 1")
 
 
@@ -229,7 +237,7 @@ def it_modulates_every_encoder_if_it_says_so(candidate: Candidate) -> None:
     """Against itself with its modulation switched off: at least one gradient or learning rate of each differs."""
     seen = {}
     for on in (True, False):
-        model = CLASSIFICATION.model()
+        model = candidate.on(CLASSIFICATION).model()
         strategy: Any = candidate.ready(CLASSIFICATION, model)
         if isinstance(strategy, FactorStrategy):
             strategy.set_factors(slice(None), torch.tensor([0.6, 0.7, 0.8]), torch.tensor(True))
@@ -251,7 +259,7 @@ def it_modulates_every_encoder_if_it_says_so(candidate: Candidate) -> None:
 
 def an_encoder_without_parameters_is_an_error(candidate: Candidate) -> None:
     """Balancing it would silently do nothing."""
-    model = SEGMENTATION.model()
+    model = candidate.on(SEGMENTATION).model()
     for parameter in model.modality_parameters("t1"):
         parameter.requires_grad_(False)
     try:
@@ -266,7 +274,7 @@ def an_encoder_without_parameters_is_an_error(candidate: Candidate) -> None:
 
 def diagnostics_are_one_value_a_modality_or_scalars(candidate: Candidate) -> None:
     """Copies on the model's device, for which nothing has to wait."""
-    model = SEGMENTATION.model()
+    model = candidate.on(SEGMENTATION).model()
     strategy = candidate.ready(SEGMENTATION, model)
     optimizer = make_optimizer(model, strategy, OptimConfig(), CPU)
     one_step(model, strategy, optimizer, SEGMENTATION.batch(), 0)
@@ -286,16 +294,16 @@ def diagnostics_are_one_value_a_modality_or_scalars(candidate: Candidate) -> Non
 
 def the_model_predicts_without_the_strategy(candidate: Candidate) -> None:
     """Whoever uses the weights needs not know how they were trained."""
-    model = trained(candidate.at_work(), steps=1).eval()
+    model = trained(candidate.at_work(), steps=1, problem=candidate.on(SEGMENTATION)).eval()
     shape = tuple(model(SEGMENTATION.batch().inputs).shape)
     expect(shape == (2, 2, 8, 8, 8), f"predictions have shape {shape}, expected (2, 2, 8, 8, 8)")
-    added = set(model.state_dict()) ^ set(SEGMENTATION.model().state_dict())
+    added = set(model.state_dict()) ^ set(candidate.on(SEGMENTATION).model().state_dict())
     expect(not added, f"the network's weights have other names than before: {', '.join(sorted(added))}")
 
 
 def every_parameter_is_covered_once(candidate: Candidate) -> None:
     """Each parameter belongs to one modality or to what they share, in ``coverage.json`` as in the network."""
-    model = SEGMENTATION.model()
+    model = candidate.on(SEGMENTATION).model()
     found: Any = coverage(model, candidate.ready(SEGMENTATION, model))
     names = Counter([*found["shared"], *(name for names in found["modalities"].values() for name in names)])
     expected = Counter(dict(model.named_parameters()).keys())
@@ -305,12 +313,12 @@ def every_parameter_is_covered_once(candidate: Candidate) -> None:
 
 def a_gradient_that_is_not_finite_skips_the_step(candidate: Candidate) -> None:
     """And the next step goes on."""
-    model: Any = SEGMENTATION.model()
+    model: Any = candidate.on(SEGMENTATION).model()
     strategy, monitor = candidate.ready(SEGMENTATION, model), Monitor(3)
     optimizer = make_optimizer(model, strategy, OptimConfig(), CPU)
     one_step(model, strategy, optimizer, SEGMENTATION.batch(), 0, monitor=monitor)
     before = copy.deepcopy(model)
-    handle = model.head.conv.conv.weight.register_hook(lambda gradient: gradient * float("inf"))
+    handle = next(model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
     one_step(model, strategy, optimizer, SEGMENTATION.batch(), 1, monitor=monitor)
     expect(same_bits(model, before), "a step whose gradient is infinite changes the network")
     skipped = int(monitor.skipped_steps.item())
@@ -324,7 +332,7 @@ def a_gradient_that_is_not_finite_skips_the_step(candidate: Candidate) -> None:
 
 def learning_rates_are_left_as_they_were(candidate: Candidate) -> None:
     """A factor on a learning rate lasts for one step."""
-    model = SEGMENTATION.model()
+    model = candidate.on(SEGMENTATION).model()
     strategy = candidate.ready(SEGMENTATION, model)
     optimizer = make_optimizer(model, strategy, OptimConfig(), CPU)
     for number in range(3):
@@ -388,7 +396,7 @@ def permuting_modalities_changes_nothing_but_names(candidate: Candidate, problem
     """Scores and factors, whatever they come from, follow their modality."""
     model, turned = problem.model(), problem.model(MODALITIES[::-1])
     state = model.state_dict()
-    if problem is not SEGMENTATION:
+    if "head.weight" in state:
         state["head.weight"] = torch.cat(state["head.weight"].split(5, dim=1)[::-1], dim=1)
     turned.load_state_dict(state)
     strategy, other = candidate.ready(problem, model), candidate.ready(problem, turned)

@@ -17,7 +17,7 @@ def build(task: Task, strategy: BalancingStrategy, config: RunConfig, device: to
     Classifier heads draw their weights from a stream of their own, so that every strategy starts with the same model.
     """
     torch.manual_seed(config.train.seed)
-    model = task.model().to(device)
+    model = task.network().to(device)
     torch.manual_seed(random_seed(config.train.seed, Stream.HEAD_WEIGHTS))
     strategy.setup(model, lambda: task.unimodal_heads(model), task.score_sums, config.train.steps_per_epoch)
     strategy.to(device)

@@ -60,11 +60,13 @@ def train_step(
     for i, whole_part in enumerate(batch.split(parts)):
         part, now = whole_part.to(device), dataclasses.replace(step, part=i, parts=parts)
         with autocast():
+            strategy.see(part, now)
             features = model.encode(part.inputs, part.present)
             seen = modality_dropout(strategy.adapt_features(features, now), settings, now)
             subset = subset_view(features, settings, now, strategy.guide(now.modalities(features)))
             fused, *second = model.predict([seen] if subset is None else [seen, subset])
-            outputs = dataclasses.replace(fused, features=features, unimodal=strategy.unimodal(features))
+            unimodal = strategy.unimodal(features) or fused.unimodal
+            outputs = dataclasses.replace(fused, features=features, unimodal=unimodal)
             strategy.watch(model, outputs, part.target, now)
             losses = strategy.losses(model, outputs, part.target, criterion, now)
             if second:

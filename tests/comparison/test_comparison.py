@@ -108,6 +108,25 @@ def test_a_name_reads_as_the_words_that_ask_for_it(tmp_path):
     assert compared(list(tmp_path.iterdir()), variant.name).names == [variant.name]
 
 
+def test_networks_of_fewer_modalities_are_compared_by_name(tmp_path):
+    for name, settings in (("all", ()), ("one", ("task.modalities=[t1]",))):
+        run = finished_run(tmp_path / name, {"a": 0.5}, settings=settings)
+        file = run / "data.json"
+        digests = {case: {"label": case, "prepared": f"{case} of {name}"} for case in json.loads(file.read_text())}
+        file.write_text(json.dumps(digests))
+    runs, excluded = comparable_runs({tmp_path / "all": None, tmp_path / "one": None})
+    assert ([run.name for run in runs], excluded) == (["joint", "joint, modalities=[t1]"], [])
+
+
+def test_other_files_under_the_same_name_are_found_whatever_the_modalities(tmp_path):
+    for name, settings in (("all", ()), ("one", ("task.modalities=[t1]",))):
+        run = finished_run(tmp_path / name, {"a": 0.5}, settings=settings)
+        digests = {case: {"label": f"{case} of {name}", "prepared": name} for case in ("a", "t1", "t2", "t3")}
+        (run / "data.json").write_text(json.dumps(digests))
+    _, (excluded,) = comparable_runs({tmp_path / "all": None, tmp_path / "one": None})
+    assert "4 of its cases hold other data under the same name" in excluded.reason
+
+
 def test_what_all_runs_share_is_left_out_of_the_names(tmp_path):
     finished_run(tmp_path / "0", {A: 0.5}, settings=["train.epochs=5"])
     finished_run(tmp_path / "1", {A: 0.6}, strategy="cggm", settings=["train.epochs=5"])

@@ -209,3 +209,24 @@ def test_ranks_over_tasks(tmp_path, monkeypatch, capsys):
 def test_seeds_that_are_none(text):
     with pytest.raises(ConfigError, match="--seeds"):
         parse_seeds(text)
+
+
+def test_a_strategy_that_learns_from_a_run_waits_for_it(shelf, tmp_path, monkeypatch, capsys):
+    for seed in (0, 1):
+        finished_run(shelf / "unimodal_ensemble" / f"seed-{seed}", {"a": 0.4}, strategy="unimodal_ensemble", seed=seed)
+        finished_run(shelf / "umt" / f"seed-{seed}", {"a": 0.6}, strategy="umt", seed=seed)
+    out = tmp_path / "out"
+    compare(monkeypatch, out, "--strategies", "umt", "--seeds", "2", "--parallel", "3")
+    assert [row["name"] for row in read(out)["rows"][:2]] == ["unimodal_ensemble", "umt"]
+    log = (out / "runs" / "umt" / "seed-1.log").read_text()
+    assert f"strategy.teacher={out / 'runs' / 'unimodal_ensemble' / 'seed-1'}" in log
+
+
+def test_without_its_teacher_a_run_is_not_started(shelf, tmp_path, monkeypatch, capsys):
+    finished_run(shelf / "joint" / "seed-0", {"a": 0.5})
+    finished_run(shelf / "umt" / "seed-0", {"a": 0.6}, strategy="umt")
+    compare(monkeypatch, tmp_path / "out", "--strategies", "joint,umt", "--seeds", "1")
+    reasons = [row["reason"] for row in read(tmp_path / "out")["excluded"]]
+    assert "no such luck" in reasons[0]
+    assert reasons[1].startswith("its teacher ")
+    assert reasons[1].endswith(" failed")

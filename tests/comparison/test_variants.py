@@ -59,3 +59,10 @@ def test_words_that_say_nothing(strategies, grid, says):
 def test_an_unknown_strategy():
     with pytest.raises(UnknownName, match="Did you mean 'uniform'"):
         parse_variants("unifrom")
+
+
+def test_unimodal_is_joint_training_on_each_modality():
+    assert [v.assignments for v in parse_variants("unimodal[optim.lr=1e-2]", modalities=("flair", "t1"))] == [
+        ["task.modalities=[flair]", "optim.lr=1e-2"],
+        ["task.modalities=[t1]", "optim.lr=1e-2"],
+    ]

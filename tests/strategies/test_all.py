@@ -28,8 +28,9 @@ NEUTRAL = {
     "subset_view": {},
 }
 DRAW_BY_ORDER = {"ogm_ge", "opm"}
-# Noise, another way to combine gradients, weights that differ from 1, and encoders that see no fused loss
-MAY_DIFFER = {"ogm_ge", "mmpareto", "dgs", "gblending", "dgl"}
+# Noise, another way to combine gradients, weights that differ from 1, encoders that see no fused loss, other networks,
+# and teachers
+MAY_DIFFER = {"ogm_ge", "mmpareto", "dgs", "gblending", "dgl", "unimodal_ensemble", "umt"}
 
 
 def every_law():

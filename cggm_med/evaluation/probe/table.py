@@ -26,7 +26,7 @@ Record = dict[str, Any]
 def untrained(run: LoadedRun) -> MultimodalModel:
     """The network that training of this run started from, by its seed."""
     torch.manual_seed(run.config.train.seed)
-    return run.task.model().to(run.device).eval()
+    return run.task.network().to(run.device).eval()
 
 
 def read_out_table(title: str, summary: Sequence[Record], metric: str, modalities: Sequence[str]) -> Table:

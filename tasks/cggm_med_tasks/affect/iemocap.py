@@ -133,6 +133,11 @@ class IEMOCAP(ClassificationTask):
         inputs = (sample.inputs for sample in self.samples.values())
         self.settle(model=settle_channels(self.config.model, self.modalities, inputs))
 
+    @property
+    def own_folds(self) -> tuple[str, ...]:
+        """All ten."""
+        return tuple(str(fold) for fold in range(1, FOLDS + 1))
+
     def model(self) -> MultimodalModel:
         """Transformers over time."""
         return sequence_model(self.config.model, self.modalities, len(CLASSES))
