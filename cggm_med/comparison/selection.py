@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -109,7 +110,7 @@ def _name(stored: Tree) -> str:
     base: Tree = {"data": {"path": stored["data"].get("path")}}
     plain = flat(to_tree(make_config(stored["task"]["name"], [base], preset=stored["preset"], strategy=strategy)))
     own = {
-        key: str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
+        key: str(value).lower() if isinstance(value, bool) else re.sub(r"[ ']", "", str(value))
         for key, value in flat(stored).items()
         if key not in IRRELEVANT
         and (key == MODALITIES or key.split(".")[0] not in SHARED_SECTIONS)
