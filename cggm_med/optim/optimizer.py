@@ -56,7 +56,7 @@ def make_optimizer(model: MultimodalModel, strategy: nn.Module, config: OptimCon
 
 
 def clip_gradients(model: MultimodalModel, clip_norm: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Clip the model\'s gradient to a norm, each of the groups that the model wants clipped by themselves.
+    """Clip the model's gradient to a norm, each of the groups that the model wants clipped by themselves.
 
     Returns:
         Norm of each modality's gradient ``(modality,)``, of those of the fusion and all else that no modality owns, and
