@@ -29,8 +29,7 @@ from typing import Any
 from rich.console import Console
 
 from cggm_med.data.cases import LABEL, Case
-from cggm_med.data.declaration import Declaration
-from cggm_med.data.folders.declared import read_cases
+from cggm_med.data.folders.declared import declared_in
 from cggm_med.data.folders.inspection import Inspection, inspect_proposal
 from cggm_med.data.folders.proposal import Proposal
 from cggm_med.data.folders.propose import propose
@@ -426,13 +425,12 @@ def refusals(of: Comparison) -> bool | None:
 
 def read_back(of: Comparison) -> bool:
     """The list that would be written is read, after its questions were settled, with all cases and images."""
-    content = of.proposal.to_json(of.root)
+    content = {**of.proposal.to_json(of.root), "questions": []}
     for convention in [content, *content.get("conventions", {}).values()]:
         named = convention.get("labels", {}).items()
         convention["labels"] = {number: f"label {number}" if text == "?" else text for number, text in named}
     try:
-        declaration = Declaration.from_json(content, str(of.root))
-        found = read_cases(of.root / "dataset.json", content, declaration, need_labels=False)
+        _, found = declared_in(content, of.root, str(of.root), need_labels=False)
     except CggmMedError:
         return False
     images = sorted((case.id, len(case.images)) for case in found.cases)

@@ -22,13 +22,14 @@ from cggm_med.config import RunConfig, Tree, require
 from cggm_med.data.splits import NAMES, Member, Splits, check_splits, members_of, split_by_group
 from cggm_med.data.step_sampler import visited
 from cggm_med.errors import DataError, NonFiniteLoss
-from cggm_med.files import atomic_folder, cache_folder, pieces
+from cggm_med.files import cache_folder, pieces
 from cggm_med.metrics.classification_regression import FUSED
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.randomness import Stream, random_seed
 from cggm_med.results.results import Scores
 from cggm_med.task.base import CaseResult, Task
+from cggm_med.task.generated import generated_data
 from cggm_med.types import Batch, Padded
 
 Inputs = dict[str, Tensor]
@@ -147,7 +148,8 @@ class SampleTask(Task):
         data = self.config.data
         with distributed.first_process_first():
             if data.path is None:
-                path = self._generated(cache_folder(data.cache), say)
+                cache = cache_folder(data.cache)
+                path = generated_data(self.config.task.name, self.generated_version, self.generate, cache, say)
             else:
                 path = Path(data.path)
                 if not path.exists():
@@ -164,14 +166,6 @@ class SampleTask(Task):
     def members(self) -> Sequence[Member]:
         """The samples."""
         return self.found.samples
-
-    def _generated(self, cache: Path, say: Callable[[str], None]) -> Path:
-        folder = cache / "generated" / f"{self.config.task.name}-v{self.generated_version}"
-        say(f"no --data given: using generated data in {folder} (not real ones)")
-        if not folder.exists():
-            with atomic_folder(folder) as temporary:
-                self.generate(temporary)
-        return folder
 
     @property
     def own_splits(self) -> Splits | None:

@@ -253,16 +253,17 @@ class SegmentationTask(Task):
 
     def find(self, say: Callable[[str], None]) -> tuple[str, ...]:
         """Find the scans, and decide on the convention of their labels."""
-        with distributed.first_process_first():
-            path = self.data_path(say)
-        self.found = self.find_scans(path, required=self.required)
+        self.found = self.find_scans(self.data_path(say), required=self.required)
         self.convention = detect_convention(self.found.label_convention, self.config.task.labels, self.conventions)
         return tuple(case.id for case in self.found.cases)
 
     def data_path(self, say: Callable[[str], None]) -> Path:
         """``data.path``, or the embedded data."""
         data = self.config.data
-        return Path(data.path) if data.path is not None else self.embedded_data(cache_folder(data.cache), say)
+        if data.path is not None:
+            return Path(data.path)
+        with distributed.first_process_first():
+            return self.embedded_data(cache_folder(data.cache), say)
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -277,7 +278,7 @@ class SegmentationTask(Task):
         required: Sequence[str] = (),
         need_labels: bool = True,
     ) -> CaseList:
-        """Scans in a folder or datalist, in any of the task's layouts; a case may lack modalities.
+        """Scans in a folder or list, in any of the task's layouts; a case may lack modalities.
 
         Args:
             path: folder or JSON list.
@@ -289,10 +290,19 @@ class SegmentationTask(Task):
             UnknownName: if a required modality is not among those to use.
             DataError: if nothing is found or a case lacks what it must have; names every such case.
         """
-        wanted = self.wanted(modalities, required)
+        wanted = tuple(modalities or self.modalities)
+        for modality in required:
+            if modality not in wanted:
+                raise UnknownName("modality to require", modality, wanted)
+        return self.scans_in(path, wanted, required, need_labels=need_labels)
+
+    def scans_in(
+        self, path: Path, modalities: Sequence[str], required: Sequence[str], *, need_labels: bool
+    ) -> CaseList:
+        """Read what ``find_scans`` looks for; all of its arguments are given, and ``required`` are ``modalities``."""
         return find_cases(
             path,
-            wanted,
+            modalities,
             self.layouts,
             decathlon_modalities=self.decathlon_modalities,
             decathlon_convention=self.decathlon_convention,
@@ -301,14 +311,6 @@ class SegmentationTask(Task):
             required=required,
             remedy=", or use what they have with --allow-missing" if need_labels else "",
         )
-
-    def wanted(self, modalities: Sequence[str] | None, required: Sequence[str]) -> tuple[str, ...]:
-        """The modalities to use, see ``find_scans``, among which those that are required must be."""
-        wanted = tuple(modalities or self.modalities)
-        for modality in required:
-            if modality not in wanted:
-                raise UnknownName("modality to require", modality, wanted)
-        return wanted
 
     @property
     def exclusive(self) -> bool:

@@ -37,7 +37,7 @@ def read_declared(path: Path, *, need_labels: bool = True) -> tuple[Declaration,
 
     Raises:
         UnknownName: for a key, modality, region or section that does not exist.
-        DataError: for open questions, and for what is missing or contradictory; names every such case.
+        DataError: see ``declared_in``.
     """
     file = path / NAME if path.is_dir() else path
     content = read_json(file)
@@ -45,24 +45,37 @@ def read_declared(path: Path, *, need_labels: bool = True) -> tuple[Declaration,
         raise DataError(
             f'{file} is no declared list; expected a JSON object with "modalities", "labels" and "training"'
         )
-    declaration = Declaration.from_json(content, str(file))
+    return declared_in(content, file.parent, str(file), need_labels=need_labels)
+
+
+def declared_in(
+    content: Mapping[str, Any], folder: Path, source: str, *, need_labels: bool
+) -> tuple[Declaration, CaseList]:
+    """The declaration and the cases that the content of a declared list tells.
+
+    Args:
+        content: of the file, or what such a file would say.
+        folder: to which paths are relative.
+        source: what messages call the list, such as its path.
+        need_labels: see ``read_declared``.
+
+    Raises:
+        UnknownName: for a key, modality, region or section that does not exist.
+        DataError: for open questions, and for what is missing or contradictory; names every such case.
+    """
+    declaration = Declaration.from_json(content, source)
     if questions := content.get("questions"):
         raise DataError(
-            f'{file} has open questions; settle each in the file, then delete it from its "questions":',
+            f'{source} has open questions; settle each in the file, then delete it from its "questions":',
             [str(question) for question in questions],
         )
-    return declaration, read_cases(file, content, declaration, need_labels=need_labels)
-
-
-def read_cases(file: Path, content: Mapping[str, Any], declaration: Declaration, *, need_labels: bool) -> CaseList:
-    """The cases of a declared list, see ``read_declared``."""
     cases: list[Case] = []
     problems: list[str] = []
     sections: dict[str, list[str]] = {}
     first: dict[str, str] = {}
     user: dict[tuple[Path, int | None], str] = {}
-    for section, where, entry in _entries(file, content):
-        found = _case(file, where, entry, declaration)
+    for section, where, entry in _entries(content, source):
+        found = _case(entry, declaration, folder, f"{where} of {source}")
         if isinstance(found, str):
             problems.append(f"{where}: {found}")
             continue
@@ -80,39 +93,35 @@ def read_cases(file: Path, content: Mapping[str, Any], declaration: Declaration,
         sections.setdefault(section, []).append(found.id)
         cases.append(found)
     if problems:
-        raise DataError(f"{file} (declared list): fix or leave out these cases:", problems)
+        raise DataError(f"{source}: fix or leave out these cases:", problems)
     if not cases:
-        raise DataError(f"{file} (declared list) lists no case; expected a section 'training' with at least one")
+        raise DataError(f"{source} lists no case; expected a section 'training' with at least one")
     ordered = {section: tuple(sorted(ids, key=natural_key)) for section, ids in sections.items()}
     declares_split = {"validation", "test"} & set(ordered)
     convention = next(iter(declaration.conventions)) if len(declaration.conventions) == 1 else None
-    return CaseList(
-        tuple(sorted(cases, key=lambda case: natural_key(case.id))),
-        "declared list",
-        convention,
-        ordered if declares_split else None,
-    )
+    in_order = tuple(sorted(cases, key=lambda case: natural_key(case.id)))
+    return declaration, CaseList(in_order, "declared list", convention, ordered if declares_split else None)
 
 
-def _entries(file: Path, content: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+def _entries(content: Mapping[str, Any], source: str) -> Iterator[tuple[str, str, Any]]:
     """Section, place such as ``training[0]``, and content of each entry."""
     known = (*KEYS, *SECTIONS, *_OTHER_KEYS)
     for section, entries in content.items():
         if section not in known:
-            raise UnknownName("key", section, known, f"It stands in {file}")
+            raise UnknownName("key", section, known, f"It stands in {source}")
         if section in SECTIONS:
             for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
                 yield section, f"{section}[{number}]", entry
 
 
-def _case(file: Path, where: str, entry: Any, declaration: Declaration) -> Case | str:
+def _case(entry: Any, declaration: Declaration, folder: Path, where: str) -> Case | str:
     """The case of an entry, or what is wrong with it."""
     if not isinstance(entry, dict):
         return "expected an object with id, images by modality and label"
     known = (*_CASE_KEYS, *declaration.modalities)
     for key in entry:
         if key not in known:
-            raise UnknownName("key of a case", key, known, f"It stands in {where} of {file}")
+            raise UnknownName("key of a case", key, known, f"It stands in {where}")
     id = entry.get("id")
     if not (isinstance(id, str) and re.fullmatch(r"(?!\.+$)[^/\\\x00-\x1f]{1,128}", id)):
         return f"id {id!r}; expected a text that can be a file name"  # results are written under it
@@ -121,7 +130,7 @@ def _case(file: Path, where: str, entry: Any, declaration: Declaration) -> Case 
         given = entry.get(modality)
         if given is None:
             continue
-        image = _image(file.parent, given)
+        image = _image(folder, given)
         if image is None:
             return f'{modality} is {given!r}; expected a path, or {{"file": path, "channel": number}}'
         images[modality] = image
@@ -140,10 +149,10 @@ def _case(file: Path, where: str, entry: Any, declaration: Declaration) -> Case 
         id,
         entry.get("patient") or id,
         images,
-        file.parent / label if label else None,
+        folder / label if label else None,
         convention=convention,
         not_drawn=tuple(not_drawn),
-        raters={name: file.parent / path for name, path in raters.items()},
+        raters={name: folder / path for name, path in raters.items()},
         fold=None if entry.get("fold") is None else str(entry["fold"]),
     )
 

@@ -15,7 +15,7 @@ from cggm_med.data.folders.any_names import read_names
 from cggm_med.data.folders.bids import read_bids
 from cggm_med.data.folders.datalist import is_auto3dseg, is_datalist, read_auto3dseg, read_datalist, read_yaml
 from cggm_med.data.folders.decathlon import is_decathlon, read_decathlon
-from cggm_med.data.folders.declared import NAME, is_declared, read_cases, read_declared
+from cggm_med.data.folders.declared import NAME, declared_in, is_declared, read_declared
 from cggm_med.data.folders.inspection import asks_for_meanings, inspect_proposal, they_mean
 from cggm_med.data.folders.listed import looks_like_image
 from cggm_med.data.folders.nnunet import is_version_1, is_version_2, read_version_1, read_version_2
@@ -82,8 +82,7 @@ def read_any(path: Path, *, need_labels: bool = True, reference: Sequence[str] =
         )
     folder = path if path.is_dir() else path.parent
     content = proposal.to_json(folder)
-    declaration = Declaration.from_json(content, str(path))
-    found = read_cases(folder / NAME, content, declaration, need_labels=need_labels)
+    declaration, found = declared_in(content, folder, f"{path} ({proposal.kind})", need_labels=need_labels)
     return declaration, replace(found, layout=proposal.kind)
 
 
