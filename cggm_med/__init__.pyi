@@ -52,6 +52,7 @@ from .task.capabilities import LabelledSamples as LabelledSamples
 from .task.capabilities import Volumes as Volumes
 from .task.classification import ClassificationTask as ClassificationTask
 from .task.classification import ClassificationTaskConfig as ClassificationTaskConfig
+from .task.declared_segmentation import DeclaredSegmentationTask as DeclaredSegmentationTask
 from .task.regression import RegressionTask as RegressionTask
 from .task.samples import Sample as Sample
 from .task.samples import SampleDataConfig as SampleDataConfig

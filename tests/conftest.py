@@ -26,6 +26,7 @@ LONGEST = (
     "test_all.py",
     "test_benchmarks.py",
     "test_new_task.py",
+    "test_new_segmentation.py",
     "test_html_report.py",
     "test_bundle.py",
     "test_probe.py",

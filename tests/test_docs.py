@@ -27,6 +27,7 @@ NUMBERS = {8: "eight", 9: "nine", 10: "ten", 11: "eleven", 12: "twelve"}
 # Files of others: made by the reader of a recipe, of papers' authors and challenges, in a wheel, or that shall not be.
 ELSEWHERE = {
     *("level_strategy/strategy.py", "level/tests/test_level.py", "test_spread.py", "spoken_digits_task/task.py"),
+    *("ms_lesions_task/task.py",),
     *("my_tasks/ms.py", "my_metrics/assd.py", "my_networks/residual.py", "my_networks/attention.py"),
     *("src/segtrain.py", "segtrain.py", "dataloader.py", "Classifier.py", "prepare.py", "utils.py", "loss_creator.py"),
     *("main_Prototype_grad.py", "main_dgl.py", "model_OGM_Shapley_MMPareto.py", "code/config.py"),

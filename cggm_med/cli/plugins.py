@@ -51,13 +51,23 @@ def _first_words(plugin: Any) -> str:
 
 def new_task(
     name: Annotated[str, typer.Argument(help="Of the task, such as spoken_digits.", metavar="NAME")],
+    kind: Annotated[str, typer.Option(help="classification or segmentation, see above.")] = "classification",
     out: NewFolder = None,
     debug: Debug = False,
 ) -> None:
-    """Write a package with a small task that trains at once, to be changed into yours."""
-    from cggm_med.scaffold.packages import TASK
+    """Write a package with a small task that trains at once, to be changed into yours.
 
-    _write(TASK, name, out)
+    Kind classification: samples of any modalities (images, sound, text, tables, ...), each with one of several classes.
+    Kind segmentation: regions in scans that only a program can list, such as one that asks a table or a database. For
+    scans in a folder you need no Python: 'cggm-med init FOLDER -o dataset.json' proposes what they are, and 'cggm-med
+    train --task segmentation --data dataset.json' trains.
+    """
+    from cggm_med.errors import UnknownName
+    from cggm_med.scaffold.packages import TASKS
+
+    if kind not in TASKS:
+        raise UnknownName("kind of task", kind, TASKS)
+    _write(TASKS[kind], name, out)
 
 
 def new_strategy(

@@ -44,7 +44,9 @@ class Kind:
         return registry.GROUPS[self.group].kind
 
 
-TASK = Kind(registry.TASKS, "newtask", "{}Task", "spoken_digits")
+CLASSIFICATION = Kind(registry.TASKS, "newclassification", "{}Task", "spoken_digits")
+SEGMENTATION = Kind(registry.TASKS, "newsegmentation", "{}Task", "ms_lesions")
+TASKS = {"classification": CLASSIFICATION, "segmentation": SEGMENTATION}
 STRATEGY = Kind(registry.STRATEGIES, "newstrategy", "{}", "level")
 
 
@@ -52,7 +54,7 @@ def write_package(kind: Kind, name: str, folder: Path) -> None:
     """Write the package ``{name}_task`` or ``{name}_strategy``.
 
     Args:
-        kind: ``TASK`` or ``STRATEGY``.
+        kind: one of ``TASKS``, or ``STRATEGY``.
         name: as ``--task`` or ``--strategy`` will take it.
         folder: new folder of the package; whole or not at all.
 
@@ -63,7 +65,7 @@ def write_package(kind: Kind, name: str, folder: Path) -> None:
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp()) / "spoken_digits"
-        >>> write_package(TASK, "spoken_digits", folder)
+        >>> write_package(CLASSIFICATION, "spoken_digits", folder)
         >>> sorted(path.name for path in folder.iterdir())
         ['README.md', 'pyproject.toml', 'spoken_digits_task', 'tests']
     """

@@ -39,9 +39,9 @@ def installed(package, target):
     }
 
 
-def new_package(kind, name, folder):
+def new_package(kind, name, folder, *words):
     """The package, as the command writes it."""
-    said = cggm_med(os.environ, f"new-{kind.word}", name, "--out", folder)
+    said = cggm_med(os.environ, f"new-{kind.word}", name, "--out", folder, *words)
     assert f"pip install -e {folder}" in said
     assert f"cggm-med train --{kind.word} {name}" in said
     return folder

@@ -1,4 +1,7 @@
-"""``cggm-med new-task``: what it writes is installed with pip, found, trained, resumed, scored and tested."""
+"""``cggm-med new-task``: what it writes is installed with pip, found, trained, resumed, scored and tested.
+
+For classification, which is what it writes unless it is told another kind; test_new_segmentation has the other one.
+"""
 
 import importlib.util
 import json
@@ -27,7 +30,7 @@ from scipy.io import wavfile
 
 from cggm_med import make_config, registry
 from cggm_med.cli import app as cli
-from cggm_med.scaffold.packages import SUFFIXES, TASK, TEMPLATES, write_package
+from cggm_med.scaffold.packages import CLASSIFICATION, SUFFIXES, TEMPLATES, write_package
 
 GUIDE = ROOT / "docs" / "how-to" / "add-a-task.md"
 NAME = "spoken_digits"
@@ -47,7 +50,7 @@ cli.main()
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
-    return new_package(TASK, NAME, tmp_path_factory.mktemp("new") / "package")
+    return new_package(CLASSIFICATION, NAME, tmp_path_factory.mktemp("new") / "package")
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +108,7 @@ def test_its_modalities_differ_and_together_tell_more(environment, tmp_path):
 
 
 def test_it_is_the_template_with_another_name(package):
-    assert_template_with_another_name(TASK, package, NAME, "SpokenDigits")
+    assert_template_with_another_name(CLASSIFICATION, package, NAME, "SpokenDigits")
 
 
 def test_it_keeps_the_rules_of_this_project(package):
@@ -155,6 +158,20 @@ def test_names_that_are_taken(refused):
     assert "the name of a base class" in refused("classification")
 
 
+def test_kinds_that_are_none(refused):
+    assert "no kind of task 'segmentatoin'. Did you mean 'segmentation'? Known: classification" in refused(
+        "digits", "--kind", "segmentatoin"
+    )
+
+
+def test_the_help_says_which_kinds_there_are_and_what_needs_none():
+    said = " ".join(cggm_med({**os.environ, "COLUMNS": "200"}, "new-task", "--help").split())
+    assert "Kind classification: samples of any modalities" in said
+    assert "Kind segmentation: regions in scans that only a program can list" in said
+    assert "For scans in a folder you need no Python: 'cggm-med init FOLDER -o dataset.json'" in said
+    assert "[default: classification]" in said
+
+
 def test_folders_that_exist_stay_as_they_are(refused, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
@@ -195,7 +212,7 @@ def walk_through(recordings, folder, monkeypatch):
     (folder / "prepare.py").write_text(code_of(GUIDE, '"""Spoken digits with images'))
     done = subprocess.run([sys.executable, folder / "prepare.py", recordings, folder / "digits"], capture_output=True)
     assert done.returncode == 0, done.stderr
-    write_package(TASK, NAME, folder / "package")
+    write_package(CLASSIFICATION, NAME, folder / "package")
     file = folder / "package" / f"{NAME}_task" / "task.py"
     changed, count = re.subn(r"SHAPES = \{.*?\n\}\n", code_of(GUIDE, "SHAPES"), file.read_text(), flags=re.DOTALL)
     assert count == 1

@@ -13,17 +13,17 @@ from cggm_med import distributed
 from cggm_med.data.splits import Splits
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.models.late_fusion import LateFusionModel
-from cggm_med.scaffold.packages import TASK
+from cggm_med.scaffold.packages import CLASSIFICATION
 from cggm_med.testing import check_task
 from cggm_med.testing.tasks import task_laws
 
-sys.path.insert(0, str(TASK.template))
-from newtask_task.task import NewtaskTask
+sys.path.insert(0, str(CLASSIFICATION.template))
+from newclassification_task.task import NewclassificationTask
 
-sys.path.remove(str(TASK.template))
+sys.path.remove(str(CLASSIFICATION.template))
 
 
-class Right(NewtaskTask):
+class Right(NewclassificationTask):
     """The template."""
 
 
@@ -222,7 +222,7 @@ WRONG = [
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("laws") / "data"
     folder.mkdir()
-    NewtaskTask.generate(None, folder)
+    NewclassificationTask.generate(None, folder)
     table = folder / "labels.csv"
     table.write_text("".join(table.read_text().splitlines(keepends=True)[: 1 + SAMPLES]))
     return folder

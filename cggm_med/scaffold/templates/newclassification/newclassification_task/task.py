@@ -1,4 +1,4 @@
-"""newtask: which class a sample belongs to, from a sound and an image.
+"""newclassification: which class a sample belongs to, from a sound and an image.
 
 CHANGE: say what is predicted from what, whose data they are, under which licence, and what to cite.
 
@@ -43,7 +43,7 @@ MAX_LISTED = 20
 
 
 @dataclass(frozen=True)
-class NewtaskModelConfig:
+class NewclassificationModelConfig:
     """Settings of the network: ``--set model.width=64``.
 
     Attributes:
@@ -57,10 +57,10 @@ class NewtaskModelConfig:
             raise ConfigError(f"model.width is {self.width}, expected at least 1")
 
 
-class NewtaskTask(ClassificationTask):
+class NewclassificationTask(ClassificationTask):
     """The base class splits by group, makes batches, trains, scores and reports."""
 
-    ModelConfig = NewtaskModelConfig
+    ModelConfig = NewclassificationModelConfig
     # CHANGE: the line of 'cggm-med tasks', the scores, and what the column "group" holds, for messages.
     description = "one of several classes from sound and image"
     known_modalities = MODALITIES

@@ -1,4 +1,4 @@
-"""The task newtask: it keeps the laws of all tasks, reads its layout, and refuses what is damaged."""
+"""The task newclassification: it keeps the laws of all tasks, reads its layout, and refuses what is damaged."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 from cggm_med import DataError, make_config
 from cggm_med.testing import check_task
 
-from newtask_task.task import NewtaskTask
+from newclassification_task.task import NewclassificationTask
 
 
-def task() -> NewtaskTask:
-    return NewtaskTask(make_config("newtask", []))
+def task() -> NewclassificationTask:
+    return NewclassificationTask(make_config("newclassification", []))
 
 
 def change(folder: Path) -> str:
@@ -34,7 +34,7 @@ def data(tmp_path: Path) -> Path:
 
 def test_it_keeps_the_laws_of_all_tasks() -> None:
     """With the data that it makes itself: it is found, read, trained, scored and resumed as it should be."""
-    check_task("newtask", change=change)
+    check_task("newclassification", change=change)
 
 
 def test_samples_are_those_of_the_table(data: Path) -> None:

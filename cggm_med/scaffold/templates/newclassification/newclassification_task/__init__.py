@@ -1,0 +1,1 @@
+"""The task newclassification for cggm-med."""

@@ -1,0 +1,1 @@
+"""The task newsegmentation for cggm-med."""

@@ -1,1 +1,0 @@
-"""The task newtask for cggm-med."""
