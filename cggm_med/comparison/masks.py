@@ -86,7 +86,7 @@ def evaluate_masks(
     found = {case.id: case for case in volumes.found.cases}
     splits = run.splits if run is not None else made.own_splits
     cases = _chosen(found, dict(splits.items()) if splits else {}, split, other)
-    say(f"{len(cases)} masks, labels as in {volumes.convention.name}")
+    say(f"{len(cases)} masks, labels numbered as in {volumes.convention.name}")
     scores = score_masks(made, volumes, masks, cases, of_masks, say)
     rules = {**made.rules(), "threshold": MASKS_RULE}
     compared: list[Record] = []

@@ -60,7 +60,7 @@ def export_dataset(task: Task, raw: Path, number: int, name: str, *, say: Callab
     cases = {case.id: case for case in volumes.found.cases}
     splits = task.default_splits()
     used = [id for _, ids in splits.items() for id in ids]
-    say(f"{len(used)} cases ({volumes.found.layout}), labels as in {volumes.convention.name}; checking")
+    say(f"{len(used)} cases ({volumes.found.layout}), labels numbered as in {volumes.convention.name}; checking")
     problems: list[str] = []
     for done, id in enumerate(used, start=1):
         problems += inspect(cases[id], volumes.convention_of(cases[id])).problems

@@ -388,7 +388,8 @@ class SegmentationTask(Task):
             found = without_imposed(found, self.modalities, data.missing, splits.train, self.config.train.seed)
         cases = members_of(splits, found)
         say(
-            f"{len(cases)} cases ({self.found.layout}), labels as in {self.convention.name}; checking and preprocessing"
+            f"{len(cases)} cases ({self.found.layout}), labels numbered as in {self.convention.name}; "
+            "checking and preprocessing"
         )
         preprocessing = Preprocessing(
             self.modalities,

@@ -37,7 +37,7 @@ def test_what_is_written_is_read_once_it_is_settled(folder, tmp_path):
     done = init(folder, "-o", out, "--name", "ms")
     assert done.exit_code == 0, done.output
     assert "what 3 means" in done.output
-    assert f"wrote {out}; settle what is open in it" in done.output
+    assert f'wrote {out}; write what you know in the place of each "?"' in done.output
     assert "cggm-med train --task segmentation --data" in done.output
     written = json.loads(out.read_text())
     assert (written["name"], written["labels"], len(written["questions"])) == ("ms", {"3": "?"}, 2)

@@ -24,7 +24,7 @@ def tables(found: Inspection) -> Iterator[Table]:
     proposal = found.proposal
     yield Table(
         "modalities",
-        ("modality", "shows", "kind", "normalisation", "cases"),
+        ("modality", "usual name", "kind", "normalisation", "cases"),
         tuple(_modality(found, name) for name in proposal.modalities),
     )
     yield Table("grids", ("of", "shape", "mm", "axes"), tuple(_grids(found)))
@@ -46,7 +46,8 @@ def tables(found: Inspection) -> Iterator[Table]:
 def lines(found: Inspection) -> Iterator[str]:
     """What a proposal holds, in a line each: what was recognised, cases, sections, folds and notes."""
     proposal = found.proposal
-    yield f"{proposal.path}: {proposal.kind}, proposed as the data set '{proposal.name}'"
+    layout = "no known layout, read by its file names" if proposal.kind == "any_names" else proposal.kind
+    yield f"{proposal.path}: {layout}; proposed as the data set '{proposal.name}'"
     patients = len({case.patient for case in proposal.cases})
     labelled = sum(case.label is not None for case in proposal.cases)
     yield f"{len(proposal.cases)} cases of {patients} patients, {labelled} with a label"
@@ -70,7 +71,13 @@ def _modality(found: Inspection, name: str) -> tuple[str, ...]:
     modality = found.proposal.modalities[name]
     having = sum(name in case.images for case in found.proposal.cases)
     cases = f"{having} of {len(found.proposal.cases)}"
-    return name, modality.shows or name, modality.kind, modality.normalisation, cases
+    return (
+        name,
+        modality.shows if modality.shows not in ("", name) else "-",
+        modality.kind,
+        modality.normalisation,
+        cases,
+    )
 
 
 def _grids(found: Inspection) -> Iterator[tuple[str, ...]]:
