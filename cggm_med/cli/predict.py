@@ -1,8 +1,8 @@
-"""``cggm-med predict``: segment scans with a finished run."""
+"""``cggm-med predict``: segment scans, or label samples, with a finished run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +15,9 @@ def predict(
     words: Annotated[
         list[str], typer.Argument(metavar="RUN [FOLDER] [--MODALITY FILE]...", help="A run, and a folder or files.")
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Mask (.nii.gz; .dcm of DICOM); a folder for a folder.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Mask (.nii.gz; .dcm of DICOM); a folder for a folder; .csv for labels.")
+    ],
     modalities: Annotated[str | None, typer.Option(help="Of a folder, use these only, such as flair,t1ce.")] = None,
     require: Annotated[
         str | None, typer.Option(help="Of a folder, refuse cases that lack one of these, such as flair,t1ce.")
@@ -39,7 +41,8 @@ def predict(
 ) -> None:
     """Segment scans with a finished run: a folder as for training, a study in DICOM, or a file for each modality.
 
-    Any of the run's modalities may be absent; of a folder, cohort.csv says in each case which were.
+    Any of the run's modalities may be absent; of a folder, cohort.csv says in each case which were. A run that does not
+    segment labels the cases of a folder or file as for training: a table of classes with probabilities, or of values.
     """
     run, *rest = words
     images, folders = files_by_modality(rest)
@@ -59,7 +62,28 @@ def predict(
     from cggm_med.inference.dicom_study import predict_study
     from cggm_med.inference.predictor import Predictor
     from cggm_med.results.tables import print_table
+    from cggm_med.runs.finished_run import FinishedRun
 
+    if FinishedRun(Path(run)).make_task({}).volumes() is None:
+        of_scans = {
+            "--MODALITY FILE": images,
+            "--series": series,
+            "--skip-existing": skip_existing,
+            "--flips": flips,
+            "--trust-names": trust_names,
+            "--resample-to": resample_to,
+            "--extra": extra,
+        }
+        _label(
+            Path(run),
+            [Path(folder) for folder in folders],
+            out,
+            device,
+            modalities=modalities.split(",") if modalities else None,
+            required=require.split(",") if require else (),
+            refused=[option for option, given in of_scans.items() if given],
+        )
+        return
     with distributed.processes(select_device(device)):
         predictor = Predictor(Path(run), device, flips=flips, trust_names=trust_names, resample_to=resample_to)
         wanted = modalities.split(",") if modalities else None
@@ -79,6 +103,44 @@ def predict(
                 typer.echo(f"written: {out / 'cohort.csv'}")
     if failed:
         typer.echo(f"{len(failed)} of {len(cases)} cases failed: {', '.join(failed)}", err=True)
+        raise typer.Exit(1)
+
+
+def _label(
+    run: Path,
+    data: Sequence[Path],
+    out: Path,
+    device: str,
+    *,
+    modalities: Sequence[str] | None,
+    required: Sequence[str],
+    refused: Sequence[str],
+) -> None:
+    """Label the cases of a folder or file, and write the table."""
+    if refused:
+        raise typer.BadParameter(f"{', '.join(refused)}: for runs that segment; this one labels the cases of a folder")
+    if out.suffix.lower() != ".csv":
+        raise typer.BadParameter(f"--out {out}: this run writes a table; expected a name such as {out.stem}.csv")
+    from cggm_med import distributed
+    from cggm_med.device import select_device
+    from cggm_med.files import write_text
+    from cggm_med.inference.batch import cohort_table
+    from cggm_med.inference.labeller import Labeller
+    from cggm_med.results.tables import csv_text, print_table
+
+    with distributed.processes(select_device(device)):
+        labeller = Labeller(run, device)
+        cases = labeller.find(data[0], modalities, required, typer.echo)
+        rows = labeller.label(cases)
+        if distributed.rank() == 0:
+            write_text(out, csv_text(rows))
+            print_table(cohort_table(list({row["case"]: row for row in rows}.values())), make_console())
+            typer.echo(f"written: {out}")
+    failed = {row["case"]: row["failed"] for row in rows if row["failed"]}
+    for case, reason in failed.items():
+        typer.echo(f"{case} FAILED: {reason}", err=True)
+    if failed:
+        typer.echo(f"{len(failed)} of {len(cases)} cases failed", err=True)
         raise typer.Exit(1)
 
 

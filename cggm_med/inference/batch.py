@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -155,12 +156,21 @@ def write_cohort(
         rows.append({"case": case, "present": present, "absent": absent, "failed": reasons.get(case, "")})
     if distributed.rank() == 0:
         write_text(path, csv_text(rows))
+    return cohort_table(rows)
+
+
+def cohort_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """How many cases were predicted from which modalities.
+
+    Args:
+        rows: of each case, with ``present``, ``absent`` and ``failed``.
+    """
     groups = grouped(rows, ["present", "absent"])
     lines = [
-        (present, absent or "-", str(len(of)), str(sum(bool(row["failed"]) for row in of)))
+        (present or "-", absent or "-", str(len(of)), str(sum(bool(row["failed"]) for row in of)))
         for (present, absent), of in groups.items()
     ]
-    return Table("cohort", ("segmented from", "absent", "cases", "failed"), tuple(lines))
+    return Table("cohort", ("predicted from", "absent", "cases", "failed"), tuple(lines))
 
 
 def _side_car(mask: Path) -> Path:

@@ -223,6 +223,24 @@ def settle_channels(
     return replace(config, channels=variants.pop())
 
 
+def require_channels(
+    config: SequenceModelConfig, modalities: Sequence[str], inputs: Iterable[Mapping[str, Any]]
+) -> None:
+    """Refuse samples, of any of the modalities, that a network was not made for; arguments as ``settle_channels``.
+
+    Raises:
+        DataError: names the modality and both numbers of channels.
+    """
+    made_for = dict(zip(modalities, config.channels or (), strict=True))
+    for sample in inputs:
+        for modality, array in sample.items():
+            if array.shape[1] != made_for[modality]:
+                raise DataError(
+                    f"{modality} has {array.shape[1]} channels at a time step, the network was made for "
+                    f"{made_for[modality]}; use features of one kind, as in training"
+                )
+
+
 def sequence_model(config: SequenceModelConfig, modalities: Sequence[str], targets: int) -> SequenceModel:
     """A ``SequenceModel``; the configuration must have its channels filled in."""
     assert config.channels is not None  # noqa: S101 - settled when the data were prepared

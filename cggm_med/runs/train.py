@@ -41,7 +41,7 @@ from cggm_med.training.monitor import coverage
 from cggm_med.training.resume_check import changed_settings
 from cggm_med.training.validation import require_watchable
 
-MIN_POINTS = 10  # of a curve that is worth drawing
+MIN_POINTS = 4  # of a curve that is worth drawing
 
 
 def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
@@ -89,16 +89,16 @@ def _dense_enough(settings: TrainConfig, say: Callable[[str], object]) -> TrainC
     """The settings, with a smaller ``log_every`` if a short run would leave nothing to draw.
 
     Example:
-        >>> _dense_enough(TrainConfig(epochs=2, steps_per_epoch=20), print).log_every
-        40 steps: logging every 4, since every 10 (train.log_every) would leave curves of 4 points
-        4
+        >>> _dense_enough(TrainConfig(epochs=2, steps_per_epoch=6), print).log_every
+        12 steps: logging every 3, since every 10 (train.log_every) leaves 1 of 4 points of a curve
+        3
     """
     steps, every = settings.steps, max(1, settings.steps // MIN_POINTS)
     if every >= settings.log_every:
         return settings
     say(
-        f"{steps} steps: logging every {every}, since every {settings.log_every} (train.log_every) would leave curves "
-        f"of {steps // settings.log_every} points"
+        f"{steps} steps: logging every {every}, since every {settings.log_every} (train.log_every) leaves "
+        f"{steps // settings.log_every} of {MIN_POINTS} points of a curve"
     )
     return dataclasses.replace(settings, log_every=every)
 

@@ -24,7 +24,7 @@ from cggm_med.models.heads import UnimodalHeads
 from cggm_med.objectives.activation import average_classes
 from cggm_med.results.results import CaseValues, Record, Scores
 from cggm_med.results.tables import Table
-from cggm_med.task.capabilities import LabelledSamples, Volumes
+from cggm_med.task.capabilities import LabelledSamples, UnlabelledSamples, Volumes
 from cggm_med.types import Batch
 
 
@@ -375,6 +375,10 @@ class Task(ABC):
 
     def labelled_samples(self) -> LabelledSamples | None:
         """What probes and calibration need of a task whose cases carry labels; None if they do not."""
+        return None
+
+    def unlabelled_samples(self) -> UnlabelledSamples | None:
+        """What prediction needs of a task whose cases carry labels; None if it reads no cases without them."""
         return None
 
     def volumes(self) -> Volumes | None:

@@ -22,7 +22,7 @@ from cggm_med.metrics.classification_regression import LabelMetric
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.task.scan_to_mask import SegmentedScan
-from cggm_med.types import Batch
+from cggm_med.types import Batch, Padded
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,24 @@ class LabelledSamples:
     metrics: Mapping[str, LabelMetric]
     batches: Callable[[Sequence[str]], Iterable[Batch]]
     group: Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class UnlabelledSamples:
+    """Cases without labels, which a finished run can label; each may lack modalities.
+
+    Attributes:
+        find: the modalities that each case has, by id in their order, in a folder or file in the task's layout; of the
+            modalities that are asked for. Receives lines of progress.
+        load: the inputs of one case, of the modalities that it has; raises ``DataError`` if a file cannot be read.
+        stack: the inputs of several cases that have the same modalities, as the network takes them.
+        rows: what the logits of one case say, without its padding: a row, or one for each part, of plain values.
+    """
+
+    find: Callable[[Path, Sequence[str], Callable[[str], None]], Mapping[str, tuple[str, ...]]]
+    load: Callable[[str], Mapping[str, Tensor]]
+    stack: Callable[[Sequence[Mapping[str, Tensor]]], Mapping[str, Tensor | Padded]]
+    rows: Callable[[Tensor], Sequence[Mapping[str, Any]]]
 
 
 class Volumes(Protocol):

@@ -27,7 +27,7 @@ from cggm_med.objectives.losses import IGNORED
 from cggm_med.plots.classification_regression import confusion_figure
 from cggm_med.results.results import CaseValues, Record, Scores
 from cggm_med.task.base import CaseResult, TaskConfig
-from cggm_med.task.capabilities import LabelledSamples
+from cggm_med.task.capabilities import LabelledSamples, UnlabelledSamples
 from cggm_med.task.samples import SampleTask
 
 
@@ -89,6 +89,7 @@ class ClassificationTask(SampleTask):
 
     def _numbers(self, id: str) -> tuple[int, ...]:
         target = self.samples[id].target
+        assert target is not None  # noqa: S101 - samples that are prepared for training or scoring have one
         return target if isinstance(target, tuple) else (int(target),)
 
     def criterion(self) -> nn.Module:
@@ -119,6 +120,22 @@ class ClassificationTask(SampleTask):
         best, predicted = probability.max(dim=1)
         finding = {"true": true[valid].tolist(), "predicted": predicted.tolist(), "probability": best.tolist()}
         return {**finding, "probabilities": probability.tolist()} if "mAP" in self.metrics else finding
+
+    def unlabelled_samples(self) -> UnlabelledSamples | None:
+        """See the base class; the classes are those of the run."""
+        self.targets = self.config.task.classes or self.targets
+        return super().unlabelled_samples()
+
+    def label_rows(self, logits: Tensor) -> list[dict[str, Any]]:
+        """The predicted class with its probability, and that of every class, for each utterance."""
+        several = logits.ndim > 1
+        rows = []
+        for i, probabilities in enumerate(torch.softmax(logits.double(), dim=0).reshape(len(logits), -1).T.tolist()):
+            best = max(range(len(probabilities)), key=probabilities.__getitem__)
+            row: dict[str, Any] = {"utterance": i} if several else {}
+            row |= {"predicted": self.targets[best], "probability": probabilities[best]}
+            rows.append({**row, **{f"probability {n}": p for n, p in zip(self.targets, probabilities, strict=True)}})
+        return rows
 
     def summarise(self, results: Sequence[CaseResult]) -> Scores:
         """Scores over all samples, of the fusion and of each head."""

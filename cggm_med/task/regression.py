@@ -67,6 +67,10 @@ class RegressionTask(SampleTask):
         """True and predicted value."""
         return {"true": float(target.item()), "predicted": float(logits.item())}
 
+    def label_rows(self, logits: Tensor) -> list[dict[str, Any]]:
+        """The predicted value."""
+        return [{"predicted": float(logits.item())}]
+
     def summarise(self, results: Sequence[CaseResult]) -> Scores:
         """Scores over all samples, of the fusion and of each head."""
         predictors = {name: self._predicted(results, name) for name in results[0].findings}

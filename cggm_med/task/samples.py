@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from abc import abstractmethod
 from collections import Counter
@@ -29,6 +30,7 @@ from cggm_med.models.heads import UnimodalHeads
 from cggm_med.randomness import Stream, random_seed
 from cggm_med.results.results import Scores
 from cggm_med.task.base import CaseResult, Task
+from cggm_med.task.capabilities import UnlabelledSamples
 from cggm_med.task.generated import generated_data
 from cggm_med.types import Batch, Padded
 
@@ -68,13 +70,13 @@ class Sample:
     Attributes:
         id: unique name.
         group: what no split may divide, such as the speaker or the video.
-        target: class number, value, or a class number for each utterance of a conversation.
+        target: class number, value, or a class number for each utterance of a conversation; None where unknown.
         inputs: the source of each modality: an array, file or folder.
     """
 
     id: str
     group: str
-    target: int | float | tuple[int, ...]
+    target: int | float | tuple[int, ...] | None
     inputs: Mapping[str, Any]
 
 
@@ -117,6 +119,25 @@ class SampleTask(Task):
         Raises:
             DataError: names what is missing, damaged or unknown, and the layout that is expected.
         """
+
+    def read_unlabelled(self, path: Path, modalities: Sequence[str], say: Callable[[str], None]) -> Iterable[Sample]:
+        """Find samples to be labelled, in the same layout but for labels and splits, which are not looked at.
+
+        Offered to ``predict`` by tasks that override this. A sample's ``inputs`` hold the modalities that it has.
+
+        Args:
+            path: folder or file.
+            modalities: to look for, a subset of the run's.
+            say: receives lines of progress.
+
+        Raises:
+            DataError: names what is damaged or unknown, and the layout that is expected.
+        """
+        return ()
+
+    @abstractmethod
+    def label_rows(self, logits: Tensor) -> list[dict[str, Any]]:
+        """What the logits of one sample say, as rows of plain values for people."""
 
     @abstractmethod
     def generate(self, folder: Path) -> None:
@@ -225,11 +246,36 @@ class SampleTask(Task):
 
     def collate(self, loaded: Sequence[tuple[Sample, Inputs]]) -> Batch:
         """A batch of loaded samples; sequences are padded to the longest."""
-        inputs: dict[str, Tensor | Padded] = {}
-        for modality in self.modalities:
-            values = [one[modality] for _, one in loaded]
-            inputs[modality] = pad(values) if modality in self.sequences else torch.stack(values)
+        inputs = self.stack([one for _, one in loaded])
         return Batch(inputs, self.target_tensor([s.target for s, _ in loaded]), tuple(s.id for s, _ in loaded))
+
+    def stack(self, loaded: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor | Padded]:
+        """Inputs of samples that have the same modalities; sequences are padded to the longest."""
+        inputs: dict[str, Tensor | Padded] = {}
+        for modality in [m for m in self.modalities if m in loaded[0]]:
+            values = [one[modality] for one in loaded]
+            inputs[modality] = pad(values) if modality in self.sequences else torch.stack(values)
+        return inputs
+
+    def unlabelled_samples(self) -> UnlabelledSamples | None:
+        """Those of ``read_unlabelled``, if the task overrides it."""
+        if type(self).read_unlabelled is SampleTask.read_unlabelled:
+            return None
+        samples: dict[str, Sample] = {}
+
+        def find(path: Path, modalities: Sequence[str], say: Callable[[str], None]) -> dict[str, tuple[str, ...]]:
+            for sample in self.read_unlabelled(path, modalities, say):
+                if sample.id in samples:
+                    raise DataError(f"{path}: id {sample.id} stands for more than one sample")
+                samples[sample.id] = sample
+            return {id: tuple(m for m in self.modalities if m in one.inputs) for id, one in samples.items()}
+
+        def load(id: str) -> Inputs:
+            seen = copy.copy(self)  # ``load`` reads the task's modalities
+            seen.modalities = tuple(m for m in self.modalities if m in samples[id].inputs)
+            return seen.load(samples[id], None)
+
+        return UnlabelledSamples(find, load, self.stack, self.label_rows)
 
     def evaluation_batches(self, cases: Sequence[str]) -> Iterable[Batch]:
         """These samples in their order, without augmentation, on the CPU."""

@@ -93,7 +93,8 @@ def task_laws(
     name = task if isinstance(task, str) else task.__name__.lower()
     candidate = Candidate(cls, name, folder, data, tuple(settings))
     laws: dict[str, Callable[[], None]] = {}
-    for law in (*LAWS, *((the_truth_has_the_best_headline,) if issubclass(cls, SampleTask) else ())):
+    of_samples = (the_truth_has_the_best_headline, labels_are_not_needed_to_predict)
+    for law in (*LAWS, *(of_samples if issubclass(cls, SampleTask) else ())):
         laws[law.__name__.replace("_", " ")] = partial(law, candidate)
     if change is not None:
         laws["contents follow the data"] = partial(contents_follow_the_data, candidate, change)
@@ -367,6 +368,36 @@ def subsets_are_scored_as_the_whole_is(candidate: Candidate) -> None:
     by_chance = task.chance([CaseResult(r.case, r.findings[names[0]]) for r in results])
     expect(task.chosen_by in by_chance, f"chance gives {dict(by_chance)}, expected '{task.chosen_by}'")
     expect(bool(task.chance_rule), "chance_rule is empty, expected how a prediction without any modality is scored")
+
+
+def labels_are_not_needed_to_predict(candidate: Candidate) -> None:
+    """Read without labels, cases are predicted as ``evaluate`` predicts them; a task that cannot read them says so."""
+    task = candidate.ready
+    assert isinstance(task, SampleTask)  # noqa: S101 - for the type checker
+    config = task.config if candidate.data else replace(task.config, data=replace(task.config.data, path=None))
+    blind = candidate.cls(config)
+    offered = blind.unlabelled_samples()
+    if offered is None:
+        return
+    (source,) = (
+        [candidate.data] if candidate.data else (candidate.folder / "cache/generated").glob(f"{candidate.name}-v*")
+    )
+    held = offered.find(source, task.modalities, _quiet)
+    expect(bool(held), f"read_unlabelled finds nothing in {source}")
+    model = _untrained(task)
+    cases = [case for case in task.splits.test if held.get(case) == task.modalities][:3]
+    results = _evaluated(task, model, None, cases, False)
+    for case, result in zip(cases, results, strict=True):
+        with torch.no_grad():
+            rows = offered.rows(model(offered.stack([offered.load(case)]))[0])
+        expected = result.findings["fused"]["predicted"]
+        expected = [expected] if isinstance(expected, float) else [task.targets[number] for number in expected]
+        found = [row["predicted"] for row in rows]
+        same = len(found) == len(expected) and all(
+            math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-5) if isinstance(a, float) else a == b
+            for a, b in zip(found, expected, strict=True)
+        )
+        expect(same, f"without its label {case} is predicted as {found}, with it as {expected}")
 
 
 def the_truth_has_the_best_headline(candidate: Candidate) -> None:

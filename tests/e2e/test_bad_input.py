@@ -184,9 +184,9 @@ def test_a_case_or_a_patient_in_two_splits(train_refused, phantom, tmp_path):
     [
         ("--task brats21", ["no task 'brats21'. Did you mean 'brats2021'? Known: avdigits, brats2021, "]),
         ("--strategy cgm", ["no strategy 'cgm'. Did you mean 'cggm'? Known: agm, cggm, dgs"]),
-        ("--preset tinny", ["'tinny'. Did you mean 'tiny'? Known: base, full, tiny"]),
+        ("--preset tinny", ["'tinny'. Did you mean 'tiny'? Known: base, full, paper, tiny"]),
         ("--set optm.lr=1", ["no configuration section 'optm'. Did you mean 'optim'? Known: data, model"]),
-        ("--set optim.learn=1", ["no configuration key 'optim.learn'.", "Known: optim.clip_norm, optim.final"]),
+        ("--set optim.learn=1", ["no configuration key 'optim.learn'.", "Known: optim.clip_norm, optim.decay"]),
         ("--set optim.lrr=1", ["Did you mean 'optim.lr'?"]),
         ("--set optim.lr", ["--set optim.lr: expected KEY=VALUE, such as --set optim.lr=1e-3"]),
         ("--set lr=0.1", ["lr is 0.1, expected settings written SECTION.KEY=VALUE, such as optim.lr=1e-3"]),

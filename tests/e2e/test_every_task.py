@@ -78,6 +78,11 @@ def test_the_truth_has_the_best_headline(task, laws_of):
     laws_of(task)["the truth has the best headline"]()
 
 
+@pytest.mark.parametrize("task", sorted(THIRD))
+def test_labels_are_not_needed_to_predict(task, laws_of):
+    laws_of(task)["labels are not needed to predict"]()
+
+
 @pytest.mark.parametrize(("task", "metrics"), sorted(METRICS.items()))
 def test_it_is_scored_by_the_metrics_of_its_papers(task, metrics):
     assert registry.load(registry.TASKS, task).metrics == metrics

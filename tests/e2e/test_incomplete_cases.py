@@ -177,7 +177,7 @@ def test_a_cohort_is_segmented_with_what_each_case_has(run, folder, tmp_path, mo
         side_car = json.loads((tmp_path / "masks" / f"{name(number)}.json").read_text())
         assert side_car["absent"] == list(of)
     said = capsys.readouterr().out
-    assert "segmented from" in said
+    assert "predicted from" in said
     assert "flair+t1+t1ce" in said
 
 

@@ -46,7 +46,14 @@ from cggm_med.models.heads import UnimodalHeads
 from cggm_med.objectives.losses import UtteranceLoss
 from cggm_med.task.classification import ClassificationTask
 from cggm_med.task.samples import Sample, SampleList, presets
-from cggm_med_tasks.affect.dialogue_files import IEMOCAP_LAYOUT, MELD_LAYOUT, ROBERTA, DialogueLayout, read_dialogues
+from cggm_med_tasks.affect.dialogue_files import (
+    IEMOCAP_LAYOUT,
+    MELD_LAYOUT,
+    ROBERTA,
+    DialogueLayout,
+    read_dialogues,
+    read_unlabelled_dialogues,
+)
 from cggm_med_tasks.affect.dialogue_network import DialogueModel, LinearEncoder, TextEncoder, UtteranceHead
 
 MODALITIES = ("text", "audio", "vision")
@@ -122,6 +129,25 @@ class DialogueTask(ClassificationTask):
             inputs = {m: np.concatenate([x, dialogue.speakers], axis=1) for m, x in dialogue.features.items()}
             samples.append(Sample(id, id, dialogue.labels, inputs))
         return SampleList(tuple(samples), found.sections)
+
+    def read_unlabelled(self, path: Path, modalities: Sequence[str], say: Callable[[str], None]) -> list[Sample]:
+        """The dialogues of the files that are there; without one of them its modalities are absent."""
+        cache = cache_folder(self.config.data.cache)
+        speakers, features, streams = read_unlabelled_dialogues(path, self.layout, modalities, cache=cache)
+        config = self.config.model
+        made_for = dict(zip(self.modalities, config.channels, strict=True))
+        for modality, of_dialogue in features.items():
+            found = next((x.shape[1] for x in of_dialogue.values()), made_for[modality])
+            if found != made_for[modality] or (modality == "text" and streams != config.streams):
+                raise DataError(
+                    f"{path}: {modality} has {found} channels in {streams if modality == 'text' else 1} streams, the "
+                    f"network was made for {made_for[modality]} in {config.streams if modality == 'text' else 1}; use "
+                    "features of one kind, as in training"
+                )
+        return [
+            Sample(id, id, None, {m: np.concatenate([x[id], who], axis=1) for m, x in features.items()})
+            for id, who in speakers.items()
+        ]
 
     def prepare(self, splits: Splits, say: Callable[[str], None]) -> None:
         """Keep the dialogues, and settle the network's channels."""

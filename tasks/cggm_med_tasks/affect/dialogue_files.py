@@ -8,7 +8,7 @@ descriptions of each text by RoBERTa. Both repeat labels, speakers and splits. T
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,6 +148,43 @@ def read_dialogues(
     return Dialogues(by_id, sections, streams)
 
 
+def read_unlabelled_dialogues(
+    folder: Path, layout: DialogueLayout, modalities: Sequence[str], *, cache: Path
+) -> tuple[dict[str, NDArray[np.float32]], dict[str, dict[str, NDArray[np.float32]]], int]:
+    """Every dialogue of the files that are there, without looking at labels and splits.
+
+    Text is that of the RoBERTa file, where there is one.
+
+    Args:
+        folder: holds the files, in which the fields of labels and splits may be empty.
+        layout: of the data set.
+        modalities: to look for.
+        cache: for converted pickles.
+
+    Returns:
+        Speakers by dialogue; features of each modality by dialogue; and the streams of the text, see ``Dialogues``.
+
+    Raises:
+        DataError: if no file is there or one is damaged; names file, dialogue and utterance.
+    """
+    fields = {layout.roberta_file: layout.roberta_fields, layout.features_file: layout.features_fields}
+    files = {name: _File(folder / name, of, cache) for name, of in fields.items() if (folder / name).is_file()}
+    if not files:
+        raise DataError(f"{folder} holds neither {layout.roberta_file} nor {layout.features_file}; expected {layout}")
+    roberta, other = (files.get(name) for name in fields)
+    first = next(iter(files.values()))
+    speakers = {id: first.speakers(id, None, layout) for id in first.dialogues()}
+    features: dict[str, dict[str, NDArray[np.float32]]] = {}
+    for modality in modalities:
+        if modality == "text" and roberta is not None:
+            parts = [roberta.features(field, speakers) for field in ROBERTA]
+            _require_equal_streams(roberta, parts)
+            features[modality] = {id: np.concatenate([part[id] for part in parts], axis=1) for id in speakers}
+        elif other is not None and other.filled(modality):
+            features[modality] = other.features(modality, speakers)
+    return speakers, features, len(ROBERTA) if roberta is not None else 1
+
+
 class _File:
     """One pickle; dialogues are known by the text of their ids, which are numbers in MELD."""
 
@@ -165,6 +202,15 @@ class _File:
     def has(self, field: str) -> bool:
         """Whether the file has a field of this name."""
         return field in self._fields
+
+    def filled(self, field: str) -> bool:
+        """Whether a field has anything of any dialogue."""
+        return bool(self._fields.get(field))
+
+    def dialogues(self) -> list[str]:
+        """Ids of all dialogues, by who speaks in them."""
+        speakers = self._fields["speakers"]
+        return sorted(speakers, key=natural_key) if isinstance(speakers, dict) else []
 
     def listed(self, section: str) -> list[str]:
         """Ids of ``train``, ``test`` or ``valid``, ordered: a set's order changes from one process to the next."""
@@ -198,11 +244,11 @@ class _File:
                 raise DataError(f"{where}: label {reprlib.repr(label)}, expected 0 to {classes - 1}")
         return tuple(labels)
 
-    def speakers(self, id: str, utterances: int, layout: DialogueLayout) -> NDArray[np.float32]:
-        """``(utterance, speaker)``, one-hot."""
+    def speakers(self, id: str, utterances: int | None, layout: DialogueLayout) -> NDArray[np.float32]:
+        """``(utterance, speaker)``, one-hot; of as many utterances as there must be, if that is known."""
         rows = self._rows("speakers", id, utterances)
         names = layout.speaker_names
-        one_hot = np.zeros((utterances, layout.speakers), dtype=np.float32)
+        one_hot = np.zeros((len(rows), layout.speakers), dtype=np.float32)
         for i, row in enumerate(rows):
             row = row.tolist() if isinstance(row, np.ndarray) else row
             where = f"{self.path}, dialogue {id}, utterance {i}: speaker {reprlib.repr(row)}"
@@ -213,8 +259,11 @@ class _File:
             one_hot[i, names.index(row) if names else row.index(1)] = 1
         return one_hot
 
-    def features(self, field: str, labels: Mapping[str, Sequence[int]]) -> dict[str, NDArray[np.float32]]:
-        """``(utterance, channel)`` of each dialogue of ``labels``, all with the same number of channels."""
+    def features(self, field: str, labels: Mapping[str, Sized]) -> dict[str, NDArray[np.float32]]:
+        """``(utterance, channel)`` of each dialogue of ``labels``, all with the same number of channels.
+
+        Of ``labels`` only the number of utterances counts.
+        """
         arrays: dict[str, NDArray[np.float32]] = {}
         width = first = None
         for id, own in labels.items():

@@ -15,7 +15,7 @@ are shuffled; the test split decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,13 @@ from cggm_med.data.splits import Splits
 from cggm_med.errors import DataError
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
-from cggm_med.models.sequence import SequenceModelConfig, sequence_heads, sequence_model, settle_channels
+from cggm_med.models.sequence import (
+    SequenceModelConfig,
+    require_channels,
+    sequence_heads,
+    sequence_model,
+    settle_channels,
+)
 from cggm_med.task.classification import ClassificationTask
 from cggm_med.task.samples import Sample, SampleDataConfig, SampleList, presets
 
@@ -118,14 +124,27 @@ class IEMOCAP(ClassificationTask):
             sections[section] = list(named)
             labels |= named
         arrays = {m: _arrays(path / FILES[m], list(labels)) for m in self.modalities}
-        if "audio" in self.modalities:
+        self._normalise(arrays, path)
+        samples = [Sample(id, id, label, {m: arrays[m][id] for m in self.modalities}) for id, label in labels.items()]
+        return SampleList(tuple(samples), sections)
+
+    def read_unlabelled(self, path: Path, modalities: Sequence[str], say: Callable[[str], None]) -> list[Sample]:
+        """The utterances of the feature files that are there; those of audio need the statistics of the run's fold."""
+        arrays = {m: _arrays(path / FILES[m], None) for m in modalities if (path / FILES[m]).is_file()}
+        self._normalise(arrays, path)
+        names = dict.fromkeys(name for of_modality in arrays.values() for name in of_modality)
+        samples = [Sample(id, id, None, {m: arrays[m][id] for m in arrays if id in arrays[m]}) for id in names]
+        require_channels(self.config.model, self.modalities, (sample.inputs for sample in samples))
+        return samples
+
+    def _normalise(self, arrays: dict[str, dict[str, NDArray[Any]]], path: Path) -> None:
+        """Bring audio, if it is there, to mean 0 and deviation 1 of the fold's training."""
+        if "audio" in arrays:
             channels = next((x.shape[1] for x in arrays["audio"].values()), 0)
             mean, spread = _statistics(path / STATISTICS, str(self.config.data.fold), channels)
             for name, x in arrays["audio"].items():
                 # Statistics in double precision would double the memory of all audio.
                 arrays["audio"][name] = ((x - mean) / spread).astype(np.float32)
-        samples = [Sample(id, id, label, {m: arrays[m][id] for m in self.modalities}) for id, label in labels.items()]
-        return SampleList(tuple(samples), sections)
 
     def prepare(self, splits: Splits, say: Callable[[str], None]) -> None:
         """Keep the samples, and settle the network's channels."""
@@ -206,12 +225,12 @@ def _text(name: Any) -> str:
     return name.decode("latin1") if isinstance(name, bytes) else str(name)
 
 
-def _arrays(file: Path, names: list[str]) -> dict[str, NDArray[Any]]:
-    """The features of each utterance, ``(time, channel)``."""
+def _arrays(file: Path, names: list[str] | None) -> dict[str, NDArray[Any]]:
+    """The features of these utterances, or of all, ``(time, channel)``."""
     problems: list[str] = []
     arrays: dict[str, NDArray[Any]] = {}
     with _opened(file) as store:
-        for name in names:
+        for name in store if names is None else names:
             if not isinstance(store.get(name), h5py.Dataset):
                 problems.append(name)
                 continue

@@ -19,7 +19,7 @@ from __future__ import annotations
 import pickle  # only to write generated data
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -41,7 +41,13 @@ from cggm_med.metrics.classification_regression import (
 )
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
-from cggm_med.models.sequence import SequenceModelConfig, sequence_heads, sequence_model, settle_channels
+from cggm_med.models.sequence import (
+    SequenceModelConfig,
+    require_channels,
+    sequence_heads,
+    sequence_model,
+    settle_channels,
+)
 from cggm_med.task.regression import RegressionTask
 from cggm_med.task.samples import Sample, SampleList, presets
 from cggm_med_tasks.readers.untrusted_pickle import read_pickle
@@ -185,27 +191,38 @@ class MOSI(RegressionTask):
         if missing:
             raise DataError(f"{where} has no {', '.join(sorted(missing))}; expected {LAYOUT}")
         labels = _values(content[key], f"{where}: {key}")
-        arrays = {m: require_numbers(content[m], AXES, f"{where}: {m}") for m in self.modalities}
-        infinite = 0
-        for modality, array in arrays.items():
-            if len(array) != len(labels):
-                raise DataError(f"{where}: {modality} has {len(array)} rows, {key} {len(labels)}; fix the file")
-            if 0 in array.shape[1:]:
-                raise DataError(f"{where}: {modality} has shape {array.shape}, expected at least one step and channel")
-            if modality == "audio":
-                wrong = np.isinf(array)
-                infinite = int(wrong.sum())
-                np.copyto(array, 0, where=wrong)  # in place: what was read is ours alone, and may be gigabytes
-            require_finite(array, f"{where}: {modality}")
-        sequences = {m: list(array) for m, array in arrays.items()}
-        if "text" in self.modalities and "text_bert" in content:
-            sequences["text"] = _without_padding_tokens(arrays["text"], content["text_bert"], f"{where}: text_bert")
+        sequences, infinite = _sequences(content, self.modalities, where, len(labels), key)
         names = _names(content.get("id"), f"{where}: id", section, len(labels))
         samples = [
             Sample(id, video, float(labels[i]), {m: trim(rows[i]) for m, rows in sequences.items()})
             for i, (id, video) in enumerate(names)
         ]
         return samples, infinite
+
+    def read_unlabelled(self, path: Path, modalities: Sequence[str], say: Callable[[str], None]) -> list[Sample]:
+        """The sentences of a pickle of such arrays, or of all splits of one."""
+        file = _the_pickle(path)
+        content = read_pickle(file, cache_folder(self.config.data.cache))
+        keys = content.keys() if isinstance(content, dict) else set()
+        sections = [section for section in SECTIONS if section in keys] or ["sentence"]
+        samples: list[Sample] = []
+        for section in sections:
+            part = content[section] if section in keys else content
+            given = [m for m in modalities if isinstance(part, dict) and m in part]
+            where = f"{file}: {section}" if section in keys else str(file)
+            if not given:
+                raise DataError(f"{where} holds {_kind(part)}, expected some of {', '.join(modalities)}; {LAYOUT}")
+            first = require_numbers(part[given[0]], AXES, f"{where}: {given[0]}")
+            sequences, infinite = _sequences(part, given, where, len(first), given[0])
+            if infinite:
+                say(f"{infinite} infinite audio features were set to 0")
+            names = _names(part.get("id"), f"{where}: id", section, len(first))
+            samples += [
+                Sample(id, video, None, {m: trim(rows[i]) for m, rows in sequences.items()})
+                for i, (id, video) in enumerate(names)
+            ]
+        require_channels(self.config.model, self.modalities, (sample.inputs for sample in samples))
+        return samples
 
     def prepare(self, splits: Splits, say: Callable[[str], None]) -> None:
         """Keep the samples, and settle the network's channels."""
@@ -238,6 +255,31 @@ class MOSEI(MOSI):
 
     description = "CMU-MOSEI: sentiment of a spoken sentence from text, audio, vision"
     url = "https://aclanthology.org/P18-1208"
+
+
+def _sequences(
+    content: Mapping[str, Any], modalities: Sequence[str], where: str, count: int, counted: str
+) -> tuple[dict[str, list[NDArray[Any]]], int]:
+    """The sentences of each modality, padding of BERT's tokens cut off, and how many audio features were infinite.
+
+    There must be ``count`` of each, as there are of ``counted``.
+    """
+    arrays = {m: require_numbers(content[m], AXES, f"{where}: {m}") for m in modalities}
+    infinite = 0
+    for modality, array in arrays.items():
+        if len(array) != count:
+            raise DataError(f"{where}: {modality} has {len(array)} rows, {counted} {count}; fix the file")
+        if 0 in array.shape[1:]:
+            raise DataError(f"{where}: {modality} has shape {array.shape}, expected at least one step and channel")
+        if modality == "audio":
+            wrong = np.isinf(array)
+            infinite = int(wrong.sum())
+            np.copyto(array, 0, where=wrong)  # in place: what was read is ours alone, and may be gigabytes
+        require_finite(array, f"{where}: {modality}")
+    sequences = {m: list(array) for m, array in arrays.items()}
+    if "text" in modalities and "text_bert" in content:
+        sequences["text"] = _without_padding_tokens(arrays["text"], content["text_bert"], f"{where}: text_bert")
+    return sequences, infinite
 
 
 def _the_pickle(path: Path) -> Path:

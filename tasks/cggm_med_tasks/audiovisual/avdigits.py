@@ -142,6 +142,17 @@ class AVDigits(ClassificationTask):
             samples.append(Sample(id, speaker, int(digit), inputs))
         return SampleList(tuple(samples))
 
+    def read_unlabelled(self, path: Path, modalities: Sequence[str], say: Callable[[str], None]) -> list[Sample]:
+        """Recordings of any name. Images are paired with them by the digit, which is not known, so there are none."""
+        if "audio" not in modalities:
+            raise DataError(
+                f"{path}: without labels there are only recordings, of audio; expected a run that hears them"
+            )
+        return [
+            Sample(name[: -len(".wav")], name, None, {"audio": read_wav(file, RATE, name=f"{path}: {name}")})
+            for name, file in _recordings(path)
+        ]
+
     def load(self, sample: Sample, random: torch.Generator | None) -> Inputs:
         """Log-mel spectrogram ``(1, 40, 65)`` with mean 0 and standard deviation 1, and image ``(1, 8, 8)``.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -14,6 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from cggm_med.config import Tree, require
+from cggm_med.data.cases import natural_key
 from cggm_med.errors import DataError
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
@@ -21,7 +23,7 @@ from cggm_med.models.late_fusion import FUSIONS, LateFusionModel, vector_heads
 from cggm_med.models.resnet import ResNetEncoder
 from cggm_med.task.classification import ClassificationTask
 from cggm_med.task.samples import Sample, SampleDataConfig, SampleList, presets
-from cggm_med_tasks.readers.images import centre_crop, frame_files, pick_frames, random_crop, resize
+from cggm_med_tasks.readers.images import centre_crop, frame_files, holds_frames, pick_frames, random_crop, resize
 
 DIGEST_BYTES = 1 << 20  # read of a file for its digest
 
@@ -204,6 +206,26 @@ class ClipTask(ClassificationTask):
             say(f"{count} left out, since files are missing; the first is {problems[0]}")
         return SampleList(tuple(samples), sections)
 
+    @abstractmethod
+    def files(self, path: Path) -> Mapping[str, Sequence[ClipFiles]]:
+        """Where the files of each modality are; a clip has a modality if it has all of them."""
+
+    def read_unlabelled(self, path: Path, modalities: Sequence[str], say: Callable[[str], None]) -> list[Sample]:
+        """Every clip of which there are all files of a modality; folders without frames are none."""
+        files = {m: parts for m, parts in self.files(path).items() if m in modalities}
+        clips: dict[str, str] = {}
+        for part in (part for parts in files.values() for part in parts):
+            for clip in part:
+                if not part[clip].is_dir() or holds_frames(part[clip]):
+                    clips.setdefault(part.key(clip), clip)
+        inputs = {
+            clip: {
+                m: tuple(part[clip] for part in parts) for m, parts in files.items() if all(clip in p for p in parts)
+            }
+            for clip in sorted(clips.values(), key=natural_key)
+        }
+        return [Sample(clip, clip, None, of_clip) for clip, of_clip in inputs.items() if of_clip]
+
     def digest(self, sample: Sample) -> str:
         """Digest that identifies a clip: of files the first MiB, of folders the names and the middle frame.
 
@@ -260,6 +282,11 @@ class ClipFiles:
                 for name, is_folder in names:
                     if name.endswith(suffix) and is_folder == (not suffix):
                         self._paths.setdefault(key(name.removesuffix(suffix)), folder / name)
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of all clips, as their files or folders have them."""
+        for path in self._paths.values():
+            yield path.name.removesuffix(next(suffix for suffix in self.suffixes if path.name.endswith(suffix)))
 
     def __contains__(self, clip: str) -> bool:
         return self.key(clip) in self._paths

@@ -86,13 +86,16 @@ class CREMAD(ClipTask):
         """See the module's docstring."""
         data = self.config.data
         listed = {section: _read_list(path / name) for section, name in LISTS.items()}
-        frames = f"Image-{data.fps:02d}-FPS"
-        files = {
+        gathered = self.gather(path, listed, self.files(path), _speaker if data.by_speaker else str, say)
+        return SampleList(gathered.samples) if data.by_speaker else gathered
+
+    def files(self, path: Path) -> dict[str, list[ClipFiles]]:
+        """See the module's docstring."""
+        frames = f"Image-{self.config.data.fps:02d}-FPS"
+        return {
             "audio": [ClipFiles("sound", path, (".", "AudioWAV", "audio"), (".wav",))],
             "visual": [ClipFiles("frames", path, (frames, f"visual/{frames}"))],
         }
-        gathered = self.gather(path, listed, files, _speaker if data.by_speaker else str, say)
-        return SampleList(gathered.samples) if data.by_speaker else gathered
 
     def load(self, sample: Sample, random: torch.Generator | None) -> Inputs:
         """Log-spectrogram ``(1, 257, 188)`` and frames ``(frame, 3, size, size)``."""

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -83,16 +83,28 @@ class KineticsSounds(ClipTask):
             raise DataError(f"{path} has {', '.join(names) or 'neither lists nor JSON'}; expected either {LAYOUTS}")
         if described:
             listed = self._from_json(described[0], say)
-            visual = ClipFiles("video", path, VIDEOS, (".hdf5",))
         else:
             self.settle_classes(NUMBERS, path)
             listed = {section: _from_list(file or path / f"{section}.txt") for section, file in lists.items()}
-            visual = ClipFiles("frames", path, FRAMES)
-        audio = ClipFiles("spectrogram", path, SPECTROGRAMS, (".npy", ".pkl"))
-        gathered = self.gather(path, listed, {"audio": [audio], "visual": [visual]}, str, say)
-        if "audio" in self.modalities and gathered.samples:
-            self._shape = self._spectrogram(gathered.samples[0].inputs["audio"][0]).shape
+        files = _clip_files(path, videos=bool(described))
+        gathered = self.gather(path, listed, files, str, say)
+        self._remember_shape(gathered.samples)
         return gathered
+
+    def files(self, path: Path) -> dict[str, list[ClipFiles]]:
+        """See the module's docstring; frames are looked for where there are no videos."""
+        return _clip_files(path, videos=any(next((path / place).glob("*.hdf5"), None) for place in VIDEOS))
+
+    def read_unlabelled(self, path: Path, modalities: Sequence[str], say: Callable[[str], None]) -> list[Sample]:
+        """See the base class."""
+        samples = super().read_unlabelled(path, modalities, say)
+        self._remember_shape([sample for sample in samples if "audio" in sample.inputs])
+        return samples
+
+    def _remember_shape(self, samples: Sequence[Sample]) -> None:
+        """Of the first spectrogram, which all others must have."""
+        if samples and "audio" in samples[0].inputs:
+            self._shape = self._spectrogram(samples[0].inputs["audio"][0]).shape
 
     def _from_json(self, file: Path, say: Callable[[str], None]) -> Listed:
         """Clips and class numbers by split."""
@@ -184,6 +196,12 @@ class KineticsSounds(ClipTask):
                         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(jpeg, "JPEG")
                         video[index] = np.frombuffer(jpeg.getvalue(), np.uint8)
         (folder / "kinetics_sounds.json").write_text(json.dumps({"labels": labels, "database": database}))
+
+
+def _clip_files(path: Path, *, videos: bool) -> dict[str, list[ClipFiles]]:
+    """Where spectrograms are, and videos or frames."""
+    visual = ClipFiles("video", path, VIDEOS, (".hdf5",)) if videos else ClipFiles("frames", path, FRAMES)
+    return {"audio": [ClipFiles("spectrogram", path, SPECTROGRAMS, (".npy", ".pkl"))], "visual": [visual]}
 
 
 def _list_file(root: Path, section: str) -> Path | None:

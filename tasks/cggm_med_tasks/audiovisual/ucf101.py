@@ -93,12 +93,16 @@ class UCF101(ClipTask):
             for clip, group, label in _clips(file, classes, numbered=section == "train"):
                 groups[clip] = group
                 listed[section].append((clip, self.targets.index(label)))
+        return self.gather(path, listed, self.files(path), groups.__getitem__, say)
+
+    def files(self, path: Path) -> dict[str, list[ClipFiles]]:
+        """See the module's docstring."""
         # Copies write HandStandPushups and HandstandPushups; the lists have both.
         places = {"rgb": [ClipFiles("frames", path, FRAMES, key=str.lower)], "flow": []}
         for direction in ("u", "v"):
             inside = [(Path(place) / direction).as_posix() for place in FLOW]
             places["flow"].append(ClipFiles(f"flow {direction}", path, inside, key=str.lower))
-        return self.gather(path, listed, places, groups.__getitem__, say)
+        return places
 
     def load(self, sample: Sample, random: torch.Generator | None) -> Inputs:
         """Frames ``(frame, 3, size, size)`` and flow ``(frame, 2, size, size)``, channels u and v."""

@@ -205,24 +205,44 @@ class Food101(ClassificationTask):
         In several processes the first computes for all.
         """
         super().prepare(splits, say)
-        data, device = self.config.data, _device(self.config.train.device)
-        cache = cache_folder(data.cache) / "features"
-        self.features: dict[str, FeatureStore] = {}
-        keys: dict[str, dict[str, str]] = {}
-        for modality in self.modalities:
-            with distributed.first_process_first():
-                network = self._network(modality, say)
-                keys[modality] = {id: network.key(sample.inputs[modality]) for id, sample in self.samples.items()}
-                sources = {keys[modality][id]: sample.inputs[modality] for id, sample in self.samples.items()}
-                self.features[modality] = compute_features(
-                    network, sources, cache, what=modality, device=device, workers=data.workers, say=say
-                )
-        self.samples = {
-            id: replace(sample, inputs={m: keys[m][id] for m in self.modalities}) for id, sample in self.samples.items()
-        }
+        self.samples = self._with_features(self.samples, say)
         some = next(iter(self.samples.values()))
         arrays = [{m: self.features[m][some.inputs[m]] for m in self.modalities}]
         self.settle(model=settle_channels(self.config.model, self.modalities, arrays))
+
+    def read_unlabelled(self, path: Path, modalities: Sequence[str], say: Callable[[str], None]) -> list[Sample]:
+        """The entries of a JSON list, or of all of a folder, that have words or an image; labels are not looked at."""
+        self.path = path if path.is_dir() else path.parent
+        lists = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        problems: list[str] = []
+        samples: dict[str, Sample] = {}
+        for file in lists:
+            for sample in _unlabelled_rows(file, modalities, problems):
+                if samples.setdefault(sample.id, sample) is not sample:
+                    problems.append(f"{file.name}: id {sample.id} stands there, or in another list, already")
+        if problems:
+            raise DataError(f"{path}: problems in {len(problems)} entries; fix or leave out:", problems, listed=20)
+        return list(self._with_features(samples, say).values())
+
+    def _with_features(self, samples: Mapping[str, Sample], say: Callable[[str], None]) -> dict[str, Sample]:
+        """The samples with the keys of their features, which are computed unless the cache has them."""
+        data, device = self.config.data, _device(self.config.train.device)
+        cache = cache_folder(data.cache) / "features"
+        self.features: dict[str, FeatureStore] = {}
+        keys: dict[str, dict[str, str]] = {id: {} for id in samples}
+        for modality in self.modalities:
+            having = {id: sample.inputs[modality] for id, sample in samples.items() if modality in sample.inputs}
+            if not having:
+                continue
+            with distributed.first_process_first():
+                network = self._network(modality, say)
+                for id, source in having.items():
+                    keys[id][modality] = network.key(source)
+                sources = {keys[id][modality]: source for id, source in having.items()}
+                self.features[modality] = compute_features(
+                    network, sources, cache, what=modality, device=device, workers=data.workers, say=say
+                )
+        return {id: replace(sample, inputs=keys[id]) for id, sample in samples.items()}
 
     def _network(self, modality: str, say: Callable[[str], None]) -> FrozenNetwork:
         """The frozen network of a modality; a folder's whole path is written to the run's settings."""
@@ -297,6 +317,30 @@ def _json_rows(folder: Path, name: str, problems: list[str]) -> Iterator[ListedS
         else:
             text = " ".join(entry["text_tokens"])
             yield ListedSample(str(entry["id"]), entry["label"], text, folder / entry["img_path"], where)
+
+
+def _unlabelled_rows(file: Path, modalities: Sequence[str], problems: list[str]) -> Iterator[Sample]:
+    """The entries of a JSON list without labels; what is wrong with the others is added to ``problems``."""
+    content = read_json(file)
+    if not isinstance(content, list):
+        raise DataError(
+            f'{file} holds {type(content).__name__}, expected a list of {{"id", "text_tokens", "img_path"}}'
+        )
+    for number, entry in enumerate(content):
+        where = f"{file.name}, entry {number}"
+        filled = {"text_tokens": [], "img_path": "-", **entry, "label": "-"} if isinstance(entry, dict) else entry
+        if wrong := _wrong_entry(filled):
+            problems.append(f"{where}: {wrong}")
+            continue
+        inputs: dict[str, Any] = {}
+        if "text" in modalities and entry.get("text_tokens"):
+            inputs["text"] = " ".join(entry["text_tokens"])
+        if "image" in modalities and entry.get("img_path"):
+            inputs["image"] = file.parent / entry["img_path"]
+            if not inputs["image"].is_file():
+                problems.append(f"{where}: there is no image {inputs['image']}")
+                continue
+        yield Sample(str(entry["id"]), str(entry["id"]), None, inputs)
 
 
 def _wrong_entry(entry: Any) -> str:

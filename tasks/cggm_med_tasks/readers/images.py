@@ -154,10 +154,19 @@ def frame_files(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; expected one with a video's frames as .jpg or .png")
-    files = [f for f in folder.iterdir() if f.suffix.lower() in FRAMES and not f.name.startswith(".")]
+    files = [file for file in folder.iterdir() if _is_frame(file)]
     if not files:
         raise DataError(f"{folder} holds no frames; expected .jpg or .png files, extract them from the video")
     return sorted(files, key=lambda file: natural_key(file.name))
+
+
+def holds_frames(folder: Path) -> bool:
+    """Whether a folder has at least one frame."""
+    return any(_is_frame(file) for file in folder.iterdir())
+
+
+def _is_frame(file: Path) -> bool:
+    return file.suffix.lower() in FRAMES and not file.name.startswith(".")
 
 
 def pick_frames(count: int, wanted: int, generator: Generator | None = None) -> list[int]:
