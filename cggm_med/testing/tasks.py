@@ -390,12 +390,15 @@ def labels_are_not_needed_to_predict(candidate: Candidate) -> None:
     for case, result in zip(cases, results, strict=True):
         with torch.no_grad():
             rows = offered.rows(model(offered.stack([offered.load(case)]))[0])
-        expected = result.findings["fused"]["predicted"]
-        expected = [expected] if isinstance(expected, float) else [task.targets[number] for number in expected]
-        found = [row["predicted"] for row in rows]
+        finding = result.findings["fused"]
+        expected: list[tuple[Any, float]] = [("", finding["predicted"])]
+        found = [("", row["predicted"]) for row in rows]
+        if "probability" in finding:
+            expected = [(task.targets[n], p) for n, p in zip(finding["predicted"], finding["probability"], strict=True)]
+            found = [(row["predicted"], row["probability"]) for row in rows]
         same = len(found) == len(expected) and all(
-            math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-5) if isinstance(a, float) else a == b
-            for a, b in zip(found, expected, strict=True)
+            name == other and math.isclose(value, wanted, rel_tol=1e-4, abs_tol=1e-5)
+            for (name, value), (other, wanted) in zip(found, expected, strict=True)
         )
         expect(same, f"without its label {case} is predicted as {found}, with it as {expected}")
 

@@ -3,6 +3,7 @@
 import re
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -170,6 +171,15 @@ class Confuses(Right):
             yield result
 
 
+class Misreads(Right):
+    """Without labels it takes another sample's sound."""
+
+    def read_unlabelled(self, path, modalities, say):
+        samples = self.read(path, say).samples
+        for sample, other in zip(samples, samples[1:] + samples[:1], strict=True):
+            yield replace(sample, target=None, inputs={**sample.inputs, "sound": other.inputs["sound"]})
+
+
 class Pessimist(Right):
     """Prefers a low accuracy."""
 
@@ -214,6 +224,7 @@ WRONG = [
     (Fickle, "evaluation gives each case once", "evaluate gives other findings the second time"),
     (Skips, "evaluation gives each case once", "evaluate gives results of .*, expected one of each"),
     (Confuses, "subsets are scored as the whole is", "from all modalities accuracy is .*, by evaluate it is"),
+    (Misreads, "labels are not needed to predict", "without its label sample.* is predicted as .*, with it as"),
     (Pessimist, "the truth has the best headline", r"accuracy of the truth is 1\.0, expected lower than 0"),
 ]
 
