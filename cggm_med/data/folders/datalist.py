@@ -16,17 +16,9 @@ import yaml
 
 from cggm_med.data.cases import Case, ImageFile
 from cggm_med.data.declaration import Modality
-from cggm_med.data.folders.channels import channels_of, name_of
+from cggm_med.data.folders.channels import Channels, channels_of, name_of
 from cggm_med.data.folders.label_lists import labels_of, labels_of_groups
-from cggm_med.data.folders.listed import (
-    SECTION_OF,
-    Entry,
-    ListedFiles,
-    base_name,
-    entries_of,
-    left_out_below,
-    names_of_cases,
-)
+from cggm_med.data.folders.listed import SECTION_OF, Entry, Listed, ListedFiles, base_name, entries_of, proposal_of_list
 from cggm_med.data.folders.patients import patient_of
 from cggm_med.data.folders.proposal import Labels, Proposal
 from cggm_med.data.layouts import read_json
@@ -86,25 +78,15 @@ def read_datalist(file: Path, content: Any) -> Proposal:
         DataError: if it lists no case.
     """
     content = _with_sections(content)
-    listed = _Listed(file, content, [file.parent, file.absolute().parent.parent])
+    listed = Listed(file, content, [file.parent, file.absolute().parent.parent])
     names, questions = _proposed_names(listed.entries, listed.keys, listed.ids)
     channels = channels_of(list(names.values()), file.name)
-    cases = listed.cases(dict(zip(listed.keys, channels.modalities, strict=True)))
-    labels = Labels({})
-    if content.get("labels"):
-        labels = labels_of(content["labels"], file.name)
-    return Proposal(
-        "monai_datalist",
-        file,
-        str(content.get("name") or file.stem),
-        channels.modalities,
-        {"": labels},
-        cases,
-        listed.sections,
-        questions=(*questions, *channels.questions),
-        refusals=listed.refusals(),
-        left_out=left_out_below(file.parent, listed.files.found),
-        notes=(*channels.notes, *listed.files.notes()),
+    channels = replace(channels, questions=(*questions, *channels.questions))
+    cases = _cases(listed, dict(zip(listed.keys, channels.modalities, strict=True)))
+    labels = labels_of(content["labels"], file.name) if content.get("labels") else Labels({})
+    name = content.get("name") or file.stem
+    return proposal_of_list(
+        "monai_datalist", file, name, channels, labels, cases, listed.sections, listed.files, refusals=listed.problems
     )
 
 
@@ -120,34 +102,23 @@ def read_auto3dseg(file: Path, content: Mapping[str, Any]) -> Proposal:
     """
     root = content.get("dataroot")
     folders = [file.parent / root, file.parent] if isinstance(root, str) else [file.parent]
-    listing = ListedFiles(folders[::-1]).look(content["datalist"])
+    listing = ListedFiles(file, folders[::-1]).look(content["datalist"])
     if listing is None:
         raise DataError(f'{file}: its datalist {content["datalist"]} does not exist; correct "datalist"')
-    listed = _Listed(listing, read_json(listing), [*folders, listing.parent])
-    modalities, names_of, questions = _told_modalities(content, listed, file)
+    listed = Listed(listing, _with_sections(read_json(listing)), [*folders, listing.parent])
+    channels, names_of = _told_channels(content, listed, file)
     classes = content.get("class_names")
     labels = Labels({})
     if classes is not None:
         labels = labels_of_groups(classes, file.name, overlapping=content.get("sigmoid") is True)
-    return Proposal(
-        "auto3dseg",
-        file,
-        str(content.get("name") or listing.stem),
-        modalities,
-        {"": labels},
-        listed.cases(names_of),
-        listed.sections,
-        questions=questions,
-        refusals=listed.refusals(),
-        left_out=left_out_below(file.parent, listed.files.found),
-        notes=listed.files.notes(),
+    name, cases = content.get("name") or listing.stem, _cases(listed, names_of)
+    return proposal_of_list(
+        "auto3dseg", file, name, channels, labels, cases, listed.sections, listed.files, refusals=listed.problems
     )
 
 
-def _told_modalities(
-    content: Mapping[str, Any], listed: _Listed, file: Path
-) -> tuple[dict[str, Modality], dict[str, str], tuple[str, ...]]:
-    """Modalities, their names by key of the list's entries, and questions, as ``modality`` of a task tells them.
+def _told_channels(content: Mapping[str, Any], listed: Listed, file: Path) -> tuple[Channels, dict[str, str]]:
+    """Modalities, and their names by key of the list's entries, as ``modality`` of a task tells them.
 
     A key that holds several images is told by one word, which says of which kind they are and no more.
     """
@@ -168,7 +139,7 @@ def _told_modalities(
         (modality,) = found.modalities.values()
         names[key] = name_of(key if key in told else word) or name_of(key)
         modalities[names[key]] = replace(modality, shows=modality.shows or (word.lower() if key in told else ""))
-    return modalities, names, tuple(questions)
+    return Channels(modalities, tuple(questions)), names
 
 
 def _with_sections(content: Any) -> Any:
@@ -177,38 +148,15 @@ def _with_sections(content: Any) -> Any:
     return {"training": content} if bare else content
 
 
-class _Listed:
-    """The entries of a datalist, and the cases that they make."""
-
-    def __init__(self, file: Path, content: Any, folders: Sequence[Path]) -> None:
-        content = _with_sections(content)
-        found = list(entries_of(content)) if isinstance(content, dict) else []
-        self.file = file
-        self.entries = [entry for entry in found if isinstance(entry, Entry)]
-        self.problems = [entry for entry in found if isinstance(entry, str)]
-        if not self.entries:
-            raise DataError(f"{file} lists no case; expected a list 'training' of entries with image and label")
-        self.files = ListedFiles(folders)
-        self.ids = names_of_cases(self.entries)
-        self.keys = tuple(dict.fromkeys(key for entry in self.entries for key in entry.images))
-        by_section: dict[str, tuple[str, ...]] = {}
-        for id, entry in zip(self.ids, self.entries, strict=True):
-            by_section[entry.section] = (*by_section.get(entry.section, ()), id)
-        self.sections = by_section if set(by_section) - {"training"} else None
-
-    def cases(self, names: Mapping[str, str]) -> tuple[Case, ...]:
-        """Cases whose images bear these names of modalities, by the keys of the entries."""
-        cases = []
-        for id, entry in zip(self.ids, self.entries, strict=True):
-            found = {names[key]: self.files.find(given, entry.where) for key, given in entry.images.items()}
-            images = {name: ImageFile(path) for name in names.values() if (path := found.get(name)) is not None}
-            label = None if entry.label is None else self.files.find(entry.label, entry.where)
-            cases.append(Case(id, entry.patient or patient_of(id), images, label, fold=entry.fold))
-        return tuple(cases)
-
-    def refusals(self) -> tuple[str, ...]:
-        """What cannot be read of the list, and files that are missing."""
-        return (*self.problems, *self.files.refusals(self.file))
+def _cases(listed: Listed, names: Mapping[str, str]) -> list[Case]:
+    """Cases whose images bear these names of modalities, by the keys of the entries."""
+    cases = []
+    for id, entry in zip(listed.ids, listed.entries, strict=True):
+        found = {names[key]: listed.files.find(given, entry.where) for key, given in entry.images.items()}
+        images = {name: ImageFile(path) for name in names.values() if (path := found.get(name)) is not None}
+        label = None if entry.label is None else listed.files.find(entry.label, entry.where)
+        cases.append(Case(id, entry.patient or patient_of(id), images, label, fold=entry.fold))
+    return cases
 
 
 def _proposed_names(

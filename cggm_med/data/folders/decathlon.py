@@ -10,14 +10,7 @@ from cggm_med.data.cases import Case, ImageFile
 from cggm_med.data.declaration import Modality
 from cggm_med.data.folders.channels import Channels, channels_of
 from cggm_med.data.folders.label_lists import labels_of
-from cggm_med.data.folders.listed import (
-    SECTION_OF,
-    Entry,
-    ListedFiles,
-    entries_of,
-    left_out_below,
-    names_of_cases,
-)
+from cggm_med.data.folders.listed import SECTION_OF, Entry, Listed, proposal_of_list
 from cggm_med.data.folders.patients import patient_of
 from cggm_med.data.folders.proposal import Proposal
 from cggm_med.errors import DataError
@@ -41,20 +34,16 @@ def read_decathlon(file: Path, content: Mapping[str, Any]) -> Proposal:
     Raises:
         DataError: if it contradicts itself or lists no case.
     """
-    entries = [entry for entry in entries_of(content) if isinstance(entry, Entry)]
-    problems = [entry for entry in entries_of(content) if isinstance(entry, str)]
-    if not entries:
-        raise DataError(f"{file} lists no case; expected a list 'training' of images and labels")
+    listed = Listed(file, content, [file.parent])
+    entries, files, problems = listed.entries, listed.files, listed.problems
     named = channel_names(content["modality"], file)
     channels = channels_of(named, file.name)
     most = max(len(entry.images) for entry in entries)
     if most > 1 and len(named) == 1:
         channels = _as_many(channels, most, entries[0], file)
     names = tuple(channels.modalities)
-    files = ListedFiles([file.parent])
     cases: list[Case] = []
-    sections: dict[str, tuple[str, ...]] = {}
-    for id, entry in zip(names_of_cases(entries), entries, strict=True):
+    for id, entry in zip(listed.ids, entries, strict=True):
         found = [files.find(path, entry.where) for path in entry.images.values()]
         if len(found) == 1 and len(names) > 1:
             images = {} if found[0] is None else {name: ImageFile(found[0], k) for k, name in enumerate(names)}
@@ -65,19 +54,11 @@ def read_decathlon(file: Path, content: Mapping[str, Any]) -> Proposal:
             continue
         label = None if entry.label is None else files.find(entry.label, entry.where)
         cases.append(Case(id, entry.patient or patient_of(id), images, label, fold=entry.fold))
-        sections[entry.section] = (*sections.get(entry.section, ()), id)
-    return Proposal(
-        "decathlon",
-        file,
-        str(content.get("name") or file.parent.name),
-        channels.modalities,
-        {"": labels_of(content.get("labels"), file.name)},
-        tuple(cases),
-        sections if set(sections) - {"training"} else None,
-        questions=channels.questions,
-        refusals=(*problems, *files.refusals(file)),
-        left_out=left_out_below(file.parent, files.found),
-        notes=(*channels.notes, *files.notes()),
+    read = {case.id for case in cases}
+    sections = {section: [id for id in ids if id in read] for section, ids in listed.sections.items()}
+    labels = labels_of(content.get("labels"), file.name)
+    return proposal_of_list(
+        "decathlon", file, content.get("name"), channels, labels, cases, sections, files, refusals=problems
     )
 
 

@@ -1,4 +1,4 @@
-"""What a list of another tool says of its cases: entries by section, and where their files lie on this machine."""
+"""What a list of another tool says of its cases: entries by section, where their files lie here, and the proposal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cggm_med.data.cases import LABEL, stem
+from cggm_med.data.cases import LABEL, Case, stem
+from cggm_med.data.folders.channels import Channels
+from cggm_med.data.folders.proposal import Labels, Proposal
+from cggm_med.errors import DataError, first_of
 
 SECTION_OF = {
     **dict.fromkeys(("training", "train"), "training"),
@@ -134,7 +137,8 @@ class ListedFiles:
     machine, and then its end is looked for below these folders; a file may have been packed or unpacked since.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, listing: Path, folders: Sequence[Path]) -> None:
+        self.listing = listing
         self.folders = folders
         self.missing: list[str] = []
         self.found: set[Path] = set()
@@ -167,14 +171,13 @@ class ListedFiles:
         candidates = (Path(folder, name) for name in (path, other) for folder in self.folders)
         return next((file for file in candidates if os.path.isfile(file)), None)
 
-    def refusals(self, file: Path) -> tuple[str, ...]:
+    def refusals(self) -> tuple[str, ...]:
         """One line about all that is missing."""
         if not self.missing:
             return ()
-        more = f" and {len(self.missing) - 3} more" if len(self.missing) > 3 else ""
         return (
-            f"{len(self.missing)} files that {file.name} names do not exist: {', '.join(self.missing[:3])}{more}; "
-            "copy them, or delete their cases from the list",
+            f"{len(self.missing)} files that {self.listing.name} names do not exist: {first_of(self.missing, 3)}; copy "
+            "them, or delete their cases from the list",
         )
 
     def notes(self) -> tuple[str, ...]:
@@ -183,6 +186,75 @@ class ListedFiles:
             return ()
         given, file = self._elsewhere
         return (f"some paths are those of another folder: {given} is taken to be {file}",)
+
+
+class Listed:
+    """The entries of a list, with an id each.
+
+    Raises:
+        DataError: if it lists no case.
+    """
+
+    def __init__(self, listing: Path, content: Any, folders: Sequence[Path]) -> None:
+        found = list(entries_of(content)) if isinstance(content, dict) else []
+        self.entries = [entry for entry in found if isinstance(entry, Entry)]
+        self.problems = [entry for entry in found if isinstance(entry, str)]
+        if not self.entries:
+            raise DataError(f"{listing} lists no case; expected a list 'training' of entries with image and label")
+        self.files = ListedFiles(listing, folders)
+        self.ids = names_of_cases(self.entries)
+        self.keys = tuple(dict.fromkeys(key for entry in self.entries for key in entry.images))
+
+    @property
+    def sections(self) -> dict[str, list[str]]:
+        """The ids of each section."""
+        sections: dict[str, list[str]] = {}
+        for id, entry in zip(self.ids, self.entries, strict=True):
+            sections.setdefault(entry.section, []).append(id)
+        return sections
+
+
+def proposal_of_list(
+    kind: str,
+    file: Path,
+    name: Any,
+    channels: Channels,
+    labels: Labels,
+    cases: Sequence[Case],
+    sections: Mapping[str, Sequence[str]],
+    files: ListedFiles,
+    *,
+    refusals: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> Proposal:
+    """What was made of a list, with what its channels and its files say.
+
+    Args:
+        kind: family of the layout.
+        file: that was read.
+        name: of the data set, if the list has one.
+        channels: modalities, questions and notes.
+        labels: meanings of the numbers.
+        cases: found.
+        sections: ids of each; a list of training cases alone declares none.
+        files: what was looked for.
+        refusals: besides files that are missing.
+        notes: besides those of channels and files.
+    """
+    divided = {section: tuple(ids) for section, ids in sections.items() if ids}
+    return Proposal(
+        kind,
+        file,
+        str(name or file.parent.name),
+        channels.modalities,
+        {"": labels},
+        tuple(cases),
+        divided if set(divided) - {"training"} else None,
+        questions=channels.questions,
+        refusals=(*refusals, *files.refusals()),
+        left_out=left_out_below(file.parent, files.found),
+        notes=(*channels.notes, *files.notes(), *notes),
+    )
 
 
 def names_of_cases(entries: Sequence[Entry]) -> list[str]:

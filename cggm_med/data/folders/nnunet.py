@@ -18,7 +18,7 @@ from cggm_med.data.cases import Case, ImageFile, natural_key
 from cggm_med.data.folders.channels import channels_of
 from cggm_med.data.folders.decathlon import channel_names
 from cggm_med.data.folders.label_lists import labels_of
-from cggm_med.data.folders.listed import ListedFiles, base_name, entries_of, left_out_below
+from cggm_med.data.folders.listed import Listed, ListedFiles, base_name, entries_of, proposal_of_list
 from cggm_med.data.folders.patients import patient_of
 from cggm_med.data.folders.proposal import Proposal
 from cggm_med.data.layouts import read_json
@@ -61,7 +61,7 @@ def read_version_2(file: Path, content: Mapping[str, Any]) -> Proposal:
         meanings=content.get("label_meanings"),
     )
     listed = content.get("dataset")
-    files = ListedFiles([folder])
+    files = ListedFiles(file, [folder])
     names = tuple(channels.modalities)
     refusals: tuple[str, ...] = ()
     if isinstance(listed, dict):
@@ -72,18 +72,8 @@ def read_version_2(file: Path, content: Mapping[str, Any]) -> Proposal:
             refusals = (f"its files are pictures ({ending}); stack the slices of each case into one volume first",)
         found = _found(folder, names, ending, file, files)
     cases, sections, notes = _with_splits(folder, *found)
-    return Proposal(
-        "nnunet_v2",
-        file,
-        str(content.get("name") or folder.name),
-        channels.modalities,
-        {"": labels},
-        cases,
-        sections,
-        questions=channels.questions,
-        refusals=refusals + files.refusals(file),
-        left_out=left_out_below(folder, files.found),
-        notes=(*channels.notes, *files.notes(), *notes),
+    return proposal_of_list(
+        "nnunet_v2", file, content.get("name"), channels, labels, cases, sections, files, refusals=refusals, notes=notes
     )
 
 
@@ -98,15 +88,13 @@ def read_version_1(file: Path, content: Mapping[str, Any]) -> Proposal:
         DataError: if it contradicts itself or holds no case.
     """
     channels = channels_of(channel_names(content["modality"], file), file.name)
-    files = ListedFiles([file.parent])
+    listed = Listed(file, content, [file.parent])
+    files = listed.files
     cases: list[Case] = []
     sections: dict[str, list[str]] = {}
-    problems: list[str] = []
-    for entry in entries_of(content):
-        if isinstance(entry, str):
-            problems.append(entry)
-            continue
+    for entry in listed.entries:
         given = next(iter(entry.images.values()))
+        id = base_name(given)
         images = {}
         for name, path in zip(channels.modalities, _channel_names(given, len(channels.modalities)), strict=True):
             if image := files.look(path):
@@ -114,24 +102,15 @@ def read_version_1(file: Path, content: Mapping[str, Any]) -> Proposal:
         if not images:
             files.missing.append(f"{entry.where}: {given}")
         label = None if entry.label is None else files.find(entry.label, entry.where)
-        id = base_name(given)
         cases.append(Case(id, patient_of(id), images, label))
         sections.setdefault(entry.section, []).append(id)
     _refuse_twice(file, cases)
     divided, ordered, notes = _with_splits(file.parent, cases, sections)
-    return Proposal(
-        "nnunet_v1",
-        file,
-        str(content.get("name") or file.parent.name),
-        channels.modalities,
-        {"": labels_of(content.get("labels"), file.name)},
-        divided,
-        ordered,
-        questions=channels.questions,
-        refusals=(*problems, *files.refusals(file)),
-        left_out=left_out_below(file.parent, files.found),
-        notes=(*channels.notes, *files.notes(), *notes),
-    )
+    labels = labels_of(content.get("labels"), file.name)
+    return proposal_of_list(
+        "nnunet_v1", file, content.get("name"), channels, labels, divided, ordered, files,
+        refusals=listed.problems, notes=notes,
+    )  # fmt: skip
 
 
 def _found(
@@ -212,33 +191,31 @@ def _refuse_twice(file: Path, cases: Iterable[Case]) -> None:
 
 def _with_splits(
     folder: Path, cases: Sequence[Case], sections: Mapping[str, Sequence[str]]
-) -> tuple[tuple[Case, ...], dict[str, tuple[str, ...]] | None, list[str]]:
+) -> tuple[Sequence[Case], Mapping[str, Sequence[str]], list[str]]:
     """Cases with the fold in which each is validated, sections, and what was made of the manual splits.
 
     They stand beside ``dataset.json`` or in the folder of the same name in the tree of preprocessed data sets. One
     division alone is no cross-validation but a section of its own.
     """
-    divided = {section: tuple(ids) for section, ids in sections.items() if ids}
     places = [folder / _SPLITS, *sorted(folder.absolute().parent.parent.glob(f"*/{folder.absolute().name}/{_SPLITS}"))]
     file = next((place for place in places if place.is_file()), None)
-    training = set(divided.get("training", ()))
     if file is None:
-        return tuple(cases), divided if set(divided) - {"training"} else None, []
+        return cases, sections, []
     folds = read_json(file)
     known = isinstance(folds, list) and all(isinstance(f, dict) and isinstance(f.get("val"), list) for f in folds)
     if not (known and folds):
-        return tuple(cases), divided, [f"{file} is not read: expected a list of folds with train and val"]
+        return cases, sections, [f"{file} is not read: expected a list of folds with train and val"]
     of: dict[str, list[int]] = {}
     for number, fold in enumerate(folds):
         for id in fold["val"]:
             of.setdefault(str(id), []).append(number)
-    if strange := sorted(set(of) - training):
-        return tuple(cases), divided, [f"{file} is not read: it names cases that are not here, such as {strange[0]}"]
+    training = sections.get("training", ())
+    if strange := sorted(set(of) - set(training)):
+        return cases, sections, [f"{file} is not read: it names cases that are not here, such as {strange[0]}"]
     if any(len(numbers) > 1 for numbers in of.values()):
-        return tuple(cases), divided, [f"{file} is not read: it validates cases in several folds"]
+        return cases, sections, [f"{file} is not read: it validates cases in several folds"]
     if len(folds) == 1:
-        kept = [id for id in divided["training"] if id not in of]
-        divided |= {"validation": tuple(id for id in divided["training"] if id in of), "training": tuple(kept)}
-        return tuple(cases), divided, [f"validation cases as in {file}"]
+        kept = {"validation": [id for id in training if id in of], "training": [id for id in training if id not in of]}
+        return cases, {**sections, **kept}, [f"validation cases as in {file}"]
     numbered = [replace(case, fold=str(of[case.id][0])) if case.id in of else case for case in cases]
-    return tuple(numbered), divided if set(divided) - {"training"} else None, [f"folds as in {file}"]
+    return numbered, sections, [f"folds as in {file}"]
