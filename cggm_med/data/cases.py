@@ -74,6 +74,16 @@ class CaseList:
     sections: Mapping[str, tuple[str, ...]] | None
 
 
+def can_be_id(text: str) -> bool:
+    """Whether a text can be a case's id: results are written under it, so it must name a file.
+
+    Example:
+        >>> [can_be_id(id) for id in ("BraTS2021_00000", "../a", "..", "")]
+        [True, False, False, False]
+    """
+    return re.fullmatch(r"(?!\.+$)[^/\\\x00-\x1f]{1,128}", text) is not None
+
+
 def stem(name: str) -> str:
     """An image file's name without its ending; empty for any other file.
 

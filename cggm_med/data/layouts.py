@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cggm_med.data.cases import ENDINGS, LABEL, SECTIONS, Case, CaseList, ImageFile, natural_key, stem
+from cggm_med.data.cases import ENDINGS, LABEL, SECTIONS, Case, CaseList, ImageFile, can_be_id, natural_key, stem
 from cggm_med.errors import DataError, UnknownName
 
 
@@ -285,8 +285,7 @@ def _wrong_entry(entry: Any) -> str | None:
             return f"{key} is {value!r}; expected a text"
     if not entry.get("id"):
         return "no id"
-    # Results are written under the id, so it must not lead to another folder.
-    if not re.fullmatch(r"(?!\.+$)[^/\\\x00-\x1f]{1,128}", entry["id"]):
+    if not can_be_id(entry["id"]):
         return f"id {entry['id']!r} cannot be a file name"
     return None
 

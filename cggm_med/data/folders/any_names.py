@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,18 +9,16 @@ from pathlib import Path
 
 from cggm_med.data.cases import Case, ImageFile, natural_key
 from cggm_med.data.folders.case_names import Place, cases_of, corrects, section_of
-from cggm_med.data.folders.conventions import LabelledCase, conventions_of
 from cggm_med.data.folders.findings import LONELY, SERIES, Findings
 from cggm_med.data.folders.image_copies import Image, one_copy_each
 from cggm_med.data.folders.modality_names import name_modalities
 from cggm_med.data.folders.patients import patients_of
 from cggm_med.data.folders.proposal import Proposal
-from cggm_med.data.folders.scans import Scans, common_folder, label_values, looks_like_label, scans_under
+from cggm_med.data.folders.scans import APPLE_DOUBLE, Scans, common_folder, looks_like_label, scans_under
 from cggm_med.data.folders.targets import Mask, Targets, choose_targets
 from cggm_med.data.folders.vocabulary import never_an_image, shown_by, spelled, tells_label
 from cggm_med.errors import first_of
 
-_TWIN = "AppleDouble twin, no image"
 _COPY = "another copy of the same case"
 
 
@@ -55,7 +52,7 @@ class _Names:
         self.scans = scans
         self.findings = Findings(path)
         self.findings.leave_out(SERIES, (scan.path for scan in scans.series))
-        self.findings.leave_out(_TWIN, scans.twins)
+        self.findings.leave_out(APPLE_DOUBLE, scans.twins)
         for kind, files in scans.slices.items():
             self.findings.notes.append(f"{len(files)} {kind} files lie beside the volumes; only volumes are read")
 
@@ -67,13 +64,8 @@ class _Names:
         chosen = one_copy_each(images, targets.labels, self.findings)
         named, modalities = name_modalities(chosen, self.findings)
         ids = [id for id in groups if named.get(id) or id in targets.labels]
-        labelled = [
-            LabelledCase(id, self.findings.below(file), functools.partial(label_values, file))
-            for id, file in targets.labels.items()
-        ]
         others = [id for id in ids if id not in targets.labels]
-        told = conventions_of(labelled, modalities, others)
-        self.findings.take(told.questions, told.notes)
+        told = self.findings.meanings(targets.labels, modalities, others)
         patients = {**patients_of(ids), **told.patients}
         cases = tuple(
             Case(
@@ -209,20 +201,15 @@ class _Names:
     def _sections(
         self, groups: Mapping[str, Sequence[Place]], cases: Sequence[Case]
     ) -> dict[str, tuple[str, ...]] | None:
-        """Sections that folders' names declare; a case without label, in a cohort with labels, is for testing."""
+        """Sections that folders' names declare."""
         of_case = {
             case.id: next(filter(None, (section_of(place.scan) for place in groups[case.id])), "") for case in cases
         }
-        labelled = any(case.label is not None for case in cases)
-        without = [case.id for case in cases if labelled and case.label is None]
-        if without:
-            self.findings.notes.append(f"cases without label, for prediction alone: {first_of(without)}")
         if len(set(of_case.values())) == 1:
             return None
         sections: dict[str, list[str]] = {}
         for case in cases:
-            section = "test" if case.id in without else of_case[case.id] or "training"
-            sections.setdefault(section, []).append(case.id)
+            sections.setdefault(of_case[case.id] or "training", []).append(case.id)
         return {name: tuple(ids) for name, ids in sections.items()}
 
     def _about_visits(self, cases: Sequence[Case]) -> None:

@@ -7,7 +7,6 @@ it: masks in ``derivatives`` with or without a pipeline's folder or a datatype's
 from __future__ import annotations
 
 import csv
-import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,10 +16,9 @@ from pathlib import Path
 from cggm_med.data.cases import Case, ImageFile, natural_key
 from cggm_med.data.declaration import Modality
 from cggm_med.data.folders.channels import name_of
-from cggm_med.data.folders.conventions import LabelledCase, conventions_of
 from cggm_med.data.folders.findings import LONELY, SERIES, UNTOLD, Findings
 from cggm_med.data.folders.proposal import Labels, Proposal
-from cggm_med.data.folders.scans import Scan, label_values, scans_under
+from cggm_med.data.folders.scans import Scan, scans_under
 from cggm_med.data.folders.targets import Mask, choose_targets
 from cggm_med.data.folders.vocabulary import never_an_image, shown_by, tells_label
 from cggm_med.data.layouts import read_json
@@ -162,9 +160,6 @@ class _Bids:
             for id in ids
         )
         self._about_participants(cases)
-        unlabelled = [case.id for case in cases if case.label is None]
-        if unlabelled and len(unlabelled) < len(cases):
-            self.findings.notes.append(f"cases without label, for prediction alone: {first_of(unlabelled)}")
         return Proposal(
             "bids",
             self.path,
@@ -300,13 +295,7 @@ class _Bids:
                 self.findings.questions.append(f"what the numbers in the labels mean: {named} say different things")
                 return Labels({})
             return next(iter(found.values()))
-        labelled = [
-            LabelledCase(id, self.findings.below(file), functools.partial(label_values, file))
-            for id, file in files.items()
-        ]
-        told = conventions_of(labelled, modalities)
-        self.findings.take(told.questions, told.notes)
-        return told.labels.get("", Labels({}))
+        return self.findings.meanings(files, modalities).labels.get("", Labels({}))
 
     def _tables(self, mask: Path) -> list[Path]:
         """Tables of label numbers that hold for a mask: beside it or above, with no entity that it has not."""

@@ -262,7 +262,7 @@ def _role_folders(scans: Sequence[Scan]) -> frozenset[tuple[str, ...]]:
                 or (tells_label(name) and all(not _says_content_anywhere(other) for other in inside[path]))
                 # One folder for each file, such as "3_T1_MPRAGE" or one named as the file in it.
                 or (single and told and distinct)
-                or (single and stems[path] == name and len(names) > 1 and parent and _all_single(names, parent, held))
+                or (single and stems[path] == name and parent and _all_single(names, parent, held))
             ):
                 found.add(path)
     # "pre" beside "orig": where one of several ways to store a case is told, its siblings that recur are others.

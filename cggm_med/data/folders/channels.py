@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cggm_med.data.cases import LABEL
 from cggm_med.data.declaration import NORMALISATIONS, Modality
+from cggm_med.data.folders.declared import CASE_KEYS
 from cggm_med.data.folders.vocabulary import shown_by
 
 # What nnU-Net calls ways to normalise, any of which may stand where the name of a channel is expected
@@ -19,7 +19,6 @@ _WAYS = {
     "rgb_to_0_1": Modality("mri", "z_score"),
 }
 _KIND_ALONE = {"mr": Modality(), "mri": Modality()}
-_KEYS_OF_A_CASE = ("id", "patient", LABEL, "raters", "convention", "not_drawn", "fold")
 
 
 @dataclass(frozen=True)
@@ -88,4 +87,4 @@ def name_of(text: str) -> str:
     """
     words = re.sub(r"[^\w.+-]+", " ", text).strip()
     name = re.sub(r"^[\W\d_]+", "", words)
-    return f"{name} image" if name.lower() in _KEYS_OF_A_CASE else name
+    return f"{name} image" if name.lower() in CASE_KEYS else name

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cggm_med.data.cases import LABEL, SECTIONS, Case, CaseList, ImageFile, natural_key
+from cggm_med.data.cases import LABEL, SECTIONS, Case, CaseList, ImageFile, can_be_id, natural_key
 from cggm_med.data.declaration import KEYS, Declaration
 from cggm_med.data.layouts import read_json
 from cggm_med.errors import DataError, UnknownName
 
 NAME = "dataset.json"
-_CASE_KEYS = ("id", "patient", LABEL, "raters", "convention", "not_drawn", "fold")
+CASE_KEYS = ("id", "patient", LABEL, "raters", "convention", "not_drawn", "fold")
 _OTHER_KEYS = ("questions", "comment")
 
 
@@ -118,13 +117,13 @@ def _case(entry: Any, declaration: Declaration, folder: Path, where: str) -> Cas
     """The case of an entry, or what is wrong with it."""
     if not isinstance(entry, dict):
         return "expected an object with id, images by modality and label"
-    known = (*_CASE_KEYS, *declaration.modalities)
+    known = (*CASE_KEYS, *declaration.modalities)
     for key in entry:
         if key not in known:
             raise UnknownName("key of a case", key, known, f"It stands in {where}")
     id = entry.get("id")
-    if not (isinstance(id, str) and re.fullmatch(r"(?!\.+$)[^/\\\x00-\x1f]{1,128}", id)):
-        return f"id {id!r}; expected a text that can be a file name"  # results are written under it
+    if not (isinstance(id, str) and can_be_id(id)):
+        return f"id {id!r}; expected a text that can be a file name"
     images: dict[str, ImageFile] = {}
     for modality in declaration.modalities:
         given = entry.get(modality)

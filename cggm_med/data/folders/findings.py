@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from cggm_med.data.folders.conventions import LabelledCase, Told, conventions_of
+from cggm_med.data.folders.scans import label_values
 
 SERIES = "series of several volumes, not an image of one modality"
 UNTOLD = "its name does not tell what it shows"
@@ -56,6 +60,21 @@ class Findings:
             one, other = map(self.below, pairs[0])
             self.questions.append(f"which {name}: {one}, as proposed, or {other}; cases with two: {len(pairs)}")
             self.leave_out(SECOND, (file for _, file in pairs))
+
+    def meanings(self, labels: Mapping[str, Path], modalities: Iterable[str], unlabelled: Iterable[str] = ()) -> Told:
+        """What publications say of the numbers in label files, see ``conventions_of``.
+
+        Args:
+            labels: label files by case.
+            modalities: names of the images' modalities.
+            unlabelled: ids of other cases.
+        """
+        cases = [
+            LabelledCase(id, self.below(file), functools.partial(label_values, file)) for id, file in labels.items()
+        ]
+        told = conventions_of(cases, modalities, unlabelled)
+        self.take(told.questions, told.notes)
+        return told
 
     def all_questions(self) -> tuple[str, ...]:
         """Each question once."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cggm_med.data.folders.case_names import Place
 from cggm_med.data.folders.findings import Findings
-from cggm_med.data.folders.scans import same_grid
+from cggm_med.data.folders.scans import on_one_grid
 from cggm_med.data.folders.vocabulary import processing_of, shown_by, spelled, without_processing
 
 MAX_COMPARED = 3  # cases in which copies of an image are compared with the label's grid
@@ -84,7 +84,7 @@ def _dropped(base: str, ways: set[str], images: Mapping[str, Sequence[Image]], l
     fits: Counter[str] = Counter()
     for id in [id for id in images if id in labels][:MAX_COMPARED]:
         for image in images[id]:
-            if image.base == base and same_grid(image.place.scan.path, labels[id]):
+            if image.base == base and on_one_grid(image.place.scan.path, labels[id]):
                 fits[image.made] += 1
     best = {way for way in ways if fits[way] == max(fits.values(), default=0)}
     # A name without remark is the image itself.

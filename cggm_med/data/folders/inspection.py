@@ -18,7 +18,8 @@ from cggm_med.data.cases import LABEL, Case, ImageFile
 from cggm_med.data.declaration import UNKNOWN
 from cggm_med.data.folders.conventions import LabelledCase, conventions_of
 from cggm_med.data.folders.proposal import Labels, Proposal
-from cggm_med.data.volumes.checks import TOLERANCE_VOXELS, largest_displacement
+from cggm_med.data.folders.scans import lowest_value
+from cggm_med.data.volumes.checks import same_grid
 from cggm_med.data.volumes.io import open_image
 from cggm_med.data.volumes.stored_image import StoredImage
 from cggm_med.errors import DataError, first_of
@@ -46,12 +47,7 @@ class Grid:
 
     def same(self, other: Grid) -> bool:
         """Whether voxels of both lie at the same places, but for rounding."""
-        if self.shape != other.shape:
-            return False
-        try:
-            return largest_displacement(self.affine, other.affine, self.shape) <= TOLERANCE_VOXELS
-        except np.linalg.LinAlgError:  # a volume without extent
-            return False
+        return same_grid(self.affine, self.shape, other.affine, other.shape)
 
 
 @dataclass(frozen=True)
@@ -326,7 +322,7 @@ def _about_ct(proposal: Proposal) -> tuple[list[str], list[str]]:
     questions: list[str] = []
     airless: dict[str, list[str]] = {}
     for case in [case for case in proposal.cases if set(cts) & set(case.images)][:MAX_COMPARED]:
-        lowest = {name: _lowest(image) for name, image in case.images.items()}
+        lowest = {name: lowest_value(image.path, image.channel) for name, image in case.images.items()}
         for name in [name for name in cts if (lowest.get(name) or 0) >= 0 and lowest.get(name) is not None]:
             alike = [m for m, low in lowest.items() if m not in cts and low is not None and low <= _AIR_HU]
             questions += [f"whether {name} and {m} are exchanged: in case {case.id}, {m} looks like CT" for m in alike]
@@ -336,10 +332,3 @@ def _about_ct(proposal: Proposal) -> tuple[list[str], list[str]]:
         for name, cases in airless.items()
     ]
     return questions, notes
-
-
-def _lowest(image: ImageFile) -> float | None:
-    try:
-        return float(np.min(open_image(image.path).voxels(image.channel)))
-    except (DataError, ValueError, IndexError):
-        return None

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cggm_med.data.cases import LABEL, Case, stem
+from cggm_med.data.cases import LABEL, Case, can_be_id, stem
 from cggm_med.data.folders.channels import Channels
 from cggm_med.data.folders.proposal import Labels, Proposal
+from cggm_med.data.folders.scans import APPLE_DOUBLE, twins_under
+from cggm_med.data.layouts import files_under
 from cggm_med.errors import DataError, first_of
 
 SECTION_OF = {
@@ -20,7 +22,6 @@ SECTION_OF = {
     **dict.fromkeys(("validation", "val", "valid"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-APPLE_DOUBLE = "AppleDouble twin, no image"
 NOT_LISTED = "not named by the list"
 _ID_KEYS = ("id", "case_id", "case_identifier", "case", "name", "uid")
 _PATIENT_KEYS = ("patient", "patient_id", "subject", "subject_id")
@@ -116,7 +117,7 @@ def looks_like_image(path: str) -> bool:
         >>> [looks_like_image(text) for text in ("a/b_t1.nii.gz", "c.nrrd", "male", "0.5", "notes.txt")]
         [True, True, False, False, False]
     """
-    return re.search(r"\.(nii(\.gz)?|nrrd|nhdr|mha|mhd|mgz|mgh|img|hdr)$", path, re.IGNORECASE) is not None
+    return bool(stem(path)) or path.lower().endswith(".img")
 
 
 def base_name(path: str | Path) -> str:
@@ -278,7 +279,7 @@ def names_of_cases(entries: Sequence[Entry]) -> list[str]:
 def _stated(entry: Entry) -> str:
     id = entry.id or ""
     id = base_name(id) if looks_like_image(id) else id
-    return id if re.fullmatch(r"(?!\.+$)[^/\\\x00-\x1f]{1,128}", id) else ""
+    return id if can_be_id(id) else ""
 
 
 def _shared(entry: Entry) -> str:
@@ -315,15 +316,6 @@ def _folders(entry: Entry) -> str:
 def left_out_below(folder: Path, used: set[Path]) -> dict[str, tuple[Path, ...]]:
     """Volumes below a folder that no case uses, by reason; hidden folders are not entered."""
     known = {os.path.realpath(file) for file in used}
-    left: dict[str, list[Path]] = {}
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            file = Path(root, name)
-            if not looks_like_image(name) or os.path.realpath(file) in known:
-                continue
-            if name.startswith("._"):
-                left.setdefault(APPLE_DOUBLE, []).append(file)
-            elif not name.startswith("."):
-                left.setdefault(NOT_LISTED, []).append(file)
-    return {reason: tuple(files) for reason, files in left.items()}
+    volumes = [file for file in files_under(folder, skip_unreadable=True) if looks_like_image(file.name)]
+    unused = tuple(file for file in volumes if os.path.realpath(file) not in known)
+    return {reason: of for reason, of in ((APPLE_DOUBLE, twins_under(folder)), (NOT_LISTED, unused)) if of}

@@ -161,4 +161,4 @@ def _short(texts: Mapping[str, str]) -> dict[str, str]:
 
 def _kind_by_values(file: Path) -> Modality:
     """CT where values lie as low as those of air in Hounsfield units, else MRI."""
-    return Modality("ct", NORMALISATIONS["ct"]) if lowest_value(file) <= MAX_AIR_HU else Modality()
+    return Modality("ct", NORMALISATIONS["ct"]) if (lowest_value(file) or 0) <= MAX_AIR_HU else Modality()

@@ -21,11 +21,11 @@ from cggm_med.data.folders.label_lists import labels_of
 from cggm_med.data.folders.listed import Listed, ListedFiles, base_name, entries_of, proposal_of_list
 from cggm_med.data.folders.patients import patient_of
 from cggm_med.data.folders.proposal import Proposal
+from cggm_med.data.folders.scans import PICTURES
 from cggm_med.data.layouts import read_json
 from cggm_med.errors import DataError
 
 _PARTS = (("Tr", "training"), ("Ts", "test"))
-_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _SPLITS = "splits_final.json"
 
 
@@ -68,7 +68,7 @@ def read_version_2(file: Path, content: Mapping[str, Any]) -> Proposal:
         found = _listed(listed, names, files)
     else:
         ending = str(content.get("file_ending", ".nii.gz"))
-        if ending.lower() in _PICTURES:
+        if ending.lower() in PICTURES:
             refusals = (f"its files are pictures ({ending}); stack the slices of each case into one volume first",)
         found = _found(folder, names, ending, file, files)
     cases, sections, notes = _with_splits(folder, *found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +19,7 @@ from cggm_med.data.folders.inspection import asks_for_meanings, inspect_proposal
 from cggm_med.data.folders.listed import looks_like_image
 from cggm_med.data.folders.nnunet import is_version_1, is_version_2, read_version_1, read_version_2
 from cggm_med.data.folders.proposal import Proposal
-from cggm_med.data.layouts import read_json
+from cggm_med.data.layouts import files_under, read_json
 from cggm_med.errors import DataError, first_of
 
 MAX_ID = 128  # characters of a case's id, see ``declared``
@@ -149,7 +148,8 @@ def _with_tests(proposal: Proposal) -> Proposal:
     bare = [case.id for case in proposal.cases if case.label is None and case.id not in divided]
     if not bare or len(bare) == len(proposal.cases):
         return proposal
-    kept = {section: tuple(id for id in ids if id not in bare) for section, ids in sections.items()}
+    left = {section: tuple(id for id in ids if id not in bare) for section, ids in sections.items()}
+    kept = {section: ids for section, ids in left.items() if ids}
     note = f"{len(bare)} cases without label are taken for test cases, to be predicted: {first_of(bare)}"
     return replace(
         proposal,
@@ -187,11 +187,8 @@ def _only_list_below(folder: Path) -> Path | None:
 
 def _holds_volumes(folder: Path, beside: set[Path]) -> bool:
     """Whether volumes lie below a folder, but for some of its own folders."""
-    for root, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if Path(root, name) not in beside and not name.startswith(".")]
-        if any(looks_like_image(name) for name in names if not name.startswith(".")):
-            return True
-    return False
+    files = files_under(folder, skip_unreadable=True)
+    return any(looks_like_image(file.name) and beside.isdisjoint(file.parents) for file in files)
 
 
 def _content(file: Path) -> Any:

@@ -11,10 +11,12 @@ import numpy as np
 
 from cggm_med.data.cases import stem
 from cggm_med.data.layouts import files_under
-from cggm_med.data.volumes.checks import TOLERANCE_VOXELS, largest_displacement
+from cggm_med.data.volumes.checks import same_grid
 from cggm_med.data.volumes.io import open_image
 from cggm_med.errors import DataError
 
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")  # endings
+APPLE_DOUBLE = "AppleDouble twin, no image"
 MAX_LABEL_VALUES = 64  # a label map has fewer values, an image has more
 
 
@@ -75,8 +77,13 @@ def scans_under(folder: Path) -> Scans:
         volumes = _volumes(path)
         scan = Scan(path, path.relative_to(folder).parts[:-1], name, volumes)
         (series if volumes > 1 else single).append(scan)
-    twins = [path for path in sorted(folder.rglob("._*")) if stem(path.name)]
-    return Scans(tuple(single), tuple(series), {kind: tuple(of) for kind, of in slices.items()}, tuple(twins))
+    sliced = {kind: tuple(of) for kind, of in slices.items()}
+    return Scans(tuple(single), tuple(series), sliced, twins_under(folder))
+
+
+def twins_under(folder: Path) -> tuple[Path, ...]:
+    """What macOS leaves beside the images below a folder."""
+    return tuple(path for path in sorted(folder.rglob("._*")) if stem(path.name))
 
 
 def label_values(path: Path) -> frozenset[int]:
@@ -105,25 +112,23 @@ def looks_like_label(path: Path) -> bool:
     return whole and 1 < len(values) <= MAX_LABEL_VALUES and float(np.mean(voxels == 0)) > 0.5
 
 
-def lowest_value(path: Path) -> float:
-    """The lowest finite value of a volume; 0 where it cannot be read."""
+def lowest_value(path: Path, channel: int | None = None) -> float | None:
+    """The lowest finite value of a volume, or of one of its channels; None where it cannot be read."""
     try:
-        voxels = open_image(path).voxels()
-    except DataError:
-        return 0.0
+        voxels = open_image(path).voxels(channel)
+    except (DataError, IndexError):
+        return None
     finite = voxels[np.isfinite(voxels)]
-    return float(finite.min()) if finite.size else 0.0
+    return float(finite.min()) if finite.size else None
 
 
-def same_grid(one: Path, other: Path) -> bool:
+def on_one_grid(one: Path, other: Path) -> bool:
     """Whether two files have as many voxels at the same places; False where one cannot be read."""
     try:
         a, b = open_image(one), open_image(other)
     except DataError:
         return False
-    if a.shape[:3] != b.shape[:3]:
-        return False
-    return largest_displacement(a.affine, b.affine, a.shape[:3]) <= TOLERANCE_VOXELS
+    return same_grid(a.affine, a.shape[:3], b.affine, b.shape[:3])
 
 
 def common_folder(scans: Sequence[Scan]) -> tuple[str, ...]:
@@ -144,7 +149,7 @@ def _volumes(path: Path) -> int:
 
 def _kind_of_slice(path: Path) -> str:
     suffix = path.suffix.lower()
-    if suffix in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"):
+    if suffix in PICTURES:
         return "pictures"
     if suffix in (".dcm", ".ima"):
         return "DICOM"

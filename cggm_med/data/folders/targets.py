@@ -124,7 +124,8 @@ def choose_targets(masks: Mapping[str, Sequence[Mask]]) -> Targets:
         questions.append(
             f"whether cases with a machine's label only are left out: {first_of(drafts)}; they stay without a label"
         )
-    several = sorted({spelled(_of(kept, path)) for path in labels.values()} - readers)
+    text_of = {mask.path: spelled(mask.text) for of in kept.values() for mask in of}
+    several = sorted({text_of[path] for path in labels.values()} - readers)
     if len({re.sub(r"\b(seg|segm|segmentation)\b", "seg", text) for text in several}) > 1 and not rivals:
         questions.append(
             f"whether the label, whose name differs from case to case, is of one kind: {', '.join(several)}"
@@ -145,10 +146,6 @@ _READER = (
 
 def _brain(reason: str) -> bool:
     return reason.startswith(("brain", "body"))
-
-
-def _of(kept: Mapping[str, Sequence[Mask]], path: Path) -> str:
-    return next(mask.text for of in kept.values() for mask in of if mask.path == path)
 
 
 def _readers(masks: Mapping[str, Sequence[Mask]]) -> set[str]:

@@ -85,6 +85,23 @@ def largest_displacement(reference: NDArray[np.float64], affine: NDArray[np.floa
     return float(np.linalg.norm(moved[:, :3], axis=1).max())
 
 
+def same_grid(
+    affine: NDArray[np.float64], shape: Sequence[int], other: NDArray[np.float64], other_shape: Sequence[int]
+) -> bool:
+    """Whether the voxels of two volumes lie at the same places, but for rounding.
+
+    Example:
+        >>> same_grid(np.eye(4), (3, 2, 2), np.eye(4), (3, 2, 3))
+        False
+    """
+    if tuple(shape) != tuple(other_shape):
+        return False
+    try:
+        return largest_displacement(affine, other, shape) <= TOLERANCE_VOXELS
+    except np.linalg.LinAlgError:  # a volume without extent
+        return False
+
+
 def grid_difference(role: str, one: StoredImage, other_role: str, other: StoredImage) -> str | None:
     """One sentence if two images do not lie on one grid, which names them by their roles; None if they do."""
     names = f"{role} {one.path} and {other_role} {other.path}"

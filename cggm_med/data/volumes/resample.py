@@ -11,7 +11,7 @@ import SimpleITK as sitk  # noqa: N813 - as everybody calls it
 from numpy.typing import NDArray
 
 from cggm_med.data.cases import Case
-from cggm_med.data.volumes.checks import TOLERANCE_VOXELS, Inspection, inspect, largest_displacement
+from cggm_med.data.volumes.checks import Inspection, inspect, same_grid
 from cggm_med.data.volumes.itk_formats import place
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.transforms import background_value
@@ -121,14 +121,14 @@ def onto_grid(case: Case, found: Inspection, role: str, shape: Sequence[int], af
     for name in case.labels:
         labels_grid = found.affines[name], found.volumes[name].shape
         own_grid = own_grid or labels_grid
-        if not _same_grid(*own_grid, *labels_grid):
+        if not same_grid(*own_grid, *labels_grid):
             raise DataError(f"{case.id}: its label maps lie on different grids; bring them onto one to score them")
     volumes, affines = dict(found.volumes), dict(found.affines)
     resampled: list[str] = []
     partial: list[str] = []
     for name, volume in found.volumes.items():
         own = found.affines[name]
-        if _same_grid(affine, tuple(shape), own, volume.shape):
+        if same_grid(affine, tuple(shape), own, volume.shape):
             continue
         resampled.append(name)
         affines[name] = affine
@@ -150,12 +150,6 @@ def onto_grid(case: Case, found: Inspection, role: str, shape: Sequence[int], af
     if own_grid is not None and not case.labels.keys().isdisjoint(resampled):
         label_grid = {"affine": own_grid[0].tolist(), "shape": list(own_grid[1])}
     return OneGrid(volumes, affines, role, tuple(resampled), tuple(partial), label_grid)
-
-
-def _same_grid(
-    affine: NDArray[np.float64], shape: tuple[int, ...], other: NDArray[np.float64], other_shape: tuple[int, ...]
-) -> bool:
-    return shape == other_shape and largest_displacement(affine, other, shape) <= TOLERANCE_VOXELS
 
 
 def _labels_onto(

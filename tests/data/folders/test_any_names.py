@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cggm_med.data.folders.any_names import read_names
+from cggm_med.data.folders.propose import propose
 from cggm_med.data.volumes.io import nifti_bytes
 
 
@@ -242,11 +243,15 @@ def test_a_case_that_lies_in_two_places_is_taken_once(tree):
 
 
 def test_folders_declare_sections_and_a_case_without_label_is_for_testing(tree):
-    files = paths("train/images/{who}_{what}.nii", who=["a1", "a2"], what=["adc", "dwi"])
+    files = paths("train/images/{who}_{what}.nii", who=["a1", "a2", "a3"], what=["adc", "dwi"])
     labels = paths("L:train/labels/{who}.nii", who=["a1", "a2"])
-    proposal = read_names(tree(*files, *labels, "test/images/b1_adc.nii", "test/images/b1_dwi.nii"))
-    assert proposal.sections == {"training": ("a1", "a2"), "test": ("b1",)}
-    assert any("b1" in note for note in proposal.notes)
+    folder = tree(*files, *labels, "test/images/b1_adc.nii", "test/images/b1_dwi.nii")
+    assert read_names(folder).sections == {"training": ("a1", "a2", "a3"), "test": ("b1",)}
+    proposal = propose(folder)
+    assert proposal.sections == {"training": ("a1", "a2"), "test": ("b1", "a3")}
+    assert [note for note in proposal.notes if "without label" in note] == [
+        "1 cases without label are taken for test cases, to be predicted: a3"
+    ]
 
 
 def test_one_number_in_two_sections_is_two_cases(tree):
