@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from cggm_med.cli import bundle, doctor, finished_runs, init, nnunet, plan, plugins, predict, train
+from cggm_med.cli import bundle, doctor, finished_runs, init, nnunet, plan, plugins, predict, reproduce, train
 from cggm_med.errors import CggmMedError
 
 FILES_BY_MODALITY = {"ignore_unknown_options": True}  # --flair FILE, whatever the modalities are called
@@ -29,6 +29,7 @@ app.command()(finished_runs.evaluate)
 app.command()(finished_runs.report)
 app.command()(finished_runs.compare)
 app.command()(finished_runs.rank)
+app.command()(reproduce.reproduce)
 app.command()(finished_runs.probe)
 app.command(context_settings=FILES_BY_MODALITY)(predict.predict)
 app.command(context_settings=FILES_BY_MODALITY)(finished_runs.view)

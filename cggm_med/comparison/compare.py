@@ -8,9 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cggm_med.comparison.statistics import bootstrap_interval, holm, paired_p_value, ranks, seed_scores
+from cggm_med.comparison.statistics import (
+    SeedMatrix,
+    bootstrap_interval,
+    holm,
+    paired_p_value,
+    ranks,
+    seed_matrix,
+    seed_scores,
+)
 from cggm_med.errors import ConfigError, UnknownName
 from cggm_med.metrics.regions import LOWER_IS_BETTER
 from cggm_med.results.aggregate import sd
@@ -126,21 +133,8 @@ def compare(runs: Sequence[FinishedRun], excluded: Sequence[Excluded], baseline:
     )
 
 
-Matrix = tuple[list[int], list[str], NDArray[np.float64], NDArray[np.float64]]
-
-
-def _matrix(runs: Sequence[FinishedRun], metric: str) -> Matrix:
-    """Seeds, cases, and sums and counts ``(seed, case)``; the folds of a seed share one row."""
-    seeds = sorted({run.seed for run in runs})
-    cases = sorted({case for run in runs for case in run.values[metric]})
-    column = {case: i for i, case in enumerate(cases)}
-    sums, counts = np.zeros((2, len(seeds), len(cases)))
-    for run in runs:
-        row = seeds.index(run.seed)
-        for case, (value, count) in run.values[metric].items():
-            sums[row, column[case]] += value
-            counts[row, column[case]] += count
-    return seeds, cases, sums, counts
+def _matrix(runs: Sequence[FinishedRun], metric: str) -> SeedMatrix:
+    return seed_matrix([(run.seed, run.values[metric]) for run in runs])
 
 
 def mean_value(values: Mapping[str, tuple[float, float]]) -> float:
@@ -151,7 +145,7 @@ def mean_value(values: Mapping[str, tuple[float, float]]) -> float:
 def _rows(
     metric: str,
     by_name: Mapping[str, Sequence[FinishedRun]],
-    matrices: Mapping[str, Matrix],
+    matrices: Mapping[str, SeedMatrix],
     values: Mapping[int, float],
     baseline: str,
     task: Any,
@@ -186,7 +180,9 @@ def _rows(
     return [ComparisonRow(name, metric, rank=places[name], p_holm=holms.get(name), **row) for name, row in rows.items()]
 
 
-def _paired(matrix: Matrix, baseline: Matrix, pairs: Sequence[tuple[FinishedRun, FinishedRun]]) -> dict[str, Any]:
+def _paired(
+    matrix: SeedMatrix, baseline: SeedMatrix, pairs: Sequence[tuple[FinishedRun, FinishedRun]]
+) -> dict[str, Any]:
     """Difference and its interval over the seeds and cases of the pairs, from the same matrices as the means."""
     kept = {(run.seed, case) for run, _ in pairs for case in run.tested}
     seeds, cases, sums, counts = matrix

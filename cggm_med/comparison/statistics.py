@@ -10,6 +10,29 @@ from numpy.typing import NDArray
 from scipy import stats
 
 Array = NDArray[np.float64]
+SeedMatrix = tuple[list[int], list[str], Array, Array]
+
+
+def seed_matrix(values: Sequence[tuple[int, Mapping[str, tuple[float, float]]]]) -> SeedMatrix:
+    """Seeds, cases, and sums and counts ``(seed, case)``; the folds of a seed share one row.
+
+    Args:
+        values: of each run, its seed, and what each case adds to a metric: a sum, and of how many values.
+
+    Example:
+        >>> seed_matrix([(0, {"a": (1.0, 2.0)}), (0, {"b": (3.0, 4.0)})])[2]
+        array([[1., 3.]])
+    """
+    seeds = sorted({seed for seed, _ in values})
+    cases = sorted({case for _, by_case in values for case in by_case})
+    column = {case: i for i, case in enumerate(cases)}
+    sums, counts = np.zeros((2, len(seeds), len(cases)))
+    for seed, by_case in values:
+        row = seeds.index(seed)
+        for case, (value, count) in by_case.items():
+            sums[row, column[case]] += value
+            counts[row, column[case]] += count
+    return seeds, cases, sums, counts
 
 
 def seed_scores(sums: Array, counts: Array) -> Array:

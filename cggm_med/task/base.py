@@ -266,8 +266,16 @@ class Task(ABC):
         """``model`` of a run of these modalities."""
         run = copy.copy(self)
         run.modalities = tuple(modalities)
-        run._config = replace(self.config, task=replace(self.config.task, modalities=run.modalities))
+        task = replace(self.config.task, modalities=run.modalities)
+        run._config = replace(self.config, task=task, model=self.model_settings(run.modalities))
         return run.model()
+
+    def model_settings(self, modalities: Sequence[str]) -> Any:
+        """The settings of a network of these of the run's modalities; a task that settles some for each selects them.
+
+        See ``cggm_med.task.samples.with_channels_of``.
+        """
+        return self.config.model
 
     @abstractmethod
     def unimodal_heads(self, model: MultimodalModel) -> UnimodalHeads:

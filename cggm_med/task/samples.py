@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -440,6 +440,12 @@ def _update(digest: Any, source: Any) -> None:
         digest.update(array.tobytes())
     else:
         digest.update(repr(source).encode())
+
+
+def with_channels_of(config: RunConfig, modalities: Sequence[str]) -> Any:
+    """The network's settings with the ``channels`` of these of the run's modalities, see ``Task.model_settings``."""
+    of = dict(zip(config.task.modalities, config.model.channels, strict=True))
+    return replace(config.model, channels=tuple(of[m] for m in modalities))
 
 
 def presets(paper: Tree, tiny: Tree) -> dict[str, Tree]:

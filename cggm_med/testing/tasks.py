@@ -285,7 +285,7 @@ def the_network_takes_any_subset_of_the_modalities(candidate: Candidate) -> None
 
 
 def any_modality_can_be_trained_alone(candidate: Candidate) -> None:
-    """``--set task.modalities=[NAME]``."""
+    """``--set task.modalities=[NAME]``, and all side by side, as strategy ``unimodal_ensemble`` does."""
     for modality in candidate.ready.modalities:
         task = candidate.prepared(f"task.modalities=[{modality}]")
         batch = next(iter(task.batches(0, False)))
@@ -295,6 +295,9 @@ def any_modality_can_be_trained_alone(candidate: Candidate) -> None:
         expect(model.modalities == (modality,), found)
         loss = task.criterion()(model(batch.inputs), batch.target)
         expect(bool(torch.isfinite(loss)), f"with task.modalities=[{modality}] the loss is {loss}")
+    whole = next(iter(candidate.ready.batches(0, False)))
+    together = candidate.ready.network("unimodal_ensemble")(whole.inputs)
+    expect(bool(torch.isfinite(together).all()), "the mean of networks of one modality each is not finite")
 
 
 def the_balance_score_is_best_where_the_loss_is_least(candidate: Candidate) -> None:

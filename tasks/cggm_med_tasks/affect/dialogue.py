@@ -45,7 +45,7 @@ from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.objectives.losses import UtteranceLoss
 from cggm_med.task.classification import ClassificationTask
-from cggm_med.task.samples import Sample, SampleList, presets
+from cggm_med.task.samples import Sample, SampleList, presets, with_channels_of
 from cggm_med_tasks.affect.dialogue_files import (
     IEMOCAP_LAYOUT,
     MELD_LAYOUT,
@@ -171,6 +171,10 @@ class DialogueTask(ClassificationTask):
     def mean_length(self) -> float:
         """Mean number of utterances of a training dialogue."""
         return len(self.training_labels()) / len(self.splits.train)
+
+    def model_settings(self, modalities: Sequence[str]) -> Any:
+        """With the channels of these modalities."""
+        return with_channels_of(self.config, modalities)
 
     def model(self) -> MultimodalModel:
         """Encoders of utterances, fused by a hypergraph and a graph."""

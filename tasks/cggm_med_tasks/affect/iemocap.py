@@ -39,7 +39,7 @@ from cggm_med.models.sequence import (
     settle_channels,
 )
 from cggm_med.task.classification import ClassificationTask
-from cggm_med.task.samples import Sample, SampleDataConfig, SampleList, presets
+from cggm_med.task.samples import Sample, SampleDataConfig, SampleList, presets, with_channels_of
 
 FILES = {"text": "L/bert_large.h5", "audio": "A/comparE.h5", "vision": "V/denseface.h5"}
 STATISTICS = "A/comparE_mean_std.h5"
@@ -156,6 +156,10 @@ class IEMOCAP(ClassificationTask):
     def own_folds(self) -> tuple[str, ...]:
         """All ten."""
         return tuple(str(fold) for fold in range(1, FOLDS + 1))
+
+    def model_settings(self, modalities: Sequence[str]) -> Any:
+        """With the channels of these modalities."""
+        return with_channels_of(self.config, modalities)
 
     def model(self) -> MultimodalModel:
         """Transformers over time."""

@@ -49,7 +49,7 @@ from cggm_med.models.sequence import (
     settle_channels,
 )
 from cggm_med.task.regression import RegressionTask
-from cggm_med.task.samples import Sample, SampleList, presets
+from cggm_med.task.samples import Sample, SampleList, presets, with_channels_of
 from cggm_med_tasks.readers.untrusted_pickle import read_pickle
 
 MODALITIES = ("text", "audio", "vision")
@@ -229,6 +229,10 @@ class MOSI(RegressionTask):
         super().prepare(splits, say)
         inputs = (sample.inputs for sample in self.samples.values())
         self.settle(model=settle_channels(self.config.model, self.modalities, inputs))
+
+    def model_settings(self, modalities: Sequence[str]) -> Any:
+        """With the channels of these modalities."""
+        return with_channels_of(self.config, modalities)
 
     def model(self) -> MultimodalModel:
         """Transformers over time."""

@@ -44,7 +44,7 @@ from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.models.sequence import SequenceModelConfig, sequence_heads, sequence_model, settle_channels
 from cggm_med.task.classification import ClassificationTask
-from cggm_med.task.samples import Inputs, Sample, SampleList, presets
+from cggm_med.task.samples import Inputs, Sample, SampleList, presets, with_channels_of
 from cggm_med_tasks.food101.feature_store import FeatureStore
 from cggm_med_tasks.food101.frozen_networks import (
     FrozenImage,
@@ -274,6 +274,10 @@ class Food101(ClassificationTask):
         stores = [(m, self.features[m]) for m in self.modalities]
         facts = [(m, store.folder.name, store.content(sample.inputs[m])) for m, store in stores]
         return digest_of(repr((sample.target, facts)).encode())
+
+    def model_settings(self, modalities: Sequence[str]) -> Any:
+        """With the channels of these modalities."""
+        return with_channels_of(self.config, modalities)
 
     def model(self) -> MultimodalModel:
         """Transformers over word pieces and patches."""

@@ -1,0 +1,56 @@
+"""The command ``reproduce``: tables and figures of the papers, by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cggm_med.cli.options import Debug, Settings, make_console
+
+
+def reproduce(
+    name: Annotated[str | None, typer.Argument(help="Of a table or figure, see --list.", metavar="[NAME]")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Name all tables and figures, and what each shows.")] = False,
+    data: Annotated[Path | None, typer.Option(help="The paper's data set, in the layout of the task.")] = None,
+    phantom: Annotated[
+        bool,
+        typer.Option("--phantom", help="Run the same path on generated data, in minutes; the figures mean nothing."),
+    ] = False,
+    seeds: Annotated[str | None, typer.Option(help="How many, or which, such as 0,3,7. [3; with --phantom 1]")] = None,
+    folds: Annotated[int, typer.Option(help="Of a cross-validation, such as the ten of IEMOCAP.")] = 0,
+    parallel: Annotated[
+        int | None, typer.Option(help="Runs at once. [one a GPU; on a CPU one a core, at most 4]", min=1)
+    ] = None,
+    settings: Settings = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder; the same one again goes on. [reproductions/NAME]")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Make a table or figure of a paper again, with its settings, beside the published figures that are known."""
+    from cggm_med.reproduction.catalogue import find, listing
+
+    if list_:
+        for line in listing():
+            typer.echo(line)
+        return
+    if name is None:
+        raise typer.BadParameter("name a table or figure, such as cggm/iemocap, or list them with --list")
+    table = find(name)
+    if phantom and data is not None:
+        raise typer.BadParameter("--phantom generates data; leave out --data, or --phantom")
+    from cggm_med.comparison.commands import parse_seeds
+    from cggm_med.reproduction.reproduce import Request, reproduce, what_to_get
+
+    if data is None and not phantom:
+        raise what_to_get(table)
+    folder = out or Path("reproductions") / (f"{name}-phantom" if phantom else name)
+    chosen = parse_seeds(seeds or ("1" if phantom else "3"))
+    request = Request(folder, data, chosen, folds, tuple(settings or ()), parallel)
+    try:
+        reproduce(table, request, make_console())
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on", err=True)
+        raise typer.Exit(130) from None

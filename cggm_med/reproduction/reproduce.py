@@ -1,0 +1,134 @@
+"""The command ``reproduce``: train what a table of a paper needs, and write it beside the published figures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from cggm_med.comparison.experiment import Plan, plan_runs, train_all, with_teachers
+from cggm_med.comparison.selection import comparable_runs
+from cggm_med.comparison.variants import Variant, parse_variants
+from cggm_med.config import merge, parse_overrides
+from cggm_med.errors import DataError
+from cggm_med.files import results_folder
+from cggm_med.reproduction.cells import cells
+from cggm_med.reproduction.figures import draw
+from cggm_med.reproduction.outcome import Outcome
+from cggm_med.reproduction.paper_table import PaperTable
+from cggm_med.reproduction.written import shown_in_terminal, write
+from cggm_med.results.tables import print_table
+from cggm_med.runs.finished_run import FinishedRun
+from cggm_med.runs.provenance import origin
+
+TINY = "tiny"  # the preset of every task for its generated data
+PHANTOM = ("train.validate_every=1", "train.checkpoint_every=50", "train.log_every=1", "data.workers=0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What the command line asks for besides the table.
+
+    Attributes:
+        folder: to write to.
+        data: for ``--data``; None for generated data.
+        seeds: of the runs.
+        folds: of a cross-validation, or 0.
+        settings: ``SECTION.KEY=VALUE``, which replace those of the paper.
+        parallel: runs at once.
+    """
+
+    folder: Path
+    data: Path | None
+    seeds: Sequence[int]
+    folds: int = 0
+    settings: Sequence[str] = ()
+    parallel: int | None = None
+
+    @property
+    def phantom(self) -> bool:
+        """Whether the data are generated, so that no figure is a result."""
+        return self.data is None
+
+
+def what_to_get(table: PaperTable) -> DataError:
+    """An error that says which data a table needs, how to lay them out, and how to try without."""
+    lines = [
+        *table.data.layout,
+        f"get it: {table.data.source}",
+        f"then: cggm-med reproduce {table.name} --data PATH -o FOLDER",
+        f"to see the same path in minutes, on generated data: cggm-med reproduce {table.name} --phantom",
+    ]
+    return DataError(f"{table.name} needs {table.data.title}; give --data PATH, a folder (or file) that holds:", lines)
+
+
+def plan_of(table: PaperTable, request: Request) -> Plan:
+    """What is the same for all runs of a table."""
+    settings = (*table.settings, *(*PHANTOM, *table.phantom)[: None if request.phantom else 0], *request.settings)
+    data = {} if request.data is None else {"data": {"path": str(request.data.resolve())}}
+    return Plan(
+        request.folder,
+        table.task,
+        TINY if request.phantom else table.preset,
+        None,
+        merge([parse_overrides(settings), data]),
+        settings,
+    )
+
+
+def variants_of(table: PaperTable) -> dict[str, Variant]:
+    """The variants of a table, by their words.
+
+    Raises:
+        UnknownName: for a strategy that is not installed.
+        ConfigError: for words that cannot be parsed.
+    """
+    return {words: parse_variants(words)[0] for words in table.variants}
+
+
+def reproduce(table: PaperTable, request: Request, console: Console) -> Outcome:
+    """Train what is missing, write table and figures, and show the table.
+
+    Args:
+        table: of a paper.
+        request: data, seeds and folder.
+        console: for progress and the table.
+
+    Returns:
+        What was written.
+
+    Raises:
+        OutputError: if the folder holds runs with other settings.
+        ConfigError, UnknownName: for settings that are none.
+    """
+    plan, variants = plan_of(table, request), variants_of(table)
+    with results_folder(request.folder):
+        planned = plan_runs(plan, with_teachers(tuple(dict.fromkeys(variants.values()))), request.seeds, request.folds)
+        failed = train_all(plan, planned, request.parallel, console.print)
+    lost = {Path(run.run) for run in failed}
+    folders = {run.folder: run.variant.name for run in planned if run.folder not in lost}
+    runs, excluded = comparable_runs(folders)
+    by_variant = {words: [run for run in runs if run.name == variant.name] for words, variant in variants.items()}
+    outcome = Outcome(
+        table=table,
+        cells=tuple(cells(table, by_variant)),
+        seeds=tuple(request.seeds),
+        folds=request.folds,
+        changed=tuple(request.settings),
+        phantom=request.phantom,
+        excluded=(*failed, *excluded),
+        figures=draw(request.folder / "figures", table, first_runs(table, by_variant), request.phantom),
+        provenance=origin(),
+    )
+    write(request.folder, outcome)
+    print_table(shown_in_terminal(outcome), console, fold=True)
+    console.print(f"written: {request.folder / 'table.md'}, .csv, .json" + (" and figures" if outcome.figures else ""))
+    return outcome
+
+
+def first_runs(table: PaperTable, runs: Mapping[str, Sequence[FinishedRun]]) -> list[FinishedRun]:
+    """The first run of each row, named as the row, for pictures."""
+    first = [(row.name, runs.get(row.variant, ())) for row in table.rows]
+    return [FinishedRun(group[0].path, name) for name, group in first if group]
