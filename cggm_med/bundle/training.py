@@ -22,7 +22,7 @@ from cggm_med.models.sliding_window import ProbabilityInferer
 from cggm_med.models.stacked import StackedModalities
 from cggm_med.results.results import Report
 from cggm_med.runs import train as run
-from cggm_med.runs.settings import make_config
+from cggm_med.runs.settings import as_trained, make_config
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class EngineTrainer:
                 "precision": inferer.precision,
             },
         }
-        stored = read_file(Path(settings))
+        stored = as_trained(read_file(Path(settings)))
         name = str(stored.get("task", {}).get("name"))
         self.config: RunConfig = make_config(name, [stored, from_bundle, parse_overrides(overrides)])
         self.max_epochs = max_epochs

@@ -11,7 +11,7 @@ from cggm_med.comparison.variants import MODALITIES, variant_name
 from cggm_med.config import Tree, flat, to_tree
 from cggm_med.errors import CggmMedError
 from cggm_med.runs.finished_run import Excluded, FinishedRun
-from cggm_med.runs.settings import make_config
+from cggm_med.runs.settings import as_trained, make_config
 from cggm_med.training.resume_check import FREE_SETTINGS
 
 # Runs must agree in these sections; a difference elsewhere becomes part of the name.
@@ -111,7 +111,7 @@ def _name(stored: Tree) -> str:
     plain = flat(to_tree(make_config(stored["task"]["name"], [base], preset=stored["preset"], strategy=strategy)))
     own = {
         key: str(value).lower() if isinstance(value, bool) else re.sub(r"[ ']", "", str(value))
-        for key, value in flat(stored).items()
+        for key, value in flat(as_trained(stored)).items()
         if key not in IRRELEVANT
         and (key == MODALITIES or key.split(".")[0] not in SHARED_SECTIONS)
         and value != plain.get(key)

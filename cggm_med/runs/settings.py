@@ -30,7 +30,7 @@ def make_config(
         preset: name of one of the task's presets; default: that of the layers, else the one that suits the data.
         strategy: registered name; default: that of the layers, else ``cggm``.
         stored: whether the layers hold all settings of a run. What its preset says by now, and where its data are, does
-            not matter then; keys that are newer than the run get their defaults.
+            not matter then; keys that are newer than the run get what they meant in it.
 
     Raises:
         UnknownName: for an unknown task, strategy, preset or key.
@@ -71,7 +71,7 @@ def make_config(
     defaults: Tree = {"task": modalities, "train": balancing.train_defaults}
     names: Tree = {"preset": preset, "task": {"name": task}, "strategy": {"name": strategy}}
     if stored:
-        return resolve(sections, [{"task": modalities}, stated, names])
+        return resolve(sections, [{"task": modalities}, as_trained(stated), names])
     chosen = merge([cls.presets[preset], defaults, stated, names])
     # Settings that were copied from a run hold what its data declared, and its data may be elsewhere by now.
     of_data = (
@@ -114,7 +114,23 @@ def of_first_process(config: RunConfig, device: torch.device) -> RunConfig:
 def completed(stored: Tree) -> Tree:
     """The settings of a run, with defaults for keys that are newer than the run.
 
-    The default of a new key must keep the behaviour from before the key existed (ADR 0026): then these are the settings
-    that the run was trained with, and it can be resumed and compared.
+    A new key must keep the behaviour from before it existed (ADR 0026, ADR 0036): then these are the settings that the
+    run was trained with, and it can be resumed and compared.
     """
     return to_tree(make_config(str(stored["task"]["name"]), [stored], stored=True))
+
+
+def as_trained(stored: Tree) -> Tree:
+    """The settings of a run as they are stored, and what keys of its strategy that are newer than the run meant in it.
+
+    Where a strategy's rule has changed, a new key says which rule applies, and its absence the earlier one (ADR 0036).
+
+    Example:
+        >>> as_trained({"strategy": {"name": "joint"}})
+        {'strategy': {'name': 'joint'}}
+    """
+    section = stored.get("strategy", {})
+    if "name" not in section:
+        return stored
+    unstated = registry.load(registry.STRATEGIES, str(section["name"])).Config.UNSTATED
+    return {**stored, "strategy": {**section, **{k: v for k, v in unstated.items() if k not in section}}}

@@ -41,9 +41,12 @@ class StrategyConfig:
 
     Attributes:
         name: registered name.
+        UNSTATED: what keys meant in runs from before they existed, where that is not their default (ADR 0036).
     """
 
     name: str
+
+    UNSTATED: ClassVar[Tree] = {}
 
 
 class BalancingStrategy(nn.Module):

@@ -21,7 +21,11 @@ from cggm_med.strategies.parts.gradient_noise import add_gradient_noise, gradien
 from cggm_med.strategies.parts.ratios import TIE, score_ratios
 
 
-def ogm_factors(score: Tensor, alpha: float, form: str = "continuous") -> Tensor:
+# Epochs of 100 in which the papers' code modulates, both included, as shares of the run: 0 to 50, and 6 to 60.
+SCHEDULES = {"whole": (0.0, 1.0), "cvpr": (0.0, 0.51), "tpami": (0.06, 0.61)}
+
+
+def ogm_factors(score: Tensor, alpha: float, form: str = "paper") -> Tensor:
     """Factors that damp every modality whose score is above the mean of the others.
 
     ``rho_m = s_m / mean of the other s_k``. The paper: ``k_m = 1 - tanh(alpha rho_m)`` where ``rho_m > 1``, else 1:
@@ -30,16 +34,16 @@ def ogm_factors(score: Tensor, alpha: float, form: str = "continuous") -> Tensor
     Args:
         score: ``(modality,)``, at least 0, higher is better.
         alpha: strength, at least 0.
-        form: ``continuous`` or ``paper``.
+        form: ``paper`` or ``continuous``.
 
     Returns:
         ``(modality,)`` in [0, 1].
 
     Example:
         >>> ogm_factors(torch.tensor([0.6, 0.3]), alpha=0.5)
-        tensor([0.5379, 1.0000])
-        >>> ogm_factors(torch.tensor([0.6, 0.3]), alpha=0.5, form="paper")
         tensor([0.2384, 1.0000])
+        >>> ogm_factors(torch.tensor([0.6, 0.3]), alpha=0.5, form="continuous")
+        tensor([0.5379, 1.0000])
     """
     ratio = score_ratios(score)
     if form == "paper":
@@ -53,20 +57,33 @@ class OGMConfig(StrategyConfig):
 
     Attributes:
         alpha: strength; the paper has 0.1 for VGGSound and 0.8 for CREMA-D.
-        form: ``continuous``, or ``paper`` for the paper's rule, which jumps at a tie.
-        start: share of the run after which factors are applied.
-        end: share of the run until which they are applied.
+        form: ``paper``, which jumps at a tie, or ``continuous``, which does not.
+        schedule: when factors are applied: in the ``whole`` run, as in the paper of CVPR 2022 (``cvpr``: epochs 0 to 50
+            of 100), or as in that of T-PAMI 2024 (``tpami``: epochs 6 to 60 of 100).
+        start: share of the run after which they are; that of the schedule.
+        end: share of the run until which they are; that of the schedule.
     """
 
     alpha: float = 0.8
-    form: Literal["continuous", "paper"] = "continuous"
-    start: float = 0.0
-    end: float = 1.0
+    form: Literal["paper", "continuous"] = "paper"
+    schedule: Literal["whole", "cvpr", "tpami"] = "whole"
+    start: float | None = None
+    end: float | None = None
 
     def __post_init__(self) -> None:
+        for name, value in zip(("start", "end"), SCHEDULES[self.schedule], strict=True):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)  # so that the run's settings show what was used
         require(self.alpha >= 0, "strategy.alpha", self.alpha, "at least 0")
-        require(0 <= self.start < 1, "strategy.start", self.start, "at least 0, below 1")
-        require(self.start < self.end <= 1, "strategy.end", self.end, "more than strategy.start, at most 1")
+        start, end = self.modulated
+        require(0 <= start < 1, "strategy.start", start, "at least 0, below 1")
+        require(start < end <= 1, "strategy.end", end, "more than strategy.start, at most 1")
+
+    @property
+    def modulated(self) -> tuple[float, float]:
+        """The part of the run in which factors are applied, from and until which share of it."""
+        start, end = SCHEDULES[self.schedule]
+        return start if self.start is None else self.start, end if self.end is None else self.end
 
 
 class OGM(FactorStrategy):
@@ -84,7 +101,8 @@ class OGM(FactorStrategy):
 
     def active(self, step: Step) -> bool:
         """Whether this step is within the part of the run that is modulated."""
-        return self.config.start <= step.progress < self.config.end
+        start, end = self.config.modulated
+        return start <= step.progress < end
 
     def factors(self, rows: Any, score: Tensor, usable: Tensor, step: Step) -> Tensor:
         """See ``ogm_factors``."""

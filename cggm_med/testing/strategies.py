@@ -621,19 +621,22 @@ class Scoreboard(MultimodalModel):
         present = [f.maps[0] if f.present is None else f.maps[0] * f.present[:, None] for f in features.values()]
         return (torch.stack(present).sum(0) / len(self.modalities),)
 
-    @torch.no_grad()
     def show(self, strategy: BalancingStrategy, score: Tensor, number: int) -> None:
-        """Let the strategy watch a step with these scores."""
+        """Let the strategy watch a step with these scores, and losses of one minus the logit."""
         features = {m: Features((s.view(1, 1),)) for m, s in zip(MODALITIES, score, strict=True)}
         unimodal = {m: UnimodalOutput(f.maps[0], f.maps[0]) for m, f in features.items()}
         outputs = replace(self.predict([features])[0], unimodal=unimodal)
-        strategy.watch(self, outputs, torch.ones(1, 1), Step(number, 100))
+        target, step = torch.ones(1, 1), Step(number, 100)
+        strategy.watch(self, outputs, target, step)
+        strategy.losses(self, outputs, target, lambda logits, truth: (truth - logits).mean(), step)
 
 
 def _watch(strategy: BalancingStrategy, model: MultimodalModel, batch: Batch, number: int) -> None:
     features = model.encode(batch.inputs)
     outputs = replace(model.predict([features])[0], unimodal=strategy.unimodal(features))
-    strategy.watch(model, outputs, batch.target, Step(number, 100))
+    step = Step(number, 100)
+    strategy.watch(model, outputs, batch.target, step)
+    strategy.losses(model, outputs, batch.target, SEGMENTATION.criterion, step)
 
 
 def _in_parts(

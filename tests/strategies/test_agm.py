@@ -1,6 +1,8 @@
 """AGM: the laws of the factor, hand values, and the paper's running rule in NumPy."""
 
+import copy
 import math
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -13,13 +15,16 @@ from cggm_med.errors import ConfigError
 from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.randomness import Step
 from cggm_med.strategies.agm import agm_factors
+from cggm_med.strategies.parts.shapley import shapley_responses
 from cggm_med.testing.problems import (
     CLASSIFICATION,
     CPU,
     MODALITIES,
+    SEGMENTATION,
     make,
     one_step,
     set_up,
+    small_batch,
     small_model,
     vector_batch,
     vector_model,
@@ -105,69 +110,93 @@ def test_factors_by_hand():
 # The running rule
 
 
+def by_heads(**settings):
+    """Scored by classifier heads, so that tests can name the scores."""
+    return make("agm", score="head", **settings)
+
+
 @pytest.mark.parametrize("alpha", [0.1, 1.0])
-def test_the_habit_is_the_plain_mean_of_all_scores_so_far(alpha):
-    """Transcribed in the paper's recursive form, ``tau(t) = tau(t-1) (t-1)/t + s(t)/t``."""
-    strategy = set_up(make("agm", alpha=alpha), small_model())
+@pytest.mark.parametrize("habit", ["before", "with"])
+def test_the_habit_is_the_plain_mean_of_all_scores_so_far(alpha, habit):
+    """Transcribed in the paper's recursive form, ``tau(t) = tau(t-1) (t-1)/t + s(t)/t``, from tau(0) = 0."""
+    strategy = set_up(by_heads(alpha=alpha, habit=habit), small_model())
     random = np.random.default_rng(0)
-    habit = np.zeros(3)
+    mean = np.zeros(3)
     for t in range(1, 30):
         now = random.uniform(0.1, 0.9, 3)
-        habit = habit * (t - 1) / t + now / t
+        before, mean = mean, mean * (t - 1) / t + now / t
         ours = observed(strategy, now.astype(np.float32).tolist(), number=t)
-        assert ours == pytest.approx(numpy_factors(now, habit, alpha), rel=1e-4)
+        expected = numpy_factors(now, before if habit == "before" else mean, alpha)
+        assert ours == pytest.approx(expected, rel=1e-4)
 
 
-def test_two_steps_by_hand():
-    """The first step is its own habit. Then leads are 0.4, usually (0 + 0.4) / 2."""
-    strategy = set_up(make("agm"), small_model(("flair", "t1")))
+def test_three_steps_by_hand():
+    """Nobody is used to any lead in the first step. Then leads of 0.4 where 0.2 is usual, and 0 where 0.3 is."""
+    strategy = set_up(by_heads(), small_model(("flair", "t1")))
     pair = ("flair", "t1")
-    assert observed(strategy, [0.4, 0.4], pair) == [1, 1]
-    expected = [math.exp(math.exp(x / 2) - math.exp(x)) for x in (0.4, -0.4)]
-    assert observed(strategy, [0.7, 0.3], pair) == pytest.approx(expected, rel=1e-5)
+    for scores, lead, usual in (([0.6, 0.4], 0.2, 0.0), ([0.7, 0.3], 0.4, 0.2), ([0.5, 0.5], 0.0, 0.3)):
+        expected = [math.exp(math.exp(sign * usual) - math.exp(sign * lead)) for sign in (1, -1)]
+        assert observed(strategy, scores, pair) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_excess_is_capped():
+    """Used to a lead of 3 and level now: exp(3) - 1 = 19.1, of which 10 count, or 2."""
+    level, used = torch.zeros(2), torch.tensor([1.5, -1.5])
+    assert agm_factors(level, used, 0.1)[0].item() == pytest.approx(math.e)
+    assert agm_factors(level, used, 0.1, cap=2.0)[0].item() == pytest.approx(math.exp(0.2))
+    assert agm_factors(level, used, 0.1, cap=100.0)[0].item() == pytest.approx(math.exp(0.1 * (math.exp(3) - 1)))
 
 
 def test_a_missing_modality_keeps_factor_and_habit_and_others_are_compared_among_themselves():
-    strategy = set_up(make("agm"), small_model())
+    strategy = set_up(by_heads(), small_model())
     observed(strategy, [0.5, 0.3, 0.4])
     before = observed(strategy, [0.6, 0.2, 0.7])
     present = ("flair", "t1ce")
     after = observed(strategy, [0.9, 0.4], present)
-    habit = [(0.5 + 0.6 + 0.9) / 3, (0.4 + 0.7 + 0.4) / 3]
+    habit = [(0.5 + 0.6) / 2, (0.4 + 0.7) / 2]
     assert after[1] == before[1]
     assert [after[0], after[2]] == pytest.approx(numpy_factors([0.9, 0.4], habit, 1.0), rel=1e-4)
     # Its habit is the mean of the two steps in which it was there.
-    habit = [(0.5 + 0.6 + 0.9 + 0.5) / 4, (0.3 + 0.2 + 0.5) / 3, (0.4 + 0.7 + 0.4 + 0.5) / 4]
+    habit = [(0.5 + 0.6 + 0.9) / 3, (0.3 + 0.2) / 2, (0.4 + 0.7 + 0.4) / 3]
     assert observed(strategy, [0.5, 0.5, 0.5]) == pytest.approx(numpy_factors([0.5] * 3, habit, 1.0), rel=1e-4)
 
 
+def test_nobody_is_used_to_a_lead_over_a_modality_that_was_never_there():
+    strategy = set_up(by_heads(), small_model())
+    observed(strategy, [0.9, 0.4], ("flair", "t1ce"))
+    assert observed(strategy, [0.5, 0.5, 0.5]) == [1, 1, 1]
+
+
 def test_a_lone_modality_is_not_compared():
-    strategy = set_up(make("agm"), small_model())
+    strategy = set_up(by_heads(), small_model())
     before = observed(strategy, [0.6, 0.2, 0.7])
     observed(strategy, [0.2], ("t1",))
     assert strategy.factor.tolist() == pytest.approx([before[0], 1, before[2]])
 
 
 def test_a_step_that_cannot_be_used_is_no_part_of_the_habit():
-    strategy, other = (set_up(make("agm"), small_model()) for _ in range(2))
+    strategy, other = (set_up(by_heads(), small_model()) for _ in range(2))
     for each in (strategy, other):
         observed(each, [0.5, 0.3, 0.4])
     observed(other, [float("nan"), 0.9, 0.9], usable=False)
     assert observed(strategy, [0.6, 0.2, 0.7]) == observed(other, [0.6, 0.2, 0.7])
 
 
-def test_steps_of_sgd_move_each_encoder_by_its_factor_times_the_joint_gradient():
-    """Scores are softmax probabilities of classifier heads, transcribed in NumPy; the heads only watch."""
-    strategy, model = make("agm", alpha=2.0), vector_model()
+@pytest.mark.parametrize("score", ["loss", "head"])
+def test_steps_of_sgd_move_each_encoder_by_its_factor_times_the_joint_gradient(score):
+    """Scores are transcribed in NumPy; the heads only watch."""
+    strategy, model = make("agm", alpha=2.0, score=score), vector_model()
+    with torch.no_grad():  # a head that is sure of itself, so that losses are far apart
+        model.head.weight *= 5
     set_up(strategy, model, problem=CLASSIFICATION)
     optimizer = make_optimizer(model, strategy, OptimConfig(name="sgd", lr=0.5, momentum=0, weight_decay=0), CPU)
     total = np.zeros(3)
     for number in range(4):
         batch, twin = vector_batch(number, samples=16), vector_model()
         twin.load_state_dict(model.state_dict())
-        now = head_scores(model, strategy, batch)
+        now = head_scores(model, strategy, batch) if score == "head" else response_scores(model, batch)
+        expected = numpy_factors(now, total / max(number, 1), 2.0)
         total += now
-        expected = numpy_factors(now, total / (number + 1), 2.0)
         one_step(model, strategy, optimizer, batch, number, CLASSIFICATION, clip_norm=1e9)
         CLASSIFICATION.criterion(twin(batch.inputs), batch.target).backward()
         assert strategy.factor.numpy() == pytest.approx(expected, rel=1e-4)
@@ -175,6 +204,68 @@ def test_steps_of_sgd_move_each_encoder_by_its_factor_times_the_joint_gradient()
             for new, old in zip(model.modality_parameters(m), twin.modality_parameters(m), strict=True):
                 torch.testing.assert_close(new, old - 0.5 * float(factor) * old.grad, rtol=1e-4, atol=1e-5)
     assert np.ptp(expected) > 0.05
+
+
+# The part of the fused logits that is a modality's
+
+
+def brute_force_responses(model, features, order):
+    """By the definition: the mean over all orders of what a modality adds to those before it, from zeros."""
+    found = {m: 0.0 for m in order}
+    orders = list(permutations(order))
+    for joining in orders:
+        before = torch.zeros(())
+        for i, m in enumerate(joining):
+            given = {
+                n: f if n in joining[: i + 1] else f._replace(maps=tuple(torch.zeros_like(x) for x in f.maps))
+                for n, f in features.items()
+            }
+            after = model.head(model.fuse(given)[0])
+            found[m] = found[m] + (after - before) / len(orders)
+            before = after
+    return found
+
+
+@pytest.mark.parametrize("modalities", [MODALITIES[:2], MODALITIES])
+@pytest.mark.parametrize("kind", ["linear head", "decoder"])
+def test_responses_are_shapley_values_of_the_logits(kind, modalities):
+    """Against the definition, and they sum to the logits; a linear head's shares are the same without predicting."""
+    model = vector_model(modalities) if kind == "linear head" else small_model(modalities)
+    batch = (vector_batch if kind == "linear head" else small_batch)(modalities=modalities)
+    features = model.encode(batch.inputs)
+    found = shapley_responses(model, features, modalities, 8, torch.Generator())
+    with torch.no_grad():
+        expected = brute_force_responses(model.eval(), features, modalities)
+        logits = model.head(model.fuse(features)[0])
+    assert list(found) == list(modalities)
+    for m in modalities:
+        torch.testing.assert_close(found[m], expected[m], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(sum(found.values()), logits, rtol=1e-4, atol=1e-5)
+
+
+def test_scores_of_a_decoder_are_minus_the_loss_of_each_response():
+    strategy, model, batch = make("agm"), small_model(), small_batch()
+    set_up(strategy, model)
+    with torch.no_grad():
+        responses = brute_force_responses(copy.deepcopy(model).eval(), model.encode(batch.inputs), MODALITIES)
+        losses = [SEGMENTATION.criterion(responses[m], batch.target).item() for m in MODALITIES]
+    one_step(model, strategy, make_optimizer(model, strategy, OptimConfig(), CPU), batch)
+    assert strategy.total.tolist() == pytest.approx([-loss for loss in losses], rel=1e-4)
+    expected = numpy_factors([-loss for loss in losses], np.zeros(3), 1.0)
+    assert strategy.factor.tolist() == pytest.approx(expected, rel=1e-4)
+    assert model.training
+
+
+def response_scores(model, batch: Batch):
+    """Minus the cross-entropy of each modality's slice of the head with its share of the bias."""
+    weight, bias = (p.detach().double().numpy() for p in (model.head.weight, model.head.bias))
+    found = []
+    for i, m in enumerate(model.modalities):
+        with torch.no_grad():
+            hidden = model.encoders[m](batch.inputs[m]).double().numpy()
+        e = np.exp(hidden @ weight[:, 5 * i : 5 * i + 5].T + bias / len(model.modalities))
+        found.append(np.log((e / e.sum(1, keepdims=True))[np.arange(len(e)), batch.target.numpy()]).mean())
+    return np.array(found)
 
 
 def head_scores(model, strategy, batch: Batch):
@@ -186,6 +277,11 @@ def head_scores(model, strategy, batch: Batch):
         e = np.exp(hidden @ last.weight.detach().double().numpy().T + last.bias.detach().double().numpy())
         found.append((e[np.arange(len(e)), batch.target.numpy()] / e.sum(1)).mean())
     return np.array(found)
+
+
+def test_an_impossible_cap_is_named():
+    with pytest.raises(ConfigError, match=r"strategy\.cap is 0, expected more than 0"):
+        make("agm", cap=0)
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 10.5, float("nan")])

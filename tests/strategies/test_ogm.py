@@ -37,7 +37,7 @@ from cggm_med.testing.problems import (
 from cggm_med.types import Batch
 
 PAIR = MODALITIES[:2]
-forms = pytest.mark.parametrize("form", ["continuous", "paper"])
+forms = pytest.mark.parametrize("form", ["paper", "continuous"])
 score = st.floats(0, 1, width=32)
 some_score = st.floats(2**-4, 1, width=32)
 scores = st.lists(score, min_size=1, max_size=6).map(torch.tensor)
@@ -115,8 +115,9 @@ def test_the_papers_form_jumps_at_a_tie_and_the_continuous_one_does_not():
 def test_factors_by_hand():
     """Ratios 2, 0.4, 1: the first is damped by tanh(0.5) = 0.4621 or, in the paper's form, tanh(1) = 0.7616."""
     values = torch.tensor([0.9, 0.3, 0.6])
-    assert ogm_factors(values, 0.5).tolist() == pytest.approx([0.5379, 1, 1], abs=1e-4)
-    paper = ogm_factors(torch.tensor([0.9, 0.3, 0.58]), 0.5, "paper")
+    assert ogm_factors(values, 0.5).tolist() == pytest.approx([0.2384, 1, 1], abs=1e-4)
+    assert ogm_factors(values, 0.5, "continuous").tolist() == pytest.approx([0.5379, 1, 1], abs=1e-4)
+    paper = ogm_factors(torch.tensor([0.9, 0.3, 0.58]), 0.5)
     assert paper.tolist() == pytest.approx([1 - math.tanh(0.5 * 0.9 / 0.44), 1, 1], abs=1e-4)
 
 
@@ -189,7 +190,7 @@ def test_a_network_whose_head_is_not_linear_is_scored_by_soft_dice_of_the_classi
         values.append((2 * overlap / size).mean())
     one_step(model, strategy, make_optimizer(model, strategy, PLAIN_SGD, CPU), batch)
     assert strategy.score.numpy() == pytest.approx(np.array(values), rel=1e-5)
-    assert strategy.factor.numpy() == pytest.approx(numpy_factors(np.array(values), 0.8, "continuous"), rel=1e-4)
+    assert strategy.factor.numpy() == pytest.approx(numpy_factors(np.array(values), 0.8, "paper"), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["ogm", "ogm_ge"])
@@ -203,6 +204,21 @@ def test_outside_its_part_of_the_run_the_update_is_joint(name, number):
     same = all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     assert same == (number not in (30, 59))
     assert (strategy.factor == 1).all() == (number not in (30, 59))
+
+
+@pytest.mark.parametrize("name", ["ogm", "ogm_ge"])
+@pytest.mark.parametrize(("schedule", "first", "last"), [("whole", 0, 99), ("cvpr", 0, 50), ("tpami", 6, 60)])
+def test_the_schedules_of_the_papers(name, schedule, first, last):
+    """Of 100 epochs with 7 steps each; the papers' code includes both ends."""
+    strategy = make(name, schedule=schedule)
+    active = [number // 7 for number in range(700) if strategy.active(Step(number, 700))]
+    assert active == [epoch for epoch in range(first, last + 1) for _ in range(7)]
+    assert (strategy.config.start, strategy.config.end) == (first / 100, (last + 1) / 100)
+
+
+def test_start_and_end_take_precedence_over_the_schedule():
+    config = make("ogm", schedule="tpami", end=0.5).config
+    assert (config.start, config.end) == (0.06, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ Shapley, 1953: ``phi_m = sum over S without m of |S|! (M - |S| - 1)! / M! (v(S +
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations, product
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cggm_med.models.base import MultimodalModel
 from cggm_med.objectives.balance_scores import ScoreSums
@@ -93,19 +94,74 @@ def coalition_sums(
     Returns:
         ``(coalition, target, 3)``.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     nobody = torch.zeros(len(target), dtype=torch.bool, device=target.device)
     sums = []
-    for members in coalitions.tolist():
-        joined = {m for m, member in zip(players or features, members, strict=True) if member}
-        given = {m: f for m, f in features.items() if m in joined}
-        if not given:
-            given = {m: f._replace(present=nobody) for m, f in features.items()}
-        sums.append(score_sums(model.head(model.fuse(given)[0]), target))
-    for module, training in modes:
-        module.training = training
+    with _evaluation_mode(model):
+        for members in coalitions.tolist():
+            joined = {m for m, member in zip(players or features, members, strict=True) if member}
+            given = {m: f for m, f in features.items() if m in joined}
+            if not given:
+                given = {m: f._replace(present=nobody) for m, f in features.items()}
+            sums.append(score_sums(model.head(model.fuse(given)[0]), target))
     return torch.stack(sums)
+
+
+@torch.no_grad()
+def shapley_responses(
+    model: MultimodalModel,
+    features: Mapping[str, Features],
+    players: Sequence[str],
+    orders: int,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Each modality's part of the fused logits: its Shapley value, logit by logit, where others' features are zeros.
+
+    Nobody's logits count as zeros, so the responses sum to the logits of all (Li et al., ICCV 2023, as in AGM). Where
+    the head is linear in the concatenated features they are its shares, and nothing is predicted. Otherwise the network
+    is in evaluation mode, and predicts once for each coalition.
+
+    Args:
+        model: fuses and predicts.
+        features: of each modality that these samples have.
+        players: the modalities among which the logits are shared out, which these samples may lack.
+        orders: see ``shapley_plan``.
+        generator: see ``shapley_plan``.
+
+    Returns:
+        ``(batch, target, ...)`` in float32, for each modality of ``features``.
+    """
+    shares = model.linear_shares(features)
+    if shares is not None:
+        return {m: share.float() for m, share in shares.items()}
+    coalitions, weights = shapley_plan(len(players), orders, generator)
+    responses: dict[str, Tensor] = {}
+    with _evaluation_mode(model):
+        for members, column in zip(coalitions.tolist(), weights.T.tolist(), strict=True):
+            joined = {m for m, member in zip(players, members, strict=True) if member and m in features}
+            if not joined:
+                continue
+            given = {m: f if m in joined else _zeros(f) for m, f in features.items()}
+            logits = model.head(model.fuse(given)[0]).float()
+            for m, weight in zip(players, column, strict=True):
+                if m in features:
+                    responses[m] = weight * logits + responses[m] if m in responses else weight * logits
+    return responses
+
+
+def _zeros(features: Features) -> Features:
+    return features._replace(maps=tuple(torch.zeros_like(x) for x in features.maps))
+
+
+@contextlib.contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Without dropout and without changing running statistics; each module is afterwards in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def shapley_shares(values: Tensor) -> Tensor:
