@@ -24,7 +24,7 @@ from cggm_med.files import atomic_file
 from cggm_med.models.heads import UnimodalHeads, VoxelwiseHead
 from cggm_med.nnunet.network import PlannedNetwork, channel_modalities, initialise, network_from_plan
 from cggm_med.nnunet.settings import Settings, as_trained, given, resolve
-from cggm_med.objectives.balance_scores import soft_dice_sums, softmax_dice_sums
+from cggm_med.objectives.balance_scores import hard_dice_sums, soft_dice_sums, softmax_dice_sums
 from cggm_med.objectives.losses import subsample
 from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.randomness import Step
@@ -109,6 +109,7 @@ class BalancedTrainer(nnUNetTrainer):
             lambda: UnimodalHeads({m: VoxelwiseHead(model.channels, outputs) for m in model.modalities}),
             self._score_sums,
             self.num_iterations_per_epoch,
+            self._hard_score_sums if self.label_manager.has_regions else None,
         )
         self.strategy.apply(initialise).to(self.device)
         # nnU-Net shares out the network's weights; the heads stand outside it.
@@ -249,6 +250,9 @@ class BalancedTrainer(nnUNetTrainer):
     def _score_sums(self, logits: Tensor, target: Tensor) -> Tensor:
         sums = soft_dice_sums if self.label_manager.has_regions else softmax_dice_sums
         return sums(logits, self._on_grid(logits, target))
+
+    def _hard_score_sums(self, logits: Tensor, target: Tensor) -> Tensor:
+        return hard_dice_sums(logits, self._on_grid(logits, target))
 
     def _on_grid(self, logits: Tensor, target: Tensor) -> Tensor:
         """The target that nnU-Net made for this grid; without deep supervision it made but the finest."""

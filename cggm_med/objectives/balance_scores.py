@@ -71,6 +71,65 @@ def true_class_sums(logits: Tensor, target: Tensor) -> Tensor:
     return torch.stack([torch.where(counts, probability, 0).sum(), positions, positions])[None]
 
 
+def accuracy_sums(logits: Tensor, target: Tensor) -> Tensor:
+    """Classification: share of samples, or of their utterances, whose most probable class is the true one.
+
+    Args:
+        logits: ``(batch, class, ...)``.
+        target: see ``true_class_sums``.
+
+    Example:
+        >>> accuracy_sums(torch.eye(3), torch.tensor([0, 1, 0]))
+        tensor([[2., 3., 3.]])
+    """
+    counts = target != IGNORED
+    right = ((logits.argmax(1) == target) & counts).sum().float()
+    return torch.stack([_or_not_a_number(right, logits), counts.sum().float(), counts.sum().float()])[None]
+
+
+def sign_accuracy_sums(logits: Tensor, target: Tensor) -> Tensor:
+    """Regression of signed values: share of values predicted above 0 where they are, and not where they are not.
+
+    Args:
+        logits: predictions.
+        target: of equal shape; a value of exactly 0 counts as not above 0.
+
+    Example:
+        >>> sign_accuracy_sums(torch.tensor([[1.0], [-0.5]]), torch.tensor([[2.0], [0.0]]))
+        tensor([[2., 2., 2.]])
+    """
+    right = ((logits > 0) == (target > 0)).sum().float()
+    values = torch.full_like(right, target.numel())
+    return torch.stack([_or_not_a_number(right, logits), values, values])[None]
+
+
+def hard_dice_sums(logits: Tensor, target: Tensor, *, exclusive: bool = False) -> Tensor:
+    """Segmentation: Dice of each thresholded region, or where they exclude one another of each most probable class.
+
+    Args:
+        logits: see ``soft_dice_sums``.
+        target: see ``soft_dice_sums``.
+        exclusive: see ``soft_dice_sums``.
+
+    Returns:
+        See ``soft_dice_sums``.
+
+    Example:
+        >>> hard_dice_sums(torch.tensor([3.0, 0.1, -2.0]).view(1, 1, 3, 1, 1), torch.ones(1, 1, 3, 1, 1))
+        tensor([[4., 5., 3.]])
+    """
+    target = subsample(target, logits)
+    known = target != UNKNOWN
+    if exclusive:
+        # The background has no logit of its own: it is the most probable where every other one is below 0.
+        best = logits.detach().amax(1, keepdim=True)
+        mask = (logits.detach() == best) & (best > 0)
+    else:
+        mask = logits.detach() > 0
+    hard = _or_not_a_number(torch.where(known, mask, 0).float(), logits)
+    return _dice_sums(hard, torch.where(known, target, 0).float())
+
+
 def residual_sums(scale: float) -> ScoreSums:
     """Regression: ``exp(-|prediction - target| / scale)``, averaged over values.
 
@@ -115,6 +174,11 @@ def mean_score(sums: Tensor) -> tuple[Tensor, Tensor]:
     occurred = (sums[..., 2] > 0).float()
     score = (sums[..., 0] / sums[..., 1].clamp_min(1e-8) * occurred).sum(-1) / occurred.sum(-1).clamp_min(1)
     return score, torch.isfinite(score).all() & (occurred.sum(-1) > 0).all()
+
+
+def _or_not_a_number(values: Tensor, logits: Tensor) -> Tensor:
+    """The values, or NaN if a logit is not finite: a comparison with NaN is False, and would pass as a score."""
+    return torch.where(torch.isfinite(logits.detach()).all(), values, torch.nan)
 
 
 def _dice_sums(probability: Tensor, truth: Tensor) -> Tensor:

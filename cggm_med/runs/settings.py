@@ -1,4 +1,4 @@
-"""Resolve layers of settings into a run's config, with the presets of its task and the defaults of its strategy."""
+"""Resolve layers of settings into a run's config, with the presets of its task and what its strategy brings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def make_config(
     *,
     stored: bool = False,
 ) -> RunConfig:
-    """Resolve settings: defaults < what follows from the data < preset < the strategy's training defaults < ``layers``.
+    """Resolve settings: defaults < what follows from the data < preset < what the strategy brings < ``layers``.
 
     Args:
         task: registered name.
@@ -68,11 +68,10 @@ def make_config(
     }
     # A task's own TaskConfig may have another default.
     modalities = {} if hasattr(cls.TaskConfig, "modalities") else {"modalities": list(cls.known_modalities)}
-    defaults: Tree = {"task": modalities, "train": balancing.train_defaults}
     names: Tree = {"preset": preset, "task": {"name": task}, "strategy": {"name": strategy}}
     if stored:
         return resolve(sections, [{"task": modalities}, as_trained(stated), names])
-    chosen = merge([cls.presets[preset], defaults, stated, names])
+    chosen = merge([cls.presets[preset], {"task": modalities}, balancing.settings_for(task), stated, names])
     # Settings that were copied from a run hold what its data declared, and its data may be elsewhere by now.
     of_data = (
         {} if "declaration" in task_section else cls.settings_of_data(None if path is None else Path(str(path)), chosen)

@@ -62,7 +62,6 @@ class BalancingStrategy(nn.Module):
         Config: frozen dataclass of the strategy's settings.
         description: one line for ``cggm-med strategies``.
         url: the paper.
-        train_defaults: settings of the section ``train`` that come with the strategy.
         modulates: whether it changes the update of every encoder.
         teacher: the strategy of the finished run that it learns from, whose folder is its setting ``teacher``; empty if
             it needs none.
@@ -74,7 +73,6 @@ class BalancingStrategy(nn.Module):
     Config: ClassVar[type[StrategyConfig]] = StrategyConfig
     description: ClassVar[str] = ""
     url: ClassVar[str] = ""
-    train_defaults: ClassVar[Tree] = {}
     modulates: ClassVar[bool] = False
     teacher: ClassVar[str] = ""
     from_shares: ClassVar[bool] = False
@@ -102,6 +100,15 @@ class BalancingStrategy(nn.Module):
         """
         return make(modalities)
 
+    @classmethod
+    def settings_for(cls, task: str) -> Tree:
+        """Settings that come with the strategy, above those of a preset of the task and below the user's.
+
+        Args:
+            task: registered name, for settings that the authors chose by data set.
+        """
+        return {}
+
     @property
     def unimodal_weight(self) -> float:
         """Factor on the heads' gradient that reaches the encoders; with 0 the heads only observe."""
@@ -118,6 +125,7 @@ class BalancingStrategy(nn.Module):
         make_heads: Callable[[], UnimodalHeads],
         score_sums: ScoreSums,
         steps_per_epoch: int,
+        hard_score_sums: ScoreSums | None = None,
     ) -> None:
         """Create heads and buffers, once, before training or loading.
 
@@ -126,6 +134,8 @@ class BalancingStrategy(nn.Module):
             make_heads: creates the task's classifier heads.
             score_sums: maps logits and target to additive sums ``(target, 3)``, see ``objectives.balance_scores``.
             steps_per_epoch: optimizer steps in an epoch.
+            hard_score_sums: the same of predicted classes or masks instead of probabilities; None where the task has
+                none.
 
         Raises:
             ValueError: if a modality matches no parameter.

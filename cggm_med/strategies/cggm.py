@@ -9,7 +9,9 @@ smoothed, positive quantities (``cggm_coefficients``).
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -18,15 +20,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from cggm_med.config import require
+from cggm_med.config import Tree, require
 from cggm_med.errors import ConfigError
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
+from cggm_med.objectives.balance_scores import ScoreSums
 from cggm_med.randomness import Step
 from cggm_med.strategies.base import Criterion, FactorStrategy, StrategyConfig
 from cggm_med.strategies.parts.cggm_coefficients import RatioCoefficients, StableCoefficients
 from cggm_med.strategies.parts.last_layer import cosines, guidance_loss, last_layer_gradients
 from cggm_med.types import Outputs
+
+# A total change of accuracies that is less than this is 0 but for rounding: others are at least one in 100,000 samples.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,8 @@ class CGGMConfig(StrategyConfig):
         min_factor: smallest factor before rho. Only stable.
         max_factor: largest factor before rho. Only stable.
         warmup_steps: steps with all factors at one; 50 or one epoch, whichever is longer, or (0).
+        score: what improvements are those of: ``soft`` balance scores, or (``hard``) ones as in the authors' code:
+            accuracy, accuracy of the sign, or Dice of masks. Hard scores may cancel exactly.
     """
 
     mode: Literal["stable", "paper", "released"] = "stable"
@@ -53,12 +61,14 @@ class CGGMConfig(StrategyConfig):
     min_factor: float = 0.5
     max_factor: float = 1.5
     warmup_steps: int | None = None
+    score: Literal["soft", "hard"] | None = None
 
     DEFAULTS: ClassVar = {
-        "stable": {"unimodal_weight": 0.3, "guidance_weight": 0.0},
-        "paper": {"unimodal_weight": 0.0, "guidance_weight": 0.1, "warmup_steps": 0},
-        "released": {"unimodal_weight": 0.0, "guidance_weight": 0.1, "warmup_steps": 0},
+        "stable": {"unimodal_weight": 0.3, "guidance_weight": 0.0, "score": "soft"},
+        "paper": {"unimodal_weight": 0.0, "guidance_weight": 0.1, "warmup_steps": 0, "score": "hard"},
+        "released": {"unimodal_weight": 0.0, "guidance_weight": 0.1, "warmup_steps": 0, "score": "hard"},
     }
+    UNSTATED: ClassVar[Tree] = {"score": "soft"}
 
     def __post_init__(self) -> None:
         for name, value in self.DEFAULTS[self.mode].items():
@@ -84,7 +94,7 @@ class CGGM(FactorStrategy):
     multiplied before clipping whatever the optimizer, and the direction term compares parameters, one step late.
     """
 
-    Config = CGGMConfig
+    Config: ClassVar[type[StrategyConfig]] = CGGMConfig
     description = "classifier heads through the encoders plus a bounded factor on each encoder's update"
     url = "https://arxiv.org/abs/2411.01409"
     config: CGGMConfig
@@ -94,10 +104,31 @@ class CGGM(FactorStrategy):
         super().__init__(config)
         if config.mode != "stable":
             warnings.warn(
-                f"cggm mode={config.mode} is for ablation: its factors have no bound and can be negative; "
-                "use mode=stable to train",
+                f"{config.name} mode={config.mode} is for comparison: its factors have no bound and can be negative; "
+                "use strategy cggm with mode=stable to train",
                 stacklevel=2,
             )
+
+    def setup(
+        self,
+        model: MultimodalModel,
+        make_heads: Callable[[], UnimodalHeads],
+        score_sums: ScoreSums,
+        steps_per_epoch: int,
+        hard_score_sums: ScoreSums | None = None,
+    ) -> None:
+        """See the base class.
+
+        Raises:
+            ConfigError: if the task has no hard score, and the settings ask for it.
+        """
+        if self.config.score == "hard":
+            if hard_score_sums is None:
+                raise ConfigError(
+                    "strategy.score is hard, and this task has no accuracy or Dice of a batch; use strategy.score=soft"
+                )
+            score_sums = hard_score_sums
+        super().setup(model, make_heads, score_sums, steps_per_epoch)
 
     @property
     def unimodal_weight(self) -> float:
@@ -114,7 +145,8 @@ class CGGM(FactorStrategy):
         if config.mode == "stable":
             self.coefficients = StableCoefficients(count, config.strength, config.min_factor, config.max_factor)
         else:
-            self.coefficients = RatioCoefficients(count, released=config.mode == "released")
+            rounding = ROUNDING if config.score == "hard" else 0.0
+            self.coefficients = RatioCoefficients(count, config.mode == "released", rounding)
         if config.mode == "released":
             self.late_guidance = LateGuidance(_weight(model.head))
 
@@ -174,6 +206,56 @@ class CGGM(FactorStrategy):
             values["cancelled"] = self.coefficients.cancelled.clone()
             values["largest_coefficient"] = self.coefficients.largest.clone()
         return values
+
+
+# Default settings of the authors' scripts by data set; the script of BraTS never clips.
+AUTHORS_SETTINGS: dict[str, Tree] = {
+    "food101": {"strategy": {"rho": 1.3, "guidance_weight": 0.05}, "optim": {"clip_norm": 0.8}},
+    "mosi": {"strategy": {"rho": 1.3, "guidance_weight": 0.2}, "optim": {"clip_norm": 0.8}},
+    "iemocap": {"strategy": {"rho": 1.3, "guidance_weight": 0.2}, "optim": {"clip_norm": 0.8}},
+    "brats2021": {"strategy": {"rho": 1.0, "guidance_weight": 0.1}, "optim": {"clip_norm": math.inf}},
+}
+
+
+@dataclass(frozen=True)
+class CGGMPaperConfig(CGGMConfig):
+    """Settings of CGGM, of which those that are None take the value of mode ``paper``."""
+
+    mode: Literal["paper"] = "paper"
+
+
+class CGGMPaper(CGGM):
+    """The paper's rule taken literally: ``rho B_m`` of hard scores, and the direction term.
+
+    ``rho``, lambda and the largest norm of the gradient are the authors' for the data set, whatever the task's preset.
+    """
+
+    Config = CGGMPaperConfig
+    description = "CGGM's rule taken literally, with the authors' settings for the data set; its factors have no bound"
+
+    @classmethod
+    def settings_for(cls, task: str) -> Tree:
+        """The authors' settings, where they have this data set."""
+        return AUTHORS_SETTINGS.get(task, {})
+
+
+@dataclass(frozen=True)
+class CGGMReleasedConfig(CGGMConfig):
+    """Settings of CGGM, of which those that are None take the value of mode ``released``."""
+
+    mode: Literal["released"] = "released"
+
+
+class CGGMReleased(CGGM):
+    """What the authors' code does, with its settings for the data set, whatever the task's preset."""
+
+    Config = CGGMReleasedConfig
+    description = "CGGM as its authors' code does it, with its settings for the data set; its factors have no bound"
+
+    @classmethod
+    def settings_for(cls, task: str) -> Tree:
+        """See ``CGGMPaper``."""
+        return AUTHORS_SETTINGS.get(task, {})
 
 
 class LateGuidance(nn.Module):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -41,7 +42,7 @@ class MMParetoConfig(StrategyConfig):
 class MMPareto(BalancingStrategy):
     """Two tasks for each encoder, combined without conflict; fusion, decoder and heads use the plain sum."""
 
-    Config = MMParetoConfig
+    Config: ClassVar[type[StrategyConfig]] = MMParetoConfig
     description = "each encoder's own gradient and the fused one, combined without conflict"
     url = "https://arxiv.org/abs/2405.17730"
     modulates = True
@@ -71,3 +72,39 @@ class MMPareto(BalancingStrategy):
     def diagnostics(self) -> dict[str, Tensor]:
         """Each modality's score, and the cosine between its encoder's two gradients."""
         return {**super().diagnostics(), "conflict_cosine": self.pareto.cosine.clone()}
+
+
+@dataclass(frozen=True)
+class MMParetoPaperConfig(MMParetoConfig):
+    """Settings of MMPareto, with the length restored for each tensor."""
+
+    rescale: Literal["tensor"] = "tensor"
+
+
+class MMParetoPaper(MMPareto):
+    """As the authors' code does it: the length is restored tensor by tensor, so the result need not be a descent."""
+
+    Config = MMParetoPaperConfig
+    description = "MMPareto as its authors' code does it: lengths restored tensor by tensor, gamma 1.5"
+
+
+@dataclass(frozen=True)
+class MMParetoUnscaledConfig(StrategyConfig):
+    """Settings of MMPareto without gamma.
+
+    Attributes:
+        rescale: see MMPareto.
+    """
+
+    rescale: Rescale = "encoder"
+
+
+class MMParetoUnscaled(MMPareto):
+    """MMPareto with gamma 1: the rule alone, since another gamma is another learning rate of the encoders."""
+
+    Config = MMParetoUnscaledConfig
+    description = "MMPareto's combination of gradients alone, without its larger steps (gamma 1): a control"
+    modulates = False  # an encoder whose two gradients agree is trained as by uniform_full
+
+    def modulate(self, model: MultimodalModel, optimizer: Optimizer, step: Step) -> None:
+        """Nothing is scaled."""

@@ -20,7 +20,6 @@ from cggm_med.strategies.base import FactorStrategy, StrategyConfig
 from cggm_med.strategies.parts.gradient_noise import add_gradient_noise, gradient_spreads
 from cggm_med.strategies.parts.ratios import TIE, score_ratios
 
-
 # Epochs of 100 in which the papers' code modulates, both included, as shares of the run: 0 to 50, and 6 to 60.
 SCHEDULES = {"whole": (0.0, 1.0), "cvpr": (0.0, 0.51), "tpami": (0.06, 0.61)}
 

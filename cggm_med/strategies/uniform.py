@@ -37,3 +37,11 @@ class Uniform(BalancingStrategy):
     def unimodal_weight(self) -> float:
         """See the settings."""
         return self.config.unimodal_weight
+
+
+class UniformFull(BalancingStrategy):
+    """The heads' losses reach the encoders in full, as in ``mmpareto`` and ``dgs``, whose control it is."""
+
+    description = "joint training plus each modality's own loss in full: the control of mmpareto and dgs"
+    url = "https://arxiv.org/abs/2405.17730"
+    unimodal_weight = 1.0

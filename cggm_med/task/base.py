@@ -22,6 +22,7 @@ from cggm_med.errors import ConfigError, UnknownName
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.objectives.activation import average_classes
+from cggm_med.objectives.balance_scores import ScoreSums
 from cggm_med.results.results import CaseValues, Record, Scores
 from cggm_med.results.tables import Table
 from cggm_med.task.capabilities import LabelledSamples, UnlabelledSamples, Volumes
@@ -288,6 +289,10 @@ class Task(ABC):
     @abstractmethod
     def score_sums(self, logits: Tensor, target: Tensor) -> Tensor:
         """Additive sums ``(target, 3)`` for a balance score in [0, 1]; see ``BalancingStrategy.setup``."""
+
+    def hard_score_sums(self) -> ScoreSums | None:
+        """Additive sums like ``score_sums``, of predicted classes or masks instead of probabilities, if it has any."""
+        return None
 
     # --- scoring ---
 

@@ -22,7 +22,7 @@ from cggm_med.metrics.classification_regression import (
     label_case_values,
     label_scores,
 )
-from cggm_med.objectives.balance_scores import true_class_sums
+from cggm_med.objectives.balance_scores import ScoreSums, accuracy_sums, true_class_sums
 from cggm_med.objectives.losses import IGNORED
 from cggm_med.plots.classification_regression import confusion_figure
 from cggm_med.results.results import CaseValues, Record, Scores
@@ -99,6 +99,10 @@ class ClassificationTask(SampleTask):
     def score_sums(self, logits: Tensor, target: Tensor) -> Tensor:
         """Sums of the true class's probability."""
         return true_class_sums(logits, target)
+
+    def hard_score_sums(self) -> ScoreSums | None:
+        """Sums of the accuracy."""
+        return accuracy_sums
 
     def labelled_samples(self) -> LabelledSamples:
         """Classes."""

@@ -19,7 +19,7 @@ from cggm_med.metrics.classification_regression import (
     label_scores,
 )
 from cggm_med.objectives.activation import average_values
-from cggm_med.objectives.balance_scores import residual_sums
+from cggm_med.objectives.balance_scores import ScoreSums, residual_sums, sign_accuracy_sums
 from cggm_med.plots.classification_regression import scatter_figure
 from cggm_med.results.results import CaseValues, Record, Scores
 from cggm_med.task.base import CaseResult
@@ -34,11 +34,13 @@ class RegressionTask(SampleTask):
 
     Attributes:
         metrics: the reported ones, by name.
+        signed: whether values lie on both sides of 0, and which side is what matters most.
         residual_scale: residual at which a modality's balance score is 1/e, in the unit of the target.
     """
 
     metrics: ClassVar[Mapping[str, LabelMetric]] = VALUE_METRICS
     residual_scale: ClassVar[float]
+    signed: ClassVar[bool] = False
     chosen_by: ClassVar[str] = "MAE"
     lower_is_better: ClassVar[bool] = True
     chance_rule: ClassVar[str] = "the median of the scored samples for all; 0 where a measure is not defined then"
@@ -54,6 +56,10 @@ class RegressionTask(SampleTask):
     def score_sums(self, logits: Tensor, target: Tensor) -> Tensor:
         """Sums of the bounded residual score."""
         return residual_sums(self.residual_scale)(logits, target)
+
+    def hard_score_sums(self) -> ScoreSums | None:
+        """Sums of the accuracy of the sign, where it has a meaning."""
+        return sign_accuracy_sums if self.signed else None
 
     def labelled_samples(self) -> LabelledSamples:
         """Values."""

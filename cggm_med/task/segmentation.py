@@ -59,7 +59,7 @@ from cggm_med.models.fusion import Fusion
 from cggm_med.models.heads import UnimodalHeads, VoxelwiseHead
 from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.objectives.activation import activation, average_exclusive, average_overlapping
-from cggm_med.objectives.balance_scores import soft_dice_sums
+from cggm_med.objectives.balance_scores import ScoreSums, hard_dice_sums, soft_dice_sums
 from cggm_med.objectives.losses import RegionLoss
 from cggm_med.plots.style import region_colours
 from cggm_med.randomness import Stream, random_seed
@@ -517,6 +517,10 @@ class SegmentationTask(Task):
     def score_sums(self, logits: Tensor, target: Tensor) -> Tensor:
         """Sums of the soft Dice."""
         return soft_dice_sums(logits, target, exclusive=self.exclusive)
+
+    def hard_score_sums(self) -> ScoreSums | None:
+        """Sums of the Dice of masks."""
+        return functools.partial(hard_dice_sums, exclusive=self.exclusive)
 
     def facts(self) -> Tree:
         """The convention of the labels, how each modality's training images look, and which cases lack some."""

@@ -19,7 +19,15 @@ from cggm_med.models.heads import UnimodalHeads, VectorHead, VoxelwiseHead
 from cggm_med.models.late_fusion import LateFusionModel
 from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.objectives.activation import average_classes, average_overlapping, average_values
-from cggm_med.objectives.balance_scores import ScoreSums, residual_sums, soft_dice_sums, true_class_sums
+from cggm_med.objectives.balance_scores import (
+    ScoreSums,
+    accuracy_sums,
+    hard_dice_sums,
+    residual_sums,
+    sign_accuracy_sums,
+    soft_dice_sums,
+    true_class_sums,
+)
 from cggm_med.objectives.losses import RegionLoss
 from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.randomness import Step
@@ -119,6 +127,7 @@ class Problem:
         criterion: the loss.
         score_sums: see ``objectives.balance_scores``.
         average: of several predictions, see ``models.ensemble``.
+        hard_score_sums: the same of predicted classes or masks.
     """
 
     model: Callable[..., MultimodalModel]
@@ -127,11 +136,20 @@ class Problem:
     criterion: nn.Module
     score_sums: ScoreSums
     average: Average
+    hard_score_sums: ScoreSums
 
 
-SEGMENTATION = Problem(small_model, small_heads, small_batch, RegionLoss(), soft_dice_sums, average_overlapping)
+SEGMENTATION = Problem(
+    small_model, small_heads, small_batch, RegionLoss(), soft_dice_sums, average_overlapping, hard_dice_sums
+)
 CLASSIFICATION = Problem(
-    vector_model, vector_heads, vector_batch, nn.CrossEntropyLoss(), true_class_sums, average_classes
+    vector_model,
+    vector_heads,
+    vector_batch,
+    nn.CrossEntropyLoss(),
+    true_class_sums,
+    average_classes,
+    accuracy_sums,
 )
 REGRESSION = Problem(
     lambda modalities=MODALITIES, seed=0: vector_model(modalities, seed, targets=1),
@@ -140,6 +158,7 @@ REGRESSION = Problem(
     nn.L1Loss(),
     residual_sums(1.0),
     average_values,
+    sign_accuracy_sums,
 )
 PROBLEMS = {"segmentation": SEGMENTATION, "classification": CLASSIFICATION, "regression": REGRESSION}
 
@@ -154,7 +173,8 @@ def set_up(
     strategy: BalancingStrategy, model: MultimodalModel, steps_per_epoch: int = 5, problem: Problem = SEGMENTATION
 ) -> BalancingStrategy:
     """The strategy with heads and buffers for this network."""
-    strategy.setup(model, lambda: problem.heads(model.modalities), problem.score_sums, steps_per_epoch)
+    heads = partial(problem.heads, model.modalities)
+    strategy.setup(model, heads, problem.score_sums, steps_per_epoch, problem.hard_score_sums)
     if strategy.teacher:
         other = registry.load(registry.STRATEGIES, strategy.teacher)
         strategy.learn_from(other.network(model.modalities, partial(problem.model, seed=7), problem.average).eval())

@@ -255,7 +255,7 @@ def the_network_takes_any_subset_of_the_modalities(candidate: Candidate) -> None
     expect(model.modalities == task.modalities, f"the network has {model.modalities}, expected {task.modalities}")
     heads = task.unimodal_heads(model)
     strategy = Joint(JointConfig("joint"))
-    strategy.setup(model, lambda: heads, task.score_sums, 2)
+    strategy.setup(model, lambda: heads, task.score_sums, 2, task.hard_score_sums())
     try:
         make_optimizer(model, strategy, task.config.optim, CPU)
     except ValueError as error:

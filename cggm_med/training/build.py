@@ -19,6 +19,7 @@ def build(task: Task, strategy: BalancingStrategy, config: RunConfig, device: to
     torch.manual_seed(config.train.seed)
     model = task.network().to(device)
     torch.manual_seed(random_seed(config.train.seed, Stream.HEAD_WEIGHTS))
-    strategy.setup(model, lambda: task.unimodal_heads(model), task.score_sums, config.train.steps_per_epoch)
+    steps = config.train.steps_per_epoch
+    strategy.setup(model, lambda: task.unimodal_heads(model), task.score_sums, steps, task.hard_score_sums())
     strategy.to(device)
     return model

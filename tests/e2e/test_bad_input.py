@@ -388,7 +388,7 @@ def test_an_ablation_warns_in_one_line(tmp_path):
     ]
     ended = subprocess.run([sys.executable, "-m", "cggm_med.cli", *words], capture_output=True, text=True, check=False)
     warning, error = ended.stderr.strip().splitlines()
-    assert warning.startswith("warning: cggm mode=paper is for ablation")
+    assert warning.startswith("warning: cggm mode=paper is for comparison")
     assert "absent" in error
 
 

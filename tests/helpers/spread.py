@@ -79,7 +79,7 @@ def train_all(rank: int, processes: int) -> dict[str, dict[str, torch.Tensor]]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    warnings.filterwarnings("ignore", "cggm mode=")
+    warnings.filterwarnings("ignore", "cggm.* mode=")
     distributed.init_process_group("gloo")
     rank = distributed.get_rank()
     torch.save(train_all(rank, distributed.get_world_size()), Path(sys.argv[1]) / f"process{rank}.pt")

@@ -1,4 +1,4 @@
-"""A run that a strategy's earlier rule began is resumed, compared and named by that rule, which it does not spell out."""
+"""A run that a strategy's earlier rule began is resumed, compared and named by that rule."""
 
 import dataclasses
 
@@ -17,10 +17,12 @@ from cggm_med.training import checkpoint as checkpoints
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
-# Settings by which a new run follows the earlier rule, and the keys that runs of that time do not have.
+# By strategy: settings of any run of it, those by which a new run follows the earlier rule, and the keys that a run of
+# that time does not have.
 EARLIER = {
-    "ogm": ({"form": "continuous"}, ["schedule"]),
-    "agm": ({"score": "head", "habit": "with"}, ["score", "habit", "cap"]),
+    "ogm": ({}, {"form": "continuous"}, ["schedule"]),
+    "agm": ({}, {"score": "head", "habit": "with"}, ["score", "habit", "cap"]),
+    "cggm": ({"mode": "released"}, {"score": "soft"}, ["score"]),
 }
 
 
@@ -36,22 +38,33 @@ def forget_keys(folder, keys):
     checkpoints.save(last, dataclasses.replace(checkpoint, config=tree))
 
 
+@pytest.mark.filterwarnings("ignore:cggm mode=released is for comparison")
 @pytest.mark.parametrize("strategy", EARLIER)
 def test_it_resumes_with_the_rule_it_began_with(strategy, tmp_path, phantom, cache, monkeypatch):
-    settings, keys = EARLIER[strategy]
-    words = {f"strategy__{key}": value for key, value in settings.items()}
-    config = small_config(phantom, cache, strategy__name=strategy, **words)
-    run.start(config, tmp_path / "whole", quiet())
+    every, earlier, keys = EARLIER[strategy]
+
+    def config(settings):
+        words = {f"strategy__{key}": value for key, value in settings.items()}
+        return small_config(phantom, cache, strategy__name=strategy, **words)
+
+    run.start(config({**every, **earlier}), tmp_path / "spelt", quiet())
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_at(patch, 7)
-        run.start(config, tmp_path / "old", quiet())
+        run.start(config({**every, **earlier}), tmp_path / "old", quiet())
     forget_keys(tmp_path / "old", keys)
     run.resume(tmp_path / "old", {}, quiet())
-    forget_keys(tmp_path / "whole", keys)  # its settings stand in its folder as they do in the other's
-    expect_same_run(tmp_path / "old", tmp_path / "whole")
+    run.start(config(every), tmp_path / "today", quiet())
 
-    today = small_config(phantom, cache, strategy__name=strategy)
-    run.start(today, tmp_path / "today", quiet())
-    runs, _ = comparable_runs({tmp_path / "old": None, tmp_path / "today": None})
-    spelt = ", ".join(f"{key}={settings[key]}" for key in settings)
-    assert sorted(r.name for r in runs) == [strategy, f"{strategy}, {spelt}"]
+    # The same settings in both, and so one of them twice.
+    runs, excluded = comparable_runs({tmp_path / "spelt": None, tmp_path / "old": None, tmp_path / "today": None})
+    assert [r.path.name for r in runs] == ["spelt", "today"]
+    assert excluded[0].reason == f"the same strategy, settings, seed and cases as {tmp_path / 'spelt'}"
+    assert all(f"{key}={value}" in runs[0].name.split(", ") for key, value in earlier.items())
+    assert not same_weights(tmp_path / "old", tmp_path / "today")
+    forget_keys(tmp_path / "spelt", keys)
+    expect_same_run(tmp_path / "old", tmp_path / "spelt")
+
+
+def same_weights(folder, other):
+    states = [checkpoints.load(RunFolder(f).checkpoints / "last.pt", torch.device("cpu")).model for f in (folder, other)]
+    return all(torch.equal(states[0][key], states[1][key]) for key in states[0])

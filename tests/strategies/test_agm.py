@@ -211,7 +211,7 @@ def test_steps_of_sgd_move_each_encoder_by_its_factor_times_the_joint_gradient(s
 
 def brute_force_responses(model, features, order):
     """By the definition: the mean over all orders of what a modality adds to those before it, from zeros."""
-    found = {m: 0.0 for m in order}
+    found = dict.fromkeys(order, 0.0)
     orders = list(permutations(order))
     for joining in orders:
         before = torch.zeros(())

@@ -317,7 +317,7 @@ def test_impossible_settings_are_refused(settings, key):
 
 # The paper's rule taken literally, and the authors' code
 
-ablation = pytest.mark.filterwarnings("ignore:cggm mode=(paper|released) is for ablation")
+ablation = pytest.mark.filterwarnings("ignore:cggm mode=(paper|released) is for comparison")
 improvements_of_several = st.lists(st.floats(-1, 1, width=32), min_size=2, max_size=5).map(torch.tensor)
 
 
@@ -383,7 +383,7 @@ def test_modes_have_the_defaults_of_their_source():
 
 @pytest.mark.parametrize("mode", ["paper", "released"])
 def test_ablations_warn(mode):
-    with pytest.warns(UserWarning, match=f"mode={mode} is for ablation"):
+    with pytest.warns(UserWarning, match=f"mode={mode} is for comparison"):
         cggm(mode=mode)
 
 

@@ -38,7 +38,7 @@ def test_both_processes_end_with_the_same_bits(two, case):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:cggm mode=")
+@pytest.mark.filterwarnings("ignore:cggm.* mode=")
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_do_what_one_does_with_the_whole_batch(two, one, case):
     assert one[case].keys() == two[0][case].keys()

@@ -303,7 +303,7 @@ WRONG = [
     (Unbounded, "any scores give finite state and bounded factors", r"scores of \(1.0, 0.0, 0.0\) give factors"),
     (RemembersNonsense, "scores that are not finite change no state", "scores of nan changed last; write buffers"),
     (RemembersNothing, "a batch without target changes no state", "nothing of the target occurs changed last"),
-    (Denies, "it modulates every encoder if it says so", "modulates is False, but the update of flair is changed"),
+    (Denies, "it modulates every encoder if it says so", "modulates is False, but every encoder's update is changed"),
     (Boasts, "it modulates every encoder if it says so", "modulates is True, but the update of flair is not changed"),
     (DecaysWeights, "a gradient that is not finite skips the step", "gradient is infinite changes the network"),
     (SlowsDown, "learning rates are left as they were", "1e-3 are .0.00081.* after three steps", "it resumes exactly"),

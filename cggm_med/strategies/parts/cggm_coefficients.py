@@ -62,11 +62,12 @@ def temper(factors: Tensor, strength: float, low: float, high: float) -> Tensor:
     return 1 + deviation / excess.clamp_min(1)
 
 
-def paper_coefficients(improvement: Tensor) -> Tensor:
+def paper_coefficients(improvement: Tensor, rounding: float = 0.0) -> Tensor:
     """``B_m = sum_{k != m} d_k / sum_k d_k``, neither bounded nor positive; all 1 where the sum is almost 0.
 
     Args:
         improvement: ``(modality,)``, change of each score since the last step.
+        rounding: sum that counts as 0, such as that of accuracies, which cancel exactly but for rounding.
 
     Returns:
         ``(modality,)``, whose sum is M - 1.
@@ -77,23 +78,32 @@ def paper_coefficients(improvement: Tensor) -> Tensor:
         >>> paper_coefficients(torch.tensor([0.3, -0.3]))
         tensor([1., 1.])
     """
-    total = improvement.sum()
+    total = _total(improvement, rounding)
     cancelled = total.abs() < CANCELLED
     ratio = (total - improvement) / torch.where(cancelled, 1, total)
     return torch.where(cancelled | (len(improvement) == 1), torch.ones_like(ratio), ratio)
 
 
-def released_coefficients(improvement: Tensor) -> Tensor:
+def released_coefficients(improvement: Tensor, rounding: float = 0.0) -> Tensor:
     """The coefficients of the authors' code: ``S = sum_k d_k + 1e-8``, ``B_m = (S - d_m) / S``.
 
     The small number is no safeguard: where the improvements cancel, it makes the coefficient huge.
+
+    Args:
+        improvement: see ``paper_coefficients``.
+        rounding: see ``paper_coefficients``.
 
     Example:
         >>> released_coefficients(torch.tensor([0.5, -0.5]))
         tensor([-50000000.,  50000000.])
     """
-    total = improvement.sum() + CANCELLED
+    total = _total(improvement, rounding) + CANCELLED
     return (total - improvement) / total
+
+
+def _total(improvement: Tensor, rounding: float) -> Tensor:
+    total = improvement.sum()
+    return torch.where(total.abs() < rounding, 0, total)
 
 
 class StableCoefficients(nn.Module):
@@ -153,6 +163,7 @@ class RatioCoefficients(nn.Module):
     Args:
         modalities: how many.
         released: as in the authors' code: without a guard, and with a score of 0 before the first step.
+        rounding: see ``paper_coefficients``.
     """
 
     previous: Tensor
@@ -160,9 +171,9 @@ class RatioCoefficients(nn.Module):
     cancelled: Tensor
     largest: Tensor
 
-    def __init__(self, modalities: int, released: bool) -> None:
+    def __init__(self, modalities: int, released: bool, rounding: float = 0.0) -> None:
         super().__init__()
-        self.released = released
+        self.released, self.rounding = released, rounding
         self.register_buffer("previous", torch.zeros(modalities))
         self.register_buffer("known", torch.full((modalities,), float(released)))
         for name in ("cancelled", "largest"):
@@ -173,9 +184,9 @@ class RatioCoefficients(nn.Module):
         improvement = score - self.previous[rows]
         ready = (self.known[rows] > 0).all()
         rule = released_coefficients if self.released else paper_coefficients
-        coefficients = torch.where(ready, rule(improvement), torch.ones_like(score))
+        coefficients = torch.where(ready, rule(improvement, self.rounding), torch.ones_like(score))
         usable = usable & torch.isfinite(coefficients).all()
-        cancelled = self.cancelled + (ready & (improvement.sum().abs() < CANCELLED))
+        cancelled = self.cancelled + (ready & (_total(improvement, self.rounding).abs() < CANCELLED))
         largest = torch.maximum(self.largest, coefficients.abs().max())
         write_where(self, rows, usable, previous=score, known=torch.ones_like(score))
         write_where(self, (), usable, cancelled=cancelled, largest=largest)

@@ -123,6 +123,7 @@ class MOSI(RegressionTask):
     sequences = frozenset(MODALITIES)
     group_kind = "video"
     residual_scale = 1.0
+    signed = True
     generated_version = 2
     metrics = METRICS
     presets: ClassVar[dict[str, Tree]] = presets(
