@@ -144,6 +144,21 @@ def test_a_resumed_training_continues_with_the_same_bits(kind, make, tmp_path):
         assert torch.equal(x["momentum_buffer"], y["momentum_buffer"])
 
 
+@pytest.mark.filterwarnings("ignore:cggm mode=released is for comparison")
+def test_a_checkpoint_of_an_earlier_rule_continues_with_it(make, tmp_path):
+    """From before the scores of mode released could be hard, when they were soft."""
+    file = tmp_path / "c.pth"
+    make(settings={**SHORT, "strategy": {"mode": "released", "score": "soft"}}).save_checkpoint(str(file))
+    content = torch.load(file, weights_only=True)
+    del content["cggm_med"]["settings"]["strategy"]["score"]
+    torch.save(content, file)
+    trainer = make(settings={}, initialise=False)
+    trainer.load_checkpoint(str(file))
+    assert trainer.settings.strategy.score == "soft"
+    with pytest.raises(CheckpointError, match="strategy.score: soft != hard"):
+        make(settings={"strategy": {"score": "hard"}}, initialise=False).load_checkpoint(str(file))
+
+
 def test_a_checkpoint_holds_tensors_and_plain_values_and_nnunet_can_predict_from_it(make, tmp_path):
     trainer = make()
     trainer.inference_allowed_mirroring_axes = (0, 1, 2)

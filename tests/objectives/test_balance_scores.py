@@ -1,5 +1,6 @@
 """Scores of logits: in [0, 1], additive over batches, out of reach of gradients; hand values and NumPy references."""
 
+import functools
 import math
 
 import numpy as np
@@ -7,15 +8,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score
 
 from cggm_med.objectives.balance_scores import (
+    accuracy_sums,
+    hard_dice_sums,
     mean_score,
     residual_sums,
+    sign_accuracy_sums,
     soft_dice_sums,
     softmax_dice_sums,
     true_class_sums,
 )
-from cggm_med.objectives.losses import IGNORED
+from cggm_med.objectives.losses import IGNORED, UNKNOWN
 
 
 def random_pair(shape=(2, 3, 4, 4, 4)):
@@ -47,6 +52,11 @@ KINDS = {
     "classification": (true_class_sums, random_classes),
     "utterances": (true_class_sums, random_utterances),
     "regression": (residual_sums(0.7), random_values),
+    "masks": (hard_dice_sums, random_pair),
+    "exclusive masks": (functools.partial(hard_dice_sums, exclusive=True), random_pair),
+    "accuracy": (accuracy_sums, random_classes),
+    "accuracy of utterances": (accuracy_sums, random_utterances),
+    "accuracy of signs": (sign_accuracy_sums, random_values),
 }
 every_kind = pytest.mark.parametrize(("score_sums", "make"), KINDS.values(), ids=KINDS)
 
@@ -130,7 +140,39 @@ def test_logits_of_a_coarser_grid_are_compared_with_every_second_voxel():
     np.testing.assert_allclose(soft_dice_sums(logits, target).numpy(), np.stack(expected, axis=1), rtol=1e-5)
 
 
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_the_dice_of_masks_is_that_of_sure_predictions(exclusive):
+    """Authority: the soft Dice of logits that leave no doubt. Without a region above 0 a voxel is background."""
+    logits, target = random_pair()
+    if exclusive:
+        best = (logits == logits.amax(1, keepdim=True)) & (logits > 0)
+        target = target * (target.cumsum(1) == 1)
+    else:
+        best = logits > 0
+    sure = 200 * (2 * best.float() - 1)
+    expected = soft_dice_sums(sure, target, exclusive=exclusive)
+    torch.testing.assert_close(hard_dice_sums(logits, target, exclusive=exclusive), expected)
+
+
+def test_voxels_that_nobody_drew_are_in_no_mask():
+    logits = torch.tensor([1.0, 1.0, -1.0]).view(1, 1, 3, 1, 1)
+    target = torch.tensor([1.0, UNKNOWN, 1.0]).view(1, 1, 3, 1, 1)
+    assert hard_dice_sums(logits, target).tolist() == [[2, 3, 2]]
+
+
 # Classification
+
+
+def test_accuracy_is_scikit_learns():
+    logits, target = random_classes(samples=50)
+    score, _ = mean_score(accuracy_sums(logits, target))
+    assert score.item() == pytest.approx(accuracy_score(target, logits.argmax(1)))
+
+
+def test_accuracy_of_utterances_by_hand():
+    """Right, wrong, and after the dialogue's end."""
+    logits = torch.tensor([[[2.0, 2.0, 2.0], [1.0, 1.0, 1.0]]])
+    assert accuracy_sums(logits, torch.tensor([[0, 1, IGNORED]])).tolist() == [[1, 2, 2]]
 
 
 def test_the_score_of_classes_is_the_mean_probability_of_the_true_one():
@@ -177,6 +219,11 @@ def test_only_differences_of_logits_count(shift, label):
 
 
 # Regression
+
+
+def test_a_sign_is_right_or_wrong_and_zero_is_not_above_zero():
+    prediction, target = torch.tensor([[0.1], [-0.1], [2.0], [0.0]]), torch.tensor([[3.0], [0.0], [-1.0], [0.0]])
+    assert sign_accuracy_sums(prediction, target).tolist() == [[3, 4, 4]]
 
 
 @given(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), min_size=1, max_size=6), st.floats(0.1, 10))

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -10,12 +11,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cggm_med import registry
 from cggm_med.config import OptimConfig, TrainConfig
-from cggm_med.errors import ConfigError
+from cggm_med.errors import ConfigError, UnknownName
 from cggm_med.models.heads import UnimodalHead
 from cggm_med.objectives.losses import RegionLoss, subsample
 from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.randomness import Step
+from cggm_med.runs.settings import make_config
 from cggm_med.strategies.cggm import CGGM, CGGMConfig
 from cggm_med.strategies.joint import Joint
 from cggm_med.strategies.parts.cggm_coefficients import (
@@ -370,6 +373,78 @@ def test_ratio_modes_multiply_by_rho_and_count_sign_flips(mode):
     assert values["cancelled"] == 0
     observed(strategy, [0.2, 0.5, 0.7])  # nothing moved
     assert strategy.diagnostics()["cancelled"] == 1
+
+
+@ablation
+@pytest.mark.parametrize(("mode", "score"), [("stable", "soft"), ("paper", "hard"), ("released", "hard")])
+@pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
+def test_each_mode_compares_the_scores_of_its_source(mode, score, problem):
+    """Accuracy, accuracy of the sign or Dice of masks in the authors' code; otherwise soft ones."""
+    assert cggm(mode=mode).config.score == score
+    for asked in (None, "soft", "hard"):
+        strategy = set_up(cggm(mode=mode, score=asked), problem.model(), problem=problem)
+        hard = (asked or score) == "hard"
+        assert strategy.score_sums is (problem.hard_score_sums if hard else problem.score_sums)
+
+
+@ablation
+def test_changes_of_accuracy_that_cancel_do_so_whatever_float32_makes_of_them():
+    """1/6 up and 1/6 down in three places; in float32 the sum is 1.5e-8 and not 0."""
+    strategy = set_up(cggm(mode="paper", guidance_weight=0.0), small_model())
+    for score in ([1 / 6, 3 / 6, 5 / 6], [2 / 6, 3 / 6, 4 / 6]):
+        observed(strategy, [1 - x for x in score])
+    assert strategy.factor.tolist() == [1, 1, 1]
+    assert strategy.diagnostics()["cancelled"] == 1
+
+
+def test_a_task_without_hard_scores_is_told_to_use_soft_ones():
+    strategy = cggm(score="hard")
+    with pytest.raises(ConfigError, match=r"strategy\.score is hard, .*; use strategy\.score=soft"):
+        strategy.setup(vector_model(), vector_heads, CLASSIFICATION.score_sums, 5)
+
+
+# Strategies named after the paper and its code
+
+named = pytest.mark.filterwarnings("ignore:cggm_(paper|released) mode=")
+
+
+@named
+@pytest.mark.parametrize("name", ["cggm_paper", "cggm_released"])
+@pytest.mark.parametrize(
+    ("task", "rho", "guidance_weight", "clip_norm"),
+    [("food101", 1.3, 0.05, 0.8), ("mosi", 1.3, 0.2, 0.8), ("iemocap", 1.3, 0.2, 0.8), ("brats2021", 1, 0.1, math.inf)],
+)
+def test_the_authors_settings_come_with_the_strategy_whatever_the_preset(name, task, rho, guidance_weight, clip_norm):
+    for preset in registry.load(registry.TASKS, task).presets:
+        config = make_config(task, [], preset=preset, strategy=name)
+        assert config.strategy.mode == name.removeprefix("cggm_")
+        assert config.strategy.score == "hard"
+        assert (config.strategy.rho, config.strategy.guidance_weight) == (rho, guidance_weight)
+        assert config.optim.clip_norm == clip_norm
+        asked = [{"strategy": {"rho": 2.0}, "optim": {"clip_norm": 3.0}}]
+        config = make_config(task, asked, preset=preset, strategy=name)
+        assert (config.strategy.rho, config.optim.clip_norm) == (2, 3)
+
+
+def test_a_preset_of_the_task_does_not_change_a_strategy():
+    """Nor does the default strategy change the task's settings."""
+    for task in registry.names(registry.TASKS):
+        presets = registry.load(registry.TASKS, task).presets
+        assert not [preset for preset, tree in presets.items() if "strategy" in tree]
+    assert CGGM.settings_for("mosi") == {}
+
+
+@named
+@pytest.mark.parametrize("name", ["cggm_paper", "cggm_released"])
+@pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
+def test_they_are_the_modes_bit_for_bit(name, problem):
+    mode = name.removeprefix("cggm_")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        models = [trained(make(name), problem=problem), trained(cggm(mode=mode), problem=problem)]
+    assert same_bits(*models)
+    with pytest.raises(UnknownName, match=r"strategy\.mode"):
+        make_config("avdigits", [{"strategy": {"mode": "stable"}}], strategy=name)
 
 
 @ablation

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 from cggm_med.config import OptimConfig, TrainConfig
-from cggm_med.errors import ConfigError
+from cggm_med.errors import ConfigError, UnknownName
 from cggm_med.models.late_fusion import LateFusionModel
 from cggm_med.objectives.subsets import draw_subset
 from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.randomness import Step
+from cggm_med.runs.settings import make_config
 from cggm_med.strategies.parts.pareto import ParetoGradients, min_norm_weight, pareto_gradient
 from cggm_med.testing.problems import (
     CLASSIFICATION,
@@ -25,8 +26,10 @@ from cggm_med.testing.problems import (
     STEPS,
     make,
     one_step,
+    same_bits,
     set_up,
     small_model,
+    trained,
 )
 
 ROUNDING = 5e-3  # of float32, where one gradient is 200 times as long as the other and nearly opposite
@@ -400,3 +403,29 @@ def test_gradients_of_very_different_lengths_keep_a_common_descent(length):
     (v,), _ = pareto_gradient([g], [u])
     assert cosine(v, g) >= -1e-3
     assert cosine(v, u) >= -1e-3
+
+
+# Strategies named after the authors' code and after what they leave out
+
+
+@pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
+@pytest.mark.parametrize(
+    ("name", "same", "settings"),
+    [
+        ("mmpareto_paper", "mmpareto", {"rescale": "tensor"}),
+        ("mmpareto_unscaled", "mmpareto", {"gamma": 1.0}),
+        ("uniform_full", "uniform", {"unimodal_weight": 1.0}),
+    ],
+)
+def test_a_name_is_a_setting_bit_for_bit(name, same, settings, problem):
+    assert same_bits(trained(make(name), problem=problem), trained(make(same, **settings), problem=problem))
+
+
+def test_what_a_name_means_cannot_be_set_otherwise():
+    for name, setting in (
+        ("mmpareto_paper", {"rescale": "encoder"}),
+        ("mmpareto_unscaled", {"gamma": 2.0}),
+        ("uniform_full", {"unimodal_weight": 0.3}),
+    ):
+        with pytest.raises(UnknownName, match=rf"strategy\.{next(iter(setting))}"):
+            make_config("avdigits", [{"strategy": setting}], strategy=name)

@@ -304,7 +304,7 @@ WRONG = [
     (RemembersNonsense, "scores that are not finite change no state", "scores of nan changed last; write buffers"),
     (RemembersNothing, "a batch without target changes no state", "nothing of the target occurs changed last"),
     (Denies, "it modulates every encoder if it says so", "modulates is False, but every encoder's update is changed"),
-    (Boasts, "it modulates every encoder if it says so", "modulates is True, but the update of flair is not changed"),
+    (Boasts, "it modulates every encoder if it says so", "modulates is True, but the update of flair, t1, t1ce is not"),
     (DecaysWeights, "a gradient that is not finite skips the step", "gradient is infinite changes the network"),
     (SlowsDown, "learning rates are left as they were", "1e-3 are .0.00081.* after three steps", "it resumes exactly"),
     (StandsStill, "training stays finite and learns", "25 steps on one batch bring the loss from 1.34 to 1.3"),
