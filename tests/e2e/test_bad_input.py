@@ -183,7 +183,7 @@ def test_a_case_or_a_patient_in_two_splits(train_refused, phantom, tmp_path):
     ("words", "parts"),
     [
         ("--task brats21", ["no task 'brats21'. Did you mean 'brats2021'? Known: avdigits, brats2021, "]),
-        ("--strategy cgm", ["no strategy 'cgm'. Did you mean 'cggm'? Known: agm, cggm, dgs"]),
+        ("--strategy cgm", ["no strategy 'cgm'. Did you mean 'cggm'? Known: agm, cggm, cggm_paper"]),
         ("--preset tinny", ["'tinny'. Did you mean 'tiny'? Known: base, full, paper, tiny"]),
         ("--set optm.lr=1", ["no configuration section 'optm'. Did you mean 'optim'? Known: data, model"]),
         ("--set optim.learn=1", ["no configuration key 'optim.learn'.", "Known: optim.clip_norm, optim.decay"]),
