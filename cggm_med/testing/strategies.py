@@ -628,13 +628,15 @@ class Scoreboard(MultimodalModel):
         outputs = replace(self.predict([features])[0], unimodal=unimodal)
         target, step = torch.ones(1, 1), Step(number, 100)
         strategy.watch(self, outputs, target, step)
-        strategy.losses(self, outputs, target, lambda logits, truth: (truth - logits).mean(), step)
+        if isinstance(strategy, FactorStrategy):  # whose factors may follow from losses; others may need a real batch
+            strategy.losses(self, outputs, target, lambda logits, truth: (truth - logits).mean(), step)
 
 
 def _watch(strategy: BalancingStrategy, model: MultimodalModel, batch: Batch, number: int) -> None:
     features = model.encode(batch.inputs)
     outputs = replace(model.predict([features])[0], unimodal=strategy.unimodal(features))
     step = Step(number, 100)
+    strategy.see(batch, step)
     strategy.watch(model, outputs, batch.target, step)
     strategy.losses(model, outputs, batch.target, SEGMENTATION.criterion, step)
 
