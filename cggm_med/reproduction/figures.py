@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from cggm_med.files import write_text
 from cggm_med.plots.style import write_figure
 from cggm_med.report import tsne
-from cggm_med.report.figures import curve_figures, curve_rows, gradient_figure, gradient_rows, has_curve
+from cggm_med.report.figures import PANELS, curve_figures, curve_rows, gradient_figure, gradient_rows, has_curve
 from cggm_med.reproduction.outcome import MARK
 from cggm_med.reproduction.paper_table import PaperTable
 from cggm_med.results.tables import csv_text
@@ -34,7 +34,7 @@ def draw(folder: Path, table: PaperTable, runs: Sequence[FinishedRun], phantom: 
     for key in table.panels:
         logged = [run for run in runs if has_curve(run, key)]
         for run, figure in zip(logged, curve_figures(logged, key), strict=True):
-            names.append(_write(folder, key, run, figure, phantom))
+            names.append(_write(folder, key, PANELS[key][0], run, figure, phantom))
         rows = [row for run in logged for row in curve_rows(run, key)]
         _numbers(folder / f"{key}.csv", rows, phantom)
     if table.tsne:
@@ -43,16 +43,15 @@ def draw(folder: Path, table: PaperTable, runs: Sequence[FinishedRun], phantom: 
             gradients = tsne.gradient_points(run.gradients)
             if (plane := tsne.embed(gradients.direction)) is not None:
                 figure = gradient_figure(run.name, gradients, plane, run.modalities)
-                names.append(_write(folder, "tsne", run, figure, phantom))
+                names.append(_write(folder, "tsne", "Gradients at the last layers", run, figure, phantom))
                 rows += gradient_rows(run.name, gradients, plane)
         _numbers(folder / "tsne.csv", rows, phantom)
     return tuple(names)
 
 
-def _write(folder: Path, key: str, run: FinishedRun, figure: Figure, phantom: bool) -> str:
+def _write(folder: Path, key: str, quantity: str, run: FinishedRun, figure: Figure, phantom: bool) -> str:
     name = f"{key}-{re.sub(r'[^a-z0-9]+', '-', run.name.lower()).strip('-')}.png"
-    if phantom:
-        figure.suptitle(MARK, fontsize=9, color="0.4")
+    figure.suptitle(quantity + (f" ({MARK})" if phantom else ""), fontsize=9, color="0.4")
     write_figure(folder / name, figure)
     return name
 

@@ -44,9 +44,13 @@ def write(folder: Path, outcome: Outcome) -> None:
 
 
 def shown(outcome: Outcome) -> Table:
-    """The table as the paper has it, with two columns for each of the paper's: here, and published."""
+    """The table as the paper has it, with two columns for each of the paper's: here, and published.
+
+    Over generated data every column says so, lest a figure be read beside a published one.
+    """
     table = outcome.table
-    header = ("", *(f"{_unit(column)}, {of}" for column in table.columns for of in ("here", "published")))
+    here = MARK if outcome.phantom else "here"
+    header = ("", *(f"{_unit(column)}, {of}" for column in table.columns for of in (here, "published")))
     rows = []
     for row in table.rows:
         texts = [row.name + (" *" if row.added else "")]

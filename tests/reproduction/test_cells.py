@@ -141,3 +141,4 @@ def test_generated_data_are_marked_in_every_file(outcome, tmp_path):
     for path in (tmp_path / "out").iterdir():
         assert MARK in path.read_text().lower()
     assert MARK in written.shown_in_terminal(marked).title
+    assert written.shown(marked).header == ("", f"WT (%), {MARK}", "WT (%), published")
