@@ -270,7 +270,7 @@ FIGURE3 = PaperTable(
         WHICH_DATA,
         "drawn are each modality's validation score and the fused one's, scores on training batches, the magnitude of "
         "the encoders' and the fusion's gradients, their direction, and the factors",
-        "in row CGGM the encoders' gradients are measured after the factor, which the release multiplies before clipping",
+        "in row CGGM the encoders' gradients are measured after the factor, which the release applies before clipping",
     ),
     panels=("modality_scores", "validation", "score", "gradient_norm", "cosine", "factor"),
     phantom=SHORT,

@@ -68,12 +68,13 @@ def test_a_cuda_step_in_bfloat16_applies_the_factor():
     assert strategy.factor.mean().item() == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.* is for comparison:UserWarning")
 def test_every_strategy_starts_with_the_same_model(phantom, cache):
     from cggm_med.registry import STRATEGIES, names
     from cggm_med.runs.settings import instantiate, make_config
 
     states = []
-    for name in names(STRATEGIES):
+    for name in sorted({*names(STRATEGIES)} - {"unimodal_ensemble"}):  # which trains other networks
         task, strategy = instantiate(make_config("brats2021", [], strategy=name))
         states.append(build(task, strategy, task.config, CPU).state_dict())
     assert all(torch.equal(state[key], states[0][key]) for state in states for key in state)
