@@ -33,10 +33,10 @@ def _dialogues(name: str, task: str, data: DataSet) -> PaperTable:
         data,
         (
             Row("joint training", "joint"),
-            Row("MMPareto", "mmpareto[strategy.rescale=tensor,strategy.gamma=3.5]"),
+            Row("MMPareto", "mmpareto_paper[strategy.gamma=3.5]"),
             Row("DGS", f"dgs[{SETTINGS}]"),
             Row("DGS, gamma 1", "dgs", added=True),
-            Row("uniform, weight 1", "uniform[strategy.unimodal_weight=1]", added=True),
+            Row("uniform, weight 1", "uniform_full", added=True),
             Row("CGGM, bounded", "cggm", added=True),
         ),
         (Column("Acc", "accuracy", percent=True), Column("w-F1", "weighted F1", percent=True)),

@@ -27,14 +27,14 @@ CONCAT = "fusion by concatenation; sums and gates: --set model.fusion=sum or gat
 COLUMNS = "which metrics the paper's table has beside accuracy is not known here"
 SHORT = ("train.epochs=2", "train.steps_per_epoch=4")
 CONTROLS = (
-    Row("uniform, weight 1", "uniform[strategy.unimodal_weight=1]", added=True),
+    Row("uniform, weight 1", "uniform_full", added=True),
     Row("ensemble of unimodal networks", "unimodal_ensemble", added=True),
     Row("CGGM, bounded", "cggm", added=True),
 )
 
 
 def _ogm(name: str, data: DataSet, alpha: float, columns: tuple[Column, ...], *differs: str) -> PaperTable:
-    when = f"strategy.alpha={alpha},strategy.form=paper,strategy.start=0,strategy.end=0.51"
+    when = f"strategy.schedule=cvpr,strategy.alpha={alpha}"
     published = {
         ("concatenation", "Acc"): Published("51.7", ISSUE34),
         ("concatenation, OGM-GE", "Acc"): Published("61.25", ISSUE34),
@@ -61,7 +61,7 @@ def _ogm(name: str, data: DataSet, alpha: float, columns: tuple[Column, ...], *d
 def _opm(
     name: str, data: DataSet, modalities: tuple[str, ...], columns: tuple[Column, ...], *differs: str
 ) -> PaperTable:
-    when = "strategy.alpha=0.8,strategy.form=paper,strategy.start=0.06,strategy.end=0.61"
+    when = "strategy.schedule=tpami,strategy.alpha=0.8"
     return PaperTable(
         f"opm/{name}",
         OPM,
