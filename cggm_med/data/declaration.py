@@ -58,6 +58,11 @@ class Modality:
     normalisation: Normalisation = "z_score"
     shows: str = ""
 
+    def to_json(self, name: str) -> dict[str, str]:
+        """What a declared list says of the modality of this name."""
+        shows = {} if self.shows in ("", name) else {"shows": self.shows}
+        return {"kind": self.kind, "normalisation": self.normalisation, **shows}
+
 
 @dataclass(frozen=True)
 class Declaration:
@@ -97,11 +102,7 @@ class Declaration:
 
     def to_json(self) -> dict[str, Any]:
         """The declaration as plain values, which ``from_json`` reads."""
-        modalities: dict[str, dict[str, str]] = {}
-        for name, modality in self.modalities.items():
-            modalities[name] = {"kind": modality.kind, "normalisation": modality.normalisation}
-            if modality.shows not in ("", name):
-                modalities[name]["shows"] = modality.shows
+        modalities = {name: modality.to_json(name) for name, modality in self.modalities.items()}
         named = {name: _convention_json(convention) for name, convention in self.conventions.items()}
         content: dict[str, Any] = {"name": self.name, "modalities": modalities}
         content |= next(iter(named.values())) if set(named) == {self.name} else {"conventions": named}

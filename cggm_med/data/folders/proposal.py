@@ -96,11 +96,7 @@ class Proposal:
 
     def to_json(self, folder: Path) -> dict[str, Any]:
         """The content of a declared list (see ``declared.read_declared``), with paths relative to ``folder``."""
-        modalities: dict[str, dict[str, str]] = {}
-        for name, modality in self.modalities.items():
-            modalities[name] = {"kind": modality.kind, "normalisation": modality.normalisation}
-            if modality.shows not in ("", name):
-                modalities[name]["shows"] = modality.shows
+        modalities = {name: modality.to_json(name) for name, modality in self.modalities.items()}
         content: dict[str, Any] = {"name": self.name, "modalities": modalities}
         if set(self.labels) == {""}:
             content |= self.labels[""].to_json()
