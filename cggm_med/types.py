@@ -119,6 +119,12 @@ class UnimodalOutput(NamedTuple):
     rows: Tensor | None = None
     deep_logits: tuple[Tensor, ...] = ()
 
+    def of(self, rows: Tensor | None) -> UnimodalOutput:
+        """The part of a whole batch's output that belongs to the samples of these numbers; all of it for None."""
+        if rows is None:
+            return self
+        return UnimodalOutput(self.hidden[rows], self.logits[rows], rows, tuple(x[rows] for x in self.deep_logits))
+
     def target(self, target: Tensor) -> Tensor:
         """The part of a batch's target that ``logits`` predict."""
         return target if self.rows is None else target[self.rows]

@@ -69,7 +69,9 @@ class Ensemble(MultimodalModel):
         present = torch.stack([everyone if f.present is None else f.present for f in given.values()])
         present = torch.where(present.any(0), present, True).float()  # a sample without any modality must stay finite
         mean = self.average(logits.detach(), present / present.sum(0))
-        unimodal = {m: _of_rows(outputs, given[m].rows) for m, outputs in own.items()}
+        unimodal = {
+            m: UnimodalOutput(x.fused[0], x.logits, deep_logits=x.deep_logits).of(given[m].rows) for m, x in own.items()
+        }
         return Outputs(dict(view), (mean,), mean, (), unimodal)
 
     def head_input(self, modality: str, outputs: Outputs) -> Tensor:
@@ -83,11 +85,3 @@ class Ensemble(MultimodalModel):
     def clipped_together(self) -> Sequence[Sequence[Parameter]]:
         """Each network by itself."""
         return [list(network.parameters()) for network in self.networks.values()]
-
-
-def _of_rows(outputs: Outputs, rows: Tensor | None) -> UnimodalOutput:
-    """A network's prediction, of the samples that have its modality."""
-    own = UnimodalOutput(outputs.fused[0], outputs.logits, None, outputs.deep_logits)
-    if rows is None:
-        return own
-    return UnimodalOutput(own.hidden[rows], own.logits[rows], rows, tuple(x[rows] for x in own.deep_logits))

@@ -97,10 +97,7 @@ class UnimodalHeads(nn.Module):
         for modality in (m for m in self.heads if m in features):
             own = features[modality]
             maps = tuple(scale_gradient(x, encoder_weight) for x in own.maps)
-            output = self.heads[modality](own._replace(maps=maps))
-            if own.rows is not None:
-                output = UnimodalOutput(output.hidden[own.rows], output.logits[own.rows], own.rows)
-            outputs[modality] = output
+            outputs[modality] = self.heads[modality](own._replace(maps=maps)).of(own.rows)
         return outputs
 
 

@@ -194,7 +194,7 @@ class BalancingStrategy(nn.Module):
         """
         shares = model.linear_shares(outputs.features) if self.from_shares else None
         own = {m: UnimodalOutput(x, x) for m, x in (shares or {}).items()}
-        own = {m: _rows_of(output, outputs.features[m].rows) for m, output in own.items()} or outputs.unimodal
+        own = {m: output.of(outputs.features[m].rows) for m, output in own.items()} or outputs.unimodal
         for modality, output in own.items():
             sums = self.score_sums(output.logits, output.target(target))
             self._sums[modality] = self._sums[modality] + sums if modality in self._sums else sums
@@ -227,7 +227,7 @@ class BalancingStrategy(nn.Module):
     ) -> dict[str, Tensor]:
         """Named scalar losses, whose sum ``backward`` differentiates. A head's loss is named after its modality."""
         own = {
-            modality: step.weigh(modality, criterion(output.logits, output.target(target)), len(output.logits))
+            modality: step.weigh(modality, fused_loss(output, output.target(target), criterion), len(output.logits))
             for modality, output in outputs.unimodal.items()
         }
         return {"task": fused_loss(outputs, target, criterion), **own}
@@ -334,8 +334,3 @@ def average_gradients(parameters: Iterable[nn.Parameter], *, some_lack: bool = F
         return
     for parameter, mean in zip(parameters, average_known([p.grad for p in parameters], parameters), strict=True):
         parameter.grad = mean
-
-
-def _rows_of(output: UnimodalOutput, rows: Tensor | None) -> UnimodalOutput:
-    """The samples of a whole batch that have the modality."""
-    return output if rows is None else UnimodalOutput(output.hidden[rows], output.logits[rows], rows)

@@ -16,9 +16,8 @@ from cggm_med.config import require
 from cggm_med.models.base import MultimodalModel
 from cggm_med.strategies.base import BalancingStrategy, MeasuredLosses, StrategyConfig
 
-MIN_OVERFITTING = (
-    1e-4  # below it, a change of the gap between two losses is what a mean of a few cases leaves to chance
-)
+# Below it, a change of the gap between two losses is what a mean of a few cases leaves to chance.
+MIN_OVERFITTING = 1e-4
 
 
 def blending_weights(train: Tensor, validation: Tensor) -> Tensor:

@@ -70,11 +70,10 @@ class OGMConfig(StrategyConfig):
     end: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value in zip(("start", "end"), SCHEDULES[self.schedule], strict=True):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)  # so that the run's settings show what was used
-        require(self.alpha >= 0, "strategy.alpha", self.alpha, "at least 0")
         start, end = self.modulated
+        for name, value in (("start", start), ("end", end)):
+            object.__setattr__(self, name, value)  # so that the run's settings show what was used
+        require(self.alpha >= 0, "strategy.alpha", self.alpha, "at least 0")
         require(0 <= start < 1, "strategy.start", start, "at least 0, below 1")
         require(start < end <= 1, "strategy.end", end, "more than strategy.start, at most 1")
 

@@ -11,13 +11,11 @@ from torch import Tensor
 
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.ensemble import Average, Ensemble
-from cggm_med.randomness import Step
-from cggm_med.strategies.base import BalancingStrategy, Criterion, fused_loss
-from cggm_med.types import Outputs
+from cggm_med.strategies.base import BalancingStrategy
 
 
 class UnimodalEnsemble(BalancingStrategy):
-    """Every network learns from its own prediction alone. The mean is what the run predicts.
+    """Every network learns from its own prediction alone. The mean is what the run predicts; it trains nothing.
 
     A single modality's network is what ``evaluate --subsets`` scores as the subset of that modality. The networks share
     batches, crops and the choice of the checkpoint, nothing else.
@@ -34,16 +32,6 @@ class UnimodalEnsemble(BalancingStrategy):
     ) -> MultimodalModel:
         """One of the task's networks for each modality."""
         return Ensemble({m: make([m]) for m in modalities}, average)
-
-    def losses(
-        self, model: MultimodalModel, outputs: Outputs, target: Tensor, criterion: Criterion, step: Step
-    ) -> dict[str, Tensor]:
-        """Each network's own; that of the mean is logged and trains nothing."""
-        own = {
-            modality: step.weigh(modality, fused_loss(output, output.target(target), criterion), len(output.logits))
-            for modality, output in outputs.unimodal.items()
-        }
-        return {"task": fused_loss(outputs, target, criterion).detach(), **own}
 
     def guide(self, modalities: Iterable[str]) -> Tensor:
         """Recent scores of the networks themselves."""
