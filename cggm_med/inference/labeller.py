@@ -45,7 +45,7 @@ class Labeller:
             )
         self.task, self.samples = task, samples
         self.device = select_device(task.config.train.device)
-        self.model = task.model().to(self.device).eval()
+        self.model = task.network().to(self.device).eval()
         self.run.restore(self.model, None, self.device)
         self.autocast = precision(task.config.train.precision, self.device)
 
@@ -127,7 +127,7 @@ class Labeller:
             return found
         inputs = {m: _to(x, self.device) for m, x in self.samples.stack(list(loaded.values())).items()}
         with torch.no_grad(), self.autocast():
-            logits = self.model.head(self.model.fuse(self.model.encode(inputs))[0])
+            logits = self.model(inputs)
         lengths = [x.valid.sum(1).tolist() for x in inputs.values() if isinstance(x, Padded)]
         for i, (case, one) in enumerate(zip(loaded, logits.float().cpu(), strict=True)):
             whole = one[:, : lengths[0][i]] if one.ndim > 1 and lengths else one

@@ -13,12 +13,12 @@ from helpers.command_line import command
 from cggm_med.runs.finished_run import FinishedRun
 
 
-def trained(folder, task):
+def trained(folder, task, strategy="joint"):
     """A run of generated data, as short as it gets; and these data."""
     settings = (f"data.cache={folder / 'cache'}", "train.epochs=1", "train.steps_per_epoch=2", "train.device=cpu")
     flags = [word for setting in settings for word in ("--set", setting)]
     with pytest.MonkeyPatch.context() as patch:
-        command(patch, "train", "--task", task, "--strategy", "joint", "--out", folder / "run", *flags)
+        command(patch, "train", "--task", task, "--strategy", strategy, "--out", folder / "run", *flags)
     (data,) = (folder / "cache" / "generated").glob(f"{task}-v*")
     return folder / "run", data
 
@@ -63,6 +63,14 @@ def test_values_are_those_that_were_scored(mosi, tmp_path, monkeypatch, capsys):
         assert float(row["predicted"]) == pytest.approx(scored[row["case"]], abs=1e-5)
         assert (row["present"], row["absent"], row["failed"]) == ("text+audio+vision", "", "")
     assert f"written: {tmp_path / 'new.csv'}" in said
+
+
+def test_a_network_for_each_modality_labels_as_it_was_scored(tmp_path, monkeypatch):
+    run, data = trained(tmp_path, "mosi", "unimodal_ensemble")
+    command(monkeypatch, "predict", run, unlabelled(data, tmp_path / "new.pkl"), "-o", tmp_path / "new.csv")
+    predicted = {row["case"]: float(row["predicted"]) for row in rows_of(tmp_path / "new.csv")}
+    scored = {row["case"]: row["predicted"] for row in FinishedRun(run).report.scores.cases}
+    assert predicted == pytest.approx(scored, abs=1e-5)
 
 
 def test_absent_modalities_are_said(mosi, tmp_path, monkeypatch):
