@@ -135,14 +135,14 @@ class DialogueTask(ClassificationTask):
         cache = cache_folder(self.config.data.cache)
         speakers, features, streams = read_unlabelled_dialogues(path, self.layout, modalities, cache=cache)
         config = self.config.model
-        made_for = dict(zip(self.modalities, config.channels, strict=True))
+        channels = dict(zip(self.modalities, config.channels, strict=True))
         for modality, of_dialogue in features.items():
-            found = next((x.shape[1] for x in of_dialogue.values()), made_for[modality])
-            if found != made_for[modality] or (modality == "text" and streams != config.streams):
+            width = next((x.shape[1] for x in of_dialogue.values()), channels[modality])
+            found, expected = (streams, config.streams) if modality == "text" else (1, 1)
+            if (width, found) != (channels[modality], expected):
                 raise DataError(
-                    f"{path}: {modality} has {found} channels in {streams if modality == 'text' else 1} streams, the "
-                    f"network was made for {made_for[modality]} in {config.streams if modality == 'text' else 1}; use "
-                    "features of one kind, as in training"
+                    f"{path}: {modality} has {width} channels in {found} streams, the network was made for "
+                    f"{channels[modality]} in {expected}; use features of one kind, as in training"
                 )
         return [
             Sample(id, id, None, {m: np.concatenate([x[id], who], axis=1) for m, x in features.items()})

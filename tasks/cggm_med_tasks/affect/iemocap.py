@@ -40,6 +40,7 @@ from cggm_med.models.sequence import (
 )
 from cggm_med.task.classification import ClassificationTask
 from cggm_med.task.samples import Sample, SampleDataConfig, SampleList, presets, with_channels_of
+from cggm_med_tasks.affect.cggm_release import TINY, TRAINING
 
 FILES = {"text": "L/bert_large.h5", "audio": "A/comparE.h5", "vision": "V/denseface.h5"}
 STATISTICS = "A/comparE_mean_std.h5"
@@ -88,23 +89,9 @@ class IEMOCAP(ClassificationTask):
                 "dropout_residual": 0.15,
                 "dropout_output": 0.2,
             },
-            "optim": {
-                "name": "adam",
-                "lr": 1e-3,
-                "weight_decay": 0.0,
-                "warmup_fraction": 0.0,
-                "schedule": "plateau",
-                "plateau_by": "loss",
-                "heads_lr": 5e-4,
-                "clip_norm": 0.8,
-            },
-            "train": {"batch_size": 64, "epochs": 30, "steps_per_epoch": 0, "validate_every": 1},
+            **TRAINING,
         },
-        tiny={
-            "model": {"encoder_layers": 1, "fusion_layers": 1, "head_layers": 1},
-            "optim": {"schedule": "cosine", "heads_lr": None},
-            "train": {"batch_size": 16, "epochs": 8},
-        },
+        tiny={**TINY, "train": {"batch_size": 16, "epochs": 8}},
     )
 
     def read(self, path: Path, say: Callable[[str], None]) -> SampleList:

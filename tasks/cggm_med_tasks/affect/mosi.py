@@ -50,6 +50,7 @@ from cggm_med.models.sequence import (
 )
 from cggm_med.task.regression import RegressionTask
 from cggm_med.task.samples import Sample, SampleList, presets, with_channels_of
+from cggm_med_tasks.affect.cggm_release import TINY, TRAINING
 from cggm_med_tasks.readers.untrusted_pickle import read_pickle
 
 MODALITIES = ("text", "audio", "vision")
@@ -138,23 +139,9 @@ class MOSI(RegressionTask):
                 "dropout_residual": 0.1,
                 "dropout_output": 0.1,
             },
-            "optim": {
-                "name": "adam",
-                "lr": 1e-3,
-                "weight_decay": 0.0,
-                "warmup_fraction": 0.0,
-                "schedule": "plateau",
-                "plateau_by": "loss",
-                "heads_lr": 5e-4,
-                "clip_norm": 0.8,
-            },
-            "train": {"batch_size": 64, "epochs": 30, "steps_per_epoch": 0, "validate_every": 1},
+            **TRAINING,
         },
-        tiny={
-            "model": {"encoder_layers": 1, "fusion_layers": 1, "head_layers": 1},
-            "optim": {"schedule": "cosine", "heads_lr": None},
-            "train": {"batch_size": 16, "epochs": 10},
-        },
+        tiny={**TINY, "train": {"batch_size": 16, "epochs": 10}},
     )
 
     def read(self, path: Path, say: Callable[[str], None]) -> SampleList:
@@ -205,12 +192,11 @@ class MOSI(RegressionTask):
         file = _the_pickle(path)
         content = read_pickle(file, cache_folder(self.config.data.cache))
         keys = content.keys() if isinstance(content, dict) else set()
-        sections = [section for section in SECTIONS if section in keys] or ["sentence"]
+        parts = {section: content[section] for section in SECTIONS if section in keys}
         samples: list[Sample] = []
-        for section in sections:
-            part = content[section] if section in keys else content
+        for section, part in (parts or {"sentence": content}).items():
             given = [m for m in modalities if isinstance(part, dict) and m in part]
-            where = f"{file}: {section}" if section in keys else str(file)
+            where = f"{file}: {section}" if parts else str(file)
             if not given:
                 raise DataError(f"{where} holds {_kind(part)}, expected some of {', '.join(modalities)}; {LAYOUT}")
             first = require_numbers(part[given[0]], AXES, f"{where}: {given[0]}")
