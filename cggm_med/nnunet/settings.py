@@ -82,17 +82,6 @@ def resolve(strategy: str, tree: Tree) -> Settings:
     )
 
 
-def as_trained(strategy: str, recorded: Tree) -> Settings:
-    """Settings of a training as a checkpoint holds them, and what keys that are newer than it meant in it.
-
-    Args:
-        strategy: registered name.
-        recorded: sections ``strategy`` and ``train``.
-    """
-    unstated = registry.load(registry.STRATEGIES, strategy).Config.UNSTATED
-    return resolve(strategy, {**recorded, "strategy": {**unstated, **recorded.get("strategy", {})}})
-
-
 def given() -> Tree:
     """The settings that the environment carries.
 

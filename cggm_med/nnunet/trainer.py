@@ -23,11 +23,12 @@ from cggm_med.errors import CheckpointError, ConfigError, DataError, NonFiniteLo
 from cggm_med.files import atomic_file
 from cggm_med.models.heads import UnimodalHeads, VoxelwiseHead
 from cggm_med.nnunet.network import PlannedNetwork, channel_modalities, initialise, network_from_plan
-from cggm_med.nnunet.settings import Settings, as_trained, given, resolve
+from cggm_med.nnunet.settings import Settings, given, resolve
 from cggm_med.objectives.balance_scores import hard_dice_sums, soft_dice_sums, softmax_dice_sums
 from cggm_med.objectives.losses import subsample
 from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.randomness import Step
+from cggm_med.runs.settings import as_trained
 from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.training.checkpoint import read_tensors
 from cggm_med.training.step import train_step
@@ -226,7 +227,7 @@ class BalancedTrainer(nnUNetTrainer):
     def _take_settings(self, recorded: Tree, path: Path) -> None:
         """Go on with the settings of a checkpoint; what is given anew must agree with them."""
         asked = given()
-        recorded = asdict(as_trained(self.strategy_name, recorded))
+        recorded = asdict(resolve(self.strategy_name, as_trained(recorded)))
         merged = {section: {**values, **asked.get(section, {})} for section, values in recorded.items()}
         settings: Settings = resolve(self.strategy_name, merged)
         if changed := differences(recorded, asdict(settings)):
