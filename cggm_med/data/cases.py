@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 LABEL = "label"
+MAX_ID = 128  # characters of a case's id
 SECTIONS = ("training", "validation", "test")
 # Of image files, by which they are found; ``volumes.io`` reads them. Of a pair, the header stands for both files.
 ENDINGS = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".hdr")
@@ -81,7 +82,7 @@ def can_be_id(text: str) -> bool:
         >>> [can_be_id(id) for id in ("BraTS2021_00000", "../a", "..", "")]
         [True, False, False, False]
     """
-    return re.fullmatch(r"(?!\.+$)[^/\\\x00-\x1f]{1,128}", text) is not None
+    return re.fullmatch(rf"(?!\.+$)[^/\\\x00-\x1f]{{1,{MAX_ID}}}", text) is not None
 
 
 def stem(name: str) -> str:

@@ -55,8 +55,10 @@ def convention_of_masks(asked: str | None, volumes: Volumes) -> LabelConvention 
         UnknownName: if there is neither a convention nor a data set of this name.
         DataError: if the data set declares several conventions, or not all of the task's regions.
     """
-    if asked is None or asked in volumes.conventions:
-        return None if asked is None else volumes.conventions[asked]
+    if asked is None:
+        return None
+    if asked in volumes.conventions:
+        return volumes.conventions[asked]
     if not Path(asked).exists():
         fix = "Choose one with --mask-labels NAME, or give the data set that declares one with --mask-labels PATH"
         raise UnknownName("label convention", asked, volumes.conventions, fix)

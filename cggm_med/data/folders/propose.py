@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cggm_med.data.cases import CaseList
+from cggm_med.data.cases import MAX_ID, CaseList
 from cggm_med.data.declaration import UNKNOWN, Declaration, Modality
 from cggm_med.data.folders.any_names import read_names
 from cggm_med.data.folders.bids import read_bids
@@ -22,7 +22,6 @@ from cggm_med.data.folders.proposal import Proposal
 from cggm_med.data.layouts import files_under, read_json
 from cggm_med.errors import DataError, first_of
 
-MAX_ID = 128  # characters of a case's id, see ``declared``
 _YAML = (".yaml", ".yml")
 
 
