@@ -1,6 +1,7 @@
 """Packages as a stranger writes and installs them: in folders of their own, nothing else is touched."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,26 @@ def installed(package, target):
     }
 
 
+def write_metadata(folder, package, version, group, entries):
+    """What an installer leaves of a package in a folder on the path; entry points are "name": "module:object"."""
+    metadata = folder / f"{package.replace('-', '_')}-{version}.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+    lines = [f"{name} = {value}\n" for name, value in entries.items()]
+    (metadata / "entry_points.txt").write_text(f"[{group}]\n{''.join(lines)}")
+
+
+def listed(environment, command, name):
+    """What a command that lists says of this name."""
+    lines = cggm_med(environment, command).splitlines()
+    return next(line.strip() for line in lines if line.split()[0] == name)
+
+
+def python_blocks(page):
+    """The Python code that a page shows."""
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+
+
 def new_package(kind, name, folder, *words):
     """The package, as the command writes it."""
     said = cggm_med(os.environ, f"new-{kind.word}", name, "--out", folder, *words)
@@ -57,6 +78,12 @@ def assert_template_with_another_name(kind, package, name, class_name):
     for source in sources:
         text = written[str(source.relative_to(kind.template)).replace(kind.name, name)]
         assert text.replace(name, kind.name).replace(class_name, kind.name.capitalize()) == source.read_text()
+
+
+def assert_its_own_tests_pass(package, environment, *, count):
+    done = run(environment, "-m", "pytest", "-W", "error", "-p", "no:cacheprovider", folder=package)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert f"{count} passed" in done.stdout
 
 
 def assert_keeps_the_rules_of_this_project(package):

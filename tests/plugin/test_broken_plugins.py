@@ -4,10 +4,9 @@ import sys
 
 import pytest
 from helpers.command_line import command
+from helpers.packages import write_metadata
 
 from cggm_med import MissingExtra, PluginError, registry
-
-# Entry points of packages that are installed together, by package; "name": "module:object".
 from cggm_med.cli import app as cli
 
 # Entry points of packages that are installed together, by package; "name": "module:object".
@@ -73,11 +72,7 @@ SAID = {
 def installed(tmp_path, monkeypatch):
     """Installs the packages by what an installer leaves behind: metadata and modules in a folder on the path."""
     for package, entries in PACKAGES.items():
-        metadata = tmp_path / f"{package.replace('-', '_')}-1.5.dist-info"
-        metadata.mkdir()
-        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.5\n")
-        lines = [f"{name} = {value}\n" for name, value in entries.items()]
-        (metadata / "entry_points.txt").write_text(f"[{registry.TASKS}]\n{''.join(lines)}")
+        write_metadata(tmp_path, package, "1.5", registry.TASKS, entries)
     for module, code in MODULES.items():
         (tmp_path / f"{module}.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
@@ -155,10 +150,7 @@ def test_what_names_the_missing_extra_itself_is_left_as_it_is(installed, tmp_pat
 
 
 def test_a_broken_strategy_is_refused_likewise(tmp_path, monkeypatch):
-    metadata = tmp_path / "wrong-2.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: wrong\nVersion: 2\n")
-    (metadata / "entry_points.txt").write_text(f"[{registry.STRATEGIES}]\nwrong = cggm_med_tasks.affect.mosi:MOSI\n")
+    write_metadata(tmp_path, "wrong", "2", registry.STRATEGIES, {"wrong": "cggm_med_tasks.affect.mosi:MOSI"})
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(PluginError, match=r"strategy 'wrong' of package wrong 2 .* subclass of .*BalancingStrategy"):
         registry.load(registry.STRATEGIES, "wrong")

@@ -2,19 +2,20 @@
 
 import csv
 import json
-import re
 
 import numpy as np
 import pytest
 from helpers.nifti import write
 from helpers.packages import (
     ROOT,
+    assert_its_own_tests_pass,
     assert_keeps_the_rules_of_this_project,
     assert_template_with_another_name,
     cggm_med,
     installed,
+    listed,
     new_package,
-    run,
+    python_blocks,
 )
 
 from cggm_med.scaffold.packages import SEGMENTATION
@@ -43,8 +44,7 @@ def test_it_keeps_the_rules_of_this_project(package):
 
 
 def test_the_guide_shows_the_listing_that_is_written(package):
-    guide = (ROOT / "docs" / "how-to" / "add-a-task.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    blocks = python_blocks(ROOT / "docs" / "how-to" / "add-a-task.md")
     (shown,) = (block for block in blocks if "def listing(" in block)
     assert f"\n\n{shown}\n" in (package / f"{NAME}_task" / "task.py").read_text()
 
@@ -72,8 +72,7 @@ def scans(folder, *, labels):
 
 @pytest.mark.slow
 def test_it_is_planned_and_trained_on_scans_of_its_layout_and_predicts_others(environment, tmp_path):
-    line = next(line for line in cggm_med(environment, "tasks").splitlines() if line.startswith(NAME))
-    assert line.endswith(f"[flair,t1]  ({NAME}_task 0.1.0)")
+    assert listed(environment, "tasks", NAME).endswith(f"[flair,t1]  ({NAME}_task 0.1.0)")
 
     small = ["data.patch_size=[16,16,8]", "model.channels=[4,8]", "train.epochs=1", "train.steps_per_epoch=2"]
     small += ["train.batch_size=2", "data.validation=0.2", "data.test=0.2", "data.workers=0"]
@@ -93,6 +92,4 @@ def test_it_is_planned_and_trained_on_scans_of_its_layout_and_predicts_others(en
 
 @pytest.mark.slow
 def test_its_own_tests_pass(package, environment):
-    done = run(environment, "-m", "pytest", "-W", "error", "-p", "no:cacheprovider", folder=package)
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert "5 passed" in done.stdout
+    assert_its_own_tests_pass(package, environment, count=5)

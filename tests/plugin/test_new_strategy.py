@@ -7,12 +7,12 @@ import pytest
 from helpers import processes
 from helpers.packages import (
     ROOT,
+    assert_its_own_tests_pass,
     assert_keeps_the_rules_of_this_project,
     assert_template_with_another_name,
     cggm_med,
     installed,
     new_package,
-    run,
 )
 from helpers.small_runs import small_settings
 
@@ -56,9 +56,7 @@ def test_it_trains_from_the_command_line_and_its_factors_are_logged(environment,
 
 @pytest.mark.slow
 def test_its_own_tests_pass(package, environment):
-    done = run(environment, "-m", "pytest", "-W", "error", "-p", "no:cacheprovider", folder=package)
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert "4 passed" in done.stdout
+    assert_its_own_tests_pass(package, environment, count=4)
 
 
 @pytest.mark.slow

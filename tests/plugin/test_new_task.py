@@ -19,12 +19,16 @@ import yaml
 from helpers import processes
 from helpers.packages import (
     ROOT,
+    assert_its_own_tests_pass,
     assert_keeps_the_rules_of_this_project,
     assert_template_with_another_name,
     cggm_med,
     installed,
+    listed,
     new_package,
+    python_blocks,
     run,
+    write_metadata,
 )
 from scipy.io import wavfile
 
@@ -69,8 +73,7 @@ def module_of(folder, monkeypatch):
 
 @pytest.mark.slow
 def test_it_is_listed_trained_and_scored(environment, tmp_path):
-    line = next(line for line in cggm_med(environment, "tasks").splitlines() if line.startswith(NAME))
-    assert line.endswith(f"[sound,image]  ({NAME}_task 0.1.0)")
+    assert listed(environment, "tasks", NAME).endswith(f"[sound,image]  ({NAME}_task 0.1.0)")
 
     short = ["train.epochs=2", "train.steps_per_epoch=1", "train.checkpoint_every=1", "train.validate_every=1"]
     words = ["train", "--task", NAME, *(word for setting in short for word in ("--set", setting))]
@@ -92,9 +95,7 @@ def test_it_is_listed_trained_and_scored(environment, tmp_path):
 
 @pytest.mark.slow
 def test_its_own_tests_pass(package, environment):
-    done = run(environment, "-m", "pytest", "-W", "error", "-p", "no:cacheprovider", folder=package)
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert "5 passed" in done.stdout
+    assert_its_own_tests_pass(package, environment, count=5)
 
 
 @pytest.mark.slow
@@ -197,8 +198,7 @@ def test_a_folder_is_whole_or_not_there(refused, monkeypatch):
 
 def code_of(guide, first_line):
     """The code block of the guide that begins so."""
-    blocks = re.findall(r"```python\n(.*?)```", guide.read_text(), re.DOTALL)
-    return next(block for block in blocks if block.startswith(first_line))
+    return next(block for block in python_blocks(guide) if block.startswith(first_line))
 
 
 def test_the_guide_shows_the_test_that_is_written(package):
@@ -262,10 +262,7 @@ def test_the_guide_holds_for_the_real_recordings(tmp_path, shared_data, monkeypa
 
 def test_the_guides_segmentation_task_is_complete(tmp_path, monkeypatch):
     (tmp_path / "np_ms.py").write_text(code_of(GUIDE, '"""Multiple sclerosis'))
-    metadata = tmp_path / "np_ms-1.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: np-ms\nVersion: 1\n")
-    (metadata / "entry_points.txt").write_text(f"[{registry.TASKS}]\nms = np_ms:MS\n")
+    write_metadata(tmp_path, "np-ms", "1", registry.TASKS, {"ms": "np_ms:MS"})
     monkeypatch.syspath_prepend(tmp_path)
     config = make_config("ms", [{"data": {"path": str(tmp_path)}}])
     assert config.preset == "base"
