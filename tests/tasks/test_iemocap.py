@@ -213,6 +213,14 @@ def test_utterances_that_a_file_lacks_are_listed(tmp_path, cache):
     assert set(error.value.problems) == {NAMES[4], NAMES[7]}
 
 
+def test_without_labels_what_is_no_utterance_is_listed(tmp_path, cache):
+    with h5py.File(write(tmp_path) / FILES["vision"], "a") as store:
+        store.create_group("more")
+    with pytest.raises(DataError, match=r"V/denseface\.h5 holds what is no array of an utterance") as error:
+        make(tmp_path, cache).read_unlabelled(tmp_path, ("vision",), silent)
+    assert error.value.problems == ("more",)
+
+
 def npy(file, change):
     def damage(root):
         path = root / "target" / "1" / file

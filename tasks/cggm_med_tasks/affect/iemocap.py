@@ -234,6 +234,8 @@ def _arrays(file: Path, names: list[str] | None) -> dict[str, NDArray[Any]]:
                 raise DataError(f"{where} has {array.shape[1]} channels, {first} {other.shape[1]}; fix the file")
             require_finite(array, where)
             arrays[name] = array
+    if problems and names is None:
+        raise DataError(f"{file} holds what is no array of an utterance, (time, channel):", problems, listed=20)
     if problems:
         raise DataError(f"{file} lacks {len(problems)} utterances of target/:", problems, listed=20)
     return arrays
