@@ -58,6 +58,6 @@ def init(
         console.print("nothing was written; add -o dataset.json for a list to check and edit")
         return
     write_json(out, dataclasses.replace(proposal, questions=tuple(asked)).to_json(out.parent))
-    settle = 'write what you know in the place of each "?", delete each settled line of its "questions"'
-    settle = settle if asked else "check it"
+    to_settle = 'write what you know in the place of each "?", delete each settled line of its "questions"'
+    settle = to_settle if asked else "check it"
     console.print(f"wrote {out}; {settle}, then: cggm-med train --task segmentation --data {shlex.quote(str(out))}")

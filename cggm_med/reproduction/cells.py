@@ -19,7 +19,6 @@ RULES = {
     ADDED_MEGABYTES: "what a training step takes more than one of the baseline with the same seed: weights, gradients, "
     "optimizer and activations at their most",
 }
-NO_RUN = "no run"
 
 RunsOf = Mapping[str, Sequence[FinishedRun]]
 
@@ -53,7 +52,7 @@ class Cell:
             '61.2 ± 0.5 [60.0, 62.5]'
         """
         if self.mean is None:
-            return "not defined" if self.runs else NO_RUN
+            return "not defined" if self.runs else "no run"
         spread = "" if self.sd is None else f" ± {rounded(self.sd, digits)}"
         ends = "" if self.interval is None else f" [{', '.join(rounded(end, digits) for end in self.interval)}]"
         return rounded(self.mean, digits) + spread + ends
@@ -75,8 +74,8 @@ def _cell(table: PaperTable, row: Row, column: Column, by_variant: RunsOf) -> Ce
     interval = None
     if column.metric == ADDED_MEGABYTES:
         scores = _added_megabytes(runs, by_variant.get(table.baseline, ()))
-    elif runs and all(_has(run, of) for run in runs) and all(column.metric in _values(run, of) for run in runs):
-        sums, counts = seed_matrix([(run.seed, _values(run, of)[column.metric]) for run in runs])[2:]
+    elif by_case := _by_case(runs, column.metric, of):
+        sums, counts = seed_matrix(by_case)[2:]
         scores = seed_scores(sums, counts).tolist()
         low, high = bootstrap_interval(sums, counts)
         interval = (scale * low, scale * high)
@@ -92,13 +91,12 @@ def _rows(run: FinishedRun, of: str) -> list[Mapping[str, object]]:
     return list(scores.cases) if of == FUSED else [row for row in scores.heads if row["modality"] == of]
 
 
-def _has(run: FinishedRun, of: str) -> bool:
-    return bool(_rows(run, of))
-
-
-def _values(run: FinishedRun, of: str) -> Mapping[str, Mapping[str, tuple[float, float]]]:
-    """What each case adds to each metric that is a mean over cases."""
-    return run.task_class.case_values(_rows(run, of))
+def _by_case(
+    runs: Sequence[FinishedRun], metric: str, of: str
+) -> Sequence[tuple[int, Mapping[str, tuple[float, float]]]]:
+    """Of each run, its seed and what each case adds to a mean over cases; empty unless every run has such values."""
+    values = [(run.seed, run.task_class.case_values(_rows(run, of)).get(metric, {})) for run in runs]
+    return values if all(by_case for _, by_case in values) else []
 
 
 def _whole(runs: Sequence[FinishedRun], metric: str, of: str) -> list[float] | None:

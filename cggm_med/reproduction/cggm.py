@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from cggm_med.reproduction.data_sets import BRATS2021, FOOD101, IEMOCAP, MOSI
-from cggm_med.reproduction.paper_table import ADDED_MEGABYTES, Column, DataSet, Paper, PaperTable, Published, Row
+from cggm_med.reproduction.paper_table import (
+    ADDED_MEGABYTES,
+    MODALITY,
+    Column,
+    DataSet,
+    Paper,
+    PaperTable,
+    Published,
+    Row,
+)
 
 CGGM = Paper(
     "CGGM: Guo, Jin, Chen, Zhao, Classifier-guided Gradient Modulation for Enhanced Multimodal Learning, NeurIPS 2024",
@@ -17,10 +26,17 @@ TRAINED = (
     "validation split (audit C15)"
 )
 RULE = "row CGGM is the rule of the release, applied to the encoders as intended (audit C1 to C12)"
-BASELINES = "the paper's other baselines were not recovered; those that are known to stand in its tables are joint "
-BASELINES += "training, AGM and PMR. uniform and the ensemble are controls that no paper shows"
+BASELINES = (
+    "the paper's other baselines were not recovered; those that are known to stand in its tables are joint training, "
+    "AGM and PMR. uniform and the ensemble are controls that no paper shows"
+)
+ONE_FOLD = "fold 1 of ten, as in the release; --folds 10 trains all ten"
 
-
+WITHOUT_AND_WITH = (
+    Row("joint training", "joint"),
+    Row("CGGM", "cggm_released"),
+    Row("CGGM, bounded", "cggm", added=True),
+)
 STRATEGIES = (
     Row("joint training", "joint"),
     Row("AGM", "agm"),
@@ -88,6 +104,7 @@ MOSI_TABLE = PaperTable(
     ),
     phantom=SHORT,
 )
+IEMOCAP_PUBLISHED = _published(WIZWAND, Acc="75.38")
 IEMOCAP_TABLE = PaperTable(
     "cggm/iemocap",
     CGGM,
@@ -96,18 +113,20 @@ IEMOCAP_TABLE = PaperTable(
     IEMOCAP,
     STRATEGIES,
     (ACCURACY, WEIGHTED_F1),
-    _published(WIZWAND, Acc="75.38"),
+    IEMOCAP_PUBLISHED,
     (
         TRAINED,
-        "fold 1 of ten, as in the release; --folds 10 trains all ten, as one table",
+        ONE_FOLD + ", as one table",
         RULE,
         BASELINES,
         F1_IS_WEIGHTED,
     ),
     phantom=SHORT,
 )
-DICE = "the Dice of whole volumes on each case's own grid; the release averages the Dice of 2-D slices with tumour "
-DICE += "(audit C14), so the figures cannot be compared"
+DICE = (
+    "the Dice of whole volumes on each case's own grid; the release averages the Dice of 2-D slices with tumour (audit "
+    "C14), so the figures cannot be compared"
+)
 NETWORK = "a 3-D U-Net on patches; the paper's is a 2-D DeepLab with a ResNet-101 for each modality, on slices"
 BRATS_TABLE = PaperTable(
     "cggm/brats2021",
@@ -121,11 +140,10 @@ BRATS_TABLE = PaperTable(
         Column("Avg", "Dice mean", percent=True),
     ),
     {
-        ("CGGM", "WT"): Published("76.94", WIZWAND),
-        **{
-            ("CGGM", column): Published(figure, "notes of a third party, which also have the WT of the page above")
-            for column, figure in {"TC": "72.75", "ET": "72.14", "Avg": "73.94"}.items()
-        },
+        **_published(WIZWAND, WT="76.94"),
+        **_published(
+            "notes of a third party, which also have the WT of the page above", TC="72.75", ET="72.14", Avg="73.94"
+        ),
     },
     (
         DICE,
@@ -140,7 +158,7 @@ BRATS_TABLE = PaperTable(
 )
 
 MODALITIES = ("audio", "vision", "text")
-ALONE = "joint[task.modalities=[{modality}]]"
+ALONE = f"joint[task.modalities=[{MODALITY}]]"
 ALONE_TABLE = PaperTable(
     "cggm/unimodal",
     CGGM,
@@ -148,14 +166,12 @@ ALONE_TABLE = PaperTable(
     "iemocap",
     IEMOCAP,
     (
-        *(Row(f"{modality} alone", ALONE.replace("{modality}", modality)) for modality in MODALITIES),
-        Row("joint training", "joint"),
-        Row("CGGM", "cggm_released"),
-        Row("CGGM, bounded", "cggm", added=True),
+        *(Row(f"{modality} alone", ALONE.replace(MODALITY, modality)) for modality in MODALITIES),
+        *WITHOUT_AND_WITH,
     ),
     (ACCURACY, WEIGHTED_F1),
-    _published(WIZWAND, Acc="75.38"),
-    (TRAINED, "fold 1 of ten, as in the release; --folds 10 trains all ten", RULE, F1_IS_WEIGHTED),
+    IEMOCAP_PUBLISHED,
+    (TRAINED, ONE_FOLD, RULE, F1_IS_WEIGHTED),
     phantom=SHORT,
 )
 HEADS_TABLE = PaperTable(
@@ -166,9 +182,7 @@ HEADS_TABLE = PaperTable(
     IEMOCAP,
     (
         Row("unimodal", ALONE),
-        Row("joint training", "joint"),
-        Row("CGGM", "cggm_released"),
-        Row("CGGM, bounded", "cggm", added=True),
+        *WITHOUT_AND_WITH,
     ),
     tuple(
         Column(f"f{number}, {modality}", "accuracy", percent=True, of=modality)
@@ -235,11 +249,6 @@ def _sweep(name: str, key: str, symbol: str, values: tuple[float, ...]) -> Paper
 RHO_FIGURE = _sweep("rho", "rho", "rho", (0.7, 1.0, 1.3, 1.6, 2.0))
 LAMBDA_FIGURE = _sweep("lambda", "guidance_weight", "lambda", (0.0, 0.05, 0.1, 0.2, 0.4))
 
-TRAJECTORY_ROWS = (
-    Row("joint training", "joint"),
-    Row("CGGM", "cggm_released"),
-    Row("CGGM, bounded", "cggm", added=True),
-)
 WHICH_DATA = "which data set and steps the paper's figure shows is not known here; IEMOCAP is used"
 FIGURE3 = PaperTable(
     "cggm/figure3",
@@ -247,9 +256,9 @@ FIGURE3 = PaperTable(
     "Fig. 3 a-c: how modalities fare over training, without and with CGGM",
     "iemocap",
     IEMOCAP,
-    TRAJECTORY_ROWS,
+    WITHOUT_AND_WITH,
     (ACCURACY,),
-    _published(WIZWAND, Acc="75.38"),
+    IEMOCAP_PUBLISHED,
     (
         TRAINED,
         WHICH_DATA,
@@ -266,9 +275,9 @@ TSNE_FIGURE = PaperTable(
     "t-SNE of the classifiers' gradients and the fusion's, without and with CGGM",
     "iemocap",
     IEMOCAP,
-    TRAJECTORY_ROWS,
+    WITHOUT_AND_WITH,
     (ACCURACY,),
-    _published(WIZWAND, Acc="75.38"),
+    IEMOCAP_PUBLISHED,
     (
         TRAINED,
         WHICH_DATA,

@@ -12,7 +12,7 @@ from cggm_med.files import write_text
 from cggm_med.plots.style import write_figure
 from cggm_med.report import tsne
 from cggm_med.report.figures import PANELS, curve_figures, curve_rows, gradient_figure, gradient_rows, has_curve
-from cggm_med.reproduction.outcome import MARK
+from cggm_med.reproduction.outcome import MARK, whose_data
 from cggm_med.reproduction.paper_table import PaperTable
 from cggm_med.results.tables import csv_text
 from cggm_med.runs.finished_run import FinishedRun
@@ -58,4 +58,4 @@ def _write(folder: Path, key: str, quantity: str, run: FinishedRun, figure: Figu
 
 def _numbers(path: Path, rows: Sequence[dict[str, object]], phantom: bool) -> None:
     if rows:
-        write_text(path, csv_text([{**row, "data": MARK if phantom else "given"} for row in rows]))
+        write_text(path, csv_text([{**row, "data": whose_data(phantom)} for row in rows]))

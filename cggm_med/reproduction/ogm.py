@@ -20,8 +20,10 @@ OPM = Paper(
 ISSUE34 = "https://github.com/GeWu-Lab/OGM-GE_CVPR2022/issues/34, which quotes table 2 of the paper"
 ACCURACY = Column("Acc", "accuracy", percent=True)
 MAP = Column("mAP", "mAP", percent=True)
-CHOSEN = "validation is held out of training and chooses the checkpoint; the releases report the best epoch on test "
-CHOSEN += "(audit O6)"
+CHOSEN = (
+    "validation is held out of training and chooses the checkpoint; the releases report the best epoch on test (audit "
+    "O6)"
+)
 SCALED = "all parameters of an encoder are scaled; the releases scale tensors of four dimensions only (audit O1)"
 CONCAT = "fusion by concatenation; sums and gates: --set model.fusion=sum or gated"
 COLUMNS = "which metrics the paper's table has beside accuracy is not known here"

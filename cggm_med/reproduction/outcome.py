@@ -12,6 +12,11 @@ from cggm_med.runs.finished_run import Excluded
 MARK = "generated data, no result"
 
 
+def whose_data(phantom: bool) -> str:
+    """What column ``data`` of a file of numbers says in each row."""
+    return MARK if phantom else "given"
+
+
 @dataclass(frozen=True)
 class Outcome:
     """A table of a paper, made again.

@@ -157,8 +157,12 @@ class PaperTable:
     def variants(self) -> tuple[str, ...]:
         """Everything that has to be trained, each once."""
         cells = [row.variant_in(column) for row in self.rows for column in self.columns]
-        memory = any(column.metric == ADDED_MEGABYTES for column in self.columns)
-        return tuple(dict.fromkeys([*cells, *([self.baseline] if memory else [])]))
+        return tuple(dict.fromkeys([*cells, self.baseline] if self.counts_memory else cells))
+
+    @property
+    def counts_memory(self) -> bool:
+        """Whether any column is memory over that of the baseline."""
+        return any(column.metric == ADDED_MEGABYTES for column in self.columns)
 
     def published_in(self, row: Row, column: Column) -> str:
         """A cell's published figure, or why there is none."""

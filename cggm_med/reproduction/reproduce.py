@@ -24,6 +24,7 @@ from cggm_med.runs.finished_run import FinishedRun
 from cggm_med.runs.provenance import origin
 
 TINY = "tiny"  # the preset of every task for its generated data
+# Settings of every short run on generated data
 PHANTOM = ("train.validate_every=1", "train.checkpoint_every=50", "train.log_every=1", "data.workers=0")
 
 
@@ -66,7 +67,8 @@ def what_to_get(table: PaperTable) -> DataError:
 
 def plan_of(table: PaperTable, request: Request) -> Plan:
     """What is the same for all runs of a table."""
-    settings = (*table.settings, *(*PHANTOM, *table.phantom)[: None if request.phantom else 0], *request.settings)
+    short = (*PHANTOM, *table.phantom) if request.phantom else ()
+    settings = (*table.settings, *short, *request.settings)
     data = {} if request.data is None else {"data": {"path": str(request.data.resolve())}}
     return Plan(
         request.folder,
@@ -119,7 +121,7 @@ def reproduce(table: PaperTable, request: Request, console: Console) -> Outcome:
         changed=tuple(request.settings),
         phantom=request.phantom,
         excluded=(*failed, *excluded),
-        figures=draw(request.folder / "figures", table, first_runs(table, by_variant), request.phantom),
+        figures=draw(request.folder / "figures", table, _first_runs(table, by_variant), request.phantom),
         provenance=origin(),
     )
     write(request.folder, outcome)
@@ -128,7 +130,7 @@ def reproduce(table: PaperTable, request: Request, console: Console) -> Outcome:
     return outcome
 
 
-def first_runs(table: PaperTable, runs: Mapping[str, Sequence[FinishedRun]]) -> list[FinishedRun]:
+def _first_runs(table: PaperTable, runs: Mapping[str, Sequence[FinishedRun]]) -> list[FinishedRun]:
     """The first run of each row, named as the row, for pictures."""
     first = [(row.name, runs.get(row.variant, ())) for row in table.rows]
     return [FinishedRun(group[0].path, name) for name, group in first if group]

@@ -9,8 +9,8 @@ from typing import Any
 
 from cggm_med.files import write_json, write_text
 from cggm_med.reproduction.cells import RULES
-from cggm_med.reproduction.outcome import MARK, Outcome
-from cggm_med.reproduction.paper_table import ADDED_MEGABYTES, NOT_KNOWN, Column
+from cggm_med.reproduction.outcome import MARK, Outcome, whose_data
+from cggm_med.reproduction.paper_table import ADDED_MEGABYTES, NOT_KNOWN, Column, Row
 from cggm_med.results.tables import Table, csv_text, markdown_table
 
 
@@ -53,13 +53,12 @@ def shown(outcome: Outcome) -> Table:
     header = ("", *(f"{_unit(column)}, {of}" for column in table.columns for of in (here, "published")))
     rows = []
     for row in table.rows:
-        texts = [row.name + (" *" if row.added else "")]
+        texts = [_marked(row)]
         for column in table.columns:
             cell = outcome.cell(row, column)
             texts += [cell.text(column.digits), cell.published]
         rows.append(tuple(texts))
-    title = f"{table.name}: {table.shows}" + (f" ({MARK})" if outcome.phantom else "")
-    return Table(title, header, tuple(rows))
+    return Table(_title(outcome), header, tuple(rows))
 
 
 def shown_in_terminal(outcome: Outcome) -> Table:
@@ -69,8 +68,8 @@ def shown_in_terminal(outcome: Outcome) -> Table:
     for row in table.rows:
         cells = [(outcome.cell(row, column), column) for column in table.columns]
         texts = (f"{cell.text(column.digits)}\npaper: {cell.published}" for cell, column in cells)
-        rows.append((row.name + (" *" if row.added else ""), *texts))
-    return Table(shown(outcome).title, ("", *map(_unit, table.columns)), tuple(rows))
+        rows.append((_marked(row), *texts))
+    return Table(_title(outcome), ("", *map(_unit, table.columns)), tuple(rows))
 
 
 def markdown(outcome: Outcome) -> str:
@@ -82,10 +81,9 @@ def markdown(outcome: Outcome) -> str:
     folds = f", {outcome.folds} folds" if outcome.folds else ""
     parts = [
         f"# {table.name}: {table.shows}",
-        *(
-            [f"**{MARK[0].upper()}{MARK[1:]}: this page shows that everything runs, and nothing about the paper.**"]
-            * outcome.phantom
-        ),
+        f"**{MARK.capitalize()}: this page shows that everything runs, and nothing about the paper.**"
+        if outcome.phantom
+        else "",
         f"{paper.title}, {paper.url}. Code of the authors: {paper.release}, as of commit {paper.commit}.",
         f"Task {table.task}, {preset}, seeds {', '.join(map(str, outcome.seeds))}{folds}; data: {data}.",
         markdown_table(body.header, body.rows),
@@ -116,8 +114,15 @@ def _sources(outcome: Outcome) -> list[str]:
 
 
 def _rules(outcome: Outcome) -> dict[str, str]:
-    memory = any(column.metric == ADDED_MEGABYTES for column in outcome.table.columns)
-    return {name: text for name, text in RULES.items() if memory or name != ADDED_MEGABYTES}
+    return {name: text for name, text in RULES.items() if outcome.table.counts_memory or name != ADDED_MEGABYTES}
+
+
+def _title(outcome: Outcome) -> str:
+    return f"{outcome.table.name}: {outcome.table.shows}" + (f" ({MARK})" if outcome.phantom else "")
+
+
+def _marked(row: Row) -> str:
+    return row.name + (" *" if row.added else "")
 
 
 def _unit(column: Column) -> str:
@@ -131,6 +136,6 @@ def _rows(outcome: Outcome) -> list[dict[str, Any]]:
         plain = asdict(cell)
         low, high = plain.pop("interval") or (None, None)
         published = outcome.table.published.get((cell.row, cell.column))
-        source = published.source if published and cell.published == published.figure else None
-        rows.append({**plain, "low": low, "high": high, "source": source, "data": MARK if outcome.phantom else "given"})
+        source = None if published is None else published.source
+        rows.append({**plain, "low": low, "high": high, "source": source, "data": whose_data(outcome.phantom)})
     return rows

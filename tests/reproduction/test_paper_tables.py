@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cggm_med import registry
-from cggm_med.config import parse_overrides
+from cggm_med.config import flat, parse_overrides
 from cggm_med.errors import UnknownName
 from cggm_med.metrics.classification_regression import FUSED
 from cggm_med.reproduction import catalogue
@@ -35,7 +35,7 @@ def configs(table, data):
 
 @of_every_table
 def test_every_row_is_trained_with_the_settings_of_the_paper_but_for_its_own(table, tmp_path):
-    preset = parse_preset(table)
+    preset = flat(registry.load(registry.TASKS, table.task).presets[table.preset])
     for words, config in configs(table, tmp_path).items():
         assert config.preset == table.preset
         stated = set(table.settings) | set(re.findall(r"[\w.]+=[^,\]]+", words))
@@ -43,11 +43,6 @@ def test_every_row_is_trained_with_the_settings_of_the_paper_but_for_its_own(tab
             if not any(setting.startswith(f"{key}=") for setting in stated):
                 section, name = key.split(".", 1)
                 assert getattr(getattr(config, section), name) == (tuple(value) if isinstance(value, list) else value)
-
-
-def parse_preset(table):
-    tree = registry.load(registry.TASKS, table.task).presets[table.preset]
-    return {f"{section}.{key}": value for section, values in tree.items() for key, value in values.items()}
 
 
 @of_every_table
