@@ -67,7 +67,7 @@ def evaluate_masks(
     if labels is not None:
         overrides = {**overrides, "task": {**overrides.get("task", {}), "labels": labels}}
     if run is not None and task in (None, run.task):
-        config = run.folder.settings_with(overrides)
+        config = run.folder.settings_with(run.folder.on_other_data(overrides))
     else:
         if task is None:
             # A convention that is asked for by name is one of the task that has several.
@@ -86,7 +86,7 @@ def evaluate_masks(
     found = {case.id: case for case in volumes.found.cases}
     splits = run.splits if run is not None else made.own_splits
     cases = _chosen(found, dict(splits.items()) if splits else {}, split, other)
-    say(f"{len(cases)} masks, labels numbered as in {volumes.convention.name}")
+    say(f"{len(cases)} masks, labels numbered as in {volumes.labels_in_words(cases)}")
     scores = score_masks(made, volumes, masks, cases, of_masks, say)
     rules = {**made.rules(), "threshold": MASKS_RULE}
     compared: list[Record] = []

@@ -314,13 +314,14 @@ class _Reader:
                 raise UnknownName(kind, str(name), known, f"It stands in {self.where}")
 
 
-def same_meaning(run: Declaration, data: Declaration) -> dict[str, LabelConvention]:
+def same_meaning(known: Iterable[LabelConvention], data: Declaration) -> dict[str, LabelConvention]:
     """The conventions of other data with the regions of a run, so that the run can be scored on them.
 
-    A region is found by its name or, where the data have none of that name, by the meanings of its labels.
+    A region is found by its name or, where the data have none of that name, by the meanings of its labels. Of the
+    meanings that both declare, those inside the region must be the same.
 
     Args:
-        run: what the run's training data declared.
+        known: conventions of the run, which say in different numbers what its regions are; one of them must fit.
         data: what the other data declare.
 
     Raises:
@@ -329,21 +330,33 @@ def same_meaning(run: Declaration, data: Declaration) -> dict[str, LabelConventi
     Example:
         >>> def declares(labels):
         ...     return Declaration.from_json({"modalities": ["t1"], "labels": labels}, "here")
-        >>> same_meaning(declares({"1": "core", "2": "rim"}), declares({"4": "core", "7": "rim"}))["data"].regions
+        >>> run = declares({"1": "core", "2": "rim"}).conventions.values()
+        >>> same_meaning(run, declares({"4": "core", "7": "rim"}))["data"].regions
         {'core': (4,), 'rim': (7,)}
     """
-    return {name: _translated(run, convention, data.name) for name, convention in data.conventions.items()}
+    return {name: _fitting(known, convention, data.name) for name, convention in data.conventions.items()}
 
 
-def _translated(run: Declaration, data: LabelConvention, where: str) -> LabelConvention:
-    trained = next(iter(run.conventions.values()))
+def _fitting(known: Iterable[LabelConvention], data: LabelConvention, where: str) -> LabelConvention:
+    """The data's convention with the regions of the first of the run's that fits it."""
+    refused: DataError | None = None
+    for trained in known:
+        try:
+            return _translated(trained, data, where)
+        except DataError as error:
+            refused = refused or error
+    raise refused or ValueError("a run has at least one convention")
+
+
+def _translated(trained: LabelConvention, data: LabelConvention, where: str) -> LabelConvention:
+    known = {meaning.casefold() for meaning in trained.meanings.values()}
     number_of = {meaning.casefold(): label for label, meaning in data.meanings.items()}
     regions: dict[str, tuple[int, ...]] = {}
     for region, labels in trained.regions.items():
         wanted = {trained.meanings[label].casefold() for label in labels}
         if region in data.regions:
             found = {data.meanings[label].casefold() for label in data.regions[region]}
-            if not wanted & found:
+            if not wanted & found or wanted & set(number_of) != found & known:
                 raise DataError(
                     f"region {region} means {', '.join(sorted(wanted))} in the run and {', '.join(sorted(found))} in "
                     f"{where}; rename one of them"

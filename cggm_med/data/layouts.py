@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ def find_cases(
 ) -> CaseList:
     """Find the cases that a folder or a JSON file holds, without opening an image.
 
-    Three kinds of layout are read: folders of named files, with or without a folder for each case; the Medical
+    Three kinds of layout are read: folders of named files, with or without a folder for each case, also of several
+    releases that name them differently (then each case names its convention); the Medical
     Segmentation Decathlon (``dataset.json``, http://medicaldecathlon.com), one 4-D file a case; and MONAI-style
     datalists, whose paths are absolute or relative to the list.
 
@@ -149,14 +151,44 @@ def _read_named(folder: Path, wanted: _Wanted, layouts: Sequence[NamedFiles]) ->
         ]
         known += ["decathlon: dataset.json", "datalist: give the path of the .json file"]
         raise DataError(f"no images found in {folder} (searched its subfolders too); known layouts:", known)
-    if len(held) > 1:
-        samples = [f"{layout.name}: {files[0][0]}" for layout, files in held]
-        raise DataError(f"{folder} holds more than one layout; give a folder with one of them:", samples)
-    ((layout, files),) = held
-    for modality in wanted.modalities:
-        if modality not in layout.suffixes:
-            raise DataError(f"layout {layout.name} has no modality {modality}; it has {', '.join(layout.suffixes)}")
+    told = Counter(file for _, files in held for file, _, _ in files)
+    if both := [file for file, times in told.items() if times > 1]:
+        names = [layout.name for layout, files in held if any(file == both[0] for file, _, _ in files)]
+        raise DataError(f"{both[0]} is named as in {' and in '.join(names)}; give a folder with one of these layouts")
+    for layout, _ in held:
+        for modality in wanted.modalities:
+            if modality not in layout.suffixes:
+                raise DataError(f"layout {layout.name} has no modality {modality}; it has {', '.join(layout.suffixes)}")
+    found = [_named_cases(layout, files, wanted) for layout, files in held]
+    problems = [problem for of in found for problem in of.problems]
+    first: dict[str, Path] = {}
+    for id, file in ((id, file) for of in found for id, file in of.files.items()):
+        if first.setdefault(id.lower(), file) != file:
+            problems.append(f"{id}: the same id twice: {first[id.lower()]} and {file}")
+    remedy = wanted.remedy if any(of.lacking for of in found) else ""
+    if len(held) == 1:
+        ((layout, _),) = held
+        return _finish(folder, list(found[0].cases), problems, layout.name, layout.label_convention, remedy=remedy)
+    # Each case keeps the convention of its layout, for the same number may mean something else in another.
+    cases = [
+        replace(case, convention=layout.label_convention)
+        for (layout, _), of in zip(held, found, strict=True)
+        for case in of.cases
+    ]
+    return _finish(folder, cases, problems, " and ".join(layout.name for layout, _ in held), None, remedy=remedy)
 
+
+@dataclass(frozen=True)
+class _NamedCases:
+    """The cases of one layout, what is wrong, whether an image is missing, and a file of each case by its id."""
+
+    cases: Sequence[Case]
+    problems: Sequence[str]
+    lacking: bool
+    files: Mapping[str, Path]
+
+
+def _named_cases(layout: NamedFiles, files: Sequence[tuple[Path, str, str]], wanted: _Wanted) -> _NamedCases:
     # Letter case varies between the files of one case and between the cases of one patient: the first spelling counts.
     ids: dict[str, str] = {}
     patients: dict[str, str] = {}
@@ -183,8 +215,7 @@ def _read_named(folder: Path, wanted: _Wanted, layouts: Sequence[NamedFiles]) ->
             images = {modality: ImageFile(roles[modality][0]) for modality in wanted.modalities if modality in roles}
             spelled = patients.setdefault(patient[1].lower(), patient[1])
             cases.append(Case(case_id, spelled, images, roles.get(LABEL, [None])[0]))
-    remedy = wanted.remedy if lacking else ""
-    return _finish(folder, cases, problems, layout.name, layout.label_convention, remedy=remedy)
+    return _NamedCases(cases, problems, lacking, {id: next(iter(of.values()))[0] for id, of in found.items()})
 
 
 def _decathlon_channels(

@@ -50,8 +50,11 @@ def case_items(
         need_labels=labels is not None,
         required=(),
     )
-    if labels is not None and found.label_convention not in (None, labels):
-        raise DataError(f"{path} has labels as in {found.label_convention}; expected {labels}: translate them first")
+    implied = {case.convention or found.label_convention for case in found.cases} - {None, labels}
+    if labels is not None and implied:
+        raise DataError(
+            f"{path} has labels as in {', '.join(sorted(map(str, implied)))}; expected {labels}: translate them first"
+        )
     items = []
     for case in found.cases:
         item: dict[str, Any] = {"image": _image(case), "case": case.id}

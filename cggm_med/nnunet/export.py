@@ -60,7 +60,8 @@ def export_dataset(task: Task, raw: Path, number: int, name: str, *, say: Callab
     cases = {case.id: case for case in volumes.found.cases}
     splits = task.default_splits()
     used = [id for _, ids in splits.items() for id in ids]
-    say(f"{len(used)} cases ({volumes.found.layout}), labels numbered as in {volumes.convention.name}; checking")
+    named = volumes.labels_in_words(cases[id] for id in used)
+    say(f"{len(used)} cases ({volumes.found.layout}), labels numbered as in {named}; checking")
     problems: list[str] = []
     for done, id in enumerate(used, start=1):
         problems += inspect(cases[id], volumes.convention_of(cases[id])).problems
@@ -69,8 +70,8 @@ def export_dataset(task: Task, raw: Path, number: int, name: str, *, say: Callab
             say(f"{done} of {len(used)} cases checked")
     if problems:
         raise DataError("these cases cannot be exported; fix or leave out:", problems)
-    named = {volumes.convention_of(cases[id]).name: volumes.convention_of(cases[id]) for id in used}
-    numbers = numbers_of_regions([*named.values()])
+    conventions = {volumes.convention_of(cases[id]).name: volumes.convention_of(cases[id]) for id in used}
+    numbers = numbers_of_regions([*conventions.values()])
     with atomic_folder(target) as folder:
         for part, ids in (("Tr", (*splits.train, *splits.validation)), ("Ts", splits.test)):
             for id in ids:
@@ -79,7 +80,7 @@ def export_dataset(task: Task, raw: Path, number: int, name: str, *, say: Callab
         if splits.validation:
             write_json(folder / "splits_final.json", [{"train": list(splits.train), "val": list(splits.validation)}])
         training = len(splits.train) + len(splits.validation)
-        write_json(folder / "dataset.json", dataset_json(volumes.modalities, [*named.values()], training))
+        write_json(folder / "dataset.json", dataset_json(volumes.modalities, [*conventions.values()], training))
     return target
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cggm_med.config import RunConfig, Tree, read_file
+from cggm_med.config import RunConfig, Tree, merge, read_file
 from cggm_med.data.splits import Splits
 from cggm_med.errors import CheckpointError
 from cggm_med.files import write_text
@@ -68,6 +68,19 @@ class RunFolder:
         """The run's settings, with ``overrides`` taking precedence."""
         stored = self.stored_settings()
         return make_config(str(stored["task"]["name"]), [stored, overrides], stored=True)
+
+    def on_other_data(self, overrides: Tree) -> Tree:
+        """The overrides, by which data other than the run's do not inherit what was said of the run's label files.
+
+        Args:
+            overrides: of which ``data.path`` may name other data, and ``task.labels`` the convention of their labels.
+        """
+        stored = self.stored_settings()
+        path, own = (tree.get("data", {}).get("path") for tree in (overrides, stored))
+        same = own is not None and path is not None and Path(path).resolve() == Path(own).resolve()
+        if path is None or same or "labels" in overrides.get("task", {}) or stored["task"].get("labels") is None:
+            return overrides
+        return merge([overrides, {"task": {"labels": None}}])
 
     def device_setting(self, overrides: Tree) -> str:
         """``train.device`` of the overrides, else of the run."""

@@ -124,14 +124,20 @@ class Volumes(Protocol):
 
     @property
     def convention(self) -> LabelConvention:
-        """The convention of these cases' labels."""
+        """The convention in which masks are written: that of most of these cases' labels."""
 
     @property
     def cases(self) -> Mapping[str, PreparedCase]:
         """The cases that the task's ``prepare`` prepared, by id."""
 
     def convention_of(self, case: Case) -> LabelConvention:
-        """The convention of one case's label."""
+        """The convention of one case's label, among those that ``find`` found."""
+
+    def labels_in_words(self, cases: Iterable[Case]) -> str:
+        """The conventions that these cases follow, with the number of cases where there are several."""
+
+    def with_conventions(self, found: CaseList) -> tuple[CaseList, Sequence[str]]:
+        """See ``SegmentationTask.with_conventions``."""
 
     def score(
         self, case: Case, predicted: NDArray[np.bool_], true: NDArray[np.bool_], spacing: Spacing, *, full: bool

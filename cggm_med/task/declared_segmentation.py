@@ -7,20 +7,20 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from cggm_med import distributed, registry
 from cggm_med.config import RunConfig, TrainConfig, Tree, build_section, merge, require
-from cggm_med.data.cases import Case, CaseList
-from cggm_med.data.declaration import Declaration, Kind, same_meaning
+from cggm_med.data.cases import CaseList
+from cggm_med.data.declaration import Declaration, Kind
 from cggm_med.data.folders.declared import declared_in
+from cggm_med.data.folders.other_data import for_run
 from cggm_med.data.folders.propose import read_any
 from cggm_med.data.volumes.geometry import geometries, target_spacing
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.normalise import Normalisation
-from cggm_med.errors import ConfigError, DataError
 from cggm_med.models.encoders import UNetEncoder
 from cggm_med.task.footprint import Network
 from cggm_med.task.generated import generated_data
@@ -170,17 +170,6 @@ class DeclaredSegmentationTask(SegmentationTask):
         """Generated data, written once to the cache."""
         return generated_data(self.config.task.name, self.generated_version, self.generate, cache, say)
 
-    def find(self, say: Callable[[str], None]) -> tuple[str, ...]:
-        """Find the scans; label numbers are read as the data declare them, which may differ from case to case."""
-        self.found = _labelled(self.find_scans(self.data_path(say), required=self.required), say)
-        self.convention = next(iter(self.conventions.values()))
-        if self.config.task.labels is not None:
-            raise ConfigError(
-                f"task.labels is {self.config.task.labels}; the data of task '{self.config.task.name}' declare their "
-                "labels themselves, leave it out"
-            )
-        return tuple(case.id for case in self.found.cases)
-
     @property
     def required(self) -> tuple[str, ...]:
         """Modalities that every case must have: those that are set; what the data require is checked in any case."""
@@ -196,30 +185,11 @@ class DeclaredSegmentationTask(SegmentationTask):
             DataError: if the data do not declare enough, or a case has none of the modalities; names every such case.
         """
         own = () if self.reference is None else (self.reference, self.declaration.modalities[self.reference].shows)
-        data, found = self.read(path, need_labels=need_labels, reference=own)
-        self.data_conventions = same_meaning(self.declaration, data)
-        name_of = {self._own_name(data, name): name for name in data.modalities}
-        chosen = {own: name_of[own] for own in modalities if own in name_of}
-        cases = [replace(case, images=_chosen(case, chosen)) for case in found.cases]
-        empty = [f"{case.id}: none of {', '.join(modalities)}" for case in cases if not case.images]
-        demanded = [m for m in dict.fromkeys((*self.declaration.required, *required)) if m in modalities]
-        empty += [f"{case.id}: no {m}" for case in cases for m in demanded if m not in case.images]
-        if empty:
-            raise DataError(f"{path} ({found.layout}): add the images, or leave out these cases:", empty)
-        return replace(found, cases=tuple(cases), label_convention=next(iter(self.data_conventions)))
-
-    def convention_of(self, case: Case) -> LabelConvention:
-        """The convention that the case names, else the only one of its data."""
-        conventions = self.data_conventions
-        return conventions[case.convention] if case.convention else next(iter(conventions.values()))
-
-    def _own_name(self, data: Declaration, name: str) -> str:
-        """The run's name of a modality of other data; the data's own where the run knows none."""
-        if name in self.declaration.modalities:
-            return name
-        shown = data.modalities[name].shows
-        alike = [own for own, modality in self.declaration.modalities.items() if modality.shows == shown]
-        return alike[0] if shown and len(alike) == 1 else name
+        declared = self.read(path, need_labels=need_labels, reference=own)
+        shown = {name: modality.shows for name, modality in self.declaration.modalities.items()}
+        demanded = (*self.declaration.required, *required)
+        self.data_conventions, found = for_run(path, *declared, self.conventions.values(), shown, modalities, demanded)
+        return found
 
 
 def _declared(declaration: Declaration) -> Tree:
@@ -232,20 +202,3 @@ def _declared(declaration: Declaration) -> Tree:
             **({} if reference is None else {"resample_to": reference}),
         },
     }
-
-
-def _labelled(found: CaseList, say: Callable[[str], None]) -> CaseList:
-    """The cases with a label: the others, which a data set keeps for testing, can neither be learned nor scored."""
-    cases = tuple(case for case in found.cases if case.labels)
-    if len(cases) == len(found.cases):
-        return found
-    say(f"{len(found.cases) - len(cases)} of {len(found.cases)} cases have no label and are left out; see 'predict'")
-    ids = {case.id for case in cases}
-    sections = {name: tuple(id for id in kept if id in ids) for name, kept in (found.sections or {}).items()}
-    declared = {name for name, kept in sections.items() if kept} - {"training"}
-    return replace(found, cases=cases, sections=sections if declared else None)
-
-
-def _chosen(case: Case, wanted: Mapping[str, str]) -> dict[str, Any]:
-    """A case's images under the run's names."""
-    return {own: case.images[name] for own, name in wanted.items() if name in case.images}

@@ -1,4 +1,4 @@
-"""What is told of the cases of a run before its first step: who lacks which modality, and how scans were changed."""
+"""What is told of a run's cases before its first step: conventions, lacking modalities, and how scans were changed."""
 
 from __future__ import annotations
 
@@ -52,6 +52,22 @@ def lacking_tables(lacking: Lacking, modalities: Sequence[str], splits: Splits) 
         Table("cases that lack a modality", ("modality", *count), tuple(per_modality)),
         Table("cases by what they lack", ("lacking", *count), tuple(per_set)),
     )
+
+
+def followed(prepared: Sequence[PreparedCase]) -> dict[str, list[str]]:
+    """The ids of the cases whose labels follow each convention, by its name."""
+    ids: dict[str, list[str]] = {}
+    for case in prepared:
+        ids.setdefault(case.convention.name, []).append(case.id)
+    return ids
+
+
+def convention_tables(prepared: Sequence[PreparedCase]) -> tuple[Table, ...]:
+    """What the label numbers of which cases mean; nothing where all follow one convention."""
+    meaning = {case.convention.name: case.convention.describe() for case in prepared}
+    rows = tuple((name, meaning[name], str(len(ids)), first_of(ids)) for name, ids in followed(prepared).items())
+    named = ("convention", "labels", "cases", "such as")
+    return (Table("cases follow several label conventions", named, rows),) if len(rows) > 1 else ()
 
 
 def remarks(prepared: Sequence[PreparedCase], reference: str | None, rescaled: Collection[str]) -> Iterator[str]:

@@ -22,13 +22,21 @@ from cggm_med.config import RunConfig, Tree, require
 from cggm_med.data.cases import Case, CaseList
 from cggm_med.data.declaration import Kind
 from cggm_med.data.dicom.codes import SegmentCodes
+from cggm_med.data.folders.other_data import declares_labels, for_run, labelled
+from cggm_med.data.folders.propose import read_any
 from cggm_med.data.imposed import without_imposed
 from cggm_med.data.layouts import NamedFiles, find_cases
 from cggm_med.data.splits import Member, Splits, fold_splits, from_sections, members_of
 from cggm_med.data.step_sampler import StepSampler
 from cggm_med.data.volumes.augment import Amount, Augmentation
 from cggm_med.data.volumes.intensities import training_rescalings
-from cggm_med.data.volumes.labels import LabelConvention, detect_convention
+from cggm_med.data.volumes.labels import (
+    LabelConvention,
+    conventions_in_words,
+    detect_convention,
+    regions_in_words,
+    usual_convention,
+)
 from cggm_med.data.volumes.modality_check import learn
 from cggm_med.data.volumes.normalise import Normalisation, Rescaling
 from cggm_med.data.volumes.patches import PatchDataset, PatchSampling, patch_loader
@@ -67,7 +75,7 @@ from cggm_med.results.results import CaseValues, Record, Scores
 from cggm_med.results.tables import Table
 from cggm_med.task.base import CaseResult, Task, TaskConfig
 from cggm_med.task.case_drawing import CaseDrawing
-from cggm_med.task.overview import lacking, lacking_tables, remarks
+from cggm_med.task.overview import convention_tables, followed, lacking, lacking_tables, remarks
 from cggm_med.task.scan_to_mask import SegmentedScan, segment_scan
 from cggm_med.task.subset_segmentation import segment_subsets
 from cggm_med.types import Batch
@@ -252,10 +260,40 @@ class SegmentationTask(Task):
         )
 
     def find(self, say: Callable[[str], None]) -> tuple[str, ...]:
-        """Find the scans, and decide on the convention of their labels."""
-        self.found = self.find_scans(self.data_path(say), required=self.required)
-        self.convention = detect_convention(self.found.label_convention, self.config.task.labels, self.conventions)
-        return tuple(case.id for case in self.found.cases)
+        """Find the scans, and decide on the conventions of their labels.
+
+        What is asked for holds for all cases. Else each follows what its data declare, or what ``with_conventions``
+        tells of it.
+        """
+        path = self.data_path(say)
+        found, asked = labelled(self.find_scans(path, required=self.required), say), self.config.task.labels
+        if self.data_conventions is not self.conventions:  # the data declare their own
+            if asked is not None:
+                raise ConfigError(f"task.labels is {asked}, but {path} declares its labels itself; leave it out")
+            regions = next(iter(self.data_conventions.values())).regions
+            own = list(self.conventions.values())
+            # The run writes masks in the same numbers, where it can.
+            self.convention = next((each for each in own if each.regions == regions), own[0])
+        else:
+            if asked is None:
+                found, undecided = self.with_conventions(found)
+                if undecided:
+                    raise DataError(f"{undecided[0]}; say it with --set task.labels={'|'.join(self.conventions)}")
+            else:
+                cases = tuple(replace(case, convention=None) for case in found.cases)
+                found = replace(found, cases=cases, label_convention=asked)
+            usual = usual_convention(case.convention or found.label_convention for case in found.cases)
+            self.convention = detect_convention(usual, asked, self.conventions)
+        self.found = found
+        return tuple(case.id for case in found.cases)
+
+    def with_conventions(self, found: CaseList) -> tuple[CaseList, Sequence[str]]:
+        """Cases, each with its label's convention as far as it can be told; and what the user must decide, in lines.
+
+        Args:
+            found: by ``find_scans``, with what their layouts imply.
+        """
+        return found, ()
 
     def data_path(self, say: Callable[[str], None]) -> Path:
         """``data.path``, or the embedded data."""
@@ -278,7 +316,7 @@ class SegmentationTask(Task):
         required: Sequence[str] = (),
         need_labels: bool = True,
     ) -> CaseList:
-        """Scans in a folder or list, in any of the task's layouts; a case may lack modalities.
+        """Scans in a folder or list, in any of the task's layouts or declared; a case may lack modalities.
 
         Args:
             path: folder or JSON list.
@@ -288,7 +326,8 @@ class SegmentationTask(Task):
 
         Raises:
             UnknownName: if a required modality is not among those to use.
-            DataError: if nothing is found or a case lacks what it must have; names every such case.
+            DataError: if nothing is found or a case lacks what it must have, which names every such case; or if the
+                data declare other regions than the task's.
         """
         wanted = tuple(modalities or self.modalities)
         for modality in required:
@@ -300,6 +339,15 @@ class SegmentationTask(Task):
         self, path: Path, modalities: Sequence[str], required: Sequence[str], *, need_labels: bool
     ) -> CaseList:
         """Read what ``find_scans`` looks for; all of its arguments are given, and ``required`` are ``modalities``."""
+        if declares_labels(path):
+            reference = () if self.reference is None else (self.reference,)
+            declared = read_any(path, need_labels=need_labels, reference=reference)
+            shown = {modality: modality for modality in self.known_modalities}
+            self.data_conventions, found = for_run(
+                path, *declared, self.conventions.values(), shown, modalities, required
+            )
+            return found
+        self.data_conventions = self.conventions
         return find_cases(
             path,
             modalities,
@@ -318,8 +366,12 @@ class SegmentationTask(Task):
         return next(iter(self.conventions.values())).exclusive
 
     def convention_of(self, case: Case) -> LabelConvention:
-        """The convention of one case's label."""
-        return self.convention
+        """The convention of one case's label: its own, else that of all."""
+        return self.data_conventions[str(case.convention or self.found.label_convention)]
+
+    def labels_in_words(self, cases: Iterable[Case]) -> str:
+        """The conventions that cases follow, see ``conventions_in_words``."""
+        return conventions_in_words(self.convention_of(case).name for case in cases)
 
     def volumes(self) -> SegmentationTask:
         """The task itself."""
@@ -387,10 +439,8 @@ class SegmentationTask(Task):
         if data.missing is not None and splits.train:
             found = without_imposed(found, self.modalities, data.missing, splits.train, self.config.train.seed)
         cases = members_of(splits, found)
-        say(
-            f"{len(cases)} cases ({self.found.layout}), labels numbered as in {self.convention.name}; "
-            "checking and preprocessing"
-        )
+        named = self.labels_in_words(cases)
+        say(f"{len(cases)} cases ({self.found.layout}), labels numbered as in {named}; checking and preprocessing")
         preprocessing = Preprocessing(
             self.modalities,
             self.convention_of(cases[0]),
@@ -421,7 +471,8 @@ class SegmentationTask(Task):
 
     def overview(self) -> tuple[Table, ...]:
         """How many cases of each split lack each modality, and which lack what; nothing where all are complete."""
-        return lacking_tables(self._lacking(), self.modalities, self.splits)
+        conventions = convention_tables([*self.cases.values()])
+        return (*conventions, *lacking_tables(self._lacking(), self.modalities, self.splits))
 
     def _lacking(self) -> dict[str, dict[str, list[str]]]:
         return lacking({id: case.modalities for id, case in self.cases.items()}, self.modalities, self.splits)
@@ -484,7 +535,8 @@ class SegmentationTask(Task):
         if missing:
             raise DataError(
                 f"region {', '.join(missing)} has no voxel in any of the {len(ids)} training cases (labels read as "
-                f"'{self.convention.name}'); check the convention (--set task.labels=NAME) or train on more cases"
+                f"'{self.labels_in_words(self.cases[id].source for id in ids)}'); check the convention (--set "
+                "task.labels=NAME) or train on more cases"
             )
 
     def model(self) -> SegmentationModel:
@@ -523,11 +575,13 @@ class SegmentationTask(Task):
         return functools.partial(hard_dice_sums, exclusive=self.exclusive)
 
     def facts(self) -> Tree:
-        """The convention of the labels, how each modality's training images look, and which cases lack some."""
+        """The convention of masks and of labels, how modalities' training images look, and which cases lack some."""
         signatures = learn([self.cases[id] for id in self.splits.train], self.modalities)
         lacking = self._lacking()
         incomplete = {"lacking": lacking} if any(lacking.values()) else {}
-        return {"labels": self.convention.name, "signatures": signatures.to_json(), **incomplete}
+        conventions = followed([*self.cases.values()])
+        mixed = {"conventions": conventions} if len(conventions) > 1 else {}
+        return {"labels": self.convention.name, "signatures": signatures.to_json(), **incomplete, **mixed}
 
     def segment(
         self,
@@ -710,16 +764,18 @@ class SegmentationTask(Task):
         )
 
     def _rules(self, metrics: Sequence[Metric]) -> dict[str, str]:
-        regions = "; ".join(f"{r} = {list(labels)}" for r, labels in self.convention.regions.items())
         first, *others = definitions(metrics).items()
-        ignore = self.convention.ignore
-        unscored = "" if ignore is None else f"; voxels with the label {ignore}, which nobody annotated, are not scored"
+        sources = [case.source for case in self.cases.values()] or self.found.cases
+        conventions = [self.convention_of(case) for case in sources]
+        ignored = sorted({of.ignore for of in conventions if of.ignore is not None})
+        label = f"the label {' or '.join(map(str, ignored))}"
+        unscored = f"; voxels with {label}, which nobody annotated, are not scored" if ignored else ""
         complete = all(case.modalities == self.modalities for case in self.cases.values())
         said = "a case is predicted from those of the modalities that it has; one that has none of them as empty"
         incomplete = {} if complete else {"incomplete cases": said}
         return {
             "grid": f"{'each case' if self.reference is None else 'the label'}'s own grid and spacing, whole volume",
-            "regions": f"{regions} (labels of {self.convention.name})",
+            "regions": regions_in_words(conventions),
             **dict([first]),
             "empty region": empty_rule(metrics),
             "threshold": f"{self._choice()}; no voxel that is background in every image given{unscored}",

@@ -76,6 +76,9 @@ def view_run_case(
         raise DataError(_no_such_case(case_id, list(dict.fromkeys(held_out_first))))
     source = cases[case_id]
     stated = labels or (volumes.stated_convention if data is None else None)
+    if stated is None:
+        listed, _ = volumes.with_conventions(listed)
+        source = next(case for case in listed.cases if case.id == case_id)
     return _segmented(predictor, source, stated or source.convention or listed.label_convention, say)
 
 

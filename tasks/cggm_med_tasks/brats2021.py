@@ -9,25 +9,25 @@ BraTS 2023 and later, Task01 of the Medical Segmentation Decathlon, and lists of
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 from cggm_med.config import Tree, require
+from cggm_med.data.cases import CaseList
 from cggm_med.data.dicom.codes import Code, SegmentCodes
-from cggm_med.data.folders.conventions import RELEASES
+from cggm_med.data.folders.conventions import RELEASES, LabelledCase, Published, releases_of, repeated_patients
+from cggm_med.data.folders.scans import label_values
 from cggm_med.data.layouts import NamedFiles
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.phantom import VERSION, write_phantom
-from cggm_med.errors import DataError, first_of
+from cggm_med.errors import first_of
 from cggm_med.files import atomic_folder
 from cggm_med.metrics.lesions import LesionRules
 from cggm_med.task.segmentation import SegmentationDataConfig, SegmentationTask
 
-# In the names of files their cases cannot be told from those of adult glioma since 2023.
-OTHER_CHALLENGE = re.compile(r"BraTS-(PED|MEN|MET)\b", re.IGNORECASE)
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 
 # Whole tumour: every label. Tumour core: all but oedema. Enhancing tumour: one label.
@@ -43,6 +43,18 @@ CONVENTIONS = {
         meanings={1: "necrotic core", 2: "oedema", 3: "enhancing tumour"},
         regions={"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)},
         paint={"WT": 2, "TC": 1, "ET": 3},
+    ),
+    "brats2024": LabelConvention(
+        name="brats2024",
+        meanings={1: "necrotic core", 2: "oedema", 3: "enhancing tumour", 4: "resection cavity"},
+        regions={"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)},
+        paint={"WT": 2, "TC": 1, "ET": 3},
+    ),
+    "brats2024ped": LabelConvention(
+        name="brats2024ped",
+        meanings={1: "enhancing tumour", 2: "non-enhancing tumour", 3: "cystic component", 4: "oedema"},
+        regions={"WT": (1, 2, 3, 4), "TC": (1, 2, 3), "ET": (1,)},
+        paint={"WT": 4, "TC": 2, "ET": 1},
     ),
     "brats2013": LabelConvention(
         name="brats2013",
@@ -156,20 +168,41 @@ class BraTS2021(SegmentationTask):
         },
     }
 
-    def find(self, say: Callable[[str], None]) -> tuple[str, ...]:
-        """Find the scans; those of challenges that number other tissue alike are refused unless the numbers are stated.
+    def find_scans(
+        self,
+        path: Path,
+        modalities: Sequence[str] | None = None,
+        *,
+        required: Sequence[str] = (),
+        need_labels: bool = True,
+    ) -> CaseList:
+        """As for every task; a patient of two releases is one."""
+        found = super().find_scans(path, modalities, required=required, need_labels=need_labels)
+        again = repeated_patients({case.id: case.patient for case in found.cases})
+        return replace(found, cases=tuple(replace(c, patient=again.get(c.id, c.patient)) for c in found.cases))
 
-        Raises:
-            DataError: for cases of the challenges on children, meningiomas and metastases; names some.
+    def with_conventions(self, found: CaseList) -> tuple[CaseList, Sequence[str]]:
+        """The release tells the numbers: by the case's name and, between releases named alike, by all cases' numbers.
+
+        Cases with other names follow their layout.
         """
-        ids = super().find(say)
-        if self.config.task.labels is None and (others := [id for id in ids if OTHER_CHALLENGE.match(id)]):
-            raise DataError(
-                f"{len(others)} of {len(ids)} cases are of another challenge than adult glioma, where numbers mean "
-                f"other tissue: {first_of(others, 3)}. Learn them by what they declare ('cggm-med init', --task "
-                "segmentation), or if they are numbered as here say so with --set task.labels=NAME"
-            )
-        return ids
+        if self.data_conventions is not self.conventions or found.label_convention == self.decathlon_convention:
+            return found, ()
+        named = [
+            LabelledCase(case.id, case.label.name, functools.partial(label_values, case.label))
+            for case in found.cases
+            if case.label is not None
+        ]
+        releases, undecided = releases_of(named)
+        told = {id: None if release is None else _convention_of(release) for id, release in releases.items()}
+        if other := [id for id, release in releases.items() if release is not None and told[id] is None]:
+            undecided.append(f"what the labels of {first_of(other)} mean here: they are of another kind than glioma")
+        names = {case.id: told.get(case.id, case.convention or found.label_convention) for case in found.cases}
+        if len(set(names.values())) == 1:
+            cases = tuple(replace(case, convention=None) for case in found.cases)
+            return replace(found, cases=cases, label_convention=names[cases[0].id]), undecided
+        cases = tuple(replace(case, convention=names[case.id]) for case in found.cases)
+        return replace(found, cases=cases, label_convention=None), undecided
 
     def embedded_data(self, cache: Path, say: Callable[[str], None]) -> Path:
         """A phantom of BraTS-like cases, written once to the cache."""
@@ -180,3 +213,12 @@ class BraTS2021(SegmentationTask):
             with atomic_folder(folder) as temporary:
                 write_phantom(temporary, cases=cases, seed=seed)
         return folder
+
+
+def _convention_of(release: Published) -> str | None:
+    """The convention that numbers the regions as a release does; None if there is none."""
+    for name, convention in CONVENTIONS.items():
+        numbers = {region: release.labels.regions.get(region) for region in convention.regions}
+        if numbers == convention.regions and set(convention.meanings) == set(release.labels.meanings):
+            return name
+    return None

@@ -210,13 +210,30 @@ def test_two_files_of_one_modality(tmp_path: Path) -> None:
     assert "a_t1.nii.gz" in message
 
 
-def test_mixed_layouts_are_refused_naming_a_file_of_each(tmp_path: Path) -> None:
-    write_old(tmp_path, "a")
-    write(tmp_path / "BraTS-GLI-00001-000-t2f.nii.gz")
+def test_layouts_side_by_side_are_one_data_set_in_which_each_case_has_its_convention(tmp_path: Path) -> None:
+    write_old(tmp_path / "old", "BraTS2021_00001")
+    for end in (*NEW.suffixes.values(), "-seg"):
+        write(tmp_path / "new" / f"BraTS-GLI-00002-000{end}.nii")
+    found = find(tmp_path)
+    assert (found.layout, found.label_convention) == ("brats2021 and brats2023", None)
+    conventions = {case.id: case.convention for case in found.cases}
+    assert conventions == {"BraTS2021_00001": "brats2021", "BraTS-GLI-00002-000": "brats2023"}
+    for case in found.cases:
+        assert [*case.images] == [*MODALITIES]
+        assert {image.path.name.startswith(case.id) for image in case.images.values()} == {True}
+    write(tmp_path / "BraTS-GLI-00003-000-t2f.nii")
+    write_old(tmp_path / "again", "brats-gli-00002-000")
     message = problems(tmp_path)
-    assert "more than one layout" in message
-    assert "a_flair.nii.gz" in message
-    assert "BraTS-GLI-00001-000-t2f.nii.gz" in message
+    assert "BraTS-GLI-00003-000: no t1 (expected BraTS-GLI-00003-000-t1n.nii)" in message
+    assert "BraTS-GLI-00002-000: the same id twice" in message
+
+
+def test_a_file_that_fits_two_layouts_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "a_t1.nii")
+    twin = NamedFiles("twin", {"t1": "t1"}, "-seg", "x", r"(.+)")
+    options = {"decathlon_modalities": {}, "decathlon_convention": "msd", "known_modalities": MODALITIES}
+    with pytest.raises(DataError, match=r"a_t1\.nii is named as in brats2021 and in twin; give a folder with one"):
+        find_cases(tmp_path, ("t1",), (OLD, twin), **options)
 
 
 def test_patient_that_the_name_does_not_tell(tmp_path: Path) -> None:

@@ -174,6 +174,9 @@ def test_a_case_or_a_patient_in_two_splits(train_refused, phantom, tmp_path):
     for number, name in enumerate(names):
         for old, new in KINDS.items():
             shutil.copy(scan(phantom, number, old), tmp_path / "data" / f"{name}-{new}.nii.gz")
+        rewrite(
+            tmp_path / "data" / f"{name}-seg.nii.gz", lambda labels: np.where(labels == 4, 3, labels).astype(np.uint8)
+        )
     splits.write_text(json.dumps({"train": names[:2], "validation": [], "test": names[2:]}))
     message = train_refused(data=tmp_path / "data", data__splits=splits)
     says(message, f"patient BraTS-GLI-00000 stands in train (case {names[0]}) and test (case {names[2]})")

@@ -62,10 +62,17 @@ class _Names:
         targets = choose_targets(masks)
         self.findings.take(targets.questions, targets.notes, targets.left_out)
         chosen = one_copy_each(images, targets.labels, self.findings)
-        named, modalities = name_modalities(chosen, self.findings)
+        named, modalities, untold = name_modalities(chosen, self.findings)
         ids = [id for id in groups if named.get(id) or id in targets.labels]
         others = [id for id in ids if id not in targets.labels]
         told = self.findings.meanings(targets.labels, modalities, others)
+        if untold and told.shows and len(modalities) == 1:
+            ((name, by_values),) = modalities.items()
+            modalities = {told.shows: shown_by(told.shows) or by_values}
+            named = {id: {told.shows: of[name]} for id, of in named.items() if name in of}
+            self.findings.notes.append(f"that the images show {told.shows} is published with the numbers of the labels")
+        elif untold:
+            self.findings.questions.append(untold)
         patients = {**patients_of(ids), **told.patients}
         cases = tuple(
             Case(

@@ -34,6 +34,7 @@ class Published:
         patient: pattern whose group 1, at the start of a case's id, is the patient.
         question: what the publication leaves to its user.
         note: what a reader of its lesion rules should know.
+        shows: what its images show, where their names do not tell.
         kept: a number, and another one: what the second means here, the first meant in older releases. Where the first
             occurs and the second does not, the cases may bear new names and old numbers.
         alone: pattern of all of an id that no other release has, by which this is ruled out.
@@ -47,6 +48,7 @@ class Published:
     patient: str = ""
     question: str = ""
     note: str = ""
+    shows: str = ""
     kept: tuple[int, int] | None = None
     alone: str = ""
 
@@ -77,6 +79,7 @@ class Told:
         questions: what the user must decide.
         notes: what a reader should know.
         recognised: whether the names are those of published data sets, even if their release is open.
+        shows: what the images show, if the publication tells it and their names do not.
     """
 
     labels: Mapping[str, Labels]
@@ -85,6 +88,7 @@ class Told:
     questions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     recognised: bool = False
+    shows: str = ""
 
 
 def conventions_of(
@@ -127,8 +131,10 @@ def conventions_of(
             whose = {id: re.match(release.patient, id, re.IGNORECASE) for id in ids}
             patients |= {id: of[1] for id, of in whose.items() if of is not None}
     if len(found) == 1:
-        (labels,) = found.values()
-        return Told({"": labels}, {}, patients, tuple(questions), tuple(notes), all(fitting for fitting, _ in groups))
+        ((name, labels),) = found.items()
+        shows = RELEASES[name].shows if name in RELEASES else ""
+        known = all(fitting for fitting, _ in groups)
+        return Told({"": labels}, {}, patients, tuple(questions), tuple(notes), known, shows)
     if not found:
         return Told({"": Labels({})})
     if UNKNOWN in found:
@@ -145,20 +151,20 @@ def conventions_of(
     return Told(alike, of_case, patients, tuple(questions), (*about, *notes), True)
 
 
-def releases_of(cases: Sequence[LabelledCase]) -> tuple[dict[str, Published], list[str]]:
-    """The release of each case that is named as in one, by case id; and what to ask where it is open which.
+def releases_of(cases: Sequence[LabelledCase]) -> tuple[dict[str, Published | None], list[str]]:
+    """The release of each case that is named as in one, by id; None where it is open which, and what to ask then.
 
     Example:
         >>> found, asked = releases_of([LabelledCase("BraTS2021_00000", "seg.nii", lambda: frozenset({4}))])
-        >>> found["BraTS2021_00000"].name, asked
-        ('BraTS 2017 to 2021', [])
+        >>> [(id, of and of.name) for id, of in found.items()], asked
+        ([('BraTS2021_00000', 'BraTS 2017 to 2021')], [])
     """
-    found: dict[str, Published] = {}
+    found: dict[str, Published | None] = {}
     questions: list[str] = []
     for fitting, held in _by_fitting(cases, ()):
         if fitting:
             release, asked = _release(fitting, held)
-            found |= {case.id: release for case in held} if release is not None else {}
+            found |= {case.id: release for case in held}
             questions += asked
     return found, questions
 
@@ -582,6 +588,7 @@ PUBLISHED: tuple[Published, ...] = (
         ),
         label=r"gt",
         patient=r"(?:.*/)?(patient\d{3})_frame\d\d",
+        shows="cine",  # the same two sources
     ),
     Published(
         "PI-CAI lesions",

@@ -21,8 +21,8 @@ _PLANE = "image of which only the plane is told"
 
 def name_modalities(
     images: Mapping[str, Sequence[Image]], findings: Findings
-) -> tuple[dict[str, dict[str, Path]], dict[str, Modality]]:
-    """The files of each case by modality, and the modalities by name.
+) -> tuple[dict[str, dict[str, Path]], dict[str, Modality], str]:
+    """The files of each case by modality, the modalities by name, and a question where no name tells what they show.
 
     Files whose words differ from case to case are one modality if they show the same and no case has two of them.
 
@@ -50,13 +50,14 @@ def name_modalities(
             del texts[base]
     names = _names(images, texts, shown, findings)
     modalities: dict[str, Modality] = {}
+    untold = ""
     for base, name in names.items():
         modalities.setdefault(name, shown[base] or Modality())
     if not told:
         by_name = {names[image.base]: image.place.scan.path for of in images.values() for image in of}
         modalities = {name: _kind_by_values(by_name[name]) for name in modalities}
         proposed = ", ".join(f"{name} {of.kind}" for name, of in modalities.items())
-        findings.questions.append(
+        untold = (
             f"what {', '.join(modalities)} shows, and of which kind it is: no name tells; by values, proposed is "
             f"{proposed}"
         )
@@ -74,7 +75,8 @@ def name_modalities(
                 held[name] = image.place.scan.path
     findings.ask_which(double)
     used = [name for name in modalities if any(name in of for of in named.values())]
-    return named, {name: modalities[name] for name in sorted(used, key=lambda name: _order(name, modalities[name]))}
+    ordered = sorted(used, key=lambda name: _order(name, modalities[name]))
+    return named, {name: modalities[name] for name in ordered}, untold
 
 
 def _names(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -177,6 +177,46 @@ def painting_order(regions: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
             raise ValueError(f"region {region} {list(regions[region])} has no label that smaller regions lack")
         paint[region] = own[0]
     return paint
+
+
+def conventions_in_words(names: Iterable[str]) -> str:
+    """The conventions that cases follow: one name, or each with the number of its cases.
+
+    Example:
+        >>> conventions_in_words(["brats2021"] * 3), conventions_in_words(["brats2021", "brats2023", "brats2021"])
+        ('brats2021', 'brats2021 (2 cases) and brats2023 (1 case)')
+    """
+    counts = Counter(names)
+    if len(counts) == 1:
+        return next(iter(counts))
+    return " and ".join(f"{name} ({n} case{'s' * (n > 1)})" for name, n in counts.items())
+
+
+def regions_in_words(conventions: Sequence[LabelConvention]) -> str:
+    """The labels of each region by the convention of each case, with the number of cases where there are several.
+
+    Example:
+        >>> regions_in_words([LabelConvention("x", {1: "a"}, {"A": (1,)}, {"A": 1})])
+        'A = [1] (labels of x)'
+    """
+    said = []
+    for of in {convention.name: convention for convention in conventions}.values():
+        count = sum(convention.name == of.name for convention in conventions)
+        cases = "" if count == len(conventions) else f", {count} of {len(conventions)} cases"
+        regions = "; ".join(f"{region} = {list(labels)}" for region, labels in of.regions.items())
+        said.append(f"{regions} (labels of {of.name}{cases})")
+    return "; ".join(said)
+
+
+def usual_convention(names: Iterable[str | None]) -> str | None:
+    """The convention that most cases follow, in which masks are written; None if that of some is not known.
+
+    Example:
+        >>> usual_convention(["brats2021", "brats2023", "brats2023"]), usual_convention(["brats2021", None])
+        ('brats2023', None)
+    """
+    counts = Counter(names)
+    return None if None in counts else counts.most_common(1)[0][0]
 
 
 def detect_convention(

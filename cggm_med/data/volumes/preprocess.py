@@ -134,12 +134,13 @@ def prepare(
     except OutputError as error:
         raise OutputError(f"{error} for preprocessed cases with --set data.cache=FOLDER") from error
     if problems:
-        names = sorted(preprocessing.convention.meanings)
+        followed = {of.name: of for of in map(preprocessing.convention_of, cases)}
+        known = " or ".join(f"{sorted(of.meanings)} ({name})" for name, of in followed.items())
         choose = " (of several, choose one with --resample-to MODALITY)" if differing else ""
         raise DataError(
             f"{len(problems)} problem{'s' * (len(problems) > 1)} in {len(cases)} cases; expected are finite voxels, "
-            f"one grid a case{choose} and labels {names} ({preprocessing.convention.name}; others: --set "
-            "task.labels=NAME). Fix or leave out these files:",
+            f"one grid a case{choose} and labels {known}; others: --set task.labels=NAME. "
+            "Fix or leave out these files:",
             problems,
         )
     return [

@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 
+from cggm_med.data.declaration import Modality
 from cggm_med.data.folders.any_names import read_names
 from cggm_med.data.folders.propose import propose
 from cggm_med.data.volumes.io import nifti_bytes
@@ -271,6 +272,17 @@ def test_names_that_tell_no_modality_are_asked_about_and_the_label_stays_unread(
     }
     assert any("no name tells" in question for question in proposal.questions)
     assert proposal.labels[""].meanings == {}
+
+
+def test_what_a_publication_says_of_its_images_is_not_asked(tree):
+    """The frames of ACDC are cine, which no name in it says."""
+    files = paths("training/patient00{who}/patient00{who}_frame01.nii", who=[1, 2])
+    labels = paths("L:training/patient00{who}/patient00{who}_frame01_gt.nii", who=[1, 2])
+    proposal = read_names(tree(*files, *labels))
+    assert proposal.modalities == {"cine": Modality(shows="bssfp")}
+    assert [list(case.images) for case in proposal.cases] == [["cine"], ["cine"]]
+    assert proposal.questions == ()
+    assert any("published with the numbers of the labels" in note for note in proposal.notes)
 
 
 def test_a_word_of_two_meanings_is_decided_by_what_the_file_holds(tree):
