@@ -15,7 +15,7 @@ from cggm_med.comparison.compare import Comparison, compare
 from cggm_med.comparison.experiment import Plan, modalities_of, plan_runs, train_all, tune, with_teachers
 from cggm_med.comparison.selection import comparable_runs
 from cggm_med.comparison.statistics import ranks
-from cggm_med.comparison.tables import comparison_tables, p_text, shown_in_terminal, write_comparison
+from cggm_med.comparison.tables import comparison_tables, p_text, shown_in_terminal, what_is_absent, write_comparison
 from cggm_med.comparison.variants import parse_variants
 from cggm_med.errors import ConfigError, DataError
 from cggm_med.files import results_folder, writable_folder, write_text
@@ -94,8 +94,11 @@ def compare_runs(
     comparison = compare(runs, [*failed, *excluded], reference)
     writable_folder(out)
     write_comparison(out, comparison, origin())
-    for table in (t for t in comparison_tables(comparison) if not t.detail):
+    tables = comparison_tables(comparison)
+    for table in (t for t in tables if not t.detail):
         print_table(shown_in_terminal(table), console, fold=True)
+        if table is tables[0] and (line := what_is_absent(comparison)):
+            console.print(line)
     console.print(f"written: {out / 'comparison.md'}, .csv, .json, .png and {out / 'runs.csv'}")
     return comparison
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cggm_med.comparison.controls import absent_controls
 from cggm_med.comparison.statistics import (
     SeedMatrix,
     bootstrap_interval,
@@ -69,6 +70,7 @@ class Comparison:
         rows: one per strategy and metric.
         runs: those compared.
         excluded: those left out.
+        absent_controls: controls that no run has, and which strategies need each, see ``controls.absent_controls``.
     """
 
     task: str
@@ -78,6 +80,7 @@ class Comparison:
     rows: tuple[ComparisonRow, ...]
     runs: tuple[FinishedRun, ...]
     excluded: tuple[Excluded, ...]
+    absent_controls: Mapping[str, tuple[str, ...]]
 
     def of_metric(self, metric: str) -> list[ComparisonRow]:
         """Rows of one metric, in the order in which the strategies were given."""
@@ -129,7 +132,14 @@ def compare(runs: Sequence[FinishedRun], excluded: Sequence[Excluded], baseline:
             if len(known) == len(runs):
                 rows += _rows(metric, by_name, {}, known, baseline, task)
     return Comparison(
-        runs[0].task, baseline, task.chosen_by, task.lower_is_better, tuple(rows), tuple(runs), tuple(excluded)
+        runs[0].task,
+        baseline,
+        task.chosen_by,
+        task.lower_is_better,
+        tuple(rows),
+        tuple(runs),
+        tuple(excluded),
+        absent_controls(runs),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cggm_med.comparison.compare import Comparison, ComparisonRow, mean_value
+from cggm_med.comparison.controls import controls_line
 from cggm_med.comparison.figure import comparison_figure
 from cggm_med.files import write_json, write_text
 from cggm_med.metrics.regions import LOWER_IS_BETTER
@@ -68,6 +69,7 @@ def write_comparison(folder: Path, comparison: Comparison, provenance: Mapping[s
         "rows": [asdict(row) for row in comparison.rows],
         "runs": run_rows(comparison),
         "excluded": [asdict(x) for x in comparison.excluded],
+        "absent_controls": dict(comparison.absent_controls),
         "rules": RULES,
         "provenance": dict(provenance),
     }
@@ -89,6 +91,11 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
         rows = tuple((x.run, x.reason) for x in comparison.excluded)
         tables.append(Table("runs that take no part", ("run", "why"), rows))
     return tables
+
+
+def what_is_absent(comparison: Comparison) -> str:
+    """The line under the first table: controls that are not there; empty if all are."""
+    return controls_line(comparison.absent_controls, [run.strategy for run in comparison.runs])
 
 
 def shown_in_terminal(table: Table) -> Table:
@@ -196,6 +203,8 @@ def _markdown(comparison: Comparison, tables: Sequence[Table], provenance: Mappi
     ]
     for table in tables:
         parts += [f"## {table.title[0].upper()}{table.title[1:]}", markdown_table(table.header, table.rows)]
+        if table is tables[0] and (line := what_is_absent(comparison)):
+            parts.append(line)
     parts += ["## How it was computed", "\n".join(f"- {name}: {text}" for name, text in RULES.items())]
     rules = dict(comparison.runs[0].report.rules)
     if len({run.report.rules["checkpoint"] for run in comparison.runs}) > 1:

@@ -62,6 +62,8 @@ class BalancingStrategy(nn.Module):
         Config: frozen dataclass of the strategy's settings.
         description: one line for ``cggm-med strategies``.
         url: the paper.
+        controls: registered names of the strategies beside which it has to be seen, since they are what it is without
+            its rule; a comparison names those that it lacks.
         modulates: whether it changes the update of every encoder.
         teacher: the strategy of the finished run that it learns from, whose folder is its setting ``teacher``; empty if
             it needs none.
@@ -73,6 +75,7 @@ class BalancingStrategy(nn.Module):
     Config: ClassVar[type[StrategyConfig]] = StrategyConfig
     description: ClassVar[str] = ""
     url: ClassVar[str] = ""
+    controls: ClassVar[Sequence[str]] = ("joint", "unimodal_ensemble")
     modulates: ClassVar[bool] = False
     teacher: ClassVar[str] = ""
     from_shares: ClassVar[bool] = False

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -96,6 +96,7 @@ class CGGM(FactorStrategy):
 
     Config: ClassVar[type[StrategyConfig]] = CGGMConfig
     description = "classifier heads through the encoders plus a bounded factor on each encoder's update"
+    controls: ClassVar[Sequence[str]] = (*FactorStrategy.controls, "uniform")
     url = "https://arxiv.org/abs/2411.01409"
     config: CGGMConfig
     heads: UnimodalHeads
@@ -232,6 +233,7 @@ class CGGMPaper(CGGM):
 
     Config = CGGMPaperConfig
     description = "CGGM's rule taken literally, with the authors' settings for the data set; its factors have no bound"
+    controls = FactorStrategy.controls  # its heads teach no encoder
 
     @classmethod
     def settings_for(cls, task: str) -> Tree:
@@ -251,6 +253,7 @@ class CGGMReleased(CGGM):
 
     Config = CGGMReleasedConfig
     description = "CGGM as its authors' code does it, with its settings for the data set; its factors have no bound"
+    controls = FactorStrategy.controls  # its heads teach no encoder
 
     @classmethod
     def settings_for(cls, task: str) -> Tree:

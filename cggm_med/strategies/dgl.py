@@ -34,6 +34,7 @@ class DGL(BalancingStrategy):
     Config = DGLConfig
     description = "encoders learn from their own predictions alone, the fusion from the fused one alone"
     url = "https://arxiv.org/abs/2507.10213"
+    controls = (*BalancingStrategy.controls, "uniform_full")
     config: DGLConfig
 
     @property

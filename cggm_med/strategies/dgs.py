@@ -79,6 +79,7 @@ class DGS(FactorStrategy):
     Config = DGSConfig
     description = "Shapley shares decide each encoder's factor, on top of MMPareto"
     url = "https://github.com/G22-web/DGS"
+    controls = (*FactorStrategy.controls, "uniform_full", "mmpareto_unscaled")
     unimodal_weight = 1.0  # the unimodal losses reach the encoders in full
     config: DGSConfig
     heads: UnimodalHeads

@@ -73,6 +73,7 @@ class GBlending(BalancingStrategy):
     Config = GBlendingConfig
     description = "losses weighted by how they generalise and overfit, measured every few epochs"
     url = "https://arxiv.org/abs/1905.12681"
+    controls = (*BalancingStrategy.controls, "uniform_full")
     modulates = True
     unimodal_weight = 1.0  # the unimodal losses reach the encoders in full
     config: GBlendingConfig

@@ -93,6 +93,7 @@ class InfoReg(BalancingStrategy):
     Config = InfoRegConfig
     description = "the encoder that leads is held back while it still gains information fast"
     url = "https://arxiv.org/abs/2503.18595"
+    controls = (*BalancingStrategy.controls, "uniform_full")
     from_shares = True
     config: InfoRegConfig
     regulation: Tensor

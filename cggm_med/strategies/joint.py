@@ -23,6 +23,7 @@ class Joint(BalancingStrategy):
 
     Config = JointConfig
     description = "no balancing: every encoder learns from the fused prediction alone"
+    controls = ("unimodal_ensemble",)
     config: JointConfig
 
     @property

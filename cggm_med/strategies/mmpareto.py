@@ -6,7 +6,7 @@ shortest combination is taken, which descends on both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -45,6 +45,7 @@ class MMPareto(BalancingStrategy):
     Config: ClassVar[type[StrategyConfig]] = MMParetoConfig
     description = "each encoder's own gradient and the fused one, combined without conflict"
     url = "https://arxiv.org/abs/2405.17730"
+    controls: ClassVar[Sequence[str]] = (*BalancingStrategy.controls, "uniform_full", "mmpareto_unscaled")
     modulates = True
     unimodal_weight = 1.0  # the unimodal losses reach the encoders in full
     config: MMParetoConfig
@@ -104,6 +105,7 @@ class MMParetoUnscaled(MMPareto):
 
     Config = MMParetoUnscaledConfig
     description = "MMPareto's combination of gradients alone, without its larger steps (gamma 1): a control"
+    controls = (*BalancingStrategy.controls, "uniform_full")
     modulates = False  # an encoder whose two gradients agree is trained as by uniform_full
 
     def modulate(self, model: MultimodalModel, optimizer: Optimizer, step: Step) -> None:

@@ -6,8 +6,9 @@ generalisation enhancement (GE), Gaussian noise with each gradient's own spread 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -94,6 +95,7 @@ class OGM(FactorStrategy):
     Config = OGMConfig
     description = "smaller updates for the modality that predicts best"
     url = "https://arxiv.org/abs/2203.15332"
+    controls: ClassVar[Sequence[str]] = FactorStrategy.controls
     from_shares = True
     config: OGMConfig
 
@@ -122,6 +124,7 @@ class OGMGE(OGM):
     """
 
     description = "OGM, and Gaussian noise as large as each gradient's own spread"
+    controls = (*FactorStrategy.controls, "ogm")
 
     def modulate(self, model: MultimodalModel, optimizer: Optimizer, step: Step) -> None:
         """Scale, then add noise."""

@@ -24,6 +24,7 @@ class UnimodalEnsemble(BalancingStrategy):
     description = (
         "one network a modality, trained alone; the prediction is the mean of theirs: the control without fusion"
     )
+    controls = ("joint",)
     has_heads = False
 
     @classmethod

@@ -7,6 +7,7 @@ from helpers.finished import finished_run
 from scipy import stats
 
 from cggm_med.comparison.compare import compare
+from cggm_med.comparison.controls import absent_controls
 from cggm_med.comparison.selection import comparable_runs
 from cggm_med.comparison.tables import comparison_tables, write_comparison
 from cggm_med.comparison.variants import parse_variants
@@ -152,6 +153,30 @@ def test_runs_that_do_not_fit_are_named_with_the_reason(tmp_path):
     assert "not a run folder" in reasons["nothing"]
     assert row(comparison, "joint").runs == 3
     assert comparison_tables(comparison)[-1].title == "runs that take no part"
+
+
+def test_controls_that_no_run_has_are_named_with_who_needs_them(tmp_path):
+    two = two_strategies(tmp_path)
+    absent = {"uniform": ("cggm",), "unimodal_ensemble": ("cggm", "joint")}
+    assert compared(two).absent_controls == absent
+    line = "Controls not in this comparison: uniform (of cggm), unimodal_ensemble (of every strategy)."
+    write_comparison(tmp_path / "out", compared(two), {})
+    table = (tmp_path / "out" / "comparison.md").read_text().split("\n## ")[1]
+    assert table.strip().endswith(f"|\n\n{line}")
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text())["absent_controls"]["uniform"] == ["cggm"]
+    more = [finished_run(tmp_path / name, {A: 0.5}, strategy=name) for name in absent]
+    assert compared([*two, *more]).absent_controls == {}
+
+
+def test_a_control_of_fewer_modalities_is_none_and_one_modality_needs_none(tmp_path):
+    settings = {"pair": ("task.modalities=[t1,t2]",), "one": ("task.modalities=[t1]",)}
+    alone, pair = (finished_run(tmp_path / n, {A: 0.5}, settings=settings[n]) for n in ("one", "pair"))
+    ensemble = finished_run(tmp_path / "all", {A: 0.5}, strategy="unimodal_ensemble")
+    assert absent_controls([FinishedRun(alone)]) == {}
+    assert absent_controls([FinishedRun(run) for run in (pair, ensemble)]) == {
+        "joint": ("unimodal_ensemble",),
+        "unimodal_ensemble": ("joint",),
+    }
 
 
 def test_the_mean_over_subsets_is_compared_too(tmp_path):

@@ -71,3 +71,10 @@ def test_it_breaks_the_law_as_its_release_does(law):
 def test_every_built_in_strategy_can_be_switched_off_or_is_known_to_differ():
     built_in = {n for n in NAMES if registry.load(registry.STRATEGIES, n).__module__.startswith("cggm_med.")}
     assert built_in == {*NEUTRAL, *MAY_DIFFER}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_controls_are_other_registered_strategies(name):
+    controls = registry.load(registry.STRATEGIES, name).controls
+    assert {*controls} <= {*NAMES} - {name}
+    assert controls
