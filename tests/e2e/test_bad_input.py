@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from helpers.command_line import command
+from helpers.command_line import command, set_options
 from helpers.small_runs import quiet, small_config, small_settings
 
 from cggm_med.runs import train as run
@@ -42,7 +42,7 @@ def train_refused(refused, phantom, cache, tmp_path):
 
     def refuse(*words, data=phantom, **settings):
         out = tmp_path / "run"
-        flags = [word for setting in small_settings(data, cache, **settings) for word in ("--set", setting)]
+        flags = set_options(small_settings(data, cache, **settings))
         message = refused("train", "--preset", "tiny", "--out", out, *flags, *words)
         assert not out.exists()
         return message
@@ -354,7 +354,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(refused, phantom, cache, tmp_pa
 
     monkeypatch.setattr(loop, "train_step", train_step)
     settings = small_settings(phantom, cache, train__epochs="1", train__checkpoint_every="1")
-    flags = [word for setting in settings for word in ("--set", setting)]
+    flags = set_options(settings)
     folder = tmp_path / "run"
     message = refused("train", "--preset", "tiny", "--out", folder, *flags)
     last = folder / "checkpoints" / "last.pt"
@@ -374,7 +374,7 @@ def test_gradients_that_are_never_finite_stop_the_run(refused, phantom, cache, t
         step, "clip_gradients", lambda model, norm: (torch.ones(4), torch.ones(()), torch.tensor(math.inf))
     )
     settings = small_settings(phantom, cache, train__log_every="3")
-    flags = [word for setting in settings for word in ("--set", setting)]
+    flags = set_options(settings)
     message = refused("train", "--preset", "tiny", "--out", tmp_path / "run", *flags)
     says(message, "not finite in any of the 3 steps up to 3", "lower optim.lr")
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 from helpers import processes
-from helpers.command_line import command
+from helpers.command_line import command, set_options
 from helpers.small_runs import small_settings
 
 from cggm_med.comparison import experiment
@@ -14,7 +14,7 @@ from cggm_med.comparison import experiment
 @pytest.mark.slow
 def test_train_compare_and_go_on(tmp_path, monkeypatch, phantom, cache, capsys):
     monkeypatch.setattr(experiment.subprocess, "Popen", processes.Popen)
-    settings = [word for s in small_settings(phantom, cache, train__epochs="1") for word in ("--set", s)]
+    settings = set_options(small_settings(phantom, cache, train__epochs="1"))
     out = tmp_path / "out"
     words = (
         "compare",

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from helpers import processes
-from helpers.command_line import command
+from helpers.command_line import command, set_options
 from helpers.declared_cohort import SMALL, cohort
 from helpers.pictures import without_pictures
 
@@ -18,7 +18,7 @@ from cggm_med.inference.predictor import Predictor
 from cggm_med.nnunet.export import export_dataset
 from cggm_med.runs.settings import make_config
 
-FLAGS = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+FLAGS = set_options(SMALL)
 NUMBERS = (300, 2, 9)  # rim, core, not annotated
 EXCLUSIVE = {"numbers": NUMBERS, "colours": {"core": "#123456"}}
 OVERLAPPING = {"numbers": (1, 700), "regions": {"core": [700], "all": [1, 700]}}

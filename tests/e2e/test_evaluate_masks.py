@@ -6,7 +6,7 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
-from helpers.command_line import command
+from helpers.command_line import command, set_options
 from helpers.declared_cohort import AFFINE, SHAPE, SMALL, cohort
 from helpers.pictures import without_pictures
 from helpers.small_runs import trained_run
@@ -227,7 +227,7 @@ def test_declared_data_say_by_what_their_masks_are_scored(words, tmp_path, monke
 def test_masks_of_nnunet_are_scored_in_the_numbers_of_its_data_set(tmp_path, monkeypatch, capsys):
     """An exported data set renumbers 300, 2 and 9 to 2, 1 and 3: its masks, and a run on the list, have one table."""
     data = cohort(tmp_path / "data", NUMBERS)
-    small = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+    small = set_options(SMALL)
     small += ["--set", "data.test=0.4"]
     export = ("--task", "segmentation", "--data", data, "--folder", tmp_path / "nn", "--id", "7", "--name", "x")
     command(monkeypatch, "nnunet", "export", *export, *small)

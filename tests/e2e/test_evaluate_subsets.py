@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from helpers.command_line import command
+from helpers.command_line import command, set_options
 from helpers.small_runs import quiet, trained_run
 from matplotlib.image import imread
 
@@ -49,7 +49,7 @@ def digits(tmp_path_factory):
     """A run of the audio-visual digits on generated data."""
     base = tmp_path_factory.mktemp("digits")
     settings = [f"data.cache={base / 'cache'}", "train.epochs=2", "train.steps_per_epoch=8", "train.log_every=8"]
-    words = [word for setting in settings for word in ("--set", setting)]
+    words = set_options(settings)
     with pytest.MonkeyPatch.context() as patch:
         command(patch, "train", "--task", "avdigits", "--strategy", "joint", "--out", base / "run", *words)
     return base / "run"

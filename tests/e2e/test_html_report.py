@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import yaml
-from helpers.command_line import command
+from helpers.command_line import command, set_options
 from helpers.small_runs import quiet, small_config, trained_run
 from PIL import Image
 
@@ -72,7 +72,7 @@ def digits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("digits")
     settings = ["train.epochs=3", "train.steps_per_epoch=3", "train.log_every=1", "data.workers=0"]
     settings.append(f"data.cache={folder / 'cache'}")
-    flags = [word for setting in settings for word in ("--set", setting)]
+    flags = set_options(settings)
     with pytest.MonkeyPatch.context() as patch:
         command(patch, "train", "--task", "avdigits", "--strategy", "cggm", "--out", folder / "run", *flags)
     return folder / "run"

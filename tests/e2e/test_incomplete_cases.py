@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from helpers.command_line import command
+from helpers.command_line import command, set_options
 from helpers.small_runs import small_config, small_settings, trained_run
 
 from cggm_med.errors import DataError, UnknownName
@@ -77,7 +77,7 @@ def test_what_is_required_is_still_refused(folder, cache):
 
 
 def test_the_table_before_the_first_step_says_who_lacks_what(folder, cache, tmp_path, monkeypatch, capsys):
-    words = [word for s in small_settings(folder, cache, train__epochs="1") for word in ("--set", s)]
+    words = set_options(small_settings(folder, cache, train__epochs="1"))
     command(monkeypatch, "train", "--preset", "tiny", "--allow-missing", *words, "--out", tmp_path / "run")
     said = capsys.readouterr().out
     assert said.index("cases that lack a modality") < said.index("step 1/")

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
-from helpers.command_line import command
+from helpers.command_line import command, set_options
 from helpers.nifti import write
 from helpers.small_runs import small_settings
 
@@ -77,7 +77,7 @@ def cases():
 
 def train(monkeypatch, data, cache, out, *words):
     settings = small_settings(data, cache, train__epochs="1")
-    flags = [word for setting in settings for word in ("--set", setting)]
+    flags = set_options(settings)
     command(monkeypatch, "train", "--preset", "tiny", "--out", out, *flags, *words)
 
 
@@ -218,7 +218,7 @@ def test_every_shipped_pipeline_runs(pipeline, cases, tmp_path, monkeypatch, cac
     config = Path(__file__).parents[2] / "pipelines" / pipeline / "configs" / "settings.yaml"
     data = brats2021(tmp_path / "data", cases)
     small = small_settings(data, cache, train__epochs="1", train__steps_per_epoch="2")
-    flags = [word for setting in [*small, "data.spacing=[5,5,5]"] for word in ("--set", setting)]
+    flags = set_options([*small, "data.spacing=[5,5,5]"])
     command(monkeypatch, "train", "--config", config, "--out", tmp_path / "run", *flags)
     assert (tmp_path / "run" / "results.md").exists()
 

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from helpers import processes
+from helpers.command_line import set_options
 
 TRAINER = """
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -25,11 +26,9 @@ from cggm_med.cli.app import main
 multiprocessing.cpu_count = lambda: 1
 main()
 """
-SHORT = [
-    word
-    for setting in ("epochs=3", "steps_per_epoch=2", "validation_steps=1", "checkpoint_every=1")
-    for word in ("--set", f"train.{setting}")
-]
+SHORT = set_options(
+    {"train.epochs": 3, "train.steps_per_epoch": 2, "train.validation_steps": 1, "train.checkpoint_every": 1}
+)
 
 
 @pytest.fixture(scope="module")

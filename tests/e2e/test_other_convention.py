@@ -5,7 +5,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-from helpers.command_line import command
+from helpers.command_line import command, set_options
 from helpers.nifti import write
 from helpers.pictures import without_pictures
 from helpers.small_runs import small_settings
@@ -42,7 +42,7 @@ def run(data, cache, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "run"
     # After one step the network still finds every region somewhere, so that no score is 0 by itself.
     changes = {"task__labels": "brats2013", "train__epochs": "1", "train__steps_per_epoch": "1"}
-    flags = [w for setting in small_settings(data / "list.json", cache, **changes) for w in ("--set", setting)]
+    flags = set_options(small_settings(data / "list.json", cache, **changes))
     with pytest.MonkeyPatch.context() as patch, without_pictures():
         command(patch, "train", "--preset", "tiny", "--out", folder, *flags)
     return folder

@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from helpers.command_line import command
+from helpers.command_line import command, set_options
 
 from cggm_med.runs.finished_run import FinishedRun
 
@@ -16,7 +16,7 @@ from cggm_med.runs.finished_run import FinishedRun
 def trained(folder, task, strategy="joint"):
     """A run of generated data, as short as it gets; and these data."""
     settings = (f"data.cache={folder / 'cache'}", "train.epochs=1", "train.steps_per_epoch=2", "train.device=cpu")
-    flags = [word for setting in settings for word in ("--set", setting)]
+    flags = set_options(settings)
     with pytest.MonkeyPatch.context() as patch:
         command(patch, "train", "--task", task, "--strategy", strategy, "--out", folder / "run", *flags)
     (data,) = (folder / "cache" / "generated").glob(f"{task}-v*")

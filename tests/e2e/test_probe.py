@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers.command_line import command
+from helpers.command_line import command, set_options
 from helpers.small_runs import quiet, trained_run
 from matplotlib.image import imread
 from sklearn.linear_model import LogisticRegression
@@ -42,7 +42,7 @@ def found(run):
 def small_run(folder, task, cache, *settings):
     words = [f"data.cache={cache}", *settings]
     with pytest.MonkeyPatch.context() as patch:
-        command(patch, "train", "--task", task, "--out", folder, *(w for s in words for w in ("--set", s)))
+        command(patch, "train", "--task", task, "--out", folder, *set_options(words))
     return folder
 
 

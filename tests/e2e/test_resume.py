@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from helpers import processes
+from helpers.command_line import set_options
 from helpers.resuming import Killed, kill_at
 from helpers.small_runs import quiet, small_config, small_settings
 
@@ -99,7 +100,7 @@ def test_a_process_that_is_really_killed(uninterrupted, tmp_path, phantom, cache
     """SIGKILL at a moment of the machine's choosing."""
     folder = tmp_path / "run"
     settings = small_settings(phantom, cache, strategy__warmup_steps="2", data__augmentation="standard")
-    flags = [word for setting in settings for word in ("--set", setting)]
+    flags = set_options(settings)
     process = processes.Popen(["-m", "cggm_med.cli", "train", "--preset", "tiny", "--out", folder, *flags])
     deadline = time.monotonic() + 120
     while not (folder / "checkpoints" / "last.pt").exists() and time.monotonic() < deadline:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from helpers.command_line import command
+from helpers.command_line import command, set_options
 from helpers.small_runs import small_settings, trained_run
 
 
@@ -21,7 +21,7 @@ def teacher(tmp_path_factory, phantom, cache):
 
 
 def train(monkeypatch, out, phantom, cache, *words, code=0, **changes):
-    flags = [w for s in small_settings(phantom, cache, train__epochs="1", **changes) for w in ("--set", s)]
+    flags = set_options(small_settings(phantom, cache, train__epochs="1", **changes))
     command(monkeypatch, "train", "--preset", "tiny", "--strategy", "umt", "--out", out, *flags, *words, code=code)
 
 

@@ -1,5 +1,7 @@
 """The command line as a user calls it, inside the process of a test."""
 
+from collections.abc import Mapping
+
 import pytest
 
 from cggm_med.cli import app as cli
@@ -11,3 +13,9 @@ def command(monkeypatch, *words, code=0):
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert (end.value.code or 0) == code
+
+
+def set_options(settings):
+    """``--set KEY=VALUE`` for each setting, of texts ``KEY=VALUE`` or of values by key."""
+    texts = [f"{key}={value}" for key, value in settings.items()] if isinstance(settings, Mapping) else settings
+    return [word for text in texts for word in ("--set", text)]

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from cggm_med.config import parse_overrides
 from cggm_med.runs.settings import make_config
-from helpers.command_line import command
+from helpers.command_line import command, set_options
 from helpers.pictures import without_pictures
 
 SMALL = {
@@ -42,7 +42,7 @@ def quiet() -> Console:
 
 def trained_run(folder: Path, phantom: Path, cache: Path, *, pictures: bool = False, **changes: str) -> Path:
     """Train through the command line; returns the run folder, whose pictures are empty files if not wanted."""
-    flags = [word for setting in small_settings(phantom, cache, **changes) for word in ("--set", setting)]
+    flags = set_options(small_settings(phantom, cache, **changes))
     with pytest.MonkeyPatch.context() as patch, contextlib.nullcontext() if pictures else without_pictures():
         command(patch, "train", "--preset", "tiny", "--out", folder, *flags)
     return folder

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from helpers.command_line import set_options
 from helpers.nifti import write
 from helpers.packages import (
     ROOT,
@@ -77,7 +78,7 @@ def test_it_is_planned_and_trained_on_scans_of_its_layout_and_predicts_others(en
     small = ["data.patch_size=[16,16,8]", "model.channels=[4,8]", "train.epochs=1", "train.steps_per_epoch=2"]
     small += ["train.batch_size=2", "data.validation=0.2", "data.test=0.2", "data.workers=0"]
     data = scans(tmp_path / "data", labels=True)
-    words = ["train", "--task", NAME, "--data", data, *(word for setting in small for word in ("--set", setting))]
+    words = ["train", "--task", NAME, "--data", data, *set_options(small)]
     said = cggm_med(environment, *words, "--out", tmp_path / "run")
     assert "cases that lack a modality" in said
     results = json.loads((tmp_path / "run" / "results.json").read_text())

@@ -5,6 +5,7 @@ import re
 
 import pytest
 from helpers import processes
+from helpers.command_line import set_options
 from helpers.packages import (
     ROOT,
     assert_its_own_tests_pass,
@@ -44,7 +45,7 @@ def test_it_is_listed_beside_the_built_in_ones(environment):
 
 @pytest.mark.slow
 def test_it_trains_from_the_command_line_and_its_factors_are_logged(environment, phantom, cache, tmp_path):
-    flags = [word for setting in small_settings(phantom, cache) for word in ("--set", setting)]
+    flags = set_options(small_settings(phantom, cache))
     words = ["train", "--task", "brats2021", "--preset", "tiny", "--strategy", NAME, "--out", tmp_path / "run"]
     cggm_med(environment, *words, *flags, "--set", "strategy.strength=0.8")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()

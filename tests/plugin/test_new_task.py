@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import yaml
 from helpers import processes
+from helpers.command_line import set_options
 from helpers.packages import (
     ROOT,
     assert_its_own_tests_pass,
@@ -76,7 +77,7 @@ def test_it_is_listed_trained_and_scored(environment, tmp_path):
     assert listed(environment, "tasks", NAME).endswith(f"[sound,image]  ({NAME}_task 0.1.0)")
 
     short = ["train.epochs=2", "train.steps_per_epoch=1", "train.checkpoint_every=1", "train.validate_every=1"]
-    words = ["train", "--task", NAME, *(word for setting in short for word in ("--set", setting))]
+    words = ["train", "--task", NAME, *set_options(short)]
     said = cggm_med(environment, *words, "--out", tmp_path / "whole")
     assert "no --data given" in said
     killed = processes.run("-c", KILLED, *words, "--out", tmp_path / "killed", env=environment)

@@ -10,6 +10,7 @@ from statistics import fmean
 import numpy as np
 import pytest
 import torch
+from helpers.command_line import set_options
 from helpers.packages import cggm_med, installed
 from helpers.small_runs import small_settings
 from monai.metrics import compute_average_surface_distance
@@ -62,7 +63,7 @@ def test_the_metric_stands_in_every_table(environment, phantom, cache, tmp_path)
         return cggm_med(environment, *words)
 
     folder = tmp_path / "run"
-    flags = [word for setting in small_settings(phantom, cache) for word in ("--set", setting)]
+    flags = set_options(small_settings(phantom, cache))
     chosen = ["--set", "task.metrics=[assd_mm]"]
     said = done("train", "--preset", "tiny", "--strategy", "joint", "--out", folder, *flags, *chosen)
     assert "ASSD mm" in said
@@ -98,7 +99,7 @@ def test_the_metric_stands_in_every_table(environment, phantom, cache, tmp_path)
 
 @pytest.mark.slow
 def test_its_logger_writes_every_loss_once_also_when_the_run_is_resumed(environment, phantom, cache, tmp_path):
-    flags = [word for setting in small_settings(phantom, cache) for word in ("--set", setting)]
+    flags = set_options(small_settings(phantom, cache))
     words = ["train", "--preset", "tiny", "--out", tmp_path / "run", "--set", "train.loggers=[loss_table]", *flags]
     # Stopped after the last checkpoint, with a row that will come again.
     cggm_med(environment, *words, "--set", "train.checkpoint_every=100")

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from helpers.command_line import command
+from helpers.command_line import command, set_options
 from helpers.pictures import without_pictures
 from helpers.small_runs import SMALL
 
@@ -35,7 +35,7 @@ def test_by_hand():
 
 
 def test_it_is_said_before_the_first_step_and_changes_no_bit(phantom, tmp_path, monkeypatch, capfd):
-    settings = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+    settings = set_options(SMALL)
     train = ["train", "--data", phantom, "--preset", "tiny", "--set", f"data.cache={tmp_path / 'cache'}", *settings]
     for name, least in (("plain", 10**9), ("timed", 1)):
         monkeypatch.setattr("cggm_med.runs.train.MIN_STEPS", least)

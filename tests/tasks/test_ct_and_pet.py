@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
-from helpers.command_line import command
+from helpers.command_line import command, set_options
 from helpers.nifti import write
 from helpers.pictures import without_pictures
 
@@ -59,7 +59,7 @@ def patients(folder):
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("petct")
     data = patients(folder / "data")
-    flags = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+    flags = set_options(SMALL)
     with pytest.MonkeyPatch.context() as patch, without_pictures():
         cache = f"data.cache={folder / 'cache'}"
         train = ("train", "--task", "segmentation", "--data", data, "--out", folder / "run", "--set", cache, *flags)

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers.command_line import command
+from helpers.command_line import command, set_options
 from sklearn.metrics import accuracy_score, f1_score
 from torch.nn import functional as F
 
@@ -522,7 +522,7 @@ def test_a_run_on_features_alone_is_scored_again_and_refuses_other_features(name
         "train.epochs=1",
         "train.batch_size=2",
     ]
-    flags = [word for setting in settings for word in ("--set", setting)]
+    flags = set_options(settings)
     words = ["train", "--task", name, "--preset", "tiny", "--strategy", "joint", "--data", alone, "--out", run]
     command(monkeypatch, *words, *flags)
     results = json.loads((run / "results.json").read_text())

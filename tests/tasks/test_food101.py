@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from helpers.command_line import command
+from helpers.command_line import command, set_options
 from PIL import Image
 from torch.nn import functional as F
 
@@ -419,7 +419,7 @@ def test_from_the_command_line(lists, tmp_path, monkeypatch):
 
     run = tmp_path / "run"
     networks = [f"model.{m}={lists / 'networks' / m}" for m in ("text", "image")]
-    sets = [w for s in (*SHORT, *networks, f"data.cache={tmp_path / 'cache'}") for w in ("--set", s)]
+    sets = set_options((*SHORT, *networks, f"data.cache={tmp_path / 'cache'}"))
     command(
         monkeypatch,
         "train",

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - as everybody calls it
-from helpers.command_line import command
+from helpers.command_line import command, set_options
 from helpers.nifti import write
 from helpers.pictures import without_pictures
 
@@ -60,7 +60,7 @@ def patients(folder):
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prostate")
     data = patients(folder / "data")
-    flags = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+    flags = set_options(SMALL)
     flags += ["--set", f"data.cache={folder / 'cache'}", "--resample-to", "t2"]
     with pytest.MonkeyPatch.context() as patch, without_pictures():
         command(patch, "train", "--task", "segmentation", "--data", data, "--out", folder / "run", *flags)

@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from helpers.command_line import command
+from helpers.command_line import command, set_options
 from helpers.declared_cohort import AFFINE, SHAPE, SMALL, cohort
 from helpers.nifti import write
 from helpers.pictures import without_pictures
@@ -23,7 +23,7 @@ def run(tmp_path_factory):
     """A run on exclusive classes with voxels to ignore, and the list that it was trained on."""
     folder = tmp_path_factory.mktemp("declared")
     data = cohort(folder / "data")
-    flags = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+    flags = set_options(SMALL)
     with pytest.MonkeyPatch.context() as patch, without_pictures():
         cache = f"data.cache={folder / 'cache'}"
         train = ("train", "--task", "segmentation", "--data", data, "--out", folder / "run", "--set", cache, *flags)
@@ -139,7 +139,7 @@ def test_several_readers_are_one_truth_and_scored_one_by_one(tmp_path, monkeypat
         copy = write(tmp_path / "again" / f"{entry['id']}.nii.gz", np.asarray(nib.load(label).dataobj), AFFINE)
         entry["raters"] = {"A": label, "B": str(copy), "C": str(nobody)}
     file.write_text(json.dumps(content))
-    flags = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+    flags = set_options(SMALL)
     flags += ["--set", f"data.cache={tmp_path / 'cache'}", "--set", "data.raters=soft"]
     with without_pictures():
         train = ("train", "--task", "segmentation", "--data", file, "--out", tmp_path / "run", *flags)
