@@ -71,8 +71,8 @@ def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
             raise OutputError(f"{folder} is not empty; choose another folder with --out{resume}")
         task.find(say)
         splits = task.default_splits()
+        require_watchable(task, strategy, splits)  # before the images are read
         task.prepare(splits, say)
-        require_watchable(task)
         settings = task.config.train
         length = settings.steps_in_epoch(len(splits.train))
         settings = dataclasses.replace(settings, steps_per_epoch=length)

@@ -65,6 +65,7 @@ class BalancingStrategy(nn.Module):
         controls: registered names of the strategies beside which it has to be seen, since they are what it is without
             its rule; a comparison names those that it lacks.
         modulates: whether it changes the update of every encoder.
+        measures_losses: whether ``start_epoch`` measures losses of validation cases, which a run must then have.
         teacher: the strategy of the finished run that it learns from, whose folder is its setting ``teacher``; empty if
             it needs none.
         from_shares: whether modalities are scored by their share of a linear fused head, where the model has one,
@@ -77,6 +78,7 @@ class BalancingStrategy(nn.Module):
     url: ClassVar[str] = ""
     controls: ClassVar[Sequence[str]] = ("joint", "unimodal_ensemble")
     modulates: ClassVar[bool] = False
+    measures_losses: ClassVar[bool] = False
     teacher: ClassVar[str] = ""
     from_shares: ClassVar[bool] = False
     config: Any

@@ -75,6 +75,7 @@ class GBlending(BalancingStrategy):
     url = "https://arxiv.org/abs/1905.12681"
     controls = (*BalancingStrategy.controls, "uniform_full")
     modulates = True
+    measures_losses = True
     unimodal_weight = 1.0  # the unimodal losses reach the encoders in full
     config: GBlendingConfig
     weight: Tensor

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cggm_med import distributed
 from cggm_med.config import RunConfig
+from cggm_med.data.splits import Splits
 from cggm_med.device import precision
 from cggm_med.errors import ConfigError
 from cggm_med.models.base import MultimodalModel
@@ -16,6 +17,19 @@ from cggm_med.strategies.base import BalancingStrategy, Criterion, fused_loss
 from cggm_med.task.base import Task
 
 FUSED = "task"  # as strategies name the loss of the fused prediction
+
+
+def require_validation_cases(strategy: str, splits: Splits) -> None:
+    """Refuse to measure losses of validation cases where there are none.
+
+    Raises:
+        ConfigError: names the strategy, and what to set.
+    """
+    if not splits.validation:
+        raise ConfigError(
+            f"strategy '{strategy}' measures losses of validation cases and there are none; set data.validation above "
+            "0, or name some in data.splits"
+        )
 
 
 @torch.no_grad()
@@ -49,14 +63,10 @@ def mean_losses(
     Raises:
         ConfigError: if there are no validation cases.
     """
+    splits = task.splits
+    require_validation_cases(config.strategy.name, splits)
     model.eval()
     strategy.eval()
-    splits = task.splits
-    if not splits.validation:
-        raise ConfigError(
-            f"strategy '{config.strategy.name}' measures losses of validation cases and there are none; set "
-            "data.validation above 0, or name some in data.splits"
-        )
     cases = {"train": splits.train, "validation": splits.validation}[split][: len(splits.validation)]
     names = (FUSED, *model.modalities)
     sums = dict.fromkeys(names, torch.zeros(2, device=device))

@@ -12,11 +12,13 @@ import torch
 
 from cggm_med import distributed
 from cggm_med.config import RunConfig
+from cggm_med.data.splits import Splits
 from cggm_med.device import precision
 from cggm_med.errors import ConfigError
 from cggm_med.models.base import MultimodalModel
 from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task.base import CaseResult, Task
+from cggm_med.training.mean_losses import require_validation_cases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,19 +125,23 @@ def validate(
     )
 
 
-def require_watchable(task: Task) -> None:
-    """Refuse a learning rate that is to fall by what no validation says.
+def require_watchable(task: Task, strategy: BalancingStrategy, splits: Splits) -> None:
+    """Refuse a strategy or a learning rate that is to go by what no validation says.
 
     Args:
-        task: prepared.
+        task: whose data need not be read.
+        strategy: of the run.
+        splits: of the run.
 
     Raises:
         ConfigError: names what is missing and what to set instead.
     """
     optim = task.config.optim
+    if strategy.measures_losses:
+        require_validation_cases(task.config.strategy.name, splits)
     if optim.schedule != "plateau":
         return
-    if not task.splits.validation:
+    if not splits.validation:
         raise ConfigError(
             "optim.schedule is plateau, and no case is held out for validation; expected some (data.validation), or "
             "another schedule"

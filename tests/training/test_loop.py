@@ -233,15 +233,15 @@ def test_what_a_plateau_needs_is_missed_before_training(tmp_path):
     plateau = OptimConfig(schedule="plateau")
     task = found(toy(ToyValueTask), tmp_path)
     task.settle(optim=plateau)
-    require_watchable(task)
-    task.splits = dataclasses.replace(task.splits, validation=())
+    joint, none = Joint(Joint.Config("joint")), dataclasses.replace(task.splits, validation=())
+    require_watchable(task, joint, task.splits)
     with pytest.raises(ConfigError, match=r"no case is held out for validation; expected some \(data.validation\)"):
-        require_watchable(task)
+        require_watchable(task, joint, none)
     task = found(toy(ToyValueTask), tmp_path)
     task.settle(optim=dataclasses.replace(plateau, plateau_by="loss"))
     task.says_loss = False
     with pytest.raises(ConfigError, match="does not compute; set optim.plateau_by=score to go by MAE"):
-        require_watchable(task)
+        require_watchable(task, joint, task.splits)
 
 
 def test_a_checkpoint_from_before_schedules_had_a_state_still_opens(tmp_path):
