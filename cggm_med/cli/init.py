@@ -60,4 +60,7 @@ def init(
     write_json(out, dataclasses.replace(proposal, questions=tuple(asked)).to_json(out.parent))
     to_settle = 'write what you know in the place of each "?", delete each settled line of its "questions"'
     settle = to_settle if asked else "check it"
-    console.print(f"wrote {out}; {settle}, then: cggm-med train --task segmentation --data {shlex.quote(str(out))}")
+    quoted = shlex.quote(str(out))
+    labelled = any(case.labels for case in proposal.cases)
+    then = f"train --task segmentation --data {quoted}" if labelled else f"predict RUN {quoted}"
+    console.print(f"wrote {out}; {settle}, then: cggm-med {then}")

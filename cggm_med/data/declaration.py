@@ -103,9 +103,7 @@ class Declaration:
     def to_json(self) -> dict[str, Any]:
         """The declaration as plain values, which ``from_json`` reads."""
         modalities = {name: modality.to_json(name) for name, modality in self.modalities.items()}
-        named = {name: _convention_json(convention) for name, convention in self.conventions.items()}
-        content: dict[str, Any] = {"name": self.name, "modalities": modalities}
-        content |= next(iter(named.values())) if set(named) == {self.name} else {"conventions": named}
+        content: dict[str, Any] = {"name": self.name, "modalities": modalities, **self.labels_json()}
         content |= {"required": list(self.required)} if self.required else {}
         content |= {"reference": self.reference} if self.reference is not None else {}
         content |= {"spacing": list(self.spacing)} if self.spacing is not None else {}
@@ -113,6 +111,11 @@ class Declaration:
         content |= {"codes": {region: code.to_json() for region, code in self.codes.items()}} if self.codes else {}
         content |= {"lesion_rules": vars(self.lesion_rules).copy()}
         return content
+
+    def labels_json(self) -> dict[str, Any]:
+        """The part of ``to_json`` that says what label numbers mean."""
+        named = {name: _convention_json(convention) for name, convention in self.conventions.items()}
+        return next(iter(named.values())) if set(named) == {self.name} else {"conventions": named}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: str) -> Declaration:

@@ -104,13 +104,16 @@ class DeclaredSegmentationTask(SegmentationTask):
         """Write a few made-up cases, for runs without ``data.path`` and for tests."""
 
     @classmethod
-    def read(cls, path: Path, *, need_labels: bool, reference: Sequence[str]) -> tuple[Declaration, CaseList]:
+    def read(
+        cls, path: Path, *, need_labels: bool, reference: Sequence[str], run: Declaration | None = None
+    ) -> tuple[Declaration, CaseList]:
         """What the data declare, and their cases.
 
         Args:
             path: folder or list.
             need_labels: whether a case without label is an error.
             reference: see ``read_any``; a listing leaves nothing open.
+            run: see ``declared_in``.
 
         Raises:
             UnknownName: for a modality, region or key that does not exist.
@@ -118,8 +121,9 @@ class DeclaredSegmentationTask(SegmentationTask):
         """
         content = cls.listing(path)
         if content is None:
-            return read_any(path, need_labels=need_labels, reference=reference)
-        return declared_in(content, path if path.is_dir() else path.parent, str(path), need_labels=need_labels)
+            return read_any(path, need_labels=need_labels, reference=reference, run=run)
+        folder = path if path.is_dir() else path.parent
+        return declared_in(content, folder, str(path), need_labels=need_labels, run=run)
 
     @classmethod
     def settings_of_data(cls, path: Path | None, stated: Tree) -> Tree:
@@ -185,7 +189,8 @@ class DeclaredSegmentationTask(SegmentationTask):
             DataError: if the data do not declare enough, or a case has none of the modalities; names every such case.
         """
         own = () if self.reference is None else (self.reference, self.declaration.modalities[self.reference].shows)
-        declared = self.read(path, need_labels=need_labels, reference=own)
+        known = None if need_labels else self.declaration
+        declared = self.read(path, need_labels=need_labels, reference=own, run=known)
         shown = {name: modality.shows for name, modality in self.declaration.modalities.items()}
         demanded = (*self.declaration.required, *required)
         self.data_conventions, found = for_run(path, *declared, self.conventions.values(), shown, modalities, demanded)

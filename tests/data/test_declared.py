@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cggm_med.data.cases import Case, ImageFile
-from cggm_med.data.declaration import Modality
+from cggm_med.data.declaration import Declaration, Modality
 from cggm_med.data.folders.declared import read_declared
 from cggm_med.data.folders.proposal import Labels, Proposal
 from cggm_med.errors import DataError, UnknownName
@@ -55,6 +55,19 @@ def test_the_label_may_be_one_of_the_readers_maps(written):
     (folder / "m.nii").unlink()
     with pytest.raises(DataError, match=r"label of 2 does not exist"):
         read_declared(folder)
+
+
+def test_scans_without_labels_need_not_say_what_labels_mean_where_a_run_knows(written):
+    folder = written({"id": "a", "flair": "a.nii"}, labels={})
+    with pytest.raises(DataError, match="has no label, which training needs; its cases can be segmented with 'predict'"):
+        read_declared(folder, need_labels=False)
+    run = Declaration.from_json({**DECLARED, "labels": {"7": "core"}}, "here")
+    declaration, found = read_declared(folder, need_labels=False, run=run)
+    assert (declaration.regions, list(declaration.modalities)) == (("core",), ["flair", "adc"])
+    assert [case.id for case in found.cases] == ["a"]
+    labelled = written({"id": "a", "flair": "a.nii", "label": "l.nii"}, labels={})
+    with pytest.raises(DataError, match="expected the meaning of each number"):  # these may be other labels
+        read_declared(labelled, need_labels=False, run=run)
 
 
 def test_sections_are_splits_and_tests_need_no_label(written):

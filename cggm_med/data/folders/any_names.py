@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cggm_med.data.cases import Case, ImageFile, natural_key
-from cggm_med.data.folders.case_names import Place, cases_of, corrects, section_of
+from cggm_med.data.folders.case_names import CHANNEL, Place, cases_of, corrects, section_of
 from cggm_med.data.folders.findings import LONELY, SERIES, Findings
 from cggm_med.data.folders.image_copies import Image, one_copy_each
 from cggm_med.data.folders.modality_names import name_modalities
@@ -16,7 +16,7 @@ from cggm_med.data.folders.patients import patients_of
 from cggm_med.data.folders.proposal import Proposal
 from cggm_med.data.folders.scans import APPLE_DOUBLE, Scans, common_folder, looks_like_label, scans_under
 from cggm_med.data.folders.targets import Mask, Targets, choose_targets
-from cggm_med.data.folders.vocabulary import never_an_image, shown_by, spelled, tells_label
+from cggm_med.data.folders.vocabulary import never_an_image, shown_by, spelled, tells_label, tells_plane
 from cggm_med.errors import first_of
 
 _COPY = "another copy of the same case"
@@ -194,7 +194,8 @@ class _Names:
                 text = spelled(place.text)
                 shown = shown_by(place.text)
                 # "gd" is gadolinium for one and the gold standard for another.
-                if not tells_label(place.text) and (shown is None or (shown.shows == "t1ce" and "t1" not in text)):
+                told = tells_label(place.text) or tells_plane(text) or CHANNEL.fullmatch(text)
+                if not told and (shown is None or (shown.shows == "t1ce" and "t1" not in text)):
                     unsure.setdefault(text, place.scan.path)
         if len({spelled(place.text) for of in groups.values() for place in of}) == 1:
             return set()

@@ -57,7 +57,7 @@ _NUMBERED = re.compile(
 )
 _TIME = re.compile(r"(time|tp|timepoint|visit|scan|session|study|t0|bl|fu|baseline|followup)\d{0,3}")
 # Channels of nnU-Net, whose dataset.json would say what they show.
-_CHANNEL = re.compile(r"0{3}\d")
+CHANNEL = re.compile(r"0{3}\d")
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,14 @@ def _cost(groups: Mapping[str, Sequence[Place]]) -> float:
         cost += 0.3 * (len({place.folders for place in images}) - 1) if images else 0
         cost += 2.0 * (key == "" and len(groups) > 1)
     # Whose a file is differs between cases, what it shows does not: of two ways, the one with fewer roles is better.
-    return cost + 1e-3 * len(roles)
+    return cost + 1e-3 * (0 if _all_channels(groups) else len(roles))
+
+
+def _all_channels(groups: Mapping[str, Sequence[Place]]) -> bool:
+    """Whether nothing but nnU-Net's numbers of channels tells the images of each of several cases apart."""
+    texts = [{place.text for place in of if not place.is_mask} for of in groups.values()]
+    numbers = all(CHANNEL.fullmatch(text) for of in texts for text in of)
+    return len(groups) > 1 and numbers and all("0000" in of for of in texts)
 
 
 @functools.lru_cache(maxsize=100_000)
@@ -339,7 +346,7 @@ def _is_own(words: Sequence[re.Match[str]], k: int, counted: _Words) -> bool:
         return False
     if _TIME.fullmatch(word):
         return counted.times
-    if _CHANNEL.fullmatch(word) and k and k == len(words) - 1:
+    if CHANNEL.fullmatch(word) and k and k == len(words) - 1:
         return counted.readers
     if _NUMBERED.fullmatch(word):
         return counted.readers

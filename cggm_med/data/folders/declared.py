@@ -27,12 +27,15 @@ def is_declared(content: Any) -> bool:
     return isinstance(content, dict) and "modalities" in content
 
 
-def read_declared(path: Path, *, need_labels: bool = True) -> tuple[Declaration, CaseList]:
+def read_declared(
+    path: Path, *, need_labels: bool = True, run: Declaration | None = None
+) -> tuple[Declaration, CaseList]:
     """The declaration and the cases of a declared list.
 
     Args:
         path: the file, or a folder that holds it as ``dataset.json``.
         need_labels: whether a case without label is an error; cases of the section ``test`` never need one.
+        run: see ``declared_in``.
 
     Raises:
         UnknownName: for a key, modality, region or section that does not exist.
@@ -44,11 +47,11 @@ def read_declared(path: Path, *, need_labels: bool = True) -> tuple[Declaration,
         raise DataError(
             f'{file} is no declared list; expected a JSON object with "modalities", "labels" and "training"'
         )
-    return declared_in(content, file.parent, str(file), need_labels=need_labels)
+    return declared_in(content, file.parent, str(file), need_labels=need_labels, run=run)
 
 
 def declared_in(
-    content: Mapping[str, Any], folder: Path, source: str, *, need_labels: bool
+    content: Mapping[str, Any], folder: Path, source: str, *, need_labels: bool, run: Declaration | None = None
 ) -> tuple[Declaration, CaseList]:
     """The declaration and the cases that the content of a declared list tells.
 
@@ -57,11 +60,16 @@ def declared_in(
         folder: to which paths are relative.
         source: what messages call the list, such as its path.
         need_labels: see ``read_declared``.
+        run: what a run's training data declared; it says what labels mean where the content lists scans alone.
 
     Raises:
         UnknownName: for a key, modality, region or section that does not exist.
         DataError: for open questions, and for what is missing or contradictory; names every such case.
     """
+    if not (content.get("labels") or content.get("conventions")) and not _lists_labels(content, source):
+        if run is None:
+            raise DataError(f"{source} has no label, which training needs; its cases can be segmented with 'predict'")
+        content = {**content, **run.labels_json()}
     declaration = Declaration.from_json(content, source)
     if questions := content.get("questions"):
         raise DataError(
@@ -111,6 +119,12 @@ def _entries(content: Mapping[str, Any], source: str) -> Iterator[tuple[str, str
         if section in SECTIONS:
             for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
                 yield section, f"{section}[{number}]", entry
+
+
+def _lists_labels(content: Mapping[str, Any], source: str) -> bool:
+    """Whether an entry has a label; a list without entries is left to say what it lacks."""
+    entries = [entry for _, _, entry in _entries(content, source)]
+    return not entries or any(isinstance(entry, dict) and {LABEL, "raters"} & set(entry) for entry in entries)
 
 
 def _case(entry: Any, declaration: Declaration, folder: Path, where: str) -> Case | str:

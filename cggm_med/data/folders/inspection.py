@@ -113,13 +113,15 @@ def inspect_proposal(
         asked += about_labels
         about_ct, notes = _about_ct(proposal)
         asked += about_ct
-    if not any(case.label for case in proposal.cases):
+    questions = proposal.questions
+    if not any(case.labels for case in proposal.cases):
         notes.append("no case has a label: it can be predicted, not trained on")
+        questions = tuple(question for question in questions if not asks_for_meanings(question))
     complete = replace(
         proposal,
         reference=proposal.reference or reference,
         labels=meanings,
-        questions=(*proposal.questions, *about_grids, *asked),
+        questions=(*questions, *about_grids, *asked),
         notes=(*proposal.notes, *notes),
     )
     return replace(found, proposal=complete)

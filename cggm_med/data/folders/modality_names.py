@@ -13,7 +13,7 @@ from cggm_med.data.folders.channels import name_of
 from cggm_med.data.folders.findings import UNTOLD, Findings
 from cggm_med.data.folders.image_copies import Image
 from cggm_med.data.folders.scans import lowest_value
-from cggm_med.data.folders.vocabulary import shown_by, spelled, told_by_rare_word, without_processing
+from cggm_med.data.folders.vocabulary import shown_by, spelled, tells_plane, told_by_rare_word, without_processing
 
 MAX_AIR_HU = -500  # air is at -1000 HU; of MRI and PET nothing lies so low
 _PLANE = "image of which only the plane is told"
@@ -39,7 +39,7 @@ def name_modalities(
     told = [base for base in texts if shown[base] is not None]
     if told:
         for base in [base for base in texts if shown[base] is None]:
-            reason = _PLANE if re.fullmatch(r"(ax\w*|tra\w*|sag\w*|cor\w*|kor\w*)", base) else UNTOLD
+            reason = _PLANE if tells_plane(base) else UNTOLD
             files = [image.place.scan.path for of in images.values() for image in of if image.base == base]
             findings.leave_out(reason, files)
             if reason == UNTOLD:

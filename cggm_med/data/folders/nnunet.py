@@ -26,6 +26,7 @@ from cggm_med.data.layouts import read_json
 from cggm_med.errors import DataError
 
 _PARTS = (("Tr", "training"), ("Ts", "test"))
+_IMAGES = tuple(f"images{part}" for part, _ in _PARTS)
 _SPLITS = "splits_final.json"
 
 
@@ -75,6 +76,28 @@ def read_version_2(file: Path, content: Mapping[str, Any]) -> Proposal:
     return proposal_of_list(
         "nnunet_v2", file, content.get("name"), channels, labels, cases, sections, files, refusals=refusals, notes=notes
     )
+
+
+def read_images_of_version_2(folder: Path) -> Proposal | None:
+    """The cases of one folder of images, such as ``imagesTs``, of a raw data set that lies around it.
+
+    Args:
+        folder: of the images.
+
+    Raises:
+        DataError: if the ``dataset.json`` of that data set contradicts itself.
+
+    Returns:
+        None if no data set of nnU-Net v2 has this folder.
+    """
+    folder = folder.absolute()
+    file = folder.parent / "dataset.json"
+    content = read_json(file) if folder.name in _IMAGES and file.is_file() else None
+    if not (isinstance(content, dict) and is_version_2(content)):
+        return None
+    whole = read_version_2(file, content)
+    cases = tuple(case for case in whole.cases if {folder} == {image.path.parent for image in case.images.values()})
+    return replace(whole, cases=cases, sections=None, left_out={}) if cases else None
 
 
 def read_version_1(file: Path, content: Mapping[str, Any]) -> Proposal:

@@ -98,7 +98,9 @@ class Proposal:
         """The content of a declared list (see ``declared.read_declared``), with paths relative to ``folder``."""
         modalities = {name: modality.to_json(name) for name, modality in self.modalities.items()}
         content: dict[str, Any] = {"name": self.name, "modalities": modalities}
-        if set(self.labels) == {""}:
+        if not (any(case.labels for case in self.cases) or any(labels.meanings for labels in self.labels.values())):
+            pass  # a list of scans to predict
+        elif set(self.labels) == {""}:
             content |= self.labels[""].to_json()
         elif self.labels:
             content["conventions"] = {name: labels.to_json() for name, labels in self.labels.items()}

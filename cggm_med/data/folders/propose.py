@@ -17,7 +17,7 @@ from cggm_med.data.folders.decathlon import is_decathlon, read_decathlon
 from cggm_med.data.folders.declared import NAME, declared_in, is_declared, read_declared
 from cggm_med.data.folders.inspection import asks_for_meanings, inspect_proposal, they_mean
 from cggm_med.data.folders.listed import looks_like_image
-from cggm_med.data.folders.nnunet import is_version_1, is_version_2, read_version_1, read_version_2
+from cggm_med.data.folders.nnunet import is_version_1, is_version_2, read_images_of_version_2, read_version_1, read_version_2
 from cggm_med.data.folders.proposal import Proposal
 from cggm_med.data.layouts import files_under, read_json
 from cggm_med.errors import DataError, first_of
@@ -45,13 +45,15 @@ def propose(path: Path) -> Proposal:
     if proposal is None and (below := _only_list_below(path)):
         proposal = _of_list(below)
     if proposal is None:
-        proposal = read_names(path)
+        proposal = read_images_of_version_2(path) or read_names(path)
     if proposal is None:
         raise DataError(f"{path} holds no volume; expected images such as .nii.gz, .nrrd or .mha, or a list of them")
     return _with_tests(_with_ids(proposal))
 
 
-def read_any(path: Path, *, need_labels: bool = True, reference: Sequence[str] = ()) -> tuple[Declaration, CaseList]:
+def read_any(
+    path: Path, *, need_labels: bool = True, reference: Sequence[str] = (), run: Declaration | None = None
+) -> tuple[Declaration, CaseList]:
     """The declaration and the cases of a data set in any layout that leaves nothing open.
 
     Args:
@@ -59,6 +61,7 @@ def read_any(path: Path, *, need_labels: bool = True, reference: Sequence[str] =
         need_labels: whether a case without label is an error; cases of the section ``test`` never need one.
         reference: names of a modality to whose grid the others are resampled, or what it shows; the first that is one
             of these data settles this for a layout that leaves it open.
+        run: see ``declared_in``.
 
     Raises:
         UnknownName: for a key, modality, region or section of a declared list that does not exist.
@@ -66,7 +69,7 @@ def read_any(path: Path, *, need_labels: bool = True, reference: Sequence[str] =
     """
     listing = path / NAME if path.is_dir() else path
     if listing.suffix.lower() == ".json" and listing.is_file() and is_declared(read_json(listing)):
-        declaration, found = read_declared(path, need_labels=need_labels)
+        declaration, found = read_declared(path, need_labels=need_labels, run=run)
         named = _called(reference, declaration.modalities)
         return (declaration if named is None else replace(declaration, reference=named)), found
     proposed = propose(path)
@@ -80,7 +83,8 @@ def read_any(path: Path, *, need_labels: bool = True, reference: Sequence[str] =
         )
     folder = path if path.is_dir() else path.parent
     content = proposal.to_json(folder)
-    declaration, found = declared_in(content, folder, f"{path} ({proposal.kind})", need_labels=need_labels)
+    source = f"{path} ({proposal.kind})"
+    declaration, found = declared_in(content, folder, source, need_labels=need_labels, run=run)
     return declaration, replace(found, layout=proposal.kind)
 
 
@@ -98,14 +102,19 @@ def open_points(proposal: Proposal) -> list[str]:
     """What must be settled before a proposal can be trained on.
 
     Example:
+        >>> from cggm_med.data.cases import Case
         >>> from cggm_med.data.folders.proposal import Labels
-        >>> open_points(Proposal("bids", Path(), "", {}, {"": Labels({1: "?"})}, ()))
+        >>> labelled, scan = Case("1", "1", {}, Path("label.nii")), Case("1", "1", {}, None)
+        >>> open_points(Proposal("bids", Path(), "", {}, {"": Labels({1: "?"})}, (labelled,)))
         ['what 1 means']
-        >>> open_points(Proposal("bids", Path(), "", {}, {}, (), questions=("which grid",)))
+        >>> open_points(Proposal("bids", Path(), "", {}, {}, (labelled,), questions=("which grid",)))
         ['which grid', 'what the numbers of the labels mean']
+        >>> open_points(Proposal("bids", Path(), "", {}, {}, (scan,)))
+        []
     """
     unknown = [label for labels in proposal.labels.values() for label, m in labels.meanings.items() if m == UNKNOWN]
-    nothing = not any(labels.meanings for labels in proposal.labels.values())
+    labelled = any(case.labels for case in proposal.cases)
+    nothing = labelled and not any(labels.meanings for labels in proposal.labels.values())
     asked = [f"what {they_mean(list(map(str, unknown)))}"] if unknown else []
     asked += ["what the numbers of the labels mean"] if nothing else []
     return [

@@ -104,6 +104,16 @@ def tells_label(name: str) -> bool:
     return bool(re.search(_LABEL, spelled(name)))
 
 
+def tells_plane(name: str) -> bool:
+    """Whether a name tells the plane of an image and nothing else.
+
+    Example:
+        >>> tells_plane("sag"), tells_plane("coronal"), tells_plane("sag t2")
+        (True, True, False)
+    """
+    return bool(re.fullmatch(r"(ax|tra|sag|cor|kor)\w*", spelled(name)))
+
+
 def not_the_target(name: str) -> str:
     """Why a label of this name is not what a network shall learn, such as a brain mask; empty if nothing says so.
 

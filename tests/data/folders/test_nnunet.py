@@ -47,6 +47,27 @@ def test_cases_are_told_by_their_files_and_may_lack_a_channel(files):
     assert cases.cases[2].images["ADC"] == ImageFile(folder / "imagesTr/b_0001.nii.gz")
 
 
+def test_the_images_of_a_data_set_alone_are_what_it_declares(files):
+    folder = files(
+        *("imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz", "labelsTr/a.nii.gz"),
+        *("imagesTs/b_0001.nii.gz", "imagesTs/c_0000.nii.gz", "imagesTs/c_0001.nii.gz"),
+        content=TWO,
+    )
+    declaration, cases = read_any(folder / "imagesTs", need_labels=False)
+    assert [(case.id, list(case.images), case.labels) for case in cases.cases] == [
+        ("b", ["ADC"], {}),
+        ("c", ["T2", "ADC"], {}),
+    ]
+    assert (cases.cases[0].images["ADC"].path, declaration.regions) == (folder / "imagesTs/b_0001.nii.gz", ("lesion",))
+    (folder / "dataset.json").unlink()  # then nothing tells what a number shows, yet whose image it is
+    assert [case.id for case in propose(folder / "imagesTs").cases] == ["b_0001", "c_0000", "c_0001"]
+    (folder / "imagesTs/b_0000.nii.gz").write_bytes((folder / "imagesTs/b_0001.nii.gz").read_bytes())
+    assert {case.id: list(case.images) for case in propose(folder / "imagesTs").cases} == {
+        "b": ["channel 0000", "channel 0001"],
+        "c": ["channel 0000", "channel 0001"],
+    }
+
+
 def test_regions_are_painted_in_the_order_that_is_declared(files):
     labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3, "ignore": 4}
     found = propose(
