@@ -59,7 +59,7 @@ def test_the_label_may_be_one_of_the_readers_maps(written):
 
 def test_scans_without_labels_need_not_say_what_labels_mean_where_a_run_knows(written):
     folder = written({"id": "a", "flair": "a.nii"}, labels={})
-    with pytest.raises(DataError, match="has no label, which training needs; its cases can be segmented with 'predict'"):
+    with pytest.raises(DataError, match="has no label, which training needs"):
         read_declared(folder, need_labels=False)
     run = Declaration.from_json({**DECLARED, "labels": {"7": "core"}}, "here")
     declaration, found = read_declared(folder, need_labels=False, run=run)

@@ -192,11 +192,12 @@ def test_a_bundle_gives_the_masks_of_predict(kind, request, tmp_path, monkeypatc
 
 def test_scans_alone_are_predicted_from_any_folder_for_the_run_knows_its_labels(run, tmp_path, monkeypatch):
     path, data = run
-    for name, image in files(data).items():
-        copied(image, tmp_path / "new" / f"someone_{name}.nii.gz")
+    for case in ("p0", "p1"):
+        for name, image in files(data, case).items():
+            copied(image, tmp_path / "new" / f"{case}_{name}.nii.gz")
     command(monkeypatch, "predict", path, tmp_path / "new", "-o", tmp_path / "masks", "--trust-names")
-    expected = Predictor(path, "cpu", trust_names=True).predict("someone", files(data)).labels
-    np.testing.assert_array_equal(nib.load(tmp_path / "masks" / "someone.nii.gz").dataobj, expected)
+    expected = Predictor(path, "cpu", trust_names=True).predict("p1", files(data, "p1")).labels
+    np.testing.assert_array_equal(nib.load(tmp_path / "masks" / "p1.nii.gz").dataobj, expected)
 
 
 # ---- nnU-Net ---------------------------------------------------------------------------------------------------------

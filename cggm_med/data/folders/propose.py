@@ -17,7 +17,13 @@ from cggm_med.data.folders.decathlon import is_decathlon, read_decathlon
 from cggm_med.data.folders.declared import NAME, declared_in, is_declared, read_declared
 from cggm_med.data.folders.inspection import asks_for_meanings, inspect_proposal, they_mean
 from cggm_med.data.folders.listed import looks_like_image
-from cggm_med.data.folders.nnunet import is_version_1, is_version_2, read_images_of_version_2, read_version_1, read_version_2
+from cggm_med.data.folders.nnunet import (
+    is_version_1,
+    is_version_2,
+    read_images_of_version_2,
+    read_version_1,
+    read_version_2,
+)
 from cggm_med.data.folders.proposal import Proposal
 from cggm_med.data.layouts import files_under, read_json
 from cggm_med.errors import DataError, first_of
