@@ -211,7 +211,11 @@ def _paired(
 
 
 def _test_share(runs: Sequence[FinishedRun]) -> float:
-    """Number of test cases over training cases if the runs differ in their split, else 0."""
-    if len({run.tested for run in runs}) == 1:
+    """Number of test cases over training cases if the runs divide the same cases in different ways, else 0.
+
+    It is 0 as well for runs that have no case in common: their differences are independent of one another.
+    """
+    cases = [id for run in runs for _, ids in run.splits.items() for id in ids]
+    if len({run.tested for run in runs}) == 1 or len(set(cases)) == len(cases):
         return 0.0
     return statistics.fmean(len(run.tested) / len(run.splits.train) for run in runs)

@@ -18,9 +18,9 @@ import torch
 import yaml
 
 from cggm_med import registry
-from cggm_med.comparison.selection import IRRELEVANT
+from cggm_med.comparison.selection import DRAWS, IRRELEVANT
 from cggm_med.comparison.variants import MODALITIES, Variant, parse_axis
-from cggm_med.config import RunConfig, Tree, flat, parse_overrides, read_file, to_tree
+from cggm_med.config import RunConfig, Tree, flat, merge, parse_overrides, read_file, to_tree
 from cggm_med.data.splits import cross_validation, declared_folds, fold_splits, read_splits, write_splits
 from cggm_med.errors import ConfigError, OutputError
 from cggm_med.files import write_text
@@ -105,9 +105,19 @@ def plan_runs(plan: Plan, variants: Sequence[Variant], seeds: Sequence[int], fol
     parts = _folds(plan, variants[0], folds) if folds else [("", ())]
     runs = []
     for seed, (part, settings), variant in itertools.product(seeds, parts, variants):
-        name, assignments = f"seed-{seed}{part}", [f"train.seed={seed}", *settings]
+        own = [] if folds else _own_data(plan, seed)
+        name, assignments = f"seed-{seed}{part}", [f"train.seed={seed}", *own, *settings]
         runs.append(_planned(plan, plan.folder / "runs" / variant.folder / name, variant, assignments))
     return runs
+
+
+def _own_data(plan: Plan, seed: int) -> list[str]:
+    """Settings by which the runs of a seed have embedded data of their own, but for keys that are set already."""
+    stated = flat(merge([read_file(plan.config) if plan.config else {}, plan.overrides]))
+    if {"data.path", "data.splits", "data.fold"} & stated.keys():
+        return []
+    own = flat(registry.load(registry.TASKS, plan.task).compared_on(seed))
+    return [f"{key}={value}" for key, value in own.items() if key not in stated]
 
 
 def with_teachers(variants: Sequence[Variant]) -> tuple[Variant, ...]:
@@ -350,9 +360,9 @@ def _require_same(plan: Plan, run: PlannedRun) -> None:
     else:  # trained by hand: requested settings cannot be told from those that the data decided
         left_open = {k for k, value in wanted.items() if value is None or (k, value) == ("train.steps_per_epoch", 0)}
         stored = {k: value for k, value in flat(completed(folder.stored_settings())).items() if k not in left_open}
-    other = [k for k, value in wanted.items() if k not in IRRELEVANT and stored.get(k, value) != value]
-    if other or stored.get("train.seed") != wanted["train.seed"]:
-        changed = "; ".join(f"{k}: {stored.get(k)} != {wanted[k]}" for k in other or ["train.seed"])
+    compared = [k for k in wanted if k not in IRRELEVANT or k in DRAWS]
+    if other := [k for k in compared if stored.get(k, wanted[k]) != wanted[k]]:
+        changed = "; ".join(f"{k}: {stored.get(k)} != {wanted[k]}" for k in other)
         raise OutputError(
             f"{run.folder} holds a run with other settings (run != now): {changed}; choose another folder with --out"
         )

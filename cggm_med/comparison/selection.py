@@ -11,13 +11,15 @@ from cggm_med.comparison.variants import MODALITIES, variant_name
 from cggm_med.config import Tree, flat, to_tree
 from cggm_med.errors import CggmMedError
 from cggm_med.runs.finished_run import Excluded, FinishedRun
-from cggm_med.runs.settings import as_trained, make_config
+from cggm_med.runs.settings import as_trained, completed, make_config
 from cggm_med.training.resume_check import FREE_SETTINGS
 
 # Runs must agree in these sections; a difference elsewhere becomes part of the name.
 SHARED_SECTIONS = ("task", "data", "preset", "split")
+# Of the runs of one strategy these differ from seed to seed.
+DRAWS = ("train.seed", "data.phantom_seed")
 # Settings that neither forbid a comparison nor name a run
-IRRELEVANT = {*FREE_SETTINGS, "train.seed", "data.fold", "strategy.name", "strategy.teacher"}
+IRRELEVANT = {*FREE_SETTINGS, *DRAWS, "data.fold", "strategy.name", "strategy.teacher"}
 
 
 def comparable_runs(folders: Mapping[Path, str | None]) -> tuple[list[FinishedRun], list[Excluded]]:
@@ -96,7 +98,7 @@ def _sources(run: FinishedRun) -> Iterator[tuple[tuple[str, ...], str]]:
 
 def _shared(run: FinishedRun) -> tuple[tuple[str, str], ...]:
     """The settings in which runs must agree, as text."""
-    settings = {**flat(run.settings), "split": run.report.split}
+    settings = {**flat(completed(run.settings)), "split": run.report.split}
     same = {
         key: value
         for key, value in settings.items()

@@ -145,6 +145,17 @@ class Task(ABC):
         return {}
 
     @classmethod
+    def compared_on(cls, seed: int) -> Tree:
+        """Settings that ``compare`` gives to the runs of a seed on embedded data, below those of the user.
+
+        By default none: all seeds divide the same data.
+
+        Args:
+            seed: of the runs.
+        """
+        return {}
+
+    @classmethod
     def default_preset(cls, embedded: bool) -> str:
         """The preset when none is given: ``tiny`` if the task makes its own data, else ``base`` or ``paper``.
 

@@ -11,22 +11,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-from cggm_med.config import Tree, require
+from cggm_med.config import Tree
 from cggm_med.data.cases import CaseList
 from cggm_med.data.dicom.codes import Code, SegmentCodes
 from cggm_med.data.folders.conventions import RELEASES, LabelledCase, Published, releases_of, repeated_patients
 from cggm_med.data.folders.scans import label_values
 from cggm_med.data.layouts import NamedFiles
 from cggm_med.data.volumes.labels import LabelConvention
-from cggm_med.data.volumes.phantom import VERSION, write_phantom
+from cggm_med.data.volumes.phantom import write_phantom
 from cggm_med.errors import first_of
-from cggm_med.files import atomic_folder
 from cggm_med.metrics.lesions import LesionRules
-from cggm_med.task.segmentation import SegmentationDataConfig, SegmentationTask
+from cggm_med.task.phantom_data import PhantomDataConfig, fresh_patients, phantom_folder
+from cggm_med.task.segmentation import SegmentationTask
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 
@@ -80,25 +80,10 @@ CODES = {
 }
 
 
-@dataclass(frozen=True)
-class BraTSDataConfig(SegmentationDataConfig):
-    """Settings of the data.
-
-    Attributes:
-        phantom_cases: patients of the embedded phantom, used when no path is given.
-    """
-
-    phantom_cases: int = 24
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.phantom_cases >= 3, "data.phantom_cases", self.phantom_cases, "at least 3")
-
-
 class BraTS2021(SegmentationTask):
     """Glioma segmentation: WT, TC and ET from up to four MRI modalities."""
 
-    DataConfig = BraTSDataConfig
+    DataConfig = PhantomDataConfig
     description = "glioma in MRI: whole tumour, tumour core and enhancing tumour from FLAIR, T1, T1ce, T2"
     url = "https://arxiv.org/abs/2107.02314"
     known_modalities = MODALITIES
@@ -206,13 +191,17 @@ class BraTS2021(SegmentationTask):
 
     def embedded_data(self, cache: Path, say: Callable[[str], None]) -> Path:
         """A phantom of BraTS-like cases, written once to the cache."""
-        cases, seed = self.config.data.phantom_cases, 0
-        folder = cache / "phantom" / f"brats2021-v{VERSION}-seed{seed}-{cases}cases"
-        say(f"no --data given: using {cases} synthetic phantom cases in {folder} (not real patients)")
-        if not folder.exists():
-            with atomic_folder(folder) as temporary:
-                write_phantom(temporary, cases=cases, seed=seed)
-        return folder
+        data = self.config.data
+
+        def write(folder: Path) -> None:
+            write_phantom(folder, cases=data.phantom_cases, seed=data.phantom_seed)
+
+        return phantom_folder(self.config.task.name, data, write, cache, say)
+
+    @classmethod
+    def compared_on(cls, seed: int) -> Tree:
+        """Patients of the seed's own."""
+        return fresh_patients(seed)
 
 
 def _convention_of(release: Published) -> str | None:

@@ -6,15 +6,17 @@ folder of nnU-Net or a task of the Medical Segmentation Decathlon.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
 from cggm_med.config import Tree
 from cggm_med.data.cases import LABEL
 from cggm_med.data.folders.declared import NAME
-from cggm_med.data.volumes.phantom import VERSION, write_phantom
+from cggm_med.data.volumes.phantom import write_phantom
 from cggm_med.files import write_json
 from cggm_med.task.declared_segmentation import DeclaredSegmentationTask
+from cggm_med.task.phantom_data import PhantomDataConfig, fresh_patients, phantom_folder
 
 PHANTOM: Tree = {
     "name": "phantom",
@@ -22,7 +24,6 @@ PHANTOM: Tree = {
     "labels": {"1": "necrotic core", "2": "oedema", "4": "enhancing tumour"},
 }
 PHANTOM_FILES = {**{modality: modality for modality in PHANTOM["modalities"]}, LABEL: "seg"}
-PHANTOM_CASES = 24
 
 
 class DeclaredSegmentation(DeclaredSegmentationTask):
@@ -30,8 +31,8 @@ class DeclaredSegmentation(DeclaredSegmentationTask):
 
     description = "any regions in any 3-D scans, as the data declare them; see 'cggm-med init'"
     url = "https://github.com/MIC-DKFZ/nnUNet/blob/master/documentation/dataset_format.md"
+    DataConfig = PhantomDataConfig
     generated_declaration = PHANTOM
-    generated_version = VERSION
     presets: ClassVar[dict[str, Tree]] = {
         "base": {},
         # Minutes on two CPU cores; the embedded phantom has 2 mm voxels.
@@ -45,9 +46,19 @@ class DeclaredSegmentation(DeclaredSegmentationTask):
 
     def generate(self, folder: Path) -> None:
         """A phantom with a declared list."""
-        write_phantom(folder, cases=PHANTOM_CASES, seed=0)
+        data = self.config.data
+        write_phantom(folder, cases=data.phantom_cases, seed=data.phantom_seed)
         entries = [
             {"id": case, **{role: f"{case}/{case}_{end}.nii.gz" for role, end in PHANTOM_FILES.items()}}
             for case in sorted(path.name for path in folder.iterdir())
         ]
         write_json(folder / NAME, {**PHANTOM, "training": entries})
+
+    def embedded_data(self, cache: Path, say: Callable[[str], None]) -> Path:
+        """The phantom, written once to the cache."""
+        return phantom_folder(self.config.task.name, self.config.data, self.generate, cache, say)
+
+    @classmethod
+    def compared_on(cls, seed: int) -> Tree:
+        """Patients of the seed's own."""
+        return fresh_patients(seed)

@@ -1,9 +1,11 @@
+import itertools
 import json
 import sys
 
 import pytest
 from helpers.command_line import command
 from helpers.finished import finished_run
+from scipy import stats
 
 from cggm_med.comparison import experiment
 from cggm_med.comparison.commands import parse_seeds
@@ -35,8 +37,9 @@ def shelf(tmp_path, monkeypatch):
     return tmp_path / "shelf"
 
 
-def compare(monkeypatch, out, *words, code=0):
-    command(monkeypatch, "compare", "--preset", "tiny", "--out", out, *words, code=code)
+def compare(monkeypatch, out, *words, data="scans", code=0):
+    where = () if data is None else ("--data", data)
+    command(monkeypatch, "compare", "--preset", "tiny", "--out", out, *where, *words, code=code)
 
 
 def read(out):
@@ -133,6 +136,27 @@ def test_a_run_that_was_trained_by_hand_does_not_tell_what_the_data_decided(tmp_
     assert "data.spacing: [3.0, 3.0, 3.0] != [2.0, 2.0, 2.0]" in capsys.readouterr().err
 
 
+def test_on_the_phantom_each_seed_has_patients_of_its_own(shelf, tmp_path, monkeypatch, capsys):
+    drawn = ["data.phantom_cases=60", "data.validation=0.1", "data.test=0.5"]
+    for seed, strategy in itertools.product((0, 1), ("joint", "cggm")):
+        ids = [f"{seed}{letter}" for letter in "abc"]
+        settings = [f"data.phantom_seed={seed}", *drawn]
+        dice = dict.fromkeys(ids, 0.5 + (strategy == "cggm") * (0.1 + seed / 100))
+        folder, train = shelf / strategy / f"seed-{seed}", (f"{seed}t",)
+        finished_run(folder, dice, strategy=strategy, seed=seed, settings=settings, train=train)
+    words = ("--strategies", "joint,cggm", "--seeds", "2")
+    compare(monkeypatch, tmp_path / "out", *words, data=None)
+    content = read(tmp_path / "out")
+    assert not content["excluded"]
+    assert [row["name"] for row in content["rows"][:2]] == ["joint", "cggm"]
+    # Runs on different patients are independent: the paired t-test of .10 and .11 has t = .105 / .005 = 21.
+    assert content["rows"][1]["p"] == pytest.approx(2 * stats.t.sf(21, 1))
+    log = (tmp_path / "out" / "runs" / "cggm" / "seed-1.log").read_text()
+    assert "--set data.phantom_seed=1 --set data.phantom_cases=60 --set data.validation=0.1 --set data.test=0.5" in log
+    compare(monkeypatch, tmp_path / "out", *words, "--set", "data.phantom_seed=3", data=None, code=1)
+    assert "data.phantom_seed: 0 != 3" in capsys.readouterr().err
+
+
 def test_settings_are_checked_before_anything_is_trained(shelf, tmp_path, monkeypatch, capsys):
     compare(monkeypatch, tmp_path / "out", "--strategies", "joint,cggm[strategy.rho=-1]", code=1)
     assert "strategy.rho is -1" in capsys.readouterr().err
@@ -158,8 +182,8 @@ def test_tuning_chooses_by_validation_and_gives_all_the_same_number_of_trials(sh
 
 
 def test_folds_are_written_and_given_to_the_runs(shelf, tmp_path, monkeypatch, phantom, cache):
-    data = ("--data", phantom, "--set", f"data.cache={cache}")
-    compare(monkeypatch, tmp_path / "out", "--strategies", "joint", "--seeds", "1", "--folds", "3", *data, code=1)
+    words = ("--strategies", "joint", "--seeds", "1", "--folds", "3", "--set", f"data.cache={cache}")
+    compare(monkeypatch, tmp_path / "out", *words, data=phantom, code=1)
     splits = [json.loads((tmp_path / "out" / "folds" / f"fold-{k}-of-3.json").read_text()) for k in range(3)]
     tested = [case for split in splits for case in split["test"]]
     assert len(tested) == len(set(tested)) == sum(len(x) for x in splits[0].values())
@@ -171,11 +195,10 @@ def test_folds_are_written_and_given_to_the_runs(shelf, tmp_path, monkeypatch, p
 
 
 def test_folds_of_other_cases_are_refused(shelf, tmp_path, monkeypatch, phantom, cache, capsys):
-    data = ("--data", phantom, "--set", f"data.cache={cache}")
-    words = ("--strategies", "joint", "--seeds", "1", "--folds", "3", *data)
-    compare(monkeypatch, tmp_path / "out", *words, code=1)
+    words = ("--strategies", "joint", "--seeds", "1", "--folds", "3", "--set", f"data.cache={cache}")
+    compare(monkeypatch, tmp_path / "out", *words, data=phantom, code=1)
     capsys.readouterr()
-    compare(monkeypatch, tmp_path / "out", *words, "--set", "data.validation=0", code=1)
+    compare(monkeypatch, tmp_path / "out", *words, "--set", "data.validation=0", data=phantom, code=1)
     assert "divides other cases, or in another way" in capsys.readouterr().err
 
 

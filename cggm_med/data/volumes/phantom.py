@@ -21,6 +21,7 @@ from cggm_med.data.volumes.io import write_volume
 from cggm_med.errors import ConfigError
 
 VERSION = 1  # part of the name of a stored phantom: raise it whenever the same seed would draw other cases
+MAX_CASES = 1000  # of a seed, so that the ids of two seeds differ
 
 Volume = NDArray[np.float32]
 
@@ -71,12 +72,13 @@ def write_phantom(
 ) -> None:
     """Write glioma cases in the layout of BraTS 2021: ``BraTS2021_00000/BraTS2021_00000_flair.nii.gz`` and so on.
 
-    On one grid, case i depends on ``seed`` and i alone, down to the bytes of its files, however many cases are written.
-    Another grid shows another patient.
+    The number in a case's id is 1,000 times the seed plus its own, so that no two seeds share an id. On one grid, case
+    i depends on ``seed`` and i alone, down to the bytes of its files, however many are written. Another grid shows
+    another patient.
 
     Args:
         folder: receives one folder for each case.
-        cases: number of cases.
+        cases: number of cases, at most 1,000.
         seed: of all random choices, not negative.
         shape: voxels along x, y, z. In a field of view smaller than that of BraTS the whole head shrinks.
         spacing_mm: edge of the cubic voxels.
@@ -92,13 +94,13 @@ def write_phantom(
         >>> sorted(path.name for path in (folder / "BraTS2021_00000").iterdir())[:2]
         ['BraTS2021_00000_flair.nii.gz', 'BraTS2021_00000_seg.nii.gz']
     """
-    if cases < 1:
-        raise ConfigError(f"cases is {cases}, expected at least 1; ask for one or more phantom cases")
+    if not 1 <= cases <= MAX_CASES:
+        raise ConfigError(f"cases is {cases}, expected 1 to {MAX_CASES} phantom cases; take several seeds for more")
     affine = np.diag([-spacing_mm, -spacing_mm, spacing_mm, 1.0])
     affine[1, 3] = (shape[1] - 1) * spacing_mm
     for index in range(cases):
         case = make_case(seed, index, shape, spacing_mm)
-        name = f"BraTS2021_{index:05d}"
+        name = f"BraTS2021_{MAX_CASES * seed + index:05d}"
         files: dict[str, NDArray[Any]] = {**case.images, "seg": case.labels}
         for kind, array in files.items():
             # Equal cases are equal files, on which a cache keyed by their digests relies.

@@ -46,6 +46,8 @@ def test_a_case_depends_on_seed_and_index_alone_down_to_the_bytes(tmp_path: Path
     write_phantom(tmp_path / "one", cases=1, seed=3, **SMALL)
     write_phantom(tmp_path / "three", cases=3, seed=3, **SMALL)
     one, three = files(tmp_path / "one"), files(tmp_path / "three")
+    # No two seeds have an id in common: a comparison must not take their patients for the same ones.
+    assert {name.split("/")[0] for name in three} == {f"BraTS2021_0300{i}" for i in range(3)}
     assert (len(one), len(three)) == (5, 15)
     assert all(three[name] == content for name, content in one.items())
     # Bytes 4 to 7 of gzip hold the time of writing, which would make equal cases differ.
@@ -232,7 +234,8 @@ def test_no_single_modality_solves_it_and_they_differ_in_strength(cases: list[Ph
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"cases": 0}, "cases is 0, expected at least 1"),
+        ({"cases": 0}, "cases is 0, expected 1 to 1000"),
+        ({"cases": 1001}, "cases is 1001, expected 1 to 1000"),
         ({"seed": -1}, "expected a seed of 0 or more"),
         ({"spacing_mm": 0.0}, "a spacing above 0"),
         ({"spacing_mm": float("nan")}, "a spacing above 0"),
