@@ -62,8 +62,11 @@ def train_step(
         with autocast():
             strategy.see(part, now)
             features = model.encode(part.inputs, part.present)
-            seen = modality_dropout(strategy.adapt_features(features, now), settings, now)
-            subset = subset_view(features, settings, now, strategy.guide(now.modalities(features)))
+            adapted = strategy.adapt_features(features, now)
+            seen = modality_dropout(adapted, settings, now)
+            # The subset view draws among all that is there, but reads the maps that the strategy gives the fusion.
+            whole = {m: f._replace(maps=adapted[m].maps) if m in adapted else f for m, f in features.items()}
+            subset = subset_view(whole, settings, now, strategy.guide(now.modalities(features)))
             fused, *second = model.predict([seen] if subset is None else [seen, subset])
             unimodal = strategy.unimodal(features) or fused.unimodal
             outputs = dataclasses.replace(fused, features=features, unimodal=unimodal)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cggm_med import ConfigError
-from cggm_med.config import OptimConfig
+from cggm_med.config import OptimConfig, TrainConfig
 from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.strategies.dgl import DGLConfig
 from cggm_med.testing.problems import CLASSIFICATION, CPU, PROBLEMS, SEGMENTATION, make, one_step, set_up
@@ -48,12 +48,20 @@ def test_it_does_what_the_release_does(problem, names):
 
 @every_problem
 def test_no_gradient_of_the_fused_loss_reaches_an_encoder(problem):
-    """With heads that are cut off, nothing is left for an encoder, and fusion and head learn as in joint training."""
+    """With heads that are cut off, nothing is left for an encoder, and fusion and head learn as in joint training.
+
+    Nor does that of a second prediction, from a subset.
+    """
     model = problem.model()
     strategy = set_up(make("dgl"), model, problem=problem)
     strategy.unimodal = lambda features: strategy.heads(features, encoder_weight=0.0)
     optimizer = make_optimizer(model, strategy, STILL, CPU)
     one_step(model, strategy, optimizer, problem.batch(), 0, problem, clip_norm=1e9)
+    viewed = TrainConfig(subset_view=1.0)
+    other = problem.model()
+    other_optimizer = make_optimizer(other, set_up(strategy, other, problem=problem), STILL, CPU)
+    one_step(other, strategy, other_optimizer, problem.batch(), 0, problem, clip_norm=1e9, settings=viewed)
+    assert all(p.grad is None for p in other.encoders.parameters())
     joint = problem.model()
     problem.criterion(joint(problem.batch().inputs), problem.batch().target).backward()
     encoders = set(map(id, model.encoders.parameters()))
