@@ -99,6 +99,8 @@ class TrainConfig:
         accumulate: number of equal parts in which each process computes its share of a batch, to save memory.
         modality_dropout: probability of leaving each modality of each sample out of the fusion: one for all, or by
             modality, where those that are not named are never left out.
+        modality_dropout_draw: what is drawn with that probability: ``modality``, each by itself; or ``subset``: the
+            sample then keeps a random proper subset of its modalities, each as likely.
         modality_dropout_schedule: ``constant``, or ``annealed``: falling linearly to zero at the last step.
         subset_view: weight of a second loss, on a prediction from a random proper subset of the modalities.
         subset_view_guided: draw subsets so that two thirds of them lack the modality that scores best.
@@ -120,6 +122,7 @@ class TrainConfig:
     log_every: int = 10
     accumulate: int = 1
     modality_dropout: float | Mapping[str, float] = 0.0
+    modality_dropout_draw: Literal["modality", "subset"] = "modality"
     modality_dropout_schedule: Literal["constant", "annealed"] = "constant"
     subset_view: float = 0.0
     subset_view_guided: bool = False
@@ -135,6 +138,8 @@ class TrainConfig:
         rates = self.modality_dropout
         for key, rate in flat({"train": {"modality_dropout": rates}}).items():
             require(0 <= rate < 1, key, rate, "at least 0, below 1")
+        one = self.modality_dropout_draw == "modality" or not isinstance(rates, Mapping)
+        require(one, "train.modality_dropout", rates, "one rate with train.modality_dropout_draw subset")
         require(0 <= self.subset_view < math.inf, "train.subset_view", self.subset_view, "at least 0 and finite")
         require(0 <= self.seed < 2**63, "train.seed", self.seed, "at least 0, below 2**63")
 

@@ -35,6 +35,7 @@ class Stream(Enum):
 
     # Purposes of a step's draws, see ``Step.generator``; strategies of other packages use words of their own
     MODALITY_DROPOUT = "modality dropout"
+    DROPPED_TO_SUBSET = "dropped to subset"
     SUBSET_VIEW = "subset view"
     SHAPLEY_ORDERS = "shapley"
     OPM_STEPS = "opm"

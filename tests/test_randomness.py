@@ -103,6 +103,7 @@ def test_the_numbers_of_existing_runs_stay():
         9: Stream.PROBED_VOXELS,
         10: Stream.MEASURED_PATCH,
         zlib.crc32(b"modality dropout"): Stream.MODALITY_DROPOUT,
+        zlib.crc32(b"dropped to subset"): Stream.DROPPED_TO_SUBSET,
         zlib.crc32(b"subset view"): Stream.SUBSET_VIEW,
         zlib.crc32(b"shapley"): Stream.SHAPLEY_ORDERS,
         zlib.crc32(b"opm"): Stream.OPM_STEPS,

@@ -26,7 +26,11 @@ def modality_dropout(features: Mapping[str, Features], settings: TrainConfig, st
     left = 1 - step.progress if settings.modality_dropout_schedule == "annealed" else 1
     rate = settings.modality_dropout
     if not isinstance(rate, Mapping):
-        return drop_modalities(features, rate * left, step, Stream.MODALITY_DROPOUT) if rate * left > 0 else features
+        if rate * left == 0:
+            return features
+        if settings.modality_dropout_draw == "subset":
+            return drop_to_subset(features, rate * left, step)
+        return drop_modalities(features, rate * left, step, Stream.MODALITY_DROPOUT)
     rates = torch.tensor([rate.get(m, 0.0) * left for m in features])
     if not rates.any():
         return features
@@ -86,7 +90,25 @@ def drop_modalities(
     return _restrict(features, torch.where(keep.any(1, keepdim=True), keep, last_resort))
 
 
-def draw_subset(features: Mapping[str, Features], step: Step, scores: Tensor | None = None) -> dict[str, Features]:
+def drop_to_subset(features: Mapping[str, Features], rate: float, step: Step) -> dict[str, Features]:
+    """Leave single samples a random proper subset of the modalities that they have, each as likely, at all scales.
+
+    Args:
+        features: of each present modality.
+        rate: probability that a sample is left a subset.
+        step: for the random numbers.
+    """
+    if len(step.modalities(features)) < 2:
+        return dict(features)
+    present = _present(features)
+    chance = step.uniform(Stream.MODALITY_DROPOUT, len(present), 1, present.device)
+    subset = _present(draw_subset(features, step, stream=Stream.DROPPED_TO_SUBSET))
+    return _restrict(features, torch.where(chance < rate, subset, present))
+
+
+def draw_subset(
+    features: Mapping[str, Features], step: Step, scores: Tensor | None = None, stream: Stream = Stream.SUBSET_VIEW
+) -> dict[str, Features]:
     """A random proper subset of the modalities that each sample has; of a single one, that one.
 
     Args:
@@ -94,12 +116,13 @@ def draw_subset(features: Mapping[str, Features], step: Step, scores: Tensor | N
         step: for the random numbers.
         scores: ``(modality,)`` of the modalities of the whole batch, at least two; if given, the strongest is left out
             two times in three (guided).
+        stream: of random numbers.
     """
     drawn = step.modalities(features)
     present = _present(features)
     table = subsets(len(drawn)).to(present.device)
     probability = subset_probabilities(table, scores)
-    chance = step.uniform(Stream.SUBSET_VIEW, len(present), 1, present.device)
+    chance = step.uniform(stream, len(present), 1, present.device)
     if step.counts is None:
         chosen = torch.searchsorted(probability.cumsum(0), chance[:, 0], right=True).clamp_max(len(table) - 1)
         keep = table[chosen] & present
@@ -125,7 +148,7 @@ def subsets(modalities: int) -> Tensor:
         [[False, True], [True, False]]
     """
     if modalities > MAX_MODALITIES:
-        raise ValueError(f"the subset view draws from all subsets, of at most {MAX_MODALITIES} modalities")
+        raise ValueError(f"a subset is drawn among those of at most {MAX_MODALITIES} modalities, {modalities} given")
     return torch.tensor(list(product((False, True), repeat=modalities))[1:-1])
 
 

@@ -241,12 +241,38 @@ def test_an_annealed_rate_falls_linearly_to_zero():
     assert near(1 - masks_of(constant)[:, 0].float().mean(), 0.8 - 0.8**3 / 3)
 
 
-@pytest.mark.parametrize("draw", ["dropout", "subset"])
+def drawn_by(draw, features, step):
+    """Features of a random draw of one of three kinds."""
+    if draw == "view":
+        return draw_subset(features, step)
+    return modality_dropout(features, TrainConfig(modality_dropout=0.5, modality_dropout_draw=draw), step)
+
+
+def test_with_a_probability_a_sample_is_left_a_subset():
+    """Half of the samples keep all; each of the six proper subsets is left to a twelfth."""
+    found = shares_of_patterns(masks_of(drawn_by("subset", features_of(MANY), Step(0, STEPS))))
+    for pattern in itertools.product((False, True), repeat=3):
+        assert near(found.get(pattern, 0), 1 / 2 if all(pattern) else 1 / 12 if any(pattern) else 0), pattern
+    features = features_of(4, 1)
+    assert drawn_by("subset", features, Step(0, STEPS)) == features
+    view = masks_of(draw_subset(features_of(MANY), Step(0, STEPS)))  # draws of its own
+    dropped = masks_of(drawn_by("subset", features_of(MANY), Step(0, STEPS)))
+    assert near((view == dropped).all(1)[~dropped.all(1)].float().mean(), 1 / 6)
+
+
+def test_the_probability_of_a_subset_may_fall_too_and_is_one_for_all():
+    settings = TrainConfig(modality_dropout=0.5, modality_dropout_draw="subset", modality_dropout_schedule="annealed")
+    for number, rate in ((0, 0.5), (50, 0.25), (99, 0.005)):
+        kept = masks_of(modality_dropout(features_of(MANY), settings, Step(number, STEPS)))
+        assert near(1 - kept.all(1).float().mean(), rate)
+    with pytest.raises(ConfigError, match=r"train\.modality_dropout is .*m1.*, expected one rate with .*_draw subset"):
+        TrainConfig(modality_dropout={"m1": 0.4}, modality_dropout_draw="subset")
+
+
+@pytest.mark.parametrize("draw", ["modality", "subset", "view"])
 def test_a_sample_meets_the_same_draw_in_parts_of_a_batch(draw):
     def masks(samples, step):
-        features = features_of(samples)
-        drawn = draw_subset(features, step) if draw == "subset" else drop_modalities(features, 0.5, step, "key")
-        return masks_of(drawn)
+        return masks_of(drawn_by(draw, features_of(samples), step))
 
     whole = masks(12, Step(5, STEPS))
     for parts in (2, 3):
@@ -292,7 +318,7 @@ def test_complete_samples_draw_the_same_subsets_whether_or_not_others_could_lack
     assert torch.equal(masks_of(draw_subset(features, known)), masks_of(draw_subset(features, Step(3, STEPS))))
 
 
-@pytest.mark.parametrize("draw", ["dropout", "subset"])
+@pytest.mark.parametrize("draw", ["modality", "subset", "view"])
 def test_a_sample_that_lacks_something_meets_the_same_draw_in_parts_of_a_batch(draw):
     random = torch.rand(12, 3, generator=torch.Generator().manual_seed(1)) < 0.5
     masks = torch.where(random.any(1, keepdim=True), random, torch.tensor([True, False, False]))
@@ -302,7 +328,7 @@ def test_a_sample_that_lacks_something_meets_the_same_draw_in_parts_of_a_batch(d
     def kept(rows, **part):
         features, _ = incomplete(masks[rows])
         _, step = incomplete(masks, 5, **part)
-        drawn = draw_subset(features, step) if draw == "subset" else drop_modalities(features, 0.5, step, "key")
+        drawn = drawn_by(draw, features, step)
         columns = [
             drawn[m].present if m in drawn else torch.zeros(len(masks[rows]), dtype=torch.bool) for m in step.counts
         ]
