@@ -28,23 +28,28 @@ from cggm_med.training.step import train_step
 from cggm_med.types import Batch
 
 GUIDED = {"subset_view": 1.0, "subset_view_guided": True}
-# Label -> settings of the strategy, settings of training, steps in a cycle.
+DROPPED = {"modality_dropout": 0.5, "modality_dropout_draw": "subset", "modality_dropout_schedule": "annealed"}
+RESIDUAL = {"fusion": "residual"}
+# Label -> settings of the strategy, of training and of the network, steps in a cycle.
 VARIANTS = {
-    "joint, no heads": ({"name": "joint", "heads": False}, {}, 1),
-    "joint": ({"name": "joint"}, {}, 1),
-    "uniform": ({"name": "uniform"}, {}, 1),
-    "cggm": ({"name": "cggm", "warmup_steps": 0}, {}, 1),
-    "cggm, direction term": ({"name": "cggm", "warmup_steps": 0, "guidance_weight": 0.1}, {}, 1),
-    "ogm": ({"name": "ogm"}, {}, 1),
-    "ogm_ge": ({"name": "ogm_ge"}, {}, 1),
-    "opm": ({"name": "opm", "warmup": 0.0, "probability": 1.0}, {}, 1),
-    "agm": ({"name": "agm"}, {}, 1),
-    "mmpareto": ({"name": "mmpareto"}, {}, 1),
-    "dgs": ({"name": "dgs"}, {}, 10),
-    "modality_dropout": ({"name": "modality_dropout"}, {}, 1),
-    "subset_view": ({"name": "subset_view"}, {}, 1),
-    "subset_view, every 2nd": ({"name": "subset_view"}, {"subset_view_every": 2}, 2),
-    "uniform, guided subset view": ({"name": "uniform"}, GUIDED, 1),
+    "joint, no heads": ({"name": "joint", "heads": False}, {}, {}, 1),
+    "joint": ({"name": "joint"}, {}, {}, 1),
+    "uniform": ({"name": "uniform"}, {}, {}, 1),
+    "cggm": ({"name": "cggm", "warmup_steps": 0}, {}, {}, 1),
+    "cggm, direction term": ({"name": "cggm", "warmup_steps": 0, "guidance_weight": 0.1}, {}, {}, 1),
+    "ogm": ({"name": "ogm"}, {}, {}, 1),
+    "ogm_ge": ({"name": "ogm_ge"}, {}, {}, 1),
+    "opm": ({"name": "opm", "warmup": 0.0, "probability": 1.0}, {}, {}, 1),
+    "agm": ({"name": "agm"}, {}, {}, 1),
+    "mmpareto": ({"name": "mmpareto"}, {}, {}, 1),
+    "dgs": ({"name": "dgs"}, {}, {}, 10),
+    "modality_dropout": ({"name": "modality_dropout"}, {}, {}, 1),
+    "subset_view": ({"name": "subset_view"}, {}, {}, 1),
+    "subset_view, every 2nd": ({"name": "subset_view"}, {"subset_view_every": 2}, {}, 2),
+    "uniform, guided subset view": ({"name": "uniform"}, GUIDED, {}, 1),
+    "uniform, residual": ({"name": "uniform"}, {}, RESIDUAL, 1),
+    "uniform, residual, dropout of subsets": ({"name": "uniform"}, DROPPED, RESIDUAL, 1),
+    "uniform, residual, subset view": ({"name": "uniform"}, {"subset_view": 0.5}, RESIDUAL, 1),
 }
 BASES = ("joint", "joint, no heads")
 
@@ -53,9 +58,17 @@ class Variant:
     """One strategy with its own copy of the model, ready to step."""
 
     def __init__(
-        self, settings: dict, train: dict, cycle: int, preset: str, device: torch.device, batch_size: int, patch: int
+        self,
+        settings: dict,
+        train: dict,
+        network: dict,
+        cycle: int,
+        preset: str,
+        device: torch.device,
+        batch_size: int,
+        patch: int,
     ) -> None:
-        layers = [{"strategy": settings, "train": {"batch_size": batch_size, **train}}]
+        layers = [{"strategy": settings, "train": {"batch_size": batch_size, **train}, "model": network}]
         if patch:
             layers.append({"data": {"patch_size": [patch] * 3}})
         config = make_config("brats2021", layers, preset=preset)

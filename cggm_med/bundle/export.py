@@ -28,7 +28,7 @@ from cggm_med.files import atomic_file, atomic_folder, write_json, write_text
 from cggm_med.inference.predictor import Predictor
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.encoders import UNetEncoder
-from cggm_med.models.fusion import MaskedFusion
+from cggm_med.models.fusion import Fusion
 from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.models.stacked import StackedModalities
 from cggm_med.results.results import Report
@@ -60,6 +60,8 @@ MODULES = (
     "models.decoder",
     "models.encoders",
     "models.fusion",
+    "models.heads",
+    "models.residual",
     "models.segmentation",
     "models.stacked",
     "models.sliding_window",
@@ -92,11 +94,11 @@ def export_bundle(run: Path, folder: Path, modalities: Sequence[str] | None = No
             f"{run} is a run of task '{predictor.run.task}', whose network a bundle cannot carry; segment with "
             "cggm-med predict"
         )
-    if (getattr(task.encoder, "func", task.encoder), task.fusion) != (UNetEncoder, MaskedFusion):
+    if getattr(task.encoder, "func", task.encoder) != UNetEncoder or task.fusion.__module__ != Fusion.__module__:
         used = task.config.model
         raise ConfigError(
             f"{run} has model.encoder={used.encoder} and model.fusion={used.fusion}; a bundle carries the source of "
-            "unet and masked_mean only: train with these, or segment with cggm-med predict"
+            "unet and of the built-in fusions only: train with these, or segment with cggm-med predict"
         )
     chosen = tuple(modalities or task.modalities)
     for modality in chosen:
@@ -166,6 +168,7 @@ def _network(
         trained.channels,
         deep_supervision=len(trained.deep_heads) > 0,
         encoder=task.encoder,
+        fusion=task.fusion,
         decoder_kernels=task.config.model.kernels or None,
     )
     weights = trained.state_dict()

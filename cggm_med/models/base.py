@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from cggm_med.errors import UnknownName
+from cggm_med.models.heads import UnimodalHeads
 from cggm_med.types import Features, Outputs, Padded
 
 
@@ -25,16 +26,20 @@ class MultimodalModel(nn.Module, ABC):
         modalities: names, in the order in which features are summed.
         encoders: one encoder per modality.
         head: last layer; reads ``fused[0]``; has one weight, whose first axis is the target.
+        heads: classifier heads on each modality's features, where the prediction builds on them; otherwise None, and
+            only the strategy may have any.
     """
 
     encoders: nn.ModuleDict
     head: nn.Module
+    heads: UnimodalHeads | None
     if TYPE_CHECKING:
         __call__: Callable[..., Tensor]  # torch says Any
 
     def __init__(self, modalities: Sequence[str]) -> None:
         super().__init__()
         self.modalities = tuple(modalities)
+        self.register_module("heads", None)
 
     def encode(
         self, inputs: Mapping[str, Tensor | Padded], present: Mapping[str, Tensor] | None = None

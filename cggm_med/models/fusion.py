@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +28,12 @@ class Fusion(nn.Module, ABC):
         modalities: names, in order.
         channels: of each scale, finest first.
         shared: names of the attributes whose parameters belong to no single modality.
+        over_heads: whether what the network makes of the fused maps is added to the mean of the classifier heads'
+            logits, see ``models.residual``.
     """
 
     shared: Sequence[str] = ()
+    over_heads: ClassVar[bool] = False
 
     def __init__(self, modalities: Sequence[str], channels: Sequence[int]) -> None:
         super().__init__()
@@ -92,11 +96,11 @@ class Fusion(nn.Module, ABC):
             raise self._nothing_to_fuse()
         some = next(iter(given.values())).maps[0]
         everyone = torch.ones(len(some), dtype=torch.bool, device=some.device)
-        maps = {m: tuple(_zero_absent(x, f.present) for x in f.maps) for m, f in given.items()}
+        maps = {m: tuple(zero_absent(x, f.present) for x in f.maps) for m, f in given.items()}
         fused = self.fuse(maps, {m: everyone if f.present is None else f.present for m, f in given.items()})
         masks = [f.present for f in given.values() if f.present is not None]
         anything = torch.stack(masks).any(0) if len(masks) == len(given) else None
-        return tuple(_zero_absent(x, anything) for x in fused)
+        return tuple(zero_absent(x, anything) for x in fused)
 
     def _nothing_to_fuse(self) -> ValueError:
         return ValueError("no modality to fuse: give at least one of " + ", ".join(self.modalities))
@@ -130,7 +134,7 @@ class MaskedFusion(Fusion):
         if not all(views):
             raise self._nothing_to_fuse()
         maps = {m: view[m].maps for m in self.projections for view in views if m in view}
-        counts = [self._count(view) for view in views]
+        counts = [count_present(view) for view in views]
         fused: list[list[Tensor]] = [[] for _ in views]
         for scale in range(len(next(iter(maps.values())))):
             totals: list[Tensor | None] = [None] * len(views)
@@ -139,7 +143,7 @@ class MaskedFusion(Fusion):
                 for i, view in enumerate(views):
                     if m not in view:
                         continue
-                    part, total = _zero_absent(projected, view[m].present), totals[i]
+                    part, total = zero_absent(projected, view[m].present), totals[i]
                     if total is None:
                         # The total is added to in place, to save memory, so views must not start with the same tensor.
                         totals[i] = part.clone() if part is projected and len(views) > 1 else part
@@ -163,16 +167,22 @@ class MaskedFusion(Fusion):
             raise self._nothing_to_fuse()
         return tuple(total.div_(count) for total in totals)
 
-    @staticmethod
-    def _count(view: Mapping[str, Features]) -> int | Tensor:
-        """Number of modalities present, for each sample if samples differ."""
-        masks = [f.present for f in view.values() if f.present is not None]
-        if not masks:
-            return len(view)
-        count = torch.stack(masks).sum(0) + (len(view) - len(masks))
-        return count.clamp_min(1).view(-1, 1, 1, 1, 1)
+
+class ResidualFusion(MaskedFusion):
+    """The same mean of features; the decoder then adds to the mean of the classifier heads' logits."""
+
+    over_heads = True
 
 
-def _zero_absent(maps: Tensor, present: Tensor | None) -> Tensor:
+def count_present(view: Mapping[str, Features]) -> int | Tensor:
+    """Number of modalities present, at least 1; ``(batch, 1, 1, 1, 1)`` if samples differ."""
+    masks = [f.present for f in view.values() if f.present is not None]
+    if not masks:
+        return len(view)
+    count = torch.stack(masks).sum(0) + (len(view) - len(masks))
+    return count.clamp_min(1).view(-1, 1, 1, 1, 1)
+
+
+def zero_absent(maps: Tensor, present: Tensor | None) -> Tensor:
     """Maps ``(batch, channel, x, y, z)`` with zeros in the samples that lack the modality."""
     return maps if present is None else torch.where(present.view(-1, 1, 1, 1, 1), maps, 0)

@@ -81,6 +81,11 @@ class UnimodalHeads(nn.Module):
         super().__init__()
         self.heads = nn.ModuleDict(dict(heads))
 
+    def logits(self, modality: str, features: Features) -> Tensor:
+        """A modality's own logits for every sample; what they say of one that lacks the modality means nothing."""
+        output: UnimodalOutput = self.heads[modality](features)
+        return output.logits
+
     def last_weight(self, modality: str) -> Tensor:
         """Weight of a head's last layer, ``(target, channel)``."""
         return next(p for p in self.heads[modality].last.parameters() if p.ndim > 1).flatten(1)  # type: ignore[union-attr]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from monai.networks.blocks import UnetOutBlock
 from torch import Tensor, nn
@@ -11,11 +12,16 @@ from cggm_med.models.base import MultimodalModel
 from cggm_med.models.decoder import UNetDecoder
 from cggm_med.models.encoders import Encoder, Steps, UNetEncoder
 from cggm_med.models.fusion import Fusion, MaskedFusion
-from cggm_med.types import Features, Padded
+from cggm_med.models.heads import UnimodalHeads, VoxelwiseHead
+from cggm_med.models.residual import ResidualOutput, beside, mean_of_heads, sum_in_order
+from cggm_med.types import Features, Outputs, Padded
 
 
 class SegmentationModel(MultimodalModel):
     """One 3-D encoder per modality, mask-aware fusion, the decoder of a U-Net, one head.
+
+    With a fusion that is ``over_heads`` the network has classifier heads of its own, and its logits are the mean of
+    those of the present modalities, brought to the grid by trilinear interpolation, plus the head's.
 
     Args:
         modalities: names of the modalities.
@@ -65,10 +71,14 @@ class SegmentationModel(MultimodalModel):
         self.fusion = fusion(self.modalities, self.channels)
         self.fusion.require_owners()
         self.decoder = UNetDecoder(self.channels, first.strides, decoder_kernels)
-        self.head = UnetOutBlock(3, self.channels[0], regions)
+        over_heads = self.fusion.over_heads
+        output = ResidualOutput if over_heads else functools.partial(UnetOutBlock, 3)
+        self.head = output(self.channels[0], regions)
         # The coarsest scale has too little detail to be worth a loss.
         coarser = self.channels[1:-1][:deep_scales] if deep_supervision else ()
-        self.deep_heads = nn.ModuleList(UnetOutBlock(3, c, regions) for c in coarser)
+        self.deep_heads = nn.ModuleList(output(c, regions) for c in coarser)
+        if over_heads:  # last, so that all other weights are those of a network without
+            self.heads = UnimodalHeads({m: VoxelwiseHead(self.channels, regions) for m in self.modalities})
 
     def forward(self, inputs: Mapping[str, Tensor | Padded]) -> Tensor:
         """Logits from any non-empty subset of the modalities.
@@ -77,16 +87,42 @@ class SegmentationModel(MultimodalModel):
         they need not all be in memory.
         """
         order = sorted(inputs, key=(*self.modalities, *inputs).index)
-        fused = self.fusion.fuse_in_turn((m, self.encode({m: inputs[m]})[m]) for m in order)
-        return self.head(self.decoder(fused)[0])
+        said: list[Tensor] = []
+
+        def encoded() -> Iterator[tuple[str, Features]]:
+            for m in order:
+                features = self.encode({m: inputs[m]})[m]
+                if self.heads is not None:
+                    said.append(self.heads.logits(m, features))
+                yield m, features
+                del features  # before the next modality is encoded
+
+        fused = self.decoder(self.fusion.fuse_in_turn(encoded()))
+        return self.head(fused[0] if self.heads is None else beside(fused[0], sum_in_order(said) / len(said)))
 
     def fuse(self, features: Mapping[str, Features]) -> tuple[Tensor, ...]:
-        """Decoded maps, finest first, ``(batch, channel, x, y, z)`` each."""
+        """Decoded maps, finest first, ``(batch, channel, x, y, z)`` each; those that a head reads may carry logits."""
         return self.fuse_views([features])[0]
 
     def fuse_views(self, views: Sequence[Mapping[str, Features]]) -> list[tuple[Tensor, ...]]:
         """Decoded maps of several views; see ``Fusion``."""
-        return [self.decoder(fused) for fused in self.fusion(views)]
+        decoded = [self.decoder(fused) for fused in self.fusion(views)]
+        if self.heads is None:
+            return decoded
+        # Views are subsets of the same features, so every head is asked once.
+        every = {m: view[m] for view in views for m in view}
+        logits = {m: self.heads.logits(m, every[m]) for m in self.modalities if m in every}
+        read = 1 + len(self.deep_heads)
+        fused = []
+        for view, maps in zip(views, decoded, strict=True):
+            mean = mean_of_heads(logits, view)
+            fused.append((*(beside(x, mean) for x in maps[:read]), *maps[read:]))
+        return fused
+
+    def head_input(self, modality: str, outputs: Outputs) -> Tensor:
+        """The decoder's maps."""
+        maps = super().head_input(modality, outputs)
+        return maps if self.heads is None else maps[:, : self.channels[0]]
 
     def deep_logits(self, fused: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Region logits at 1/2, 1/4, ... of the grid while training with deep supervision, otherwise none."""

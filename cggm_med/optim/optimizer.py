@@ -24,7 +24,7 @@ def make_optimizer(model: MultimodalModel, strategy: nn.Module, config: OptimCon
 
     Args:
         model: knows which parameters belong to which modality.
-        strategy: set up; its parameters are those of the classifier heads.
+        strategy: set up; its parameters are those of the classifier heads, if the model has none of its own.
         config: which optimizer, and its settings.
         device: of the parameters.
 
@@ -40,9 +40,11 @@ def make_optimizer(model: MultimodalModel, strategy: nn.Module, config: OptimCon
             if other != modality:
                 raise ValueError(f"modalities '{other}' and '{modality}' share a parameter; neither can be balanced")
         groups.append({"params": parameters, "modality": modality})
-    shared = [p for p in model.parameters() if id(p) not in owner]
+    own = list(dict.fromkeys([*(() if model.heads is None else model.heads.parameters()), *strategy.parameters()]))
+    elsewhere = {*owner, *map(id, own)}
+    shared = [p for p in model.parameters() if id(p) not in elsewhere]
     groups.append({"params": shared, "modality": None})
-    if own := list(strategy.parameters()):
+    if own:
         heads_decay = config.weight_decay if config.heads_weight_decay is None else config.heads_weight_decay
         groups.append({"params": own, "modality": None, "heads": True, "weight_decay": heads_decay})
     # Fused on CUDA, where it takes learning rates and skips steps without asking the CPU. Never on the CPU: there,

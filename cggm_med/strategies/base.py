@@ -136,7 +136,8 @@ class BalancingStrategy(nn.Module):
 
         Args:
             model: the network to balance.
-            make_heads: creates the task's classifier heads.
+            make_heads: creates the task's classifier heads; not called where the network has heads of its own, which
+                are then the strategy's as well.
             score_sums: maps logits and target to additive sums ``(target, 3)``, see ``objectives.balance_scores``.
             steps_per_epoch: optimizer steps in an epoch.
             hard_score_sums: the same of predicted classes or masks instead of probabilities; None where the task has
@@ -151,7 +152,7 @@ class BalancingStrategy(nn.Module):
         self.score_sums = score_sums
         self.steps_per_epoch = steps_per_epoch
         if self.has_heads:
-            self.heads = make_heads()
+            self.heads = make_heads() if model.heads is None else model.heads
         self.prepare(model)
 
     def prepare(self, model: MultimodalModel) -> None:
@@ -243,7 +244,7 @@ class BalancingStrategy(nn.Module):
 
     def combine(self, model: MultimodalModel) -> None:
         """Finish ``.grad`` when the batch is complete: by default the mean over all processes."""
-        average_gradients([*model.parameters(), *self.parameters()], some_lack=self.incomplete)
+        average_gradients(dict.fromkeys([*model.parameters(), *self.parameters()]), some_lack=self.incomplete)
 
     def modulate(self, model: MultimodalModel, optimizer: Optimizer, step: Step) -> None:
         """Scale each modality's update, after clipping and before the optimizer's step."""

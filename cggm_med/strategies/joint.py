@@ -12,7 +12,8 @@ class JointConfig(StrategyConfig):
     """Settings of joint training.
 
     Attributes:
-        heads: whether classifier heads observe the modalities; they do not change the model, and cost a few per cent.
+        heads: whether classifier heads observe the modalities; they do not change the model, unless its prediction
+            builds on them (``model.fusion=residual``), and cost a few per cent.
     """
 
     heads: bool = True

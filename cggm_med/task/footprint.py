@@ -104,8 +104,8 @@ def footprint(network: Network, patch_size: Axes, batch_size: int, *, low_precis
             fusion=registry.load(registry.FUSIONS, network.fusion),
             decoder_kernels=network.kernels,
         )
-        heads = UnimodalHeads({m: VoxelwiseHead(model.channels, network.regions) for m in names})
-    parameters = sum(p.numel() for module in (model, heads) for p in module.parameters())
+        heads = model.heads or UnimodalHeads({m: VoxelwiseHead(model.channels, network.regions) for m in names})
+    parameters = sum(p.numel() for p in {*model.parameters(), *heads.parameters()})
     model, heads = model.to(number), heads.to(number)
     criterion = RegionLoss(exclusive=network.exclusive)
 

@@ -117,7 +117,7 @@ class ModalityComparison:
 
 
 def coverage(model: MultimodalModel, strategy: BalancingStrategy) -> dict[str, object]:
-    """The parameters of each modality, which a strategy modulates, and those that are shared."""
+    """The parameters of each modality, which a strategy modulates, and all others, those of the network's heads too."""
     names = {id(p): name for name, p in model.named_parameters()}
     covered = {m: [names[id(p)] for p in model.modality_parameters(m)] for m in model.modalities}
     owned = {name for of_modality in covered.values() for name in of_modality}

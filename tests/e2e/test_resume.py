@@ -45,6 +45,8 @@ def test_killed_with_draws_of_every_kind(strategy, tmp_path, phantom, cache, mon
         "train__accumulate": "2",
         "train__modality_dropout": "0.3",
         "train__modality_dropout_schedule": "annealed",
+        "train__modality_dropout_draw": "subset",
+        "model__fusion": "residual",
         "train__subset_view": "0.5",
         "train__subset_view_guided": "true",
         "train__log_shapley": "true",

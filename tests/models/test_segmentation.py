@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from cggm_med.errors import UnknownName
-from cggm_med.models.fusion import MaskedFusion
+from cggm_med.models.fusion import MaskedFusion, ResidualFusion
 from cggm_med.models.heads import UnimodalHeads, VoxelwiseHead, scale_gradient
 from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.types import Features
@@ -15,9 +15,9 @@ from cggm_med.types import Features
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 
 
-@pytest.fixture
-def model():
-    return SegmentationModel(MODALITIES, regions=3, channels=(4, 6, 8)).eval()
+@pytest.fixture(params=[MaskedFusion, ResidualFusion])
+def model(request):
+    return SegmentationModel(MODALITIES, regions=3, channels=(4, 6, 8), fusion=request.param).eval()
 
 
 @pytest.fixture
@@ -41,7 +41,8 @@ def test_dropping_a_modality_equals_never_having_loaded_it(model, inputs, droppe
     marked = {m: Features(f.maps, nobody) if m in dropped else f for m, f in features.items()}
     assert torch.equal(model.head(model.fuse(marked)[0]), expected)
 
-    smaller = SegmentationModel([m for m in MODALITIES if m not in dropped], regions=3, channels=(4, 6, 8)).eval()
+    kept = [m for m in MODALITIES if m not in dropped]
+    smaller = SegmentationModel(kept, regions=3, channels=(4, 6, 8), fusion=type(model.fusion)).eval()
     state = model.state_dict()
     smaller.load_state_dict({name: state[name] for name in smaller.state_dict()})
     assert torch.equal(smaller(without(inputs, *dropped)), expected)
@@ -125,13 +126,17 @@ def test_the_order_in_which_modalities_are_given_does_not_matter(model, inputs):
 
 
 def test_modality_parameters_cover_everything_that_only_one_modality_trains(model, inputs):
-    """Authority: autograd. With one modality given, the others' parameters, and only theirs, get no gradient."""
+    """Authority: autograd. With one modality given, the others' parameters and heads, and only theirs, get no gradient.
+
+    Heads are not balanced, whether the network or the strategy has them.
+    """
     for modality in MODALITIES:
         model.zero_grad()
         model({modality: inputs[modality]}).sum().backward()
         without_gradient = {id(p) for p in model.parameters() if p.grad is None}
         others = {id(p) for m in MODALITIES if m != modality for p in model.modality_parameters(m)}
-        assert without_gradient == others
+        heads = {} if model.heads is None else model.heads.heads
+        assert without_gradient == others | {id(p) for m in heads if m != modality for p in heads[m].parameters()}
 
 
 def test_no_modality_and_unknown_modality_are_errors(model, inputs):

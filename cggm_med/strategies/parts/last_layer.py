@@ -85,7 +85,7 @@ def last_layer_gradients(
         Modalities whose head is not as wide as the fused one are left out: their gradients cannot be compared.
     """
     pairs: dict[str, tuple[Tensor, Tensor]] = {}
-    whole: Tensor | None = None  # the fused gradient, where all modalities share it
+    fused: dict[tuple[int, torch.Size], Tensor] = {}  # the fused gradient, by what it is taken of
     for modality in outputs.unimodal if step is None or heads is None else step.modalities(outputs.unimodal):
         hidden, own = model.head_input(modality, outputs), outputs.unimodal.get(modality)
         if own is not None:
@@ -96,10 +96,10 @@ def last_layer_gradients(
             gradient = torch.zeros_like(heads.last_weight(modality), dtype=torch.float32)
         if hidden.shape[1] != gradient.shape[1]:
             continue
-        shared = hidden is outputs.fused[0]
-        if whole is None or not shared:
-            whole = weight_gradient(criterion, outputs.logits, hidden, target, differentiable=differentiable)
-        pairs[modality] = whole, gradient
+        of = hidden.data_ptr(), hidden.shape  # where all modalities share it, it is computed once
+        if of not in fused:
+            fused[of] = weight_gradient(criterion, outputs.logits, hidden, target, differentiable=differentiable)
+        pairs[modality] = fused[of], gradient
     return pairs
 
 
