@@ -31,7 +31,8 @@ ELSEWHERE = {
     *("my_tasks/ms.py", "my_metrics/assd.py", "my_networks/residual.py", "my_networks/attention.py"),
     *("src/segtrain.py", "segtrain.py", "dataloader.py", "Classifier.py", "prepare.py", "utils.py", "loss_creator.py"),
     *("main_Prototype_grad.py", "main_dgl.py", "model_OGM_Shapley_MMPareto.py", "code/config.py"),
-    *("PMR_trainer.py", "GBlending_trainer.py", "AMCo_trainer.py", "avclassify_model.py"),
+    *("PMR_trainer.py", "GBlending_trainer.py", "AMCo_trainer.py", "avclassify_model.py", "UMT_trainer.py"),
+    *("MLA_trainer.py", "ReconBoost_trainer.py", "utils/utils.py", "main.py", "train_MSA.py"),
     *("metrics.py", "cggm_med/pipelines"),
 }
 # A file of another repository, named with its commit.

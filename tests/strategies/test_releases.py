@@ -17,6 +17,8 @@ from cggm_med.config import OptimConfig
 from cggm_med.models.late_fusion import LateFusionModel
 from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.randomness import Step, Stream
+from cggm_med.strategies.gblending import blending_weights
+from cggm_med.strategies.inforeg import regulation
 from cggm_med.strategies.parts.shapley import exact_plan
 from cggm_med.testing.problems import CLASSIFICATION, CPU, MODALITIES, STEPS, make, one_step, set_up, vector_batch
 
@@ -69,6 +71,28 @@ class Release:
 
     def grads(self, m):
         return [p.grad for p in self.model.encoders[m].parameters()]
+
+
+class ReleaseWithHeads(Release):
+    """The same with a linear classifier on each modality's features, which begins like ours."""
+
+    def __init__(self, modalities, heads, optimizer=SGD):
+        super().__init__(modalities, optimizer)
+        self.heads = nn.ModuleDict({m: nn.Linear(5, 4) for m in modalities})
+        for m in modalities:
+            self.heads[m].load_state_dict(heads.heads[m].last.state_dict())
+        self.head_optimizer = self.new_optimizer(self.heads.parameters())
+
+    def own_losses(self, features, target):
+        return {m: F.cross_entropy(self.heads[m](h), target) for m, h in features.items()}
+
+    def zero_grad(self):
+        self.optimizer.zero_grad()
+        self.head_optimizer.zero_grad()
+
+    def update(self):
+        self.optimizer.step()
+        self.head_optimizer.step()
 
 
 class Ours:
@@ -283,23 +307,16 @@ def test_opm_scales_each_sample_as_the_release_scales_all_of_them_on_average(mod
 # MMPareto, GeWu-Lab/MMPareto_ICML2024
 
 
-class MMParetoRelease(Release):
+class MMParetoRelease(ReleaseWithHeads):
     """The two gradients of each encoder, combined by the min-norm rule, and its length restored tensor by tensor."""
 
-    def __init__(self, modalities, heads, gamma=1.5):
-        super().__init__(modalities)
-        self.gamma = gamma
-        self.heads = nn.ModuleDict({m: nn.Linear(5, 4) for m in modalities})
-        for m in modalities:
-            self.heads[m].load_state_dict(heads.heads[m].last.state_dict())
-        self.head_optimizer = self.new_optimizer(self.heads.parameters())
+    gamma = 1.5
 
     def step(self, batch):
-        self.optimizer.zero_grad()
-        self.head_optimizer.zero_grad()
+        self.zero_grad()
         features = self.encode(batch)
         losses = {"both": F.cross_entropy(self.fused(features), batch.target)}
-        losses |= {m: F.cross_entropy(self.heads[m](h), batch.target) for m, h in features.items()}
+        losses |= self.own_losses(features, batch.target)
         own = {m: list(self.model.encoders[m].parameters()) for m in self.modalities}
         fused = {m: torch.autograd.grad(losses["both"], own[m], retain_graph=True) for m in self.modalities}
         alone = {m: torch.autograd.grad(losses[m], own[m], retain_graph=True) for m in self.modalities}
@@ -313,8 +330,7 @@ class MMParetoRelease(Release):
                 new = 2 * a * x + 2 * (1 - a) * y
                 difference = p.grad.norm() / new.norm()
                 p.grad = self.gamma * (new * difference if difference > 1 else new)
-        self.optimizer.step()
-        self.head_optimizer.step()
+        self.update()
 
     @staticmethod
     def min_norm(gg, gu, uu):
@@ -447,6 +463,274 @@ def test_balancebenchmarks_agm_boosts_the_leader():
     paper, copied = factors(loss, mean, -1), factors(loss, mean, +1)
     assert paper[0] < 1 < paper[1]
     assert copied[0] > 1 > copied[1]
+
+
+# PMR, fanyunfeng-bit/Modal-Imbalance-PMR, main_Prototype_grad.py
+
+
+class PMRRelease(Release):
+    """Whoever is behind by its prototypes is pulled towards them with all of alpha.
+
+    Meant differences: scores are running means up to the step before, or with ``of_batch`` those of the batch as in the
+    release; prototypes are means of the features that training saw, in the first epoch up to the step before, and in
+    the release of a tenth of the batches, in evaluation mode; for three, the mean of the others; the release has two.
+    """
+
+    def __init__(self, modalities, optimizer=SGD, alpha=1.0, momentum=0.2, of_batch=False):
+        super().__init__(modalities, optimizer)
+        self.alpha, self.momentum, self.of_batch = alpha, momentum, of_batch
+        self.prototypes, self.mean, self.compared = {}, dict.fromkeys(modalities, 0.0), 0
+        self.seen, self.pulled = [], set()
+
+    def epoch_means(self):
+        labels = torch.cat([label for _, label in self.seen])
+        features = {m: torch.cat([h[m] for h, _ in self.seen]) for m in self.modalities}
+        return {m: torch.stack([h[labels == c].mean(0) for c in range(4)]) for m, h in features.items()}
+
+    def step(self, batch, starts_epoch):
+        if starts_epoch and self.seen:
+            new, old, keep = self.epoch_means(), self.prototypes, self.momentum
+            self.prototypes = {m: (1 - keep) * x + keep * old[m] if old else x for m, x in new.items()}
+            self.seen = []
+        self.optimizer.zero_grad()
+        features, label = self.encode(batch), batch.target
+        loss = F.cross_entropy(self.fused(features), label)
+        if known := self.prototypes or (self.seen and self.epoch_means()):
+            near = {m: -torch.stack([(h - c).square().sum(1).sqrt() for c in known[m]], 1) for m, h in features.items()}
+            batch_score = {m: x.softmax(1)[torch.arange(len(label)), label].mean().item() for m, x in near.items()}
+            means = {m: x / (1 - 0.9**self.compared) for m, x in self.mean.items()} if self.compared else {}
+            score = batch_score if self.of_batch else means
+            for m in score:
+                others = [score[n] for n in self.modalities if n != m]
+                if score[m] < sum(others) / len(others):
+                    loss = loss + self.alpha * F.cross_entropy(near[m], label)
+                    self.pulled.add(m)
+            self.mean = {m: 0.9 * x + 0.1 * batch_score[m] for m, x in self.mean.items()}
+            self.compared += 1
+        loss.backward()
+        self.optimizer.step()
+        self.seen.append(({m: h.detach() for m, h in features.items()}, label))
+
+
+@several
+@pytest.mark.parametrize("of_batch", [False, True], ids=["while weights move", "on one batch while they stand still"])
+def test_pmr(modalities, of_batch):
+    """Three epochs of five steps. Where nothing moves, the mean of the scores so far is the batch's, as in the release.
+
+    Ours weighs by what it has compared before, so from the third step on.
+    """
+    config = replace(SGD, lr=1e-30, weight_decay=0) if of_batch else SGD
+    ours = Ours("pmr", modalities, config, form="released")
+    theirs = PMRRelease(modalities, config, of_batch=of_batch)
+    given = list(batches(modalities, 15, 32))
+    for number, batch in given:
+        batch = given[0][1] if of_batch else batch
+        ours.step(batch, number)
+        theirs.step(batch, starts_epoch=number % 5 == 0)
+        for m in modalities if number >= 2 else ():
+            for mine, its in zip(ours.model.modality_gradients(m), theirs.grads(m), strict=True):
+                torch.testing.assert_close(mine, its, rtol=1e-3, atol=1e-5)
+    expect_same_weights(ours, theirs, rtol=1e-3, atol=1e-5)
+    assert theirs.pulled
+
+
+# G-Blending, facebookresearch/VMZ (weights that somebody measured), and GeWu-Lab/BalanceBenchmark (how they are)
+
+
+class GBlendingRelease(ReleaseWithHeads):
+    """Fixed weights of the fused loss and of each modality's own, which a classifier on its features predicts."""
+
+    def step(self, batch, weights):
+        self.zero_grad()
+        features = self.encode(batch)
+        losses = [F.cross_entropy(self.fused(features), batch.target)]
+        losses += self.own_losses(features, batch.target).values()
+        sum(w * x for w, x in zip(weights, losses, strict=True)).backward()
+        self.update()
+
+
+@several
+def test_gblending_trains_by_its_weights(modalities):
+    """Those of the tutorial for Kinetics and R3D, fused, audio, visual; for three, any."""
+    weights = {2: [0.356, 0.014, 0.630], 3: [0.4, 0.1, 0.2, 0.3]}[len(modalities)]
+    ours = Ours("gblending", modalities)
+    ours.strategy.weight.copy_(torch.tensor(weights))
+    theirs = GBlendingRelease(modalities, ours.strategy.heads)
+    for number, batch in batches(modalities, 12, 16):
+        ours.step(batch, number)
+        theirs.step(batch, weights)
+    expect_same_weights(ours, theirs)
+    for m in modalities:
+        torch.testing.assert_close(ours.strategy.heads.heads[m].last.weight, theirs.heads[m].weight)
+
+
+def reimplemented_weights(train, validation):
+    """BalanceBenchmark's, given the losses before and after: the magnitude of G / O^2."""
+    pairs = zip(train, validation, strict=True)
+    rates = [abs((v1 - v0) / ((v1 - t1) - (v0 - t0)) ** 2) for (t0, t1), (v0, v1) in pairs]
+    return [rate / sum(rates) for rate in rates]
+
+
+@several
+def test_gblending_measures_as_the_re_implementation_where_every_loss_falls(modalities):
+    """Over four super-epochs of two. Meant difference: there, a loss that rises gets weight for rising.
+
+    Others: it trains a copy for each loss, with zeros for the other modalities, and sums losses over batches, of which
+    training has more than validation; no loss keeps a share of an equal weight there (``floor``).
+    """
+    random = torch.Generator().manual_seed(len(modalities))
+    names = ("task", *modalities)
+    ours = Ours("gblending", modalities, super_epoch=2, floor=0.0)
+    history = {"train": [torch.ones(len(names))], "validation": [torch.ones(len(names))]}
+    for epoch in range(0, 8, 2):
+        for split, least in (("train", 0.2), ("validation", 0.05)):
+            history[split].append(history[split][-1] - least * (0.2 + torch.rand(len(names), generator=random)))
+        measured = {split: dict(zip(names, losses[-1].unbind(), strict=True)) for split, losses in history.items()}
+        ours.strategy.start_epoch(ours.model, epoch, measured.__getitem__)
+        ours.strategy.start_epoch(ours.model, epoch + 1, {}.__getitem__)  # within a super-epoch, nothing is measured
+        if epoch:
+            pairs = (torch.stack(losses[-2:], dim=1).tolist() for losses in history.values())
+            assert ours.strategy.weight.tolist() == pytest.approx(reimplemented_weights(*pairs), rel=1e-3)
+    assert reimplemented_weights([[1, 0.9], [1, 0.5]], [[1, 1.1], [1, 0.9]])[0] == pytest.approx(0.8)
+    assert blending_weights(torch.tensor([[1, 1], [0.9, 0.5]]), torch.tensor([[1, 1], [1.1, 0.9]])).tolist() == [0, 1]
+
+
+# InfoReg, GeWu-Lab/InfoReg_CVPR2025, main.py
+
+
+class InfoRegRelease(ReleaseWithHeads):
+    """Whoever leads is pulled back to the start of the epoch while its Fisher trace grows.
+
+    Meant differences: each modality has its own window, the release that of audio for both; one beta, there 0.95 for
+    audio and 0.1 for visual; own losses by classifier heads, there by slices of the head; the trace of all parameters
+    and before the pull, there of convolutions and linear layers with it. Scores are means over the batch, there sums:
+    with one sample they are the same.
+    """
+
+    def __init__(self, modalities, heads, optimizer, threshold, beta=0.95):
+        super().__init__(modalities, heads, optimizer)
+        self.beta, self.threshold = beta, threshold
+        self.traces, self.held = {m: [0.0] * 10 for m in modalities}, []
+
+    def growth(self, m):
+        history = self.traces[m]
+        now, before = sum(history[-10:]) / 10, sum(history[-11:-1]) / 10
+        return (now - before) / now if len(history) > 10 else 1
+
+    def step(self, batch, starts_epoch):
+        if starts_epoch:
+            self.start = {m: [p.detach().clone() for p in self.model.encoders[m].parameters()] for m in self.modalities}
+            self.now = {m: self.growth(m) for m in self.modalities}
+            for history in self.traces.values():
+                history.append(0.0)
+        self.zero_grad()
+        features, label, count = self.encode(batch), batch.target, len(self.modalities)
+        (F.cross_entropy(self.fused(features), label) + sum(self.own_losses(features, label).values())).backward()
+        share = {m: features[m] @ w.t() + self.model.head.bias / count for m, w in self.slices().items()}
+        score = {m: sum(x.softmax(1)[i][y] for i, y in enumerate(label)).item() for m, x in share.items()}
+        for m in self.modalities:
+            self.traces[m][-1] += sum(g.square().sum().item() for g in self.grads(m))
+            gap = score[m] - sum(s for n, s in score.items() if n != m) / (count - 1)
+            held = gap > 0 and self.now[m] > self.threshold
+            self.held.append(held)
+            for p, start in zip(self.model.encoders[m].parameters(), self.start[m], strict=True):
+                p.grad += self.beta * math.exp(math.tanh(gap)) * (p.detach() - start) if held else 0
+        self.update()
+
+
+@several
+@pytest.mark.parametrize("threshold", [0.05, 0.4], ids=["K of the release", "K that is met on the way"])
+def test_inforeg(modalities, threshold):
+    """Four epochs of five steps."""
+    config = replace(SGD, lr=0.01)  # one sample a step
+    ours = Ours("inforeg", modalities, config, threshold=threshold)
+    theirs = InfoRegRelease(modalities, ours.strategy.heads, config, threshold)
+    for number, batch in batches(modalities, 20, 1):
+        ours.step(batch, number)
+        theirs.step(batch, starts_epoch=number % 5 == 0)
+    expect_same_weights(ours, theirs, rtol=1e-3, atol=1e-5)
+    growth = ours.strategy.diagnostics()["information_growth"].tolist()
+    assert growth == pytest.approx(list(theirs.now.values()), rel=1e-3)
+    assert set(theirs.held) == {True, False}
+    assert (min(growth) < threshold) == (threshold == 0.4)
+
+
+def test_inforeg_release_holds_nearly_any_leader_with_all_its_strength():
+    """It sums the gap over a batch of 64: a lead of 0.04 is 2.56 there, whose tanh is 0.988."""
+    gap = 0.04
+    released, mean = (0.95 * math.exp(math.tanh(n * gap)) for n in (64, 1))
+    assert released > 0.98 * 0.95 * math.e
+    ours = regulation(torch.tensor([0.5 + gap, 0.5]), torch.ones(2), beta=0.95, threshold=0.05)
+    assert ours.tolist() == pytest.approx([mean, 0])
+    assert mean < 1
+
+
+# DGL, shicaiwei123/ICCV2025-GDL, main_dgl.py
+
+
+class DGLRelease(ReleaseWithHeads):
+    """Two backward passes, the first of which spares the fusion.
+
+    Meant difference: a modality predicts through its head, in the release through the fusion with zeros for the others.
+    """
+
+    alpha = 4.0
+
+    def step(self, batch):
+        self.zero_grad()
+        features = self.encode(batch)
+        (self.alpha * sum(self.own_losses(features, batch.target).values())).backward()
+        for parameter in self.model.head.parameters():
+            parameter.grad = None
+        F.cross_entropy(self.fused({m: h.detach() for m, h in features.items()}), batch.target).backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 40)
+        for head in self.heads.parameters():  # there are none in the release; ours learn at weight 1
+            head.grad /= self.alpha
+        self.update()
+
+
+@several
+def test_dgl(modalities):
+    ours = Ours("dgl", modalities)
+    theirs = DGLRelease(modalities, ours.strategy.heads)
+    for number, batch in batches(modalities, 12, 16):
+        ours.step(batch, number, clip=40)
+        theirs.step(batch)
+    expect_same_weights(ours, theirs)
+
+
+# UMT, of whose authors no release was found: GeWu-Lab/BalanceBenchmark, UMT_trainer.py
+
+
+class UMTRelease(Release):
+    """Ten times the squared distance to what the teachers' encoders say, mean over samples and features."""
+
+    def __init__(self, modalities, teacher):
+        super().__init__(modalities)
+        self.teacher = teacher
+
+    def step(self, batch):
+        self.optimizer.zero_grad()
+        features = self.encode(batch)
+        loss = F.cross_entropy(self.fused(features), batch.target)
+        for m, h in features.items():
+            with torch.no_grad():
+                taught = self.teacher.encoders[m](batch.inputs[m])
+            loss += 10 * F.mse_loss(taught, h)
+        loss.backward()
+        self.optimizer.step()
+
+
+@several
+def test_umt(modalities):
+    """Meant difference: teachers are in evaluation mode, there in training mode."""
+    ours = Ours("umt", modalities)
+    (teacher,) = ours.strategy._teacher
+    theirs = UMTRelease(modalities, teacher)
+    for number, batch in batches(modalities, 12, 16):
+        ours.step(batch, number)
+        theirs.step(batch)
+    expect_same_weights(ours, theirs)
 
 
 # DGS, G22-web/DGS, which cannot be run: what its text says
