@@ -30,7 +30,7 @@ INTENSITIES: Mapping[Normalisation, str] = {
     "training_statistics": "clipped to percentiles of the training cases, z-scored by their mean and deviation",
     "keep_scale": "divided by one number for all cases",
 }
-PACKAGES = ("monai", "torch", "numpy", "nibabel", "pytorch-ignite", "fire", "pyyaml")  # that a bundle needs
+PACKAGES = ("monai", "torch", "numpy", "nibabel", "pytorch-ignite", "fire", "pyyaml", "SimpleITK")  # that bundles need
 
 
 def inference_config(

@@ -50,9 +50,11 @@ MODULES = (
     "data.volumes.io",
     "data.volumes.itk_formats",
     "data.volumes.labels",
+    "data.volumes.monai_one_grid",
     "data.volumes.monai_reader",
     "data.volumes.nibabel_formats",
     "data.volumes.normalise",
+    "data.volumes.resample",
     "data.volumes.stored_image",
     "data.volumes.transforms",
     "models.base",
@@ -131,7 +133,7 @@ def export_bundle(run: Path, folder: Path, modalities: Sequence[str] | None = No
     with atomic_folder(folder) as temporary:
         write_json(temporary / "configs" / "metadata.json", meta)
         write_json(temporary / "configs" / "inference.json", inference)
-        if predictor.convention.ignore is None:  # MONAI's Dice would count voxels that nobody annotated
+        if _scored(predictor, task):
             write_json(temporary / "configs" / "evaluate.json", evaluate_config(inference, PACKAGE))
         _write_models(temporary / "models", network, shape, meta, inference)
         _write_source(temporary / PACKAGE)
@@ -220,6 +222,11 @@ def _write_source(folder: Path) -> None:
         write_text(folder / file, re.sub(r"\bcggm_med\.", f"{PACKAGE}.", source))
 
 
+def _scored(predictor: Predictor, task: SegmentationTask) -> bool:
+    """Whether MONAI's Dice is that of the package: it counts voxels to ignore, and needs labels on the images' grid."""
+    return predictor.convention.ignore is None and task.reference is None
+
+
 def _write_texts(folder: Path, meta: Tree, predictor: Predictor, task: SegmentationTask) -> None:
     """Licences, logging configuration and README."""
     data = meta["network_data_format"]
@@ -237,7 +244,8 @@ def _write_texts(folder: Path, meta: Tree, predictor: Predictor, task: Segmentat
             if task.layouts
             else "`CASE_MODALITY.nii.gz`, or `CASE_0000.nii.gz` and so on in the order of the channels below"
         ),
-        "scored": predictor.convention.ignore is None,
+        "scored": _scored(predictor, task),
+        "reference": task.reference,
         "run": predictor.digest,
         "version": importlib.metadata.version("cggm-med"),
     }

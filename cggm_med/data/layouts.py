@@ -106,7 +106,7 @@ def find_cases(
         raise DataError(f"{listing} holds a {type(content).__name__}; expected a JSON object with a section 'training'")
     if "modality" in content:
         channels = _decathlon_channels(listing, content["modality"], decathlon_modalities, modalities)
-        return _read_decathlon(listing, content.get("training"), channels, decathlon_convention, need_labels)
+        return _read_decathlon(listing, content, channels, decathlon_convention, need_labels)
     return _read_datalist(listing, content, wanted, known_modalities)
 
 
@@ -236,13 +236,14 @@ def _decathlon_channels(
 
 
 def _read_decathlon(
-    path: Path, training: Any, channels: Mapping[str, int | None], convention: str, need_labels: bool
+    path: Path, content: Mapping[str, Any], channels: Mapping[str, int | None], convention: str, need_labels: bool
 ) -> CaseList:
     cases, problems = [], []
     first: dict[str, Path] = {}
     # The section "test" lists images without labels; there is nothing to learn or to measure on them.
-    for number, entry in enumerate(training if isinstance(training, list) else []):
-        where = f"training[{number}]"
+    sections = ("training",) if need_labels else ("training", "test")
+    for where, listed in _numbered(content, sections):
+        entry = {"image": listed} if where.startswith("test") and isinstance(listed, str) else listed
         if not (isinstance(entry, dict) and isinstance(entry.get("image"), str) and entry["image"]):
             problems.append(f'{where}: expected {{"image": path, "label": path}}')
             continue
@@ -258,6 +259,14 @@ def _read_decathlon(
         images = {modality: ImageFile(image, channel) for modality, channel in channels.items()}
         cases.append(Case(case_id, case_id, images, files.get(LABEL)))
     return _finish(path, cases, problems, "decathlon", convention)
+
+
+def _numbered(content: Mapping[str, Any], sections: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Place such as ``training[0]``, and content of each entry of these sections."""
+    for section in sections:
+        entries = content.get(section)
+        for number, entry in enumerate(entries if isinstance(entries, list) else []):
+            yield f"{section}[{number}]", entry
 
 
 def _read_datalist(path: Path, content: dict[str, Any], wanted: _Wanted, known: Sequence[str]) -> CaseList:

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from cggm_med import distributed
-from cggm_med.data.cases import stem
+from cggm_med.data.cases import ImageFile, stem
 from cggm_med.data.volumes.io import require_image_name, write_volume
 from cggm_med.data.volumes.labels import THRESHOLD
-from cggm_med.errors import CggmMedError, DataError, UnknownName
+from cggm_med.errors import CggmMedError, UnknownName
 from cggm_med.files import write_json, write_text
 from cggm_med.inference.predictor import Prediction, Predictor, PreprocessedCase
 from cggm_med.results.aggregate import grouped
@@ -43,7 +43,7 @@ def case_of(path: Path) -> str:
 
 def find_images(
     predictor: Predictor, path: Path, modalities: Sequence[str] | None = None, required: Sequence[str] = ()
-) -> dict[str, dict[str, Path]]:
+) -> dict[str, dict[str, ImageFile]]:
     """The image files of each case in a folder or datalist as for training, of each modality that it has.
 
     Labels may be absent, and so may modalities.
@@ -59,15 +59,12 @@ def find_images(
         DataError: if nothing is found, or a case has no image or lacks what is required; names every such case.
     """
     scans = predictor.volumes.find_scans(path, modalities, required=required, need_labels=False)
-    stacked = [case.id for case in scans.cases if any(file.channel is not None for file in case.images.values())]
-    if stacked:
-        raise DataError(f"{path} holds 4-D files, in which modalities are channels; split them into one file each")
-    return {case.id: {m: file.path for m, file in case.images.items()} for case in scans.cases}
+    return {case.id: dict(case.images) for case in scans.cases}
 
 
 def predict_cases(
     predictor: Predictor,
-    cases: Mapping[str, Mapping[str, Path]],
+    cases: Mapping[str, Mapping[str, Path | ImageFile]],
     files: Mapping[str, Path],
     *,
     skip_existing: bool = False,
@@ -183,7 +180,7 @@ def _readable(size: int) -> str:
 
 
 def _read_ahead(
-    predictor: Predictor, cases: Mapping[str, Mapping[str, Path]]
+    predictor: Predictor, cases: Mapping[str, Mapping[str, Path | ImageFile]]
 ) -> Iterator[tuple[str, Callable[[], PreprocessedCase]]]:
     """Each case and a function that returns its scan; while the caller works on one, only the next is read."""
     ahead: deque[tuple[str, Callable[[], PreprocessedCase]]] = deque()

@@ -145,12 +145,12 @@ class Predictor:
         self._peaks: dict[tuple[int, tuple[str, ...]], int] = {}  # bytes, by windows at once and modalities
         self.digest = self.run.digest
 
-    def predict(self, case: str, images: Mapping[str, Path]) -> Prediction:
+    def predict(self, case: str, images: Mapping[str, Path | ImageFile]) -> Prediction:
         """Segment one case.
 
         Args:
             case: id.
-            images: NIfTI files by modality; any of the run's modalities may be absent.
+            images: files by modality, or channels of one; any of the run's modalities may be absent.
 
         Raises:
             UnknownName: for a modality that the run was not trained on.
@@ -159,9 +159,10 @@ class Predictor:
         """
         return self.segment(self.read(case, images))
 
-    def read(self, case: str, images: Mapping[str, Path]) -> PreprocessedCase:
+    def read(self, case: str, images: Mapping[str, Path | ImageFile]) -> PreprocessedCase:
         """The first half of ``predict``: read, check and preprocess."""
-        return self.read_case(Case(case, case, {m: ImageFile(Path(path)) for m, path in images.items()}, None))
+        files = {m: image if isinstance(image, ImageFile) else ImageFile(Path(image)) for m, image in images.items()}
+        return self.read_case(Case(case, case, files, None))
 
     def read_case(self, source: Case) -> PreprocessedCase:
         """The same for a case found on disk, whose modalities may be channels of one file."""

@@ -291,8 +291,12 @@ def test_decathlon_reads_modality_order_from_the_file(tmp_path: Path) -> None:
     assert found.cases[0].label == tmp_path / "labelsTr" / "BRATS_002.nii.gz"
     assert found.cases[0].patient == "BRATS_002"
 
-    decathlon(tmp_path, modality={"0": "T1gd", "1": "FLAIR"})
+    decathlon(tmp_path, modality={"0": "T1gd", "1": "FLAIR"}, test=["./imagesTr/BRATS_001.nii.gz"])
+    write(tmp_path / "imagesTr" / "BRATS_001.nii.gz")
     assert find(tmp_path, ("flair",)).cases[0].images["flair"].channel == 1
+    assert [case.id for case in find(tmp_path, ("flair",), need_labels=False).cases] == [
+        *("BRATS_001", "BRATS_002", "BRATS_010"),  # with those to be predicted
+    ]
 
 
 def test_decathlon_with_one_modality_holds_3d_files(tmp_path: Path) -> None:

@@ -145,6 +145,23 @@ def test_the_same_scan_gives_the_same_bytes(predictor, scans, tmp_path):
     assert len(gzip.decompress((tmp_path / "a.nii.gz").read_bytes())) == 352 + 48 * 48 * 32
 
 
+def test_modalities_may_be_channels_of_one_file(run, scans, tmp_path, monkeypatch):
+    """As in the Medical Segmentation Decathlon, whose Task01 has FLAIR, T1, T1ce and T2 in this order."""
+    images = files(scans, 5)
+    (tmp_path / "task").mkdir()
+    scan = [nib.load(path) for path in images.values()]
+    stacked = nib.Nifti1Image(np.stack([of.get_fdata(dtype=np.float32) for of in scan], -1), scan[0].affine)
+    nib.save(stacked, tmp_path / "task" / "BRATS_001.nii.gz")
+    channels = {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}
+    listed = {"modality": channels, "training": [], "test": ["./BRATS_001.nii.gz"]}
+    (tmp_path / "task" / "dataset.json").write_text(json.dumps(listed))
+    command(monkeypatch, "predict", run, tmp_path / "task", "-o", tmp_path / "masks")
+    command(monkeypatch, "predict", run, *words_of(images), "-o", tmp_path / "mask.nii.gz")
+    one, four = (nib.load(path) for path in (tmp_path / "masks" / "BRATS_001.nii.gz", tmp_path / "mask.nii.gz"))
+    np.testing.assert_array_equal(one.dataobj, four.dataobj)
+    np.testing.assert_array_equal(one.affine, four.affine)
+
+
 def test_bad_requests(predictor, run, scans, tmp_path):
     with pytest.raises(UnknownName, match="no modality in this run 'adc'"):
         predictor.predict("case", {"adc": files(scans, 0)["t1"]})
