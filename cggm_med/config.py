@@ -89,6 +89,8 @@ class TrainConfig:
         steps_per_epoch: optimizer steps in an epoch; 0: as many as the training cases fill whole batches.
         batch_size: samples in a step, over all processes together.
         seed: decides initial weights, splits, sampling and augmentation.
+        init_seed: decides, together with ``seed``, the initial weights alone, to see how much they matter; default:
+            they follow from ``seed``.
         device: ``auto`` (CUDA when present), ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``auto`` (bfloat16 autocast on CUDA, float32 elsewhere), ``float32`` or ``bfloat16``.
         validate_every: epochs between two validations.
@@ -114,6 +116,7 @@ class TrainConfig:
     steps_per_epoch: int = 100
     batch_size: int = 2
     seed: int = 0
+    init_seed: int | None = None
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     validate_every: int = 5
@@ -141,7 +144,9 @@ class TrainConfig:
         one = self.modality_dropout_draw == "modality" or not isinstance(rates, Mapping)
         require(one, "train.modality_dropout", rates, "one rate with train.modality_dropout_draw subset")
         require(0 <= self.subset_view < math.inf, "train.subset_view", self.subset_view, "at least 0 and finite")
-        require(0 <= self.seed < 2**63, "train.seed", self.seed, "at least 0, below 2**63")
+        for name in ("seed", "init_seed"):
+            seed = getattr(self, name)
+            require(seed is None or 0 <= seed < 2**63, f"train.{name}", seed, "at least 0, below 2**63")
 
     @property
     def steps(self) -> int:

@@ -18,7 +18,7 @@ class Stream(Enum):
     """All uses of random numbers, one stream each, so that no two draw the same ones (ADR 0009).
 
     The values decide the numbers of existing runs and never change; a new use takes a new value. Two uses have no
-    stream: a network's initial weights follow from the seed itself, splits from a hash of seed and patient.
+    stream: a network's initial weights follow, as a rule, from the seed itself, splits from a hash of seed and patient.
     """
 
     # The second part of a key, after the seed of the run
@@ -32,6 +32,7 @@ class Stream(Enum):
     PROBED_SAMPLES = 8
     PROBED_VOXELS = 9
     MEASURED_PATCH = 10
+    OTHER_WEIGHTS = 11  # then the number that was asked for
 
     # Purposes of a step's draws, see ``Step.generator``; strategies of other packages use words of their own
     MODALITY_DROPOUT = "modality dropout"

@@ -102,6 +102,7 @@ def test_the_numbers_of_existing_runs_stay():
         8: Stream.PROBED_SAMPLES,
         9: Stream.PROBED_VOXELS,
         10: Stream.MEASURED_PATCH,
+        11: Stream.OTHER_WEIGHTS,
         zlib.crc32(b"modality dropout"): Stream.MODALITY_DROPOUT,
         zlib.crc32(b"dropped to subset"): Stream.DROPPED_TO_SUBSET,
         zlib.crc32(b"subset view"): Stream.SUBSET_VIEW,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from cggm_med.config import RunConfig
+from cggm_med.config import RunConfig, TrainConfig
 from cggm_med.models.base import MultimodalModel
 from cggm_med.randomness import Stream, random_seed
 from cggm_med.strategies.base import BalancingStrategy
@@ -16,10 +16,23 @@ def build(task: Task, strategy: BalancingStrategy, config: RunConfig, device: to
 
     Classifier heads draw their weights from a stream of their own, so that every strategy starts with the same model.
     """
-    torch.manual_seed(config.train.seed)
+    seed = _weights_seed(config.train)
+    torch.manual_seed(seed)
     model = task.network().to(device)
-    torch.manual_seed(random_seed(config.train.seed, Stream.HEAD_WEIGHTS))
+    torch.manual_seed(random_seed(seed, Stream.HEAD_WEIGHTS))
     steps = config.train.steps_per_epoch
     strategy.setup(model, lambda: task.unimodal_heads(model), task.score_sums, steps, task.hard_score_sums())
     strategy.to(device)
     return model
+
+
+def _weights_seed(settings: TrainConfig) -> int:
+    """The run's seed, unless other weights are asked for: these differ from seed to seed as well.
+
+    Example:
+        >>> _weights_seed(TrainConfig(seed=3))
+        3
+    """
+    if settings.init_seed is None:
+        return settings.seed
+    return random_seed(settings.seed, Stream.OTHER_WEIGHTS, settings.init_seed)

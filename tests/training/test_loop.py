@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import statistics
 
@@ -78,6 +79,24 @@ def test_every_strategy_starts_with_the_same_model(phantom, cache):
         task, strategy = instantiate(make_config("brats2021", [], strategy=name))
         states.append(build(task, strategy, task.config, CPU).state_dict())
     assert all(torch.equal(state[key], states[0][key]) for state in states for key in state)
+
+
+def test_other_weights_leave_all_else_as_it_is(phantom, cache):
+    """Splits and patches follow from the seed; all weights differ, those of the heads too, and from seed to seed."""
+    parts = []
+    for settings in ({}, {}, {"init_seed": "1"}, {"init_seed": "2"}, {"init_seed": "1", "seed": "1"}):
+        config = small_config(phantom, cache, **{f"train__{key}": value for key, value in settings.items()})
+        task, strategy = instantiate(config)
+        model = build(task, strategy, config, CPU)
+        parts.append((task.find(print), task.default_splits(), model, strategy))
+    found, splits, model, strategy = parts[0]
+    assert parts[1][:2] == parts[2][:2] == parts[3][:2] == (found, splits)
+    assert parts[4][1] != splits
+    drawn = [{**model.state_dict(), **strategy.state_dict()} for *_, model, strategy in parts]
+    assert all(torch.equal(drawn[0][key], drawn[1][key]) for key in drawn[0])
+    random = [key for key, value in drawn[0].items() if ("conv" in key and value.ndim == 5) or "heads" in key]
+    for a, b in itertools.combinations([0, 2, 3, 4], 2):
+        assert not any(torch.equal(drawn[a][key], drawn[b][key]) for key in random)
 
 
 @pytest.mark.parametrize(("lower", "best"), [(True, 3), (False, 2)])
