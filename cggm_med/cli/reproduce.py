@@ -19,7 +19,10 @@ def reproduce(
         typer.Option("--phantom", help="Run the same path on generated data, in minutes; the figures mean nothing."),
     ] = False,
     seeds: Annotated[str | None, typer.Option(help="How many, or which, such as 0,3,7. [3; with --phantom 1]")] = None,
-    folds: Annotated[int, typer.Option(help="Of a cross-validation, such as the ten of IEMOCAP.")] = 0,
+    folds: Annotated[
+        int | None,
+        typer.Option(help="Of a cross-validation, such as the ten of IEMOCAP. [those of the table, else 0]", min=0),
+    ] = None,
     parallel: Annotated[
         int | None, typer.Option(help="Runs at once. [one a GPU; on a CPU one a core, at most 4]", min=1)
     ] = None,

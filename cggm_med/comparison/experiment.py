@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from cggm_med import registry
-from cggm_med.comparison.selection import DRAWS, IRRELEVANT
+from cggm_med.comparison.selection import DRAWS, FOLDS, IRRELEVANT
 from cggm_med.comparison.variants import MODALITIES, Variant, parse_axis
 from cggm_med.config import RunConfig, Tree, flat, merge, parse_overrides, read_file, to_tree
 from cggm_med.data.splits import cross_validation, declared_folds, fold_splits, read_splits, write_splits
@@ -360,7 +360,7 @@ def _require_same(plan: Plan, run: PlannedRun) -> None:
     else:  # trained by hand: requested settings cannot be told from those that the data decided
         left_open = {k for k, value in wanted.items() if value is None or (k, value) == ("train.steps_per_epoch", 0)}
         stored = {k: value for k, value in flat(completed(folder.stored_settings())).items() if k not in left_open}
-    compared = [k for k in wanted if k not in IRRELEVANT or k in DRAWS]
+    compared = [k for k in wanted if k not in IRRELEVANT or k in (*DRAWS, *FOLDS)]
     if other := [k for k in compared if stored.get(k, wanted[k]) != wanted[k]]:
         changed = "; ".join(f"{k}: {stored.get(k)} != {wanted[k]}" for k in other)
         raise OutputError(
@@ -372,7 +372,7 @@ def _folds(plan: Plan, variant: Variant, folds: int) -> list[tuple[str, tuple[st
     """What each fold adds to a run's name and settings; its split file is written unless it exists."""
     task: Task = registry.load(registry.TASKS, plan.task)(_config(plan, variant))
     if len(task.own_folds) == folds:  # files of the data set tell who is in which, and perhaps more
-        return [(f"-fold-{fold}-of-{folds}", (f"data.fold={fold}",)) for fold in task.own_folds]
+        return [(f"-fold-{number}-of-{folds}", (setting,)) for number, setting in enumerate(task.own_folds, 1)]
     task.find(lambda line: None)
     validation = task.config.data.validation
     members, kind = task.members, task.group_kind

@@ -18,8 +18,10 @@ from cggm_med.training.resume_check import FREE_SETTINGS
 SHARED_SECTIONS = ("task", "data", "preset", "split")
 # Of the runs of one strategy these differ from seed to seed.
 DRAWS = ("train.seed", "data.phantom_seed")
+# These choose one fold of a data set's own, see ``Task.own_folds``; folds of a seed make up one score.
+FOLDS = ("data.fold", "data.split")
 # Settings that neither forbid a comparison nor name a run
-IRRELEVANT = {*FREE_SETTINGS, *DRAWS, "data.fold", "strategy.name", "strategy.teacher"}
+IRRELEVANT = {*FREE_SETTINGS, *DRAWS, *FOLDS, "strategy.name", "strategy.teacher"}
 
 
 def comparable_runs(folders: Mapping[Path, str | None]) -> tuple[list[FinishedRun], list[Excluded]]:

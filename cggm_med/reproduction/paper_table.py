@@ -134,6 +134,7 @@ class PaperTable:
         panels: quantities over training that are drawn beside the table, keys of ``report.figures.PANELS``.
         tsne: whether the gradients at the last layers are drawn in the plane.
         settings: further ones, as ``SECTION.KEY=VALUE``, for all rows.
+        folds: of the cross-validation that the table is over; 0 for one division of the data.
         phantom: the same, for a short run on generated data.
     """
 
@@ -151,6 +152,7 @@ class PaperTable:
     panels: tuple[str, ...] = ()
     tsne: bool = False
     settings: tuple[str, ...] = ()
+    folds: int = 0
     phantom: tuple[str, ...] = ()
 
     @property

@@ -9,9 +9,9 @@ from pathlib import Path
 from rich.console import Console
 
 from cggm_med.comparison.experiment import Plan, plan_runs, train_all, with_teachers
-from cggm_med.comparison.selection import comparable_runs
+from cggm_med.comparison.selection import FOLDS, comparable_runs
 from cggm_med.comparison.variants import Variant, parse_variants
-from cggm_med.config import merge, parse_overrides
+from cggm_med.config import flat, merge, parse_overrides
 from cggm_med.errors import DataError
 from cggm_med.files import results_folder
 from cggm_med.reproduction.cells import cells
@@ -36,7 +36,7 @@ class Request:
         folder: to write to.
         data: for ``--data``; None for generated data.
         seeds: of the runs.
-        folds: of a cross-validation, or 0.
+        folds: of a cross-validation, or 0; None: those of the table, unless ``settings`` choose one.
         settings: ``SECTION.KEY=VALUE``, which replace those of the paper.
         parallel: runs at once.
     """
@@ -44,7 +44,7 @@ class Request:
     folder: Path
     data: Path | None
     seeds: Sequence[int]
-    folds: int = 0
+    folds: int | None = None
     settings: Sequence[str] = ()
     parallel: int | None = None
 
@@ -80,6 +80,14 @@ def plan_of(table: PaperTable, request: Request) -> Plan:
     )
 
 
+def folds_of(table: PaperTable, request: Request) -> int:
+    """Of how many folds each seed has a run, 0 for one division of the data."""
+    if request.folds is not None:
+        return request.folds
+    chosen = {*FOLDS, "data.splits"} & flat(parse_overrides(request.settings)).keys()
+    return 0 if chosen else table.folds
+
+
 def variants_of(table: PaperTable) -> dict[str, Variant]:
     """The variants of a table, by their words.
 
@@ -105,9 +113,9 @@ def reproduce(table: PaperTable, request: Request, console: Console) -> Outcome:
         OutputError: if the folder holds runs with other settings.
         ConfigError, UnknownName: for settings that are none.
     """
-    plan, variants = plan_of(table, request), variants_of(table)
+    plan, variants, folds = plan_of(table, request), variants_of(table), folds_of(table, request)
     with results_folder(request.folder):
-        planned = plan_runs(plan, with_teachers(tuple(dict.fromkeys(variants.values()))), request.seeds, request.folds)
+        planned = plan_runs(plan, with_teachers(tuple(dict.fromkeys(variants.values()))), request.seeds, folds)
         failed = train_all(plan, planned, request.parallel, console.print)
     lost = {Path(run.run) for run in failed}
     folders = {run.folder: run.variant.name for run in planned if run.folder not in lost}
@@ -117,7 +125,7 @@ def reproduce(table: PaperTable, request: Request, console: Console) -> Outcome:
         table=table,
         cells=tuple(cells(table, by_variant)),
         seeds=tuple(request.seeds),
-        folds=request.folds,
+        folds=folds,
         changed=tuple(request.settings),
         phantom=request.phantom,
         excluded=(*failed, *excluded),

@@ -185,7 +185,10 @@ class Task(ABC):
 
     @property
     def own_folds(self) -> tuple[str, ...]:
-        """Values of ``data.fold`` that make up a cross-validation, where the data set has files for each fold."""
+        """Settings, each of which chooses one fold of the data set's own, where it has files for each fold.
+
+        ``SECTION.KEY=VALUE``, such as ``data.fold=1``; together they make up a cross-validation.
+        """
         return ()
 
     @property

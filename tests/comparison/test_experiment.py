@@ -105,6 +105,7 @@ def test_a_folder_of_other_settings_is_refused(shelf, tmp_path, monkeypatch, cap
     ("setting", "says"),
     [
         ("train.subset_view=0.5", "train.subset_view: 0.5 != 0.0"),
+        ("data.fold=1", "data.fold: 1 != None"),
         ("data.spacing=[3,3,3]", "data.spacing: [3.0, 3.0, 3.0] != None"),  # None: the data decide
     ],
 )

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from cggm_med import registry
+from cggm_med.comparison.experiment import plan_runs
 from cggm_med.config import flat, parse_overrides
 from cggm_med.errors import UnknownName
 from cggm_med.metrics.classification_regression import FUSED
 from cggm_med.reproduction import catalogue
 from cggm_med.reproduction.paper_table import ADDED_MEGABYTES, Column, PaperTable, Published, Row
-from cggm_med.reproduction.reproduce import Request, plan_of, variants_of
+from cggm_med.reproduction.reproduce import Request, folds_of, plan_of, variants_of
 from cggm_med.runs.settings import make_config
 from cggm_med.task.segmentation import SegmentationTask
 
@@ -82,6 +83,18 @@ def test_the_layout_is_the_one_that_the_page_of_tasks_explains(table):
     for line in table.data.layout:
         for file in re.findall(r"[\w{}*/,.-]+\.(?:h5|npy|pkl|csv|txt|hdf5|wav|json)\b", line):
             assert file in said, file
+
+
+def test_a_table_over_the_folds_of_its_data_has_a_run_for_each_unless_one_is_chosen():
+    table = catalogue.find("opm/ucf101")
+
+    def runs(**asked):
+        request = Request(Path("out"), Path("data"), [0], **asked)
+        planned = plan_runs(plan_of(table, request), list(variants_of(table).values()), [0], folds_of(table, request))
+        return [(run.folder.name, run.assignments[-1]) for run in planned if run.variant.strategy == "opm"]
+
+    assert runs() == [(f"seed-0-fold-{n}-of-3", f"data.split={n}") for n in (1, 2, 3)]
+    assert runs(settings=["data.split=2"]) == runs(folds=0) == [("seed-0", "train.seed=0")]
 
 
 @of_every_table

@@ -142,7 +142,7 @@ class IEMOCAP(ClassificationTask):
     @property
     def own_folds(self) -> tuple[str, ...]:
         """All ten."""
-        return tuple(str(fold) for fold in range(1, FOLDS + 1))
+        return tuple(f"data.fold={fold}" for fold in range(1, FOLDS + 1))
 
     def model_settings(self, modalities: Sequence[str]) -> Any:
         """With the channels of these modalities."""

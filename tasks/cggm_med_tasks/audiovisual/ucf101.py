@@ -77,6 +77,11 @@ class UCF101(ClipTask):
     channels: ClassVar[dict[str, int]] = {"rgb": 3, "flow": 2}
     presets: ClassVar[dict[str, Tree]] = PRESETS
 
+    @property
+    def own_folds(self) -> tuple[str, ...]:
+        """The three official divisions, whose test clips are all different."""
+        return tuple(f"data.split={split}" for split in range(1, SPLITS + 1))
+
     def read(self, path: Path, say: Callable[[str], None]) -> SampleList:
         """See the module's docstring."""
         folder = next((path / place for place in LISTS if (path / place / "classInd.txt").is_file()), None)
