@@ -105,6 +105,7 @@ class TrainConfig:
             sample then keeps a random proper subset of its modalities, each as likely.
         modality_dropout_schedule: ``constant``, or ``annealed``: falling linearly to zero at the last step.
         subset_view: weight of a second loss, on a prediction from a random proper subset of the modalities.
+        subset_view_schedule: ``constant``, or ``annealed``: the weight falls linearly to zero at the last step.
         subset_view_guided: draw subsets so that two thirds of them lack the modality that scores best.
         subset_view_every: steps between two such losses.
         log_shapley: also log each modality's Shapley share of the fused score; costs a prediction from every subset at
@@ -128,6 +129,7 @@ class TrainConfig:
     modality_dropout_draw: Literal["modality", "subset"] = "modality"
     modality_dropout_schedule: Literal["constant", "annealed"] = "constant"
     subset_view: float = 0.0
+    subset_view_schedule: Literal["constant", "annealed"] = "constant"
     subset_view_guided: bool = False
     subset_view_every: int = 1
     log_shapley: bool = False

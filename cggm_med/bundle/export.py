@@ -28,7 +28,7 @@ from cggm_med.files import atomic_file, atomic_folder, write_json, write_text
 from cggm_med.inference.predictor import Predictor
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.encoders import UNetEncoder
-from cggm_med.models.fusion import Fusion
+from cggm_med.models.fusion import Fusion, PresenceFusion
 from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.models.stacked import StackedModalities
 from cggm_med.results.results import Report
@@ -108,6 +108,11 @@ def export_bundle(run: Path, folder: Path, modalities: Sequence[str] | None = No
             raise UnknownName("modality in this run", modality, task.modalities)
     if len(set(chosen)) < len(chosen):
         raise ConfigError(f"modalities are {', '.join(chosen)}; expected each once")
+    if len(chosen) < len(task.modalities) and issubclass(task.fusion, PresenceFusion):
+        raise ConfigError(
+            f"{run} has model.fusion={task.config.model.fusion}, which has learned what the absence of a modality "
+            "does; export it with all modalities"
+        )
     network, model = _network(predictor.model, chosen, task)
     settings = task.config
     trained = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -170,6 +170,72 @@ class MaskedFusion(Fusion):
 
 class ResidualFusion(MaskedFusion):
     """The same mean of features; the decoder then adds to the mean of the classifier heads' logits."""
+
+    over_heads = True
+
+
+class PresenceFusion(MaskedFusion):
+    """The same mean, scaled and shifted channel by channel by which modalities are absent.
+
+    ``maps * (1 + sum_m scale_m) + sum_m shift_m`` over the absent modalities: feature-wise linear modulation (FiLM,
+    Perez et al., AAAI 2018, https://arxiv.org/abs/1709.07871), whose numbers, of each modality and at each scale, start
+    at 0. So it starts as the masked mean, and stays that where nothing is absent.
+
+    Args:
+        modalities: names, in the order of summation.
+        channels: feature channels of each scale.
+    """
+
+    shared = ("effects",)
+
+    def __init__(self, modalities: Sequence[str], channels: Sequence[int]) -> None:
+        super().__init__(modalities, channels)
+        # Of a modality's absence: shared, since they learn where it is absent.
+        self.effects = nn.ParameterList(torch.zeros(len(modalities), 2, c) for c in channels)
+
+    def forward(self, views: Sequence[Mapping[str, Features]]) -> list[tuple[Tensor, ...]]:
+        """See the base class."""
+        fused = super().forward(views)
+        return [
+            self._modulate(maps, {m: f.present for m, f in view.items()})
+            for maps, view in zip(fused, views, strict=True)
+        ]
+
+    def fuse_in_turn(self, encoded: Iterable[tuple[str, Features]]) -> tuple[Tensor, ...]:
+        """See the base class."""
+        given: dict[str, Tensor | None] = {}
+
+        def noted() -> Iterator[tuple[str, Features]]:
+            for modality, features in encoded:
+                given[modality] = None
+                yield modality, features
+                del features  # before the next modality is encoded
+
+        return self._modulate(super().fuse_in_turn(noted()), given)
+
+    def _modulate(self, maps: tuple[Tensor, ...], given: Mapping[str, Tensor | None]) -> tuple[Tensor, ...]:
+        """Scale and shift.
+
+        Args:
+            maps: fused, finest first.
+            given: by modality, which samples have it; None: all. Modalities that are not named are absent.
+        """
+        everyone = torch.ones(len(maps[0]), dtype=torch.bool, device=maps[0].device)
+        absent = [~everyone if p is None else ~p for p in (given.get(m, ~everyone) for m in self.modalities)]
+        anything = ~torch.stack(absent).all(0)
+        modulated = []
+        for x, effects in zip(maps, self.effects, strict=True):
+            # One by one: the last digits of a matrix product depend on how many samples there are.
+            total = torch.zeros(len(x), *effects.shape[1:], dtype=effects.dtype, device=x.device)
+            for missing, effect in zip(absent, effects, strict=True):
+                total = total + torch.where(missing[:, None, None], effect, 0)
+            scale, shift = total.to(x.dtype)[..., None, None, None].unbind(1)
+            modulated.append(zero_absent(torch.addcmul(shift, x, 1 + scale), anything))
+        return tuple(modulated)
+
+
+class PresenceResidualFusion(PresenceFusion):
+    """``PresenceFusion``, and the decoder adds to the mean of the classifier heads' logits."""
 
     over_heads = True
 

@@ -23,7 +23,7 @@ GUIDED_SHARE = 2 / 3  # how often a guided subset lacks the strongest modality
 
 def modality_dropout(features: Mapping[str, Features], settings: TrainConfig, step: Step) -> Mapping[str, Features]:
     """The features, with modality dropout if this step has any."""
-    left = 1 - step.progress if settings.modality_dropout_schedule == "annealed" else 1
+    left = _left(settings.modality_dropout_schedule, step)
     rate = settings.modality_dropout
     if not isinstance(rate, Mapping):
         if rate * left == 0:
@@ -61,6 +61,11 @@ def subset_view(
             "train.subset_view_guided is true and there are no classifier heads to guide; set strategy.heads=true"
         )
     return draw_subset(features, step, scores if guided else None)
+
+
+def subset_view_weight(settings: TrainConfig, step: Step) -> float:
+    """Weight of the loss of this step's subset view."""
+    return settings.subset_view * _left(settings.subset_view_schedule, step)
 
 
 def drop_modalities(
@@ -167,6 +172,11 @@ def subset_probabilities(table: Tensor, scores: Tensor | None) -> Tensor:
     guided = torch.where(has_strongest, (1 - GUIDED_SHARE) / count, GUIDED_SHARE / (len(table) - count))
     # Where all are equal, as before the first score, none is strongest.
     return torch.where(scores.max() > scores.min(), guided, uniform)
+
+
+def _left(schedule: str, step: Step) -> float:
+    """Share of its first value that something has in this step."""
+    return 1 - step.progress if schedule == "annealed" else 1.0
 
 
 def _present(features: Mapping[str, Features]) -> Tensor:

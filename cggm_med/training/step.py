@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from cggm_med.config import TrainConfig
 from cggm_med.distributed import sum_over_processes
 from cggm_med.models.base import MultimodalModel
-from cggm_med.objectives.subsets import modality_dropout, subset_view
+from cggm_med.objectives.subsets import modality_dropout, subset_view, subset_view_weight
 from cggm_med.optim.optimizer import clip_gradients, step_if_finite, unchanged_rates
 from cggm_med.randomness import Step
 from cggm_med.strategies.base import BalancingStrategy, Criterion, fused_loss
@@ -73,7 +73,7 @@ def train_step(
             strategy.watch(model, outputs, part.target, now)
             losses = strategy.losses(model, outputs, part.target, criterion, now)
             if second:
-                losses["subset"] = settings.subset_view * fused_loss(second[0], part.target, criterion)
+                losses["subset"] = subset_view_weight(settings, now) * fused_loss(second[0], part.target, criterion)
             if comparison is not None:
                 comparison.add(model, strategy, outputs, part.target, criterion, now)
         if parts > 1:

@@ -6,7 +6,7 @@ from torch import nn
 
 from cggm_med import Fusion, SegmentationModel, registry
 from cggm_med.errors import PluginError
-from cggm_med.models.fusion import MaskedFusion
+from cggm_med.models.fusion import MaskedFusion, PresenceFusion, PresenceResidualFusion
 from cggm_med.testing import check_fusion
 from cggm_med.types import Features
 
@@ -51,6 +51,45 @@ def test_the_plain_way_is_the_masked_mean():
     views = [maps, {"b": maps["b"]}, some, none]
     torch.testing.assert_close(plain(views), masked(views))
     assert not plain(views)[3][0][1].any()
+
+
+class Stirred(PresenceFusion):
+    """As after some training; at the start all effects are 0."""
+
+    def __init__(self, modalities, channels):
+        super().__init__(modalities, channels)
+        for effects in self.effects:
+            nn.init.normal_(effects)
+
+
+def test_the_laws_hold_once_absence_has_effects():
+    check_fusion(Stirred)
+
+
+def test_absence_has_no_effect_at_the_start_nor_where_nothing_is_absent():
+    maps = {m: Features((torch.randn(3, 2, 4, 4, 4),)) for m in "ab"}
+    masked, presence, stirred = (cls(("a", "b"), (2,)) for cls in (MaskedFusion, PresenceFusion, Stirred))
+    for other in (presence, stirred):
+        other.load_state_dict(masked.state_dict(), strict=False)
+    some = {**maps, "a": maps["a"]._replace(present=torch.tensor([True, False, False]))}
+    (expected,), (new,), (learned,) = (fusion([some])[0] for fusion in (masked, presence, stirred))
+    assert torch.equal(new, expected)
+    assert torch.equal(learned[0], expected[0])
+    assert not torch.isclose(learned[1:], expected[1:]).any()
+
+
+def test_effects_of_absence_by_hand():
+    """Of maps of 5: without a, 5 * (1 + 0.5) + 3; without b, 5 * (1 - 0.2) + 1; without both, nothing."""
+    fusion = PresenceResidualFusion(("a", "b"), (1,))
+    for m in "ab":
+        nn.init.ones_(fusion.projections[m][0].weight)
+        nn.init.zeros_(fusion.projections[m][0].bias)
+    fusion.effects[0].data = torch.tensor([[[0.5], [3.0]], [[-0.2], [1.0]]])
+    five = Features((torch.full((1, 1, 1, 1, 1), 5.0),))
+    nobody = five._replace(present=torch.tensor([False]))
+    views = [{"a": five, "b": five}, {"b": five}, {"a": five, "b": nobody}, {"a": nobody, "b": nobody}]
+    assert [fused.item() for (fused,) in fusion(views)] == [5.0, 10.5, 5.0, 0.0]
+    assert fusion.over_heads
 
 
 class OneChannel(Plain):

@@ -20,6 +20,7 @@ from cggm_med.objectives.subsets import (
     modality_dropout,
     subset_probabilities,
     subset_view,
+    subset_view_weight,
     subsets,
 )
 from cggm_med.optim.optimizer import make_optimizer
@@ -179,6 +180,12 @@ def test_scores_guide_only_if_asked():
 def test_a_guide_without_scores_is_an_error():
     with pytest.raises(ConfigError, match=r"subset_view_guided .* set strategy\.heads=true"):
         viewed(subset_view=1.0, subset_view_guided=True)
+
+
+def test_the_weight_of_a_view_may_fall_linearly_to_zero():
+    constant, annealed = (TrainConfig(subset_view=0.5, subset_view_schedule=x) for x in ("constant", "annealed"))
+    assert [subset_view_weight(constant, Step(n, STEPS)) for n in (0, 99)] == [0.5, 0.5]
+    assert [subset_view_weight(annealed, Step(n, STEPS)) for n in (0, 25, 99)] == pytest.approx([0.5, 0.375, 0.005])
 
 
 # Modality dropout
@@ -395,7 +402,8 @@ both = pytest.mark.parametrize("problem", [SEGMENTATION, CLASSIFICATION], ids=["
 def test_a_subset_view_adds_the_weighted_loss_of_its_prediction(problem, name):
     batch = problem.batch(0, samples=4)
     plain, *_ = stepped(problem, batch, name=name)
-    losses, _, model = stepped(problem, batch, name=name, subset_view=0.3)
+    annealed = {"subset_view": 0.3, "subset_view_schedule": "annealed"}  # from 0.3 on
+    losses, _, model = stepped(problem, batch, name=name, **annealed)
     masks = masks_of(draw_subset(model.encode(batch.inputs), Step(0, STEPS)))
     expected = 0.3 * problem.criterion(predicted(model, batch.inputs, masks), batch.target)
     torch.testing.assert_close(losses.pop("subset"), expected.detach(), rtol=1e-4, atol=1e-5)
