@@ -86,6 +86,12 @@ class UnimodalHeads(nn.Module):
         output: UnimodalOutput = self.heads[modality](features)
         return output.logits
 
+    @torch.no_grad()
+    def predict_at_first(self, logits: Tensor) -> None:
+        """Set the biases of the last layers, so that new heads predict about these logits ``(target,)``."""
+        for head in self.heads.values():
+            head.last.bias.copy_(logits)  # type: ignore[union-attr,operator]
+
     def last_weight(self, modality: str) -> Tensor:
         """Weight of a head's last layer, ``(target, channel)``."""
         return next(p for p in self.heads[modality].last.parameters() if p.ndim > 1).flatten(1)  # type: ignore[union-attr]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+import torch
 from monai.networks.blocks import UnetOutBlock
 from torch import Tensor, nn
 
@@ -118,6 +119,18 @@ class SegmentationModel(MultimodalModel):
             mean = mean_of_heads(logits, view)
             fused.append((*(beside(x, mean) for x in maps[:read]), *maps[read:]))
         return fused
+
+    @torch.no_grad()
+    def predict_at_first(self, logits: Tensor) -> None:
+        """Set the biases of the last layers, so that a new network predicts about these logits everywhere.
+
+        Args:
+            logits: ``(region,)``.
+        """
+        for output in (self.head, *self.deep_heads):
+            output.conv.conv.bias.copy_(logits if self.heads is None else torch.zeros_like(logits))
+        if self.heads is not None:
+            self.heads.predict_at_first(logits)
 
     def head_input(self, modality: str, outputs: Outputs) -> Tensor:
         """The decoder's maps."""

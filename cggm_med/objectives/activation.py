@@ -47,6 +47,22 @@ def activation(are_exclusive: bool) -> Activation:
     return exclusive if are_exclusive else overlapping
 
 
+def prior_logits(shares: Tensor, are_exclusive: bool) -> Tensor:
+    """Logits of which ``activation`` makes these probabilities.
+
+    Args:
+        shares: ``(region,)``, each region's share of the voxels.
+        are_exclusive: whether the regions exclude one another.
+
+    Example:
+        >>> prior_logits(torch.tensor([0.2, 0.5]), are_exclusive=False)
+        tensor([-1.3863,  0.0000])
+        >>> torch.exp(prior_logits(torch.tensor([0.2, 0.5]), are_exclusive=True))  # over the background's 0.3
+        tensor([0.6667, 1.6667])
+    """
+    return torch.log(shares) - torch.log(1 - shares.sum() if are_exclusive else 1 - shares)
+
+
 def average_overlapping(logits: Tensor, weights: Tensor) -> Tensor:
     """Logits of the mean probability of regions that may overlap.
 

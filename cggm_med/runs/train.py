@@ -157,6 +157,8 @@ def _train_and_score(
     memory = expected_memory(task, device, held_bytes(device)) if timed else None
     outlook = expected_of(task, device, done) if timed else None
     model = build(task, strategy, config, device)
+    if checkpoint is None:
+        task.start_from_data(model, strategy.heads)
     if (teacher := teacher_folder(config, strategy)) is not None:
         strategy.learn_from(load_teacher(teacher, strategy.teacher, task, device))
     if first:

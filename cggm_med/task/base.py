@@ -296,6 +296,15 @@ class Task(ABC):
     def unimodal_heads(self, model: MultimodalModel) -> UnimodalHeads:
         """New classifier heads, one for each of the model's modalities."""
 
+    def start_from_data(self, model: MultimodalModel, heads: UnimodalHeads | None) -> None:
+        """Change new weights by what the training cases say, once, before the first step; nothing by default.
+
+        Args:
+            model: as ``network`` made it.
+            heads: the strategy's, if it has any.
+        """
+        return
+
     @abstractmethod
     def criterion(self) -> nn.Module:
         """The loss, a function of logits and target; also takes the logits of the classifier heads."""

@@ -66,9 +66,9 @@ from cggm_med.models.encoders import Encoder, UNetEncoder
 from cggm_med.models.fusion import Fusion
 from cggm_med.models.heads import UnimodalHeads, VoxelwiseHead
 from cggm_med.models.segmentation import SegmentationModel
-from cggm_med.objectives.activation import activation, average_exclusive, average_overlapping
+from cggm_med.objectives.activation import activation, average_exclusive, average_overlapping, prior_logits
 from cggm_med.objectives.balance_scores import ScoreSums, hard_dice_sums, soft_dice_sums
-from cggm_med.objectives.losses import RegionLoss
+from cggm_med.objectives.losses import UNKNOWN, RegionLoss
 from cggm_med.plots.style import region_colours
 from cggm_med.randomness import Stream, random_seed
 from cggm_med.results.results import CaseValues, Record, Scores
@@ -80,6 +80,7 @@ from cggm_med.task.scan_to_mask import SegmentedScan, segment_scan
 from cggm_med.task.subset_segmentation import segment_subsets
 from cggm_med.types import Batch
 
+PRIOR_CASES = 64  # whose patches tell the regions' shares
 MEASURED_PATCHES = 4  # of each case whose loss is measured
 MANY_CASES = 50  # from which on preparing them takes long enough to report progress
 
@@ -177,6 +178,7 @@ class SegmentationModelConfig:
         strides: of each scale relative to the one before, along x, y, z; default: every scale halves the grid.
         kernels: width of the convolutions of each scale along x, y, z; default: 3.
         deep_supervision: also learn from predictions at coarser scales.
+        prior_bias: start with last layers that predict each region with its share of the training patches' voxels.
         encoder: registered name of the encoder.
         fusion: registered name of the fusion.
     """
@@ -185,6 +187,7 @@ class SegmentationModelConfig:
     strides: tuple[tuple[int, int, int], ...] = ()
     kernels: tuple[tuple[int, int, int], ...] = ()
     deep_supervision: bool = False
+    prior_bias: bool = False
     encoder: str = "unet"
     fusion: str = "masked_mean"
 
@@ -555,6 +558,29 @@ class SegmentationTask(Task):
     def unimodal_heads(self, model: MultimodalModel) -> UnimodalHeads:
         """Voxel-wise heads on each encoder's pyramid."""
         return UnimodalHeads({m: VoxelwiseHead(self.channels, len(self.targets)) for m in model.modalities})
+
+    def start_from_data(self, model: MultimodalModel, heads: UnimodalHeads | None) -> None:
+        """Set the last layers' biases by the regions' shares, if the settings say so."""
+        if not self.config.model.prior_bias:
+            return
+        logits = prior_logits(self._region_shares(), self.exclusive)
+        for part in model.modules():  # one network, or one for each modality
+            if isinstance(part, SegmentationModel):
+                part.predict_at_first(logits)
+        if heads is not None:
+            heads.predict_at_first(logits)
+
+    def _region_shares(self) -> Tensor:
+        """Each region's share of the annotated voxels of training patches, ``(region,)``, never 0 or 1."""
+        inside, voxels = torch.zeros(2, len(self.targets), dtype=torch.float64)
+        for batch in self.evaluation_batches(self.splits.train[:PRIOR_CASES]):
+            known = batch.target != UNKNOWN
+            if self.exclusive:  # a voxel of which any region is unknown has no class
+                known = known.all(1, keepdim=True).expand_as(known)
+            inside += torch.where(known, batch.target, 0).double().sum((0, 2, 3, 4))
+            voxels += known.sum((0, 2, 3, 4))
+        # As if each region, and what is in none, had been seen in one voxel more.
+        return ((inside + 1) / (voxels + len(self.targets) + 1)).float()
 
     def average(self, logits: Tensor, weights: Tensor) -> Tensor:
         """Of regions that may overlap, or exclude one another."""
