@@ -133,6 +133,8 @@ class PaperTable:
         baseline: words of the variant that ``ADDED_MEGABYTES`` are counted from.
         panels: quantities over training that are drawn beside the table, keys of ``report.figures.PANELS``.
         tsne: whether the gradients at the last layers are drawn in the plane.
+        sweep: the symbol whose values the rows are (``{symbol} = {value}``), drawn beside the baseline; empty for a
+            table that is no sweep.
         settings: further ones, as ``SECTION.KEY=VALUE``, for all rows.
         folds: of the cross-validation that the table is over; 0 for one division of the data.
         phantom: the same, for a short run on generated data.
@@ -151,6 +153,7 @@ class PaperTable:
     baseline: str = "joint"
     panels: tuple[str, ...] = ()
     tsne: bool = False
+    sweep: str = ""
     settings: tuple[str, ...] = ()
     folds: int = 0
     phantom: tuple[str, ...] = ()

@@ -18,6 +18,7 @@ from cggm_med.reproduction.cells import cells
 from cggm_med.reproduction.figures import draw
 from cggm_med.reproduction.outcome import Outcome
 from cggm_med.reproduction.paper_table import PaperTable
+from cggm_med.reproduction.sweep import draw_sweep
 from cggm_med.reproduction.written import shown_in_terminal, write
 from cggm_med.results.tables import print_table
 from cggm_med.runs.finished_run import FinishedRun
@@ -121,15 +122,19 @@ def reproduce(table: PaperTable, request: Request, console: Console) -> Outcome:
     folders = {run.folder: run.variant.name for run in planned if run.folder not in lost}
     runs, excluded = comparable_runs(folders)
     by_variant = {words: [run for run in runs if run.name == variant.name] for words, variant in variants.items()}
+    found, figures = tuple(cells(table, by_variant)), request.folder / "figures"
     outcome = Outcome(
         table=table,
-        cells=tuple(cells(table, by_variant)),
+        cells=found,
         seeds=tuple(request.seeds),
         folds=folds,
         changed=tuple(request.settings),
         phantom=request.phantom,
         excluded=(*failed, *excluded),
-        figures=draw(request.folder / "figures", table, _first_runs(table, by_variant), request.phantom),
+        figures=(
+            *draw_sweep(figures, table, found, request.phantom),
+            *draw(figures, table, _first_runs(table, by_variant), request.phantom),
+        ),
         provenance=origin(),
     )
     write(request.folder, outcome)
