@@ -156,6 +156,14 @@ def compare(
     baseline: Annotated[
         str | None, typer.Option(help="What the others are compared with. [joint, else the first]")
     ] = None,
+    primary: Annotated[
+        str | None,
+        typer.Option(help="The one comparison that is tested alone, declared now: a strategy as the tables name it."),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(help="Of --primary: by how much it may be worse, such as 0.003 of Dice. [it has to be better]"),
+    ] = None,
     parallel: Annotated[
         int | None, typer.Option(help="Runs at once. [one a GPU; on a CPU one a core, at most 4]", min=1)
     ] = None,
@@ -182,18 +190,32 @@ def compare(
         raise typer.BadParameter(f"{', '.join(ignored)} cannot go with finished runs; they go with --strategies")
     if trials is not None and not tune:
         raise typer.BadParameter("--trials goes with --tune KEY=VALUE,VALUE")
+    if margin is not None and primary is None:
+        raise typer.BadParameter("--margin goes with --primary NAME")
     from cggm_med.comparison.commands import compare_runs, train_and_compare
     from cggm_med.comparison.experiment import Plan
+    from cggm_med.comparison.primary import Question
 
     console = make_console()
+    question = None if primary is None else Question(primary, margin)
     if folders:
-        compare_runs(dict.fromkeys(folders), baseline, out or Path("comparisons") / "runs", console)
+        compare_runs(dict.fromkeys(folders), baseline, out or Path("comparisons") / "runs", console, question)
         return
     overrides = overrides_of(settings, data)
     plan = Plan(out or Path("comparisons") / task, task, preset, config, overrides, tuple(settings or ()), subsets)
     try:
         train_and_compare(
-            plan, str(strategies), grid or [], seeds or "3", folds, tune or [], trials, baseline, parallel, console
+            plan,
+            str(strategies),
+            grid or [],
+            seeds or "3",
+            folds,
+            tune or [],
+            trials,
+            baseline,
+            parallel,
+            console,
+            question,
         )
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on", err=True)

@@ -6,21 +6,25 @@ import json
 import re
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from scipy import stats
 
 from cggm_med.comparison.compare import Comparison, compare
-from cggm_med.comparison.experiment import Plan, modalities_of, plan_runs, train_all, tune, with_teachers
+from cggm_med.comparison.experiment import Plan, modalities_of, plan_runs, require_same, train_all, tune, with_teachers
+from cggm_med.comparison.notes import notes
+from cggm_med.comparison.primary import Declaration, Question, declarations, declare
 from cggm_med.comparison.selection import comparable_runs
 from cggm_med.comparison.statistics import ranks
-from cggm_med.comparison.tables import comparison_tables, p_text, shown_in_terminal, what_is_absent, write_comparison
+from cggm_med.comparison.tables import comparison_tables, shown_in_terminal, write_comparison
 from cggm_med.comparison.variants import parse_variants
 from cggm_med.errors import ConfigError, DataError
 from cggm_med.files import results_folder, writable_folder, write_text
-from cggm_med.results.tables import Table, markdown_table, print_table, rounded
-from cggm_med.runs.finished_run import Excluded
+from cggm_med.results.tables import Table, markdown_table, p_text, print_table, rounded
+from cggm_med.runs.finished_run import Excluded, FinishedRun
 from cggm_med.runs.provenance import origin
 
 
@@ -35,6 +39,7 @@ def train_and_compare(
     baseline: str | None,
     parallel: int | None,
     console: Console,
+    question: Question | None = None,
 ) -> Comparison:
     """Train what is missing and compare all.
 
@@ -49,6 +54,7 @@ def train_and_compare(
         baseline: name in the tables; default: ``joint``, else the first.
         parallel: runs at once.
         console: for progress and tables.
+        question: the primary comparison, declared in the folder before anything is trained.
 
     Raises:
         ConfigError: for options that cannot be parsed.
@@ -60,17 +66,35 @@ def train_and_compare(
     reference = baseline or _default_baseline(names)
     if reference not in names:
         raise ConfigError(f"--baseline {reference} is not among {'; '.join(names)}")
+    if question is not None:
+        question.check(names, reference)
     with results_folder(plan.folder):
-        if axes:
-            first = plan_runs(plan, variants[:1], chosen_seeds[:1], folds)[0]
-            variants = tune(plan, variants, axes, trials, first, parallel, console.print)
-            reference = variants[names.index(reference)].name
         runs = plan_runs(plan, variants, chosen_seeds, folds)
+        require_same(plan, runs)
+        if question is not None:
+            settings: dict[str, Any] = {
+                "task": plan.task,
+                "preset": plan.preset,
+                "set": plan.assignments,
+                "strategies": names,
+            }
+            settings |= {"folds": folds, "tune": list(axes), "subsets": plan.subsets}
+            finished = len(list((plan.folder / "runs").glob("*/*/results.json")))
+            declare(plan.folder, question, reference, finished=finished, seeds=chosen_seeds, settings=settings)
+        if axes:
+            variants = tune(plan, variants, axes, trials, runs[0], parallel, console.print)
+            runs = plan_runs(plan, variants, chosen_seeds, folds)
         failed = train_all(plan, runs, parallel, console.print)
+    tuned = dict(zip(names, (variant.name for variant in variants), strict=True))
+    declared = [
+        replace(one, name=tuned.get(one.name, one.name), baseline=tuned.get(one.baseline, one.baseline))
+        for one in declarations(plan.folder)
+    ]
     folders: dict[Path, str | None] = {run.folder: run.variant.name for run in runs}
     for run in failed:
         del folders[Path(run.run)]
-    return compare_runs(folders, reference, plan.folder, console, failed)
+    trained, excluded = comparable_runs(folders)
+    return _written(trained, [*failed, *excluded], tuned[reference], declared, plan.folder, console)
 
 
 def compare_runs(
@@ -78,7 +102,7 @@ def compare_runs(
     baseline: str | None,
     out: Path,
     console: Console,
-    failed: Sequence[Excluded] = (),
+    question: Question | None = None,
 ) -> Comparison:
     """Compare finished runs, write the tables and show them.
 
@@ -87,17 +111,34 @@ def compare_runs(
         baseline: name of the strategy that the others are compared with; default: ``joint``, else the first.
         out: folder to write to.
         console: for the tables.
-        failed: runs that could not be trained, to be listed.
+        question: the primary comparison; default: what the folder has, if it has any.
     """
     runs, excluded = comparable_runs(folders)
-    reference = baseline or _default_baseline([run.name for run in runs])
-    comparison = compare(runs, [*failed, *excluded], reference)
+    names = list(dict.fromkeys(run.name for run in runs))
+    reference = baseline or _default_baseline(names)
+    if question is not None and runs:
+        question.check(names, reference)
+        seeds = sorted({run.seed for run in runs})
+        declare(writable_folder(out), question, reference, finished=len(runs), seeds=seeds, settings={})
+    return _written(runs, excluded, reference, declarations(out), out, console)
+
+
+def _written(
+    runs: Sequence[FinishedRun],
+    excluded: Sequence[Excluded],
+    baseline: str,
+    declared: Sequence[Declaration],
+    out: Path,
+    console: Console,
+) -> Comparison:
+    """The comparison, once its files are written and its tables shown."""
+    comparison = compare(runs, excluded, baseline, declared)
     writable_folder(out)
     write_comparison(out, comparison, origin())
     tables = comparison_tables(comparison)
     for table in (t for t in tables if not t.detail):
         print_table(shown_in_terminal(table), console, fold=True)
-        if table is tables[0] and (line := what_is_absent(comparison)):
+        for line in notes(comparison) if table is tables[0] else ():
             console.print(line)
     console.print(f"written: {out / 'comparison.md'}, .csv, .json, .png and {out / 'runs.csv'}")
     return comparison

@@ -146,6 +146,20 @@ def _planned(
     return PlannedRun(folder, variant, (*assignments, f"strategy.teacher={os.path.abspath(teacher.folder)}"), teacher)
 
 
+def _with_teachers(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    return list(dict.fromkeys(r for run in runs for r in (run.teacher, run) if r is not None))
+
+
+def require_same(plan: Plan, runs: Sequence[PlannedRun]) -> None:
+    """Check the requested settings, and refuse folders that hold runs with others.
+
+    Raises:
+        OutputError: if a folder holds a run with other settings.
+    """
+    for run in _with_teachers(runs):
+        _require_same(plan, run)
+
+
 def train_all(plan: Plan, runs: Sequence[PlannedRun], parallel: int | None, say: Say) -> list[Excluded]:
     """Train the runs that are not trained yet; interrupted ones are resumed.
 
@@ -161,9 +175,8 @@ def train_all(plan: Plan, runs: Sequence[PlannedRun], parallel: int | None, say:
     Raises:
         OutputError: if a folder holds a run with other settings.
     """
-    runs = list(dict.fromkeys(r for run in runs for r in (run.teacher, run) if r is not None))
-    for run in runs:
-        _require_same(plan, run)
+    runs = _with_teachers(runs)
+    require_same(plan, runs)
     todo = [run for run in runs if next(_commands(plan, run), None)]
     gpus = torch.cuda.device_count() if str(plan.overrides.get("train", {}).get("device", "auto")) != "cpu" else 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

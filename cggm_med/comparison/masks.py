@@ -97,7 +97,7 @@ def evaluate_masks(
         else:
             _require_same_rules(against, other, made.rules())
             others = other.scores.cases
-        rows = paired_rows(scores.cases, others, COMPARED)
+        rows = paired_rows(scores.cases, others, COMPARED, {case.id: case.patient for case in cases})
         scores = replace(scores, tables=(*scores.tables, paired_table(rows, against.name)))
         rules["against"] = RULE
         compared = [asdict(row) for row in rows]

@@ -1,25 +1,26 @@
-"""Two evaluations of the same cases: mean difference, its interval, and a paired test over the cases."""
+"""Two evaluations of the same cases: mean difference, its interval, and a paired test over the patients."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from cggm_med.comparison.statistics import bootstrap_interval, holm, paired_p_value
-from cggm_med.comparison.tables import p_text
+from cggm_med.comparison.max_t import max_t
+from cggm_med.comparison.statistics import t_estimate
 from cggm_med.errors import DataError, first_of
 from cggm_med.metrics.metric import Metric
 from cggm_med.metrics.regions import region_case_values
 from cggm_med.results.results import Record
-from cggm_med.results.tables import Table, rounded
+from cggm_med.results.tables import Table, p_text, rounded, signed
 
 MIN_CASES = 2
 RULE = (
-    "both evaluations scored the same labels; difference of the means over the cases that both scored; 95 % interval: "
-    "bootstrap over these cases; p: paired t-test over them, and corrected for the number of rows (Holm 1979)"
+    "both evaluations scored the same labels; difference of the means over the cases that both scored; 95 % interval "
+    "and p: paired t-test over the patients, each with all of its cases; p (max-t): corrected for the number of rows, "
+    "by drawing the sign of each patient's differences by lot (Westfall and Young 1993)"
 )
 
 
@@ -33,9 +34,9 @@ class PairedRow:
         mean: of the first evaluation over these cases.
         other: of the second.
         difference: the first minus the second.
-        low, high: 95 % interval of the difference.
-        p: of a paired t-test; None where all differences are the same but not 0.
-        p_holm: corrected for the number of rows.
+        low, high: 95 % interval of the difference; None as for p.
+        p: of a paired t-test; None for one patient, and where all differences are the same but not 0.
+        p_max_t: corrected for the number of rows.
     """
 
     metric: str
@@ -43,19 +44,22 @@ class PairedRow:
     mean: float
     other: float
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p: float | None
-    p_holm: float | None
+    p_max_t: float | None
 
 
-def paired_rows(rows: Sequence[Record], others: Sequence[Record], metrics: Sequence[Metric]) -> list[PairedRow]:
+def paired_rows(
+    rows: Sequence[Record], others: Sequence[Record], metrics: Sequence[Metric], groups: Mapping[str, str]
+) -> list[PairedRow]:
     """The comparison of two evaluations, from their rows of one case and region each.
 
     Args:
         rows: of the first evaluation, see ``metrics.regions.score_region``.
         others: of the second.
         metrics: to compare.
+        groups: the patient of each case; a case without one is a patient of its own.
 
     Raises:
         DataError: if they share fewer than two cases, or a label that they scored differs.
@@ -64,8 +68,8 @@ def paired_rows(rows: Sequence[Record], others: Sequence[Record], metrics: Seque
         >>> from cggm_med.metrics.regions import DICE
         >>> here = [{"case": c, "region": "WT", "dice": d, "target_ml": 1.0} for c, d in (("a", 0.5), ("b", 0.75))]
         >>> there = [{**row, "dice": 0.5} for row in here]
-        >>> [(row.metric, row.difference, row.low, row.high) for row in paired_rows(here, there, [DICE])][0]
-        ('Dice WT', 0.125, 0.0, 0.25)
+        >>> [(row.metric, row.cases, row.difference) for row in paired_rows(here, there, [DICE], {})][0]
+        ('Dice WT', 2, 0.125)
     """
     volumes = {(row["case"], row["region"]): row["target_ml"] for row in others}
     shared = {row["case"] for row in rows} & {case for case, _ in volumes}
@@ -81,18 +85,26 @@ def paired_rows(rows: Sequence[Record], others: Sequence[Record], metrics: Seque
         names = first_of(list(dict.fromkeys(differing)))
         raise DataError(f"the two evaluations scored other labels of {names}; score both on the same data")
     here, there = (region_case_values([r for r in of if r["case"] in shared], metrics) for of in (rows, others))
-    compared = []
-    for metric in (name for name in here if name in there):
+    found = [name for name in here if name in there]
+    patients = sorted({groups.get(case, case) for case in shared})
+    sums, counts = np.zeros((2, len(patients), len(found)))
+    means = []
+    for column, metric in enumerate(found):
         values = {case: (value, there[metric][case][0]) for case, (value, _) in here[metric].items()}
-        means = [statistics.fmean(column) for column in zip(*values.values(), strict=True)]
-        differences = [one - other for one, other in values.values()]
-        interval = bootstrap_interval(np.array([differences]), np.ones((1, len(differences))))
-        test = paired_p_value(differences)
-        compared.append(
-            PairedRow(metric, len(values), means[0], means[1], statistics.fmean(differences), *interval, test, None)
-        )
-    corrected = holm({row.metric: row.p for row in compared})
-    return [PairedRow(**{**asdict(row), "p_holm": corrected[row.metric]}) for row in compared]
+        means.append([statistics.fmean(of) for of in zip(*values.values(), strict=True)])
+        for case, (one, other) in values.items():
+            place = patients.index(groups.get(case, case)), column
+            sums[place] += one - other
+            counts[place] += 1
+    corrected = max_t(sums, counts).p.tolist()
+    compared = []
+    for column, metric in enumerate(found):
+        estimate = t_estimate(sums[:, column], counts[:, column])
+        low, high = (None, None) if estimate is None else estimate.interval()
+        test, test_max_t = (None, None) if estimate is None else (estimate.p, corrected[column])
+        (mean, other), difference = means[column], float(sums[:, column].sum() / counts[:, column].sum())
+        compared.append(PairedRow(metric, len(here[metric]), mean, other, difference, low, high, test, test_max_t))
+    return compared
 
 
 def paired_table(rows: Sequence[PairedRow], other: str) -> Table:
@@ -103,12 +115,12 @@ def paired_table(rows: Sequence[PairedRow], other: str) -> Table:
             str(row.cases),
             rounded(row.mean),
             rounded(row.other),
-            f"{row.difference:+.3f}",
-            f"[{row.low:+.3f}, {row.high:+.3f}]",
-            "-" if row.p is None else p_text(row.p),
-            "-" if row.p_holm is None else p_text(row.p_holm),
+            signed(row.difference),
+            "-" if row.low is None else f"[{signed(row.low)}, {signed(row.high)}]",
+            p_text(row.p),
+            p_text(row.p_max_t),
         )
         for row in rows
     )
-    header = ("metric", "cases", "these masks", other, "difference", "95 % interval", "p", "p (Holm)")
+    header = ("metric", "cases", "these masks", other, "difference", "95 % interval", "p", "p (max-t)")
     return Table(f"against {other}", header, lines)

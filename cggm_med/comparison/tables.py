@@ -8,24 +8,31 @@ from pathlib import Path
 from typing import Any
 
 from cggm_med.comparison.compare import Comparison, ComparisonRow, mean_value
-from cggm_med.comparison.controls import controls_line
 from cggm_med.comparison.figure import comparison_figure
+from cggm_med.comparison.notes import notes
 from cggm_med.files import write_json, write_text
 from cggm_med.metrics.regions import LOWER_IS_BETTER
 from cggm_med.results.aggregate import mean, median
-from cggm_med.results.tables import Table, csv_text, markdown_table, rounded
+from cggm_med.results.tables import Table, csv_text, markdown_table, p_text, rounded, signed
 from cggm_med.runs.finished_run import OVER_SUBSETS
 
 RULES = {
     "mean, sd": "mean and sample standard deviation over seeds; the score of a seed is its mean over the cases that it "
     "tested, in all folds",
-    "95 % interval": "bootstrap over seeds and cases: both are drawn again, independently and with replacement, 10,000 "
-    "times; 2.5th and 97.5th percentile (Owen 2007). Cases are drawn one by one, also where several are of one person",
+    "95 % interval of the mean": "bootstrap over seeds and patients: both are drawn again, independently and with "
+    "replacement, 10,000 times, a patient with all of its cases; 2.5th and 97.5th percentile (Owen 2007)",
     "difference": "mean of what a run scores more than the baseline's run of the same seed and cases",
-    "p": "paired t-test over these differences, one a run, two-sided. Where runs differ in their split they share "
-    "training data, and the variance is multiplied by 1/n + n_test/n_train instead of 1/n (Nadeau and Bengio 2003)",
-    "p (Holm)": "allows for the number of strategies that are tested against the baseline, for each score by itself "
-    "(Holm 1979)",
+    "95 % interval of the difference, p": "from the same distribution, so that the interval excludes 0 where p is "
+    "below 0.05. Where every seed has patients of its own: t, over runs. Where the runs divide the same patients in "
+    "several ways: t, over runs, with the variance multiplied by 1/n + n_test/n_train instead of 1/n (Nadeau and "
+    "Bengio 2003). Where all runs score one test set: bootstrap over its patients of the differences averaged over "
+    "seeds, with percentiles as far out as those of t (Hesterberg 2015)",
+    "other seeds": "only with one test set: t, over seeds, on the same patients",
+    "p (max-t)": "corrected for the number of exploratory comparisons, for each metric by itself: how often the "
+    "largest t of all would be as large if the signs of whole runs (with one test set: of whole patients) were drawn "
+    "by lot, the same for all strategies; all patterns of signs, or 10,000 (Westfall and Young 1993, single step)",
+    "detectable": "smallest true difference that this comparison would find in 80 % of experiments like this one, at "
+    "p or p (max-t) of 0.05, from the standard error of its difference (noncentral t)",
     "rank": "of the mean, 1 for the best",
     "time": "processor time of the training over that of the baseline; minutes are on the clock, median over runs",
     "memory": "the most that the training process held, or on a GPU what torch allocated; median over runs",
@@ -41,9 +48,11 @@ SCORE_HEADER = (
     "difference",
     "95 % interval",
     "p",
-    "p (Holm)",
+    "p (max-t)",
+    "detectable",
     "rank",
 )
+OTHER_SEEDS = "other seeds"
 COSTS = ("seconds", "cpu_seconds", "peak_memory_bytes", "step_memory_bytes", "threads", "device")  # of cost.json
 COST_HEADER = ("strategy", "runs", "minutes", "time", "memory GB", "memory", "more MB")
 
@@ -70,6 +79,9 @@ def write_comparison(folder: Path, comparison: Comparison, provenance: Mapping[s
         "runs": run_rows(comparison),
         "excluded": [asdict(x) for x in comparison.excluded],
         "absent_controls": dict(comparison.absent_controls),
+        "design": {key: value for key, value in asdict(comparison.design).items() if key != "groups"},
+        "primary": None if comparison.primary is None else asdict(comparison.primary),
+        "notes": notes(comparison),
         "rules": RULES,
         "provenance": dict(provenance),
     }
@@ -80,10 +92,15 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
     """Tables of the first metric, other metrics, subsets of the modalities, cost, and runs that were left out."""
     tables = []
     for metric in comparison.metrics:
-        rows = tuple(_score_cells(row) for row in comparison.of_metric(metric))
+        of_metric = comparison.of_metric(metric)
+        rows = tuple(_score_cells(row, _is_primary(comparison, row)) for row in of_metric)
+        header: tuple[str, ...] = SCORE_HEADER
+        if any(row.seeds_interval for row in of_metric):
+            header = (*header[:-1], OTHER_SEEDS, header[-1])
+            rows = tuple((*c[:-1], _other_seeds(row), c[-1]) for c, row in zip(rows, of_metric, strict=True))
         title = metric + (LOWER_IS_BETTER if comparison.lower_is_better and metric == comparison.chosen_by else "")
         detail = metric not in (comparison.metrics[0], f"{comparison.chosen_by}, {OVER_SUBSETS}")
-        tables.append(Table(title, SCORE_HEADER, rows, detail=detail))
+        tables.append(Table(title, header, rows, detail=detail))
     if subsets := _subset_table(comparison):
         tables.append(subsets)
     tables.append(_cost_table(comparison))
@@ -93,16 +110,11 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
     return tables
 
 
-def what_is_absent(comparison: Comparison) -> str:
-    """The line under the first table: controls that are not there; empty if all are."""
-    return controls_line(comparison.absent_controls, [run.strategy for run in comparison.runs])
-
-
 def shown_in_terminal(table: Table) -> Table:
     """The table without the columns that a terminal has no room for; the files have them."""
-    if table.header != SCORE_HEADER:
+    if table.header[:4] != SCORE_HEADER[:4]:
         return table
-    kept = [0, 2, 4, 5, 7, 8]
+    kept = [0, 2, 4, 5, 7, 8, len(table.header) - 1]
     return Table(
         table.title, tuple(table.header[i] for i in kept), tuple(tuple(r[i] for i in kept) for r in table.rows)
     )
@@ -119,21 +131,15 @@ def run_rows(comparison: Comparison) -> list[dict[str, Any]]:
     return rows
 
 
-def signed(value: float | None) -> str:
-    """A difference as text; a dash where there is none."""
-    return "-" if value is None else f"{value:+.3f}"
-
-
-def p_text(p: float | None) -> str:
-    """A p-value as text."""
-    return "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+def _is_primary(comparison: Comparison, row: ComparisonRow) -> bool:
+    return comparison.primary is not None and comparison.primary.row == row
 
 
 def _interval(ends: tuple[float, float] | None, text: Callable[[float], str]) -> str:
     return "-" if ends is None else f"[{text(ends[0])}, {text(ends[1])}]"
 
 
-def _score_cells(row: ComparisonRow) -> tuple[str, ...]:
+def _score_cells(row: ComparisonRow, primary: bool) -> tuple[str, ...]:
     return (
         row.name,
         str(row.runs) + (f" ({row.paired} paired)" if row.difference is not None and row.paired < row.runs else ""),
@@ -142,9 +148,14 @@ def _score_cells(row: ComparisonRow) -> tuple[str, ...]:
         signed(row.difference),
         _interval(row.difference_interval, signed),
         p_text(row.p),
-        p_text(row.p_holm),
+        "primary" if primary else p_text(row.p_max_t),
+        rounded(row.detectable),
         f"{row.rank:g}",
     )
+
+
+def _other_seeds(row: ComparisonRow) -> str:
+    return "-" if row.seeds_interval is None else f"{_interval(row.seeds_interval, signed)}, p {p_text(row.seeds_p)}"
 
 
 def _subset_table(comparison: Comparison) -> Table | None:
@@ -203,8 +214,8 @@ def _markdown(comparison: Comparison, tables: Sequence[Table], provenance: Mappi
     ]
     for table in tables:
         parts += [f"## {table.title[0].upper()}{table.title[1:]}", markdown_table(table.header, table.rows)]
-        if table is tables[0] and (line := what_is_absent(comparison)):
-            parts.append(line)
+        if table is tables[0]:
+            parts += notes(comparison)
     parts += ["## How it was computed", "\n".join(f"- {name}: {text}" for name, text in RULES.items())]
     rules = dict(comparison.runs[0].report.rules)
     if len({run.report.rules["checkpoint"] for run in comparison.runs}) > 1:
@@ -217,7 +228,7 @@ def _markdown(comparison: Comparison, tables: Sequence[Table], provenance: Mappi
 def _plain(row: ComparisonRow) -> dict[str, Any]:
     """One row with the ends of its intervals side by side."""
     plain = asdict(row)
-    for key in ("interval", "difference_interval"):
+    for key in ("interval", "difference_interval", "seeds_interval"):
         ends = plain.pop(key) or (None, None)
         plain |= {f"{key}_low": ends[0], f"{key}_high": ends[1]}
     return plain

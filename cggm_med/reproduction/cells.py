@@ -15,7 +15,7 @@ from cggm_med.runs.finished_run import FinishedRun
 
 RULES = {
     "mean ± sd": "over seeds; the value of a seed is the mean over its cases, in all folds",
-    "[interval]": "95 %, bootstrap over seeds and cases (Owen 2007); none for metrics that are no mean over cases",
+    "[interval]": "95 %, bootstrap over seeds and patients (Owen 2007); none for metrics that are no mean over cases",
     ADDED_MEGABYTES: "what a training step takes more than one of the baseline with the same seed: weights, gradients, "
     "optimizer and activations at their most",
 }
@@ -75,7 +75,7 @@ def _cell(table: PaperTable, row: Row, column: Column, by_variant: RunsOf) -> Ce
     if column.metric == ADDED_MEGABYTES:
         scores = _added_megabytes(runs, by_variant.get(table.baseline, ()))
     elif by_case := _by_case(runs, column.metric, of):
-        sums, counts = seed_matrix(by_case)[2:]
+        sums, counts = seed_matrix(by_case, {case: group for run in runs for case, group in run.groups.items()})
         scores = seed_scores(sums, counts).tolist()
         low, high = bootstrap_interval(sums, counts)
         interval = (scale * low, scale * high)

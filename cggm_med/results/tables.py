@@ -70,6 +70,16 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
+def signed(value: float | None) -> str:
+    """A difference as text; a dash where there is none."""
+    return "-" if value is None else f"{value:+.3f}"
+
+
+def p_text(p: float | None) -> str:
+    """A p-value as text; a dash where there is none."""
+    return "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def rounded(value: float | None, digits: int = 3) -> str:
     """A number as text; a dash where it is not defined.
 

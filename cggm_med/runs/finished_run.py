@@ -72,6 +72,13 @@ class FinishedRun:
         return self.whole(self.folder.data, read)
 
     @functools.cached_property
+    def groups(self) -> Mapping[str, str]:
+        """The patient of each case, see ``Member.group``; a case that is not named is a patient of its own."""
+        if not self.folder.groups.exists():
+            return {}
+        return self.whole(self.folder.groups, lambda file: dict(json.loads(file.read_text())))
+
+    @functools.cached_property
     def cost(self) -> Record:
         """Time and memory of the training; empty if it was interrupted."""
         if not self.folder.cost.exists():

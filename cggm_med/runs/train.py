@@ -80,6 +80,7 @@ def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
         if first:
             write_text(run.config, yaml.safe_dump(to_tree(task.config), sort_keys=False))
             write_splits(run.splits, splits)
+            write_json(run.groups, task.groups)
             write_json(run.data, task.contents())
             write_json(run.facts, task.facts())
     return _train_and_score(run, task, strategy, console, None, loggers)

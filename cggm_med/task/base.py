@@ -184,6 +184,15 @@ class Task(ABC):
         raise ConfigError(f"task '{self.config.task.name}' does not say which cases belong together")
 
     @property
+    def groups(self) -> dict[str, str]:
+        """The group of each case of the splits, where the task knows it: statistics draw groups as a whole."""
+        used = {case for _, cases in self.splits.items() for case in cases}
+        try:
+            return {member.id: member.group for member in self.members if member.id in used}
+        except ConfigError:
+            return {}
+
+    @property
     def own_folds(self) -> tuple[str, ...]:
         """Settings, each of which chooses one fold of the data set's own, where it has files for each fold.
 

@@ -1,14 +1,19 @@
 import csv
 import json
 import statistics
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from helpers.finished import finished_run
 from scipy import stats
 
 from cggm_med.comparison.compare import compare
 from cggm_med.comparison.controls import absent_controls
+from cggm_med.comparison.notes import notes
+from cggm_med.comparison.primary import Declaration
 from cggm_med.comparison.selection import comparable_runs
+from cggm_med.comparison.statistics import bootstrap_estimate
 from cggm_med.comparison.tables import comparison_tables, write_comparison
 from cggm_med.comparison.variants import parse_variants
 from cggm_med.errors import CheckpointError, ConfigError, UnknownName
@@ -17,9 +22,9 @@ from cggm_med.runs.finished_run import FinishedRun
 A, B, C = "a", "b", "c"
 
 
-def compared(folders, baseline="joint", names=None):
+def compared(folders, baseline="joint", names=None, declared=()):
     runs, excluded = comparable_runs({folder: (names or {}).get(folder) for folder in folders})
-    return compare(runs, excluded, baseline)
+    return compare(runs, excluded, baseline, declared)
 
 
 def row(comparison, name, score="Dice mean"):
@@ -44,7 +49,7 @@ def test_means_differences_and_the_test_by_hand(tmp_path):
     assert found.difference == pytest.approx((0.2 + 0.1 + 0.05) / 3)
     # One test set for all seeds, so it is the plain paired test.
     assert found.p == pytest.approx(stats.ttest_1samp([0.2, 0.1, 0.05], 0).pvalue)
-    assert found.p_holm == pytest.approx(found.p)
+    assert found.p_max_t == pytest.approx(2 / 8)  # all gains: of 8 patterns of signs, 2 are as extreme
     assert found.mean == pytest.approx(statistics.fmean([0.75, 0.655, 0.61]))
     assert found.sd == pytest.approx(statistics.stdev([0.75, 0.655, 0.61]))
     assert found.rank == 1
@@ -84,6 +89,93 @@ def test_the_paired_test_allows_for_splits_that_share_training_data(tmp_path):
     gains = [0.1, 0.2, 0.4]
     t = statistics.fmean(gains) / ((1 / 3 + 1 / 2) * statistics.variance(gains)) ** 0.5
     assert found.p == pytest.approx(2 * stats.t.sf(t, 2))
+
+
+def test_patients_that_are_new_for_every_seed_make_the_plain_test(tmp_path):
+    for seed, gain in enumerate([0.1, 0.2, 0.4]):
+        case, train = {f"{seed}": 0.5}, (f"t{seed}",)
+        finished_run(tmp_path / f"joint-{seed}", case, seed=seed, train=train)
+        finished_run(tmp_path / f"cggm-{seed}", {f"{seed}": 0.5 + gain}, strategy="cggm", seed=seed, train=train)
+    comparison = compared(sorted(tmp_path.iterdir()))
+    found, plain = row(comparison, "cggm"), stats.ttest_1samp([0.1, 0.2, 0.4], 0)
+    assert (found.p, found.seeds_p) == (pytest.approx(plain.pvalue), None)
+    assert found.difference_interval == pytest.approx(tuple(plain.confidence_interval()))
+    assert "speak for other patients and other seeds" in " ".join(notes(comparison))
+    assert "p (max-t) is corrected for 1 comparison. With so few runs it cannot fall below 0.25" in notes(comparison)[1]
+
+
+def test_one_test_set_has_a_number_for_other_patients_and_one_for_other_seeds(tmp_path):
+    """Two seeds, six patients of whom one has two cases, which are drawn together and average as two."""
+    gains = dict(zip("abcdefg", (0.1, 0.2, 0.3, 0.1, 0.2, 0.3, 0.3), strict=True))
+    for seed in (0, 1):
+        joint = dict.fromkeys(gains, 0.5)
+        cggm = {case: 0.5 + gain + (0.02 if seed else -0.02) for case, gain in gains.items()}
+        for strategy, dice in (("joint", joint), ("cggm", cggm)):
+            run = tmp_path / f"{strategy}-{seed}"
+            finished_run(run, dice, strategy=strategy, seed=seed, groups={"f": "one", "g": "one"})
+    comparison = compared(sorted(tmp_path.iterdir()))
+    found = row(comparison, "cggm")
+    sums, counts = np.array([0.1, 0.2, 0.3, 0.1, 0.2, 0.6]), np.array([1, 1, 1, 1, 1, 2])
+    assert found.difference == pytest.approx(1.5 / 7)
+    assert found.difference_interval == pytest.approx(bootstrap_estimate(sums, counts).interval())
+    over_seeds = stats.ttest_1samp([1.5 / 7 - 0.02, 1.5 / 7 + 0.02], 0)
+    assert found.seeds_p == pytest.approx(over_seeds.pvalue)
+    assert found.seeds_interval == pytest.approx(tuple(over_seeds.confidence_interval()))
+    assert found.p_max_t == pytest.approx(2 / 2**6)  # over patients, all of whom gain
+    table = comparison_tables(comparison)[0]
+    assert table.header[-2] == "other seeds"
+    assert next(r for r in table.rows if r[0] == "cggm")[-2].endswith(f"p {over_seeds.pvalue:.3f}")
+    assert "the same 6 patients" in notes(comparison)[2]
+
+
+DECLARED = Declaration("cggm", "joint", None, "2026-11-01 10:00 UTC", 0, (0, 1, 2))
+
+
+def test_the_primary_comparison_is_tested_alone(tmp_path):
+    folders = two_strategies(tmp_path)
+    for seed, extra in enumerate((0.01, 0.02, 0.05)):
+        dice = {A: 0.5 + seed / 100 + extra, B: 0.6}
+        folders.append(finished_run(tmp_path / f"uniform-{seed}", dice, strategy="uniform", seed=seed))
+    comparison = compared(folders, declared=[DECLARED])
+    primary, found = comparison.primary, row(comparison, "cggm")
+    assert (primary.p, found.p_max_t, primary.shown) == (found.p, None, found.p < 0.05)
+    assert row(comparison, "uniform").p_max_t == 0.25  # alone in its family
+    assert row(comparison, "cggm", "Dice WT").p_max_t is not None  # by another metric it is exploratory
+    said = notes(comparison)[0]
+    assert "`cggm` against `joint` by Dice mean. Difference +0.117" in said
+    assert said.endswith("declared 2026-11-01 10:00 UTC, before any run was finished.")
+    cells = comparison_tables(comparison)[0].rows[1]
+    assert cells[7] == "primary"
+    # Alone, 3 runs can find what has t of 5.65 in the mean: noncentral t with 2 degrees of freedom.
+    error = stats.sem([0.2, 0.1, 0.05])
+    assert found.detectable == pytest.approx(5.653 * error, rel=1e-3)
+
+
+def test_what_was_declared_late_or_for_others_says_so(tmp_path):
+    late = replace(DECLARED, finished=4, seeds=(0, 1))
+    folders = two_strategies(tmp_path)
+    said = notes(compared(folders, declared=[replace(DECLARED, name="ogm"), late]))[0]
+    assert "after 4 runs were finished in place of `ogm`; for seeds 0, 1, and here are 0, 1, 2" in said
+    elsewhere = notes(compared(folders, declared=[replace(DECLARED, name="ogm")]))[0]
+    assert "No runs of it can be paired here, against `joint`" in elsewhere
+
+
+@pytest.mark.parametrize(
+    ("gains", "margin", "says"),
+    [
+        ((-0.010, -0.011, -0.012), 0.02, "not inferior."),
+        ((-0.010, -0.011, -0.012), 0.011, "not shown to be non-inferior."),
+        ((0.010, 0.011, 0.012), 0.02, "not inferior, and better."),
+    ],
+)
+def test_not_worse_than_by_a_margin(gains, margin, says, tmp_path):
+    folders = two_strategies(tmp_path, [(gain, gain) for gain in gains])
+    comparison = compared(folders, declared=[replace(DECLARED, margin=margin)])
+    low, _ = comparison.primary.row.difference_interval
+    expected = stats.ttest_1samp(gains, -margin, alternative="greater").pvalue
+    assert comparison.primary.p == pytest.approx(expected)
+    assert comparison.primary.shown == (low > -margin) == (expected < 0.025)
+    assert says in notes(comparison)[0]
 
 
 def test_a_seed_that_only_one_strategy_has_is_not_paired(tmp_path):
@@ -162,7 +254,7 @@ def test_controls_that_no_run_has_are_named_with_who_needs_them(tmp_path):
     line = "Controls not in this comparison: uniform (of cggm), unimodal_ensemble (of every strategy)."
     write_comparison(tmp_path / "out", compared(two), {})
     table = (tmp_path / "out" / "comparison.md").read_text().split("\n## ")[1]
-    assert table.strip().endswith(f"|\n\n{line}")
+    assert table.strip().endswith(f"\n\n{line}")
     assert json.loads((tmp_path / "out" / "comparison.json").read_text())["absent_controls"]["uniform"] == ["cggm"]
     more = [finished_run(tmp_path / name, {A: 0.5}, strategy=name) for name in absent]
     assert compared([*two, *more]).absent_controls == {}

@@ -119,14 +119,15 @@ def test_the_run_folder_holds_what_the_readme_says(cases, tmp_path, monkeypatch,
     train(monkeypatch, datalist(tmp_path / "data", cases), cache, run, "--set", "task.labels=brats2021")
     files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     assert files == {
-        "config.yaml", "splits.json", "data.json", "facts.json", "coverage.json", "metrics.jsonl", "results.json",
-        "results.md", "cost.json", "gradients.jsonl",
+        "config.yaml", "splits.json", "groups.json", "data.json", "facts.json", "coverage.json",
+        "metrics.jsonl", "results.json", "results.md", "cost.json", "gradients.jsonl",
         "checkpoints/last.pt", "checkpoints/best.pt",
         "figures/learning.png", "figures/modalities.png", "figures/p5.png",
     }  # fmt: skip
     assert json.loads((run / "splits.json").read_text()) == {
         "train": ["p0", "p1", "p2", "p3"], "validation": ["p4"], "test": ["p5"]
     }  # fmt: skip
+    assert json.loads((run / "groups.json").read_text()) == {f"p{k}": f"p{k}" for k in range(6)}
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     first = records[0]
     for key in ("score", "factor", "gradient_norm", "cosine"):

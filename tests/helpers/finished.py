@@ -9,8 +9,10 @@ from cggm_med.config import parse_overrides, to_tree
 from cggm_med.runs.settings import make_config
 
 
-def finished_run(folder: Path, dice, *, strategy="joint", seed=0, settings=(), train=("t1", "t2", "t3"), subsets=None):
-    """A run of ``brats2021``; ``dice`` is a number by case, ``subsets`` a number by case and subset."""
+def finished_run(
+    folder: Path, dice, *, strategy="joint", seed=0, settings=(), train=("t1", "t2", "t3"), subsets=None, groups=None
+):
+    """A run of ``brats2021``; ``dice`` is a number by case, ``subsets`` by case and subset, ``groups`` a patient."""
     words = [f"train.seed={seed}", *settings]
     tree = to_tree(make_config("brats2021", [parse_overrides(words)], preset="tiny", strategy=strategy))
     folder.mkdir(parents=True)
@@ -32,6 +34,8 @@ def finished_run(folder: Path, dice, *, strategy="joint", seed=0, settings=(), t
     (folder / "results.json").write_text(json.dumps(report))
     (folder / "splits.json").write_text(json.dumps({"train": list(train), "validation": [], "test": list(dice)}))
     (folder / "data.json").write_text(json.dumps({c: {"prepared": f"digest-{c}"} for c in [*train, *dice]}))
+    if groups is not None:
+        (folder / "groups.json").write_text(json.dumps(groups))
     cost = {
         "seconds": 60.0,
         "cpu_seconds": 50.0,
