@@ -33,6 +33,7 @@ ELSEWHERE = {
     *("main_Prototype_grad.py", "main_dgl.py", "model_OGM_Shapley_MMPareto.py", "code/config.py"),
     *("PMR_trainer.py", "GBlending_trainer.py", "AMCo_trainer.py", "avclassify_model.py", "UMT_trainer.py"),
     *("MLA_trainer.py", "ReconBoost_trainer.py", "utils/utils.py", "main.py", "train_MSA.py"),
+    "dataset/VGGSoundDataset.py",
     *("metrics.py", "cggm_med/pipelines"),
 }
 # A file of another repository, named with its commit.
