@@ -153,7 +153,7 @@ def compare(
         raise UnknownName("strategy among these runs", baseline, names, "Name another with --baseline")
     task = runs[0].task_class
     decomposable = [metric for metric in runs[0].values if all(metric in run.values for run in runs)]
-    others = [metric for metric in runs[0].report.scores.headline if metric not in decomposable]
+    others = [metric for metric in runs[0].headline if metric not in decomposable]
     first = [metric for metric in (*decomposable, *others) if metric == task.chosen_by]
     by_name = {name: [run for run in runs if run.name == name] for name in names}
     design = design_of(runs)
@@ -193,7 +193,7 @@ def _values(
     """A metric of each run, and of each of its cases where it is a mean over them, by the ``id`` of the run."""
     if metric in decomposable:
         return {id(run): mean_value(run.values[metric]) for run in runs}, {id(run): run.values[metric] for run in runs}
-    plain = {id(run): run.report.scores.headline.get(metric) for run in runs}
+    plain = {id(run): run.headline.get(metric) for run in runs}
     known = {run: value for run, value in plain.items() if value is not None}
     return (known if len(known) == len(runs) else None), None
 

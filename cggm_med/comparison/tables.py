@@ -13,8 +13,9 @@ from cggm_med.comparison.notes import notes
 from cggm_med.files import write_json, write_text
 from cggm_med.metrics.regions import LOWER_IS_BETTER
 from cggm_med.results.aggregate import mean, median
-from cggm_med.results.tables import Table, csv_text, markdown_table, p_text, rounded, signed
-from cggm_med.runs.finished_run import OVER_SUBSETS
+from cggm_med.results.order import CLEARLY, ORDER
+from cggm_med.results.tables import Table, csv_text, markdown_table, p_text, percent, rounded, signed
+from cggm_med.runs.finished_run import OVER_SUBSETS, FinishedRun
 
 RULES = {
     "mean, sd": "mean and sample standard deviation over seeds; the score of a seed is its mean over the cases that it "
@@ -34,6 +35,9 @@ RULES = {
     "detectable": "smallest true difference that this comparison would find in 80 % of experiments like this one, at "
     "p or p (max-t) of 0.05, from the standard error of its difference (noncentral t)",
     "rank": "of the mean, 1 for the best",
+    "order violations": "only where subsets of the modalities were scored: share of all cases and nested pairs of "
+    f"subsets in which the smaller one scores higher in that case, and by more than {CLEARLY:g}; the worst subset is "
+    "that of each run, and in the table of violations that of the mean over runs",
     "time": "processor time of the training over that of the baseline; minutes are on the clock, median over runs",
     "memory": "the most that the training process held, or on a GPU what torch allocated; median over runs",
     "more MB": "of 10^6 bytes, what a training step takes more than one of the baseline: the most that its tensors "
@@ -101,6 +105,8 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
         title = metric + (LOWER_IS_BETTER if comparison.lower_is_better and metric == comparison.chosen_by else "")
         detail = metric not in (comparison.metrics[0], f"{comparison.chosen_by}, {OVER_SUBSETS}")
         tables.append(Table(title, header, rows, detail=detail))
+    if order := _order_table(comparison):
+        tables.append(order)
     if subsets := _subset_table(comparison):
         tables.append(subsets)
     tables.append(_cost_table(comparison))
@@ -127,7 +133,7 @@ def run_rows(comparison: Comparison) -> list[dict[str, Any]]:
         means = {metric: mean_value(values) for metric, values in run.values.items()}
         cost = {key: run.cost.get(key) for key in COSTS}
         plain = {"strategy": run.name, "seed": run.seed, "cases": len(run.tested), "first_case": min(run.tested)}
-        rows.append({**plain, **run.report.scores.headline, **means, **cost, "folder": str(run.path)})
+        rows.append({**plain, **run.headline, **means, **cost, "folder": str(run.path)})
     return rows
 
 
@@ -158,22 +164,50 @@ def _other_seeds(row: ComparisonRow) -> str:
     return "-" if row.seeds_interval is None else f"{_interval(row.seeds_interval, signed)}, p {p_text(row.seeds_p)}"
 
 
+def _order_table(comparison: Comparison) -> Table | None:
+    """How often fewer modalities score higher, mean over runs, and the subset that is worst on average over runs."""
+    metrics = list(dict.fromkeys(metric for run in comparison.runs for metric in run.orders))
+    if not metrics:
+        return None
+    rows = []
+    for name in comparison.names:
+        runs = [run for run in comparison.runs if run.name == name]
+        cells = [name]
+        for metric in metrics:
+            orders = [order for run in runs if (order := run.orders.get(metric))]
+            shares = mean([order.share for order in orders]), mean([order.clear_share for order in orders])
+            whole = len(orders) == len(runs)  # else some runs did not score their subsets, and no share is of all
+            cells.append(" / ".join("-" if share is None or not whole else percent(share) for share in shares))
+        by_subset = subset_means(comparison, runs)
+        scored = {subset: value for subset, value in by_subset.items() if value is not None}
+        worst = (max if comparison.lower_is_better else min)(scored, key=lambda s: scored[s], default=None)
+        rows.append((*cells, "-" if worst is None else f"{worst} ({rounded(scored[worst])})"))
+    title = f"{ORDER}: share of cases and nested pairs of subsets in which fewer score higher / by over {CLEARLY:g}"
+    return Table(title, ("strategy", *metrics, "worst subset"), tuple(rows))
+
+
+def subset_means(comparison: Comparison, runs: Sequence[FinishedRun]) -> dict[str, float | None]:
+    """Mean of the first metric over runs by subset of the modalities; None where a run lacks it."""
+    subsets = dict.fromkeys(subset for run in comparison.runs for subset in run.subset_values)
+    return {
+        subset: mean(
+            [
+                mean_value(run.subset_values[subset][comparison.chosen_by]) if subset in run.subset_values else None
+                for run in runs
+            ]
+        )
+        for subset in subsets
+    }
+
+
 def _subset_table(comparison: Comparison) -> Table | None:
     """Mean of the first metric of each strategy with each subset of the modalities, over all runs."""
     if not any(run.subsets for run in comparison.runs):
         return None
-    subsets = list(dict.fromkeys(row["subset"] for run in comparison.runs for row in run.subsets))
-    rows = []
-    for name in comparison.names:
-        cells = []
-        for subset in subsets:
-            means = [
-                mean([v / n for v, n in run.task_class.case_values(cases)[comparison.chosen_by].values()])
-                for run in comparison.runs
-                if run.name == name and (cases := [row for row in run.subsets if row["subset"] == subset])
-            ]
-            cells.append(rounded(mean(means)))
-        rows.append((name, *cells))
+    by_name = {name: [run for run in comparison.runs if run.name == name] for name in comparison.names}
+    means = {name: subset_means(comparison, runs) for name, runs in by_name.items()}
+    subsets = list(means[comparison.baseline])
+    rows = [(name, *(rounded(means[name][subset]) for subset in subsets)) for name in comparison.names]
     # Subsets are rows, since a table of fifteen columns is too wide.
     turned = tuple(zip(*rows, strict=True))
     body = tuple((subset, *cells) for subset, cells in zip(subsets, turned[1:], strict=True))

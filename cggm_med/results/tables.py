@@ -70,6 +70,16 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
+def percent(share: float) -> str:
+    """A share as text.
+
+    Example:
+        >>> percent(0.0625)
+        '6.2 %'
+    """
+    return f"{100 * share:.1f} %"
+
+
 def signed(value: float | None) -> str:
     """A difference as text; a dash where there is none."""
     return "-" if value is None else f"{value:+.3f}"

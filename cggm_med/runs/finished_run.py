@@ -16,6 +16,8 @@ from cggm_med.config import Tree
 from cggm_med.data.splits import Splits
 from cggm_med.errors import CheckpointError
 from cggm_med.files import digest_of
+from cggm_med.metrics.regions import LOWER_IS_BETTER
+from cggm_med.results.order import ORDER, OrderViolations, metrics_in_order, order_violations
 from cggm_med.results.results import CaseValues, Record, Report
 from cggm_med.runs.folder import RunFolder
 from cggm_med.runs.settings import instantiate
@@ -24,6 +26,7 @@ from cggm_med.task.base import Task
 from cggm_med.training import checkpoint as checkpoints
 
 OVER_SUBSETS = "mean over subsets"
+WORST_SUBSET = "worst subset"
 T = TypeVar("T")
 
 
@@ -143,19 +146,46 @@ class FinishedRun:
         return self.whole(file, lambda file: list(json.loads(file.read_text())["cases"])) if file.exists() else ()
 
     @functools.cached_property
+    def subset_values(self) -> Mapping[str, CaseValues]:
+        """What each case adds to each metric, by modality subset; empty if these were not scored."""
+        by_subset: dict[str, list[Record]] = {}
+        for row in self.subsets:
+            by_subset.setdefault(row["subset"], []).append(row)
+        return {subset: self.task_class.case_values(rows) for subset, rows in by_subset.items()}
+
+    @functools.cached_property
+    def orders(self) -> Mapping[str, OrderViolations]:
+        """Order violations by metric; empty where no scored subset is a part of another."""
+        task, found = self.task_class, {}
+        for metric in metrics_in_order(next(iter(self.subset_values.values()), {}), task.chosen_by):
+            by_subset = {subset: values[metric] for subset, values in self.subset_values.items()}
+            if (order := order_violations(by_subset, task.lower_is_better)) is not None:
+                found[metric] = order
+        return found
+
+    @functools.cached_property
     def values(self) -> CaseValues:
         """What each case adds to each metric; also over modality subsets, if these were scored."""
-        task = self.task_class
-        values = task.case_values(self.report.scores.cases)
-        if self.subsets and task.chosen_by in values:
+        chosen_by = self.task_class.chosen_by
+        values = self.task_class.case_values(self.report.scores.cases)
+        if self.subsets and chosen_by in values:
             total: dict[str, tuple[float, float]] = {}
-            for subset in dict.fromkeys(row["subset"] for row in self.subsets):
-                rows = [row for row in self.subsets if row["subset"] == subset]
-                for case, (value, count) in task.case_values(rows)[task.chosen_by].items():
+            for of_subset in self.subset_values.values():
+                for case, (value, count) in of_subset[chosen_by].items():
                     before = total.get(case, (0.0, 0.0))
                     total[case] = (before[0] + value, before[1] + count)
-            values[f"{task.chosen_by}, {OVER_SUBSETS}"] = total
+            values[f"{chosen_by}, {OVER_SUBSETS}"] = total
+        if order := self.orders.get(chosen_by):
+            of_cases = {case: (float(n), float(order.pairs)) for case, n in order.any.items()}
+            values[f"{chosen_by}, {ORDER}{LOWER_IS_BETTER}"] = of_cases
         return values
+
+    @property
+    def headline(self) -> dict[str, float | None]:
+        """The metrics that stand for all, and the worst subset of the modalities, if these were scored."""
+        order = self.orders.get(self.task_class.chosen_by)
+        worst = {} if order is None else {f"{self.task_class.chosen_by}, {WORST_SUBSET}": order.worst_mean}
+        return {**self.report.scores.headline, **worst}
 
     @functools.cached_property
     def facts(self) -> Tree:

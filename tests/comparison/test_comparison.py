@@ -284,6 +284,22 @@ def test_the_mean_over_subsets_is_compared_too(tmp_path):
     assert table.rows[0] == ("flair", "0.200", "0.300")
 
 
+def test_order_violations_and_the_worst_subset_are_compared_too(tmp_path):
+    subsets = {(c, s): d for c in (A, B) for s, d in [("flair", 0.7), ("t1", 0.4), ("flair+t1", 0.6)]}
+    other = {key: 0.65 if key == (A, "flair+t1") else 0.5 for key in subsets}
+    finished_run(tmp_path / "0", {A: 0.6, B: 0.6}, subsets=subsets)
+    finished_run(tmp_path / "1", {A: 0.6, B: 0.6}, strategy="cggm", subsets=other)
+    comparison = compared(sorted(tmp_path.iterdir()))
+    score = "Dice mean, order violations (lower is better)"
+    assert (row(comparison, "joint", score).mean, row(comparison, "joint", score).rank) == (0.5, 2)
+    assert row(comparison, "cggm", score).difference == -0.5
+    assert row(comparison, "cggm", "Dice mean, worst subset").difference == pytest.approx(0.1)
+    (table,) = [t for t in comparison_tables(comparison) if t.title.startswith("order")]
+    assert table.header == ("strategy", "Dice WT", "Dice ET", "Dice mean", "worst subset")
+    assert table.rows[0] == ("joint", *["50.0 % / 50.0 %"] * 3, "t1 (0.400)")
+    assert table.rows[1][1:4] == ("0.0 % / 0.0 %",) * 3
+
+
 def test_files_say_the_same(tmp_path):
     comparison = compared(two_strategies(tmp_path / "runs"))
     write_comparison(tmp_path / "out", comparison, {"command": "cggm-med compare"})

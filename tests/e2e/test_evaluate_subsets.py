@@ -28,7 +28,7 @@ from cggm_med.task.subset_segmentation import segment_subsets
 
 HOW = {"device": torch.device("cpu"), "autocast": nullcontext}
 MODALITIES = ("flair", "t1", "t1ce", "t2")
-FILES = {"results.json", "results.csv", "results.md", "subsets.csv", "subsets.png", "shapley.csv"}
+FILES = {"results.json", "results.csv", "results.md", "subsets.csv", "subsets.png", "shapley.csv", "order.csv"}
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,10 @@ def test_every_subset_case_and_region_is_there(folder):
     assert [row["subset"] for row in rows_of(folder / "subsets.csv")] == [*names, "mean over subsets", "worst"]
     assert len(rows_of(folder / "shapley.csv")) == 4 * 4
     assert imread(folder / "subsets.png").shape[2] == 4
+    of_cases = rows_of(folder / "order.csv")
+    assert {row["pairs"] for row in of_cases} == {"50"}
+    found = sum(int(row["violations"]) for row in of_cases if row["score"] == "Dice mean")
+    assert content["headline"]["Dice mean, order violations"] == found / (2 * 50)
     text = (folder / "results.md").read_text()
     assert "| flair+t1+t1ce+t2 |" in text
     assert "- Shapley value: what a modality adds" in text
@@ -162,7 +166,7 @@ def test_the_terminal_shows_both_tables(run, folder, monkeypatch, capsys):
     command(monkeypatch, "evaluate", run, "--subsets", "all")
     shown = capsys.readouterr().out
     tables = [line for line in shown.splitlines() if line[:1] in "┏┃┡│└"]
-    assert len(tables) == (15 + 2 + 4) + (4 + 4)
+    assert len(tables) == (15 + 2 + 4) + (4 + 4) + (4 + 4)
     assert max(map(len, tables)) <= 100
     assert "15 subsets of 4 modalities, 2 cases (test)" in shown
     again = run / "subsets" / "test-2"
@@ -175,7 +179,7 @@ def test_some_subsets(run, folder, tmp_path, monkeypatch):
     content = results(tmp_path / "some")
     whole = results(folder)["cases"]
     assert content["cases"] == [r for s in ("t2", "flair+t1") for r in whole if r["subset"] == s]
-    assert {p.name for p in (tmp_path / "some").iterdir()} == FILES - {"shapley.csv"}
+    assert {p.name for p in (tmp_path / "some").iterdir()} == FILES - {"shapley.csv", "order.csv"}
     assert len(content["tables"]) == 1
     assert "Shapley" not in (tmp_path / "some" / "results.md").read_text()
 

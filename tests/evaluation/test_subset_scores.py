@@ -18,6 +18,7 @@ from cggm_med.evaluation.subsets.table import (
     subset_rows,
     wanted_subsets,
 )
+from cggm_med.results.order import nested_pairs, order_violations
 from cggm_med.results.results import Scores
 from cggm_med.runs.settings import make_config
 from cggm_med.task.base import CaseResult
@@ -123,17 +124,22 @@ def scores(dice):
 def test_rows_of_a_segmentation():
     by_subset = {s: scores(0.3 * len(s)) for s in wanted_subsets("all", TWO)}
     found = SubsetTable(TWO, {s: x.headline for s, x in by_subset.items()})
-    report = subset_report(by_subset, found, found.shapley({"Dice WT": 0.0, "Dice mean": 0.0}))
+    orders = {
+        "Dice mean": order_violations({"audio": {"a": (1, 1)}, "image": {"a": (3, 1)}, "audio+image": {"a": (2, 1)}})
+    }
+    report = subset_report(by_subset, found, found.shapley({"Dice WT": 0.0, "Dice mean": 0.0}), orders)
     assert report.cases[0] == {"case": "a", "subset": "audio", "region": "WT", "dice": 0.3}
     assert report.summary[-1] == {
         **{"subset": "audio+image", "region": "mean"},
         **{"dice_mean": 0.6, "dice_sd": 0.1, "cases": 2},
     }
     assert (len(report.cases), len(report.summary)) == (6, 6)
-    main, shapley = report.tables
+    main, shapley, order = report.tables
     assert main.rows[-2:] == (("mean over subsets", "0.400", "0.400"), ("worst", "0.300", "0.300"))
     assert main.rows[0] == ("audio", "0.300", "0.300")
     assert shapley.rows == tuple((m, "0.300 (50 %)", "0.300 (50 %)") for m in TWO)
+    assert order.rows == (("Dice mean", "50.0 %", "50.0 %", "audio (1.000)"),)
+    assert report.headline["Dice mean, order violations"] == 0.5
     assert report.headline["Dice mean"] == 0.6
     assert report.headline["Dice mean, worst"] == 0.3
     assert report.headline["Dice WT, Shapley value of image"] == pytest.approx(0.3)
@@ -144,9 +150,38 @@ def test_some_subsets_have_no_shapley_values():
     by_subset = {("audio",): scores(0.3)}
     found = SubsetTable(TWO, {s: x.headline for s, x in by_subset.items()})
     assert not found.complete()
-    report = subset_report(by_subset, found, None)
+    report = subset_report(by_subset, found, None, {})
     assert len(report.tables) == 1
     assert "Dice mean" not in report.headline
+
+
+def test_order_violations_by_hand():
+    """Two cases and four subsets of three modalities, with 5 nested pairs."""
+    values = {
+        "a": {"x": (0.5, 1.0), "y": (0.2, 1.0)},
+        "b": {"x": (0.4, 1.0), "y": (0.9, 1.0)},
+        "a+b": {"x": (0.495, 1.0), "y": (0.6, 1.0)},
+        "a+b+c": {"x": (0.5, 1.0), "y": (0.7, 1.0)},
+    }
+    assert nested_pairs(list(values)) == ((0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
+    found = order_violations(values)
+    assert found.any == {"x": 1, "y": 2}  # x: a over ab; y: b over ab and over abc; equal scores are no violation
+    assert found.clear == {"x": 0, "y": 2}  # .005 is not clear
+    assert (found.share, found.clear_share) == (pytest.approx(0.3), pytest.approx(0.2))
+    assert (found.worst, found.worst_mean) == ("a", pytest.approx(0.35))
+
+
+def test_order_violations_where_lower_is_better_and_where_nothing_is_nested():
+    errors = {"a": {"x": (2.0, 2.0)}, "a+b": {"x": (3.0, 2.0)}}  # a sum over two values each: 1 and 1.5
+    found = order_violations(errors, lower_is_better=True)
+    assert (found.share, found.worst, found.worst_mean) == (1.0, "a+b", 1.5)
+    assert order_violations(errors).share == 0
+    assert order_violations({"a": {"x": (1.0, 1.0)}, "b": {"x": (1.0, 1.0)}}) is None
+
+
+def test_all_subsets_of_four_have_fifty_nested_pairs():
+    names = ["+".join(subset) for subset in wanted_subsets("all", FOUR)]
+    assert len(nested_pairs(names)) == (3**4 - 1) - 2 * 15  # of each larger one, all parts but two
 
 
 def test_chance_of_classes_by_hand():

@@ -15,6 +15,7 @@ from cggm_med.evaluation.subsets.table import (
     WORST,
     Subset,
     SubsetTable,
+    order_rows,
     shapley_rows,
     shown_subsets,
     subset_name,
@@ -23,6 +24,7 @@ from cggm_med.evaluation.subsets.table import (
     wanted_subsets,
 )
 from cggm_med.files import write_text
+from cggm_med.results.order import CLEARLY, ORDER, OrderViolations, metrics_in_order, order_violations
 from cggm_med.results.results import Report
 from cggm_med.results.tables import csv_text
 from cggm_med.runs.loaded_run import LoadedRun, Say
@@ -34,7 +36,8 @@ SECONDS_BETWEEN_LINES = 20
 class SubsetQuestion(Question):
     """How well a run does when modalities are missing.
 
-    Also writes ``subsets.csv`` and ``subsets.png`` and, when all subsets are scored, ``shapley.csv``.
+    Also writes ``subsets.csv`` and ``subsets.png``; where some subsets are parts of others, ``order.csv``; and when all
+    subsets are scored, ``shapley.csv``.
 
     Args:
         wanted: see ``wanted_subsets``.
@@ -64,13 +67,21 @@ class SubsetQuestion(Question):
         )
         complete = self.table.complete()
         self.shapley = self.table.shapley(task.chance(by_subset[subsets[0]])) if complete else None
-        return Answer(subset_report(scores, self.table, self.shapley), _rules(task, self.table))
+        values = {subset_name(subset): task.case_values(of.cases) for subset, of in scores.items()}
+        self.orders: dict[str, OrderViolations] = {}
+        for metric in metrics_in_order(next(iter(values.values())), task.chosen_by):
+            order = order_violations({subset: of[metric] for subset, of in values.items()}, task.lower_is_better)
+            self.orders |= {} if order is None else {metric: order}
+        report = subset_report(scores, self.table, self.shapley, self.orders)
+        return Answer(report, _rules(task, self.table, bool(self.orders)))
 
     def draw(self, folder: Path, report: Report) -> None:
         """The whole tables as CSV, and the subsets as a heat map."""
         write_text(folder / "subsets.csv", csv_text(subset_rows(self.table)))
         if self.shapley is not None:
             write_text(folder / "shapley.csv", csv_text(shapley_rows(self.shapley)))
+        if self.orders:
+            write_text(folder / "order.csv", csv_text(order_rows(self.orders)))
         draw_table(folder / "subsets.png", report.title, self.table)
 
 
@@ -115,13 +126,18 @@ def draw_table(path: Path, title: str, table: SubsetTable) -> None:
     )
 
 
-def _rules(task: Task, table: SubsetTable) -> dict[str, str]:
+def _rules(task: Task, table: SubsetTable, ordered: bool) -> dict[str, str]:
     rules = {
         **task.subset_rules(),
         "subsets": "the other modalities are left out as if they had never been there; nothing stands for them",
         MEAN: f"of the {len(table.subsets)} rows above it, each counts the same",
         WORST: "of these rows, column by column",
     }
+    if ordered:
+        rules[ORDER] = (
+            "share of all cases and nested pairs of subsets (one is a proper part of the other) in which the smaller "
+            f"one scores higher in that case, and by more than {CLEARLY:g}; worst subset: by the mean over the cases"
+        )
     if table.complete():
         rules["Shapley value"] = (
             "what a modality adds to the score, on average over all orders in which modalities are added one by one "

@@ -11,8 +11,9 @@ import torch
 from cggm_med.errors import ConfigError, UnknownName
 from cggm_med.objectives.subsets import MAX_MODALITIES
 from cggm_med.results.aggregate import mean
+from cggm_med.results.order import CLEARLY, ORDER, OrderViolations
 from cggm_med.results.results import Record, Scores
-from cggm_med.results.tables import Table, rounded
+from cggm_med.results.tables import Table, percent, rounded
 from cggm_med.strategies.parts.shapley import exact_plan, shapley_shares
 
 Subset = tuple[str, ...]
@@ -129,7 +130,10 @@ class SubsetTable:
 
 
 def subset_report(
-    by_subset: Mapping[Subset, Scores], table: SubsetTable, shapley: Mapping[str, Mapping[str, float | None]] | None
+    by_subset: Mapping[Subset, Scores],
+    table: SubsetTable,
+    shapley: Mapping[str, Mapping[str, float | None]] | None,
+    orders: Mapping[str, OrderViolations],
 ) -> Scores:
     """The headline, rows and tables about these subsets.
 
@@ -137,6 +141,7 @@ def subset_report(
         by_subset: scores of the same cases from each subset.
         table: their headlines.
         shapley: see ``SubsetTable.shapley``; None where not all subsets are known.
+        orders: order violations by metric; empty where no subset is a part of another.
     """
     closing = table.closing()
     headline = dict(table.values.get(table.modalities, {}))
@@ -145,6 +150,9 @@ def subset_report(
     if shapley is not None:
         headline |= {f"{column}, Shapley value of {m}": v for m, row in shapley.items() for column, v in row.items()}
         tables.append(_shapley_table(shapley, table.columns))
+    headline |= {f"{metric}, {ORDER}": order.share for metric, order in orders.items()}
+    if orders:
+        tables.append(_order_table(orders))
     return Scores(
         headline=headline,
         summary=tuple(row for subset, scores in by_subset.items() for row in _summary(subset, scores)),
@@ -191,6 +199,25 @@ def _shapley_table(shapley: Mapping[str, Mapping[str, float | None]], columns: S
         for modality, row in shapley.items()
     ]
     return Table("what each modality adds: Shapley value (share)", ("modality", *columns), tuple(rows))
+
+
+def order_rows(orders: Mapping[str, OrderViolations]) -> list[Record]:
+    """Order violations of every case as rows of plain values."""
+    return [
+        {"score": metric, "case": case, "pairs": order.pairs, "violations": n, "by_more_than_0.01": order.clear[case]}
+        for metric, order in orders.items()
+        for case, n in order.any.items()
+    ]
+
+
+def _order_table(orders: Mapping[str, OrderViolations]) -> Table:
+    first = next(iter(orders.values()))
+    rows = tuple(
+        (metric, percent(order.share), percent(order.clear_share), f"{order.worst} ({rounded(order.worst_mean)})")
+        for metric, order in orders.items()
+    )
+    title = f"order violations: share of {len(first.any)} cases x {first.pairs} nested pairs of subsets"
+    return Table(title, ("score", "fewer score higher", f"by over {CLEARLY:g}", "worst subset"), rows)
 
 
 def _shares(shapley: Mapping[str, Mapping[str, float | None]], column: str) -> dict[str, float | None]:
