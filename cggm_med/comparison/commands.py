@@ -13,18 +13,19 @@ from typing import Any
 from rich.console import Console
 from scipy import stats
 
+from cggm_med.comparison.budgets import baselines, default_baseline
 from cggm_med.comparison.compare import Comparison, compare
 from cggm_med.comparison.experiment import Plan, modalities_of, plan_runs, require_same, train_all, tune, with_teachers
 from cggm_med.comparison.notes import notes
-from cggm_med.comparison.primary import Declaration, Question, declarations, declare
+from cggm_med.comparison.primary import Question, declarations, declare
 from cggm_med.comparison.selection import comparable_runs
 from cggm_med.comparison.statistics import ranks
-from cggm_med.comparison.tables import comparison_tables, shown_in_terminal, write_comparison
+from cggm_med.comparison.tables import comparison_tables, shown_in_terminal
 from cggm_med.comparison.variants import parse_variants
+from cggm_med.comparison.written import write_comparison
 from cggm_med.errors import ConfigError, DataError
 from cggm_med.files import results_folder, writable_folder, write_text
 from cggm_med.results.tables import Table, markdown_table, p_text, print_table, rounded
-from cggm_med.runs.finished_run import Excluded, FinishedRun
 from cggm_med.runs.provenance import origin
 
 
@@ -63,11 +64,12 @@ def train_and_compare(
     variants = with_teachers(parse_variants(strategies, grid, modalities_of(plan)))
     chosen_seeds = parse_seeds(seeds)
     names = [variant.name for variant in variants]
-    reference = baseline or _default_baseline(names)
-    if reference not in names:
+    reference = baseline or default_baseline(names)
+    against = baselines(names, reference)
+    if not against:
         raise ConfigError(f"--baseline {reference} is not among {'; '.join(names)}")
     if question is not None:
-        question.check(names, reference)
+        question.check(against)
     with results_folder(plan.folder):
         runs = plan_runs(plan, variants, chosen_seeds, folds)
         require_same(plan, runs)
@@ -80,7 +82,8 @@ def train_and_compare(
             }
             settings |= {"folds": folds, "tune": list(axes), "subsets": plan.subsets}
             finished = len(list((plan.folder / "runs").glob("*/*/results.json")))
-            declare(plan.folder, question, reference, finished=finished, seeds=chosen_seeds, settings=settings)
+            other = str(against[question.name])
+            declare(plan.folder, question, other, finished=finished, seeds=chosen_seeds, settings=settings)
         if axes:
             variants = tune(plan, variants, axes, trials, runs[0], parallel, console.print)
             runs = plan_runs(plan, variants, chosen_seeds, folds)
@@ -94,7 +97,10 @@ def train_and_compare(
     for run in failed:
         del folders[Path(run.run)]
     trained, excluded = comparable_runs(folders)
-    return _written(trained, [*failed, *excluded], tuned[reference], declared, plan.folder, console)
+    against = {tuned[name]: other and tuned[other] for name, other in against.items()}
+    reference = tuned.get(reference, reference)
+    comparison = compare(trained, [*failed, *excluded], reference, declared, against)
+    return _show(comparison, plan.folder, console)
 
 
 def compare_runs(
@@ -115,24 +121,17 @@ def compare_runs(
     """
     runs, excluded = comparable_runs(folders)
     names = list(dict.fromkeys(run.name for run in runs))
-    reference = baseline or _default_baseline(names)
+    reference = baseline or default_baseline(names)
     if question is not None and runs:
-        question.check(names, reference)
-        seeds = sorted({run.seed for run in runs})
-        declare(writable_folder(out), question, reference, finished=len(runs), seeds=seeds, settings={})
-    return _written(runs, excluded, reference, declarations(out), out, console)
+        against = baselines(names, reference)
+        question.check(against)
+        seeds, other = sorted({run.seed for run in runs}), str(against[question.name])
+        declare(writable_folder(out), question, other, finished=len(runs), seeds=seeds, settings={})
+    return _show(compare(runs, excluded, reference, declarations(out)), out, console)
 
 
-def _written(
-    runs: Sequence[FinishedRun],
-    excluded: Sequence[Excluded],
-    baseline: str,
-    declared: Sequence[Declaration],
-    out: Path,
-    console: Console,
-) -> Comparison:
-    """The comparison, once its files are written and its tables shown."""
-    comparison = compare(runs, excluded, baseline, declared)
+def _show(comparison: Comparison, out: Path, console: Console) -> Comparison:
+    """Write the files of a comparison and show its tables."""
     writable_folder(out)
     write_comparison(out, comparison, origin())
     tables = comparison_tables(comparison)
@@ -140,12 +139,8 @@ def _written(
         print_table(shown_in_terminal(table), console, fold=True)
         for line in notes(comparison) if table is tables[0] else ():
             console.print(line)
-    console.print(f"written: {out / 'comparison.md'}, .csv, .json, .png and {out / 'runs.csv'}")
+    console.print(f"written: {out / 'comparison.md'}, .csv, .json, {out / 'runs.csv'} and figures")
     return comparison
-
-
-def _default_baseline(names: Sequence[str]) -> str:
-    return "joint" if "joint" in names or not names else names[0]
 
 
 def rank_tasks(folders: Sequence[Path], out: Path | None, console: Console) -> Table:

@@ -7,9 +7,11 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cggm_med.comparison.compare import Comparison, ComparisonRow
-from cggm_med.plots.style import FUSED_COLOUR, LINE_COLOURS, write_figure
+from cggm_med.comparison.compare import Comparison
+from cggm_med.plots.style import FUSED_COLOUR, LINE_COLOURS, in_lines, write_figure
 from cggm_med.runs.finished_run import OVER_SUBSETS
+
+REPEAT_COLOUR = "0.45"  # of A/A rows
 
 
 def comparison_figure(path: Path, comparison: Comparison) -> None:
@@ -19,15 +21,19 @@ def comparison_figure(path: Path, comparison: Comparison) -> None:
     """
     metrics = [m for m in comparison.metrics if m in (comparison.metrics[0], f"{comparison.chosen_by}, {OVER_SUBSETS}")]
     names = comparison.names
-    size = (3.0 + 3.9 * len(metrics), 1.3 + 0.3 * len(names))
+    again = dict.fromkeys(comparison.repeats, "\n(A/A: baseline again, other initial weights)")
+    labels = [in_lines(name) + again.get(name, "") for name in names]
+    row_inches = 0.15 + 0.15 * max(label.count("\n") + 1 for label in labels)
+    widest = max(len(line) for label in labels for line in label.split("\n"))
+    size = (1.0 + 0.08 * widest + 3.9 * len(metrics), 1.3 + row_inches * len(names))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
     for ax, metric in zip(axes, metrics, strict=True):
-        _panel(ax, comparison.of_metric(metric), comparison.baseline)
+        _panel(ax, comparison, metric)
         better = "lower is better" if comparison.lower_is_better else "higher is better"
         ax.set_title(f"{metric} ({better})", fontsize=11)
         ax.set_xlabel(f"difference to {comparison.baseline}, 95 % interval")
-    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set_yticks(range(len(names)), labels, fontsize=9)
     axes[0].set_ylim(len(names) - 0.4, -0.6)
     seeds, cases = len({r.seed for r in comparison.runs}), len({c for r in comparison.runs for c in r.tested})
     title = f"{comparison.task}: {seeds} seed{'s' * (seeds > 1)}, {cases} cases; at the right, the mean score"
@@ -35,16 +41,16 @@ def comparison_figure(path: Path, comparison: Comparison) -> None:
     write_figure(path, figure)
 
 
-def _panel(ax: Axes, rows: list[ComparisonRow], baseline: str) -> None:
+def _panel(ax: Axes, comparison: Comparison, metric: str) -> None:
     ax.axvline(0, color="0.4", lw=0.9, zorder=0)
-    for y, row in enumerate(rows):
+    for y, row in enumerate(comparison.of_metric(metric)):
         if row.difference is not None:
             low, high = row.difference_interval or (row.difference, row.difference)
-            colour = LINE_COLOURS[0]
+            colour = REPEAT_COLOUR if row.name in comparison.repeats else LINE_COLOURS[0]
             ax.plot([low, high], [y, y], color=colour, lw=1.8, solid_capstyle="butt")
             face = colour if low > 0 or high < 0 else "white"
             ax.plot(row.difference, y, "o", color=colour, mfc=face, ms=6)
-        elif row.name == baseline:
+        elif row.name == comparison.baselines[row.name]:
             ax.plot(0, y, "D", color=FUSED_COLOUR, ms=6)
         ax.annotate(
             f"{row.mean:.3f}",

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from cggm_med.comparison.budgets import last_quarter_gain, steps_of
 from cggm_med.comparison.compare import Comparison, Primary
 from cggm_med.comparison.controls import controls_line
 from cggm_med.comparison.design import DIVIDED, FRESH
+from cggm_med.comparison.repeats import typical_gap
 from cggm_med.comparison.statistics import MIN_PATIENTS
+from cggm_med.results.aggregate import mean_of
 from cggm_med.results.tables import p_text, signed
+from cggm_med.runs.finished_run import OVER_SUBSETS
 
 
 def notes(comparison: Comparison) -> list[str]:
     """One line each: the primary comparison, the others, what the differences are about, and absent controls."""
     absent = controls_line(comparison.absent_controls, [run.strategy for run in comparison.runs])
-    return [_primary_line(comparison), *_exploratory(comparison), _about(comparison), *([absent] if absent else [])]
+    lines = [_primary_line(comparison), *_exploratory(comparison), _about(comparison)]
+    return [*lines, *_same_again(comparison), *_budget(comparison), *([absent] if absent else [])]
 
 
 def _primary_line(comparison: Comparison) -> str:
@@ -64,6 +69,50 @@ def _exploratory(comparison: Comparison) -> Iterator[str]:
     if least is not None and least > 0.05:
         line += f" With so few runs it cannot fall below {least:.3g}, whatever they show."
     yield line
+
+
+def _same_again(comparison: Comparison) -> Iterator[str]:
+    """What an A/A row shows: differences that are none."""
+    for name in comparison.repeats:
+        found = []
+        for metric in (comparison.metrics[0], f"{comparison.chosen_by}, {OVER_SUBSETS}"):
+            row = next((row for row in comparison.of_metric(metric) if row.name == name), None)
+            if row is not None and row.difference is not None:
+                gap = typical_gap(_pairs(comparison, name, metric))
+                ends = row.difference_interval
+                interval = "" if ends is None else f" [{signed(ends[0])}, {signed(ends[1])}]"
+                found.append(f"{metric} {signed(row.difference)}{interval}, single runs by {gap:.3f}")
+        if found:
+            yield (
+                f"A/A: `{name}` is `{comparison.baselines[name]}` again, from other initial weights. By chance alone "
+                f"it differs in {'; in '.join(found)} (mean absolute difference of a pair). This is the noise floor: a "
+                "difference that is no larger says nothing."
+            )
+
+
+def _pairs(comparison: Comparison, name: str, metric: str) -> list[tuple[float, float]]:
+    """The metric of each run of a strategy, and of its baseline's run with the same seed and cases."""
+    partner = {run.pair: run for run in comparison.runs if run.name == comparison.baselines[name]}
+    pairs = [(run, partner[run.pair]) for run in comparison.runs if run.name == name and run.pair in partner]
+    return [(mean_of(run.values[metric]), mean_of(other.values[metric])) for run, other in pairs]
+
+
+def _budget(comparison: Comparison) -> Iterator[str]:
+    """Whether strategies are compared at one budget, and whether the baseline had learned what it can by its end."""
+    if comparison.by_budget:
+        yield f"Each strategy is compared with `{comparison.baseline}` trained for the same number of steps."
+    if alone := [name for name, baseline in comparison.baselines.items() if baseline is None]:
+        names = ", ".join(f"`{name}`" for name in alone)
+        yield f"No `{comparison.baseline}` was trained as long as {names}."
+    for name in dict.fromkeys(name for name in comparison.baselines.values() if name is not None):
+        runs = [run for run in comparison.runs if run.name == name]
+        gains = [gain for run in runs if (gain := last_quarter_gain(run)) is not None]
+        if len(gains) == len(runs):
+            yield (
+                f"Budget: {steps_of(runs):,} steps. Over the last quarter of them the best validation "
+                f"{comparison.chosen_by} of `{name}` improved by {sum(gains) / len(gains):.3f} (mean over runs); while "
+                "it still improves, a ranking is also one of speeds."
+            )
 
 
 def _about(comparison: Comparison) -> str:

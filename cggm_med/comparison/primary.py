@@ -22,17 +22,23 @@ class Question:
     name: str
     margin: float | None = None
 
-    def check(self, names: Sequence[str], baseline: str) -> None:
+    def check(self, baselines: Mapping[str, str | None]) -> None:
         """Refuse what cannot be compared.
+
+        Args:
+            baselines: what each strategy is compared with, by name.
 
         Raises:
             UnknownName: for a strategy that is not compared.
-            ConfigError: for the baseline itself, and a margin that is none.
+            ConfigError: for the baseline itself, a strategy without one, and a margin that is none.
         """
-        if self.name not in names:
-            raise UnknownName("strategy in this comparison", self.name, names, "--primary takes a name of the tables")
-        if self.name == baseline:
-            raise ConfigError(f"--primary {self.name} is the baseline; name a strategy that is compared with it")
+        if self.name not in baselines:
+            raise UnknownName(
+                "strategy in this comparison", self.name, list(baselines), "--primary takes a name of the tables"
+            )
+        if (baseline := baselines[self.name]) in (None, self.name):
+            why = "has no baseline that is trained as long" if baseline is None else "is the baseline"
+            raise ConfigError(f"--primary {self.name} {why}; name a strategy that is compared with one")
         if self.margin is not None and not 0 < self.margin < math.inf:
             raise ConfigError(f"--margin is {self.margin:g}, expected more than 0, in the unit of the first metric")
 

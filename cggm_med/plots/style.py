@@ -57,6 +57,21 @@ def _colours() -> Iterator[str]:
             yield colour
 
 
+def in_lines(name: str, width: int = 64) -> str:
+    """A long name in several lines, broken after its commas.
+
+    Example:
+        >>> in_lines("uniform, fusion=residual, modality_dropout=0.5", 26).splitlines()
+        ['uniform, fusion=residual,', 'modality_dropout=0.5']
+    """
+    lines = [""]
+    for word in name.split(", "):
+        if lines[-1] and len(lines[-1]) + len(word) > width:
+            lines.append("")
+        lines[-1] += f"{word}, "
+    return "\n".join(line.strip() for line in lines)[:-1]
+
+
 def open_frame(ax: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
     """Take away the frame above and at the right, and draw a pale grid."""
     ax.spines[["top", "right"]].set_visible(False)

@@ -24,6 +24,16 @@ def mean(values: Values) -> float | None:
     return _of_all(statistics.fmean, values)
 
 
+def mean_of(values: Mapping[str, tuple[float, float]]) -> float:
+    """The mean of a metric from each case's sum, and of how many values it is the sum.
+
+    Example:
+        >>> mean_of({"a": (1.0, 1.0), "b": (1.0, 3.0)})
+        0.5
+    """
+    return sum(value for value, _ in values.values()) / sum(count for _, count in values.values())
+
+
 def median(values: Values) -> float | None:
     """The median; None as for the mean."""
     return _of_all(statistics.median, values)

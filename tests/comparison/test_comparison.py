@@ -14,8 +14,9 @@ from cggm_med.comparison.notes import notes
 from cggm_med.comparison.primary import Declaration
 from cggm_med.comparison.selection import comparable_runs
 from cggm_med.comparison.statistics import bootstrap_estimate
-from cggm_med.comparison.tables import comparison_tables, write_comparison
+from cggm_med.comparison.tables import comparison_tables
 from cggm_med.comparison.variants import parse_variants
+from cggm_med.comparison.written import write_comparison
 from cggm_med.errors import CheckpointError, ConfigError, UnknownName
 from cggm_med.runs.finished_run import FinishedRun
 
@@ -298,6 +299,81 @@ def test_order_violations_and_the_worst_subset_are_compared_too(tmp_path):
     assert table.header == ("strategy", "Dice WT", "Dice ET", "Dice mean", "worst subset")
     assert table.rows[0] == ("joint", *["50.0 % / 50.0 %"] * 3, "t1 (0.400)")
     assert table.rows[1][1:4] == ("0.0 % / 0.0 %",) * 3
+
+
+def test_the_baseline_again_from_other_weights_is_no_strategy(tmp_path):
+    folders = two_strategies(tmp_path)
+    for seed, off in enumerate((0.02, -0.01, 0.03)):
+        settings = ["train.init_seed=1"]
+        dice = {A: 0.5 + seed / 100 + off, B: 0.6 + off}
+        folders.append(finished_run(tmp_path / f"again-{seed}", dice, seed=seed, settings=settings))
+        other = [*settings, "train.subset_view=0.5"]
+        folders.append(finished_run(tmp_path / f"other-{seed}", dice, seed=seed, settings=other))
+    comparison = compared(folders)
+    assert comparison.repeats == ("joint, init_seed=1",)
+    assert row(comparison, "joint, init_seed=1").p_max_t is None
+    cells = {cells[0]: cells for cells in comparison_tables(comparison)[0].rows}
+    assert cells["joint, init_seed=1"][7] == "A/A"
+    (line,) = [line for line in notes(comparison) if line.startswith("A/A")]
+    assert "`joint, init_seed=1` is `joint` again" in line
+    assert "Dice mean +0.013" in line
+    assert "single runs by 0.020" in line
+    assert "corrected for 2 comparisons" in notes(comparison)[1]  # that of cggm and of the subset view
+
+
+def budgets(tmp_path):
+    folders = []
+    for epochs, lift in ((5, 0.0), (20, 0.1)):
+        for strategy, gain in (("joint", 0.0), ("cggm", 0.02 + lift)):
+            for seed in (0, 1):
+                settings = [f"train.epochs={epochs}", "train.steps_per_epoch=50"]
+                dice = {A: 0.5 + lift + gain + seed / 50, B: 0.5}
+                subsets = {(c, s): d for c, d in dice.items() for s in ("t1", "flair+t1")}
+                run = tmp_path / f"{strategy}-{epochs}-{seed}"
+                finished_run(run, dice, strategy=strategy, seed=seed, settings=settings, subsets=subsets)
+                folders.append(run)
+    return folders
+
+
+def test_a_strategy_is_compared_with_the_baseline_that_was_trained_as_long(tmp_path):
+    folders = budgets(tmp_path / "runs")
+    comparison = compared(folders)
+    assert comparison.baselines["cggm, epochs=20"] == "joint, epochs=20"
+    assert row(comparison, "cggm, epochs=20").difference == pytest.approx(0.06)
+    assert row(comparison, "joint, epochs=20").difference is None
+    assert "compared with `joint` trained for the same number of steps" in " ".join(notes(comparison))
+    (table,) = [t for t in comparison_tables(comparison) if t.title.startswith("over the budget")]
+    assert [cells[:4] for cells in table.rows] == [
+        ("joint", "250", "0.8", "0.505"),
+        ("joint", "1,000", "0.8", "0.555"),
+        ("cggm", "250", "0.8", "0.515"),
+        ("cggm", "1,000", "0.8", "0.615"),
+    ]
+    assert table.rows[3][4] == "+0.060"  # both seeds gain the same, so there is no interval
+    # One that is named in full is that of all, so that lengths can be compared too.
+    assert row(compared(folders, "joint, epochs=5"), "joint, epochs=20").difference == pytest.approx(0.05)
+    without = compared(folders[2:], "joint")
+    assert without.baselines["cggm, epochs=5"] is None
+    assert "No `joint` was trained as long as `cggm, epochs=5`" in " ".join(notes(without))
+    write_comparison(tmp_path / "out", comparison, {})
+    for name in ("curves.png", "subsets.png", "cost.png"):
+        assert (tmp_path / "out" / name).stat().st_size > 10_000
+        assert f"]({name})" in (tmp_path / "out" / "comparison.md").read_text()
+    write_comparison(tmp_path / "out", compared(folders[:2]), {})  # one strategy at one budget
+    assert not (tmp_path / "out" / "curves.png").exists()
+
+
+def test_how_much_the_baseline_still_learned_is_said(tmp_path):
+    for seed, scores in enumerate(([0.3, 0.5, 0.6, 0.7], [0.4, 0.6, 0.5, 0.5])):
+        settings = ["train.epochs=4", "train.steps_per_epoch=5"]
+        run = finished_run(tmp_path / f"{seed}", {A: 0.5}, seed=seed, settings=settings)
+        records = [
+            {"kind": "validation", "step": 5 * (i + 1), "scores": {"Dice mean": s}} for i, s in enumerate(scores)
+        ]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (line,) = [line for line in notes(compared(sorted(tmp_path.iterdir()))) if line.startswith("Budget")]
+    assert "20 steps" in line
+    assert "improved by 0.050 (mean over runs)" in line  # 0.1 and nothing
 
 
 def test_files_say_the_same(tmp_path):
