@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cggm_med.data.cases import Case, ImageFile, natural_key
-from cggm_med.data.folders.case_names import CHANNEL, Place, cases_of, corrects, section_of
+from cggm_med.data.folders.case_names import cases_of
 from cggm_med.data.folders.findings import LONELY, SERIES, Findings
 from cggm_med.data.folders.image_copies import Image, one_copy_each
 from cggm_med.data.folders.modality_names import name_modalities
+from cggm_med.data.folders.name_parts import CHANNEL, Place, corrects, section_of, whose
 from cggm_med.data.folders.patients import patients_of
 from cggm_med.data.folders.proposal import Proposal
 from cggm_med.data.folders.scans import APPLE_DOUBLE, Scans, common_folder, looks_like_label, scans_under
 from cggm_med.data.folders.targets import Mask, Targets, choose_targets
-from cggm_med.data.folders.vocabulary import never_an_image, shown_by, spelled, tells_label, tells_plane
+from cggm_med.data.folders.vocabulary import (
+    names_modality,
+    never_an_image,
+    shown_by,
+    spelled,
+    tells_label,
+    tells_mri,
+    tells_plane,
+    tells_two,
+)
 from cggm_med.errors import first_of
 
+MAX_LOOKED_AT = 100  # files that are read because their names do not tell what they are
 _COPY = "another copy of the same case"
 
 
@@ -50,6 +63,7 @@ class _Names:
     def __init__(self, path: Path, scans: Scans) -> None:
         self.path = path
         self.scans = scans
+        self.strays: set[Path] = set()  # labels that lie with a case and bear another name
         self.findings = Findings(path)
         self.findings.leave_out(SERIES, (scan.path for scan in scans.series))
         self.findings.leave_out(APPLE_DOUBLE, scans.twins)
@@ -61,6 +75,7 @@ class _Names:
         masks, images = self._parted(groups)
         targets = choose_targets(masks)
         self.findings.take(targets.questions, targets.notes, targets.left_out)
+        self._about_strays(targets)
         chosen = one_copy_each(images, targets.labels, self.findings)
         named, modalities, untold = name_modalities(chosen, self.findings)
         ids = [id for id in groups if named.get(id) or id in targets.labels]
@@ -73,7 +88,8 @@ class _Names:
             self.findings.notes.append(f"that the images show {told.shows} is published with the numbers of the labels")
         elif untold:
             self.findings.questions.append(untold)
-        patients = {**patients_of(ids), **told.patients}
+        own = {id: next((place.folders for place in of if not place.is_mask), ()) for id, of in groups.items()}
+        patients = {**self._across_modalities(patients_of(ids, own)), **told.patients}
         cases = tuple(
             Case(
                 id,
@@ -103,29 +119,35 @@ class _Names:
         )
 
     def _joined(self, groups: Mapping[str, list[Place]]) -> dict[str, list[Place]]:
-        """The cases; a label that no image shares a name with belongs to the one case whose images lie beside it."""
+        """The cases; a label that no image shares a name with belongs to the case in whose folder it lies, or whose
+        name its own begins with, if it is one."""
         shared = common_folder(self.scans.volumes)
         whole = shared[-1] if shared else self.path.resolve().name
         joined = {id or whole: list(of) for id, of in groups.items()}
         has_images = {id: not all(place.is_mask for place in of) for id, of in joined.items()}
-        beside: dict[Path, set[str]] = {}
+        below: dict[tuple[str, ...], set[str]] = {}
         for id, of in joined.items():
             for place in of if has_images[id] else ():
-                beside.setdefault(place.scan.path.parent, set()).add(id)
+                for depth in range(len(place.scan.folders) + 1):
+                    below.setdefault(place.scan.folders[:depth], set()).add(id)
         for id in [id for id in joined if not has_images[id]]:
-            near = set.union(*(beside.get(place.scan.path.parent, set()) for place in joined[id]))
-            if len(near) == 1:
-                joined[near.pop()] += joined.pop(id)
+            near = {case for place in joined[id] for case in _nearest(place, below)}
+            named = max((case for case in near if whose(id).startswith(f"{whose(case)} ")), key=len, default="")
+            if len(near) == 1 or named:
+                own = named or near.pop()
+                self.strays |= {place.scan.path for place in joined[id] if place.name and not named}
+                joined[own] += joined.pop(id)
         for id, of in joined.items():
-            names = Counter(spelled(place.name) for place in of if place.name)
+            names = Counter(whose(place.name) for place in of if place.name)
             usual, count = names.most_common(1)[0] if names else ("", 0)
-            unlike = [place for place in of if place.is_mask and spelled(place.name) not in ("", usual)]
-            if count > len(of) / 2 and unlike:
-                files = " and ".join(place.scan.path.name for place in unlike)
-                self.findings.questions.append(
-                    f"whether {files}, which lies beside the images of {id} and is named unlike them, is its label, as "
-                    "proposed"
-                )
+            if count > len(of) / 2:
+                others = [p for p in of if p.is_mask and not f"{whose(p.name)} ".startswith((f"{usual} ", " "))]
+                self.strays |= {place.scan.path for place in others}
+            texts = Counter(spelled(place.text) for place in of if place.is_mask)
+            same = [k for k, place in enumerate(of) if place.is_mask and texts[spelled(place.text)] > 1]
+            if len({whose(of[k].name) for k in same}) > 1:  # names of several labels that the case itself does not bear
+                for k in same:
+                    of[k] = _with_whole_name(of[k], id)
         return joined
 
     def _without_copies(self, groups: Mapping[str, list[Place]]) -> dict[str, list[Place]]:
@@ -177,7 +199,9 @@ class _Names:
             for place in of:
                 text = place.text
                 if place.is_mask or spelled(text) in drawn:
-                    masks.setdefault(id, []).append(Mask(place.scan.path, _source(place)))
+                    masks.setdefault(id, []).append(
+                        Mask(place.scan.path, _source(place, of), place.scan.path in self.strays)
+                    )
                 elif reason := never_an_image(text):
                     self.findings.leave_out(reason, [place.scan.path])
                 else:
@@ -186,20 +210,39 @@ class _Names:
 
     def _drawn(self, groups: Mapping[str, Sequence[Place]]) -> set[str]:
         """Texts that name no modality for certain, of which a file holds a label map."""
-        unsure: dict[str, Path] = {}
-        for of in groups.values():
-            if any(place.is_mask for place in of):
-                continue
-            for place in of:
-                text = spelled(place.text)
-                shown = shown_by(place.text)
-                # "gd" is gadolinium for one and the gold standard for another.
-                told = tells_label(place.text) or tells_plane(text) or CHANNEL.fullmatch(text)
-                if not told and (shown is None or (shown.shows == "t1ce" and "t1" not in text)):
-                    unsure.setdefault(text, place.scan.path)
         if len({spelled(place.text) for of in groups.values() for place in of}) == 1:
             return set()
-        return {text for text, file in unsure.items() if looks_like_label(file)}
+        unsure: dict[str, Path] = {}
+        for of in groups.values():
+            has_mask = any(place.is_mask for place in of)
+            told = {spelled(place.text) for place in of if not place.is_mask and shown_by(place.text) is not None}
+            for place in [place for place in of if not place.is_mask]:
+                text = spelled(place.text)
+                shown = shown_by(place.text)
+                if (
+                    tells_label(place.text)
+                    or tells_plane(text)
+                    or never_an_image(place.text)
+                    or CHANNEL.fullmatch(text)
+                ):
+                    continue
+                # "gd" is gadolinium for one and the gold standard for another.
+                doubtful = shown is not None and not has_mask and shown.shows == "t1ce" and "t1" not in text
+                if has_mask and not told - {text}:
+                    continue  # the only image of its case
+                if (shown is None and not tells_mri(text)) or doubtful or tells_two(text):
+                    unsure.setdefault(text, place.scan.path)
+        return {text for text, file in itertools.islice(unsure.items(), MAX_LOOKED_AT) if looks_like_label(file)}
+
+    def _about_strays(self, targets: Targets) -> None:
+        """A question about labels that lie with the images of a case and are named unlike it."""
+        cases = [id for id, file in targets.labels.items() if file in self.strays]
+        if cases:
+            files = [targets.labels[id].name for id in cases]
+            self.findings.questions.append(
+                f"whether {first_of(files)}, which lies beside the images of {first_of(cases)} and is named unlike "
+                "them, is its label, as proposed"
+            )
 
     def _about_lonely_labels(self, ids: Sequence[str], targets: Targets) -> None:
         if ids:
@@ -220,6 +263,23 @@ class _Names:
             sections.setdefault(of_case[case.id] or "training", []).append(case.id)
         return {name: tuple(ids) for name, ids in sections.items()}
 
+    def _across_modalities(self, patients: Mapping[str, str]) -> dict[str, str]:
+        """The patients; those whose names differ in the modality alone are one, and the user is asked."""
+        alike: dict[str, set[str]] = {}
+        for patient in patients.values():
+            words = whose(patient).split()
+            plain = " ".join(word for word in words if not names_modality(word))
+            if re.search(r"\d", plain):
+                alike.setdefault(plain, set()).add(patient)
+        first = {patient: min(of) for of in alike.values() for patient in of if len(of) > 1}
+        if first:
+            pair = sorted(first, key=natural_key)
+            listed = first_of([name for name in pair if first[name] == first[pair[0]]])
+            self.findings.questions.append(
+                f"whether {listed} are one patient, as proposed, for their names differ in the modality alone"
+            )
+        return {id: first.get(patient, patient) for id, patient in patients.items()}
+
     def _about_visits(self, cases: Sequence[Case]) -> None:
         """A question where patients are named in several ways, so that what is a visit is told by likeness alone."""
         cut = {case.patient for case in cases if case.patient != case.id}
@@ -227,6 +287,28 @@ class _Names:
         if len(shapes) > 1:
             listed = first_of(sorted({case.patient for case in cases}, key=natural_key))
             self.findings.questions.append(f"whether {listed} are patients, and the rest of the names their visits")
+        years = [case for case in cases if re.fullmatch(r"(19|20)\d\d/[^/]+", case.id)]
+        if len({case.patient for case in years}) < len(years):
+            listed = first_of([case.id for case in years if case.patient == years[0].patient])
+            self.findings.questions.append(
+                f"whether {listed} are one patient, as proposed: so they are never divided between training and test"
+            )
+
+
+def _with_whole_name(place: Place, id: str) -> Place:
+    """A place whose whole name, but for the case's id, says what it shows."""
+    words = list(re.finditer(r"[^\W_]+", place.scan.stem))
+    own = whose(id).split()
+    begins = [whose(word[0]) for word in words[: len(own)]] == own and len(words) > len(own)
+    return replace(place, name="", role=place.scan.stem[words[len(own)].start() :] if begins else place.scan.stem)
+
+
+def _nearest(place: Place, below: Mapping[tuple[str, ...], set[str]]) -> set[str]:
+    """The cases with images below the innermost folder around a label that has any; none where that is all folders."""
+    for depth in range(len(place.scan.folders), -1, -1):
+        if found := below.get(place.scan.folders[:depth]):
+            return found
+    return set()
 
 
 def _all_named(groups: Mapping[str, Sequence[Place]]) -> bool:
@@ -234,7 +316,7 @@ def _all_named(groups: Mapping[str, Sequence[Place]]) -> bool:
     for id, of in groups.items():
         common = Counter(place.scan.path.parent for place in of).most_common(1)[0][1]
         words = all(re.fullmatch(r"[^\W_]+", place.role) for place in of)
-        own = sum(spelled(place.name) == spelled(id) for place in of)
+        own = sum(whose(place.name) == whose(id) for place in of)
         if not (words and min(common, own) > len(of) / 2):
             return False
     return True
@@ -246,13 +328,13 @@ def _around(place: Place) -> tuple[str, ...]:
     return place.scan.folders[:-1] if own else place.scan.folders
 
 
-def _source(place: Place) -> str:
-    """What is said of a mask: its own name, or the folders that hold no one's name, where that says nothing."""
+def _source(place: Place, beside: Sequence[Place]) -> str:
+    """What is said of a mask: its own name; if that says nothing, the folders that its images do not share too."""
     if tells_label(place.role):
         return place.role
-    folders = [folder for folder in place.scan.folders if spelled(place.name) not in spelled(folder)]
-    shared = " ".join(folder for folder in folders)
-    return f"{shared} {place.role}".strip()
+    of_case = {folder for other in beside if not other.is_mask for folder in other.scan.folders}
+    folders = [f for f in place.scan.folders if f not in of_case and whose(place.name) not in whose(f)]
+    return " ".join([*folders, place.role]).strip()
 
 
 def _slices(path: Path, scans: Scans) -> Proposal:

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cggm_med.data.folders.case_names import Place
 from cggm_med.data.folders.findings import Findings
+from cggm_med.data.folders.name_parts import Place
 from cggm_med.data.folders.scans import on_one_grid
 from cggm_med.data.folders.vocabulary import processing_of, shown_by, spelled, without_processing
 

@@ -8,12 +8,19 @@ from pathlib import Path
 
 from cggm_med.data.cases import natural_key
 from cggm_med.data.declaration import NORMALISATIONS, Modality
-from cggm_med.data.folders.case_names import Place
 from cggm_med.data.folders.channels import name_of
 from cggm_med.data.folders.findings import UNTOLD, Findings
 from cggm_med.data.folders.image_copies import Image
+from cggm_med.data.folders.name_parts import Place
 from cggm_med.data.folders.scans import lowest_value
-from cggm_med.data.folders.vocabulary import shown_by, spelled, tells_plane, told_by_rare_word, without_processing
+from cggm_med.data.folders.vocabulary import (
+    shown_by,
+    spelled,
+    tells_mri,
+    tells_plane,
+    told_by_rare_word,
+    without_processing,
+)
 
 MAX_AIR_HU = -500  # air is at -1000 HU; of MRI and PET nothing lies so low
 _PLANE = "image of which only the plane is told"
@@ -35,7 +42,7 @@ def name_modalities(
     for of in images.values():
         for image in of:
             texts.setdefault(image.base, f"{image.place.visit} {_written(image.place)}".strip())
-            shown.setdefault(image.base, shown_by(image.place.text))
+            shown.setdefault(image.base, _shown(image.place.text))
     told = [base for base in texts if shown[base] is not None]
     if told:
         for base in [base for base in texts if shown[base] is None]:
@@ -48,6 +55,9 @@ def name_modalities(
                     "its name does not tell; it is left out"
                 )
             del texts[base]
+    mri = sorted({texts[base] for base in told if shown[base] == Modality()})
+    if mri:
+        findings.notes.append(f"nothing tells which sequence {', '.join(mri)} is, but that it is MRI")
     names = _names(images, texts, shown, findings)
     modalities: dict[str, Modality] = {}
     untold = ""
@@ -79,6 +89,11 @@ def name_modalities(
     return named, {name: modalities[name] for name in ordered}, untold
 
 
+def _shown(text: str) -> Modality | None:
+    """What images of a text show, if only that they are MRI; None where nothing is told."""
+    return shown_by(text) or (Modality() if tells_mri(text) and not tells_plane(text) else None)
+
+
 def _names(
     images: Mapping[str, Sequence[Image]],
     texts: Mapping[str, str],
@@ -90,7 +105,7 @@ def _names(
     same: dict[str, list[str]] = {}
     for base in texts:
         of = shown[base]
-        same.setdefault(base if of is None else of.shows, []).append(base)
+        same.setdefault(of.shows if of is not None and of.shows else base, []).append(base)
     names: dict[str, str] = {}
     unalike: list[str] = []
     short = _short(texts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -130,6 +131,18 @@ def on_one_grid(one: Path, other: Path) -> bool:
     except DataError:
         return False
     return same_grid(a.affine, a.shape[:3], b.affine, b.shape[:3])
+
+
+def same_voxels(one: Path, other: Path) -> bool:
+    """Whether two files hold the same volume; False where one cannot be read."""
+    if one.stat().st_size == other.stat().st_size and filecmp.cmp(one, other, shallow=False):
+        return True
+    if not on_one_grid(one, other):
+        return False
+    try:
+        return np.array_equal(open_image(one).voxels(), open_image(other).voxels())
+    except DataError:
+        return False
 
 
 def common_folder(scans: Sequence[Scan]) -> tuple[str, ...]:

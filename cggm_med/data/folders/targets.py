@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cggm_med.data.cases import natural_key
-from cggm_med.data.folders.vocabulary import not_the_target, spelled
+from cggm_med.data.folders.vocabulary import names_modality, not_the_target, spelled
 from cggm_med.errors import first_of
 
 
@@ -20,10 +20,12 @@ class Mask:
     Attributes:
         path: of the file.
         text: what its name and folders say of it, without whose it is.
+        stray: whether it bears another name than the case that it lies with.
     """
 
     path: Path
     text: str
+    stray: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def choose_targets(masks: Mapping[str, Sequence[Mask]]) -> Targets:
             labels[id] = min(single, key=lambda mask: natural_key(spelled(mask.text))).path
             alone.add(id)
             continue
-        whole.sort(key=lambda mask: (*_rank(mask.text), -texts[spelled(mask.text)], natural_key(mask.text)))
+        whole.sort(key=lambda mask: (mask.stray, *_rank(mask.text), -texts[spelled(mask.text)], natural_key(mask.text)))
         best = whole[0]
         if humans and _by_machine(best.text):
             drafts.append(id)
@@ -102,7 +104,7 @@ def choose_targets(masks: Mapping[str, Sequence[Mask]]) -> Targets:
         for other in whole[1:]:
             reason = _MACHINE if _by_machine(other.text) else _ANATOMY if _anatomy(other.text) else _OTHER
             left_out.setdefault(reason, []).append(other.path)
-            if reason == _OTHER or _rank(best.text) == _rank(other.text):
+            if (reason == _OTHER or _rank(best.text) == _rank(other.text)) and best.stray == other.stray:
                 rivals[best.text, other.text] += 1
     if rivals:
         first = next(iter(rivals))[0]
@@ -126,7 +128,7 @@ def choose_targets(masks: Mapping[str, Sequence[Mask]]) -> Targets:
         )
     text_of = {mask.path: spelled(mask.text) for of in kept.values() for mask in of}
     several = sorted({text_of[path] for path in labels.values()} - readers)
-    if len({re.sub(r"\b(seg|segm|segmentation)\b", "seg", text) for text in several}) > 1 and not rivals:
+    if len({_kind(text) for text in several}) > 1 and not rivals:
         questions.append(
             f"whether the label, whose name differs from case to case, is of one kind: {', '.join(several)}"
         )
@@ -142,6 +144,12 @@ _READER = (
     r"(.*?) ?\b(?:(?:manual segmentation|ground truth expert|rater|reader|expert|observer|annotator|obs|mask|label|seg"
     r"|segmentation|gt|roi|lesion) ?)?(?:(?<=[a-z])|\b)(\d{1,2}|[a-d]|r\d)$"
 )
+
+
+def _kind(text: str) -> str:
+    """A mask's text without the image it was drawn on, and the abbreviations of one word made one."""
+    words = (word for word in text.split() if not names_modality(word))
+    return re.sub(r"\b(seg|segm|segmentation)\b", "seg", " ".join(words))
 
 
 def _brain(reason: str) -> bool:
@@ -175,7 +183,8 @@ def _by_machine(text: str) -> bool:
 def _anatomy(text: str) -> bool:
     return bool(
         re.search(
-            r"\b(zon\w*|anatom\w*|gland|organ\w*|tissue\w*|vessel\w*|parcell\w*|pz|tz|whole gland)\b", spelled(text)
+            r"\b(zon\w*|anatom\w*|gland|prostat\w*|organ\w*|tissue\w*|vessel\w*|parcell\w*|pz|tz|whole gland)\b",
+            spelled(text),
         )
     )
 

@@ -1,7 +1,8 @@
-"""The words of clinical imaging: which sequence, map or label a name or description shows, in six languages.
+"""The words of clinical imaging: which sequence, map or label a name or description shows, in several languages.
 
 A name is a part of a file's name, a BIDS suffix with its entities, a channel's name or a DICOM series description.
-English, German, French, Spanish, Italian and Dutch are read; letter case, accents and separators do not count.
+English, German, French, Spanish, Italian and Dutch are read, and the commonest words of Chinese; letter case, accents
+and separators do not count.
 """
 
 from __future__ import annotations
@@ -14,6 +15,14 @@ from collections.abc import Mapping
 from cggm_med.data.declaration import NORMALISATIONS, Kind, Modality
 
 UNKNOWN_SEQUENCE = "unknown"
+# Written without spaces between words, so they are found wherever they stand.
+_CHINESE: Mapping[str, str] = {
+    **{"平扫": "without contrast", "增强": "with contrast", "弥散": "diffusion", "灌注": "perfusion"},
+    **{"定位": "localizer", "横断": "ax", "轴位": "ax", "矢状": "sag", "冠状": "cor"},
+    **{"标注": "annotation", "标签": "label", "掩膜": "mask", "掩码": "mask", "分割": "segmentation", "金标准": "gold"},
+    **{"病灶": "lesion", "病变": "lesion", "肿瘤": "tumor", "图像": "image", "影像": "image", "原始": "raw"},
+    **{"训练": "training", "验证": "validation", "测试": "test", "基线": "baseline", "随访": "followup"},
+}
 # The files of a cohort say the same few words thousands of times.
 _remembered = functools.lru_cache(maxsize=100_000)
 
@@ -22,17 +31,20 @@ _remembered = functools.lru_cache(maxsize=100_000)
 def spelled(name: str) -> str:
     """A name as the patterns here read it: lower-case words without accents, apart by single spaces.
 
+    It tells what is meant, never who: two people's names may be spelled alike.
+
     Example:
-        >>> spelled("T1w_Lésion-ManualSegmentation"), spelled("T1 w/o KM (+C)")
-        ('t1w lesion manual segmentation', 't1 without km +c')
+        >>> spelled("T1w_Lésion-ManualSegmentation"), spelled("T1 w/o KM (+C)"), spelled("T1增强")
+        ('t1w lesion manual segmentation', 't1 without km +c', 't1 with contrast')
     """
     text = unicodedata.normalize("NFKD", name.replace("ß", "ss"))
     text = "".join(letter for letter in text if not unicodedata.combining(letter))
     text = re.sub(r"^sub-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?_", "", text)  # BIDS: who and when, "sub" and "post" included
     text = re.sub(r"(?<=[a-z0-9][a-z])(?=[A-Z])", " ", text)
     text = re.sub(r"\b(CT|PET|MR|T1w?|T2w?|FLAIR|ADC)(res|reg|norm|bias|pp)\b", r"\1 \2", text, flags=re.IGNORECASE)
+    text = re.sub("|".join(_CHINESE), lambda word: f" {_CHINESE[word[0]]} ", text)
     text = re.sub(r"\bw/o\b", "without", text.lower())
-    return re.sub(r"[^a-z0-9+*]+", " ", text).strip()
+    return re.sub(r"([^\w+*]|_)+", " ", text).strip()
 
 
 @_remembered
@@ -62,11 +74,14 @@ def sequence_of(name: str, contrast_agent: bool = False) -> str:
         >>> [sequence_of(text) for text in ("t2_tirm_tra_dark-fluid", "T1 sans injection", "CT_CBF", "SUB KM-nativ")]
         ['flair', 't1', 'cbf', 'subtraction']
     """
-    text = re.sub(_TARGET, " ", spelled(name))
+    whole = spelled(name)
+    text = re.sub(_TARGET, " ", whole)
+    if not without_processing(text):  # "reg_T1" is a T1 that was registered
+        text = whole
     for sequence, pattern in _BEFORE_WEIGHTING.items():
         if re.search(pattern, text):
             return sequence
-    t1, t2 = (re.search(rf"\b([23]d|ax|sag|cor|tra|[rwsu]{{1,3}}|wm|ce?|t[12])?t{k}(?!\d)", text) for k in (1, 2))
+    t1, t2 = (re.search(rf"\b([23]d|ax|sag|cor|tra|[rwsu]{{1,3}}|hr|wm|ce?|t[12])?t{k}(?!\d)", text) for k in (1, 2))
     if t1 and t2:
         return UNKNOWN_SEQUENCE
     if t1 or re.search(r"mp ?rage|\bbravo\b|spgr\b|\b(vibe|lava|e?thrive|unit1|ir ?fspgr|c t1)\b", text):
@@ -79,6 +94,45 @@ def sequence_of(name: str, contrast_agent: bool = False) -> str:
         return "t2star" if re.search(r"\b(gre|ffe|fl[23]d|hemo)\b", text) else "t2"
     found = [sequence for sequence, pattern in _AFTER_WEIGHTING.items() if re.search(pattern, text)]
     return found[0] if len(found) == 1 else UNKNOWN_SEQUENCE
+
+
+@_remembered
+def names_modality(word: str) -> bool:
+    """Whether a word tells what an image shows, or at least that it is an MRI.
+
+    Example:
+        >>> names_modality("ct"), names_modality("MR"), names_modality("seg")
+        (True, True, False)
+    """
+    return shown_by(word) is not None or tells_mri(word)
+
+
+def tells_mri(name: str) -> bool:
+    """Whether a name tells that an image is an MRI, of whatever sequence.
+
+    Example:
+        >>> tells_mri("mr image"), tells_mri("IRM"), tells_mri("CT")
+        (True, True, False)
+    """
+    return bool(re.search(r"\b(mri?|mrt|irm)\b", spelled(name)))
+
+
+def tells_two(name: str) -> bool:
+    """Whether the words of a name, each for itself, tell images that are not one: hardly an image of either.
+
+    Example:
+        >>> [tells_two(name) for name in ("Leze_FLAIR_DWI2", "T2 FLAIR", "ADC_DWI", "T1 Gd", "PET-CT")]
+        [True, False, False, False, True]
+    """
+    told = {shown.shows for word in spelled(name).split() if (shown := shown_by(word)) is not None}
+    alike = (
+        {"t1", "t1ce"},
+        {"t2", "flair"},
+        {"dwi", "adc", "b0", "dti"},
+        {"t2", "t2star"},
+        {"ct", "cbf", "cbv", "mtt", "tmax"},
+    )
+    return len(told) > 1 and not any(told <= of for of in alike)
 
 
 def told_by_rare_word(name: str) -> bool:
@@ -111,7 +165,7 @@ def tells_plane(name: str) -> bool:
         >>> tells_plane("sag"), tells_plane("coronal"), tells_plane("sag t2")
         (True, True, False)
     """
-    return bool(re.fullmatch(r"(ax|tra|sag|cor|kor)\w*", spelled(name)))
+    return bool(re.fullmatch(r"ax(ial\w*)?|tra(ns\w*)?|sag(it\w*)?|[ck]or(on\w*)?", spelled(name)))
 
 
 def not_the_target(name: str) -> str:
@@ -179,11 +233,12 @@ _WITH = (
     r"|\b(enhanced|injecte\w*|iniett\w*|inyect\w*|rehauss\w*)\b"
 )
 _BOTH = r"(with and without|mit und ohne|avec et sans|con y sin|con e senza|met en zonder|pre and post|pre post)"
-# What an image was registered to is not what it shows: "FLAIR_reg_T1", "T2 to T1", "space-T1w".
+# What an image was registered to is not what it shows: "FLAIR_reg_T1", "T2 to T1", "space-T1w"; but "2_T1" is a series.
 _TARGET = (
-    r"\b((co)?reg\w*|aligned|rigid|affine|resampled|res|to|in|on|onto|2|auf|zu|space)"
+    r"\b((co)?reg\w*|aligned|rigid|affine|resampled|res|to|in|on|onto|(?<=[a-z] )2|auf|zu|space)"
     r"( (to|2|in|on|onto|with))? (t1\w*|t2\w*|flair\w*|adc|dwi|pet|ct|mni\w*)( space)?\b(?=.)|"
-    r"\b((co)?reg\w*|aligned|to|2|in|onto|space)( (to|2|in|on))? (t1\w*|t2\w*|flair\w*|adc|dwi|mni\w*)( space)?$"
+    r"\b((co)?reg\w*|aligned|to|(?<=[a-z] )2|in|onto|space)( (to|2|in|on))?"
+    r" (t1\w*|t2\w*|flair\w*|adc|dwi|mni\w*)( space)?$"
 )
 
 # Told by one word, whatever else the name says; the first that matches.
@@ -193,7 +248,7 @@ _BEFORE_WEIGHTING: Mapping[str, str] = {
     "spectroscopy": r"\b(mrs|csi|svs|spectro\w*|spektro\w*)\b",
     "subtraction": r"\b(sub(?! ?\d)|subs|subtr(?! ?mean)\w*|soustract\w*|sustracc\w*|sottra\w*|differenz\w*)\b",
     "projection": r"\b(mip|minip|mnip|reformat\w*|rfmt)\b",
-    "lge": r"\b(lge|psir|mde|(late|delayed|spat\w*) (gad\w*|enh\w*))\b",
+    "lge": r"\b(lge(c?mri?)?|psir|mde|(late|delayed|spat\w*) (gad\w*|enh\w*))\b",
     "cbf": r"\br?cbf\b",
     "cbv": r"\br?cbv\b",
     "mtt": r"\bmtt\b",
@@ -208,9 +263,9 @@ _BEFORE_WEIGHTING: Mapping[str, str] = {
     "quantitative map": r"\b[tr][12] ?(rho|star|\*)?\w?(?<!w) ?map|\b[rt]1rho|\bmaps?\b|\bpdmap\b",
     "fa": r"\bfa\b",
     "md": r"\bmd\b",
-    "adc": r"\b[de]?adc\w*\b",
+    "adc": r"\b([de]|[rwsu]{1,3})?adc\w*\b",
     "dti": r"\b(dti|tensor)\b",
-    "dwi": r"\b(dwi\w*|isodwi|diff?us\w*|diff\w*|trace\w*|hbv|b ?\d{3,4}|high b)\b",
+    "dwi": r"\b([rwsu]{0,3}dwi\w*|isodwi|diff?us\w*|diff\w*|trace\w*|hbv|b ?\d{3,4}|high b)\b",
     "b0": r"\bb ?0+\b",
     "functional": r"\b(bold|f ?mri|resting|rs ?fmri)\b",
     "swi": r"\b(swi|swan|venobold)\b",
@@ -260,23 +315,26 @@ _REASONS = {
     "spectroscopy": "spectroscopy, no image",
 }
 _LABEL = (
-    r"\b(\w*segs?|seg\d+|d?segm|(\w+)?segment\w*|probseg|\w*mask\w*|msk\w*|masque\w*|mascara\w*|masch\w*"
-    r"|gts?|gtv\w*|ctv|ptv|roi\w*|voi|label\w*|lbl|annot\w*|contour\w*|kontur\w*|delineat\w*|manual|\w*truth|gold"
+    r"\b((?!msseg)\w*segs?|seg\d+|d?segm|(\w+)?segment\w*|probseg|\w*mask\w*|msk\w*|masque\w*|mascara\w*|masch\w*"
+    r"|gts?|gtv\w*|ctv|ptv|roi\w*|voi|(?!un)\w*label\w*|lbl|annot\w*|contour\w*|kontur\w*|delineat\w*|manual|\w*truth|gold"
     r"|lesions?|lesione?s?|lesioni|laesion\w*|laesies?|lasion\w*|letsels?|tumou?r\w*|tumeur|tumore|infar\w*|wmh\w*"
-    r"|ot|ot ?multi ?class|consens\w*|konsens\w*|rater\w*|reader\w*|observer\w*|annotator\w*|expert\w*|target)\b"
+    r"|ot|ot ?multi ?class|consens\w*|konsens\w*|rater\w*|reader\w*|observer\w*|annotator\w*|expert\w*)\b|^targets?$"
 )
 _NOT_THE_TARGET = {
     "brain mask, not the target": r"\b(brain|bet|skull|head|kopf|hirn\w*|gehirn\w*|cerveau|cerebro|cervello|hersenen) ?"
-    r"(\w+ )?(mask\w*|seg\w*|masque|parenchyma\w*)|\b(mask\w*|masque|seg\w*) (du |del |des )?(brain|cerveau|cerebro)"
+    r"((extract\w*|tissue|only|stripp\w*|t[12]\w*|flair|final|native|space|mni\w*) )?"
+    r"(mask\w*|seg\w*|masque|parenchyma\w*)|\b(mask\w*|masque|seg\w*) (du |del |des )?(brain|cerveau|cerebro)"
     r"|\b(parenchyma|skull ?strip\w*)\b|\b(hirn|brain)mas\w*|^(brain|bet)$",
-    "body or organ mask, not the target": r"\b(body|foreground|fov|valid|organ) ?mask\w*",
+    "body or organ mask, not the target": r"\b(body|foreground|fg|fov|valid|organ) ?mask\w*",
     "tissue, not the target": r"\b(gm|wm|csf|cord|sc) ?seg\b|\bprobseg\b|\baseg\b|\baparc\w*|\bcsf\b",
 }
 _PROCESSED = (
     r"\b(pre ?proc\w*|processed|pp|bias\w*|bfc|n4\w*|corr(ected)?|norm\w*|reg(istered)?|coreg\w*|resampled|res|bet"
     r"|brain|skull ?strip\w*|ss|stripped|denois\w*|defaced|z ?score\w*|subtr( mean( div( std)?)?)?|std)\b"
 )
-_RAW = r"\b(raw|orig\w*|roh\w*|brut\w*|native space|unprocessed|uncorrected|source ?data)( data)?\b"
+_RAW = (
+    r"\b(raw|unstripped|with skull|orig\w*|roh\w*|brut\w*|native space|unprocessed|uncorrected|source ?data)( data)?\b"
+)
 
 
 def _t1(text: str, contrast_agent: bool) -> str:

@@ -32,7 +32,10 @@ def files(tmp_path):
 
 @pytest.fixture
 def tree(tmp_path):
-    """Write a folder of scans from paths alone: ``L:`` before a path makes a label map, ``4:`` a series of volumes."""
+    """Write a folder of scans from paths alone: ``L:`` before a path makes a label map, ``4:`` a series of volumes.
+
+    No two images are alike.
+    """
     rng = np.random.default_rng(0)
     image = rng.normal(300, 90, (6, 5, 4)).astype(np.int16)
     label = np.zeros((6, 5, 4), np.uint8)
@@ -40,7 +43,8 @@ def tree(tmp_path):
     contents = {"": image, "L": label, "4": np.stack([image] * 3, axis=-1)}
 
     def write(*paths):
-        for path in paths:
+        for number, path in enumerate(paths):
+            contents[""] = image + number
             mark, _, name = path.rpartition(":")
             file = tmp_path / "scans" / name
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -99,6 +99,73 @@ KINDS = {
         ["PATIENT_1", "PATIENT_2"],
         {"T1_PRE": "PATIENT_1/T1_PRE.NII.GZ", "T1_POST": "PATIENT_1/T1_POST.NII.GZ", "label": "PATIENT_1/SEG.NII.GZ"},
     ),
+    "sites with the same numbers, in the names of files": (
+        paths("{site}/P{who}/P{who}_{what}.nii", site=["Bern", "Graz"], who=["01", "02"], what=["T1", "FLAIR"])
+        + paths("L:{site}/P{who}/P{who}_mask.nii", site=["Bern", "Graz"], who=["01", "02"]),
+        ["Bern/P01", "Bern/P02", "Graz/P01", "Graz/P02"],
+        {"T1": "Bern/P01/P01_T1.nii", "FLAIR": "Bern/P01/P01_FLAIR.nii", "label": "Bern/P01/P01_mask.nii"},
+    ),
+    "sites and folders for what files show": (
+        paths("{site}/{what}/{who}_{what}.nii", site=["best", "msseg"], who=[1, 2], what=["flair", "t1"])
+        + paths("L:{site}/gt/{who}_gt.nii", site=["best", "msseg"], who=[1, 2]),
+        ["best/1", "best/2", "msseg/1", "msseg/2"],
+        {"flair": "best/flair/1_flair.nii", "t1": "best/t1/1_t1.nii", "label": "best/gt/1_gt.nii"},
+    ),
+    "other scripts": (
+        paths("{who}/{what}.nii", who=["张伟", "李娜", "Łukasz"], what=["T1平扫", "T1增强"])
+        + paths("L:{who}/标注.nii", who=["张伟", "李娜", "Łukasz"]),
+        ["Łukasz", "张伟", "李娜"],
+        {"T1平扫": "Łukasz/T1平扫.nii", "T1增强": "Łukasz/T1增强.nii", "label": "Łukasz/标注.nii"},
+    ),
+    "names that differ in an accent": (
+        paths("{who}/{what}.nii", who=["Muller", "Müller"], what=["t1", "flair"])
+        + paths("L:{who}/roi.nii", who=["Muller", "Müller"]),
+        ["Muller", "Müller"],
+        {"t1": "Muller/t1.nii", "flair": "Muller/flair.nii", "label": "Muller/roi.nii"},
+    ),
+    "names of BIDS in one folder": (
+        paths("{who}_ses-1_{what}.nii", who=["sub-01", "sub-02"], what=["T1w", "FLAIR"])
+        + paths("L:{who}_ses-1_mask.nii", who=["sub-01", "sub-02"]),
+        ["sub-01_ses-1", "sub-02_ses-1"],
+        {"T1w": "sub-01_ses-1_T1w.nii", "FLAIR": "sub-01_ses-1_FLAIR.nii", "label": "sub-01_ses-1_mask.nii"},
+    ),
+    "words and numbers in one": (
+        paths("img/img{who}.nii", who=["0001", "0002"]) + paths("L:label/label{who}.nii", who=["0001", "0002"]),
+        ["0001", "0002"],
+        {"img": "img/img0001.nii", "label": "label/label0001.nii"},
+    ),
+    "a channel's number on images alone": (
+        paths("images/F_{who}_0000.nii", who=["0001", "0002"]) + paths("L:labels/F_{who}.nii", who=["0001", "0002"]),
+        ["F_0001", "F_0002"],
+        {"image": "images/F_0001_0000.nii", "label": "labels/F_0001.nii"},
+    ),
+    "a time point that is called as a sequence": (
+        paths("{who}/{time}/{who}_{time}_{what}.nii", who=["P1", "P2"], time=["T1", "T2"], what=["T1", "T2"])
+        + paths("L:{who}/{time}/{who}_{time}_MASK.nii", who=["P1", "P2"], time=["T1", "T2"]),
+        ["P1_T1", "P1_T2", "P2_T1", "P2_T2"],
+        {"T1": "P1/T1/P1_T1_T1.nii", "T2": "P1/T1/P1_T1_T2.nii", "label": "P1/T1/P1_T1_MASK.nii"},
+    ),
+    "a series numbered 2": (
+        paths("{who}/{what}/NIFTI/image.nii", who=["E1", "E2"], what=["1_T1", "2_T1GD"])
+        + paths("L:{who}/5_MASK/NIFTI/MASK.nii", who=["E1", "E2"]),
+        ["E1", "E2"],
+        {"T1": "E1/1_T1/NIFTI/image.nii", "T1GD": "E1/2_T1GD/NIFTI/image.nii", "label": "E1/5_MASK/NIFTI/MASK.nii"},
+    ),
+    "labels in another branch of a case's folder": (
+        paths("{who}/scans/{what}/files/{what}.nii", who=["S001", "S002"], what=["T1", "FLAIR"])
+        + paths("L:{who}/assessors/{who}_SEG/files/lesion_mask.nii", who=["S001", "S002"]),
+        ["S001", "S002"],
+        {
+            "T1": "S001/scans/T1/files/T1.nii",
+            "FLAIR": "S001/scans/FLAIR/files/FLAIR.nii",
+            "label": "S001/assessors/S001_SEG/files/lesion_mask.nii",
+        },
+    ),
+    "names that recur and tell nothing, beside one that does": (
+        paths("{who}/lgemri.nii", who=["0RZ", "1D7"]) + paths("L:{who}/laendo.nii", who=["0RZ", "1D7"]),
+        ["0RZ", "1D7"],
+        {"lgemri": "0RZ/lgemri.nii", "label": "0RZ/laendo.nii"},
+    ),
     "one image, numbered": (
         paths("volume-{who}.nii", who=[0, 1, 10]) + paths("L:segmentation-{who}.nii", who=[0, 1, 10]),
         ["0", "1", "10"],
@@ -162,6 +229,67 @@ def test_modalities_named_differently_from_case_to_case_are_one_and_asked_about(
     assert any(question.startswith("which file is which modality") for question in proposal.questions)
 
 
+def test_where_each_modality_has_a_label_of_its_own_each_is_a_case(tree):
+    images = paths("{what}_train/{what}_train_100{who}_image.nii", what=["ct", "mr"], who=[1, 2])
+    labels = paths("L:{what}_train/{what}_train_100{who}_label.nii", what=["ct", "mr"], who=[1, 2])
+    proposal = read_names(tree(*images, *labels))
+    assert found(proposal)["mr_train_1001"] == {
+        "mr": "mr_train/mr_train_1001_image.nii",
+        "label": "mr_train/mr_train_1001_label.nii",
+    }
+    assert len(proposal.cases) == 4
+    assert any("whether ct_train_1001, mr_train_1001 are one patient" in question for question in proposal.questions)
+
+
+def test_what_was_examined_with_several_images_is_no_modality(tree):
+    """``FDG`` is a tracer and tells a PET, but not where a CT and a label lie in the folder as well."""
+    files = paths("{who}/{tracer}/{what}.nii", who=["p_1", "p_2"], tracer=["FDG", "PSMA"], what=["CT", "PET"])
+    labels = paths("L:{who}/{tracer}/TTB.nii", who=["p_1", "p_2"], tracer=["FDG", "PSMA"])
+    proposal = read_names(tree(*files, *labels))
+    assert found(proposal)["p_1/FDG"] == {"CT": "p_1/FDG/CT.nii", "PET": "p_1/FDG/PET.nii", "label": "p_1/FDG/TTB.nii"}
+    assert len(proposal.cases) == 4
+
+
+def test_no_case_lies_in_two_sections(tree):
+    files = ["Training 1/volume-0.nii", "L:Training 1/segmentation-0.nii", "Training 1/volume-1.nii"]
+    proposal = read_names(tree(*files, "L:Training 1/segmentation-1.nii", "Test-Data/test-volume-0.nii"))
+    assert {section: len(ids) for section, ids in proposal.sections.items()} == {"training": 2, "test": 1}
+    assert [case.label is None for case in proposal.cases] == [False, False, True]
+
+
+def test_images_in_a_folder_of_masks_are_copies_and_no_masks(tree):
+    files = paths("{who}/{what}.nii", who=["A1", "A2"], what=["T1", "FLAIR"])
+    copies = paths("{who}/auto-segmentation/registered/{what}_bet.nii", who=["A1", "A2"], what=["T1", "FLAIR"])
+    proposal = read_names(
+        tree(*files, *copies, *paths("L:{who}/auto-segmentation/registered/mask.nii", who=["A1", "A2"]))
+    )
+    assert found(proposal)["A1"] == {
+        "T1": "A1/T1.nii",
+        "FLAIR": "A1/FLAIR.nii",
+        "label": "A1/auto-segmentation/registered/mask.nii",
+    }
+    assert {reason: len(files) for reason, files in proposal.left_out.items()} == {"processed copy of an image": 4}
+
+
+def test_what_no_name_tells_is_a_label_if_it_holds_one(tree):
+    files = paths("{who}/{what}.nii", who=["115346", "2290867"], what=["rFlair", "rDWI2"])
+    proposal = read_names(tree(*files, *paths("L:{who}/Leze_FLAIR_DWI2.nii", who=["115346", "2290867"])))
+    assert shown(proposal) == {"rFlair": "flair", "rDWI2": "dwi"}
+    assert [case.label.name for case in proposal.cases] == ["Leze_FLAIR_DWI2.nii"] * 2
+
+
+def test_one_name_in_two_places_is_two_cases_unless_the_images_are_the_same(tree):
+    files = paths("{site}/K{who}_{what}.nii", site=["A", "B"], who=[1, 2], what=["t1", "flair"])
+    labels = paths("L:{site}/K{who}_seg.nii", site=["A", "B"], who=[1, 2])
+    folder = tree(*files, *labels)
+    assert [case.id for case in read_names(folder).cases] == ["A/K1", "A/K2", "B/K1", "B/K2"]
+    for file in ("K1_t1.nii", "K1_flair.nii"):
+        (folder / "B" / file).write_bytes((folder / "A" / file).read_bytes())
+    proposal = read_names(folder)
+    assert [case.id for case in proposal.cases] == ["A/K2", "B/K2", "K1"]
+    assert any("which copy of K1 holds" in question for question in proposal.questions)
+
+
 @pytest.mark.parametrize(
     ("files", "patients"),
     [
@@ -170,6 +298,22 @@ def test_modalities_named_differently_from_case_to_case_are_one_and_asked_about(
         (paths("ms{who}_v{n}_{what}.nii", who=["01", "02"], n=[1, 2], what=["t1", "pd"]), ["ms01"] * 2 + ["ms02"] * 2),
         (paths("PAZ{who}_{date}/T1.nii", who=["001", "002"], date=["20190312"]), ["PAZ001", "PAZ002"]),
         (paths("{date}_{who}_{what}.nii", date=["2020-01-05"], who=[47, 48], what=["t1", "t2"]), ["47", "48"]),
+        (paths("{visit}/P0{who}/{what}.nii", visit=["baseline", "followup"], who=[1, 2], what=["t1", "t2"]),
+         ["P01", "P02"] * 2),
+        (paths("{visit}/P0{who}_{what}.nii", visit=["2019", "2020"], who=[1, 2], what=["t1", "t2"]),
+         ["P01", "P02"] * 2),
+        (paths("{who}{time}/{who}{time}_{what}.nii", who=["1001", "1014"], time=["A", "B"], what=["T1", "T2"]),
+         ["1001"] * 2 + ["1014"] * 2),
+        (paths("{who}/{who}_{view}_{what}.nii", who=["001", "002"], view=["LA_ED", "SA_ES"], what=["t1", "t2"]),
+         ["001"] * 2 + ["002"] * 2),
+        (paths("{who}/{time}/{who}_{time}_{what}.nii", who=[2, 10], time=["midRT", "preRT"], what=["T2", "T1"]),
+         ["2"] * 2 + ["10"] * 2),
+        ([*paths("P1/{time}/{what}.nii", time=["week-000-1", "week-044"], what=["T1", "T2"]), "P2/week-001/T1.nii"],
+         ["P1", "P1", "P2"]),
+        (paths("x_00{who}_{date}-NA_{what}.nii", who=["a1", "b2"], date=["03-23-2003", "07-02-2004"], what=["A", "T1"]),
+         ["x_00a1"] * 2 + ["x_00b2"] * 2),
+        ([*paths("cross2022_etz_{who}_{what}.nii", who=[1, 106], what=["T1", "T2"]), "cross2022_ldn_7_T1.nii"],
+         ["cross2022_etz_1", "cross2022_etz_106", "cross2022_ldn_7"]),
     ],
 )  # fmt: skip
 def test_visits_of_a_patient_are_cases_of_one_patient(tree, files, patients):
