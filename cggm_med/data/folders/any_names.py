@@ -53,7 +53,7 @@ def read_names(path: Path) -> Proposal | None:
     if scans.slices and not scans.volumes:
         return _slices(path, scans)
     if not scans.volumes:
-        return None
+        return _series(path, scans) if scans.series else None
     return _Names(path, scans).proposal()
 
 
@@ -67,6 +67,7 @@ class _Names:
         self.findings = Findings(path)
         self.findings.leave_out(SERIES, (scan.path for scan in scans.series))
         self.findings.leave_out(APPLE_DOUBLE, scans.twins)
+        self.findings.leave_out_copies(scans.copies)
         for kind, files in scans.slices.items():
             self.findings.notes.append(f"{len(files)} {kind} files lie beside the volumes; only volumes are read")
 
@@ -335,6 +336,18 @@ def _source(place: Place, beside: Sequence[Place]) -> str:
     of_case = {folder for other in beside if not other.is_mask for folder in other.scan.folders}
     folders = [f for f in place.scan.folders if f not in of_case and whose(place.name) not in whose(f)]
     return " ".join([*folders, place.role]).strip()
+
+
+def _series(path: Path, scans: Scans) -> Proposal:
+    """What is said of a folder in which each file holds several volumes."""
+    example = scans.series[0]
+    refusal = (
+        f"{len(scans.series)} files hold several volumes each, such as {example.below} with {example.volumes}: if they "
+        "are time points, write those that are labelled into files of their own; if they are modalities, list each "
+        'case with {"file": path, "channel": number} for each modality'
+    )
+    left_out = {SERIES: tuple(scan.path for scan in scans.series)}
+    return Proposal("volume_series", path, path.resolve().name, {}, {}, (), refusals=(refusal,), left_out=left_out)
 
 
 def _slices(path: Path, scans: Scans) -> Proposal:

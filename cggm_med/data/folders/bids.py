@@ -7,6 +7,7 @@ it: masks in ``derivatives`` with or without a pipeline's folder or a datatype's
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,8 +18,9 @@ from cggm_med.data.cases import Case, ImageFile, natural_key
 from cggm_med.data.declaration import Modality
 from cggm_med.data.folders.channels import name_of
 from cggm_med.data.folders.findings import LONELY, SERIES, UNTOLD, Findings
+from cggm_med.data.folders.name_parts import section_in
 from cggm_med.data.folders.proposal import Labels, Proposal
-from cggm_med.data.folders.scans import Scan, scans_under
+from cggm_med.data.folders.scans import Scan, Scans, scans_under
 from cggm_med.data.folders.targets import Mask, choose_targets
 from cggm_med.data.folders.vocabulary import never_an_image, shown_by, tells_label
 from cggm_med.data.layouts import read_json
@@ -95,7 +97,7 @@ def read_bids(path: Path) -> Proposal | None:
     files = [named for scan in scans.volumes if (named := parse(scan)) is not None]
     if not files:
         return None
-    return _Bids(path, files, scans.series).proposal()
+    return _Bids(path, files, scans).proposal()
 
 
 def parse(scan: Scan) -> Named | None:
@@ -130,11 +132,12 @@ def parse(scan: Scan) -> Named | None:
 class _Bids:
     """Turns the files of a data set into a proposal, and collects what is asked and left out."""
 
-    def __init__(self, path: Path, files: Sequence[Named], series: Sequence[Scan]) -> None:
+    def __init__(self, path: Path, files: Sequence[Named], scans: Scans) -> None:
         self.path = path
         self.files = files
         self.findings = Findings(path)
-        self.findings.leave_out(SERIES, (scan.path for scan in series))
+        self.findings.leave_out(SERIES, (scan.path for scan in scans.series))
+        self.findings.leave_out_copies(scans.copies)
 
     def proposal(self) -> Proposal:
         masks, images = self._parted()
@@ -160,6 +163,7 @@ class _Bids:
             for id in ids
         )
         self._about_participants(cases)
+        self._about_sessions(cases)
         return Proposal(
             "bids",
             self.path,
@@ -167,10 +171,24 @@ class _Bids:
             modalities,
             {"": labels},
             cases,
+            sections=self._sections(ids),
             questions=self.findings.all_questions(),
             left_out=self.findings.all_left_out(),
             notes=tuple(self.findings.notes),
         )
+
+    def _sections(self, ids: Sequence[str]) -> dict[str, tuple[str, ...]] | None:
+        """Sections that folders above the subjects declare, such as "dataset-02validation"."""
+        above: dict[str, str] = {}
+        for file in self.files:
+            folders = itertools.takewhile(lambda folder: not folder.startswith("sub-"), file.scan.folders)
+            above.setdefault(file.case, next(filter(None, map(section_in, folders)), ""))
+        if len({above[id] for id in ids}) < 2:
+            return None
+        sections: dict[str, list[str]] = {}
+        for id in ids:
+            sections.setdefault(above[id] or "training", []).append(id)
+        return {name: tuple(of) for name, of in sections.items()}
 
     def _name(self) -> str:
         try:
@@ -310,6 +328,21 @@ class _Bids:
             if tables or folder == self.path or self.path not in folder.parents:
                 return tables
             folder = folder.parent
+
+    def _about_sessions(self, cases: Sequence[Case]) -> None:
+        """A question where the sessions of a subject show different things, so that they may be one case."""
+        sessions: dict[str, list[Case]] = {}
+        for case in cases:
+            sessions.setdefault(case.patient, []).append(case)
+        several = [of for of in sessions.values() if len(of) > 1]
+        if several and all(
+            not set(one.images) & set(two.images) for of in several for one, two in itertools.pairwise(of)
+        ):
+            shown = "; ".join(f"{case.id}: {', '.join(case.images)}" for case in several[0])
+            self.findings.questions.append(
+                f"whether the sessions of a subject are cases, as proposed, or one case, for they have no modality in "
+                f"common ({shown}): for one case, write its images and its label into one entry"
+            )
 
     def _about_participants(self, cases: Sequence[Case]) -> None:
         """What the table of participants may say of splits, and whom it lists without a scan."""

@@ -169,6 +169,22 @@ def releases_of(cases: Sequence[LabelledCase]) -> tuple[dict[str, Published | No
     return found, questions
 
 
+def published_patients(ids: Iterable[str]) -> dict[str, str]:
+    """The patients of cases that are named as in a release whose publication says which part of an id they are.
+
+    Example:
+        >>> published_patients(["10005_1000005", "patient001_frame12", "case_7"])
+        {'10005_1000005': '10005', 'patient001_frame12': 'patient001'}
+    """
+    found: dict[str, str] = {}
+    for id in ids:
+        for of in PUBLISHED:
+            if of.patient and re.fullmatch(of.case, id, re.IGNORECASE):
+                whose = re.match(of.patient, id, re.IGNORECASE)
+                found |= {id: whose[1]} if whose is not None else {}
+    return found | repeated_patients(found)
+
+
 def repeated_patients(patients: Mapping[str, str]) -> dict[str, str]:
     """The patients of cases of BraTS 2021 that are also there as patients of BraTS 2023 GLI, by case id.
 

@@ -19,7 +19,6 @@ from cggm_med.data.declaration import Modality
 from cggm_med.data.folders.channels import Channels, channels_of, name_of
 from cggm_med.data.folders.label_lists import labels_of, labels_of_groups
 from cggm_med.data.folders.listed import SECTION_OF, Entry, Listed, ListedFiles, base_name, entries_of, proposal_of_list
-from cggm_med.data.folders.patients import patient_of
 from cggm_med.data.folders.proposal import Labels, Proposal
 from cggm_med.data.layouts import read_json
 from cggm_med.errors import DataError
@@ -155,7 +154,7 @@ def _cases(listed: Listed, names: Mapping[str, str]) -> list[Case]:
         found = {names[key]: listed.files.find(given, entry.where) for key, given in entry.images.items()}
         images = {name: ImageFile(path) for name in names.values() if (path := found.get(name)) is not None}
         label = None if entry.label is None else listed.files.find(entry.label, entry.where)
-        cases.append(Case(id, entry.patient or patient_of(id), images, label, fold=entry.fold))
+        cases.append(Case(id, entry.patient or "", images, label, fold=entry.fold))
     return cases
 
 

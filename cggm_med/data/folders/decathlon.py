@@ -11,7 +11,6 @@ from cggm_med.data.declaration import Modality
 from cggm_med.data.folders.channels import Channels, channels_of
 from cggm_med.data.folders.label_lists import labels_of
 from cggm_med.data.folders.listed import SECTION_OF, Entry, Listed, proposal_of_list
-from cggm_med.data.folders.patients import patient_of
 from cggm_med.data.folders.proposal import Proposal
 from cggm_med.errors import DataError
 
@@ -53,7 +52,7 @@ def read_decathlon(file: Path, content: Mapping[str, Any]) -> Proposal:
             problems.append(f"{entry.where} lists {len(found)} images; expected {len(names)}: {', '.join(names)}")
             continue
         label = None if entry.label is None else files.find(entry.label, entry.where)
-        cases.append(Case(id, entry.patient or patient_of(id), images, label, fold=entry.fold))
+        cases.append(Case(id, entry.patient or "", images, label, fold=entry.fold))
     read = {case.id for case in cases}
     sections = {section: [id for id in ids if id in read] for section, ids in listed.sections.items()}
     labels = labels_of(content.get("labels"), file.name)

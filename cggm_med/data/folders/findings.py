@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cggm_med.data.folders.conventions import LabelledCase, Told, conventions_of
-from cggm_med.data.folders.scans import label_values
+from cggm_med.data.folders.scans import FILE_COPY, label_values, same_voxels
+from cggm_med.errors import first_of
 
 SERIES = "series of several volumes, not an image of one modality"
 UNTOLD = "its name does not tell what it shows"
@@ -49,6 +50,20 @@ class Findings:
     def below(self, file: Path) -> str:
         """A file's path below the folder."""
         return file.relative_to(self.folder).as_posix()
+
+    def leave_out_copies(self, copies: Mapping[Path, Path]) -> None:
+        """Leave out files that are named as copies of others, and ask where they hold something else.
+
+        Args:
+            copies: the others by file.
+        """
+        self.leave_out(FILE_COPY, copies)
+        unlike = [f"{self.below(copy)} or {file.name}" for copy, file in copies.items() if not same_voxels(copy, file)]
+        if unlike:
+            self.questions.append(
+                f"which file holds, of one and its copy that hold other voxels: {first_of(unlike, 2)}; the one without "
+                "the mark of a copy is proposed"
+            )
 
     def ask_which(self, double: Mapping[str, list[tuple[Path, Path]]]) -> None:
         """Ask which of two images of a modality is meant.

@@ -107,6 +107,7 @@ def inspect_proposal(
     asked = [_unreadable(problems)] if problems else []
     reference, about_grids = _reference(proposal, grids)
     notes: list[str] = []
+    about_grids += _about_slices(proposal, grids)
     meanings = dict(proposal.labels)
     if labels:
         meanings, about_labels = _label_values(found)
@@ -219,6 +220,19 @@ def _reference(proposal: Proposal, grids: Mapping[str, Mapping[str, Grid]]) -> t
             f"{_times(first[image].shape)} of {image}); leave them out, or let training resample them"
         )
     return reference, questions
+
+
+def _about_slices(proposal: Proposal, grids: Mapping[str, Mapping[str, Grid]]) -> list[str]:
+    """A question where the cases of a patient are single slices."""
+    patient = {case.id: case.patient for case in proposal.cases}
+    slices = [id for id, of in grids.items() if of and all(min(grid.shape) == 1 for grid in of.values())]
+    several = [id for id in slices if sum(patient[other] == patient[id] for other in slices) > 1]
+    if len(several) < 2:
+        return []
+    return [
+        f"whether {first_of(several, 3)}, which are one voxel thick, are slices of one scan: stack the slices of a "
+        "scan into one volume, unless each was meant as a case"
+    ]
 
 
 def _about_grids(

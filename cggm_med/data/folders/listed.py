@@ -6,12 +6,14 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cggm_med.data.cases import LABEL, Case, can_be_id, stem
 from cggm_med.data.folders.channels import Channels
+from cggm_med.data.folders.conventions import published_patients
+from cggm_med.data.folders.patients import patients_of
 from cggm_med.data.folders.proposal import Labels, Proposal
 from cggm_med.data.folders.scans import APPLE_DOUBLE, twins_under
 from cggm_med.data.layouts import files_under
@@ -236,12 +238,15 @@ def proposal_of_list(
         name: of the data set, if the list has one.
         channels: modalities, questions and notes.
         labels: meanings of the numbers.
-        cases: found.
+        cases: found; one whose patient is empty shows whom its id tells, beside the ids of the others.
         sections: ids of each; a list of training cases alone declares none.
         files: what was looked for.
         refusals: besides files that are missing.
         notes: besides those of channels and files.
     """
+    told = patients_of(case.id for case in cases if not case.patient)
+    told |= published_patients(told)
+    cases = [case if case.patient else replace(case, patient=told[case.id]) for case in cases]
     divided = {section: tuple(ids) for section, ids in sections.items() if ids}
     return Proposal(
         kind,

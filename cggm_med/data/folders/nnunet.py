@@ -19,7 +19,6 @@ from cggm_med.data.folders.channels import channels_of
 from cggm_med.data.folders.decathlon import channel_names
 from cggm_med.data.folders.label_lists import labels_of
 from cggm_med.data.folders.listed import Listed, ListedFiles, base_name, entries_of, proposal_of_list
-from cggm_med.data.folders.patients import patient_of
 from cggm_med.data.folders.proposal import Proposal
 from cggm_med.data.folders.scans import PICTURES
 from cggm_med.data.layouts import read_json
@@ -125,7 +124,7 @@ def read_version_1(file: Path, content: Mapping[str, Any]) -> Proposal:
         if not images:
             files.missing.append(f"{entry.where}: {given}")
         label = None if entry.label is None else files.find(entry.label, entry.where)
-        cases.append(Case(id, patient_of(id), images, label))
+        cases.append(Case(id, "", images, label))
         sections.setdefault(entry.section, []).append(id)
     _refuse_twice(file, cases)
     divided, ordered, notes = _with_splits(file.parent, cases, sections)
@@ -155,7 +154,7 @@ def _found(
         for id, of in sorted(images.items(), key=lambda item: natural_key(item[0])):
             label = folder / f"labels{part}" / (id + ending)
             ordered = {name: of[name] for name in names if name in of}
-            cases.append(Case(id, patient_of(id), ordered, label if label.is_file() else None))
+            cases.append(Case(id, "", ordered, label if label.is_file() else None))
             files.found.add(label)
             sections.setdefault(section, []).append(id)
     if not cases:
@@ -181,7 +180,7 @@ def _listed(
         found = {name: files.find(path, id) for name, path in zip(names, given, strict=True)}
         images = {name: ImageFile(path) for name, path in found.items() if path is not None}
         label = files.find(entry["label"], id) if isinstance(entry.get("label"), str) else None
-        cases.append(Case(id, patient_of(id), images, label))
+        cases.append(Case(id, "", images, label))
     return cases, {"training": [case.id for case in cases]}
 
 

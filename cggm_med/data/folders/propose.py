@@ -28,6 +28,7 @@ from cggm_med.data.folders.proposal import Proposal
 from cggm_med.data.layouts import files_under, read_json
 from cggm_med.errors import DataError, first_of
 
+MAX_DEPTH = 3  # folders below the given one in which a list is looked for, such as those of "nnUNet_raw"
 _YAML = (".yaml", ".yml")
 
 
@@ -185,18 +186,29 @@ def _lists_in(folder: Path) -> list[Path]:
 
 
 def _only_list_below(folder: Path) -> Path | None:
-    """The list in a folder of this folder, if all volumes belong to it.
+    """The list in a folder below this folder, if all volumes belong to it.
 
     Raises:
         DataError: if there are several.
     """
-    below = {place: found for place in sorted(folder.iterdir()) if place.is_dir() and (found := _lists_in(place))}
+    below: dict[Path, list[Path]] = {}
+    outer = [folder]
+    for _ in range(MAX_DEPTH):
+        outer = [place for around in outer for place in _folders_in(around) if around not in below]
+        below |= {place: found for place in outer if (found := _lists_in(place))}
     files = [file for found in below.values() for file in found]
     if not below or _holds_volumes(folder, beside=set(below)):
         return None
     if len(files) > 1:
         raise DataError(f"{folder} holds several data sets; give one of them:", [str(file) for file in files])
     return files[0]
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    try:
+        return sorted(place for place in folder.iterdir() if place.is_dir() and not place.name.startswith("."))
+    except OSError:
+        return []
 
 
 def _holds_volumes(folder: Path, beside: set[Path]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,11 @@ from cggm_med.errors import DataError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")  # endings
 APPLE_DOUBLE = "AppleDouble twin, no image"
+FILE_COPY = "copy of a file beside it"
+_COPY_MARKS = (
+    r"(?:copy of|copie de|kopie von|kopie van|copia de|copia di) (?P<a>.+)",
+    r"(?P<b>.+?)(?: ?\(\d{1,2}\)| copy(?: \d+)?| - (?:copy|kopie|copie|copia)(?: ?\(\d{1,2}\))?)",
+)
 MAX_LABEL_VALUES = 64  # a label map has fewer values, an image has more
 
 
@@ -52,12 +58,14 @@ class Scans:
         series: of several volumes in one file.
         slices: files of single slices, DICOM or pictures, by kind.
         twins: what macOS leaves beside files (``._name``), no images.
+        copies: files named as copies of others beside them, such as ``T1 (1).nii.gz``, and the others.
     """
 
     volumes: tuple[Scan, ...]
     series: tuple[Scan, ...]
     slices: dict[str, tuple[Path, ...]]
     twins: tuple[Path, ...]
+    copies: dict[Path, Path]
 
 
 def scans_under(folder: Path) -> Scans:
@@ -69,7 +77,11 @@ def scans_under(folder: Path) -> Scans:
     single: list[Scan] = []
     series: list[Scan] = []
     slices: dict[str, list[Path]] = {}
-    for path in files_under(folder):
+    files = files_under(folder)
+    copies = _copies(files)
+    for path in files:
+        if path in copies:
+            continue
         name = stem(path.name)
         if not name:
             if kind := _kind_of_slice(path):
@@ -79,7 +91,21 @@ def scans_under(folder: Path) -> Scans:
         scan = Scan(path, path.relative_to(folder).parts[:-1], name, volumes)
         (series if volumes > 1 else single).append(scan)
     sliced = {kind: tuple(of) for kind, of in slices.items()}
-    return Scans(tuple(single), tuple(series), sliced, twins_under(folder))
+    return Scans(tuple(single), tuple(series), sliced, twins_under(folder), copies)
+
+
+def _copies(files: Sequence[Path]) -> dict[Path, Path]:
+    """Files that programs name as copies of another one in the same folder, and that one."""
+    there = {(path.parent, path.name.lower()): path for path in files}
+    found: dict[Path, Path] = {}
+    for path in files:
+        name = stem(path.name)
+        for mark in _COPY_MARKS if name else ():
+            if matched := re.fullmatch(mark, name, re.IGNORECASE):
+                original = (matched[1] + path.name[len(name) :]).lower()
+                if (path.parent, original) in there:
+                    found[path] = there[path.parent, original]
+    return found
 
 
 def twins_under(folder: Path) -> tuple[Path, ...]:

@@ -440,6 +440,28 @@ def test_a_word_of_two_meanings_is_decided_by_what_the_file_holds(tree):
     assert shown(agent) == {"T1": "t1", "gd": "t1ce"}
 
 
+def test_copies_that_a_program_made_beside_a_file_are_left_out(tree):
+    files = paths("P{who}/{what}.nii", who=[1, 2], what=["t1", "flair"])
+    folder = tree(*files, *paths("L:P{who}/seg.nii", who=[1, 2]))
+    complete = found(read_names(folder))
+    for copy in ("t1 (1).nii", "Copy of t1.nii", "t1 - Kopie.nii", "t1 - Copy (2).nii", "t1 copy.nii"):
+        (folder / "P1" / copy).write_bytes((folder / "P1/t1.nii").read_bytes())
+    proposal = read_names(folder)
+    assert found(proposal) == complete
+    assert {reason: len(files) for reason, files in proposal.left_out.items()} == {"copy of a file beside it": 5}
+    assert not any("copy" in question for question in proposal.questions)
+    (folder / "P1/t1 (1).nii").write_bytes((folder / "P2/t1.nii").read_bytes())
+    assert any("P1/t1 (1).nii or t1.nii" in question for question in read_names(folder).questions)
+    alone = tree(*paths("only/scan ({who}).nii", who=[1, 2])) / "only"  # numbered by a program, and no copies
+    assert len(read_names(alone).cases) == 2
+
+
+def test_files_of_several_volumes_alone_are_refused_with_what_helps(tree):
+    proposal = read_names(tree(*paths("4:{who}/{who}_{what}.nii", who=["A", "B"], what=["sa", "sa_gt"])))
+    assert (proposal.kind, proposal.cases) == ("volume_series", ())
+    assert "4 files hold several volumes each, such as A/A_sa with 3" in proposal.refusals[0]
+
+
 def test_slices_are_refused_with_what_helps(tmp_path):
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "IMG-0004-00001.dcm").write_bytes(bytes(128) + b"DICM")

@@ -157,3 +157,21 @@ def test_two_runs_are_one_question(tree):
 
 def test_a_folder_without_subjects_is_none(tree):
     assert read_bids(tree("P1/T1.nii.gz")) is None
+
+
+def test_folders_above_subjects_declare_sections(tree):
+    parts = {"dataset-01training": ["1", "2"], "dataset-02validation": ["3"], "dataset-03test": ["4"]}
+    files = [f"{part}/rawdata/sub-{who}/sub-{who}_ct.nii.gz" for part, subjects in parts.items() for who in subjects]
+    labels = [file.replace("rawdata", "derivatives").replace("_ct", "_seg-vert_msk") for file in files]
+    proposal = read_bids(tree(*files, *(f"L:{file}" for file in labels)))
+    assert proposal.sections == {"training": ("sub-1", "sub-2"), "validation": ("sub-3",), "test": ("sub-4",)}
+
+
+def test_sessions_without_a_common_modality_may_be_one_case(tree):
+    first = paths("sub-{who}/ses-01/sub-{who}_ses-01_{what}.nii.gz", who=["1", "2"], what=["ncct", "tmax"])
+    second = paths("sub-{who}/ses-02/sub-{who}_ses-02_dwi.nii.gz", who=["1", "2"])
+    proposal = read_bids(tree(*first, *second))
+    assert len(proposal.cases) == 4
+    assert any("no modality in common (sub-1_ses-01: ncct, tmax; sub-1_ses-02: dwi)" in q for q in proposal.questions)
+    again = read_bids(tree(*first, *second, "sub-1/ses-02/sub-1_ses-02_ncct.nii.gz"))
+    assert not any("in common" in question for question in again.questions)

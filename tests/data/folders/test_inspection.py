@@ -142,3 +142,12 @@ def test_the_overview_tells_kinds_counts_and_what_is_lacking(pair):
     assert shown["lacking"] == (("ADC", "1", "b"),)
     assert shown["left out"] == (("not named by the list", "1", "imagesTr/b_0009.nii"),)
     assert list(lines(found))[1] == "2 cases of 2 patients, 2 with a label"
+
+
+def test_slices_of_a_scan_are_asked_about(files):
+    names = [f"P{who}_slice_{k}" for who in (1, 2) for k in (1, 2)]
+    folder = files(*(f"{name}_T2.nii" for name in names), voxels=np.arange(6, dtype=np.int16).reshape(3, 2, 1))
+    files(*(f"{name}_mask.nii" for name in names), voxels=np.ones((3, 2, 1), np.uint8))
+    found = inspect_proposal(propose(folder)).proposal
+    assert len({case.patient for case in found.cases}) == 2
+    assert any("one voxel thick, are slices of one scan" in question for question in found.questions)

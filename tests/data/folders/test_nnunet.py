@@ -47,6 +47,22 @@ def test_cases_are_told_by_their_files_and_may_lack_a_channel(files):
     assert cases.cases[2].images["ADC"] == ImageFile(folder / "imagesTr/b_0001.nii.gz")
 
 
+@pytest.mark.parametrize(
+    ("ids", "patients"),
+    [
+        (["patient001_frame01", "patient001_frame12"], ["patient001", "patient001"]),
+        (["10005_1000005", "10005_1000006"], ["10005", "10005"]),
+        (["ms01_v1", "ms01_v2", "ms02_v1"], ["ms01", "ms01", "ms02"]),
+        (["psma_95b8_2018-04-16", "psma_95b8_2018-10-01"], ["psma_95b8", "psma_95b8"]),
+        (["case_1", "case_2"], ["case_1", "case_2"]),
+    ],
+)
+def test_examinations_of_a_patient_are_told_by_their_ids(files, ids, patients):
+    content = {**ONE_CHANNEL, "labels": {"background": 0, "x": 1}}
+    folder = files(*(f"imagesTr/{id}_0000.nii.gz" for id in ids), content=content)
+    assert [case.patient for case in propose(folder).cases] == patients
+
+
 def test_the_images_of_a_data_set_alone_are_what_it_declares(files):
     folder = files(
         *("imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz", "labelsTr/a.nii.gz"),

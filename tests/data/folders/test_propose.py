@@ -20,6 +20,7 @@ def test_the_only_data_set_below_a_folder_is_meant(files):
     files("imagesTr/a_0000.nii", "labelsTr/a.nii", content=NNUNET, folder="raw/one")
     root = files(content={"a": 1}, name="about.json", folder="raw")
     assert propose(root).path == root / "one/dataset.json"
+    assert propose(root.parent).path == root / "one/dataset.json"
     files("imagesTr/a_0000.nii", content=NNUNET, folder="raw/two")
     with pytest.raises(DataError, match="holds several data sets; give one of them:\n.*one.*\n.*two"):
         propose(root)
