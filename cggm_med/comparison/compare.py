@@ -11,11 +11,11 @@ from cggm_med.comparison.design import Design, Values, design_of
 from cggm_med.comparison.metric_rows import ComparisonRow, MetricRows
 from cggm_med.comparison.primary import Declaration
 from cggm_med.comparison.repeats import repeats
-from cggm_med.comparison.subset_scores import SubsetScore, subset_scores
+from cggm_med.comparison.subset_scores import SubsetScore, subset_scores, subsets_of
 from cggm_med.errors import ConfigError, UnknownName
 from cggm_med.metrics.regions import LOWER_IS_BETTER
 from cggm_med.results.aggregate import mean_of
-from cggm_med.runs.finished_run import Excluded, FinishedRun
+from cggm_med.runs.finished_run import OF_SUBSETS, Excluded, FinishedRun
 
 
 @dataclass(frozen=True)
@@ -128,20 +128,18 @@ def compare(
     if not any(against.values()):
         raise UnknownName("strategy among these runs", baseline, names, "Name another with --baseline")
     task = runs[0].task_class
-    decomposable = [metric for metric in runs[0].values if all(metric in run.values for run in runs)]
-    others = [metric for metric in runs[0].headline if metric not in decomposable]
-    first = [metric for metric in (*decomposable, *others) if metric == task.chosen_by]
     by_name = {name: [run for run in runs if run.name == name] for name in names}
     design, again = design_of(runs), repeats(by_name, against)
     primary = Primary(declared[-1], tuple(d.name for d in declared[:-1]), task.chosen_by) if declared else None
     rows: list[ComparisonRow] = []
     smallest = None
-    for metric in dict.fromkeys([*first, *decomposable, *others]):
-        values, by_case = _values(runs, metric, decomposable)
-        if values is None:
+    for metric in _metrics(runs):
+        values, by_case = _values(runs, metric)
+        of_metric = {name: group for name, group in by_name.items() if all(id(run) in values for run in group)}
+        if not of_metric:
             continue
         lower = metric.endswith(LOWER_IS_BETTER) or (task.lower_is_better and metric.startswith(task.chosen_by))
-        table = MetricRows(metric, lower, by_name, values, by_case, design, against)
+        table = MetricRows(metric, lower, of_metric, values, by_case, design, against)
         declaration = primary.declaration if primary and metric == task.chosen_by else None
         alone = declaration.name if declaration and against.get(declaration.name) == declaration.baseline else None
         rows += table.rows({*again, *([alone] if alone else [])})
@@ -167,15 +165,27 @@ def compare(
     )
 
 
-def _values(
-    runs: Sequence[FinishedRun], metric: str, decomposable: Sequence[str]
-) -> tuple[dict[int, float] | None, dict[int, Values] | None]:
-    """A metric of each run, and of each of its cases where it is a mean over them, by the ``id`` of the run."""
-    if metric in decomposable:
-        return {id(run): mean_of(run.values[metric]) for run in runs}, {id(run): run.values[metric] for run in runs}
-    plain = {id(run): run.headline.get(metric) for run in runs}
-    known = {run: value for run, value in plain.items() if value is not None}
-    return (known if len(known) == len(runs) else None), None
+def _metrics(runs: Sequence[FinishedRun]) -> list[str]:
+    """Every metric of any run: the first one, then means over cases, then others."""
+    decomposable = dict.fromkeys(metric for run in runs for metric in run.values)
+    others = dict.fromkeys(metric for run in runs for metric in run.headline)
+    first = [metric for metric in (*decomposable, *others) if metric == runs[0].task_class.chosen_by]
+    return list(dict.fromkeys([*first, *decomposable, *others]))
+
+
+def _values(runs: Sequence[FinishedRun], metric: str) -> tuple[dict[int, float], dict[int, Values] | None]:
+    """A metric of each run that has it, and of its cases where it is a mean over them, by the ``id`` of the run.
+
+    Of what is about subsets of the modalities, only runs have it that were scored on all of the subsets: the mean over
+    the one subset of a network of one modality compares with nothing.
+    """
+    subsets = subsets_of(runs)
+    whole = [run for run in runs if not metric.endswith(OF_SUBSETS) or set(run.subset_values) == set(subsets)]
+    if any(metric in run.values for run in runs):
+        by_case: dict[int, Values] = {id(run): run.values[metric] for run in whole if metric in run.values}
+        return {run: mean_of(values) for run, values in by_case.items()}, by_case
+    plain = {id(run): run.headline.get(metric) for run in whole}
+    return {run: value for run, value in plain.items() if value is not None}, None
 
 
 def _tested(primary: Primary, table: MetricRows, row: ComparisonRow) -> Primary:

@@ -37,7 +37,9 @@ def cost_figure(path: Path, comparison: Comparison) -> None:
     for ax, metric in zip(panels, metrics, strict=True):
         rows = {row.name: row for row in comparison.of_metric(metric)}
         for number, name in enumerate(drawn, 1):
-            row, ratio = rows[name], drawn[name]
+            if (row := rows.get(name)) is None:
+                continue
+            ratio = drawn[name]
             gain = sign * (row.difference or 0.0)  # priced, so there is one
             colour = REPEAT_COLOUR if name in comparison.repeats else LINE_COLOURS[0]
             if row.difference_interval is not None:

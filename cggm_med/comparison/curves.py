@@ -28,7 +28,7 @@ class Point:
         name: of the strategy with its budget.
         steps: of the training.
         minutes: of processor time, the median over runs; None if no run has it.
-        rows: of the first metric and, if it was scored, of its mean over subsets.
+        rows: of the first metric and, if all strategies were scored so, of its mean over subsets.
     """
 
     name: str
@@ -39,7 +39,8 @@ class Point:
 
 def curves(comparison: Comparison) -> dict[str, list[Point]]:
     """Points by strategy, short trainings first; only strategies that were trained for several lengths."""
-    metrics = [m for m in (comparison.metrics[0], f"{comparison.chosen_by}, {OVER_SUBSETS}") if m in comparison.metrics]
+    both = (comparison.metrics[0], f"{comparison.chosen_by}, {OVER_SUBSETS}")
+    metrics = [metric for metric in both if len(comparison.of_metric(metric)) == len(comparison.names)]
     found: dict[str, list[Point]] = {}
     for name in comparison.names:
         seconds = usual_cost(comparison, name, "cpu_seconds")

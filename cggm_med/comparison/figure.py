@@ -43,7 +43,8 @@ def comparison_figure(path: Path, comparison: Comparison) -> None:
 
 def _panel(ax: Axes, comparison: Comparison, metric: str) -> None:
     ax.axvline(0, color="0.4", lw=0.9, zorder=0)
-    for y, row in enumerate(comparison.of_metric(metric)):
+    for row in comparison.of_metric(metric):
+        y = comparison.names.index(row.name)
         if row.difference is not None:
             low, high = row.difference_interval or (row.difference, row.difference)
             colour = REPEAT_COLOUR if row.name in comparison.repeats else LINE_COLOURS[0]

@@ -86,7 +86,7 @@ class MetricRows:
         for name, runs in by_name.items():
             if (baseline := baselines[name]) in (None, name):
                 continue
-            partner = {run.pair: run for run in by_name[str(baseline)]}
+            partner = {run.pair: run for run in by_name.get(str(baseline), ())}
             pairs = [(run, partner[run.pair]) for run in runs if run.pair in partner]
             pairs.sort(key=lambda pair: (pair[0].seed, sorted(pair[0].tested)))
             if pairs:

@@ -27,6 +27,7 @@ from cggm_med.training import checkpoint as checkpoints
 
 OVER_SUBSETS = "mean over subsets"
 WORST_SUBSET = "worst subset"
+OF_SUBSETS = (OVER_SUBSETS, WORST_SUBSET, f"{ORDER}{LOWER_IS_BETTER}")  # ends of metrics about several subsets
 T = TypeVar("T")
 
 

@@ -301,6 +301,21 @@ def test_order_violations_and_the_worst_subset_are_compared_too(tmp_path):
     assert table.rows[1][1:4] == ("0.0 % / 0.0 %",) * 3
 
 
+def test_a_network_of_one_modality_has_no_mean_over_subsets(tmp_path):
+    subsets = {(c, s): d for c in (A, B) for s, d in [("flair", 0.2), ("t1", 0.4), ("flair+t1", 0.6)]}
+    finished_run(tmp_path / "joint", {A: 0.6, B: 0.6}, subsets=subsets)
+    finished_run(tmp_path / "cggm", {A: 0.7, B: 0.7}, strategy="cggm", subsets=subsets)
+    alone = {(c, "t1"): 0.5 for c in (A, B)}
+    finished_run(tmp_path / "t1", {A: 0.5, B: 0.5}, settings=["task.modalities=[t1]"], subsets=alone)
+    comparison = compared(sorted(tmp_path.iterdir()))
+    assert len(comparison.of_metric("Dice mean")) == 3
+    for metric in ("mean over subsets", "order violations (lower is better)", "worst subset"):
+        assert [r.name for r in comparison.of_metric(f"Dice mean, {metric}")] == ["cggm", "joint"]
+    write_comparison(tmp_path / "out", comparison, {})
+    (table,) = [t for t in comparison_tables(comparison) if "by subset" in t.title]
+    assert [cells[-1] for cells in table.rows] == ["-", "0.500", "-"]
+
+
 def test_the_baseline_again_from_other_weights_is_no_strategy(tmp_path):
     folders = two_strategies(tmp_path)
     for seed, off in enumerate((0.02, -0.01, 0.03)):
