@@ -23,6 +23,42 @@ class ImageFile:
 
 
 @dataclass(frozen=True)
+class RegionFile:
+    """Where one region was drawn: the voxels of a file that are not 0, of one of its channels or of one number."""
+
+    path: Path
+    channel: int | None = None
+    value: int | None = None
+
+
+@dataclass(frozen=True)
+class RegionFiles:
+    """A label map in several files, one for each region.
+
+    Attributes:
+        files: by region, or by meaning of a label number; None where it was looked for and nothing is there.
+
+    Example:
+        >>> label = RegionFiles((("liver", RegionFile(Path("liver.nii"))), ("tumour", None)))
+        >>> str(label), [path.name for path in label.paths]
+        ('liver liver.nii', ['liver.nii'])
+    """
+
+    files: tuple[tuple[str, RegionFile | None], ...]
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Each file once."""
+        return tuple(dict.fromkeys(file.path for _, file in self.files if file is not None))
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {file.path}" for name, file in self.files if file is not None)
+
+
+LabelFile = Path | RegionFiles
+
+
+@dataclass(frozen=True)
 class Case:
     """One examination.
 
@@ -30,7 +66,7 @@ class Case:
         id: of the case.
         patient: whom it shows.
         images: by modality, in the order that was asked for; those that the case lacks are left out.
-        label: file with the label map, if there is one.
+        label: file with the label map, or the files of its regions, if there are any.
         convention: name of the label map's convention, where the cases of a data set follow several.
         not_drawn: regions that nobody drew in this case: their absence from the label map says nothing.
         raters: label maps of single readers, by name, beside ``label``.
@@ -40,16 +76,16 @@ class Case:
     id: str
     patient: str
     images: Mapping[str, ImageFile]
-    label: Path | None
+    label: LabelFile | None
     convention: str | None = None
     not_drawn: tuple[str, ...] = ()
-    raters: Mapping[str, Path] = field(default_factory=dict)
+    raters: Mapping[str, LabelFile] = field(default_factory=dict)
     fold: str | None = None
 
     @property
-    def labels(self) -> dict[str, Path]:
+    def labels(self) -> dict[str, LabelFile]:
         """Every label map by its role: ``label``, and ``label of NAME`` for each reader."""
-        own = {} if self.label is None else {LABEL: self.label}
+        own: dict[str, LabelFile] = {} if self.label is None else {LABEL: self.label}
         return own | {f"{LABEL} of {name}": path for name, path in self.raters.items()}
 
     @property
@@ -73,6 +109,11 @@ class CaseList:
     layout: str
     label_convention: str | None
     sections: Mapping[str, tuple[str, ...]] | None
+
+
+def label_paths(label: LabelFile) -> tuple[Path, ...]:
+    """The files that a label map consists of."""
+    return (label,) if isinstance(label, Path) else label.paths
 
 
 def can_be_id(text: str) -> bool:

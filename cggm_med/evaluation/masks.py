@@ -10,8 +10,10 @@ import numpy as np
 
 from cggm_med.data.cases import Case, stem
 from cggm_med.data.folders.propose import read_any
-from cggm_med.data.volumes.checks import Inspection, grid_difference, inspect
+from cggm_med.data.volumes.checks import Inspection, inspect
+from cggm_med.data.volumes.grids import grid_difference
 from cggm_med.data.volumes.io import open_image
+from cggm_med.data.volumes.label_files import open_label
 from cggm_med.data.volumes.labels import LabelConvention, painting_order
 from cggm_med.errors import DataError, UnknownName
 from cggm_med.results.results import Scores
@@ -128,7 +130,8 @@ class _Pair:
         if found := [*mask.problems, *label.problems]:
             return found
         assert self.case.label is not None  # noqa: S101 - only cases with labels are scored
-        difference = grid_difference("mask", open_image(self.mask), "label", open_image(self.case.label))
+        drawn = open_label(self.case.label, self.of_label)
+        difference = grid_difference("mask", open_image(self.mask), "label", drawn)
         return [f"{self.case.id}: {difference}"] if difference else []
 
 

@@ -15,6 +15,7 @@ from cggm_med.config import Tree, require
 from cggm_med.data.cases import Case, ImageFile
 from cggm_med.data.volumes.checks import inspect
 from cggm_med.data.volumes.io import open_image, write_volume
+from cggm_med.data.volumes.label_files import open_label
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.errors import ConfigError, DataError, OutputError
 from cggm_med.files import atomic_folder, write_json
@@ -75,8 +76,9 @@ def export_dataset(task: Task, raw: Path, number: int, name: str, *, say: Callab
     with atomic_folder(target) as folder:
         for part, ids in (("Tr", (*splits.train, *splits.validation)), ("Ts", splits.test)):
             for id in ids:
-                new = consecutive_numbers(volumes.convention_of(cases[id]), numbers)
-                _write_case(cases[id], volumes.modalities, folder, part, new)
+                convention = volumes.convention_of(cases[id])
+                new = consecutive_numbers(convention, numbers)
+                _write_case(cases[id], volumes.modalities, folder, part, convention, new)
         if splits.validation:
             write_json(folder / "splits_final.json", [{"train": list(splits.train), "val": list(splits.validation)}])
         training = len(splits.train) + len(splits.validation)
@@ -175,7 +177,14 @@ def _not_for_nnunet(case: Case, modalities: Sequence[str]) -> list[str]:
     return problems
 
 
-def _write_case(case: Case, modalities: Sequence[str], folder: Path, part: str, numbers: dict[int, int]) -> None:
+def _write_case(
+    case: Case,
+    modalities: Sequence[str],
+    folder: Path,
+    part: str,
+    convention: LabelConvention,
+    numbers: dict[int, int],
+) -> None:
     images, labels = folder / f"images{part}", folder / f"labels{part}"
     for sub in (images, labels):
         sub.mkdir(exist_ok=True)
@@ -183,7 +192,8 @@ def _write_case(case: Case, modalities: Sequence[str], folder: Path, part: str, 
         _write_image(case.images[modality], images / f"{case.id}_{channel:04d}{ENDING}")
     assert case.label is not None  # noqa: S101 - checked above
     grid = case.images[modalities[0]].path
-    write_volume(labels / f"{case.id}{ENDING}", renumber(open_image(case.label).voxels(), numbers), grid)
+    drawn = open_label(case.label, convention).voxels()
+    write_volume(labels / f"{case.id}{ENDING}", renumber(drawn, numbers), grid)
 
 
 def _write_image(image: ImageFile, target: Path) -> None:

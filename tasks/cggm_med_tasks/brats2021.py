@@ -176,7 +176,7 @@ class BraTS2021(SegmentationTask):
         named = [
             LabelledCase(case.id, case.label.name, functools.partial(label_values, case.label))
             for case in found.cases
-            if case.label is not None
+            if isinstance(case.label, Path)
         ]
         releases, undecided = releases_of(named)
         told = {id: None if release is None else _convention_of(release) for id, release in releases.items()}

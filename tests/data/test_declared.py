@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from cggm_med.data.cases import Case, ImageFile
+from cggm_med.data.cases import Case, ImageFile, RegionFile
 from cggm_med.data.declaration import Declaration, Modality
 from cggm_med.data.folders.declared import read_declared
+from cggm_med.data.folders.label_entries import to_json
 from cggm_med.data.folders.proposal import Labels, Proposal
 from cggm_med.errors import DataError, UnknownName
 
@@ -20,8 +21,8 @@ def written(tmp_path):
     def write(*training, **other):
         for entry in [*training, *other.get("test", [])]:
             for key, given in entry.items():
-                file = given["file"] if isinstance(given, dict) else given
-                if key in ("flair", "adc", "label") and file not in ("absent.nii", 3):
+                file = given.get("file") if isinstance(given, dict) else given
+                if key in ("flair", "adc", "label") and isinstance(file, str) and file != "absent.nii":
                     (tmp_path / file).touch()
         (tmp_path / "dataset.json").write_text(json.dumps({**DECLARED, "training": training, **other}))
         return tmp_path
@@ -57,6 +58,36 @@ def test_the_label_may_be_one_of_the_readers_maps(written):
         read_declared(folder)
 
 
+def test_each_region_may_have_a_file_of_its_own(written, tmp_path):
+    labels, regions = {"1": "core", "2": "rim"}, {"all": [1, 2], "core": [1]}
+    for name in ("c.nii", "w.nii", "m.nii"):
+        (tmp_path / name).touch()
+    by_region = {"core": {"file": "c.nii", "value": 7}, "all": "w.nii"}
+    by_meaning = {"rim": {"file": "m.nii", "channel": 1, "value": 2}, "core": None}
+    folder = written(
+        {"id": "a", "flair": "a.nii", "label": by_region, "raters": {"1": by_meaning, "2": "m.nii"}},
+        {"id": "b", "flair": "b.nii", "label": {"all": "w.nii"}, "not_drawn": ["core"]},
+        labels=labels,
+        regions=regions,
+    )
+    _, found = read_declared(folder)
+    first, second = found.cases
+    assert first.label.files == (
+        ("all", RegionFile(folder / "w.nii")),
+        ("core", RegionFile(folder / "c.nii", value=7)),
+    )
+    assert first.raters["1"].files == (("core", None), ("rim", RegionFile(folder / "m.nii", 1, 2)))
+    assert second.label.files == (("all", RegionFile(folder / "w.nii")),)
+    again = to_json(first.label, folder), to_json(first.raters["1"], folder)
+    assert again == ({"all": "w.nii", "core": by_region["core"]}, {"core": None, "rim": by_meaning["rim"]})
+    for label, message in [
+        ({"core": "c.nii"}, 'names no file for all; write null where none of it is there, or list it in "not_drawn"'),
+        ({"core": "c.nii", "rim": "m.nii", "all": "w.nii"}, "names files for all; expected the regions all, core, or"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            read_declared(written({"id": "a", "flair": "a.nii", "label": label}, labels=labels, regions=regions))
+
+
 def test_scans_without_labels_need_not_say_what_labels_mean_where_a_run_knows(written):
     folder = written({"id": "a", "flair": "a.nii"}, labels={})
     with pytest.raises(DataError, match="has no label, which training needs"):
@@ -88,6 +119,11 @@ def test_sections_are_splits_and_tests_need_no_label(written):
         ({"id": "a", "flair": 3}, "flair is 3; expected a path"),
         ({"id": "a", "flair": "a.nii", "adc": "a.nii", "label": "l.nii"}, "adc is the same file as"),
         ({"id": "a", "flair": "a.nii", "label": "a.nii"}, "label is the same file as"),
+        ({"id": "a", "flair": "a.nii", "label": 3}, "label is 3; expected a path, or the file of each region"),
+        ({"id": "a", "flair": "a.nii", "label": {"x": "l.nii"}}, "names files for x; expected the regions lesion"),
+        ({"id": "a", "flair": "a.nii", "label": {"lesion": None}}, "label names no file at all"),
+        ({"id": "a", "flair": "a.nii", "label": {"lesion": {"path": "l"}}}, "of lesion is .*expected a path, null"),
+        ({"id": "a", "flair": "a.nii", "label": {"lesion": "absent.nii"}}, "label does not exist: .*absent.nii"),
         ({"id": "a", "flair": "a.nii", "label": "l.nii", "convention": "x"}, "\"convention\" is 'x'"),
         ({"id": "a", "flair": "a.nii", "label": "l.nii", "not_drawn": ["x"]}, '"not_drawn" is'),
     ],

@@ -78,6 +78,20 @@ def test_questions_about_a_run(kind, request, tmp_path, monkeypatch):
     assert all(region in (tmp_path / "report.html").read_text() for region in regions)
 
 
+def test_a_file_for_each_region_is_the_label_map_of_them(nested, tmp_path, monkeypatch):
+    """Trained, scored, exported and compared with masks, they give what one map gives, to the last digit."""
+    path, data = trained(tmp_path / "parts", in_parts=True, **OVERLAPPING)
+    assert results(path)["cases"] == results(nested[0])["cases"]
+    masks = nested[1].parent / "labels"
+    for written in exported(data, tmp_path / "raw").glob("labels*/*.nii.gz"):
+        whole = np.asarray(nib.load(masks / written.name).dataobj)
+        assert np.array_equal(np.asarray(nib.load(written).dataobj), np.searchsorted([0, 1, 700], whole))
+    command(
+        monkeypatch, "evaluate", "--masks", masks, "--data", data, "--task", "segmentation", "--out", tmp_path / "same"
+    )
+    assert {row["dice"] for row in results(tmp_path / "same")["cases"]} == {1.0}
+
+
 def test_calibration_leaves_out_voxels_that_nobody_annotated(run, tmp_path, monkeypatch):
     with without_pictures():
         command(monkeypatch, "evaluate", run[0], "--calibration", "--out", tmp_path / "out")

@@ -21,8 +21,11 @@ SMALL = {
 }
 
 
-def cohort(folder, numbers=(1, 2, 9), names=("flair", "t1"), cases=6, **declared):
-    """A body with a lesion whose rim has another number, and voxels at its side that nobody annotated."""
+def cohort(folder, numbers=(1, 2, 9), names=("flair", "t1"), cases=6, *, in_parts=False, **declared):
+    """A body with a lesion whose rim has another number, and voxels at its side that nobody annotated.
+
+    With ``in_parts``, each of the declared regions has a file of its own.
+    """
     entries = []
     for i in range(cases):
         random = np.random.default_rng(i)
@@ -32,7 +35,11 @@ def cohort(folder, numbers=(1, 2, 9), names=("flair", "t1"), cases=6, **declared
         label[x + 1 : x + 4, y + 1 : y + 4, 3:5] = numbers[1]
         if len(numbers) > 2:
             label[2:4, 2:16, 1:7] = numbers[2]
-        entry = {"id": f"p{i}", "label": str(write(folder / "labels" / f"p{i}.nii.gz", label, AFFINE))}
+        parts = declared["regions"] if in_parts else {}
+        masks = {region: np.isin(label, held).astype(np.uint8) for region, held in parts.items()}
+        files = {region: str(write(folder / region / f"p{i}.nii.gz", of, AFFINE)) for region, of in masks.items()}
+        whole = {} if files else {"label": str(write(folder / "labels" / f"p{i}.nii.gz", label, AFFINE))}
+        entry = {"id": f"p{i}", **({"label": files} if files else whole)}
         for k, name in enumerate(names):
             image = np.zeros(SHAPE, np.float32)
             image[2:18, 2:16, 1:7] = random.normal(10, 1, (16, 14, 6))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cggm_med.data.dicom.header import COMPRESSED, EXPLICIT, IMPLICIT, MR_CLASSES, Header, Unusable, quiet
 from cggm_med.data.dicom.series import Series
-from cggm_med.data.volumes.checks import largest_displacement
+from cggm_med.data.volumes.grids import largest_displacement
 from cggm_med.data.volumes.io import write_volume
 from cggm_med.errors import DataError
 

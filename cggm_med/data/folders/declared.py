@@ -7,8 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cggm_med.data.cases import LABEL, SECTIONS, Case, CaseList, ImageFile, can_be_id, natural_key
+from cggm_med.data.cases import (
+    LABEL,
+    SECTIONS,
+    Case,
+    CaseList,
+    ImageFile,
+    LabelFile,
+    can_be_id,
+    label_paths,
+    natural_key,
+)
 from cggm_med.data.declaration import KEYS, Declaration
+from cggm_med.data.folders.label_entries import label_of
 from cggm_med.data.layouts import read_json
 from cggm_med.errors import DataError, UnknownName
 
@@ -91,9 +102,7 @@ def declared_in(
         problems += [f"{found.id}: {problem}" for problem in _problems(found, declaration)]
         if not found.labels and need_labels and section != "test":
             problems.append(f"{found.id}: no label (expected the key '{LABEL}' in {where})")
-        # Where nothing says what the readers agreed on, one reader's map may stand for the label.
-        labels = {role: ImageFile(path) for role, path in found.labels.items() if role == LABEL or path != found.label}
-        for role, image in {**found.images, **labels}.items():
+        for role, image in _files(found):
             key = (image.path, image.channel)
             if user.setdefault(key, f"{where} {role}") != f"{where} {role}":
                 problems.append(f"{found.id}: {role} is the same file as {user[key]}: {image.path}")
@@ -148,9 +157,8 @@ def _case(entry: Any, declaration: Declaration, folder: Path, where: str) -> Cas
             return f'{modality} is {given!r}; expected a path, or {{"file": path, "channel": number}}'
         images[modality] = image
     label, raters = entry.get(LABEL), entry.get("raters") or {}
-    texts = [label or "x", entry.get("patient") or "x", str(entry.get("fold") or "x")]
-    if not (isinstance(raters, dict) and all(isinstance(text, str) for text in [*texts, *raters.values()])):
-        return "label, patient and raters must be texts"
+    if not (isinstance(raters, dict) and isinstance(entry.get("patient") or "x", str)):
+        return "patient must be a text, and raters label maps by name"
     convention = entry.get("convention")
     several = len(declaration.conventions) > 1
     if (several or convention is not None) and convention not in declaration.conventions:
@@ -158,14 +166,21 @@ def _case(entry: Any, declaration: Declaration, folder: Path, where: str) -> Cas
     not_drawn = entry.get("not_drawn") or []
     if not (isinstance(not_drawn, list) and set(not_drawn) < set(declaration.regions)):
         return f'"not_drawn" is {not_drawn!r}; expected some of the regions {", ".join(declaration.regions)}'
+    meaning = declaration.conventions[convention or next(iter(declaration.conventions))]
+    drawn: dict[str, LabelFile] = {}
+    for role, given in {LABEL: label, **raters}.items() if label else raters.items():
+        read = label_of(folder, given, meaning, not_drawn)
+        if isinstance(read, str):
+            return f"{role} {read}"
+        drawn[role] = read
     return Case(
         id,
         entry.get("patient") or id,
         images,
-        folder / label if label else None,
+        drawn.pop(LABEL, None) if label else None,
         convention=convention,
         not_drawn=tuple(not_drawn),
-        raters={name: folder / path for name, path in raters.items()},
+        raters=drawn,
         fold=None if entry.get("fold") is None else str(entry["fold"]),
     )
 
@@ -188,6 +203,17 @@ def _problems(case: Case, declaration: Declaration) -> Sequence[str]:
         if modality not in case.images
     ]
     found += [] if case.images else ["no image of any modality"]
-    files = {modality: image.path for modality, image in case.images.items()}
-    files |= case.labels
-    return [*found, *(f"{role} does not exist: {path}" for role, path in files.items() if not os.path.isfile(path))]
+    files = [(modality, image.path) for modality, image in case.images.items()]
+    files += [(role, path) for role, label in case.labels.items() for path in label_paths(label)]
+    return [*found, *(f"{role} does not exist: {path}" for role, path in files if not os.path.isfile(path))]
+
+
+def _files(case: Case) -> Iterator[tuple[str, ImageFile]]:
+    """Images and label maps by role; of the latter each once, and not those of regions, which may share a file.
+
+    Where nothing says what the readers agreed on, one reader's map may stand for the label.
+    """
+    yield from case.images.items()
+    for role, label in case.labels.items():
+        if isinstance(label, Path) and (role == LABEL or label != case.label):
+            yield role, ImageFile(label)

@@ -14,13 +14,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cggm_med.data.cases import LABEL, Case, ImageFile
+from cggm_med.data.cases import LABEL, Case, ImageFile, LabelFile, RegionFiles, label_paths
 from cggm_med.data.declaration import UNKNOWN
 from cggm_med.data.folders.conventions import LabelledCase, conventions_of
 from cggm_med.data.folders.proposal import Labels, Proposal
 from cggm_med.data.folders.scans import lowest_value
-from cggm_med.data.volumes.checks import same_grid
+from cggm_med.data.volumes.grids import same_grid
 from cggm_med.data.volumes.io import open_image
+from cggm_med.data.volumes.label_files import open_label
+from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.stored_image import StoredImage
 from cggm_med.errors import DataError, first_of
 
@@ -93,12 +95,14 @@ def inspect_proposal(
     grids: dict[str, dict[str, Grid]] = {}
     voxels: dict[str, dict[int | float, int]] = {}
     problems: list[str] = []
+    in_parts = any(isinstance(case.label, RegionFiles) for case in proposal.cases)
+    conventions = {name: of.convention() for name, of in proposal.labels.items()} if in_parts else {}
     for done, case in enumerate(proposal.cases, start=1):
         grids[case.id], wrong = _grids(case)
         problems += wrong
         if labels and case.label is not None and LABEL in grids[case.id]:
             try:
-                voxels[case.id] = count_labels(case.label)
+                voxels[case.id] = count_labels(case.label, conventions.get(case.convention or ""))
             except DataError as error:
                 problems.append(f"case {case.id}: {error}")
         if len(proposal.cases) >= MANY_CASES and done % (len(proposal.cases) // 10) == 0:
@@ -138,13 +142,17 @@ def asks_for_meanings(question: str) -> bool:
     return re.search(r"\bwhat\b.*\bmeans?\b|\bwhich release\b", question) is not None
 
 
-def count_labels(path: Path) -> dict[int | float, int]:
-    """How often each value but 0 occurs in a label file.
+def count_labels(label: LabelFile, convention: LabelConvention | None = None) -> dict[int | float, int]:
+    """How often each value but 0 occurs in a label map.
+
+    Args:
+        label: its file, or those of its regions.
+        convention: the numbers of regions that have files of their own.
 
     Raises:
         DataError: if it is damaged.
     """
-    volume = open_image(path).voxels()
+    volume = open_label(label, convention).voxels()
     values, counts = np.unique(volume[volume != 0], return_counts=True)
     return {
         int(value) if float(value).is_integer() else float(value): int(count)
@@ -156,16 +164,19 @@ def _grids(case: Case) -> tuple[dict[str, Grid], list[str]]:
     """Grids of a case's files, and what is wrong with those that cannot be used."""
     files: dict[str, ImageFile] = dict(case.images)
     if case.label is not None:
-        files[LABEL] = ImageFile(case.label)
+        files[LABEL] = ImageFile(label_paths(case.label)[0])
     opened: dict[Path, StoredImage] = {}
     grids, problems = {}, []
     for role, file in files.items():
         try:
-            image = opened.get(file.path) or open_image(file.path)
+            if role == LABEL and isinstance(case.label, RegionFiles):
+                image = open_label(case.label)
+            else:
+                image = opened.get(file.path) or open_image(file.path)
+                opened[file.path] = image
         except DataError as error:
             problems.append(f"case {case.id}: {error}")
             continue
-        opened[file.path] = image
         volumes = image.shape[3:]
         if len(image.shape) < 3:
             problems.append(f"case {case.id}: {file.path} is a picture of {_times(image.shape)}; expected a volume")
@@ -300,7 +311,7 @@ def _meanings(found: Inspection, values: Sequence[int]) -> tuple[Labels, list[st
             case.id, Path(os.path.relpath(case.label, folder)).as_posix(), functools.partial(values_of, case.id)
         )
         for case in found.proposal.cases
-        if case.label is not None
+        if isinstance(case.label, Path)
     ]
     told = conventions_of(labelled, found.proposal.modalities)
     if not (set(told.labels) == {""} and told.labels[""].meanings):

@@ -10,7 +10,8 @@ from typing import Any
 
 from cggm_med.data.cases import LABEL, Case, ImageFile, natural_key
 from cggm_med.data.declaration import Modality
-from cggm_med.data.volumes.labels import painting_order
+from cggm_med.data.folders import label_entries
+from cggm_med.data.volumes.labels import LabelConvention, painting_order
 from cggm_med.metrics.lesions import LesionRules
 
 
@@ -35,6 +36,14 @@ class Labels:
     ignore: int | None = None
     source: str = ""
     lesion_rules: LesionRules | None = None
+
+    def convention(self) -> LabelConvention | None:
+        """The convention that a list with these labels declares; None while nothing is known of them."""
+        if not self.meanings:
+            return None
+        regions = dict(self.regions) or {meaning: (label,) for label, meaning in self.meanings.items()}
+        paint = dict(self.paint) or painting_order(regions)
+        return LabelConvention("proposed", dict(self.meanings), regions, paint, self.exclusive, self.ignore)
 
     def to_json(self) -> dict[str, Any]:
         """The part of a declaration that says this."""
@@ -121,9 +130,9 @@ def _entry(case: Case, folder: Path) -> dict[str, Any]:
     entry: dict[str, Any] = {"id": case.id, "patient": case.patient}
     entry |= {modality: _file(image, folder) for modality, image in case.images.items()}
     if case.label is not None:
-        entry[LABEL] = _relative(case.label, folder)
+        entry[LABEL] = label_entries.to_json(case.label, folder)
     if case.raters:
-        entry["raters"] = {name: _relative(path, folder) for name, path in case.raters.items()}
+        entry["raters"] = {name: label_entries.to_json(label, folder) for name, label in case.raters.items()}
     if case.convention is not None:
         entry["convention"] = case.convention
     if case.not_drawn:

@@ -13,7 +13,7 @@ import numpy as np
 
 from cggm_med.data.cases import stem
 from cggm_med.data.layouts import files_under
-from cggm_med.data.volumes.checks import same_grid
+from cggm_med.data.volumes.grids import same_grid
 from cggm_med.data.volumes.io import open_image
 from cggm_med.errors import DataError
 

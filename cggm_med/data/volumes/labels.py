@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -84,6 +85,15 @@ class LabelConvention:
     def to_labels(self, regions: NDArray[np.bool_]) -> NDArray[np.unsignedinteger[Any]]:
         """Label map ``(x, y, z)`` of region masks ``(region, x, y, z)``, painted from the outermost region inwards.
 
+        Where two regions overlap of which neither lies inside the other, a voxel of both has the number of both, if the
+        convention has one: painting alone would take it from one of them.
+
+        Example:
+            >>> regions = {"a": (1, 3), "b": (2, 3)}
+            >>> both = LabelConvention("x", {1: "a", 2: "b", 3: "a and b"}, regions, {"a": 1, "b": 2})
+            >>> both.to_labels(np.array([[[[1, 1, 0]]], [[[0, 1, 1]]]], bool)).tolist()
+            [[[1, 3, 2]]]
+
         Raises:
             ValueError: if the masks are not boolean or their number is wrong.
         """
@@ -96,7 +106,23 @@ class LabelConvention:
         labels = np.zeros(regions.shape[1:], np.uint8 if max(self.meanings) < 256 else np.uint16)
         for region, label in self.paint.items():
             labels[masks[region]] = label
+        for of, label in self._never_painted.items():
+            exactly = np.logical_and.reduce([masks[region] == (region in of) for region in self.regions])
+            labels[exactly] = label
         return labels
+
+    @functools.cached_property
+    def _never_painted(self) -> dict[frozenset[str], int]:
+        """Labels by their regions, where painting these regions one over the other gives a label of other regions."""
+        found: dict[frozenset[str], int] = {}
+        if self.exclusive:
+            return found
+        of_label = {n: frozenset(r for r, held in self.regions.items() if n in held) for n in self.meanings}
+        for label, of in of_label.items():
+            last = next((paint for region, paint in reversed(list(self.paint.items())) if region in of), None)
+            if last is not None and of_label[last] != of:
+                found.setdefault(of, label)
+        return found
 
     def painted(self, regions: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """The masks that a reader of the label map finds in it, which are what is scored (ADR 0032).

@@ -13,7 +13,7 @@ from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 from numpy.typing import NDArray
 
 from cggm_med.data.cases import stem
-from cggm_med.data.volumes.checks import grid_difference
+from cggm_med.data.volumes.grids import grid_difference
 from cggm_med.data.volumes.io import open_image
 from cggm_med.data.volumes.stored_image import StoredImage
 from cggm_med.errors import DataError

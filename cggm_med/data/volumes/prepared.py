@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cggm_med.data.cases import Case
+from cggm_med.data.cases import Case, LabelFile
 from cggm_med.data.volumes.checks import inspect
-from cggm_med.data.volumes.io import open_image
+from cggm_med.data.volumes.label_files import open_label
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.raters import majority, shares
 from cggm_med.data.volumes.resample import OneGrid, onto_grid
@@ -101,7 +101,7 @@ class PreparedCase:
 
     def native_raters(self) -> dict[str, NDArray[np.bool_]]:
         """The regions that each reader drew, on the grid of the label files."""
-        read = {name: open_image(path).voxels() for name, path in self.source.raters.items()}
+        read = {name: self._drawn(label) for name, label in self.source.raters.items()}
         return {name: self.convention.to_regions(labels) for name, labels in read.items()}
 
     def scored(self, masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -118,12 +118,15 @@ class PreparedCase:
         return self._label() != self.convention.ignore
 
     def _majority(self) -> NDArray[np.uint8]:
-        maps = [open_image(path).voxels() for path in self.source.raters.values()]
+        maps = [self._drawn(label) for label in self.source.raters.values()]
         return majority(shares(maps, self.convention), exclusive=self.convention.exclusive)
 
     def _label(self) -> NDArray[Any]:
         assert self.source.label is not None  # noqa: S101 - find_cases was asked for labels
-        return open_image(self.source.label).voxels()
+        return self._drawn(self.source.label)
+
+    def _drawn(self, label: LabelFile) -> NDArray[Any]:
+        return open_label(label, self.convention).voxels()
 
 
 def common_spacing(prepared: Sequence[PreparedCase]) -> tuple[float, float, float]:

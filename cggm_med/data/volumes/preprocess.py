@@ -15,7 +15,7 @@ import monai
 import numpy as np
 from numpy.typing import NDArray
 
-from cggm_med.data.cases import LABEL, Case
+from cggm_med.data.cases import LABEL, Case, RegionFiles, label_paths
 from cggm_med.data.parallel import map_in_processes
 from cggm_med.data.volumes.io import open_image
 from cggm_med.data.volumes.labels import LabelConvention
@@ -246,9 +246,19 @@ def _write(folder: Path, content: Mapping[str, Any]) -> None:
 
 def digests(case: Case) -> dict[str, str]:
     """Digest of the file behind each modality and label map."""
-    paths = {m: file.path for m, file in case.images.items()} | case.labels
-    of = {path: _digest_of(path) for path in dict.fromkeys(paths.values())}
-    return {role: of[path] for role, path in paths.items()}
+    images = {m: file.path for m, file in case.images.items()}
+    paths = [*images.values(), *(path for label in case.labels.values() for path in label_paths(label))]
+    of = {path: _digest_of(path) for path in dict.fromkeys(paths)}
+    found = {m: of[path] for m, path in images.items()}
+    for role, label in case.labels.items():
+        found[role] = of[label] if isinstance(label, Path) else _digest_of_regions(label, of)
+    return found
+
+
+def _digest_of_regions(label: RegionFiles, of: Mapping[Path, str]) -> str:
+    """Digest of the files of regions, and of what stands for which region in them."""
+    said = [(name, None if file is None else (of[file.path], file.channel, file.value)) for name, file in label.files]
+    return digest_of(json.dumps(said).encode(), DIGEST_BYTES)
 
 
 def _digest_of(path: Path) -> str:

@@ -11,7 +11,8 @@ import SimpleITK as sitk  # noqa: N813 - as everybody calls it
 from numpy.typing import NDArray
 
 from cggm_med.data.cases import Case
-from cggm_med.data.volumes.checks import Inspection, inspect, same_grid
+from cggm_med.data.volumes.checks import Inspection, inspect
+from cggm_med.data.volumes.grids import same_grid
 from cggm_med.data.volumes.itk_formats import place
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.transforms import background_value

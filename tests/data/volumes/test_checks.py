@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from cggm_med.data.cases import Case, ImageFile
 from cggm_med.data.layouts import find_cases
-from cggm_med.data.volumes.checks import inspect, largest_displacement
+from cggm_med.data.volumes.checks import inspect
+from cggm_med.data.volumes.grids import largest_displacement
 from cggm_med.data.volumes.labels import LabelConvention
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
