@@ -17,15 +17,16 @@ from cggm_med.comparison.budgets import baselines, default_baseline
 from cggm_med.comparison.compare import Comparison, compare
 from cggm_med.comparison.experiment import Plan, modalities_of, plan_runs, require_same, train_all, tune, with_teachers
 from cggm_med.comparison.notes import notes
-from cggm_med.comparison.primary import Question, declarations, declare
+from cggm_med.comparison.primary import Declaration, Question, declarations, declare
 from cggm_med.comparison.selection import comparable_runs
 from cggm_med.comparison.statistics import ranks
 from cggm_med.comparison.tables import comparison_tables, shown_in_terminal
-from cggm_med.comparison.variants import parse_variants
+from cggm_med.comparison.variants import folder_name, parse_variants
 from cggm_med.comparison.written import write_comparison
 from cggm_med.errors import ConfigError, DataError
 from cggm_med.files import results_folder, writable_folder, write_text
 from cggm_med.results.tables import Table, markdown_table, p_text, print_table, rounded
+from cggm_med.runs.finished_run import FinishedRun
 from cggm_med.runs.provenance import origin
 
 
@@ -127,7 +128,20 @@ def compare_runs(
         question.check(against)
         seeds, other = sorted({run.seed for run in runs}), str(against[question.name])
         declare(writable_folder(out), question, other, finished=len(runs), seeds=seeds, settings={})
-    return _show(compare(runs, excluded, reference, declarations(out)), out, console)
+    return _show(compare(runs, excluded, reference, _as_named(declarations(out), runs)), out, console)
+
+
+def _as_named(declared: Sequence[Declaration], runs: Sequence[FinishedRun]) -> list[Declaration]:
+    """Declarations with the names that these runs have, found by the folder that a run was trained in.
+
+    A name that is read from a run's settings may write them in another way than the command that trained it.
+    """
+    found = {run.path.resolve().parent.name: run.name for run in runs} | {run.name: run.name for run in runs}
+
+    def here(name: str) -> str:
+        return found.get(name, found.get(folder_name(name), name))
+
+    return [replace(one, name=here(one.name), baseline=here(one.baseline)) for one in declared]
 
 
 def _show(comparison: Comparison, out: Path, console: Console) -> Comparison:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cggm_med.comparison.budgets import last_quarter_gain, steps_of
+from cggm_med.comparison.budgets import last_quarter_gain, longest, steps_of
 from cggm_med.comparison.compare import Comparison, Primary
 from cggm_med.comparison.controls import controls_line
 from cggm_med.comparison.design import DIVIDED, FRESH
@@ -72,8 +72,8 @@ def _exploratory(comparison: Comparison) -> Iterator[str]:
 
 
 def _same_again(comparison: Comparison) -> Iterator[str]:
-    """What an A/A row shows: differences that are none."""
-    for name in comparison.repeats:
+    """What an A/A row shows, at its longest training: differences that are none."""
+    for name in (name for name in comparison.repeats if name in longest(comparison.runs)):
         found = []
         for metric in (comparison.metrics[0], f"{comparison.chosen_by}, {OVER_SUBSETS}"):
             row = next((row for row in comparison.of_metric(metric) if row.name == name), None)
@@ -104,7 +104,7 @@ def _budget(comparison: Comparison) -> Iterator[str]:
     if alone := [name for name, baseline in comparison.baselines.items() if baseline is None]:
         names = ", ".join(f"`{name}`" for name in alone)
         yield f"No `{comparison.baseline}` was trained as long as {names}."
-    for name in dict.fromkeys(name for name in comparison.baselines.values() if name is not None):
+    for name in (name for name in longest(comparison.runs) if name in comparison.baselines.values()):
         runs = [run for run in comparison.runs if run.name == name]
         gains = [gain for run in runs if (gain := last_quarter_gain(run)) is not None]
         if len(gains) == len(runs):

@@ -42,7 +42,7 @@ class Variant:
     @property
     def folder(self) -> str:
         """The name as that of a folder."""
-        return re.sub(r"[^\w.=,+-]", "_", self.name.replace(", ", ","))
+        return folder_name(self.name)
 
     @property
     def assignments(self) -> list[str]:
@@ -56,6 +56,16 @@ class Variant:
     def overrides(self) -> Tree:
         """The settings as nested values."""
         return parse_overrides(self.assignments)
+
+
+def folder_name(name: str) -> str:
+    """The name of a strategy with its settings as that of a folder.
+
+    Example:
+        >>> folder_name("uniform, lr=1e-2, channels=[8,16]")
+        'uniform,lr=1e-2,channels=_8,16_'
+    """
+    return re.sub(r"[^\w.=,+-]", "_", name.replace(", ", ","))
 
 
 def variant_name(strategy: str, settings: Mapping[str, str]) -> str:

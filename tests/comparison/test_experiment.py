@@ -160,25 +160,27 @@ def test_on_the_phantom_each_seed_has_patients_of_its_own(shelf, tmp_path, monke
 
 def test_a_primary_comparison_is_declared_before_anything_is_trained(shelf, tmp_path, monkeypatch, capsys):
     for seed, strategy in itertools.product((0, 1), ("joint", "cggm", "uniform")):
+        folder, settings = (f"{strategy},lr=1e-2", ["optim.lr=1e-2"]) if strategy == "cggm" else (strategy, [])
         dice = {"a": 0.5 + (strategy == "cggm") * (0.1 + seed / 100)}
-        finished_run(shelf / strategy / f"seed-{seed}", dice, strategy=strategy, seed=seed)
-    out, words = tmp_path / "out", ("--strategies", "joint,cggm,uniform")
-    for wrong, says in (("cgm", "Did you mean 'cggm'"), ("joint", "--primary joint is the baseline")):
+        finished_run(shelf / folder / f"seed-{seed}", dice, strategy=strategy, seed=seed, settings=settings)
+    out, words = tmp_path / "out", ("--strategies", "joint,cggm[optim.lr=1e-2],uniform", "--seeds", "2")
+    for wrong, says in (("unifrom", "Did you mean 'uniform'"), ("joint", "--primary joint is the baseline")):
         compare(monkeypatch, out, *words, "--primary", wrong, code=1)
         assert says in capsys.readouterr().err
-    compare(monkeypatch, out, *words, "--primary", "cggm", "--margin", "-1", code=1)
+    compare(monkeypatch, out, *words, "--primary", "uniform", "--margin", "-1", code=1)
     compare(monkeypatch, out, *words, "--margin", "0.01", code=2)
     assert not out.exists()
-    compare(monkeypatch, out, *words, "--seeds", "1", "--primary", "cggm", "--margin", "0.01")
+    compare(monkeypatch, out, *words, "--primary", "cggm, lr=1e-2", "--margin", "0.01")
     (first,) = json.loads((out / "primary.json").read_text())["declarations"]
-    assert (first["name"], first["baseline"], first["margin"], first["finished"]) == ("cggm", "joint", 0.01, 0)
-    assert first["settings"]["strategies"] == ["joint", "cggm", "uniform"]
-    # It stays, with its date, until another one takes its place, which is not hidden.
-    compare(monkeypatch, out, *words, "--seeds", "2")
+    assert (first["name"], first["baseline"], first["margin"], first["finished"]) == ("cggm, lr=1e-2", "joint", 0.01, 0)
+    assert first["settings"]["strategies"] == ["joint", "cggm, lr=1e-2", "uniform"]
+    # It stays, with its date, also where its runs are compared under other names; a later one does not hide it.
+    command(monkeypatch, "compare", *(out / "runs").glob("*/seed-?"), "--out", out)
     assert json.loads((out / "primary.json").read_text())["declarations"] == [first]
-    assert "before any run was finished; for seeds 0, and here are 0, 1" in read(out)["notes"][0]
-    command(monkeypatch, "compare", *(out / "runs").glob("*/seed-?"), "--out", out, "--primary", "uniform")
-    assert "after 6 runs were finished in place of `cggm`" in read(out)["notes"][0]
+    assert "`cggm, lr=0.01` against `joint`" in read(out)["notes"][0]
+    assert "Difference +0.105" in read(out)["notes"][0]
+    compare(monkeypatch, out, *words, "--primary", "uniform")
+    assert "after 6 runs were finished in place of `cggm, lr=1e-2`" in read(out)["notes"][0]
 
 
 def test_settings_are_checked_before_anything_is_trained(shelf, tmp_path, monkeypatch, capsys):
