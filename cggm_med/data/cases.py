@@ -36,7 +36,8 @@ class RegionFiles:
     """A label map in several files, one for each region.
 
     Attributes:
-        files: by region, or by meaning of a label number; None where it was looked for and nothing is there.
+        files: by region, or by meaning of a label number; None where it was looked for and nothing is there. Files of
+            one name are parts of one region.
 
     Example:
         >>> label = RegionFiles((("liver", RegionFile(Path("liver.nii"))), ("tumour", None)))

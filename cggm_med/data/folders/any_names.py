@@ -5,19 +5,21 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cggm_med.data.cases import Case, ImageFile, natural_key
+from cggm_med.data.cases import Case, ImageFile, label_paths, natural_key
 from cggm_med.data.folders.case_names import cases_of
-from cggm_med.data.folders.findings import LONELY, SERIES, Findings
+from cggm_med.data.folders.conventions import Told
+from cggm_med.data.folders.findings import LONELY, MASK_SERIES, SERIES, Findings
 from cggm_med.data.folders.image_copies import Image, one_copy_each
 from cggm_med.data.folders.modality_names import name_modalities
 from cggm_med.data.folders.name_parts import CHANNEL, Place, corrects, section_of, whose
 from cggm_med.data.folders.patients import patients_of
-from cggm_med.data.folders.proposal import Proposal
+from cggm_med.data.folders.proposal import Labels, Proposal
 from cggm_med.data.folders.scans import APPLE_DOUBLE, Scans, common_folder, looks_like_label, scans_under
+from cggm_med.data.folders.segments import table_of_labels
 from cggm_med.data.folders.targets import Mask, Targets, choose_targets
 from cggm_med.data.folders.vocabulary import (
     names_modality,
@@ -29,6 +31,7 @@ from cggm_med.data.folders.vocabulary import (
     tells_plane,
     tells_two,
 )
+from cggm_med.data.layouts import files_under
 from cggm_med.errors import first_of
 
 MAX_LOOKED_AT = 100  # files that are read because their names do not tell what they are
@@ -65,7 +68,14 @@ class _Names:
         self.scans = scans
         self.strays: set[Path] = set()  # labels that lie with a case and bear another name
         self.findings = Findings(path)
-        self.findings.leave_out(SERIES, (scan.path for scan in scans.series))
+        masks = [scan for scan in scans.series if tells_label(scan.stem)]
+        self.findings.leave_out(MASK_SERIES, (scan.path for scan in masks))
+        self.findings.leave_out(SERIES, (scan.path for scan in scans.series if scan not in masks))
+        if masks:
+            self.findings.questions.append(
+                f"what the {masks[0].volumes} volumes of {masks[0].below} are, and of {len(masks) - 1} more labels: "
+                'write {"label": {"NAME": {"file": path, "channel": number}}} for each region, and NAME into "labels"'
+            )
         self.findings.leave_out(APPLE_DOUBLE, scans.twins)
         self.findings.leave_out_copies(scans.copies)
         for kind, files in scans.slices.items():
@@ -77,11 +87,12 @@ class _Names:
         targets = choose_targets(masks)
         self.findings.take(targets.questions, targets.notes, targets.left_out)
         self._about_strays(targets)
-        chosen = one_copy_each(images, targets.labels, self.findings)
+        files = {id: label_paths(label)[0] for id, label in targets.labels.items()}
+        chosen = one_copy_each(images, files, self.findings)
         named, modalities, untold = name_modalities(chosen, self.findings)
         ids = [id for id in groups if named.get(id) or id in targets.labels]
         others = [id for id in ids if id not in targets.labels]
-        told = self.findings.meanings(targets.labels, modalities, others)
+        told = self._told(targets, files, modalities, others)
         if untold and told.shows and len(modalities) == 1:
             ((name, by_values),) = modalities.items()
             modalities = {told.shows: shown_by(told.shows) or by_values}
@@ -98,6 +109,7 @@ class _Names:
                 {name: ImageFile(named[id][name]) for name in modalities if name in named.get(id, {})},
                 targets.labels.get(id),
                 convention=told.convention.get(id),
+                not_drawn=targets.not_drawn.get(id, ()),
                 raters=targets.raters.get(id, {}),
             )
             for id in sorted(ids, key=natural_key)
@@ -119,6 +131,19 @@ class _Names:
             notes=tuple(dict.fromkeys(self.findings.notes)),
         )
 
+    def _told(
+        self, targets: Targets, files: Mapping[str, Path], modalities: Iterable[str], others: Sequence[str]
+    ) -> Told:
+        """What the numbers of labels mean: as the files say, or a table beside them, else by a publication."""
+        if targets.declared is not None:
+            return Told({"": targets.declared})
+        table = table_of_labels(files_under(self.path, skip_unreadable=True))
+        if table is not None and files:
+            meanings, file = table
+            self.findings.notes.append(f"what numbers mean is read from {self.findings.below(file)}")
+            return Told({"": Labels(meanings, source=self.findings.below(file))})
+        return self.findings.meanings(files, modalities, others)
+
     def _joined(self, groups: Mapping[str, list[Place]]) -> dict[str, list[Place]]:
         """The cases; a label that no image shares a name with belongs to the case in whose folder it lies, or whose
         name its own begins with, if it is one."""
@@ -133,7 +158,7 @@ class _Names:
                     below.setdefault(place.scan.folders[:depth], set()).add(id)
         for id in [id for id in joined if not has_images[id]]:
             near = {case for place in joined[id] for case in _nearest(place, below)}
-            named = max((case for case in near if whose(id).startswith(f"{whose(case)} ")), key=len, default="")
+            named = max((case for case in near if _all_begin(joined[id], case)), key=len, default="")
             if len(near) == 1 or named:
                 own = named or near.pop()
                 self.strays |= {place.scan.path for place in joined[id] if place.name and not named}
@@ -237,9 +262,9 @@ class _Names:
 
     def _about_strays(self, targets: Targets) -> None:
         """A question about labels that lie with the images of a case and are named unlike it."""
-        cases = [id for id, file in targets.labels.items() if file in self.strays]
-        if cases:
-            files = [targets.labels[id].name for id in cases]
+        strays = {id: file for id, file in targets.labels.items() if isinstance(file, Path) and file in self.strays}
+        if strays:
+            files, cases = [file.name for file in strays.values()], list(strays)
             self.findings.questions.append(
                 f"whether {first_of(files)}, which lies beside the images of {first_of(cases)} and is named unlike "
                 "them, is its label, as proposed"
@@ -247,7 +272,7 @@ class _Names:
 
     def _about_lonely_labels(self, ids: Sequence[str], targets: Targets) -> None:
         if ids:
-            self.findings.leave_out(LONELY, (targets.labels[id] for id in ids))
+            self.findings.leave_out(LONELY, (path for id in ids for path in label_paths(targets.labels[id])))
             self.findings.questions.append(f"which images belong to labels without any of their name: {first_of(ids)}")
 
     def _sections(
@@ -294,6 +319,11 @@ class _Names:
             self.findings.questions.append(
                 f"whether {listed} are one patient, as proposed: so they are never divided between training and test"
             )
+
+
+def _all_begin(places: Sequence[Place], id: str) -> bool:
+    """Whether the names of all files begin with a case's id, and go on."""
+    return all(whose(place.scan.stem).startswith(f"{whose(id)} ") for place in places)
 
 
 def _with_whole_name(place: Place, id: str) -> Place:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cggm_med.data.cases import Case, ImageFile, natural_key
+from cggm_med.data.cases import Case, ImageFile, label_paths, natural_key
 from cggm_med.data.declaration import Modality
 from cggm_med.data.folders.channels import name_of
 from cggm_med.data.folders.findings import LONELY, SERIES, UNTOLD, Findings
@@ -149,8 +149,9 @@ class _Bids:
         lonely = sorted(set(targets.labels) - set(ids), key=natural_key)
         if lonely:
             self.findings.questions.append(f"which images belong to the labels of {first_of(lonely)}: these have none")
-            self.findings.leave_out(LONELY, (targets.labels[id] for id in lonely))
-        labels = self._labels({id: targets.labels[id] for id in ids if id in targets.labels}, modalities)
+            self.findings.leave_out(LONELY, (path for id in lonely for path in label_paths(targets.labels[id])))
+        files = {id: label_paths(targets.labels[id])[0] for id in ids if id in targets.labels}
+        labels = targets.declared or self._labels(files, modalities)
         subject = {file.case: file.subject for file in self.files}
         cases = tuple(
             Case(
@@ -158,6 +159,7 @@ class _Bids:
                 subject[id],
                 {name: ImageFile(named[id][name]) for name in modalities if name in named[id]},
                 targets.labels.get(id),
+                not_drawn=targets.not_drawn.get(id, ()),
                 raters=targets.raters.get(id, {}),
             )
             for id in ids

@@ -83,7 +83,8 @@ def _cost(groups: Mapping[str, Sequence[Place]]) -> float:
             cost += len(of)
         elif labelled and len(images) == len(of) and section in ("", "training"):
             cost += 0.6
-        if several and len(roles) > 1 and len(of) == 1:
+        untold = bool(images) and not any(map(names_modality, spelled(images[0].text).split()))
+        if (several or untold) and len(roles) > 1 and len(of) == 1:
             cost += 0.5
         cost += 0.3 * (len({place.folders for place in images}) - 1) if images else 0
         cost += 2.0 * (key == "" and len(groups) > 1)

@@ -12,6 +12,7 @@ from cggm_med.data.folders.scans import FILE_COPY, label_values, same_voxels
 from cggm_med.errors import first_of
 
 SERIES = "series of several volumes, not an image of one modality"
+MASK_SERIES = "label of several volumes"
 UNTOLD = "its name does not tell what it shows"
 SECOND = "second image of a modality"
 LONELY = "label without an image of its case"

@@ -19,7 +19,8 @@ def label_of(folder: Path, given: Any, convention: LabelConvention, not_drawn: C
     Args:
         folder: to which paths are relative.
         given: of the entry: a path; or by region, or by meaning of a number, a path, ``null`` where nothing is there,
-            or an object with ``file`` and perhaps ``channel`` of a 4-D file and ``value``, the number of the region.
+            an object with ``file`` and perhaps ``channel`` of a 4-D file and ``value``, the number of the region, or a
+            list of these, which are the region together.
         convention: of the case.
         not_drawn: regions that nobody drew in it, which need no file.
 
@@ -46,8 +47,8 @@ def label_of(folder: Path, given: Any, convention: LabelConvention, not_drawn: C
         )
     files: list[tuple[str, RegionFile | None]] = []
     for name in names:
-        if name in given:
-            file = None if given[name] is None else _region_file(folder, given[name])
+        for part in _parts(given[name]) if name in given else ():
+            file = None if part is None else _region_file(folder, part)
             if isinstance(file, str):
                 return f"of {name} {file}"
             files.append((name, file))
@@ -60,7 +61,15 @@ def to_json(label: LabelFile, folder: Path) -> Any:
     """What an entry says of a label map, with paths relative to a folder."""
     if isinstance(label, Path):
         return _relative(label, folder)
-    return {name: None if file is None else _file_to_json(file, folder) for name, file in label.files}
+    parts: dict[str, list[Any]] = {}
+    for name, file in label.files:
+        parts.setdefault(name, []).append(None if file is None else _file_to_json(file, folder))
+    return {name: of[0] if len(of) == 1 else of for name, of in parts.items()}
+
+
+def _parts(given: Any) -> list[Any]:
+    """The files of one region: one, or those that are it together."""
+    return given if isinstance(given, list) and given and None not in given else [given]
 
 
 def _region_file(folder: Path, given: Any) -> RegionFile | str:

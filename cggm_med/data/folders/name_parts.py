@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from cggm_med.data.folders.patients import is_visit
 from cggm_med.data.folders.scans import Scan, common_folder
 from cggm_med.data.folders.vocabulary import (
+    TECHNIQUES,
     names_modality,
     never_an_image,
     processing_of,
@@ -25,15 +26,6 @@ _DATE = r"(?:19|20)\d\d[-_.][01]?\d[-_.][0-3]?\d|[0-3]?\d[-_.][0-3]?\d[-_.](?:19
 # What a file is and whose, in one word: "img0001" beside "label0001".
 _GLUED = r"(?:imgs?|images?|im|lb|lab|labels?|seg|segmentation|masks?|msk|gt|vol|volume)(?=\d+(?![^\W_]))"
 _WORD = re.compile(rf"{_DATE}|{_GLUED}|[^\W_]+[*+]?", re.IGNORECASE)
-# How an image was acquired or is stored; says neither whose it is nor what it shows.
-_TECHNIQUE = (
-    "tse fse se gre tra trans transversal ax axial sag sagittal cor coronal koronal iso mm fs fatsat fat sat dark "
-    "fluid space vista cube tirm irfse spair spir dual inphase outphase in out phase mr mri mrt irm rm image "
-    "images img scan scans vol volume volumes series serie data nifti nii nrrd mha hr lr highres lowres native "
-    "rigid brain head final the of with without mit ohne sans avec senza con sin vor nach pre post avant apres na "
-    "voor met zonder weighted w map maps standard std mask label seg tr ts frame 2d 3d 4d anat func perf dwi pet "
-    "fmap xnat "
-)
 _CONTAINER = (
     "training train validation valid val testing test tr ts va sets set data dataset nifti nii images image imgs img "
     "labels label scans volumes mri mr ct pet anat func perf dwi fmap raw derivatives preproc original originals orig "
@@ -49,7 +41,6 @@ _SECTIONS = {
     "validation": r"\b(val|valid|validat\w*)\b|\bvalidationdata\b|validation data|\b(images?|labels?) ?va(l)?\b",
     "test": r"\b(test\w*|(images?|labels?|imgs?|masks?) ?ts)\b",
 }
-_TECHNIQUES = frozenset(_TECHNIQUE.split())
 _CONTAINERS = frozenset(_CONTAINER.split())
 # Words that number readers of an image or its time points, where they are not a part of the case's name.
 _READER = re.compile(
@@ -314,7 +305,7 @@ def _constant_words(scans: Sequence[Scan]) -> frozenset[str]:
     if len(scans) < 2:
         return frozenset()
     every = frozenset.intersection(*(frozenset(_WORD.findall(scan.stem.lower())) for scan in scans))
-    return frozenset(word for word in every if not _says_what(word) or word in _TECHNIQUES)
+    return frozenset(word for word in every if not _says_what(word) or word in TECHNIQUES)
 
 
 def _split(stem: str, counted: Words, constant: frozenset[str], *, channels: bool) -> tuple[str, str]:
@@ -404,7 +395,7 @@ def _says_content(word: str) -> bool:
 def _says_what(word: str) -> bool:
     """Whether a word of a file's name says what the file shows, how it was acquired or how it was made."""
     word = word.lower()
-    if word in _TECHNIQUES or re.fullmatch(r"b\d{2,4}|\d(\.\d)?mm|mni\d*|\d+x\d+", word):
+    if word in TECHNIQUES or re.fullmatch(r"b\d{2,4}|\d(\.\d)?mm|mni\d*|\d+x\d+", word):
         return True
     if re.fullmatch(r"\d+", word):
         return False

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cggm_med.data.cases import stem
+from cggm_med.data.folders.segments import segments_of
 from cggm_med.data.layouts import files_under
 from cggm_med.data.volumes.grids import same_grid
 from cggm_med.data.volumes.io import open_image
@@ -89,7 +90,8 @@ def scans_under(folder: Path) -> Scans:
             continue
         volumes = _volumes(path)
         scan = Scan(path, path.relative_to(folder).parts[:-1], name, volumes)
-        (series if volumes > 1 else single).append(scan)
+        # Overlapping segments of 3D Slicer are one label, in as many volumes as it takes.
+        (series if volumes > 1 and not segments_of(path) else single).append(scan)
     sliced = {kind: tuple(of) for kind, of in slices.items()}
     return Scans(tuple(single), tuple(series), sliced, twins_under(folder), copies)
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cggm_med.data.cases import natural_key
-from cggm_med.data.folders.vocabulary import names_modality, not_the_target, spelled
+from cggm_med.data.cases import LabelFile, RegionFile, RegionFiles, natural_key
+from cggm_med.data.folders.proposal import Labels
+from cggm_med.data.folders.region_masks import names_region, nowhere_overlap, region_masks
+from cggm_med.data.folders.segments import as_segments
+from cggm_med.data.folders.vocabulary import names_modality, not_the_target, processing_of, spelled
 from cggm_med.errors import first_of
 
 
@@ -33,18 +36,22 @@ class Targets:
     """The label of each case, and what else there is.
 
     Attributes:
-        labels: file by case.
+        labels: file by case, or those of its regions.
         raters: single readers' files by case and reader.
         left_out: files by reason.
         questions: what the user must decide.
         notes: what a reader should know.
+        declared: what the numbers mean, where the files or their names say it.
+        not_drawn: regions that a case has no file of, by case.
     """
 
-    labels: Mapping[str, Path]
+    labels: Mapping[str, LabelFile]
     raters: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
     left_out: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
     questions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    declared: Labels | None = None
+    not_drawn: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def choose_targets(masks: Mapping[str, Sequence[Mask]]) -> Targets:
@@ -67,12 +74,25 @@ def choose_targets(masks: Mapping[str, Sequence[Mask]]) -> Targets:
         for mask in of:
             reason = not_the_target(mask.text)
             others = [other for other in of if not not_the_target(other.text)]
-            if reason and (others or _brain(reason)):
+            organ = len(others) >= MANY_ORGANS and not re.search(r"mas|bet", spelled(mask.text))
+            if reason and (others or _brain(reason)) and not organ:
                 left_out.setdefault(reason, []).append(mask.path)
             else:
                 kept.setdefault(id, []).append(mask)
+    candidates = _of_one_kind(kept)
+    parts = region_masks({id: [(mask.text, mask.path) for mask in of] for id, of in candidates.items()})
+    if parts is not None:
+        used = {path for label in parts.labels.values() for path in label.paths}
+        for mask in [mask for of in kept.values() for mask in of if mask.path not in used]:
+            left_out.setdefault(_reason(mask), []).append(mask.path)
+        others_left = {reason: tuple(paths) for reason, paths in left_out.items()}
+        return Targets(
+            parts.labels, {}, others_left, parts.questions, declared=parts.meanings, not_drawn=parts.not_drawn
+        )
     texts = Counter(spelled(mask.text) for of in kept.values() for mask in of)
     readers = _readers(kept)
+    if readers and (pieces := _pieces(kept, readers)) is not None:
+        return replace(pieces, left_out={reason: tuple(paths) for reason, paths in left_out.items()})
     labels: dict[str, Path] = {}
     raters: dict[str, dict[str, Path]] = {}
     questions: list[str] = []
@@ -102,7 +122,7 @@ def choose_targets(masks: Mapping[str, Sequence[Mask]]) -> Targets:
         if single:
             agreed.add(best.text)
         for other in whole[1:]:
-            reason = _MACHINE if _by_machine(other.text) else _ANATOMY if _anatomy(other.text) else _OTHER
+            reason = _reason(other)
             left_out.setdefault(reason, []).append(other.path)
             if (reason == _OTHER or _rank(best.text) == _rank(other.text)) and best.stray == other.stray:
                 rivals[best.text, other.text] += 1
@@ -132,11 +152,56 @@ def choose_targets(masks: Mapping[str, Sequence[Mask]]) -> Targets:
         questions.append(
             f"whether the label, whose name differs from case to case, is of one kind: {', '.join(several)}"
         )
-    return Targets(
-        labels, raters, {reason: tuple(paths) for reason, paths in left_out.items()}, tuple(questions), tuple(notes)
+    told, declared, about = as_segments(labels)
+    left = {reason: tuple(paths) for reason, paths in left_out.items()}
+    return Targets(told, raters, left, (*questions, *about), tuple(notes), declared)
+
+
+def _pieces(masks: Mapping[str, Sequence[Mask]], numbered: set[str]) -> Targets | None:
+    """The label of each case, if all masks are numbered pieces of one region: ``lesion1`` beside ``lesion2``."""
+    if any(spelled(mask.text) not in numbered for of in masks.values() for mask in of):
+        return None
+    several = [[mask.path for mask in of] for of in masks.values() if len(of) > 1]
+    if not nowhere_overlap(several):
+        return None
+    first = next(iter(numbered))
+    word = re.sub(r"[ _]*\d+$", "", first) or "lesion"
+    ordered = {id: sorted(of, key=lambda mask: natural_key(mask.text)) for id, of in masks.items()}
+    labels: dict[str, LabelFile] = {
+        id: RegionFiles(tuple((word, RegionFile(mask.path)) for mask in of)) for id, of in ordered.items()
+    }
+    names = sorted({mask.text for of in masks.values() for mask in of}, key=natural_key)
+    question = (
+        f"whether {first_of(names, 5)} are together one region, {word}, as proposed, for they nowhere overlap; or "
+        "regions of their own"
     )
+    return Targets(labels, questions=(question,), declared=Labels({1: word}, source="the names of the files"))
 
 
+def _of_one_kind(masks: Mapping[str, Sequence[Mask]]) -> dict[str, list[Mask]]:
+    """The masks of each case that could be its regions.
+
+    Not those of a machine beside people's, nor of anatomy beside lesions or what is named no organ, nor those that bear
+    the name of something else than their case.
+    """
+    found: dict[str, list[Mask]] = {}
+    for id, of in masks.items():
+        own = [mask for mask in of if not mask.stray]
+        human = [mask for mask in own if not _by_machine(mask.text)] or own
+        drawn = [mask.text for mask in human if not _anatomy(mask.text)]
+        lesions = any(re.search(rf"\b({_LESION})\b", spelled(text)) or not names_region(text) for text in drawn)
+        zones = r"zon\w*|anatom\w*|prostat\w*|pz|tz|whole gland|parcell\w*"
+        found[id] = [mask for mask in human if not (lesions and re.search(rf"\b({zones})\b", spelled(mask.text)))]
+    return found
+
+
+def _reason(mask: Mask) -> str:
+    """Why a mask is left out beside another of its case."""
+    return _MACHINE if _by_machine(mask.text) else _ANATOMY if _anatomy(mask.text) else _OTHER
+
+
+MANY_ORGANS = 4  # masks of a case from which on a brain is one of its organs, not the mask of the head
+_LESION = r"lesions?|lesion\w*|laesion\w*|lasion\w*|tumou?r\w*|tumeur|tumore|infarct\w*|wmh|gtv\w*|ot"
 _MACHINE = "drawn by a machine"
 _ANATOMY = "anatomy, not lesions"
 _OTHER = "another mask of the same case"
@@ -158,16 +223,18 @@ def _brain(reason: str) -> bool:
 
 def _readers(masks: Mapping[str, Sequence[Mask]]) -> set[str]:
     """Texts that differ in a reader's number or letter alone, of which some case has two."""
-    found: set[str] = set()
+    found: dict[str, set[str]] = {}
     for of in masks.values():
         series: dict[str, set[str]] = {}
         for mask in of:
             text = spelled(mask.text)
             if match := re.fullmatch(_READER, text):
                 series.setdefault(text[: match.start(2)].strip(), set()).add(text)
-        for texts in series.values():
-            found |= texts if len(texts) > 1 else set()
-    return found
+        for what, texts in series.items():
+            if len(texts) > 1:
+                found.setdefault(what, set()).update(texts)
+    # Where several things were drawn by several readers, nothing says which of them the label is of.
+    return next(iter(found.values())) if len(found) == 1 else set()
 
 
 def _reader(text: str) -> str:
@@ -192,13 +259,13 @@ def _anatomy(text: str) -> bool:
 def _rank(text: str) -> tuple[int, ...]:
     """Order of masks by how likely each is the target: lower is likelier."""
     words = spelled(text)
-    lesion = r"lesions?|lesion\w*|laesion\w*|lasion\w*|tumou?r\w*|tumeur|tumore|infarct\w*|wmh|gtv\w*|ot"
     agreed = r"consens\w*|konsens\w*|staple|majority|final\w*|gold|ground truth|truth|gt|corrected"
     weak = r"mask\w*|maske|masque|roi"
     return (
         _by_machine(text),
         _anatomy(text),
         not re.search(rf"\b({agreed})\b", words),
-        not re.search(rf"\b({lesion})\b", words),
+        not re.search(rf"\b({_LESION})\b", words),
+        processing_of(words) == "processed",
         bool(re.fullmatch(weak, words)),
     )

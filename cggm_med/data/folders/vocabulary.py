@@ -23,6 +23,16 @@ _CHINESE: Mapping[str, str] = {
     **{"病灶": "lesion", "病变": "lesion", "肿瘤": "tumor", "图像": "image", "影像": "image", "原始": "raw"},
     **{"训练": "training", "验证": "validation", "测试": "test", "基线": "baseline", "随访": "followup"},
 }
+# How an image was acquired or is stored; says neither whose it is nor what it shows.
+_TECHNIQUE = (
+    "tse fse se gre tra trans transversal ax axial sag sagittal cor coronal koronal iso mm fs fatsat fat sat dark "
+    "fluid space vista cube tirm irfse spair spir dual inphase outphase in out phase mr mri mrt irm rm image "
+    "images img scan scans vol volume volumes series serie data nifti nii nrrd mha hr lr highres lowres native "
+    "rigid brain head final the of with without mit ohne sans avec senza con sin vor nach pre post avant apres na "
+    "voor met zonder weighted w map maps standard std mask label seg tr ts frame 2d 3d 4d anat func perf dwi pet "
+    "fmap xnat "
+)
+TECHNIQUES = frozenset(_TECHNIQUE.split())
 # The files of a cohort say the same few words thousands of times.
 _remembered = functools.lru_cache(maxsize=100_000)
 
@@ -316,8 +326,8 @@ _REASONS = {
 }
 _LABEL = (
     r"\b((?!msseg)\w*segs?|seg\d+|d?segm|(\w+)?segment\w*|probseg|\w*mask\w*|msk\w*|masque\w*|mascara\w*|masch\w*"
-    r"|gts?|gtv\w*|ctv|ptv|roi\w*|voi|(?!un)\w*label\w*|lbl|annot\w*|contour\w*|kontur\w*|delineat\w*|manual|\w*truth|gold"
-    r"|lesions?|lesione?s?|lesioni|laesion\w*|laesies?|lasion\w*|letsels?|tumou?r\w*|tumeur|tumore|infar\w*|wmh\w*"
+    r"|gts?\d?|gtv\w*|ctv|ptv|roi\w*|voi|(?!un)\w*label\w*|lbl|annot\w*|contour\w*|kontur\w*|delineat\w*|manual|\w*truth|gold"
+    r"|lesions?\d{0,2}|lesione?s?|lesioni|laesion\w*|laesies?|lasion\w*|letsels?|tumou?r\w*|tumeur|tumore|infar\w*|wmh\w*"
     r"|ot|ot ?multi ?class|consens\w*|konsens\w*|rater\w*|reader\w*|observer\w*|annotator\w*|expert\w*)\b|^targets?$"
 )
 _NOT_THE_TARGET = {

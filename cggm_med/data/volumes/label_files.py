@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cggm_med.data.cases import LabelFile, RegionFile
+from cggm_med.data.cases import LabelFile, RegionFile, RegionFiles
 from cggm_med.data.volumes.grids import grid_difference
 from cggm_med.data.volumes.io import open_image
 from cggm_med.data.volumes.labels import LabelConvention
@@ -33,19 +33,13 @@ def open_label(label: LabelFile, convention: LabelConvention | None = None) -> S
     """
     if isinstance(label, Path):
         return open_image(label)
-    files = {name: (file, open_image(file.path)) for name, file in label.files if file is not None}
-    if not files:
-        raise DataError("a label of several files has none: expected the file of at least one region")
-    (first, _), *others = files.items()
-    grid = files[first][1]
-    for name, _ in others:
-        if differ := grid_difference(first, grid, name, files[name][1]):
-            raise DataError(f"{differ}; bring the regions of a case onto one grid")
-    damage = next((image.damage for _, image in files.values() if image.damage), "")
-    parts = {path for _, image in files.values() for path in (image.path, *image.parts)} - {grid.path}
+    opened = _opened(label)
+    grid, *others = (image for _, _, image in opened)
+    damage = next((image.damage for _, _, image in opened if image.damage), "")
+    parts = {part for image in others for part in (image.path, *image.parts)} | set(grid.parts)
 
     def read(channels: Iterable[int | None]) -> Iterator[NDArray[Any]]:
-        masks = {name: _mask(file, image) for name, (file, image) in files.items()}
+        masks = _masks(opened)
         for _ in channels:
             yield painted(masks, grid.shape[:3], convention)
 
@@ -55,8 +49,17 @@ def open_label(label: LabelFile, convention: LabelConvention | None = None) -> S
         dtype=np.dtype(np.uint16),
         damage=damage,
         read=read,
-        parts=tuple(sorted(parts)),
+        parts=tuple(sorted(parts - {grid.path})),
     )
+
+
+def masks_of(label: RegionFiles) -> dict[str, NDArray[np.bool_]]:
+    """The masks ``(x, y, z)`` of the regions that have a file, by name.
+
+    Raises:
+        DataError: see ``open_label``; or if a file holds several numbers and nothing says which is meant.
+    """
+    return _masks(_opened(label))
 
 
 def painted(
@@ -94,6 +97,26 @@ def painted(
         if name in masks:
             painted[masks[name]] = number
     return painted
+
+
+def _opened(label: RegionFiles) -> list[tuple[str, RegionFile, StoredImage]]:
+    files = [(name, file, open_image(file.path)) for name, file in label.files if file is not None]
+    if not files:
+        raise DataError("a label of several files has none: expected the file of at least one region")
+    (first, _, grid), *others = files
+    for name, _, image in others:
+        if differ := grid_difference(first, grid, name, image):
+            raise DataError(f"{differ}; bring the regions of a case onto one grid")
+    return files
+
+
+def _masks(opened: Sequence[tuple[str, RegionFile, StoredImage]]) -> dict[str, NDArray[np.bool_]]:
+    """The voxels of each region, in whichever of its files they were drawn."""
+    found: dict[str, NDArray[np.bool_]] = {}
+    for name, file, image in opened:
+        mask = _mask(file, image)
+        found[name] = found[name] | mask if name in found else mask
+    return found
 
 
 def _mask(file: RegionFile, image: StoredImage) -> NDArray[np.bool_]:
