@@ -92,10 +92,12 @@ class SegmentationTaskConfig(TaskConfig):
     Attributes:
         labels: name of the convention in which label files are written; default: what the layout of the data implies.
         metrics: registered names of further metrics, from other packages, for the held-out cases.
+        subset_hd95: whether HD95 is scored as well where subsets of the modalities are, which takes longer.
     """
 
     labels: str | None = None
     metrics: tuple[str, ...] = ()
+    subset_hd95: bool = False
 
 
 @dataclass(frozen=True)
@@ -700,7 +702,7 @@ class SegmentationTask(Task):
         device: torch.device,
         autocast: Callable[[], AbstractContextManager[Any]],
     ) -> Iterator[CaseResult]:
-        """Dice of each region on the case's own grid, starting from its files.
+        """Dice and, with ``task.subset_hd95``, HD95 of each region on the case's own grid, starting from its files.
 
         A case that lacks modalities of a subset is predicted from the others; one that has none of them, as empty.
         """
@@ -725,7 +727,7 @@ class SegmentationTask(Task):
             )
             rows = {}
             for of, predicted in (*segmented, *((of, np.zeros_like(truth)) for of in held.values() if not of)):
-                rows[of] = self.score(case.source, case.scored(predicted), truth, spacing, full=False)
+                rows[of] = self._scored(case.source, case.scored(predicted), truth, spacing, self._of_subsets())
             yield CaseResult(id, {"+".join(s): {"regions": rows[of], "heads": []} for s, of in held.items()})
 
     def chance(self, results: Sequence[CaseResult]) -> Mapping[str, float | None]:
@@ -762,7 +764,16 @@ class SegmentationTask(Task):
             spacing: voxel size in mm along these axes.
             full: see ``evaluate``.
         """
-        metrics = self.metrics if full else self.metrics[:1]
+        return self._scored(case, predicted, true, spacing, self.metrics if full else self.metrics[:1])
+
+    def _scored(
+        self,
+        case: Case,
+        predicted: NDArray[np.bool_],
+        true: NDArray[np.bool_],
+        spacing: Spacing,
+        metrics: Sequence[Metric],
+    ) -> list[dict[str, Any]]:
         masks = zip(self.targets, predicted, true, strict=True)
         return [score_region(case.id, r, p, t, spacing, metrics) for r, p, t in masks if r not in case.not_drawn]
 
@@ -771,8 +782,12 @@ class SegmentationTask(Task):
         return self._rules(self.metrics[:1])
 
     def subset_rules(self) -> dict[str, str]:
-        """Definitions of Dice, the only metric of subsets."""
-        return self.dice_rules()
+        """Definitions of the metrics of subsets."""
+        return self._rules(self._of_subsets())
+
+    def _of_subsets(self) -> Sequence[Metric]:
+        """Dice, the only metric of subsets unless HD95 is asked for."""
+        return self.metrics[: 2 if self.config.task.subset_hd95 else 1]
 
     def rules(self) -> dict[str, str]:
         """Definitions of all metrics and the treatment of empty regions."""

@@ -10,6 +10,7 @@ from cggm_med.errors import CheckpointError
 # Settings that change where and how fast a run computes or how it is scored at the end, but not what it learns.
 FREE_SETTINGS = (
     "task.metrics",
+    "task.subset_hd95",
     "data.path",
     "data.splits",
     "data.surface_tolerance_mm",

@@ -95,6 +95,18 @@ def test_all_modalities_score_as_in_a_plain_evaluation(folder, run):
     assert content["headline"].items() >= plain["headline"].items()
 
 
+def test_hd95_is_scored_if_asked_for_and_as_in_a_plain_evaluation(run, tmp_path, monkeypatch):
+    words = ("--subsets", "t1,flair+t1+t1ce+t2", "--set", "task.subset_hd95=true", "--out", tmp_path / "out")
+    command(monkeypatch, "evaluate", run, *words)
+    plain, content = results(run), results(tmp_path / "out")
+    columns = ("case", "region", "dice", "hd95_mm", "empty")
+    mine = [row for row in content["cases"] if row["subset"] == "+".join(MODALITIES)]
+    assert [[row[c] for c in columns] for row in mine] == [[row[c] for c in columns] for row in plain["cases"]]
+    means = [row["hd95_mean"] for row in content["summary"] if row["subset"] == "+".join(MODALITIES)]
+    assert means == [row["hd95_mean"] for row in plain["summary"]]
+    assert "- HD95: larger of the two" in (tmp_path / "out" / "results.md").read_text()
+
+
 def cut(scans, folder):
     """Copies of two cases whose T1 and T2 show less of the brain, so that subsets differ in their crop."""
     for case in ("BraTS2021_00000", "BraTS2021_00001"):

@@ -236,12 +236,20 @@ def _summary(subset: Subset, scores: Scores) -> Iterator[Record]:
     """One row per region; without regions, one with every metric."""
     regions = [row for row in scores.summary if "region" in row]
     for row in regions:
-        yield {"subset": subset_name(subset), **{k: row[k] for k in ("region", "dice_mean", "dice_sd", "cases")}}
+        columns = (
+            "region",
+            "dice_mean",
+            "dice_sd",
+            *(k for k in ("hd95_mean", "hd95_median") if k in row),
+            "cases",
+        )
+        yield {"subset": subset_name(subset), **{k: row[k] for k in columns}}
     if not regions:
         yield {"subset": subset_name(subset), **scores.headline}
 
 
 def _case(subset: Subset, row: Record) -> Record:
     """The scores of one case, or of one of its regions, with the subset after the id."""
-    rest = {key: row[key] for key in (("region", "dice") if "region" in row else row) if key != "case"}
+    of_regions = ("region", "dice", *(("hd95_mm", "empty") if "hd95_mm" in row else ()))
+    rest = {key: row[key] for key in (of_regions if "region" in row else row) if key != "case"}
     return {"case": row["case"], "subset": subset_name(subset), **rest}
