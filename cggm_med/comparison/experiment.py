@@ -21,7 +21,7 @@ from cggm_med import registry
 from cggm_med.comparison.selection import DRAWS, FOLDS, IRRELEVANT
 from cggm_med.comparison.variants import MODALITIES, Variant, parse_axis
 from cggm_med.config import RunConfig, Tree, flat, merge, parse_overrides, read_file, to_tree
-from cggm_med.data.splits import cross_validation, declared_folds, fold_splits, read_splits, write_splits
+from cggm_med.data.splits import Splits, cross_validation, declared_folds, fold_splits, read_splits, write_splits
 from cggm_med.errors import ConfigError, OutputError
 from cggm_med.files import write_text
 from cggm_med.runs.finished_run import Excluded
@@ -32,6 +32,7 @@ from cggm_med.task.base import Task
 PROGRAM = (sys.executable, "-m", "cggm_med.cli")
 MAX_PARALLEL = 4  # runs at once on a CPU by default
 Say = Callable[[str], object]
+Part = tuple[str, tuple[str, ...]]  # of the data: what it adds to a run's name, and to its settings
 
 
 @dataclass(frozen=True)
@@ -102,11 +103,26 @@ def plan_runs(plan: Plan, variants: Sequence[Variant], seeds: Sequence[int], fol
         DataError: if the data cannot be divided into so many folds.
         OutputError: if the folder holds the folds of other cases.
     """
-    parts = _folds(plan, variants[0], folds) if folds else [("", ())]
+    if folds:
+        return plan_parts(plan, variants, seeds, _folds(plan, variants[0], folds))
+    every = [plan_parts(plan, variants, [seed], [("", tuple(_own_data(plan, seed)))]) for seed in seeds]
+    return [run for runs in every for run in runs]
+
+
+def plan_parts(
+    plan: Plan, variants: Sequence[Variant], seeds: Sequence[int], parts: Sequence[Part]
+) -> list[PlannedRun]:
+    """All runs, seed by seed, on each of some parts of the data.
+
+    Args:
+        plan: what is the same for all.
+        variants: what is compared.
+        seeds: of the runs.
+        parts: see ``written_part``.
+    """
     runs = []
     for seed, (part, settings), variant in itertools.product(seeds, parts, variants):
-        own = [] if folds else _own_data(plan, seed)
-        name, assignments = f"seed-{seed}{part}", [f"train.seed={seed}", *own, *settings]
+        name, assignments = f"seed-{seed}{part}", [f"train.seed={seed}", *settings]
         runs.append(_planned(plan, plan.folder / "runs" / variant.folder / name, variant, assignments))
     return runs
 
@@ -381,9 +397,28 @@ def _require_same(plan: Plan, run: PlannedRun) -> None:
         )
 
 
-def _folds(plan: Plan, variant: Variant, folds: int) -> list[tuple[str, tuple[str, ...]]]:
-    """What each fold adds to a run's name and settings; its split file is written unless it exists."""
+def task_of(plan: Plan, variant: Variant) -> Task:
+    """The task of a variant's runs; it has not looked for its data yet."""
     task: Task = registry.load(registry.TASKS, plan.task)(_config(plan, variant))
+    return task
+
+
+def written_part(file: Path, splits: Splits, task: Task) -> Part:
+    """A part of the data by its split file, which is written unless it exists.
+
+    Raises:
+        OutputError: if the file holds other splits.
+    """
+    if not file.exists():
+        write_splits(file, splits)
+    elif read_splits(file, task.members, task.group_kind) != splits:
+        raise OutputError(f"{file} divides other cases, or in another way; choose another folder with --out")
+    return f"-{file.stem}", (f"data.splits={os.path.abspath(file)}",)
+
+
+def _folds(plan: Plan, variant: Variant, folds: int) -> list[Part]:
+    """Each fold, whose split file is written unless the data set names the fold."""
+    task = task_of(plan, variant)
     if len(task.own_folds) == folds:  # files of the data set tell who is in which, and perhaps more
         return [(f"-fold-{number}-of-{folds}", (setting,)) for number, setting in enumerate(task.own_folds, 1)]
     task.find(lambda line: None)
@@ -394,15 +429,8 @@ def _folds(plan: Plan, variant: Variant, folds: int) -> list[tuple[str, tuple[st
         every = tuple(fold_splits(members, fold, validation=validation, kind=kind) for fold in declared)
     else:
         every = cross_validation(members, folds, validation=validation, kind=kind)
-    parts: list[tuple[str, tuple[str, ...]]] = []
-    for number, splits in enumerate(every):
-        file = plan.folder / "folds" / f"fold-{number}-of-{folds}.json"
-        if not file.exists():
-            write_splits(file, splits)
-        elif read_splits(file, task.members, task.group_kind) != splits:
-            raise OutputError(f"{file} divides other cases, or in another way; choose another folder with --out")
-        parts.append((f"-{file.stem}", (f"data.splits={os.path.abspath(file)}",)))
-    return parts
+    files = [plan.folder / "folds" / f"fold-{number}-of-{folds}.json" for number in range(folds)]
+    return [written_part(file, splits, task) for file, splits in zip(files, every, strict=True)]
 
 
 def _environment(slot: int, gpus: int, threads: int) -> dict[str, str]:
