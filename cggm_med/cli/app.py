@@ -7,7 +7,19 @@ import warnings
 
 import typer
 
-from cggm_med.cli import bundle, doctor, finished_runs, init, nnunet, plan, plugins, predict, reproduce, train
+from cggm_med.cli import (
+    benchmark,
+    bundle,
+    doctor,
+    finished_runs,
+    init,
+    nnunet,
+    plan,
+    plugins,
+    predict,
+    reproduce,
+    train,
+)
 from cggm_med.errors import CggmMedError
 
 FILES_BY_MODALITY = {"ignore_unknown_options": True}  # --flair FILE, whatever the modalities are called
@@ -30,6 +42,7 @@ app.command()(finished_runs.report)
 app.command()(finished_runs.compare)
 app.command()(finished_runs.rank)
 app.command()(reproduce.reproduce)
+app.command()(benchmark.benchmark)
 app.command()(finished_runs.probe)
 app.command(context_settings=FILES_BY_MODALITY)(predict.predict)
 app.command(context_settings=FILES_BY_MODALITY)(finished_runs.view)

@@ -48,7 +48,7 @@ def reproduce(
     from cggm_med.reproduction.reproduce import Request, reproduce, what_to_get
 
     if data is None and not phantom:
-        raise what_to_get(table)
+        raise what_to_get(table.name, table.data)
     folder = out or Path("reproductions") / (f"{name}-phantom" if phantom else name)
     chosen = parse_seeds(seeds or ("1" if phantom else "3"))
     request = Request(folder, data, chosen, folds, tuple(settings or ()), parallel)

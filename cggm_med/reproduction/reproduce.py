@@ -17,7 +17,7 @@ from cggm_med.files import results_folder
 from cggm_med.reproduction.cells import cells
 from cggm_med.reproduction.figures import draw
 from cggm_med.reproduction.outcome import Outcome
-from cggm_med.reproduction.paper_table import PaperTable
+from cggm_med.reproduction.paper_table import DataSet, PaperTable
 from cggm_med.reproduction.sweep import draw_sweep
 from cggm_med.reproduction.written import shown_in_terminal, write
 from cggm_med.results.tables import print_table
@@ -55,15 +55,15 @@ class Request:
         return self.data is None
 
 
-def what_to_get(table: PaperTable) -> DataError:
-    """An error that says which data a table needs, how to lay them out, and how to try without."""
+def what_to_get(name: str, data: DataSet, command: str = "reproduce") -> DataError:
+    """An error that says which data a table or benchmark needs, how to lay them out, and how to try without."""
     lines = [
-        *table.data.layout,
-        f"get it: {table.data.source}",
-        f"then: cggm-med reproduce {table.name} --data PATH -o FOLDER",
-        f"to see the same path in minutes, on generated data: cggm-med reproduce {table.name} --phantom",
+        *data.layout,
+        f"get it: {data.source}",
+        f"then: cggm-med {command} {name} --data PATH -o FOLDER",
+        f"to see the same path in minutes, on generated data: cggm-med {command} {name} --phantom",
     ]
-    return DataError(f"{table.name} needs {table.data.title}; give --data PATH, a folder (or file) that holds:", lines)
+    return DataError(f"{name} needs {data.title}; give --data PATH, a folder (or file) that holds:", lines)
 
 
 def plan_of(table: PaperTable, request: Request) -> Plan:

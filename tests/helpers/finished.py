@@ -10,14 +10,23 @@ from cggm_med.runs.settings import make_config
 
 
 def finished_run(
-    folder: Path, dice, *, strategy="joint", seed=0, settings=(), train=("t1", "t2", "t3"), subsets=None, groups=None
+    folder: Path,
+    dice,
+    *,
+    strategy="joint",
+    seed=0,
+    settings=(),
+    train=("t1", "t2", "t3"),
+    subsets=None,
+    groups=None,
+    regions=("WT", "ET"),
 ):
     """A run of ``brats2021``; ``dice`` is a number by case, ``subsets`` by case and subset, ``groups`` a patient."""
     words = [f"train.seed={seed}", *settings]
     tree = to_tree(make_config("brats2021", [parse_overrides(words)], preset="tiny", strategy=strategy))
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(tree))
-    cases = [{"case": c, "region": r, "dice": d, "hd95_mm": 1.0} for c, d in dice.items() for r in ("WT", "ET")]
+    cases = [{"case": c, "region": r, "dice": d, "hd95_mm": 1.0} for c, d in dice.items() for r in regions]
     mean = sum(dice.values()) / len(dice)
     report = {
         "task": "brats2021",
@@ -46,7 +55,7 @@ def finished_run(
     }
     (folder / "cost.json").write_text(json.dumps(cost))
     if subsets is not None:
-        rows = [{"case": c, "subset": s, "region": r, "dice": d} for (c, s), d in subsets.items() for r in ("WT", "ET")]
+        rows = [{"case": c, "subset": s, "region": r, "dice": d} for (c, s), d in subsets.items() for r in regions]
         (folder / "subsets" / "test").mkdir(parents=True)
         (folder / "subsets" / "test" / "results.json").write_text(json.dumps({"cases": rows}))
     return folder

@@ -1,0 +1,70 @@
+"""The command ``benchmark``: splits of the field by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cggm_med.cli.options import Debug, Settings, make_console
+
+
+def benchmark(
+    name: Annotated[str | None, typer.Argument(help="Of a benchmark, see --list.", metavar="[NAME]")] = None,
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Finished runs, instead of training some.", metavar="[RUN]...")
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Name all benchmarks, and what each is.")] = False,
+    data: Annotated[Path | None, typer.Option(help="The benchmark's data set, in the challenge's layout.")] = None,
+    phantom: Annotated[
+        bool,
+        typer.Option("--phantom", help="Run the same path on generated data, in minutes; the figures mean nothing."),
+    ] = False,
+    strategies: Annotated[
+        str | None, typer.Option(help="To train, such as 'joint,uniform[train.subset_view=0.5]'. [cggm]")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="How many, or which, such as 0,3,7. [3; with --phantom 1]")] = None,
+    preset: Annotated[str | None, typer.Option(help="Of the task, such as full. [base]")] = None,
+    parallel: Annotated[
+        int | None, typer.Option(help="Runs at once. [one a GPU; on a CPU one a core, at most 4]", min=1)
+    ] = None,
+    settings: Settings = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder; the same one again goes on. [benchmarks/NAME]")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Train or score on a published list of cases: 15 subsets of four modalities, beside the published figures."""
+    from cggm_med.reproduction.benchmark.catalogue import find, listing
+
+    if list_:
+        for line in listing():
+            typer.echo(line)
+        return
+    if name is None:
+        raise typer.BadParameter("name a benchmark, such as brats2020-rfnet, or list them with --list")
+    chosen = find(name)
+    options = ("--data", "--phantom", "--strategies", "--seeds", "--preset", "--parallel", "--set")
+    values = (data, phantom, strategies, seeds, preset, parallel, settings)
+    if folders and (ignored := [option for option, value in zip(options, values, strict=True) if value]):
+        raise typer.BadParameter(f"{', '.join(ignored)} cannot go with finished runs")
+    if phantom and (data is not None or preset is not None):
+        raise typer.BadParameter("--phantom generates data, and trains shortly; leave out --data and --preset")
+    from cggm_med.comparison.commands import parse_seeds
+    from cggm_med.reproduction.benchmark.command import score_runs, train_benchmark
+    from cggm_med.reproduction.reproduce import Request, what_to_get
+
+    folder = out or Path("benchmarks") / (f"{name}-phantom" if phantom else name)
+    if folders:
+        score_runs(chosen, folders, folder, make_console())
+        return
+    if data is None and not phantom:
+        raise what_to_get(name, chosen.data, "benchmark")
+    numbers = parse_seeds(seeds or ("1" if phantom else "3"))
+    request = Request(folder, data, numbers, None, tuple(settings or ()), parallel)
+    try:
+        train_benchmark(chosen, request, strategies or "cggm", preset, make_console())
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on", err=True)
+        raise typer.Exit(130) from None
