@@ -153,6 +153,8 @@ def test_means_are_over_cases_then_splits_then_seeds(small, tmp_path, monkeypatc
     assert "| DeMoSeg | 87.96 | 79.79 | 64.90 | 77.6 | self-reported |" in page
     assert "79cc5afcd2f9bbfb55cadb2e66140db3df091c6a" in page
     assert "only split" not in page
+    assert "- joint: preset tiny, 10 epochs of 50 steps, each of 4 patches of 32 x 32 x 32 voxels, seeds 0, 1" in page
+    assert "## brats2018-3fold, joint: Dice in percent" in page
     assert {convention.name for convention in CONVENTIONS} == {*by_hand, "left out"} - {"0 or 374, as above"}
     overall = " | ".join(["50.67 ± 14.14"] * 4)
     assert f"| joint | {overall} | here |" in page

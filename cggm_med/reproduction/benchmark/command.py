@@ -30,6 +30,14 @@ from cggm_med.runs.provenance import origin
 # What the list decides
 DECIDED = {"data.path", "data.splits", "data.fold", "data.validation", "data.test", OF_MODALITIES}
 WITH_HD95 = "task.subset_hd95=true"
+OF_SUBSETS = (
+    "grid",
+    "regions",
+    "Dice",
+    "HD95",
+    "empty region",
+    "threshold",
+)  # rules of a run that hold for subsets too
 PHANTOM_CASES = 2  # of each list
 SHORT = (*PHANTOM, "train.epochs=1", "train.steps_per_epoch=4", "train.batch_size=2")
 
@@ -129,10 +137,11 @@ def _finish(
     outcome = Outcome(
         benchmark,
         tuple(cases),
+        tuple(_trained(name, group) for name, group in by_name.items()),
         tuple(incomplete(cases, len(lists))),
         phantom,
         tuple(excluded),
-        runs[0].report.rules,
+        {name: text for name, text in runs[0].report.rules.items() if name in OF_SUBSETS},
         origin(),
         float(runs[0].settings["data"]["empty_hd95_mm"]),
     )
@@ -143,3 +152,13 @@ def _finish(
         console.print(line)
     console.print(f"written: {folder / 'benchmark.md'}, .csv, .json, and {folder / 'cases.csv'}")
     return outcome
+
+
+def _trained(name: str, runs: Sequence[FinishedRun]) -> str:
+    """Preset and length of the runs of a strategy, which a figure has to be read with."""
+    settings, seeds = runs[0].settings, sorted({run.seed for run in runs})
+    train, patch = settings["train"], " x ".join(map(str, settings["data"]["patch_size"]))
+    return (
+        f"{name}: preset {settings['preset']}, {train['epochs']} epochs of {train['steps_per_epoch']} steps, each of "
+        f"{train['batch_size']} patches of {patch} voxels, seeds {', '.join(map(str, seeds))}"
+    )

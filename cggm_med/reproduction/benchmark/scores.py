@@ -22,7 +22,7 @@ RULES = {
     "mean ± sd": "over seeds; the value of a seed is the mean over the cases of each split, then over its splits",
     MEAN: "of the regions WT, TC and ET",
     ALL_SUBSETS: f"of the {len(SUBSETS)} rows above it, each counts the same",
-    "order of the subsets": "that of RFNet (github.com/dyh127/RFNet@6938e79 train.py), as in most papers",
+    "order of the subsets": "that of RFNet (github.com/dyh127/RFNet@6938e79 train.py), which mmFormer has too",
 }
 
 

@@ -36,6 +36,7 @@ class Outcome:
     Attributes:
         benchmark: that was scored.
         cases: see ``scores.scored_cases``.
+        trained: how each strategy was trained, a line each.
         notes: what has to be said of them.
         phantom: whether the data were generated, so that no figure is a result.
         excluded: runs that failed or could not be compared.
@@ -46,6 +47,7 @@ class Outcome:
 
     benchmark: Benchmark
     cases: tuple[Record, ...]
+    trained: tuple[str, ...]
     notes: tuple[str, ...]
     phantom: bool
     excluded: tuple[Excluded, ...]
@@ -101,6 +103,7 @@ def write(folder: Path, outcome: Outcome) -> None:
         "benchmark": benchmark.name,
         "shows": benchmark.shows,
         "cases_from": source(benchmark),
+        "trained": list(outcome.trained),
         "rows": rows,
         "published_percent": [asdict(of) for of in benchmark.published],
         "notes": list(outcome.notes),
@@ -119,10 +122,11 @@ def markdown(outcome: Outcome) -> str:
         f"**{MARK.capitalize()}: this page shows that everything runs, and nothing about any method.**"
         if outcome.phantom
         else "",
-        source(outcome.benchmark),
+        source(outcome.benchmark) + (" Here only the first of them." if outcome.phantom else ""),
+        "\n".join(f"- {line}" for line in outcome.trained),
     ]
     for table in tables(outcome):
-        parts += [f"## {table.title[0].upper()}{table.title[1:]}", markdown_table(table.header, table.rows)]
+        parts += [f"## {table.title}", markdown_table(table.header, table.rows)]
     parts += [
         _section("What to know of these runs", [*outcome.notes, *(f"{r.run}: {r.reason}" for r in outcome.excluded)]),
         _section("What differs from the literature", DIFFERS),
