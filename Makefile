@@ -30,6 +30,7 @@ bench: .venv/.installed
 	$(BIN)/python benchmarks/patch_loading.py
 	$(BIN)/python benchmarks/predict.py
 	$(BIN)/python benchmarks/read_layouts.py --tiny
+	$(BIN)/python benchmarks/phantom_voxels.py
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -72,7 +72,7 @@ def main() -> None:
 def prepare(folder: Path, options: argparse.Namespace) -> None:
     """A run of one step, a small scan to warm up and the scan to time."""
     from cggm_med.config import parse_overrides
-    from cggm_med.data.volumes.phantom import write_phantom
+    from cggm_med.data.volumes.phantom.cases import write_phantom
     from cggm_med.runs import train as run
     from cggm_med.runs.settings import make_config
 

@@ -30,10 +30,13 @@ from cggm_med.types import Batch
 GUIDED = {"subset_view": 1.0, "subset_view_guided": True}
 DROPPED = {"modality_dropout": 0.5, "modality_dropout_draw": "subset", "modality_dropout_schedule": "annealed"}
 RESIDUAL = {"fusion": "residual"}
+LOW = {"precision": "bfloat16"}
 # Label -> settings of the strategy, of training and of the network, steps in a cycle.
 VARIANTS = {
     "joint, no heads": ({"name": "joint", "heads": False}, {}, {}, 1),
     "joint": ({"name": "joint"}, {}, {}, 1),
+    "joint, channels last": ({"name": "joint"}, {"memory_format": "channels_last"}, {}, 1),
+    "joint, channels last, bfloat16": ({"name": "joint"}, {"memory_format": "channels_last", **LOW}, {}, 1),
     "uniform": ({"name": "uniform"}, {}, {}, 1),
     "cggm": ({"name": "cggm", "warmup_steps": 0}, {}, {}, 1),
     "cggm, direction term": ({"name": "cggm", "warmup_steps": 0, "guidance_weight": 0.1}, {}, {}, 1),
@@ -77,7 +80,7 @@ class Variant:
         self.model = build(task, self.strategy, config, device).train()
         self.optimizer = make_optimizer(self.model, self.strategy, config.optim, device)
         self.criterion = task.criterion()
-        self.autocast = precision("auto", device)
+        self.autocast = precision(config.train.precision, device)
         self.settings = config.train
         size = config.data.patch_size
         inputs = {m: torch.randn(batch_size, 1, *size, device=device) for m in self.model.modalities}

@@ -64,10 +64,12 @@ def pytest_runtest_setup():
 @pytest.fixture(scope="session")
 def phantom(tmp_path_factory) -> Path:
     """Six small cases in the layout of BraTS 2021, 5 mm voxels."""
-    from cggm_med.data.volumes.phantom import write_phantom
+    from cggm_med.data.volumes.phantom.cases import write_phantom
+    from cggm_med.data.volumes.phantom.scanner import MODALITIES, Scanner
 
     folder = tmp_path_factory.mktemp("data") / "phantom"
-    write_phantom(folder, cases=6, seed=0, shape=(48, 48, 32), spacing_mm=5.0)
+    quiet = {modality: Scanner(noise=0.1, contrast=2.5) for modality in MODALITIES}  # learned in a few steps
+    write_phantom(folder, cases=6, seed=0, shape=(48, 48, 32), spacing_mm=5.0, scanners=quiet)
     return folder
 
 

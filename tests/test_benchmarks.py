@@ -13,6 +13,7 @@ LAYOUTS = Path(__file__).parents[2] / "shared" / "layouts"
 MET, OF = 673, 688  # points of its expected.json in which what is proposed agrees, and all
 PRINTED = {
     "patch_loading": r"one worker makes [\d.]+ batches/s, the step uses [\d.]+: ratio [\d.]+",
+    "phantom_voxels": r"balanced      flair t1 t1ce t2 +(\d\.\d+ *){4}",
     "predict": r"whole case, s +[\d.]+ +[\d.]+ +[\d.]+x faster",
     "read_layouts": r"15 of 15 points agree: 100.0%; 1 of 1 layouts in every point",
     "strategy_overhead": r"cggm / uniform: time [\d.]+ \([\d.]+-[\d.]+\), memory [\d.]+",

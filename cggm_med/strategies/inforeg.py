@@ -6,12 +6,12 @@ where it was at the start of the epoch, which leaves time for the others to lear
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils import parameters_to_vector
 
 from cggm_med.config import require
 from cggm_med.models.base import MultimodalModel
@@ -113,7 +113,7 @@ class InfoReg(BalancingStrategy):
             self.register_buffer(name, torch.zeros(len(model.modalities)))
         self.register_buffer("traces", torch.zeros(WINDOW + 1, len(model.modalities)))
         for i, modality in enumerate(model.modalities):
-            start = parameters_to_vector(model.modality_parameters(modality)).detach().clone()
+            start = _flat(model.modality_parameters(modality)).detach()
             self.register_buffer(_start(i), start)
 
     @torch.no_grad()
@@ -125,7 +125,7 @@ class InfoReg(BalancingStrategy):
             self.trace.zero_()
             self.steps.zero_()
         for i, modality in enumerate(self.modalities):
-            self.get_buffer(_start(i)).copy_(parameters_to_vector(model.modality_parameters(modality)))
+            self.get_buffer(_start(i)).copy_(_flat(model.modality_parameters(modality)))
 
     def observe(self, rows: Any, score: Tensor, usable: Tensor, step: Step) -> None:
         """See ``regulation``."""
@@ -157,6 +157,11 @@ class InfoReg(BalancingStrategy):
         """Each modality's score, how strongly it is held back, and how its information grows."""
         own = {"regulation": self.regulation.clone(), "information_growth": information_growth(self.traces)}
         return {**super().diagnostics(), **own}
+
+
+def _flat(parameters: Iterable[Tensor]) -> Tensor:
+    """All values in one vector, in an order that does not depend on how each tensor lies in memory."""
+    return torch.cat([parameter.flatten() for parameter in parameters])
 
 
 def _start(number: int) -> str:

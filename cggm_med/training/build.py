@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from cggm_med.config import RunConfig, TrainConfig
 from cggm_med.models.base import MultimodalModel
@@ -23,7 +24,17 @@ def build(task: Task, strategy: BalancingStrategy, config: RunConfig, device: to
     steps = config.train.steps_per_epoch
     strategy.setup(model, lambda: task.unimodal_heads(model), task.score_sums, steps, task.hard_score_sums())
     strategy.to(device)
+    if config.train.memory_format == "channels_last":
+        _lay_channels_last(model)
     return model
+
+
+def _lay_channels_last(model: nn.Module) -> None:
+    """Give the weights of convolutions the memory format that PyTorch's convolutions then keep for what they return."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for weight in model.parameters():
+        if weight.ndim in formats:
+            weight.data = weight.data.contiguous(memory_format=formats[weight.ndim])
 
 
 def _weights_seed(settings: TrainConfig) -> int:

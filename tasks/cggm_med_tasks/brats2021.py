@@ -22,10 +22,15 @@ from cggm_med.data.folders.conventions import RELEASES, LabelledCase, Published,
 from cggm_med.data.folders.scans import label_values
 from cggm_med.data.layouts import NamedFiles
 from cggm_med.data.volumes.labels import LabelConvention
-from cggm_med.data.volumes.phantom import write_phantom
 from cggm_med.errors import first_of
 from cggm_med.metrics.lesions import LesionRules
-from cggm_med.task.phantom_data import PhantomDataConfig, fresh_patients, phantom_folder
+from cggm_med.task.phantom_data import (
+    PhantomDataConfig,
+    fresh_patients,
+    phantom_folder,
+    phantom_settings,
+    write_phantom_of,
+)
 from cggm_med.task.segmentation import SegmentationTask
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
@@ -192,11 +197,12 @@ class BraTS2021(SegmentationTask):
     def embedded_data(self, cache: Path, say: Callable[[str], None]) -> Path:
         """A phantom of BraTS-like cases, written once to the cache."""
         data = self.config.data
+        return phantom_folder(self.config.task.name, data, functools.partial(write_phantom_of, data), cache, say)
 
-        def write(folder: Path) -> None:
-            write_phantom(folder, cases=data.phantom_cases, seed=data.phantom_seed)
-
-        return phantom_folder(self.config.task.name, data, write, cache, say)
+    @classmethod
+    def settings_of_data(cls, path: Path | None, stated: Tree) -> Tree:
+        """The version of the phantom, for runs that have it."""
+        return phantom_settings(path)
 
     @classmethod
     def compared_on(cls, seed: int) -> Tree:

@@ -10,13 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
-from cggm_med.config import Tree
+from cggm_med.config import Tree, merge
 from cggm_med.data.cases import LABEL
 from cggm_med.data.folders.declared import NAME
-from cggm_med.data.volumes.phantom import write_phantom
 from cggm_med.files import write_json
 from cggm_med.task.declared_segmentation import DeclaredSegmentationTask
-from cggm_med.task.phantom_data import PhantomDataConfig, fresh_patients, phantom_folder
+from cggm_med.task.phantom_data import (
+    PhantomDataConfig,
+    fresh_patients,
+    phantom_folder,
+    phantom_settings,
+    write_phantom_of,
+)
 
 PHANTOM: Tree = {
     "name": "phantom",
@@ -46,8 +51,7 @@ class DeclaredSegmentation(DeclaredSegmentationTask):
 
     def generate(self, folder: Path) -> None:
         """A phantom with a declared list."""
-        data = self.config.data
-        write_phantom(folder, cases=data.phantom_cases, seed=data.phantom_seed)
+        write_phantom_of(self.config.data, folder)
         entries = [
             {"id": case, **{role: f"{case}/{case}_{end}.nii.gz" for role, end in PHANTOM_FILES.items()}}
             for case in sorted(path.name for path in folder.iterdir())
@@ -57,6 +61,11 @@ class DeclaredSegmentation(DeclaredSegmentationTask):
     def embedded_data(self, cache: Path, say: Callable[[str], None]) -> Path:
         """The phantom, written once to the cache."""
         return phantom_folder(self.config.task.name, self.config.data, self.generate, cache, say)
+
+    @classmethod
+    def settings_of_data(cls, path: Path | None, stated: Tree) -> Tree:
+        """The declaration of the data and a plan, or of the phantom, whose version is stored."""
+        return merge([super().settings_of_data(path, stated), phantom_settings(path)])
 
     @classmethod
     def compared_on(cls, seed: int) -> Tree:

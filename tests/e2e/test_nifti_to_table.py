@@ -11,7 +11,7 @@ from helpers.command_line import command, set_options
 from helpers.nifti import write
 from helpers.small_runs import small_settings
 
-from cggm_med.data.volumes.phantom import PhantomCase, make_case
+from cggm_med.data.volumes.phantom.cases import PhantomCase, make_case
 
 AFFINE = np.diag([-5.0, -5.0, 5.0, 1.0])
 CASES, SHAPE = 6, (48, 48, 32)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from cggm_med import registry
 from cggm_med.config import parse_overrides
 from cggm_med.data.volumes.labels import LabelConvention
-from cggm_med.data.volumes.phantom import make_case
+from cggm_med.data.volumes.phantom.cases import make_case
 from cggm_med.errors import ConfigError, DataError, OutputError
 from cggm_med.nnunet.export import consecutive_numbers, dataset_json, export_dataset, numbers_of_regions, renumber
 from cggm_med.runs.settings import make_config

@@ -7,7 +7,7 @@ from helpers.nifti import write
 
 from cggm_med.data.folders.inspection import inspect_proposal
 from cggm_med.data.folders.propose import propose
-from cggm_med.data.volumes.phantom import make_case
+from cggm_med.data.volumes.phantom.cases import make_case
 from cggm_med.errors import ConfigError, DataError
 from cggm_med.files import write_json
 from cggm_med.runs.settings import instantiate, make_config
@@ -46,7 +46,7 @@ def releases(tmp_path_factory):
     """Four patients: under the names and numbers of 2021, and in another folder two of them under those of 2023."""
     folder = tmp_path_factory.mktemp("releases")
     for i in range(4):
-        case = make_case(0, i, (48, 48, 32), 5.0)
+        case = make_case(3, i, (48, 48, 32), 5.0)
         for name, later in (("all_2021", False), ("mixed", i in (1, 2))):
             ends = ENDS_2023 if later else ENDS_2021
             id = f"BraTS-GLI-{i:05d}-000" if later else f"BraTS2021_{i:05d}"

@@ -27,6 +27,7 @@ from cggm_med.training.cost import StepMemory
 from cggm_med.training.loop import train
 from cggm_med.training.monitor import Monitor
 from cggm_med.training.validation import evaluate_cases, require_watchable, validate
+from cggm_med.types import Batch
 
 
 def test_a_joint_step_is_what_plain_torch_does():
@@ -44,6 +45,29 @@ def test_a_joint_step_is_what_plain_torch_does():
         optimizer.step()
     for name, parameter in other.named_parameters():
         torch.testing.assert_close(model.get_parameter(name), parameter, msg=name)
+
+
+@pytest.mark.filterwarnings("ignore:.* is for comparison:UserWarning")
+@pytest.mark.parametrize("name", ["cggm", "mmpareto", "dgs", "inforeg"])
+def test_channels_last_changes_last_bits_alone(name, phantom, cache):
+    """The weights of a step are the same but for rounding, and keep their format, whatever touches the gradients."""
+
+    def weights(memory_format):
+        config = small_config(phantom, cache, train__memory_format=memory_format, strategy__name=name)
+        task, strategy = instantiate(config)
+        model = build(task, strategy, config, CPU)
+        optimizer = make_optimizer(model, strategy, config.optim, CPU)
+        random = torch.Generator().manual_seed(0)
+        target = (torch.rand(2, 3, 16, 16, 16, generator=random) > 0.5).float()
+        inputs = {m: target[:, :1] + torch.randn(2, 1, 16, 16, 16, generator=random) for m in model.modalities}
+        one_step(model, strategy, optimizer, Batch(inputs, target, ("a", "b")))
+        return dict(model.named_parameters())
+
+    usual, last = weights("contiguous"), weights("channels_last")
+    for key, weight in last.items():
+        torch.testing.assert_close(weight, usual[key], rtol=1e-4, atol=1e-5, msg=key)
+        assert weight.ndim != 5 or weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert sum(weight.ndim == 5 and not weight.is_contiguous() for weight in last.values()) > 8
 
 
 def test_training_lowers_the_loss():

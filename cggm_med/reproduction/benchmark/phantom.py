@@ -12,7 +12,7 @@ import numpy as np
 from cggm_med import registry
 from cggm_med.data.cases import LABEL
 from cggm_med.data.volumes.io import write_volume
-from cggm_med.data.volumes.phantom import write_phantom
+from cggm_med.data.volumes.phantom.cases import write_phantom
 from cggm_med.reproduction.benchmark.catalogue import Benchmark
 from cggm_med.task.segmentation import SegmentationTask
 

@@ -9,7 +9,7 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 
 from cggm_med.data.volumes.artefacts import ARTEFACTS, GHOSTS, SEVERITIES, corrupt
-from cggm_med.data.volumes.phantom import make_case
+from cggm_med.data.volumes.phantom.cases import make_case
 from cggm_med.errors import UnknownName
 
 NAMES = tuple(ARTEFACTS)

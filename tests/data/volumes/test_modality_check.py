@@ -274,7 +274,7 @@ def test_checking_some_images_is_judging_their_features(prepared, signatures):
 
 @pytest.mark.parametrize("name", ["flair", "t1", "t1ce"])
 def test_a_single_image_under_a_name_that_does_not_fit_is_found(prepared, signatures, name):
-    finding = check(signatures, prepared[4].image()[3:], (name,))
+    finding = check(signatures, prepared[5].image()[3:], (name,))
     assert (finding.verdict, finding.best) == ("swapped", ("t2",))
     assert finding.describe().startswith(f"the image given as {name} looks like t2 (better by ")
 
