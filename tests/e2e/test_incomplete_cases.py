@@ -3,8 +3,6 @@
 import csv
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.command_line import command, set_options
+from helpers.processes import run_together
 from helpers.small_runs import small_config, small_settings, trained_run
 
 from cggm_med.errors import DataError, UnknownName
@@ -232,10 +231,8 @@ def test_two_processes_train_incomplete_cases_as_one_does(phantom, cache, tmp_pa
         for processes in (1, 2):
             out = tmp_path / f"{strategy}{processes}"
             out.mkdir()
-            launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-            command = [sys.executable, *launch, str(script), str(out), *small_settings(phantom, cache, **named)]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-            assert done.returncode == 0, done.stderr[-3000:]
+            for done in run_together(processes, script, out, *small_settings(phantom, cache, **named)):
+                assert done.returncode == 0, done.stderr[-3000:]
             ends[processes] = [torch.load(file, weights_only=True) for file in sorted(out.glob("process*.pt"))]
         one, two = ends[2]
         for module in ("model", "strategy"):
