@@ -30,7 +30,17 @@ INTENSITIES: Mapping[Normalisation, str] = {
     "training_statistics": "clipped to percentiles of the training cases, z-scored by their mean and deviation",
     "keep_scale": "divided by one number for all cases",
 }
-PACKAGES = ("monai", "torch", "numpy", "nibabel", "pytorch-ignite", "fire", "pyyaml", "SimpleITK")  # that bundles need
+PACKAGES = (
+    "monai",
+    "torch",
+    "numpy",
+    "nibabel",
+    "pytorch-ignite",
+    "fire",
+    "pyyaml",
+    "scipy",
+    "SimpleITK",
+)  # that bundles need
 
 
 def inference_config(
@@ -48,8 +58,8 @@ def inference_config(
         model: the network, as an example of what to build.
         modalities: of the image's channels, in order.
         package: where the source is: ``cggm_med``, or ``scripts`` inside a bundle.
-        trained: ``spacing``, ``rescaling``, ``convention``, ``roi_size``, ``overlap`` and ``precision`` of a bundle
-            with weights; None: these and the weights come from the bundle's run.
+        trained: ``spacing``, ``rescaling``, ``convention``, ``roi_size``, ``overlap``, ``precision`` and ``components``
+            of a bundle with weights; None: these and the weights come from the bundle's run.
     """
     layouts = [
         {"_target_": f"{package}.data.layouts.NamedFiles", **dataclasses.asdict(layout)}
@@ -71,7 +81,7 @@ def inference_config(
 
 def evaluate_config(inference: Tree, package: str) -> Tree:
     """The changes to an ``inference_config`` that score the masks against labels instead: Dice of each region."""
-    return _config("evaluate.json", package=package, handlers=inference["handlers"])
+    return _config("evaluate.json", package=package, handlers=inference["handlers"], filtered="components" in inference)
 
 
 def train_config(model: SegmentationModel, config: RunConfig) -> Tree:

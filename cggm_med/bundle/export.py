@@ -47,6 +47,7 @@ MODULES = (
     "data.monai_items",
     "data.layouts",
     "data.volumes.checks",
+    "data.volumes.components",
     "data.volumes.grids",
     "data.volumes.io",
     "data.volumes.itk_formats",
@@ -124,6 +125,7 @@ def export_bundle(run: Path, folder: Path, modalities: Sequence[str] | None = No
         "roi_size": list(settings.data.patch_size),
         "overlap": settings.data.overlap,
         "precision": settings.train.precision,
+        "components": dict(task.component_filter.kept),
     }
     inference = inference_config(task, model, chosen, package=PACKAGE, trained=trained)
     meta = metadata(
@@ -252,6 +254,7 @@ def _write_texts(folder: Path, meta: Tree, predictor: Predictor, task: Segmentat
             else "`CASE_MODALITY.nii.gz`, or `CASE_0000.nii.gz` and so on in the order of the channels below"
         ),
         "scored": _scored(predictor, task),
+        "filter": task.component_filter.kept and task.component_filter.describe(list(predictor.convention.regions)),
         "reference": task.reference,
         "run": predictor.digest,
         "version": importlib.metadata.version("cggm-med"),

@@ -23,6 +23,7 @@ from cggm_med.models.stacked import StackedModalities
 from cggm_med.results.results import Report
 from cggm_med.runs import train as run
 from cggm_med.runs.settings import as_trained, make_config
+from cggm_med.task.segmentation import SegmentationTask
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ class TrainedRun:
         roi_size: voxels of a window.
         overlap: of windows.
         precision: in which the network computes.
+        components: of regions, which stay in masks.
 
     Raises:
         CheckpointError: if the folder is no such run.
@@ -157,6 +159,8 @@ class TrainedRun:
         self.convention = convention_tree(predictor.convention)
         self.roi_size, self.overlap = list(config.data.patch_size), config.data.overlap
         self.precision = config.train.precision
+        task = predictor.volumes
+        self.components = dict(task.component_filter.kept) if isinstance(task, SegmentationTask) else {}
 
     def load(self, network: StackedModalities) -> StackedModalities:
         """The network with the run's weights.

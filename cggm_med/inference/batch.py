@@ -215,6 +215,7 @@ def _write(
             "convention": prediction.convention.name,
             "regions": list(prediction.regions),
             "threshold": THRESHOLD,
+            "components": dict(prediction.segmented.components.kept),
             "flips": predictor.flips,
             "trust_names": predictor.trust_names,
             "resampled": list(prediction.resampled),

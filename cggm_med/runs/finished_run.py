@@ -197,6 +197,13 @@ class FinishedRun:
         """What the trained network needs besides settings and weights, see ``Task.facts``."""
         return self.whole(self.folder.facts, lambda file: dict(json.loads(file.read_text())))
 
+    @functools.cached_property
+    def postprocessing(self) -> Tree:
+        """What was chosen after training, see ``Task.use_postprocessing``; empty if nothing was."""
+        if not self.folder.postprocessing.exists():
+            return {}
+        return self.whole(self.folder.postprocessing, lambda file: dict(json.loads(file.read_text())))
+
     @property
     def digest(self) -> str:
         """Digest of the weights' file, by which a mask names the run that made it."""
@@ -204,7 +211,9 @@ class FinishedRun:
 
     def make_task(self, overrides: Tree) -> Task:
         """The task with the run's settings and ``overrides``, before it looks for its data."""
-        return instantiate(self.folder.settings_with(overrides))[0]
+        task, _ = instantiate(self.folder.settings_with(overrides))
+        task.use_postprocessing(self.postprocessing)
+        return task
 
     def restore(
         self, model: torch.nn.Module, strategy: BalancingStrategy | None, device: torch.device

@@ -27,6 +27,8 @@ class RunFolder:
         data: digests of the files of each case that the run saw.
         groups: the patient, or what else no split divides, of each case; older runs lack it.
         facts: what the trained network needs besides settings and weights.
+        postprocessing: what was chosen on the validation cases after training, see ``Task.fit_postprocessing``; only
+            of runs that choose something.
         coverage: which parameters belong to which modality.
         cost: time and memory of the training, if it was not interrupted.
         results: scores of the held-out cases; exists once the run is finished.
@@ -39,7 +41,7 @@ class RunFolder:
         self.path = path
         self.config = path / "config.yaml"
         self.splits, self.data, self.facts = path / "splits.json", path / "data.json", path / "facts.json"
-        self.groups = path / "groups.json"
+        self.groups, self.postprocessing = path / "groups.json", path / "postprocessing.json"
         self.coverage, self.cost, self.results = path / "coverage.json", path / "cost.json", path / "results.json"
         self.metrics, self.gradients = path / "metrics.jsonl", path / "gradients.jsonl"
         self.checkpoints = path / "checkpoints"

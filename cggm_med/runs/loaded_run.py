@@ -177,6 +177,7 @@ def load_run(
         overrides = {**overrides, "data": {"allow_missing": True, **overrides["data"]}}
     task, strategy = instantiate(run.folder.settings_with(run.folder.on_other_data(overrides)))
     check(task)
+    task.use_postprocessing(run.postprocessing)
     ids, own = task.find(say), run.splits
     known = {"all": ids, **dict(own.items())}
     chosen = split or ("all" if other_data else held_out(own))

@@ -14,7 +14,7 @@ from rich.console import Console
 from cggm_med import distributed
 from cggm_med.config import RunConfig, TrainConfig, Tree, to_tree
 from cggm_med.data.splits import write_splits
-from cggm_med.device import held_bytes, select_device
+from cggm_med.device import held_bytes, precision, select_device
 from cggm_med.errors import CheckpointError, OutputError
 from cggm_med.files import results_folder, write_json, write_text
 from cggm_med.plots.curves import learning_figure, modality_figure
@@ -209,5 +209,10 @@ def _train_and_score(
         return None
     finished, cases = FinishedRun(run.path), getattr(splits, split)
     best = finished.restore(model, strategy, device)
+    autocast = precision(config.train.precision, device)
+    if fitted := task.fit_postprocessing(model, device=device, autocast=autocast, say=say):
+        if first:
+            write_json(run.postprocessing, fitted)
+        task.use_postprocessing(fitted)
     loaded = LoadedRun(finished, {}, task, model, strategy, cases, split, best, device, split)
     return score_run(loaded, run.path, console)

@@ -326,6 +326,42 @@ class Task(ABC):
         """Additive sums like ``score_sums``, of predicted classes or masks instead of probabilities, if it has any."""
         return None
 
+    # --- what follows training ---
+
+    def fit_postprocessing(
+        self,
+        model: MultimodalModel,
+        *,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        say: Callable[[str], object],
+    ) -> Tree:
+        """Choose on the validation cases what turns the network's output into answers; nothing by default.
+
+        The processes share the cases.
+
+        Args:
+            model: with the run's final weights.
+            device: where the model is.
+            autocast: context for the network's computations.
+            say: receives lines of progress.
+
+        Returns:
+            Plain values for ``use_postprocessing``, the same on all processes; stored with the run if there are any.
+        """
+        return {}
+
+    def use_postprocessing(self, fitted: Tree) -> None:
+        """Predict from now on with what was chosen.
+
+        Args:
+            fitted: as ``fit_postprocessing`` returned it; empty if the run has not come to that or chose nothing.
+
+        Raises:
+            CheckpointError: if what the settings ask for is not there.
+        """
+        return
+
     # --- scoring ---
 
     @abstractmethod

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cggm_med.data.volumes.components import EVERYTHING, ComponentFilter
 from cggm_med.data.volumes.labels import THRESHOLD, LabelConvention
 from cggm_med.data.volumes.resample import resample_onto
 from cggm_med.data.volumes.transforms import NativeGrid
@@ -28,24 +30,26 @@ class SegmentedScan:
         cropped: ``(region, x, y, z)`` in [0, 1], at the scan's own voxel size, turned to RAS+ and still cropped; 0 in
             voxels that are background in every image given.
         grid: the scan's own, which knows where that part lies.
+        components: which components of the regions stay in the mask.
     """
 
     cropped: NDArray[np.float32]
     grid: NativeGrid
+    components: ComponentFilter = EVERYTHING
 
     def on(self, grid: NativeGrid | None, within: NDArray[np.bool_] | None = None) -> SegmentedScan:
         """The same on another grid, by linear interpolation of the probabilities.
 
         Args:
-            grid: the other one; None: the scan stays as it is.
+            grid: the other one; None: the scan's own.
             within: ``(x, y, z)`` on the scan's own grid: outside, nothing is left.
         """
         if grid is None:
-            return self
+            return self if within is None else replace(self, cropped=self.cropped * self.grid.cropped(within))
         own, onto = np.array(self.grid.affine), np.array(grid.cropped_affine)
         kept = self.probability if within is None else self.probability * within
         moved = [resample_onto(p, own, grid.oriented_shape, onto, outside=0)[0] for p in kept]
-        return SegmentedScan(np.stack(moved), grid)
+        return replace(self, cropped=np.stack(moved), grid=grid)
 
     @property
     def probability(self) -> NDArray[np.float32]:
@@ -54,7 +58,7 @@ class SegmentedScan:
 
     def labels(self, convention: LabelConvention) -> NDArray[np.uint8]:
         """``(x, y, z)`` on the scan's own grid: the number of each voxel's innermost region, 0 outside all regions."""
-        return self.grid.uncropped(convention.to_labels(convention.chosen(self.cropped)))
+        return self.grid.uncropped(convention.to_labels(self._masks(convention, THRESHOLD)))
 
     def regions(
         self, convention: LabelConvention, thresholds: float | NDArray[np.floating] = THRESHOLD
@@ -65,8 +69,14 @@ class SegmentedScan:
             convention: of the labels.
             thresholds: one for all regions, or one each, ``(region,)``.
         """
+        masks = convention.painted(self._masks(convention, thresholds))
+        return np.stack([self.grid.uncropped(mask) for mask in masks])
+
+    def _masks(self, convention: LabelConvention, thresholds: float | NDArray[np.floating]) -> NDArray[np.bool_]:
         chosen = convention.chosen(self.cropped, thresholds)
-        return np.stack([self.grid.uncropped(mask) for mask in convention.painted(chosen)])
+        if not self.components.kept:
+            return chosen
+        return self.components(chosen, convention, math.prod(self.grid.spacing))
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from cggm_med.data.layouts import NamedFiles, find_cases
 from cggm_med.data.splits import Member, Splits, fold_splits, from_sections, members_of
 from cggm_med.data.step_sampler import StepSampler
 from cggm_med.data.volumes.augment import Amount, Augmentation
+from cggm_med.data.volumes.components import EVERYTHING, ComponentFilter
 from cggm_med.data.volumes.intensities import training_rescalings
 from cggm_med.data.volumes.labels import (
     LabelConvention,
@@ -75,6 +76,7 @@ from cggm_med.results.results import CaseValues, Record, Scores
 from cggm_med.results.tables import Table
 from cggm_med.task.base import CaseResult, Task, TaskConfig
 from cggm_med.task.case_drawing import CaseDrawing
+from cggm_med.task.component_choice import CANDIDATES, MIN_GAIN, choice_in_words, choose, filter_of, try_candidates
 from cggm_med.task.overview import convention_tables, followed, lacking, lacking_tables, remarks
 from cggm_med.task.scan_to_mask import SegmentedScan, segment_scan
 from cggm_med.task.subset_segmentation import segment_subsets
@@ -93,11 +95,14 @@ class SegmentationTaskConfig(TaskConfig):
         labels: name of the convention in which label files are written; default: what the layout of the data implies.
         metrics: registered names of further metrics, from other packages, for the held-out cases.
         subset_hd95: whether HD95 is scored as well where subsets of the modalities are, which takes longer.
+        component_filter: ``validation``: after training, choose on the validation cases which small components of
+            each region are removed from masks, see ``task.component_choice``; ``none``: masks stay as predicted.
     """
 
     labels: str | None = None
     metrics: tuple[str, ...] = ()
     subset_hd95: bool = False
+    component_filter: Literal["none", "validation"] = "none"
 
 
 @dataclass(frozen=True)
@@ -253,6 +258,8 @@ class SegmentationTask(Task):
         self.metrics = (*always, *load_metrics(config.task.metrics, taken))
         self.cases: dict[str, PreparedCase] = {}
         self.data_conventions = self.conventions
+        self.component_filter: ComponentFilter = EVERYTHING
+        self.component_choice: Tree = {}
 
     def embedded_data(self, cache: Path, say: Callable[[str], None]) -> Path:
         """Make or find the data for runs without ``data.path``.
@@ -440,6 +447,11 @@ class SegmentationTask(Task):
     def prepare(self, splits: Splits, say: Callable[[str], None]) -> None:
         """Check and preprocess the scans; with several processes, the first does it for all."""
         data = self.config.data
+        if splits.train and self.config.task.component_filter == "validation" and not splits.validation:
+            raise ConfigError(
+                "task.component_filter is validation, and no case is held out for validation; expected some "
+                "(data.validation), or task.component_filter=none"
+            )
         found: Sequence[Case] = self.found.cases
         if data.missing is not None and splits.train:
             found = without_imposed(found, self.modalities, data.missing, splits.train, self.config.train.seed)
@@ -611,6 +623,52 @@ class SegmentationTask(Task):
         mixed = {"conventions": conventions} if len(conventions) > 1 else {}
         return {"labels": self.convention.name, "signatures": signatures.to_json(), **incomplete, **mixed}
 
+    @torch.no_grad()
+    def fit_postprocessing(
+        self,
+        model: MultimodalModel,
+        *,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        say: Callable[[str], object],
+    ) -> Tree:
+        """Choose the component filter, if the settings say so."""
+        if self.config.task.component_filter == "none":
+            return {}
+        ids = self.splits.validation
+        say(f"choosing which components to remove on {len(ids)} validation cases")
+        model.eval()
+        found: dict[str, Any] = {}
+        for id in ids[distributed.rank() :: distributed.world_size()]:
+            case, drawn_on = self.cases[id], self.cases[id].label_grid
+            (answer,) = self.segment(model, case.tensor(device), case.grid, case.modalities, autocast)
+            truth, spacing = case.native_target(), (drawn_on or case.grid).spacing
+            dice_of = functools.partial(self._dice_of, case, truth, spacing)
+            found[id] = try_candidates(answer.on(drawn_on), self.convention, dice_of)
+        every = {id: of for part in distributed.gather_json(found, device) for id, of in part.items()}
+        choice = choose([every[id] for id in ids], self.targets)
+        say(choice_in_words(choice, self.targets))
+        return {"component_filter": choice}
+
+    def _dice_of(
+        self, case: PreparedCase, truth: NDArray[np.bool_], spacing: Spacing, masks: NDArray[np.bool_]
+    ) -> Mapping[str, float]:
+        rows = self.score(case.source, case.scored(masks), truth, spacing, full=False)
+        return {row["region"]: row["dice"] for row in rows}
+
+    def use_postprocessing(self, fitted: Tree) -> None:
+        """Remove from now on the components that the run chose to remove, unless the settings say otherwise."""
+        if self.config.task.component_filter == "none":
+            return
+        try:
+            self.component_choice = fitted["component_filter"]
+            self.component_filter = filter_of(self.component_choice)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(
+                "task.component_filter is validation, and the run has not chosen a filter, which is done at the end of "
+                "training; finish it with --resume, or leave masks as they are with task.component_filter=none"
+            ) from error
+
     def segment(
         self,
         model: MultimodalModel,
@@ -622,7 +680,7 @@ class SegmentationTask(Task):
         heads: UnimodalHeads | None = None,
         flips: bool = False,
     ) -> Iterator[SegmentedScan]:
-        """The regions of a scan as the fusion predicts them, then as each head does.
+        """The regions of a scan as the fusion predicts them, then as each head does, without any component filter.
 
         Args:
             model: in evaluation mode.
@@ -647,7 +705,7 @@ class SegmentationTask(Task):
                 return torch.cat(answers, dim=1)
 
         data, answers = self.config.data, 1 + (0 if heads is None else len(modalities))
-        return segment_scan(
+        segmented = segment_scan(
             logits,
             image,
             grid,
@@ -657,6 +715,8 @@ class SegmentationTask(Task):
             flips=flips,
             activation=activation(self.exclusive),
         )
+        yield replace(next(segmented), components=self.component_filter)
+        yield from segmented
 
     @torch.no_grad()
     def evaluate(
@@ -724,6 +784,7 @@ class SegmentationTask(Task):
                 autocast=autocast,
                 rescalings=self.rescalings,
                 onto=drawn_on,
+                components=self.component_filter,
             )
             rows = {}
             for of, predicted in (*segmented, *((of, np.zeros_like(truth)) for of in held.values() if not of)):
@@ -804,6 +865,18 @@ class SegmentationTask(Task):
             f"{', '.join(self.convention.paint)} are painted one over the other"
         )
 
+    def _components_rule(self) -> dict[str, str]:
+        """Which components are removed and how that was chosen, if it was."""
+        if not self.component_choice:
+            return {}
+        candidates = ", ".join(f"{rule:g}" for rule in CANDIDATES if not isinstance(rule, str))
+        return {
+            "component filter": f"{choice_in_words(self.component_choice, self.targets)}. Chosen on the run's "
+            "validation cases with all that they have, for each region alone: components below "
+            f"{candidates} mm3 or all but the largest, whichever has the highest mean Dice of the region and those "
+            f"inside it, if more than half of the cases gain more than {MIN_GAIN:g}. Classifier heads are not filtered"
+        }
+
     def _rules(self, metrics: Sequence[Metric]) -> dict[str, str]:
         first, *others = definitions(metrics).items()
         sources = [case.source for case in self.cases.values()] or self.found.cases
@@ -820,6 +893,7 @@ class SegmentationTask(Task):
             **dict([first]),
             "empty region": empty_rule(metrics),
             "threshold": f"{self._choice()}; no voxel that is background in every image given{unscored}",
+            **self._components_rule(),
             **dict(others),
             **incomplete,
         }

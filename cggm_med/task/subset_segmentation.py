@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cggm_med.data.volumes.components import EVERYTHING, ComponentFilter
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.normalise import Rescaling
 from cggm_med.data.volumes.resample import OneGrid
@@ -37,6 +39,7 @@ def segment_subsets(
     autocast: Callable[[], AbstractContextManager[Any]],
     rescalings: Mapping[str, Rescaling],
     onto: NativeGrid | None,
+    components: ComponentFilter = EVERYTHING,
 ) -> Iterator[tuple[Subset, NDArray[np.bool_]]]:
     """Masks from each subset, the same as of a scan without the other modalities.
 
@@ -56,6 +59,7 @@ def segment_subsets(
         autocast: context for the network's computations.
         rescalings: of modalities that are not z-scored.
         onto: grid of the masks; None: the scan's own.
+        components: which components stay in the masks.
 
     Returns:
         Subsets, in no special order, with masks ``(region, x, y, z)`` on that grid.
@@ -80,10 +84,8 @@ def segment_subsets(
         )
         for subset, answer in zip(group, answers, strict=True):
             inside = np.any([shown[m] for m in subset], axis=0)
-            if onto is None:
-                yield subset, answer.regions(convention) & inside
-            else:
-                yield subset, answer.on(onto, within=inside).regions(convention)
+            seen = replace(answer, components=components).on(onto, within=inside)
+            yield subset, seen.regions(convention)
 
 
 def _logits(

@@ -17,7 +17,7 @@ import pytest
 import torch
 from helpers import processes
 from helpers.command_line import command
-from helpers.small_runs import trained_run
+from helpers.small_runs import filter_components, trained_run
 from jinja2 import UndefinedError
 
 import cggm_med
@@ -40,14 +40,17 @@ def scans(phantom):
 
 @pytest.fixture(scope="module")
 def run(phantom, cache, tmp_path_factory):
-    return trained_run(
+    run = trained_run(
         tmp_path_factory.mktemp("run") / "run",
         phantom,
         cache,
         train__epochs="2",
         train__steps_per_epoch="20",
         model__fusion="residual",  # the network with most parts
+        task__component_filter="validation",
     )
+    filter_components(run, {"WT": "largest", "ET": 2000.0})
+    return run
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from dataclasses import replace
 
 import nibabel as nib
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.command_line import command
-from helpers.small_runs import trained_run
+from helpers.small_runs import filter_components, trained_run
 
 from cggm_med.data.volumes.io import write_volume
 from cggm_med.device import held_bytes
@@ -27,7 +28,8 @@ def scans(phantom):
 
 @pytest.fixture(scope="module")
 def run(phantom, cache, tmp_path_factory):
-    return trained_run(tmp_path_factory.mktemp("run") / "run", phantom, cache, train__epochs="1")
+    settings = {"train__epochs": "1", "task__component_filter": "validation"}
+    return trained_run(tmp_path_factory.mktemp("run") / "run", phantom, cache, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +77,42 @@ def test_it_says_what_evaluate_scores(predictor, run, scans):
     assert dice(torch.from_numpy(found), torch.from_numpy(truth)) == pytest.approx(row["dice"])
 
 
+def test_the_component_filter_of_a_run_holds_wherever_its_masks_are_scored(
+    predictor, run, scans, tmp_path, monkeypatch, capsys
+):
+    """All of ET is removed: the mask has TC's label there, and no score but that of ET changes."""
+    (region,) = {row["region"] for row in json.loads((run / "results.json").read_text())["cases"]} - {"WT", "TC"}
+    assert "Chosen on the run's validation cases" in (run / "results.md").read_text()
+    filtered = tmp_path / "run"
+    shutil.copytree(run, filtered)
+    filter_components(filtered, {region: 1e9})
+    case = json.loads((run / "results.json").read_text())["cases"][0]["case"]
+    images = files(scans, int(case[-5:]))
+    before = predictor.predict(case, images).labels
+    assert 4 in before
+    command(monkeypatch, "predict", filtered, *words_of(images), "-o", tmp_path / "a.nii.gz")
+    mask = np.asarray(nib.load(tmp_path / "a.nii.gz").dataobj)
+    assert np.array_equal(mask, np.where(before == 4, 1, before))
+    assert json.loads((tmp_path / "a.json").read_text())["components"] == {region: 1e9}
+
+    every = ["--subsets", "+".join(MODALITIES)]
+    for name, options in (("whole", []), ("subset", every), ("none", ["--set", "task.component_filter=none"])):
+        command(monkeypatch, "evaluate", filtered, "--out", tmp_path / name, *options)
+    scored = {
+        name: {
+            row["region"]: row["dice"] for row in json.loads((tmp_path / name / "results.json").read_text())["cases"]
+        }
+        for name in ("whole", "subset", "none")
+    }
+    assert scored["whole"] == scored["subset"] == {**scored["none"], region: 0.0}
+    assert scored["none"][region] > 0
+
+    (filtered / "postprocessing.json").unlink()
+    command(monkeypatch, "predict", filtered, *words_of(images), "-o", tmp_path / "b.nii.gz", code=1)
+    assert "has not chosen a filter" in capsys.readouterr().err
+    assert not (tmp_path / "b.nii.gz").exists()
+
+
 @pytest.mark.parametrize("given", [("t1ce",), ("flair", "t2"), ("t2", "t1", "flair")], ids="+".join)
 def test_any_subset_and_any_order(predictor, scans, given):
     images = files(scans, 1, given)
@@ -101,8 +139,6 @@ def test_a_mirrored_scan_gets_the_mirrored_mask_with_flips(run, scans, tmp_path)
 
 
 def test_a_folder_and_a_case_that_fails(run, scans, tmp_path, monkeypatch, capsys):
-    import shutil
-
     data = shutil.copytree(scans, tmp_path / "data")
     for label in data.rglob("*_seg.nii.gz"):
         label.unlink()

@@ -1,6 +1,7 @@
 """A run as small as it gets, for tests that walk through everything."""
 
 import contextlib
+import json
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,14 @@ def small_settings(phantom: Path, cache: Path, **changes: str) -> list[str]:
     extra = {key.replace("__", "."): value for key, value in changes.items()}
     settings = {**SMALL, "data.path": str(phantom), "data.cache": str(cache), **extra}
     return [f"{key}={value}" for key, value in settings.items()]
+
+
+def filter_components(run: Path, kept: dict) -> None:
+    """Let a run that has chosen a component filter have chosen this one."""
+    file = run / "postprocessing.json"
+    choice = json.loads(file.read_text())
+    choice["component_filter"]["kept"] = kept
+    file.write_text(json.dumps(choice))
 
 
 def small_config(phantom: Path, cache: Path, **changes: str):

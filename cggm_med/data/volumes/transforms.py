@@ -15,6 +15,7 @@ from nibabel.affines import from_matvec, voxel_sizes
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cggm_med.data.volumes.components import ComponentFilter, Kept
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.normalise import Rescaling
 from cggm_med.errors import DataError
@@ -107,6 +108,12 @@ class NativeGrid:
         native = nib.orientations.io_orientation(np.array(self.affine))
         back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), native)
         return np.asarray(nib.orientations.apply_orientation(oriented, back))
+
+    def cropped(self, volume: NDArray[_T]) -> NDArray[_T]:
+        """The inverse of ``uncropped``, inside the crop: of ``(x, y, z)`` on the whole of the case's own grid."""
+        to_ras = nib.orientations.io_orientation(np.array(self.affine))
+        window = tuple(slice(a, b) for a, b in zip(self.crop_start, self.crop_stop, strict=True))
+        return np.asarray(nib.orientations.apply_orientation(volume, to_ras)[window])
 
 
 def to_network(
@@ -294,14 +301,28 @@ class RegionsToLabelsd(_ByConvention):
     Args:
         keys: of probabilities.
         convention: the parts of a ``LabelConvention``, where the keys of ``meanings`` may be text, as JSON has it.
+        components: which components of the regions stay, see ``ComponentFilter``; default: all of them.
     """
+
+    def __init__(
+        self,
+        keys: Hashable | Sequence[Hashable],
+        convention: Mapping[str, Any],
+        components: Mapping[str, Kept] | None = None,
+    ) -> None:
+        super().__init__(keys, convention)
+        self.components = ComponentFilter(components or {})
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The sample with labels in place of probabilities."""
         changed = dict(data)
         for key in self.key_iterator(changed):
             volume = changed[key]
-            labels = self.convention.to_labels(self.convention.chosen(volume.as_tensor().numpy()))
+            masks = self.convention.chosen(volume.as_tensor().numpy())
+            if self.components.kept:
+                voxel_mm3 = abs(float(np.linalg.det(volume.affine.numpy()[:3, :3])))
+                masks = self.components(masks, self.convention, voxel_mm3)
+            labels = self.convention.to_labels(masks)
             changed[key] = MetaTensor(torch.from_numpy(labels)[None], meta=volume.meta)
         return changed
 
