@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ PACKAGES = (
 
 def inference_config(
     task: SegmentationTask,
-    model: SegmentationModel,
+    networks: Sequence[tuple[SegmentationModel, RunConfig]],
     modalities: Sequence[str],
     *,
     package: str = "cggm_med",
@@ -55,7 +56,7 @@ def inference_config(
 
     Args:
         task: knows how files are named.
-        model: the network, as an example of what to build.
+        networks: the network, as an example of what to build, and its run's settings; of an ensemble several.
         modalities: of the image's channels, in order.
         package: where the source is: ``cggm_med``, or ``scripts`` inside a bundle.
         trained: ``spacing``, ``rescaling``, ``convention``, ``roi_size``, ``overlap``, ``precision`` and ``components``
@@ -68,9 +69,8 @@ def inference_config(
     return _config(
         "inference.json",
         task=task,
-        model=model,
-        regions=_regions(model),
-        planned=_planned(task.config),
+        **_networks(networks),
+        exclusive=task.exclusive,
         modalities=modalities,
         package=package,
         trained=trained,
@@ -86,14 +86,11 @@ def evaluate_config(inference: Tree, package: str) -> Tree:
 
 def train_config(model: SegmentationModel, config: RunConfig) -> Tree:
     """Training with ``EngineTrainer``; the values of ``config`` are the defaults."""
-    modalities, regions = model.modalities, _regions(model)
     return _config(
         "train.json",
         settings=config,
-        model=model,
-        regions=regions,
-        planned=_planned(config),
-        modalities=modalities,
+        **_networks([(model, config)]),
+        modalities=model.modalities,
         package="cggm_med",
     )
 
@@ -112,7 +109,7 @@ def convention_tree(convention: LabelConvention) -> Tree:
 
 def metadata(
     task: SegmentationTask,
-    model: SegmentationModel,
+    models: Sequence[SegmentationModel],
     modalities: Sequence[str],
     convention: LabelConvention,
     *,
@@ -126,7 +123,7 @@ def metadata(
 
     Args:
         task: that the model was trained on.
-        model: the network.
+        models: the network; of an ensemble several.
         modalities: of the image's channels, in order.
         convention: of the masks.
         name: of the model.
@@ -144,7 +141,7 @@ def metadata(
     return _config(
         "metadata.json",
         task=task,
-        model=model,
+        networks=len(models),
         modalities=modalities,
         convention=convention,
         name=name,
@@ -154,7 +151,7 @@ def metadata(
         eval_metrics=eval_metrics or {},
         versions={package: importlib.metadata.version(package) for package in PACKAGES},
         regions="; ".join(f"{region} = labels {list(of)}" for region, of in convention.regions.items()),
-        size=[f"{n}*n" for n in smallest_image(model)],
+        size=[f"{n}*n" for n in smallest_image(models)],
         channels=dict(enumerate(modalities)),
         modality=", ".join(kinds),
         channel_modality=dict(enumerate(shown.values())),
@@ -166,14 +163,25 @@ def metadata(
     )
 
 
-def smallest_image(model: SegmentationModel) -> tuple[int, ...]:
-    """Voxels along x, y, z of the smallest image that a network takes; others are multiples of it.
+def smallest_image(models: Sequence[SegmentationModel]) -> tuple[int, ...]:
+    """Voxels along x, y, z of the smallest image that all of these networks take; others are multiples of it.
 
     Instance normalisation needs two voxels on the coarsest grid.
     """
-    encoder = model.encoders[model.modalities[0]]
-    assert isinstance(encoder, UNetEncoder)  # noqa: S101 - the only encoder that a bundle carries
-    return tuple(2 * n for n in encoder.reduction)
+    reductions = []
+    for model in models:
+        encoder = model.encoders[model.modalities[0]]
+        assert isinstance(encoder, UNetEncoder)  # noqa: S101 - the only encoder that a bundle carries
+        reductions.append(encoder.reduction)
+    return tuple(2 * math.lcm(*of_axis) for of_axis in zip(*reductions, strict=True))
+
+
+def _networks(networks: Sequence[tuple[SegmentationModel, RunConfig]]) -> Tree:
+    """What the template of the network needs."""
+    return {
+        "networks": [{"model": model, "planned": _planned(config)} for model, config in networks],
+        "regions": _regions(networks[0][0]),
+    }
 
 
 def _planned(config: RunConfig) -> Tree:

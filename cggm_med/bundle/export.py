@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from monai.data import save_net_with_metadata
+from torch import nn
 
 import cggm_med
 from cggm_med.bundle.configs import (
@@ -23,18 +24,18 @@ from cggm_med.bundle.configs import (
     smallest_image,
 )
 from cggm_med.config import Tree
-from cggm_med.errors import CheckpointError, ConfigError, OutputError, UnknownName
+from cggm_med.errors import ConfigError, OutputError, UnknownName
 from cggm_med.files import atomic_file, atomic_folder, write_json, write_text
 from cggm_med.inference.predictor import Predictor
-from cggm_med.models.base import MultimodalModel
 from cggm_med.models.encoders import UNetEncoder
 from cggm_med.models.fusion import Fusion, PresenceFusion
+from cggm_med.models.mean_network import MeanNetwork
 from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.models.stacked import StackedModalities
 from cggm_med.results.results import Report
+from cggm_med.runs.ensemble import members_in_words
 from cggm_med.runs.finished_run import held_out
 from cggm_med.task.segmentation import SegmentationTask
-from cggm_med.training import checkpoint as checkpoints
 
 PACKAGE = "scripts"
 # Everything between a scan and its mask: the same source that training and predict run, and nothing else.
@@ -66,6 +67,7 @@ MODULES = (
     "models.encoders",
     "models.fusion",
     "models.heads",
+    "models.mean_network",
     "models.residual",
     "models.segmentation",
     "models.stacked",
@@ -79,7 +81,7 @@ def export_bundle(run: Path, folder: Path, modalities: Sequence[str] | None = No
     """Write a finished run as a self-contained MONAI bundle.
 
     Args:
-        run: folder of a finished run of a segmentation task.
+        run: folder of a finished run of a segmentation task, or of an ensemble of them.
         folder: new or empty; written completely or not at all.
         modalities: channels of the bundle's image, in order; default: all of the run's. Others are absent.
 
@@ -99,25 +101,20 @@ def export_bundle(run: Path, folder: Path, modalities: Sequence[str] | None = No
             f"{run} is a run of task '{predictor.run.task}', whose network a bundle cannot carry; segment with "
             "cggm-med predict"
         )
-    if getattr(task.encoder, "func", task.encoder) != UNetEncoder or task.fusion.__module__ != Fusion.__module__:
-        used = task.config.model
-        raise ConfigError(
-            f"{run} has model.encoder={used.encoder} and model.fusion={used.fusion}; a bundle carries the source of "
-            "unet and of the built-in fusions only: train with these, or segment with cggm-med predict"
-        )
     chosen = tuple(modalities or task.modalities)
     for modality in chosen:
         if modality not in task.modalities:
             raise UnknownName("modality in this run", modality, task.modalities)
     if len(set(chosen)) < len(chosen):
         raise ConfigError(f"modalities are {', '.join(chosen)}; expected each once")
-    if len(chosen) < len(task.modalities) and issubclass(task.fusion, PresenceFusion):
-        raise ConfigError(
-            f"{run} has model.fusion={task.config.model.fusion}, which has learned what the absence of a modality "
-            "does; export it with all modalities"
-        )
-    network, model = _network(predictor.model, chosen, task)
+    each = _tasks(predictor, task)
+    for one in each:
+        _require_portable(run, one, whole=len(chosen) == len(task.modalities))
+    trained_networks = predictor.model.networks if isinstance(predictor.model, MeanNetwork) else [predictor.model]
+    models = [_smaller(network, chosen, one) for network, one in zip(trained_networks, each, strict=True)]
+    network = StackedModalities(MeanNetwork(models, task.average) if len(models) > 1 else models[0], chosen).eval()
     settings = task.config
+    strategies = ", ".join(dict.fromkeys(one.config.strategy.name for one in each))
     trained = {
         "spacing": list(settings.data.spacing),
         "rescaling": {m: numbers for m, numbers in settings.data.rescaling.items() if m in chosen},
@@ -127,18 +124,20 @@ def export_bundle(run: Path, folder: Path, modalities: Sequence[str] | None = No
         "precision": settings.train.precision,
         "components": dict(task.component_filter.kept),
     }
-    inference = inference_config(task, model, chosen, package=PACKAGE, trained=trained)
+    source = "ensemble" if len(models) > 1 else "run"
+    networks = [(model, one.config) for model, one in zip(models, each, strict=True)]
+    inference = inference_config(task, networks, chosen, package=PACKAGE, trained=trained)
     meta = metadata(
         task,
-        model,
+        models,
         chosen,
         predictor.convention,
-        name=f"{settings.task.name} ({settings.strategy.name}): {', '.join(chosen)}",
+        name=f"{settings.task.name} ({strategies}): {', '.join(chosen)}",
         spacing=settings.data.spacing,
-        change=f"exported from run {predictor.digest} by cggm-med {importlib.metadata.version('cggm-med')}",
-        **_scores(results, whole=set(chosen) == set(task.modalities)),
+        change=f"exported from {source} {predictor.digest} by cggm-med {importlib.metadata.version('cggm-med')}",
+        **_scores(results, whole=set(chosen) == set(task.modalities), ensemble=len(models) > 1),
     )
-    shape = (len(chosen), *smallest_image(model))
+    shape = (len(chosen), *smallest_image(models))
     with atomic_folder(folder) as temporary:
         write_json(temporary / "configs" / "metadata.json", meta)
         write_json(temporary / "configs" / "inference.json", inference)
@@ -156,17 +155,35 @@ def _results(predictor: Predictor) -> Report | None:
         CheckpointError: if training or scoring has not finished.
     """
     run = predictor.run
-    if run.folder.results.exists():
-        return run.report
-    last = checkpoints.load(run.folder.checkpoints / "last.pt", torch.device("cpu"))
-    if held_out(run.splits) is None and last.step >= predictor.task.config.train.steps:
-        return None
-    raise CheckpointError(f"{run.path} has not ended; go on with: cggm-med train --resume {run.path}")
+    run.require_ended()
+    if run.members:
+        file = run.path / "evaluations" / str(held_out(run.splits)) / run.folder.results.name
+        return run.whole(file, lambda file: Report.from_json(json.loads(file.read_text()))) if file.exists() else None
+    return run.report if run.folder.results.exists() else None
 
 
-def _network(
-    trained: MultimodalModel, modalities: Sequence[str], task: SegmentationTask
-) -> tuple[StackedModalities, SegmentationModel]:
+def _tasks(predictor: Predictor, task: SegmentationTask) -> list[SegmentationTask]:
+    """The task of each network: of the runs of an ensemble, else the run's own."""
+    of_members = [member.make_task({}).volumes() for member in predictor.run.members]
+    return [one for one in of_members if isinstance(one, SegmentationTask)] or [task]
+
+
+def _require_portable(run: Path, task: SegmentationTask, *, whole: bool) -> None:
+    """Refuse a network whose source a bundle does not carry, or that knows what is absent and is to be made smaller."""
+    used = task.config.model
+    if getattr(task.encoder, "func", task.encoder) != UNetEncoder or task.fusion.__module__ != Fusion.__module__:
+        raise ConfigError(
+            f"{run} has model.encoder={used.encoder} and model.fusion={used.fusion}; a bundle carries the source of "
+            "unet and of the built-in fusions only: train with these, or segment with cggm-med predict"
+        )
+    if not whole and issubclass(task.fusion, PresenceFusion):
+        raise ConfigError(
+            f"{run} has model.fusion={used.fusion}, which has learned what the absence of a modality does; export it "
+            "with all modalities"
+        )
+
+
+def _smaller(trained: nn.Module, modalities: Sequence[str], task: SegmentationTask) -> SegmentationModel:
     """The trained network without the encoders of other modalities, which add nothing when they are absent."""
     if not isinstance(trained, SegmentationModel):
         raise ConfigError(
@@ -184,11 +201,13 @@ def _network(
     )
     weights = trained.state_dict()
     model.load_state_dict({name: weights[name] for name in model.state_dict()})
-    return StackedModalities(model, modalities).eval(), model
+    return model
 
 
-def _scores(results: Report | None, whole: bool) -> Tree:
+def _scores(results: Report | None, *, whole: bool, ensemble: bool) -> Tree:
     """The run's metrics for the metadata, if they are those of this bundle."""
+    if results is None and ensemble:
+        return {"evaluation": "an ensemble that had not been evaluated; nothing was measured"}
     if results is None:
         return {"evaluation": "the run held no case out; nothing was measured"}
     if not whole:
@@ -257,6 +276,7 @@ def _write_texts(folder: Path, meta: Tree, predictor: Predictor, task: Segmentat
         "filter": task.component_filter.kept and task.component_filter.describe(list(predictor.convention.regions)),
         "reference": task.reference,
         "run": predictor.digest,
+        "members": members_in_words(predictor.run.described_members),
         "version": importlib.metadata.version("cggm-med"),
     }
     for name in ("docs/README.md", "docs/data_license.txt"):

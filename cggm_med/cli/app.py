@@ -11,6 +11,7 @@ from cggm_med.cli import (
     benchmark,
     bundle,
     doctor,
+    ensemble,
     finished_runs,
     init,
     nnunet,
@@ -37,6 +38,7 @@ app.add_typer(bundle.app)
 app.command()(init.init)
 app.command()(plan.plan)
 app.command()(train.train)
+app.command()(ensemble.ensemble)
 app.command()(finished_runs.evaluate)
 app.command()(finished_runs.report)
 app.command()(finished_runs.compare)

@@ -209,6 +209,7 @@ def _write(
             "software": f"cggm-med {importlib.metadata.version('cggm-med')}",
             "task": predictor.task.config.task.name,
             "run": predictor.digest,
+            **({"ensemble": list(predictor.run.described_members)} if predictor.run.members else {}),
             "modalities": list(prediction.modalities),
             "absent": list(prediction.absent),
             "labels": {str(n): meaning for n, meaning in prediction.convention.meanings.items()},

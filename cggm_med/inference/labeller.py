@@ -45,8 +45,7 @@ class Labeller:
             )
         self.task, self.samples = task, samples
         self.device = select_device(task.config.train.device)
-        self.model = task.network().to(self.device).eval()
-        self.run.restore(self.model, None, self.device)
+        self.model = self.run.network(task, self.device).eval()
         self.autocast = precision(task.config.train.precision, self.device)
 
     def find(

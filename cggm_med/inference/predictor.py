@@ -98,7 +98,7 @@ class Predictor:
     """A trained run, ready to segment.
 
     Args:
-        run: folder of a finished run of a segmentation task.
+        run: folder of a finished run of a segmentation task, or of an ensemble of them.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         flips: average over all mirrored versions of a scan, which takes eight times as long.
         trust_names: segment even if the images clearly fit other modality names better.
@@ -139,8 +139,7 @@ class Predictor:
         if labels not in volumes.conventions:
             raise UnknownName("label convention", labels, volumes.conventions)
         self.convention = volumes.conventions[labels]
-        self.model = task.network().to(self.device).eval()
-        self.run.restore(self.model, None, self.device)
+        self.model = self.run.network(task, self.device).eval()
         self.autocast = precision(task.config.train.precision, self.device)
         self._peaks: dict[tuple[int, tuple[str, ...]], int] = {}  # bytes, by windows at once and modalities
         self.digest = self.run.digest

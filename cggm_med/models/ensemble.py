@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
 from cggm_med.models.base import MultimodalModel
+from cggm_med.objectives.activation import Average
 from cggm_med.types import Features, Outputs, UnimodalOutput
-
-# Of logits (predictor, batch, target, ...) and weights (predictor, batch) that sum to 1
-Average = Callable[[Tensor, Tensor], Tensor]
 
 
 class Ensemble(MultimodalModel):

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Activation = Callable[[Tensor], Tensor]
+# Of logits (predictor, batch, target, ...) and weights (predictor, batch) that sum to 1
+Average = Callable[[Tensor, Tensor], Tensor]
 
 
 def overlapping(logits: Tensor) -> Tensor:

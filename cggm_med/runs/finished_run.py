@@ -17,6 +17,8 @@ from cggm_med.data.splits import Splits
 from cggm_med.errors import CheckpointError
 from cggm_med.files import digest_of
 from cggm_med.metrics.regions import LOWER_IS_BETTER
+from cggm_med.models.base import MultimodalModel
+from cggm_med.models.mean_network import MeanNetwork
 from cggm_med.results.order import ORDER, OrderViolations, metrics_in_order, order_violations
 from cggm_med.results.results import CaseValues, Record, Report
 from cggm_med.runs.folder import RunFolder
@@ -54,12 +56,29 @@ class FinishedRun:
     @functools.cached_property
     def report(self) -> Report:
         """Scores of the held-out cases."""
+        if self.members:
+            raise CheckpointError(
+                f"{self.path} is an ensemble, which was not trained; name its runs instead, or score it with 'cggm-med "
+                f"evaluate {self.path}'"
+            )
         if not self.folder.results.exists():
             raise CheckpointError(
                 f"{self.path} is not finished: it has no {self.folder.results.name}; finish it with 'cggm-med train "
                 f"--resume {self.path}' (a run that held no case out has no scores)"
             )
         return self.whole(self.folder.results, lambda file: Report.from_json(json.loads(file.read_text())))
+
+    @functools.cached_property
+    def members(self) -> tuple[FinishedRun, ...]:
+        """The runs of an ensemble, each with its settings and weights; none of an ordinary run."""
+        return tuple(FinishedRun(self.folder.members / each["folder"]) for each in self.described_members)
+
+    @functools.cached_property
+    def described_members(self) -> Sequence[Record]:
+        """What is said of each run of an ensemble: ``name``, ``digest``, ``strategy``, ``seed`` and ``checkpoint``."""
+        if not self.folder.ensemble.exists():
+            return ()
+        return self.whole(self.folder.ensemble, lambda file: list(json.loads(file.read_text())["runs"]))
 
     @functools.cached_property
     def splits(self) -> Splits:
@@ -206,14 +225,43 @@ class FinishedRun:
 
     @property
     def digest(self) -> str:
-        """Digest of the weights' file, by which a mask names the run that made it."""
-        return digest_of(self.folder.weights.read_bytes())
+        """Digest of the weights' file, by which a mask names the run that made it; of an ensemble, of all of them."""
+        return digest_of((self.folder.ensemble if self.members else self.folder.weights).read_bytes())
+
+    def require_ended(self) -> None:
+        """Refuse a run whose training or scoring has not finished.
+
+        Raises:
+            CheckpointError: says how to go on.
+        """
+        if self.members or self.folder.results.exists():
+            return
+        last = checkpoints.load(self.folder.checkpoints / "last.pt", torch.device("cpu"))
+        train = self.settings["train"]
+        if held_out(self.splits) is not None or last.step < train["epochs"] * train["steps_per_epoch"]:
+            raise CheckpointError(f"{self.path} has not ended; go on with: cggm-med train --resume {self.path}")
 
     def make_task(self, overrides: Tree) -> Task:
         """The task with the run's settings and ``overrides``, before it looks for its data."""
         task, _ = instantiate(self.folder.settings_with(overrides))
         task.use_postprocessing(self.postprocessing)
         return task
+
+    def network(self, task: Task, device: torch.device) -> MultimodalModel:
+        """The run's network with its final weights; of an ensemble, the mean of its networks.
+
+        Args:
+            task: of this run.
+            device: where to put it.
+
+        Raises:
+            CheckpointError: if weights are missing, damaged or belong to another network.
+        """
+        if self.members:
+            return MeanNetwork([run.network(run.make_task({}), device) for run in self.members], task.average)
+        model = task.network().to(device)
+        self.restore(model, None, device)
+        return model
 
     def restore(
         self, model: torch.nn.Module, strategy: BalancingStrategy | None, device: torch.device

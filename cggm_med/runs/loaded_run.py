@@ -17,6 +17,7 @@ from cggm_med.device import precision, select_device
 from cggm_med.errors import DataError, UnknownName, first_of
 from cggm_med.models.base import MultimodalModel
 from cggm_med.results.results import Report, Scores
+from cggm_med.runs.ensemble import members_in_words
 from cggm_med.runs.finished_run import FinishedRun, held_out
 from cggm_med.runs.provenance import checkpoint_rule, provenance
 from cggm_med.runs.settings import instantiate
@@ -37,7 +38,7 @@ class LoadedRun:
         run: its files.
         overrides: settings that replace the run's.
         task: prepared.
-        model, strategy: with the run's weights.
+        model, strategy: with the run's weights; of an ensemble, the strategy has no classifier heads.
         cases: ids of the cases to evaluate.
         split: the name of these cases in results.
         best: score and step of the validation that chose the weights; None if they are those of the last step.
@@ -87,12 +88,19 @@ class LoadedRun:
 
     def make_report(self, scores: Scores, rules: Mapping[str, str], more: Mapping[str, str] | None = None) -> Report:
         """Scores of these cases with their rules and provenance, to which ``more`` is added."""
+        runs = self.run.described_members
+        strategies = ", ".join(dict.fromkeys(run["strategy"] for run in runs))
+        chosen = {"checkpoint": checkpoint_rule(self.task, self.best, self.split)}
+        if runs:
+            seen = "; some of these scores' cases chose their weights, so they are optimistic"
+            said = f"the mean of the probabilities of {len(runs)} runs: {members_in_words(runs)}"
+            chosen = {"ensemble": said + (seen if self.split == "validation" else "")}
         return Report(
             task=self.config.task.name,
-            strategy=self.config.strategy.name,
+            strategy=f"mean of {len(runs)} runs ({strategies})" if runs else self.config.strategy.name,
             split=self.split,
             scores=scores,
-            rules={**rules, "checkpoint": checkpoint_rule(self.task, self.best, self.split)},
+            rules={**rules, **chosen},
             provenance={**provenance(self.config, self.device), **(more or {})},
         )
 
@@ -193,8 +201,12 @@ def load_run(
     if split is None and other_data:
         _require_unseen(run, task, cases)
     device = select_device(task.config.train.device)
-    model = build(task, strategy, task.config, device)
-    best = run.restore(model, strategy, device)
+    model: MultimodalModel
+    if run.members:
+        model, best = run.network(task, device), None
+    else:
+        model = build(task, strategy, task.config, device)
+        best = run.restore(model, strategy, device)
     name = Path(task.config.data.path).stem if other_data else chosen
     return LoadedRun(run, overrides, task, model, strategy, cases, chosen, best, device, name)
 

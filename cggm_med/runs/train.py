@@ -116,6 +116,8 @@ def resume(folder: Path, overrides: Tree, console: Console) -> Report | None:
         CheckpointError: if the folder is not a run, or settings or data differ from the run's; names what differs.
     """
     run = RunFolder(folder)
+    if run.ensemble.exists():
+        raise CheckpointError(f"{folder} is an ensemble, which was not trained; continue one of its runs")
     config = run.settings_with(overrides)
     if changed := changed_settings(completed(run.stored_settings()), to_tree(config)):
         raise CheckpointError(

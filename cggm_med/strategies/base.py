@@ -21,8 +21,8 @@ from torch.optim import Optimizer
 from cggm_med.config import Tree
 from cggm_med.distributed import average, average_known, sum_over_processes
 from cggm_med.models.base import MultimodalModel
-from cggm_med.models.ensemble import Average
 from cggm_med.models.heads import UnimodalHeads
+from cggm_med.objectives.activation import Average
 from cggm_med.objectives.balance_scores import ScoreSums, mean_score
 from cggm_med.optim.optimizer import scale_updates
 from cggm_med.randomness import Step

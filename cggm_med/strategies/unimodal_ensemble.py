@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from torch import Tensor
 
 from cggm_med.models.base import MultimodalModel
-from cggm_med.models.ensemble import Average, Ensemble
+from cggm_med.models.ensemble import Ensemble
+from cggm_med.objectives.activation import Average
 from cggm_med.strategies.base import BalancingStrategy
 
 

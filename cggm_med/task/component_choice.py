@@ -107,14 +107,40 @@ def filter_of(choice: Mapping[str, Any]) -> ComponentFilter:
     return ComponentFilter(dict(choice["kept"]))
 
 
+def mildest(filters: Sequence[ComponentFilter], regions: Sequence[str]) -> ComponentFilter:
+    """The filter that removes of each region what all of these would at least remove.
+
+    Example:
+        >>> three = [ComponentFilter({"WT": kept}) for kept in (100.0, LARGEST, 30.0)]
+        >>> mildest(three, ["WT", "TC"]).kept, mildest([*three, ComponentFilter()], ["WT"]).kept
+        ({'WT': 30.0}, {})
+    """
+    kept = {}
+    for region in regions:
+        rules = [each.kept.get(region) for each in filters]
+        if None not in rules:
+            kept[region] = min((rule for rule in rules if rule is not None), key=_strictness)
+    return ComponentFilter(kept)
+
+
+def _strictness(rule: Kept) -> float:
+    return math.inf if isinstance(rule, str) else rule
+
+
 def choice_in_words(choice: Mapping[str, Any], regions: Sequence[str]) -> str:
     """Which components are removed, and what that did on the validation cases.
+
+    Args:
+        choice: from ``choose``, or with its ``kept`` alone where several runs chose.
+        regions: all of them.
 
     Example:
         >>> found = {"cases": 9, "best": 100.0, "gaining": 7, "dice": [0.7, 0.8], "components": [12.0, 1.25]}
         >>> choice_in_words({"kept": {"WT": 100.0}, "validation": {"WT": found}}, ["WT"])
         'WT without components below 100 mm3 (validation: Dice 0.700 -> 0.800, 7 of 9 cases gain; components a case 12.0 -> 1.2)'
     """  # noqa: E501
+    if "validation" not in choice:
+        return f"{filter_of(choice).describe(regions)}: the mildest of what each run chose on its validation cases"
     said = []
     for region in regions:
         found = choice["validation"].get(region)

@@ -871,7 +871,7 @@ class SegmentationTask(Task):
             return {}
         candidates = ", ".join(f"{rule:g}" for rule in CANDIDATES if not isinstance(rule, str))
         return {
-            "component filter": f"{choice_in_words(self.component_choice, self.targets)}. Chosen on the run's "
+            "component filter": f"{choice_in_words(self.component_choice, self.targets)}. Chosen on a run's own "
             "validation cases with all that they have, for each region alone: components below "
             f"{candidates} mm3 or all but the largest, whichever has the highest mean Dice of the region and those "
             f"inside it, if more than half of the cases gain more than {MIN_GAIN:g}. Classifier heads are not filtered"

@@ -14,11 +14,10 @@ from torch.optim import Optimizer
 from cggm_med import registry
 from cggm_med.config import OptimConfig
 from cggm_med.models.base import MultimodalModel
-from cggm_med.models.ensemble import Average
 from cggm_med.models.heads import UnimodalHeads, VectorHead, VoxelwiseHead
 from cggm_med.models.late_fusion import LateFusionModel
 from cggm_med.models.segmentation import SegmentationModel
-from cggm_med.objectives.activation import average_classes, average_overlapping, average_values
+from cggm_med.objectives.activation import Average, average_classes, average_overlapping, average_values
 from cggm_med.objectives.balance_scores import (
     ScoreSums,
     accuracy_sums,

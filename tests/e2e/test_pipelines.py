@@ -33,7 +33,7 @@ def test_the_files_are_what_the_project_says(name):
     config = make_config("brats2021", [read_file(configs / "settings.yaml")])
     task = registry.load(registry.TASKS, "brats2021")(config)
     model = task.model()
-    inference = inference_config(task, model, model.modalities)
+    inference = inference_config(task, [(model, config)], model.modalities)
     expected = {
         "train.yaml": train_config(model, config),
         "inference.yaml": inference,
@@ -46,7 +46,7 @@ def test_the_files_are_what_the_project_says(name):
     meta = json.loads((configs / "metadata.json").read_text())
     made = metadata(
         task,
-        model,
+        [model],
         task.modalities,
         task.conventions["brats2021"],
         name=name,
@@ -80,7 +80,7 @@ def test_metadata_say_the_declared_kinds_and_the_names_and_colours_of_regions(
     layer = {"task": {"declaration": declared, "modalities": names}, "model": {"channels": [4, 8]}}
     task = registry.load(registry.TASKS, "segmentation")(make_config("segmentation", [layer]))
     said = {"name": "x", "spacing": (1, 1, 1), "change": "made", "evaluation": "none"}
-    meta = metadata(task, task.model(), names, next(iter(task.conventions.values())), **said)
+    meta = metadata(task, [task.model()], names, next(iter(task.conventions.values())), **said)
     jsonschema.validate(meta, json.loads(SCHEMA_FILE.read_text()))
     image, pred = meta["network_data_format"]["inputs"]["image"], meta["network_data_format"]["outputs"]["pred"]
     assert (image["modality"], image["format"]) == (modality, form)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -58,7 +58,7 @@ class ComponentFilter:
                 masks = without(masks, region, removed, convention)
         return masks
 
-    def describe(self, regions: list[str]) -> str:
+    def describe(self, regions: Sequence[str]) -> str:
         """What is removed of each region, in words.
 
         Example:

@@ -16,6 +16,7 @@ from cggm_med.evaluation.probe.table import HEAD, READ_OUTS, UNTRAINED
 from cggm_med.evaluation.probe.volumes import VolumeProbe
 from cggm_med.metrics.classification_regression import FUSED
 from cggm_med.results.results import Report
+from cggm_med.runs.folder import RunFolder
 from cggm_med.runs.loaded_run import LoadedRun, Say
 from cggm_med.task.base import Task
 
@@ -32,7 +33,11 @@ class ProbeQuestion(Question):
         self.started = time.monotonic()
 
     def check(self, task: Task, folder: Path) -> None:
-        """Refuse tasks that offer neither volumes nor labelled samples."""
+        """Refuse tasks that offer neither volumes nor labelled samples, and ensembles."""
+        if RunFolder(folder).ensemble.exists():
+            raise ConfigError(
+                f"{folder} is an ensemble, of which a modality has several encoders; probe its runs instead"
+            )
         if task.volumes() is None and task.labelled_samples() is None:
             raise ConfigError(
                 f"{folder} is a run of task '{task.config.task.name}'; a probe needs one that segments, tells classes "
