@@ -91,6 +91,7 @@ class TrainConfig:
         seed: decides initial weights, splits, sampling and augmentation.
         init_seed: decides, together with ``seed``, the initial weights alone, to see how much they matter; default:
             they follow from ``seed``.
+        init: folder of another run from whose final weights this one starts, as far as names and shapes agree.
         device: ``auto`` (CUDA when present), ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``auto`` (bfloat16 autocast on CUDA, float32 elsewhere), ``float32`` or ``bfloat16``.
         memory_format: how the weights of convolutions lie in memory: ``contiguous``, or ``channels_last``, with which
@@ -120,6 +121,7 @@ class TrainConfig:
     batch_size: int = 2
     seed: int = 0
     init_seed: int | None = None
+    init: str | None = None
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -27,6 +28,9 @@ def train(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Train cases that lack modalities with what they have.")
     ] = False,
+    init: Annotated[
+        Path | None, typer.Option(help="Start from this run's weights, where names and shapes agree.", metavar="RUN")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="New run folder. [runs/DATE-TASK-STRATEGY]")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run folder instead of starting one.")] = None,
     debug: Debug = False,
@@ -40,6 +44,8 @@ def train(
         overrides["data"] = {**overrides.get("data", {}), "allow_missing": True}
     if resample_to is not None:
         overrides["data"] = {**overrides.get("data", {}), "resample_to": resample_to}
+    if init is not None:
+        overrides["train"] = {**overrides.get("train", {}), "init": os.path.abspath(init)}
     from cggm_med import distributed
     from cggm_med.config import read_file
     from cggm_med.device import select_device
@@ -49,7 +55,8 @@ def train(
 
     console = make_console()
     if resume is not None:
-        ignored = [name for name, value in [("--config", config), ("--out", out), ("--preset", preset)] if value]
+        options = [("--config", config), ("--out", out), ("--preset", preset), ("--init", init)]
+        ignored = [name for name, value in options if value]
         if ignored:
             raise typer.BadParameter(f"{', '.join(ignored)} cannot go with --resume: the run keeps its settings")
         if strategy is not None:

@@ -20,8 +20,8 @@ SHARED_SECTIONS = ("task", "data", "preset", "split")
 DRAWS = ("train.seed", "data.phantom_seed")
 # These choose one fold of a data set's own, see ``Task.own_folds``; folds of a seed make up one score.
 FOLDS = ("data.fold", "data.split")
-# Settings that neither forbid a comparison nor name a run
-IRRELEVANT = {*FREE_SETTINGS, *DRAWS, *FOLDS, "strategy.name", "strategy.teacher"}
+# Settings that neither forbid a comparison nor name a run; but which components are removed decides its scores.
+IRRELEVANT = {*FREE_SETTINGS, *DRAWS, *FOLDS, "strategy.name", "strategy.teacher"} - {"task.component_filter"}
 
 
 def comparable_runs(folders: Mapping[Path, str | None]) -> tuple[list[FinishedRun], list[Excluded]]:

@@ -223,6 +223,13 @@ class FinishedRun:
             return {}
         return self.whole(self.folder.postprocessing, lambda file: dict(json.loads(file.read_text())))
 
+    @functools.cached_property
+    def initial(self) -> Record:
+        """Which weights of another run it started from, see ``start_from_run``; empty if it started from its own."""
+        if not self.folder.initial.exists():
+            return {}
+        return self.whole(self.folder.initial, lambda file: dict(json.loads(file.read_text())))
+
     @property
     def digest(self) -> str:
         """Digest of the weights' file, by which a mask names the run that made it; of an ensemble, of all of them."""

@@ -27,6 +27,7 @@ class RunFolder:
         data: digests of the files of each case that the run saw.
         groups: the patient, or what else no split divides, of each case; older runs lack it.
         facts: what the trained network needs besides settings and weights.
+        initial: which weights of another run it started from; only of runs that did.
         ensemble: of an ensemble, the runs whose predictions are averaged.
         members: folder with these runs' settings and weights.
         postprocessing: what was chosen on the validation cases after training, see ``Task.fit_postprocessing``; only
@@ -47,6 +48,7 @@ class RunFolder:
         self.coverage, self.cost, self.results = path / "coverage.json", path / "cost.json", path / "results.json"
         self.metrics, self.gradients = path / "metrics.jsonl", path / "gradients.jsonl"
         self.checkpoints = path / "checkpoints"
+        self.initial = path / "initial_weights.json"
         self.ensemble, self.members = path / "ensemble.json", path / "members"
 
     @property

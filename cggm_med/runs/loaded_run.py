@@ -101,8 +101,16 @@ class LoadedRun:
             split=self.split,
             scores=scores,
             rules={**rules, **chosen},
-            provenance={**provenance(self.config, self.device), **(more or {})},
+            provenance={**provenance(self.config, self.device), **self._started_from(), **(more or {})},
         )
+
+    def _started_from(self) -> dict[str, str]:
+        initial = self.run.initial
+        if not initial:
+            return {}
+        copied, every = initial["values"]
+        name = Path(initial["run"]).name
+        return {"initial weights": f"{copied} of {every} parameters from run {name}, weights {initial['digest']}"}
 
     @property
     def other_data(self) -> bool:

@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 
 from cggm_med.config import RunConfig, flat, to_tree
-from cggm_med.errors import ConfigError, DataError, first_of
+from cggm_med.errors import ConfigError
 from cggm_med.models.base import MultimodalModel
 from cggm_med.runs.finished_run import FinishedRun
+from cggm_med.runs.held_out import require_held_out_unseen
 from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task.base import Task
 
@@ -54,17 +55,7 @@ def load_teacher(folder: Path, strategy: str, task: Task, device: torch.device) 
         f"{key} is {found.get(key)}, expected {value}" for key, value in wanted.items() if found.get(key) != value
     ]:
         raise ConfigError(f"strategy.teacher={folder}: {'; '.join(other)}; train one with --strategy {strategy}")
-    trained, chosen = (run.folder.digests(cases) for cases in (run.splits.train, run.splits.validation))
-    contents = task.contents()
-    for cases, seen, how in (
-        ((*task.splits.validation, *task.splits.test), trained, "trained on"),
-        (task.splits.test, chosen, "chosen by"),
-    ):
-        if familiar := [case for case in cases if not seen.isdisjoint(contents[case].values())]:
-            raise DataError(
-                f"strategy.teacher={folder} was {how} {len(familiar)} cases that this run holds out "
-                f"({first_of(familiar)}); train a teacher on the same splits"
-            )
+    require_held_out_unseen(run, task, f"strategy.teacher={folder}")
     model = task.network(strategy).to(device)
     run.restore(model, None, device)
     return model.eval().requires_grad_(False)

@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 
 from cggm_med import distributed
-from cggm_med.config import RunConfig, TrainConfig, Tree, to_tree
+from cggm_med.config import RunConfig, TrainConfig, Tree, merge, to_tree
 from cggm_med.data.splits import write_splits
 from cggm_med.device import held_bytes, precision, select_device
 from cggm_med.errors import CheckpointError, OutputError
@@ -23,6 +23,7 @@ from cggm_med.results.tables import print_table
 from cggm_med.runs.expected import MIN_STEPS, expected_of
 from cggm_med.runs.finished_run import FinishedRun, held_out
 from cggm_med.runs.folder import RunFolder
+from cggm_med.runs.initial_weights import require_usable, start_from_run
 from cggm_med.runs.loaded_run import LoadedRun
 from cggm_med.runs.loggers import RunLog, RunLogger, make_loggers
 from cggm_med.runs.memory import expected_memory
@@ -60,6 +61,8 @@ def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
     """
     task, strategy = instantiate(config)
     teacher_folder(config, strategy)  # before the data are read
+    if config.train.init is not None:
+        FinishedRun(Path(config.train.init))
     loggers = make_loggers(config.train.loggers)
     say = speaker(console)
     run = RunFolder(folder)
@@ -73,6 +76,8 @@ def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
         splits = task.default_splits()
         require_watchable(task, strategy, splits)  # before the images are read
         task.prepare(splits, say)
+        if config.train.init is not None:
+            require_usable(Path(config.train.init), task)
         settings = task.config.train
         length = settings.steps_in_epoch(len(splits.train))
         settings = dataclasses.replace(settings, steps_per_epoch=length)
@@ -129,6 +134,8 @@ def resume(folder: Path, overrides: Tree, console: Console) -> Report | None:
     say = speaker(console)
     task.find(say)
     task.prepare(run.read_splits(), say)
+    if distributed.rank() == 0:
+        _store_choice(run, config)
     last = run.checkpoints / "last.pt"
     checkpoint = None
     if last.exists():
@@ -140,6 +147,14 @@ def resume(folder: Path, overrides: Tree, console: Console) -> Report | None:
     if distributed.rank() == 0:
         run.forget_after(0 if checkpoint is None else checkpoint.step)
     return _train_and_score(run, task, strategy, console, checkpoint, loggers)
+
+
+def _store_choice(run: RunFolder, config: RunConfig) -> None:
+    """Store whether components are removed, which a resumed run may decide anew, for whoever uses the run later."""
+    stored, key = run.stored_settings(), "component_filter"
+    now = to_tree(config)["task"].get(key)
+    if now is not None and stored["task"].get(key, "none") != now:
+        write_text(run.config, yaml.safe_dump(merge([stored, {"task": {key: now}}]), sort_keys=False))
 
 
 def _train_and_score(
@@ -162,6 +177,11 @@ def _train_and_score(
     model = build(task, strategy, config, device)
     if checkpoint is None:
         task.start_from_data(model, strategy.heads)
+        if config.train.init is not None:
+            known = FinishedRun(run.path).initial
+            initial = start_from_run(Path(config.train.init), model, strategy.heads, known, say)
+            if first:
+                write_json(run.initial, initial)
     if (teacher := teacher_folder(config, strategy)) is not None:
         strategy.learn_from(load_teacher(teacher, strategy.teacher, task, device))
     if first:

@@ -11,6 +11,7 @@ from cggm_med.errors import CheckpointError
 FREE_SETTINGS = (
     "task.metrics",
     "task.subset_hd95",
+    "task.component_filter",
     "data.path",
     "data.splits",
     "data.surface_tolerance_mm",

@@ -82,7 +82,7 @@ def test_the_component_filter_of_a_run_holds_wherever_its_masks_are_scored(
 ):
     """All of ET is removed: the mask has TC's label there, and no score but that of ET changes."""
     (region,) = {row["region"] for row in json.loads((run / "results.json").read_text())["cases"]} - {"WT", "TC"}
-    assert "Chosen on the run's validation cases" in (run / "results.md").read_text()
+    assert "Chosen on a run's own validation cases" in (run / "results.md").read_text()
     filtered = tmp_path / "run"
     shutil.copytree(run, filtered)
     filter_components(filtered, {region: 1e9})
@@ -106,6 +106,14 @@ def test_the_component_filter_of_a_run_holds_wherever_its_masks_are_scored(
     }
     assert scored["whole"] == scored["subset"] == {**scored["none"], region: 0.0}
     assert scored["none"][region] > 0
+
+    # A finished run may do without, or choose anew.
+    for value, components in (
+        ("none", {}),
+        ("validation", json.loads((run / "postprocessing.json").read_text())["component_filter"]["kept"]),
+    ):
+        command(monkeypatch, "train", "--resume", filtered, "--set", f"task.component_filter={value}")
+        assert Predictor(filtered, "cpu").volumes.component_filter.kept == components
 
     (filtered / "postprocessing.json").unlink()
     command(monkeypatch, "predict", filtered, *words_of(images), "-o", tmp_path / "b.nii.gz", code=1)
