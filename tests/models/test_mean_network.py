@@ -6,10 +6,18 @@ import pytest
 import torch
 from torch import nn
 
+from cggm_med.models.late_fusion import LateFusionModel
 from cggm_med.models.mean_network import MeanNetwork
 from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.models.stacked import StackedModalities
-from cggm_med.objectives.activation import average_exclusive, average_overlapping, exclusive, overlapping
+from cggm_med.objectives.activation import (
+    average_classes,
+    average_exclusive,
+    average_overlapping,
+    average_values,
+    exclusive,
+    overlapping,
+)
 
 MODALITIES = ("flair", "t1")
 
@@ -35,6 +43,18 @@ def test_it_predicts_the_mean_probability(average, probability):
         torch.testing.assert_close(mean.head(mean.fuse(features)[0]), mean(inputs))
         part = {m: features[m] for m in given[:1]}  # from what was encoded together
         torch.testing.assert_close(mean.head(mean.fuse(part)[0]), mean({m: inputs[m] for m in given[:1]}))
+
+
+@pytest.mark.parametrize(
+    ("average", "answer"),
+    [(average_classes, lambda logits: logits.softmax(1)), (average_values, lambda values: values)],
+)
+@torch.no_grad()
+def test_of_classes_and_values_too(average, answer):
+    each = [LateFusionModel({m: nn.Linear(2, 4) for m in MODALITIES}, dict.fromkeys(MODALITIES, 4), 3) for _ in "ab"]
+    inputs = {m: torch.randn(5, 2) for m in MODALITIES}
+    expected = torch.stack([answer(network(inputs)) for network in each]).mean(0)
+    torch.testing.assert_close(answer(MeanNetwork(each, average)(inputs)), expected)
 
 
 @torch.no_grad()
