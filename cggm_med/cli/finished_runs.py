@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cggm_med.cli.options import (
+    Accept,
     ConfigFile,
     Data,
     Debug,
@@ -16,6 +17,7 @@ from cggm_med.cli.options import (
     TaskName,
     files_by_modality,
     html,
+    kinds_of,
     make_console,
     overrides_of,
 )
@@ -270,6 +272,7 @@ def view(
         str | None, typer.Option(help="Convention of the masks, such as brats2023, or a declared list.")
     ] = None,
     trust_names: Annotated[bool, typer.Option(help="Do not refuse modalities that seem to be exchanged.")] = False,
+    accept: Accept = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     debug: Debug = False,
 ) -> None:
@@ -295,6 +298,7 @@ def view(
     from cggm_med.viewer.page import open_in_browser, page_html, temporary_file
 
     options: dict[str, Any] = {"labels": labels, "device": device, "trust_names": trust_names, "say": typer.echo}
+    options["accept"] = kinds_of(accept)
     if not rest:
         case = cases.view_files(files, truth, prediction, task=task, labels=labels)
     elif files:

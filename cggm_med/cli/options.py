@@ -23,6 +23,12 @@ Settings = Annotated[
     ),
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML or JSON file with settings.")]
+Accept = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--accept", help="Use files in spite of findings of this kind, which the message names.", metavar="KIND"
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
 
 
@@ -31,6 +37,16 @@ def html(path: Path | None) -> Path | None:
     if path is not None and path.suffix.lower() not in (".html", ".htm"):
         raise typer.BadParameter(f"{path} is no name of a page; expected one that ends in .html, such as {path}.html")
     return path
+
+
+def kinds_of(accept: list[str] | None) -> list[str]:
+    """The kinds of findings that are accepted, each given by itself or several with commas.
+
+    Example:
+        >>> kinds_of(["implausible_size,contradicting_sides", "slices_after_end"])
+        ['implausible_size', 'contradicting_sides', 'slices_after_end']
+    """
+    return [kind for kinds in accept or () for kind in kinds.split(",")]
 
 
 def overrides_of(settings: list[str] | None, data: Path | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cggm_med.cli.options import Debug, files_by_modality, make_console
+from cggm_med.cli.options import Accept, Debug, files_by_modality, kinds_of, make_console
 
 
 def predict(
@@ -32,6 +32,7 @@ def predict(
     skip_existing: Annotated[bool, typer.Option(help="Leave out cases whose mask is there.")] = False,
     flips: Annotated[bool, typer.Option(help="Average over mirrored scans; eight times slower.")] = False,
     trust_names: Annotated[bool, typer.Option(help="Do not refuse modalities that seem to be exchanged.")] = False,
+    accept: Accept = None,
     resample_to: Annotated[
         str | None, typer.Option(help="Bring images on other grids onto that of this one.", metavar="MODALITY")
     ] = None,
@@ -71,6 +72,7 @@ def predict(
             "--skip-existing": skip_existing,
             "--flips": flips,
             "--trust-names": trust_names,
+            "--accept": accept,
             "--resample-to": resample_to,
             "--extra": extra,
         }
@@ -85,7 +87,14 @@ def predict(
         )
         return
     with distributed.processes(select_device(device)):
-        predictor = Predictor(Path(run), device, flips=flips, trust_names=trust_names, resample_to=resample_to)
+        predictor = Predictor(
+            Path(run),
+            device,
+            flips=flips,
+            trust_names=trust_names,
+            resample_to=resample_to,
+            accept=kinds_of(accept),
+        )
         wanted = modalities.split(",") if modalities else None
         options: dict[str, Any] = {"skip_existing": skip_existing, "extras": extra or [], "say": typer.echo}
         cases: Mapping[str, Any] = {case_of(out): images}

@@ -111,6 +111,7 @@ def ask(
                 write_json(temporary / "results.json", report.to_json())
                 write_text(temporary / "results.csv", csv_text(report.scores.cases))
                 write_text(temporary / "results.md", report.to_markdown())
+                write_json(temporary / "findings.json", run.task.findings())
                 question.draw(temporary, report)
             print_results(report, console)
             console.print(f"written: {target / 'results.md'}, {question.written}")

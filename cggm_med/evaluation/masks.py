@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from cggm_med.data.cases import Case, stem
+from cggm_med.data.checks.finding import Finding, decide, objections
 from cggm_med.data.folders.propose import read_any
 from cggm_med.data.volumes.checks import Inspection, inspect
 from cggm_med.data.volumes.grids import grid_difference
 from cggm_med.data.volumes.io import open_image
 from cggm_med.data.volumes.label_files import open_label
 from cggm_med.data.volumes.labels import LabelConvention, painting_order
+from cggm_med.data.volumes.preprocess import ACCEPT
 from cggm_med.errors import DataError, UnknownName
 from cggm_med.results.results import Scores
 from cggm_med.task.base import CaseResult, Task
@@ -100,12 +102,17 @@ def score_masks(
     masks = masks_of(folder, [case.id for case in cases])
     pairs = [_Pair(case, masks[case.id], volumes.convention_of(case), of_masks) for case in cases]
     # All of them first: a bad mask of the last case is not found out after an hour.
-    if problems := [problem for pair in pairs for problem in pair.problems()]:
+    findings: list[Finding] = []
+    problems = [problem for pair in pairs for problem in pair.problems(findings)]
+    accepted = getattr(task.config.data, "accept", ())
+    problems += objections(findings, accepted, accept=ACCEPT)
+    if problems:
         raise DataError(
             f"{folder}: these masks cannot be scored; expected known labels on the label's grid, to which a mask on "
             "another is to be resampled by nearest neighbour:",
             problems,
         )
+    decide(findings, accepted, say, accept=ACCEPT)
     return task.summarise(list(_results(volumes, pairs, say)))
 
 
@@ -124,9 +131,11 @@ class _Pair:
         mask = inspect(Case(name, patient, {}, self.mask), self.of_mask or self.of_label)
         return mask, inspect(Case(name, patient, {}, self.case.label), self.of_label)
 
-    def problems(self) -> list[str]:
-        """What speaks against comparing the two."""
+    def problems(self, findings: list[Finding]) -> list[str]:
+        """What speaks against comparing the two; ``findings`` gets what was seen besides."""
         mask, label = self.inspected()
+        findings += [replace(finding, roles=("mask",)) for finding in mask.findings]
+        findings += label.findings
         if found := [*mask.problems, *label.problems]:
             return found
         assert self.case.label is not None  # noqa: S101 - only cases with labels are scored

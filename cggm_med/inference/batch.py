@@ -15,11 +15,12 @@ import numpy as np
 
 from cggm_med import distributed
 from cggm_med.data.cases import ImageFile, stem
+from cggm_med.data.checks.finding import Finding, decide
 from cggm_med.data.volumes.io import require_image_name, write_volume
 from cggm_med.data.volumes.labels import THRESHOLD
 from cggm_med.errors import CggmMedError, UnknownName
 from cggm_med.files import write_json, write_text
-from cggm_med.inference.predictor import Prediction, Predictor, PreprocessedCase
+from cggm_med.inference.predictor import ACCEPT, Prediction, Predictor, PreprocessedCase
 from cggm_med.results.aggregate import grouped
 from cggm_med.results.tables import Table, csv_text
 
@@ -99,6 +100,7 @@ def predict_cases(
         for path in files.values():
             require_image_name(path)
     failed: dict[str, str] = {}
+    findings: list[Finding] = []
     mine = list(cases)[distributed.rank() :: distributed.world_size()]
     todo = [case for case in mine if not (skip_existing and files[case].exists())]
     if len(todo) < len(mine):
@@ -116,9 +118,11 @@ def predict_cases(
             _write(files[case], prediction, predictor, extras, write)
             missing = f", without {', '.join(prediction.absent)}" if prediction.absent else ""
             say(f"  written: {files[case]}{missing}")
+            findings += prediction.findings
         except CggmMedError as error:
             failed[case] = str(error)
             say(f"{number} of {len(todo)}: {case} FAILED: {error}")
+    decide(findings, predictor.accepted, say, accept=ACCEPT)  # each once, not once a case
     return failed
 
 
@@ -221,6 +225,7 @@ def _write(
             "trust_names": predictor.trust_names,
             "resampled": list(prediction.resampled),
             "resampled_to": prediction.resampled_to,
+            "findings": [finding.record(predictor.accepted) for finding in prediction.findings],
         },
     )
     for extra in extras:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cggm_med.data.cases import Case, ImageFile
+from cggm_med.data.checks.finding import Finding, lines, objections, require_known
+from cggm_med.data.checks.kinds import KINDS
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.modality_check import Signatures, check
 from cggm_med.data.volumes.resample import OneGrid, read_on_one_grid
@@ -25,6 +26,8 @@ from cggm_med.models.peak_memory import peak_bytes
 from cggm_med.models.sliding_window import window_count, windows_at_once
 from cggm_med.runs.finished_run import FinishedRun
 from cggm_med.task.scan_to_mask import FLIPS, SegmentedScan
+
+ACCEPT = "--accept KIND"
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Prediction:
         reference: the image file of the case that has this grid.
         resampled: modalities that were resampled to this grid.
         resampled_to: modality that has this grid, if any was resampled.
+        findings: of its files; none that forbids their use.
     """
 
     case: str
@@ -52,6 +56,7 @@ class Prediction:
     reference: Path
     resampled: tuple[str, ...]
     resampled_to: str | None
+    findings: tuple[Finding, ...]
 
     @property
     def probability(self) -> NDArray[np.float32]:
@@ -83,6 +88,7 @@ class PreprocessedCase:
         reference: the image file that has this grid.
         resampled: modalities that were resampled to it.
         resampled_to: modality that has it, if any was resampled.
+        findings: of the files; none that forbids their use.
     """
 
     case: str
@@ -92,6 +98,7 @@ class PreprocessedCase:
     reference: Path
     resampled: tuple[str, ...]
     resampled_to: str | None
+    findings: tuple[Finding, ...]
 
 
 class Predictor:
@@ -103,6 +110,7 @@ class Predictor:
         flips: average over all mirrored versions of a scan, which takes eight times as long.
         trust_names: segment even if the images clearly fit other modality names better.
         resample_to: modality to whose grid the others are resampled where they have another; default: the run's.
+        accept: kinds of findings that do not speak against the use of a case, such as ``implausible_size``.
 
     Attributes:
         run: its files.
@@ -113,7 +121,7 @@ class Predictor:
     Raises:
         CheckpointError: if the folder is not such a run.
         ConfigError: if the run does not segment.
-        UnknownName: if the run was not trained on the modality ``resample_to``.
+        UnknownName: if the run was not trained on the modality ``resample_to``, or there is no such kind of finding.
     """
 
     def __init__(
@@ -124,7 +132,9 @@ class Predictor:
         flips: bool = False,
         trust_names: bool = False,
         resample_to: str | None = None,
+        accept: Sequence[str] = (),
     ) -> None:
+        require_known(accept, KINDS.values())
         self.run = FinishedRun(run)
         task = self.run.make_task({"train": {"device": device}})
         volumes = task.volumes()
@@ -134,6 +144,7 @@ class Predictor:
             raise UnknownName("modality in this run", resample_to, task.modalities)
         self.task, self.volumes = task, volumes
         self.flips, self.trust_names, self.resample_to = flips, trust_names, resample_to
+        self.accepted = tuple(accept)
         self.device = select_device(task.config.train.device)
         labels, self.signatures = _read_facts(self.run)
         if labels not in volumes.conventions:
@@ -172,7 +183,7 @@ class Predictor:
         given = tuple(m for m in known if m in source.images)
         if not given:
             raise DataError(f"{case}: no image; give at least one of {', '.join(known)}")
-        scan = self._on_one_grid(Case(case, source.patient, {m: source.images[m] for m in given}, None))
+        scan, findings = self._on_one_grid(Case(case, source.patient, {m: source.images[m] for m in given}, None))
         rescalings = [self.volumes.rescalings.get(m) for m in given]
         channels, affine = [scan.volumes[m] for m in given], scan.affines[given[0]]
         moved, grid, _ = to_network(channels, affine, self.volumes.spacing, rescalings=rescalings)
@@ -180,10 +191,12 @@ class Predictor:
         finding = check(self.signatures, image.numpy(), given)
         if finding.verdict == "swapped" and not self.trust_names:
             raise DataError(
-                f"{case}: {finding.describe()}; exchange the files, or if the names are right say --trust-names"
+                f"{case}: {finding.describe()}; exchange the files, or if the names are right say --trust-names",
+                lines(findings),
             )
         onto = scan.role if scan.resampled else None
-        return PreprocessedCase(case, given, image, grid, source.images[onto or given[0]].path, scan.resampled, onto)
+        reference = source.images[onto or given[0]].path
+        return PreprocessedCase(case, given, image, grid, reference, scan.resampled, onto, tuple(findings))
 
     def segment(self, scan: PreprocessedCase) -> Prediction:
         """The second half of ``predict``: run the network."""
@@ -201,6 +214,7 @@ class Predictor:
             reference=scan.reference,
             resampled=scan.resampled,
             resampled_to=scan.resampled_to,
+            findings=scan.findings,
         )
 
     def cost(self, scan: PreprocessedCase) -> tuple[int, int]:
@@ -226,8 +240,8 @@ class Predictor:
             volumes += weights + 4 * len(scan.modalities) * padded  # which a CPU holds by now
         return count * (1 + len(FLIPS) if self.flips else 1), held + self._peaks[key] + volumes
 
-    def _on_one_grid(self, case: Case) -> OneGrid:
-        """The images of a case, brought onto one grid if they have several and it is known which."""
+    def _on_one_grid(self, case: Case) -> tuple[OneGrid, list[Finding]]:
+        """The images of a case, brought onto one grid if they have several and it is known which; and findings."""
         wanted = self.resample_to or self.volumes.reference
         if self.resample_to is not None and self.resample_to not in case.images:
             # What somebody asks for is not replaced by something else, unless it does not matter.
@@ -237,16 +251,20 @@ class Predictor:
             raise DataError(
                 f"{case.id}: files lie on different grids, and the case has no {self.resample_to} to resample them to"
             )
+        objecting = objections(found.findings, self.accepted, accept=ACCEPT)
         if scan is None:
             resample = ", or --resample-to MODALITY" if found.differing else ""
             raise DataError(
-                f"{case.id} cannot be segmented; expected finite voxels on one grid{resample}:", found.problems
+                f"{case.id} cannot be segmented; expected finite voxels on one grid{resample}:",
+                [*found.problems, *objecting],
             )
-        for line in scan.partial:
-            warnings.warn(line, stacklevel=2)
+        if objecting:
+            raise DataError(f"{case.id} cannot be segmented as it is:", objecting)
+        findings = [*found.findings, *scan.findings]
         if scan.resampled and scan.role != wanted:
-            warnings.warn(f"{case.id}: no {wanted}, so that its images are on the grid of {scan.role}", stacklevel=2)
-        return scan
+            seen = f"is absent, so that the other images are on the grid of {scan.role}"
+            findings.append(Finding(KINDS["no_reference"], case.id, (str(wanted),), seen))
+        return scan, findings
 
 
 def _read_facts(run: FinishedRun) -> tuple[str, Signatures]:

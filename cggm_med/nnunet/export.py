@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 
 from cggm_med.config import Tree, require
 from cggm_med.data.cases import Case, ImageFile
+from cggm_med.data.checks.finding import Finding, decide, objections
 from cggm_med.data.volumes.checks import inspect
 from cggm_med.data.volumes.io import open_image, write_volume
 from cggm_med.data.volumes.label_files import open_label
 from cggm_med.data.volumes.labels import LabelConvention
+from cggm_med.data.volumes.preprocess import ACCEPT, CONVERTED
+from cggm_med.data.volumes.stored_image import StoredImage
 from cggm_med.errors import ConfigError, DataError, OutputError
 from cggm_med.files import atomic_folder, write_json
 from cggm_med.task.base import Task
@@ -64,13 +67,19 @@ def export_dataset(task: Task, raw: Path, number: int, name: str, *, say: Callab
     named = volumes.labels_in_words(cases[id] for id in used)
     say(f"{len(used)} cases ({volumes.found.layout}), labels numbered as in {named}; checking")
     problems: list[str] = []
+    findings: list[Finding] = []
     for done, id in enumerate(used, start=1):
-        problems += inspect(cases[id], volumes.convention_of(cases[id])).problems
+        found = inspect(cases[id], volumes.convention_of(cases[id]))
+        problems += found.problems
+        findings += found.findings
         problems += _not_for_nnunet(cases[id], volumes.modalities)
         if len(used) >= MANY_CASES and done % (len(used) // 10) == 0:
             say(f"{done} of {len(used)} cases checked")
+    accepted = getattr(task.config.data, "accept", ())
+    problems += objections(findings, accepted, accept=ACCEPT)
     if problems:
         raise DataError("these cases cannot be exported; fix or leave out:", problems)
+    decide(findings, accepted, say, accept=ACCEPT)
     conventions = {volumes.convention_of(cases[id]).name: volumes.convention_of(cases[id]) for id in used}
     numbers = numbers_of_regions([*conventions.values()])
     with atomic_folder(target) as folder:
@@ -191,7 +200,7 @@ def _write_case(
     for channel, modality in enumerate(modalities):
         _write_image(case.images[modality], images / f"{case.id}_{channel:04d}{ENDING}")
     assert case.label is not None  # noqa: S101 - checked above
-    grid = case.images[modalities[0]].path
+    grid = _grid_of(open_image(case.images[modalities[0]].path))
     drawn = open_label(case.label, convention).voxels()
     write_volume(labels / f"{case.id}{ENDING}", renumber(drawn, numbers), grid)
 
@@ -199,7 +208,8 @@ def _write_case(
 def _write_image(image: ImageFile, target: Path) -> None:
     """One 3-D file for one modality: linked or copied if it is one already."""
     stored = open_image(image.path)
-    plain = stored.header is not None and len(stored.header.get_data_shape()) == 3
+    grid = _grid_of(stored)
+    plain = stored.header is not None and len(stored.header.get_data_shape()) == 3 and isinstance(grid, Path)
     if plain and image.channel is None and image.path.name.endswith(ENDING):
         source = os.path.realpath(image.path)
         try:
@@ -208,4 +218,10 @@ def _write_image(image: ImageFile, target: Path) -> None:
             shutil.copyfile(source, target)
         return
     volume = stored.voxels(image.channel)
-    write_volume(target, volume.astype(np.float32) if volume.dtype == np.float64 else volume, image.path)
+    write_volume(target, volume.astype(np.float32) if volume.dtype == np.float64 else volume, grid)
+
+
+def _grid_of(stored: StoredImage) -> Path | NDArray[np.float64]:
+    """The file on whose grid to write; where its header was converted, which nnU-Net would not do, the grid alone."""
+    converted = any(finding.kind.name in CONVERTED for finding in stored.findings)
+    return stored.affine if converted else stored.path

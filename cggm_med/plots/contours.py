@@ -35,6 +35,8 @@ def contour_figure(
     colours: Mapping[str, str],
     spacing_mm: Sequence[float],
     dice: Mapping[str, float],
+    *,
+    oriented: bool = True,
 ) -> None:
     """True (solid) and predicted (dashed) contours on an axial and a coronal slice of every modality.
 
@@ -49,6 +51,7 @@ def contour_figure(
         colours: of the regions, by name, in their order.
         spacing_mm: voxel size along x, y, z.
         dice: by region, in the title.
+        oriented: whether it is known which side is left; if not, no side is marked.
     """
     inside = {modality: image != image[0, 0, 0] for modality, image in images.items()}
     box = _box(np.logical_or.reduce([*inside.values(), *target]), spacing_mm)
@@ -80,8 +83,9 @@ def contour_figure(
             ax.set_axis_off()
             if axis == 2:
                 ax.set_title(modality, color="white", fontsize=11)
-        _corner(row[0], 0, 1, "R")
-        _corner(row[-1], 1, 1, "L")
+        if oriented:
+            _corner(row[0], 0, 1, "R")
+            _corner(row[-1], 1, 1, "L")
         _corner(row[0], 0, 0, plane)
     figure.suptitle(f"{case_id}\n{title}", color="white", fontsize=11)
     handles = [Line2D([], [], color=colour, label=region) for region, colour in colours.items()]

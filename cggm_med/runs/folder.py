@@ -33,6 +33,7 @@ class RunFolder:
         postprocessing: what was chosen on the validation cases after training, see ``Task.fit_postprocessing``; only
             of runs that choose something.
         coverage: which parameters belong to which modality.
+        findings: what checks of the data saw, and what of it was accepted; older runs lack it.
         cost: time and memory of the training, if it was not interrupted.
         results: scores of the held-out cases; exists once the run is finished.
         metrics: one line per logged step or validation.
@@ -45,6 +46,7 @@ class RunFolder:
         self.config = path / "config.yaml"
         self.splits, self.data, self.facts = path / "splits.json", path / "data.json", path / "facts.json"
         self.groups, self.postprocessing = path / "groups.json", path / "postprocessing.json"
+        self.findings = path / "findings.json"
         self.coverage, self.cost, self.results = path / "coverage.json", path / "cost.json", path / "results.json"
         self.metrics, self.gradients = path / "metrics.jsonl", path / "gradients.jsonl"
         self.checkpoints = path / "checkpoints"
@@ -79,7 +81,7 @@ class RunFolder:
         return make_config(str(stored["task"]["name"]), [stored, overrides], stored=True)
 
     def on_other_data(self, overrides: Tree) -> Tree:
-        """The overrides, by which data other than the run's do not inherit what was said of the run's label files.
+        """The overrides, by which data other than the run's do not inherit what was said of the run's own files.
 
         Args:
             overrides: of which ``data.path`` may name other data, and ``task.labels`` the convention of their labels.
@@ -87,9 +89,14 @@ class RunFolder:
         stored = self.stored_settings()
         path, own = (tree.get("data", {}).get("path") for tree in (overrides, stored))
         same = own is not None and path is not None and Path(path).resolve() == Path(own).resolve()
-        if path is None or same or "labels" in overrides.get("task", {}) or stored["task"].get("labels") is None:
+        if path is None or same:
             return overrides
-        return merge([overrides, {"task": {"labels": None}}])
+        said: Tree = {}
+        if "labels" not in overrides.get("task", {}) and stored["task"].get("labels") is not None:
+            said["task"] = {"labels": None}
+        if "accept" not in overrides["data"] and stored.get("data", {}).get("accept"):
+            said["data"] = {"accept": []}
+        return merge([overrides, said])
 
     def device_setting(self, overrides: Tree) -> str:
         """``train.device`` of the overrides, else of the run."""

@@ -34,6 +34,7 @@ def score_run(run: LoadedRun, folder: Path, console: Console) -> Report:
     if distributed.rank() == 0:
         write_json(folder / "results.json", report.to_json())
         write_text(folder / "results.md", report.to_markdown())
+        write_json(folder / "findings.json", run.task.findings())
         run.task.draw(results, folder / "figures")
         print_results(report, console)
         console.print(f"written: {folder / 'results.md'} and pictures in {folder / 'figures'}")

@@ -88,6 +88,7 @@ def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
             write_json(run.groups, task.groups)
             write_json(run.data, task.contents())
             write_json(run.facts, task.facts())
+            write_json(run.findings, task.findings())
     return _train_and_score(run, task, strategy, console, None, loggers)
 
 

@@ -237,6 +237,13 @@ class Task(ABC):
         recognised even if it was renamed or prepared in another way.
         """
 
+    def findings(self) -> Tree:
+        """What checks of the prepared cases saw, and what of it was accepted, as plain values.
+
+        ``accepted``: names of kinds; ``findings``: of each its kind, severity, case, roles and what was seen.
+        """
+        return {"accepted": [], "findings": []}
+
     def facts(self) -> Tree:
         """What using the trained network takes besides settings and weights, as plain values."""
         return {}

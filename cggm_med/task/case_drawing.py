@@ -54,4 +54,5 @@ class CaseDrawing:
             self.colours,
             tuple(grid.spacing[a] for a in axes),
             {row["region"]: row["dice"] for row in self.scores},
+            oriented=self.case.oriented,
         )

@@ -85,8 +85,6 @@ def remarks(prepared: Sequence[PreparedCase], reference: str | None, rescaled: C
         what = ", ".join(f"{role} in {n} cases" for role, n in counts.items())
         without = "" if grid == reference else f" (no {reference} in {first_of([case.id for case in of])})"
         yield f"resampled to the grid of {grid}{without}: {what}"
-    if partial := [line for case in moved for line in case.facts["partial"]]:
-        yield f"{len(partial)} images do not cover the grid that they were resampled to: {partial[0]}"
     found = [(case.id, m, value) for case in prepared for m, value in case.facts["background"].items()]
     if plain := dict.fromkeys(id for id, m, value in found if value is None and m not in rescaled):
         yield f"no constant background in {', '.join(plain)}: normalised over the whole image"

@@ -20,6 +20,8 @@ from torch.nn import functional as F
 from cggm_med import distributed, registry
 from cggm_med.config import RunConfig, Tree, require
 from cggm_med.data.cases import Case, CaseList
+from cggm_med.data.checks.finding import decide, require_known
+from cggm_med.data.checks.kinds import KINDS
 from cggm_med.data.declaration import Kind
 from cggm_med.data.dicom.codes import SegmentCodes
 from cggm_med.data.folders.other_data import declares_labels, for_run, labelled
@@ -42,7 +44,7 @@ from cggm_med.data.volumes.modality_check import learn
 from cggm_med.data.volumes.normalise import Normalisation, Rescaling
 from cggm_med.data.volumes.patches import PatchDataset, PatchSampling, patch_loader
 from cggm_med.data.volumes.prepared import PreparedCase, common_spacing
-from cggm_med.data.volumes.preprocess import Preprocessing, prepare
+from cggm_med.data.volumes.preprocess import ACCEPT, Preprocessing, prepare
 from cggm_med.data.volumes.raters import Raters
 from cggm_med.data.volumes.transforms import NativeGrid, Spacing
 from cggm_med.errors import CheckpointError, ConfigError, DataError, UnknownName
@@ -135,6 +137,7 @@ class SegmentationDataConfig:
             themselves what a case must have.
         required: modalities that every case must have where others may be missing.
         missing: modalities that are taken from training cases for a study, see ``data.imposed.without_imposed``.
+        accept: kinds of findings that do not speak against the use of a case, such as ``implausible_size``.
     """
 
     path: str | None = None
@@ -157,6 +160,7 @@ class SegmentationDataConfig:
     allow_missing: bool = False
     required: tuple[str, ...] = ()
     missing: str | None = None
+    accept: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("validation", "test", "overlap"):
@@ -174,6 +178,7 @@ class SegmentationDataConfig:
             require(sound, f"data.rescaling.{modality}", numbers, expected)
         require(all(n > 0 for n in self.patch_size), "data.patch_size", self.patch_size, "at least 1 voxel per axis")
         require(self.workers >= 0, "data.workers", self.workers, "at least 0")
+        require_known(self.accept, KINDS.values())
 
 
 @dataclass(frozen=True)
@@ -465,6 +470,7 @@ class SegmentationTask(Task):
             {case.convention: self.convention_of(case) for case in cases if case.convention is not None},
             data.raters,
             reference=self.reference,
+            accepted=data.accept,
         )
 
         def progress(done: int, total: int) -> None:
@@ -481,6 +487,7 @@ class SegmentationTask(Task):
             self.settle(data=replace(self.config.data, spacing=common_spacing(prepared)))
         self.cases = {case.id: case for case in prepared}
         self.splits = splits
+        decide([finding for case in prepared for finding in case.findings], data.accept, say, accept=ACCEPT)
         for line in remarks(prepared, self.reference, rescalings):
             say(line)
         if splits.train:
@@ -613,6 +620,12 @@ class SegmentationTask(Task):
     def hard_score_sums(self) -> ScoreSums | None:
         """Sums of the Dice of masks."""
         return functools.partial(hard_dice_sums, exclusive=self.exclusive)
+
+    def findings(self) -> Tree:
+        """Of the cases' files."""
+        accepted = self.config.data.accept
+        found = [finding.record(accepted) for case in self.cases.values() for finding in case.findings]
+        return {"accepted": list(accepted), "findings": found}
 
     def facts(self) -> Tree:
         """The convention of masks and of labels, how modalities' training images look, and which cases lack some."""

@@ -16,6 +16,7 @@ FREE_SETTINGS = (
     "data.splits",
     "data.surface_tolerance_mm",
     "data.cache",
+    "data.accept",
     "data.workers",
     "train.device",
     "train.validate_modalities",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cggm_med import registry
 from cggm_med.data.cases import LABEL, Case, ImageFile
+from cggm_med.data.checks.finding import lines
 from cggm_med.data.folders.propose import read_any
 from cggm_med.data.volumes.checks import Inspection, inspect
 from cggm_med.data.volumes.labels import LabelConvention
@@ -44,6 +45,7 @@ def view_run_case(
     labels: str | None = None,
     device: str = "auto",
     trust_names: bool = False,
+    accept: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> ViewedCase:
     """A case of a run's own data or of other data, segmented by the run.
@@ -56,13 +58,14 @@ def view_run_case(
         labels: name of the convention of the truth; default: what the layout implies.
         device: see ``Predictor``.
         trust_names: see ``Predictor``.
+        accept: see ``Predictor``.
         say: called with a line of progress.
 
     Raises:
         DataError: if there is no such case, or its files cannot be used.
         UnknownName: for an unknown split or label convention.
     """
-    predictor = Predictor(run, device, trust_names=trust_names)
+    predictor = Predictor(run, device, trust_names=trust_names, accept=accept)
     volumes = predictor.volumes
     listed = volumes.find_scans(data or volumes.data_path(say), need_labels=False)
     cases = {case.id: case for case in listed.cases}
@@ -90,10 +93,11 @@ def view_files_with_run(
     labels: str | None = None,
     device: str = "auto",
     trust_names: bool = False,
+    accept: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> ViewedCase:
     """Image files by modality, segmented by a run; for arguments and errors see ``view_run_case``."""
-    predictor = Predictor(run, device, trust_names=trust_names)
+    predictor = Predictor(run, device, trust_names=trust_names, accept=accept)
     return _segmented(predictor, _case(images, truth), labels, say)
 
 
@@ -123,10 +127,14 @@ def view_files(
     source = _case(images, truth)
     inspection = _inspected(source, convention)
     maps = {"truth": inspection.volumes[LABEL]} if truth is not None else {}
+    findings, oriented = list(inspection.findings), inspection.oriented
     if prediction is not None:
         # With the first image, which has the grid, since a case has only one label map.
         first = dict(list(source.images.items())[:1])
-        maps["prediction"] = _inspected(replace(source, images=first, label=prediction), convention).volumes[LABEL]
+        of_mask = _inspected(replace(source, images=first, label=prediction), convention)
+        maps["prediction"] = of_mask.volumes[LABEL]
+        findings += [replace(of, roles=("prediction",)) for of in of_mask.findings if of.roles == (LABEL,)]
+        oriented &= of_mask.oriented
     regions, layers = _layers(maps, convention)
     return ViewedCase(
         name=source.id,
@@ -137,6 +145,8 @@ def view_files(
         colours=region_colours(list(regions), colours),
         truth=layers.get("truth"),
         prediction=layers.get("prediction"),
+        notes=tuple(lines(findings)),
+        oriented=oriented,
     )
 
 
@@ -179,7 +189,8 @@ def _segmented(predictor: Predictor, source: Case, labels: str | None, say: Call
         colours=region_colours(list(convention.regions), predictor.volumes.colours),
         truth=truth,
         prediction=Layer.of_masks(np.stack([predicted[region] for region in order])),
-        notes=tuple(note for note in notes if note),
+        notes=(*(note for note in notes if note), *lines(dict.fromkeys((*found.findings, *prediction.findings)))),
+        oriented=found.oriented,
     )
 
 

@@ -43,6 +43,7 @@ class ViewedCase:
         truth: the true regions, if they are known.
         prediction: the predicted regions, if there are any.
         notes: warnings to the reader.
+        oriented: whether the files state which side is left; if not, the page does not mark any.
     """
 
     name: str
@@ -54,6 +55,7 @@ class ViewedCase:
     truth: Layer | None
     prediction: Layer | None
     notes: tuple[str, ...] = ()
+    oriented: bool = True
 
 
 def page_html(case: ViewedCase) -> str:
@@ -75,6 +77,7 @@ def page_html(case: ViewedCase) -> str:
         "start": _start(case),
         "box": _box(case),
         "notes": case.notes,
+        "oriented": case.oriented,
         "rounded": _rounded(steps),
     }
     # The template escapes all text of the case, also in the JSON; only this package's own files are inserted verbatim.
@@ -112,7 +115,8 @@ def _grid(case: ViewedCase) -> str:
     axes = "".join(nib.aff2axcodes(case.affine))
     degrees = float(np.degrees(nib.affines.obliquity(case.affine).max()))
     turned = f"; its axes are turned by up to {degrees:.0f}°, and so are the planes" if degrees >= 1 else ""
-    return f"{_times(shape)} voxels of {_times(spacing)} mm, stored as {axes}{turned}."
+    stored = f"stored as {axes}{turned}" if case.oriented else "their orientation is not stated: left may be right"
+    return f"{_times(shape)} voxels of {_times(spacing)} mm, {stored}."
 
 
 def _image(modality: str, image: NDArray[np.float32], step: float) -> dict[str, Any]:

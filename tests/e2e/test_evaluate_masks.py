@@ -280,7 +280,7 @@ def test_a_label_on_a_grid_of_its_own_is_scored_there(tmp_path, monkeypatch, cap
     rows = results(tmp_path / "out")["cases"]
     assert {row["dice"] for row in rows} == {1.0}
     whole = sum(row["target_ml"] for row in rows if row["case"] == "p0")
-    assert whole == pytest.approx(5 * 5 * 4 * 3 / 1000)  # 5 x 5 x 4 voxels of 3 mm3, halved twice as often
+    assert whole == pytest.approx(5 * 5 * 4 * 24 / 1000)  # 5 x 5 x 4 voxels of 24 mm3, halved twice as often
     command(monkeypatch, "evaluate", "--masks", coarse, "--data", data, "--out", tmp_path / "none", code=1)
     said = capsys.readouterr().err
     assert "on the label's grid, to which a mask on another is to be resampled by nearest neighbour" in said

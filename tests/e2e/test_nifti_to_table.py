@@ -119,7 +119,8 @@ def test_the_run_folder_holds_what_the_readme_says(cases, tmp_path, monkeypatch,
     train(monkeypatch, datalist(tmp_path / "data", cases), cache, run, "--set", "task.labels=brats2021")
     files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     assert files == {
-        "config.yaml", "splits.json", "groups.json", "data.json", "facts.json", "coverage.json",
+        "config.yaml", "splits.json", "groups.json", "data.json", "facts.json", "findings.json",
+        "coverage.json",
         "metrics.jsonl", "results.json", "results.md", "cost.json", "gradients.jsonl",
         "checkpoints/last.pt", "checkpoints/best.pt",
         "figures/learning.png", "figures/modalities.png", "figures/p5.png",

@@ -272,8 +272,9 @@ def test_images_on_other_grids(run, predictor, other_grid, scans, tmp_path, monk
     assert facts["resampled_to"] == "t1ce"
 
     # Onto the coarse grid, the three others are brought, and the mask lies there.
-    with pytest.warns(UserWarning, match="covers 87% of the grid of t1; the rest counts as its background"):
-        coarse = Predictor(run, "cpu", resample_to="t1", trust_names=True).predict("case", other_grid)
+    coarse = Predictor(run, "cpu", resample_to="t1", trust_names=True).predict("case", other_grid)
+    told = [finding.describe() for finding in coarse.findings]
+    assert "case: flair covers 87% of the grid of t1; the rest counts as its background, or as unlabelled" in told
     assert coarse.labels.shape == (25, 25, 17)
     assert coarse.resampled == ("flair", "t1ce", "t2")
     assert coarse.reference == other_grid["t1"]
@@ -331,3 +332,42 @@ def test_the_place_in_space_whichever_way_it_is_written(tmp_path, codes):
         assert mask.header.get_zooms()[:3] == (2, 2, 3)
         assert (int(mask.header["qform_code"]), int(mask.header["sform_code"])) == codes
         assert b"Jane" not in mask.to_bytes()
+
+
+@pytest.fixture
+def of_centimetres(scans, tmp_path):
+    """Two cases: one without a stated orientation, and one whose sizes are a tenth of the true ones."""
+    for number, factor, code in ((0, 1, 0), (1, 0.1, 1)):
+        for path in (scans / f"BraTS2021_{number:05d}").iterdir():
+            scan = nib.load(path)
+            image = nib.Nifti1Image(np.asarray(scan.dataobj), scan.affine @ np.diag([factor, factor, factor, 1]))
+            image.set_sform(image.affine, code)
+            image.set_qform(image.affine, code)
+            target = tmp_path / "odd" / path.parent.name / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            nib.save(image, target)
+    return tmp_path / "odd"
+
+
+def test_what_headers_say_is_told_once_or_asked_about_and_recorded(run, of_centimetres, tmp_path, monkeypatch, capsys):
+    command(monkeypatch, "predict", run, of_centimetres, "-o", tmp_path / "a", code=1)
+    said = capsys.readouterr()
+    assert said.out.count("states no orientation") == 1
+    assert "spans 24 x 24 x 16 mm with voxels of 0.5 x 0.5 x 0.5 mm; a scan is at least 30 mm long" in said.out
+    assert "--accept implausible_size" in said.out
+    assert not (tmp_path / "a" / "BraTS2021_00001.nii.gz").exists()
+    command(monkeypatch, "predict", run, of_centimetres, "-o", tmp_path / "b", "--accept", "implausible_size")
+    assert "accepted (implausible_size): BraTS2021_00001: flair, t1, t1ce and t2 spans" in capsys.readouterr().out
+    (finding,) = json.loads((tmp_path / "b" / "BraTS2021_00001.json").read_text())["findings"]
+    assert (finding["kind"], finding["accepted"]) == ("implausible_size", True)
+
+    # Evaluation sees the same, and the run's own acceptance does not extend to other data.
+    words = ("evaluate", run, "--data", of_centimetres, "--split", "all", "--out", tmp_path / "c")
+    command(monkeypatch, *words, code=1)
+    assert "data.accept=[implausible_size]" in capsys.readouterr().err
+    command(monkeypatch, *words, "--set", "data.accept=[implausible_size]")
+    found = json.loads((tmp_path / "c" / "findings.json").read_text())
+    assert found["accepted"] == ["implausible_size"]
+    assert {of["kind"] for of in found["findings"]} == {"implausible_size", "unknown_orientation"}
+    with pytest.raises(UnknownName, match="no kind of finding that can be accepted 'unknown_orientation'"):
+        Predictor(run, "cpu", accept=["unknown_orientation"])

@@ -6,7 +6,7 @@ import numpy as np
 
 from helpers.nifti import write
 
-AFFINE = np.diag([1.0, 1.0, 3.0, 1.0])
+AFFINE = np.diag([2.0, 2.0, 6.0, 1.0])
 SHAPE = (20, 18, 8)
 SMALL = {
     "data.patch_size": "[8,8,8]",

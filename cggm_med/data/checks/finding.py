@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from cggm_med.errors import DataError, UnknownName
+from cggm_med.errors import DataError, UnknownName, first_of
 
 Severity = Literal["refused", "asked", "told"]
+MAX_LINES = 3  # of one kind, when it is told; the others are counted
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,17 @@ class Finding:
             >>> Finding(empty, "case7", ("label",), "holds 0 voxels of any region").describe()
             'case7: label holds 0 voxels of any region; leave the case out'
         """
-        where = ": ".join(part for part in (self.case, " and ".join(self.roles)) if part)
+        *most, last = self.roles or ("",)
+        roles = f"{', '.join(most)} and {last}" if most else last
+        where = ": ".join(part for part in (self.case, roles) if part)
         return f"{where} {self.seen}{f' ({self.sure})' if self.sure else ''}; {self.kind.fix}"
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any], kinds: Mapping[str, Kind]) -> Finding:
+        """The finding that was recorded."""
+        return cls(
+            kinds[record["kind"]], record["case"], tuple(record["roles"]), str(record["seen"]), str(record["sure"])
+        )
 
     def record(self, accepted: Collection[str]) -> dict[str, Any]:
         """For a run's files."""
@@ -81,6 +91,56 @@ def standing(findings: Iterable[Finding], accepted: Collection[str]) -> list[Fin
     ]
 
 
+def merged(findings: Iterable[Finding]) -> list[Finding]:
+    """The same with one finding where several differ in nothing but their roles."""
+    roles: dict[Finding, dict[str, None]] = {}
+    for finding in findings:
+        of = roles.setdefault(replace(finding, roles=()), {})
+        of |= dict.fromkeys(finding.roles)
+    return [replace(finding, roles=tuple(of)) for finding, of in roles.items()]
+
+
+def condensed(findings: Iterable[Finding]) -> list[Finding]:
+    """The same with one finding where several differ in nothing but case and roles; cases are named or counted.
+
+    Example:
+        >>> odd = Kind("odd_unit", "told", "another unit", "converted")
+        >>> found = [Finding(odd, case, (role,), "is in metre") for case in ("a", "b") for role in ("t1", "t2")]
+        >>> [finding.describe() for finding in condensed(found)]
+        ['2 cases (a, b): t1 and t2 is in metre; converted']
+    """
+    cases: dict[Finding, list[str]] = {}
+    for finding in merged(findings):
+        cases.setdefault(replace(finding, case=""), []).append(finding.case)
+    return [
+        replace(finding, case=ids[0] if len(ids) == 1 else f"{len(ids)} cases ({first_of(ids, 3)})")
+        for finding, ids in cases.items()
+    ]
+
+
+def lines(findings: Iterable[Finding]) -> list[str]:
+    """What is told of findings: each once, and of a kind that has many the first ones and their number.
+
+    Example:
+        >>> odd = Kind("odd_scale", "told", "another scale", "compare the scans")
+        >>> for line in lines(Finding(odd, f"c{n}", ("t1",), f"has scale {n}") for n in range(9)):
+        ...     print(line)
+        c0: t1 has scale 0; compare the scans
+        c1: t1 has scale 1; compare the scans
+        c2: t1 has scale 2; compare the scans
+        6 more of this kind (odd_scale: another scale)
+    """
+    by_kind: dict[Kind, list[Finding]] = {}
+    for finding in condensed(findings):
+        by_kind.setdefault(finding.kind, []).append(finding)
+    said = []
+    for kind, of in by_kind.items():
+        said += [finding.describe() for finding in of[:MAX_LINES]]
+        if len(of) > MAX_LINES:
+            said.append(f"{len(of) - MAX_LINES} more of this kind ({kind.name}: {kind.meaning})")
+    return said
+
+
 def decide(
     findings: Sequence[Finding], accepted: Collection[str], say: Callable[[str], object], *, accept: str
 ) -> None:
@@ -102,11 +162,13 @@ def decide(
         accepted (odd_scale): case7: t1 is 1,000 times as bright as in 14 training cases; compare the scans
     """
     objecting = standing(findings, accepted)
-    for finding in findings:
-        if finding not in objecting:
-            known_better = f"accepted ({finding.kind.name}): " if finding.kind.name in accepted else ""
-            say(f"{known_better}{finding.describe()}")
+    taken = [finding for finding in findings if finding not in objecting]
+    for name in dict.fromkeys(finding.kind.name for finding in taken):
+        known_better = f"accepted ({name}): " if name in accepted else ""
+        for line in lines(finding for finding in taken if finding.kind.name == name):
+            say(f"{known_better}{line}")
     if objecting:
+        objecting = condensed(objecting)
         asked = sorted({finding.kind.name for finding in objecting if finding.kind.severity == "asked"})
         known = f"; if it is meant: {accept.replace('KIND', ','.join(asked))}" if asked else ""
         count = len(objecting)
@@ -114,6 +176,25 @@ def decide(
             f"{count} finding{'s' * (count > 1)} that forbid{'s' * (count == 1)} the use of these files{known}:",
             [finding.describe() for finding in objecting],
         )
+
+
+def objections(findings: Iterable[Finding], accepted: Collection[str], *, accept: str) -> list[str]:
+    """A line for each finding that forbids the use of what it concerns, with how to accept it where that is possible.
+
+    Example:
+        >>> odd = Kind("odd_scale", "asked", "intensities unlike those of training", "compare the scans")
+        >>> objections([Finding(odd, "case7", ("t1",), "is dark")], (), accept="--accept KIND")
+        ['case7: t1 is dark; compare the scans (if it is meant: --accept odd_scale)']
+    """
+    return [
+        finding.describe()
+        + (
+            f" (if it is meant: {accept.replace('KIND', finding.kind.name)})"
+            if finding.kind.severity == "asked"
+            else ""
+        )
+        for finding in condensed(standing(findings, accepted))
+    ]
 
 
 def require_known(accepted: Iterable[str], kinds: Iterable[Kind]) -> None:

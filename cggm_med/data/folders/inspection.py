@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import os
 import re
@@ -15,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cggm_med.data.cases import LABEL, Case, ImageFile, LabelFile, RegionFiles, label_paths
+from cggm_med.data.checks.finding import Finding, lines, merged, standing
 from cggm_med.data.declaration import UNKNOWN
 from cggm_med.data.folders.conventions import LabelledCase, conventions_of
 from cggm_med.data.folders.proposal import Labels, Proposal
 from cggm_med.data.folders.scans import lowest_value
+from cggm_med.data.volumes.checks import concerns
 from cggm_med.data.volumes.grids import same_grid
 from cggm_med.data.volumes.io import open_image
 from cggm_med.data.volumes.label_files import open_label
@@ -95,11 +98,13 @@ def inspect_proposal(
     grids: dict[str, dict[str, Grid]] = {}
     voxels: dict[str, dict[int | float, int]] = {}
     problems: list[str] = []
+    findings: list[Finding] = []
     in_parts = any(isinstance(case.label, RegionFiles) for case in proposal.cases)
     conventions = {name: of.convention() for name, of in proposal.labels.items()} if in_parts else {}
     for done, case in enumerate(proposal.cases, start=1):
-        grids[case.id], wrong = _grids(case)
+        grids[case.id], wrong, seen = _grids(case)
         problems += wrong
+        findings += seen
         if labels and case.label is not None and LABEL in grids[case.id]:
             try:
                 voxels[case.id] = count_labels(case.label, conventions.get(case.convention or ""))
@@ -109,15 +114,17 @@ def inspect_proposal(
             say(f"{done} of {len(proposal.cases)} cases looked at")
     found = Inspection(proposal, grids, voxels)
     asked = [_unreadable(problems)] if problems else []
+    asked += _about_findings(findings)
     reference, about_grids = _reference(proposal, grids)
-    notes: list[str] = []
+    notes = lines(finding for finding in findings if finding.kind.severity == "told")
     about_grids += _about_slices(proposal, grids)
     meanings = dict(proposal.labels)
     if labels:
         meanings, about_labels = _label_values(found)
         asked += about_labels
-        about_ct, notes = _about_ct(proposal)
+        about_ct, of_ct = _about_ct(proposal)
         asked += about_ct
+        notes += of_ct
     questions = proposal.questions
     if not any(case.labels for case in proposal.cases):
         notes.append("no case has a label: it can be predicted, not trained on")
@@ -160,13 +167,24 @@ def count_labels(label: LabelFile, convention: LabelConvention | None = None) ->
     }
 
 
-def _grids(case: Case) -> tuple[dict[str, Grid], list[str]]:
-    """Grids of a case's files, and what is wrong with those that cannot be used."""
+def _about_findings(findings: Iterable[Finding]) -> list[str]:
+    """A question for each finding that somebody must accept."""
+    return [
+        f'{line} (if it is meant, train with --set "data.accept=[{kind}]")'
+        for kind, of in itertools.groupby(
+            sorted(standing(findings, ()), key=lambda finding: finding.kind.name), lambda finding: finding.kind.name
+        )
+        for line in lines(of)
+    ]
+
+
+def _grids(case: Case) -> tuple[dict[str, Grid], list[str], list[Finding]]:
+    """Grids of a case's files, what is wrong with those that cannot be used, and what headers say besides."""
     files: dict[str, ImageFile] = dict(case.images)
     if case.label is not None:
         files[LABEL] = ImageFile(label_paths(case.label)[0])
     opened: dict[Path, StoredImage] = {}
-    grids, problems = {}, []
+    grids, problems, findings = {}, [], []
     for role, file in files.items():
         try:
             if role == LABEL and isinstance(case.label, RegionFiles):
@@ -191,7 +209,8 @@ def _grids(case: Case) -> tuple[dict[str, Grid], list[str]]:
             )
         else:
             grids[role] = Grid(image.shape[:3], image.spacing, image.axes, image.affine)
-    return grids, problems
+            findings += [replace(f, case=case.id, roles=(role,)) for f in image.findings if concerns(f, case, (role,))]
+    return grids, problems, merged(findings)
 
 
 def _unreadable(problems: Sequence[str]) -> str:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cggm_med.data.cases import Case, LabelFile, label_paths
+from cggm_med.data.cases import Case, ImageFile, LabelFile, label_paths
+from cggm_med.data.checks.finding import Finding, merged
+from cggm_med.data.checks.header import saw
 from cggm_med.data.volumes.grids import grid_difference
-from cggm_med.data.volumes.label_files import open_label
+from cggm_med.data.volumes.io import open_image
+from cggm_med.data.volumes.label_files import open_label, whole_numbers
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.stored_image import StoredImage, reading
 from cggm_med.errors import DataError, first_of
@@ -30,12 +34,16 @@ class Inspection:
         affines: of the same, voxels to mm in RAS+.
         problems: everything that speaks against using the case, one line each.
         differing: those of the problems that say that files lie on different grids.
+        findings: what is worth a line, or may be accepted by name.
+        oriented: whether every file states where its axes point.
     """
 
     volumes: Mapping[str, NDArray[Any]]
     affines: Mapping[str, NDArray[np.float64]]
     problems: tuple[str, ...]
     differing: tuple[str, ...]
+    findings: tuple[Finding, ...] = ()
+    oriented: bool = True
 
 
 def inspect(case: Case, convention: LabelConvention | None) -> Inspection:
@@ -55,9 +63,15 @@ def inspect(case: Case, convention: LabelConvention | None) -> Inspection:
     volumes: dict[str, NDArray[Any]] = {}
     affines: dict[str, NDArray[np.float64]] = {}
     problems: list[str] = []
+    findings: list[Finding] = []
     # One after the other: in threads it is a tenth of a second faster for four files, and takes twice the memory.
     for path, channels in roles.items():
-        file, found, wrong = _inspect_file(path, channels, labels, convention)
+        file, found, wrong, seen = _inspect_file(path, channels, labels, convention)
+        findings += [
+            replace(finding, case=case.id, roles=finding.roles or tuple(channels))
+            for finding in seen
+            if concerns(finding, case, channels)
+        ]
         if file is not None:
             files.append((", ".join(channels), file))
             affines |= dict.fromkeys(found, file.affine)
@@ -65,28 +79,58 @@ def inspect(case: Case, convention: LabelConvention | None) -> Inspection:
         problems += wrong
     differing = [differ for other in files[1:] if (differ := grid_difference(*files[0], *other))]
     named = [f"{case.id}: {problem}" for problem in (*problems, *differing)]
-    return Inspection(volumes, affines, tuple(named), tuple(named[len(problems) :]))
+    oriented = all(file.oriented for _, file in files)
+    return Inspection(volumes, affines, tuple(named), tuple(named[len(problems) :]), tuple(merged(findings)), oriented)
+
+
+def header_findings(case: Case) -> list[Finding]:
+    """Those of ``inspect`` that the headers tell, without reading a voxel.
+
+    Raises:
+        DataError: if a file cannot be opened.
+    """
+    roles: dict[LabelFile, list[str]] = {}
+    for role, file in (*case.images.items(), *case.labels.items()):
+        roles.setdefault(file.path if isinstance(file, ImageFile) else file, []).append(role)
+    return merged(
+        replace(finding, case=case.id, roles=tuple(of))
+        for path, of in roles.items()
+        for finding in open_label(path).findings
+        if concerns(finding, case, of)
+    )
+
+
+def concerns(finding: Finding, case: Case, roles: Iterable[str]) -> bool:
+    """Whether a file's finding says something of a case: a label map may well be small, cropped to what is labelled."""
+    return finding.kind.name != "implausible_size" or not case.images or any(role in case.images for role in roles)
 
 
 def _inspect_file(
     path: LabelFile, channels: Mapping[str, int | None], labels: Container[str], convention: LabelConvention | None
-) -> tuple[StoredImage | None, dict[str, NDArray[Any]], list[str]]:
-    """Header, volumes and problems of one file; ``channels`` says in which channel a modality or a label lies."""
+) -> tuple[StoredImage | None, dict[str, NDArray[Any]], list[str], list[Finding]]:
+    """Header, volumes, problems and findings of a file; ``channels``: where in it a modality or a label lies."""
     roles = ", ".join(channels)
     try:
         with reading(label_paths(path)[0]):
-            image = open_label(path, convention)
-            problems = _header_problems(image, channels)
+            image = open_image(path) if isinstance(path, Path) else open_label(path, convention)
+            problems, findings = _header_problems(image, channels), list(image.findings)
             if problems:
-                return None, {}, [f"{roles} {path}: {problem}" for problem in problems]
+                return None, {}, [f"{roles} {path}: {problem}" for problem in problems], []
             volumes = {}
             for role, volume in zip(channels, image.read(channels.values()), strict=True):
-                volumes[role] = volume if role in labels else np.asarray(volume, dtype=np.float32)
-                found = _label_problems(volume, convention) if role in labels else _image_problems(volumes[role])
+                if role in labels:
+                    volumes[role], off = whole_numbers(volume)
+                    if off:
+                        seen = f"holds numbers that are up to {off:.1g} off whole ones"
+                        findings.append(replace(saw("rounded_labels", seen), roles=(role,)))
+                    found = _label_problems(volumes[role], convention)
+                else:
+                    volumes[role] = np.asarray(volume, dtype=np.float32)
+                    found = _image_problems(volumes[role])
                 problems += [f"{role} {path}: {problem}" for problem in found]
-            return image, volumes, problems
+            return image, volumes, problems, findings
     except DataError as error:
-        return None, {}, [f"{roles} {error}"]
+        return None, {}, [f"{roles} {error}"], []
 
 
 def _header_problems(image: StoredImage, channels: Mapping[str, int | None]) -> list[str]:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
+from cggm_med.data.checks.header import implausible_size
 from cggm_med.data.volumes.itk_formats import itk_bytes, open_meta_image, open_nrrd
 from cggm_med.data.volumes.nibabel_formats import open_mgh, open_nifti, open_pair
 from cggm_med.data.volumes.stored_image import StoredImage, reading
@@ -37,14 +40,15 @@ FORMATS: Mapping[str, Callable[[Path], StoredImage]] = {
 
 
 def open_image(path: Path) -> StoredImage:
-    """Read the header of an image file.
+    """Read the header of an image file, and hold its fields against one another.
 
     Raises:
         DataError: if it is missing, damaged or of another format.
     """
     ending = next((ending for ending in FORMATS if path.name.lower().endswith(ending)), ".nii")
     with reading(path):
-        return FORMATS[ending](path)
+        image = FORMATS[ending](path)
+        return replace(image, findings=(*image.findings, *implausible_size(image.affine, image.shape)))
 
 
 def write_volume(
@@ -112,7 +116,10 @@ def _nifti_image(
     header = nib.Nifti1Image(volume, None).header
     header["pixdim"][:4] = source["pixdim"][:4]
     for name in ("sform", "qform"):
-        of_source, code = getattr(source, f"get_{name}")(coded=True)
+        try:
+            of_source, code = getattr(source, f"get_{name}")(coded=True)
+        except HeaderDataError:  # no rotation, which the finding "broken_qform" tells
+            continue
         getattr(header, f"set_{name}")(of_source, int(code))
-    header.set_xyzt_units(*source.get_xyzt_units())
+    header["xyzt_units"] = source["xyzt_units"]
     return nib.Nifti1Image(volume, header.get_best_affine(), header)

@@ -17,6 +17,28 @@ from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.stored_image import StoredImage
 from cggm_med.errors import DataError
 
+# Of whole numbers that went through a scaling (scl_slope) or arithmetic in single precision; interpolated labels and
+# probabilities have values that are further away.
+MAX_ROUNDING = 1e-3
+
+
+def whole_numbers(volume: NDArray[Any]) -> tuple[NDArray[Any], float]:
+    """The numbers of a label map, whole if they are so but for rounding; and how far off they were, 0 if unchanged.
+
+    Example:
+        >>> numbers, off = whole_numbers(np.array([0, 0.99999994, 1.9999999], np.float32))
+        >>> numbers.tolist(), f"{off:.0e}"
+        ([0.0, 1.0, 2.0], '1e-07')
+        >>> whole_numbers(np.array([0, 0.5, 1]))[0].tolist()
+        [0.0, 0.5, 1.0]
+    """
+    if volume.dtype.kind != "f" or not volume.size:
+        return volume, 0.0
+    with np.errstate(invalid="ignore"):
+        whole = np.rint(volume)
+        off = float(np.abs(volume - whole).max())
+    return (whole, off) if 0 < off <= MAX_ROUNDING else (volume, 0.0)
+
 
 def open_label(label: LabelFile, convention: LabelConvention | None = None) -> StoredImage:
     """The header of a label map, and its numbers when they are asked for.
@@ -32,7 +54,13 @@ def open_label(label: LabelFile, convention: LabelConvention | None = None) -> S
         DataError: if a file is missing or damaged, or the files of regions lie on different grids.
     """
     if isinstance(label, Path):
-        return open_image(label)
+        stored = open_image(label)
+
+        def read_whole(channels: Iterable[int | None]) -> Iterator[NDArray[Any]]:
+            for volume in stored.read(channels):
+                yield whole_numbers(volume)[0]
+
+        return dataclasses.replace(stored, read=read_whole)
     opened = _opened(label)
     grid, *others = (image for _, _, image in opened)
     damage = next((image.damage for _, _, image in opened if image.damage), "")
@@ -50,6 +78,7 @@ def open_label(label: LabelFile, convention: LabelConvention | None = None) -> S
         damage=damage,
         read=read,
         parts=tuple(sorted(parts - {grid.path})),
+        findings=tuple(dict.fromkeys(finding for _, _, image in opened for finding in image.findings)),
     )
 
 
@@ -121,7 +150,7 @@ def _masks(opened: Sequence[tuple[str, RegionFile, StoredImage]]) -> dict[str, N
 
 def _mask(file: RegionFile, image: StoredImage) -> NDArray[np.bool_]:
     """The voxels of a region."""
-    volume = image.voxels(file.channel)
+    volume, _ = whole_numbers(image.voxels(file.channel))
     if file.value is not None:
         return np.asarray(volume == file.value)
     numbers = np.unique(volume[volume != 0])

@@ -14,6 +14,9 @@ from monai.transforms import MapTransform
 from monai.utils import ensure_tuple
 
 from cggm_med.data.cases import Case, ImageFile
+from cggm_med.data.checks.finding import lines, objections, require_known
+from cggm_med.data.checks.kinds import KINDS
+from cggm_med.data.volumes.monai_reader import ACCEPT
 from cggm_med.data.volumes.resample import read_on_one_grid
 from cggm_med.data.volumes.transforms import HELD
 from cggm_med.errors import DataError
@@ -28,11 +31,15 @@ class LoadOnOneGridd(MapTransform):
         keys: of the files: one for each modality, or one whose channels are the modalities.
         modalities: in order; an item that lacks some names those that it has under ``HELD``.
         reference: modality to whose grid the others are resampled.
+        accept: kinds of findings that do not speak against the use of a file.
     """
 
-    def __init__(self, keys: Hashable | Sequence[Hashable], modalities: Sequence[str], reference: str) -> None:
+    def __init__(
+        self, keys: Hashable | Sequence[Hashable], modalities: Sequence[str], reference: str, accept: Sequence[str] = ()
+    ) -> None:
         super().__init__(keys)
-        self.modalities, self.reference = tuple(modalities), reference
+        require_known(accept, KINDS.values())
+        self.modalities, self.reference, self.accept = tuple(modalities), reference, tuple(accept)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The sample with its images ``(modality, x, y, z)`` loaded.
@@ -50,9 +57,11 @@ class LoadOnOneGridd(MapTransform):
             images = {m: ImageFile(*of) for m, of in zip(held, zip(paths, channels, strict=True), strict=True)}
             name = str(changed.get("case", files[0].name))
             found, scan = read_on_one_grid(Case(name, name, images, None), None, self.reference)
-            if scan is None:
-                raise DataError(f"{name} cannot be segmented; expected finite voxels:", found.problems)
-            for line in scan.partial:
+            objecting = objections(found.findings, self.accept, accept=ACCEPT)
+            if scan is None or objecting:
+                problems = [*(found.problems if scan is None else ()), *objecting]
+                raise DataError(f"{name} cannot be segmented; expected finite voxels:", problems)
+            for line in lines((*found.findings, *scan.findings)):
                 warnings.warn(line, stacklevel=2)
             if scan.resampled and scan.role != self.reference:
                 warnings.warn(

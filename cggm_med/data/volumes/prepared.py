@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cggm_med.data.cases import Case, LabelFile
+from cggm_med.data.checks.finding import Finding
 from cggm_med.data.volumes.checks import inspect
 from cggm_med.data.volumes.label_files import open_label
 from cggm_med.data.volumes.labels import LabelConvention
@@ -36,6 +37,7 @@ class PreparedCase:
         folder: where its arrays lie.
         source: the case that it was made from.
         convention: of its label.
+        findings: of its files; none that forbids their use.
     """
 
     id: str
@@ -43,6 +45,12 @@ class PreparedCase:
     folder: Path
     source: Case
     convention: LabelConvention
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def oriented(self) -> bool:
+        """Whether its files state which side is left."""
+        return all(finding.kind.name != "unknown_orientation" for finding in self.findings)
 
     @cached_property
     def facts(self) -> dict[str, Any]:

@@ -16,7 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cggm_med.data.cases import LABEL, Case, RegionFiles, label_paths
+from cggm_med.data.checks.finding import Finding, decide, objections, standing
+from cggm_med.data.checks.kinds import KINDS
 from cggm_med.data.parallel import map_in_processes
+from cggm_med.data.volumes.checks import header_findings
 from cggm_med.data.volumes.io import open_image
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.normalise import Rescaling
@@ -30,6 +33,8 @@ from cggm_med.objectives.losses import UNKNOWN
 
 VERSION = 2  # part of every cache key: raise it whenever the same files would give other numbers
 DIGEST_BYTES = 20
+ACCEPT = '--set "data.accept=[KIND]"'
+CONVERTED = ("converted_units", "size_of_qform")  # kinds of findings that change where the voxels lie
 CANDIDATES = 5000  # voxels kept a region as possible patch centres
 
 
@@ -47,6 +52,7 @@ class Preprocessing:
         spacing: target voxel size in mm, or None to keep each case's own.
         rescalings: of the modalities that are not z-scored.
         reference: modality on whose grid the others are brought, see ``read_on_one_grid``; None: all have one grid.
+        accepted: kinds of findings that do not speak against a case.
     """
 
     modalities: tuple[str, ...]
@@ -56,6 +62,7 @@ class Preprocessing:
     raters: Raters = "consensus"
     rescalings: Mapping[str, Rescaling] = field(default_factory=dict)
     reference: str | None = None
+    accepted: tuple[str, ...] = ()
 
     def convention_of(self, case: Case) -> LabelConvention:
         """The meaning of a case's label values."""
@@ -70,13 +77,15 @@ class Preprocessing:
         first = next(iter(case.images.values()))
         return None if self.spacing is None else resampling(open_image(first.path).affine, self.spacing)
 
-    def key(self, case: Case, files: Mapping[str, str]) -> str:
+    def key(self, case: Case, files: Mapping[str, str], findings: Sequence[Finding] = ()) -> str:
         """Digest of everything that the result depends on: file contents, settings and versions.
 
         Args:
             case: the case.
             files: what ``digests`` said of it.
+            findings: what ``header_findings`` said of it.
         """
+        converted = sorted({finding.kind.name for finding in findings} & set(CONVERTED))
         convention = self.convention_of(case)
         rescaled = {m: self.rescalings[m].settings for m in self.held(case) if m in self.rescalings}
         settings = {
@@ -94,6 +103,7 @@ class Preprocessing:
             **({"raters": self.raters} if case.raters else {}),
             **({"rescalings": rescaled} if rescaled else {}),
             **({} if self.reference is None else {"reference": self.reference}),
+            **({"converted": converted} if converted else {}),
         }
         return digest_of(json.dumps(settings).encode(), DIGEST_BYTES)
 
@@ -122,18 +132,21 @@ def prepare(
     work = functools.partial(_prepare_case, preprocessing=preprocessing, cache=cache)
     folders: list[Path] = []
     problems: list[str] = []
+    findings: list[Finding] = []
     differing = False
     try:
         results = map_in_processes(work, cases, min(workers, len(cases)))
-        for done, (folder, found, differs) in enumerate(results, start=1):
+        for done, (folder, found, differs, seen) in enumerate(results, start=1):
             folders.append(folder)
             problems += found
+            findings += seen
             differing |= differs
             if progress is not None:
                 progress(done, len(cases))
     except OutputError as error:
         raise OutputError(f"{error} for preprocessed cases with --set data.cache=FOLDER") from error
     if problems:
+        problems += objections(findings, preprocessing.accepted, accept=ACCEPT)
         followed = {of.name: of for of in map(preprocessing.convention_of, cases)}
         known = " or ".join(f"{sorted(of.meanings)} ({name})" for name, of in followed.items())
         choose = " (of several, choose one with --resample-to MODALITY)" if differing else ""
@@ -143,29 +156,44 @@ def prepare(
             "Fix or leave out these files:",
             problems,
         )
+    decide(findings, preprocessing.accepted, lambda line: None, accept=ACCEPT)
+    by_case: dict[str, list[Finding]] = {case.id: [] for case in cases}
+    for finding in findings:
+        by_case[finding.case].append(finding)
     return [
-        PreparedCase(c.id, c.patient, folder, c, preprocessing.convention_of(c))
+        PreparedCase(c.id, c.patient, folder, c, preprocessing.convention_of(c), tuple(by_case[c.id]))
         for c, folder in zip(cases, folders, strict=True)
     ]
 
 
-def _prepare_case(case: Case, preprocessing: Preprocessing, cache: Path) -> tuple[Path, tuple[str, ...], bool]:
-    """Folder of a preprocessed case, made unless it is there; what is wrong with it, and whether its grids differ."""
-    folder = Path()
+def _prepare_case(
+    case: Case, preprocessing: Preprocessing, cache: Path
+) -> tuple[Path, tuple[str, ...], bool, tuple[Finding, ...]]:
+    """Folder of a preprocessed case, made unless it is there or something speaks against it.
+
+    Returns:
+        The folder; what is wrong with the case; whether its grids differ; and findings.
+    """
+    folder, headers = Path(), []
     with contextlib.suppress(OSError, DataError):  # the check below says in words what is wrong
-        files = digests(case)
-        folder = cache / preprocessing.key(case, files)
+        files, headers = digests(case), header_findings(case)
+        folder = cache / preprocessing.key(case, files, headers)
         if (folder / "case.json").exists():
-            return folder, (), False
+            facts = json.loads((folder / "case.json").read_text())
+            of_voxels = [Finding.of_record({**of, "case": case.id}, KINDS) for of in facts.get("findings", ())]
+            return folder, (), False, (*headers, *of_voxels)
     convention = preprocessing.convention_of(case)
     try:
         found, scan = read_on_one_grid(case, convention, preprocessing.reference)
     except DataError as error:
-        return folder, (str(error),), False
-    if scan is not None:
+        return folder, (str(error),), False, ()
+    if scan is not None and not standing(found.findings, preprocessing.accepted):
         target = target_of(case, convention, scan.volumes, preprocessing.raters)
-        _write(folder, _preprocess(scan, preprocessing.held(case), target, preprocessing, files))
-    return folder, found.problems if scan is None else (), bool(found.differing)
+        # What headers say is said anew each time.
+        of_voxels = [finding for finding in (*found.findings, *scan.findings) if finding not in headers]
+        _write(folder, _preprocess(scan, preprocessing.held(case), target, preprocessing, files, of_voxels))
+    on_grid = () if scan is None else scan.findings
+    return folder, found.problems if scan is None else (), bool(found.differing), (*found.findings, *on_grid)
 
 
 def target_of(
@@ -201,6 +229,7 @@ def _preprocess(
     regions: NDArray[np.uint8] | NDArray[np.float32],
     preprocessing: Preprocessing,
     files: Mapping[str, str],
+    findings: Sequence[Finding],
 ) -> dict[str, Any]:
     """Arrays and facts of one case with these modalities, a label and without problems."""
     channels = [scan.volumes[m] for m in modalities]
@@ -213,8 +242,9 @@ def _preprocess(
         "background": dict(zip(modalities, backgrounds, strict=True)),
         "files": {m: files[m] for m in modalities},
         # Only where they occur, so that what was prepared before them is as good as ever.
-        **({"grid_of": scan.role, "resampled": scan.resampled, "partial": scan.partial} if scan.resampled else {}),
+        **({"grid_of": scan.role, "resampled": scan.resampled} if scan.resampled else {}),
         **({"label_grid": scan.label_grid} if scan.label_grid is not None else {}),
+        **({"findings": [finding.record(()) for finding in findings]} if findings else {}),
     }
     return {
         "image": image.astype(np.float32, copy=False),

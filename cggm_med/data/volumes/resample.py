@@ -11,6 +11,8 @@ import SimpleITK as sitk  # noqa: N813 - as everybody calls it
 from numpy.typing import NDArray
 
 from cggm_med.data.cases import Case
+from cggm_med.data.checks.finding import Finding
+from cggm_med.data.checks.kinds import KINDS
 from cggm_med.data.volumes.checks import Inspection, inspect
 from cggm_med.data.volumes.grids import same_grid
 from cggm_med.data.volumes.itk_formats import place
@@ -65,7 +67,7 @@ class OneGrid:
         affines: of the same, voxels to mm in RAS+, which are one but for the tolerance of ``checks``.
         role: modality that has this grid, or a label map.
         resampled: what had another.
-        partial: in a line each, images that do not reach all of it; the rest counts as their background.
+        findings: images that do not reach all of it; the rest counts as their background.
         label_grid: ``affine`` and ``shape`` of the labels' own grid, if they were resampled.
     """
 
@@ -73,7 +75,7 @@ class OneGrid:
     affines: Mapping[str, NDArray[np.float64]]
     role: str
     resampled: tuple[str, ...] = ()
-    partial: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
     label_grid: Mapping[str, Any] | None = None
 
 
@@ -126,7 +128,7 @@ def onto_grid(case: Case, found: Inspection, role: str, shape: Sequence[int], af
             raise DataError(f"{case.id}: its label maps lie on different grids; bring them onto one to score them")
     volumes, affines = dict(found.volumes), dict(found.affines)
     resampled: list[str] = []
-    partial: list[str] = []
+    findings: list[Finding] = []
     for name, volume in found.volumes.items():
         own = found.affines[name]
         if same_grid(affine, tuple(shape), own, volume.shape):
@@ -135,22 +137,23 @@ def onto_grid(case: Case, found: Inspection, role: str, shape: Sequence[int], af
         affines[name] = affine
         if name in case.labels:
             volumes[name], covered = _labels_onto(volume, own, shape, affine)
-            covers = f"{case.id}: {covered:.0%} of the labelled voxels lie on the grid of {role}"
+            covers = f"has {covered:.0%} of its labelled voxels on the grid of {role}"
         else:
             background = background_value(volume)
             outside = float(volume.min()) if background is None else background
             volumes[name], covered = resample_onto(volume, own, shape, affine, outside=outside)
-            covers = f"{case.id}: {name} covers {covered:.0%} of the grid of {role}"
+            covers = f"covers {covered:.0%} of the grid of {role}"
         if covered < MIN_COVERED:
             raise DataError(
-                f"{covers}, expected at least {MIN_COVERED:.0%}; do both show the same part of the same patient?"
+                f"{case.id}: {name} {covers}, expected at least {MIN_COVERED:.0%}; do both show the same part of the "
+                "same patient?"
             )
         if covered < 0.99:
-            partial.append(covers if name in case.labels else f"{covers}; the rest counts as its background")
+            findings.append(Finding(KINDS["partly_covered"], case.id, (name,), covers))
     label_grid = None
     if own_grid is not None and not case.labels.keys().isdisjoint(resampled):
         label_grid = {"affine": own_grid[0].tolist(), "shape": list(own_grid[1])}
-    return OneGrid(volumes, affines, role, tuple(resampled), tuple(partial), label_grid)
+    return OneGrid(volumes, affines, role, tuple(resampled), tuple(findings), label_grid)
 
 
 def _labels_onto(

@@ -16,6 +16,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
+from cggm_med.data.checks.finding import Finding
 from cggm_med.errors import DataError
 
 # What nibabel, gzip and numpy raise for damaged files.
@@ -39,6 +40,8 @@ class StoredImage:
             compressed file is unpacked once.
         header: of a NIfTI file.
         parts: the other files that the image consists of, such as that with the voxels.
+        oriented: whether the file states where its axes point; if not, left may be right.
+        findings: what its header says that is worth a line, or a question; of no case and no role yet.
     """
 
     path: Path
@@ -50,6 +53,8 @@ class StoredImage:
     read: Callable[[Iterable[int | None]], Iterator[NDArray[Any]]] = field(repr=False)
     header: nib.Nifti1Header | None = field(default=None, repr=False)
     parts: tuple[Path, ...] = ()
+    oriented: bool = True
+    findings: tuple[Finding, ...] = ()
 
     @property
     def axes(self) -> str:

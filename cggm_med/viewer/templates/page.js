@@ -17,11 +17,12 @@ const IN_PLANE = [[0, 1], [0, 2], [1, 2]];  // axes across and up of each plane
 const nv = new niivue.Niivue({
   isRadiologicalConvention: true,
   sagittalNoseLeft: true,
-  showAllOrientationMarkers: true,
+  showAllOrientationMarkers: CASE.oriented,
+  isOrientationTextVisible: CASE.oriented,
   fontColor: [0.9, 0.9, 0.9, 1],
   fontMinPx: 15,
   crosshairWidth: 0,  // drawn below, as thin as the screen can
-  isOrientCube: true,
+  isOrientCube: CASE.oriented,
   dragMode: 9,  // the right button changes the window
   dragAndDropEnabled: false,
   multiplanarLayout: 2,
@@ -208,7 +209,7 @@ function setRadiological(on) {
   byId("radiological").checked = on;
   nv.opts.sagittalNoseLeft = on;
   nv.setRadiologicalConvention(on);
-  byId("convention").textContent = on
+  if (CASE.oriented) byId("convention").textContent = on
     ? "The patient's right is on the left of the picture (R … L), as seen from the feet and from the front."
     : "Neurological convention: the patient's left is on the left of the picture (L … R).";
 }
@@ -268,7 +269,7 @@ function move(across, up, through) {
 function showPosition(location) {
   const [x, y, z] = location.mm;
   const side = (value, positive, negative) => `${value < 0 ? negative : positive} ${Math.abs(value).toFixed(1)}`;
-  byId("place").textContent = `${side(x, "L", "R").replace(/^./, x < 0 ? "L" : "R")}  ${side(y, "A", "P")}  ${side(z, "S", "I")} mm`;
+  byId("place").textContent = !CASE.oriented ? `${[x, y, z].map((value) => value.toFixed(1)).join("  ")} mm` : `${side(x, "L", "R").replace(/^./, x < 0 ? "L" : "R")}  ${side(y, "A", "P")}  ${side(z, "S", "I")} mm`;
   byId("intensity").textContent = `${CASE.images[state.modality].name} ${number(location.values[0].value)}`;
   const names = layers.map((layer, i) => {
     const regions = layer.members[Math.round(location.values[i + 1].value)] || [];

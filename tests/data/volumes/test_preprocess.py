@@ -122,7 +122,7 @@ def test_a_write_that_dies_leaves_no_entry(tmp_path, monkeypatch):
         raise RuntimeError("killed")
 
     monkeypatch.setattr(json, "dumps", fail)
-    monkeypatch.setattr("cggm_med.data.volumes.preprocess.Preprocessing.key", lambda self, case, files: "key")
+    monkeypatch.setattr("cggm_med.data.volumes.preprocess.Preprocessing.key", lambda self, case, files, findings: "key")
     with pytest.raises(RuntimeError):
         prepare([case], preprocessing(), tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []

@@ -91,7 +91,8 @@ def prostate(folder, *, label_on=T2, lacks=()):
     return Case("a", "a", {m: file for m, file in images.items() if m not in lacks}, label)
 
 
-PREPROCESSING = Preprocessing(("adc", "t2"), LESION, reference="t2")
+SMALL = ("implausible_size",)
+PREPROCESSING = Preprocessing(("adc", "t2"), LESION, reference="t2", accepted=SMALL)
 
 
 def test_what_simpleitk_resampled_before_gives_the_same_prepared_case(tmp_path):
@@ -102,7 +103,7 @@ def test_what_simpleitk_resampled_before_gives_the_same_prepared_case(tmp_path):
     images = {"adc": ImageFile(tmp_path / "moved.nii.gz"), "t2": case.images["t2"]}
     (mine,) = prepare([case], PREPROCESSING, tmp_path / "cache")
     done_before = Case("b", "b", images, case.label)
-    (theirs,) = prepare([done_before], Preprocessing(("adc", "t2"), LESION), tmp_path / "cache")
+    (theirs,) = prepare([done_before], Preprocessing(("adc", "t2"), LESION, accepted=SMALL), tmp_path / "cache")
     np.testing.assert_allclose(mine.image(), theirs.image(), atol=2e-4)
     np.testing.assert_array_equal(mine.target(), theirs.target())
     np.testing.assert_array_equal(mine.native_target(), theirs.native_target())
@@ -191,7 +192,7 @@ def test_images_and_labels_of_another_place_are_refused(tmp_path):
     assert prepared.label_grid.shape == (5, 5, 3)
     near[:3, 3] = (T2 @ [-4, 7, 2, 1])[:3]
     write(case.label, cropped, near)
-    with pytest.raises(DataError, match="20% of the labelled voxels lie on the grid of t2, expected at least 50%"):
+    with pytest.raises(DataError, match="has 20% of its labelled voxels on the grid of t2, expected at least 50%"):
         prepare([case], PREPROCESSING, tmp_path / "cache")
 
 
