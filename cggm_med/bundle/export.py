@@ -122,7 +122,7 @@ def export_bundle(run: Path, folder: Path, modalities: Sequence[str] | None = No
         "spacing": list(settings.data.spacing),
         "rescaling": {m: numbers for m, numbers in settings.data.rescaling.items() if m in chosen},
         "convention": convention_tree(predictor.convention),
-        "roi_size": list(settings.data.patch_size),
+        "roi_size": list(task.window_size),
         "overlap": settings.data.overlap,
         "precision": settings.train.precision,
         "components": dict(task.component_filter.kept),

@@ -157,7 +157,7 @@ class TrainedRun:
         self.spacing = list(config.data.spacing)
         self.rescaling = config.data.rescaling
         self.convention = convention_tree(predictor.convention)
-        self.roi_size, self.overlap = list(config.data.patch_size), config.data.overlap
+        self.roi_size, self.overlap = list(predictor.volumes.window_size), config.data.overlap
         self.precision = config.train.precision
         task = predictor.volumes
         self.components = dict(task.component_filter.kept) if isinstance(task, SegmentationTask) else {}

@@ -105,7 +105,7 @@ def predict_cases(
     todo = [case for case in mine if not (skip_existing and files[case].exists())]
     if len(todo) < len(mine):
         say(f"{len(mine) - len(todo)} of {len(mine)} are there already")
-    window = " x ".join(map(str, predictor.volumes.patch_size))
+    window = " x ".join(map(str, predictor.volumes.window_size))
     for number, (case, read) in enumerate(_read_ahead(predictor, {case: cases[case] for case in todo}), start=1):
         try:
             scan = read()

@@ -224,15 +224,15 @@ class Predictor:
         weights), the network's activations in float32, and the volumes made of the scan. Scratch memory of single
         operations is not counted, nor the next scan of a folder, which is read meanwhile.
         """
-        patch_size, shape = self.volumes.patch_size, scan.image.shape[1:]
-        count = window_count(shape, patch_size, self.volumes.overlap)
-        windows = torch.zeros(min(count, windows_at_once(self.device)), 1, *patch_size, device="meta")
+        window_size, shape = self.volumes.window_size, scan.image.shape[1:]
+        count = window_count(shape, window_size, self.volumes.overlap)
+        windows = torch.zeros(min(count, windows_at_once(self.device)), 1, *window_size, device="meta")
         key = (len(windows), scan.modalities)
         if key not in self._peaks:
             network = copy.deepcopy(self.model).to("meta")
             self._peaks[key] = peak_bytes(lambda: network(dict.fromkeys(scan.modalities, windows)))
         held = held_bytes(self.device)
-        padded = math.prod(max(n, p) for n, p in zip(shape, patch_size, strict=True))
+        padded = math.prod(max(n, p) for n, p in zip(shape, window_size, strict=True))
         # Besides the regions: the sum of the windows' weights and, with flips, the sum of earlier predictions.
         volumes = 4 * ((1 + self.flips) * len(self.task.targets) + 1) * padded
         if self.device.type != "cpu":

@@ -23,7 +23,7 @@ from cggm_med.training import checkpoint as checkpoints
 
 CPU = torch.device("cpu")
 # Of the data: what decides how a scan is brought to the network and back.
-SAME_DATA_SETTINGS = ("spacing", "resample_to", "rescaling", "patch_size", "overlap")
+SAME_DATA_SETTINGS = ("spacing", "resample_to", "rescaling", "patch_size", "window_size", "overlap")
 
 
 def make_ensemble(runs: Sequence[Path], folder: Path) -> None:

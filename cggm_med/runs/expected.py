@@ -76,7 +76,7 @@ def expected_of(task: Task, device: torch.device, done: int) -> Expected:
 def windows_of(task: Task, shapes: Sequence[Sequence[int]]) -> int:
     """Windows of these scans; 0 for a task without volumes."""
     volumes = task.volumes()
-    return 0 if volumes is None else sum(window_count(s, volumes.patch_size, volumes.overlap) for s in shapes)
+    return 0 if volumes is None else sum(window_count(s, volumes.window_size, volumes.overlap) for s in shapes)
 
 
 def readable(seconds: float) -> str:

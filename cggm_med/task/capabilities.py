@@ -112,7 +112,11 @@ class Volumes(Protocol):
 
     @property
     def patch_size(self) -> tuple[int, int, int]:
-        """Size of a window in voxels."""
+        """Size of a training patch in voxels."""
+
+    @property
+    def window_size(self) -> tuple[int, int, int]:
+        """Size in voxels of the windows in which scans are predicted."""
 
     @property
     def overlap(self) -> float:

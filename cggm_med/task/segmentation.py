@@ -124,7 +124,8 @@ class SegmentationDataConfig:
         patch_size: voxels along x, y, z.
         foreground: share of patches that are centred on a voxel of a region.
         augmentation: ``none``, ``light`` or ``standard``.
-        overlap: share of a patch that its neighbour also covers when a volume is predicted.
+        window_size: voxels along x, y, z of the windows in which a volume is predicted; default: ``patch_size``.
+        overlap: share of a window that its neighbour also covers.
         empty_hd95_mm: HD95 of a region or lesion that is missed or falsely predicted, in mm; 374 is the penalty of
             the BraTS challenge.
         surface_tolerance_mm: distance in mm up to which surfaces agree in normalised surface Dice; 1 mm is a voxel of
@@ -151,6 +152,7 @@ class SegmentationDataConfig:
     patch_size: tuple[int, int, int] = (96, 96, 96)
     foreground: float = 0.5
     augmentation: Amount = "standard"
+    window_size: tuple[int, int, int] | None = None
     overlap: float = 0.5
     empty_hd95_mm: float = 374.0
     surface_tolerance_mm: float = 1.0
@@ -252,12 +254,14 @@ class SegmentationTask(Task):
         self.channels, coarsest = encoder.channels, encoder.reduction
         # Instance normalisation needs more than one voxel on the coarsest grid.
         least = [2 * n for n in coarsest]
-        require(
-            all(n % m == 0 and n >= 2 * m for n, m in zip(data.patch_size, coarsest, strict=True)),
-            "data.patch_size",
-            list(data.patch_size),
-            f"multiples of {_sizes(coarsest)}, at least {_sizes(least)}, for a network of {len(self.channels)} scales",
-        )
+        for key, size in (("patch_size", data.patch_size), ("window_size", self.window_size)):
+            require(
+                all(n % m == 0 and n >= 2 * m for n, m in zip(size, coarsest, strict=True)),
+                f"data.{key}",
+                list(size),
+                f"multiples of {_sizes(coarsest)}, at least {_sizes(least)}, for a network of {len(self.channels)} "
+                "scales",
+            )
         always = region_metrics(data.empty_hd95_mm, data.surface_tolerance_mm, self.lesion_rules)
         taken = [*FACTS, *(metric.key for metric in always)]
         self.metrics = (*always, *load_metrics(config.task.metrics, taken))
@@ -429,6 +433,12 @@ class SegmentationTask(Task):
     def patch_size(self) -> tuple[int, int, int]:
         """``data.patch_size``."""
         return self.config.data.patch_size
+
+    @property
+    def window_size(self) -> tuple[int, int, int]:
+        """``data.window_size``, else ``data.patch_size``."""
+        size: tuple[int, int, int] = self.config.data.window_size or self.patch_size
+        return size
 
     @property
     def overlap(self) -> float:
@@ -722,7 +732,7 @@ class SegmentationTask(Task):
             logits,
             image,
             grid,
-            patch_size=data.patch_size,
+            patch_size=self.window_size,
             overlap=data.overlap,
             answers=answers,
             flips=flips,
@@ -791,7 +801,7 @@ class SegmentationTask(Task):
                 list(dict.fromkeys(of for of in held.values() if of)),
                 self.convention,
                 spacing=data.spacing,
-                patch_size=data.patch_size,
+                patch_size=self.window_size,
                 overlap=data.overlap,
                 device=device,
                 autocast=autocast,

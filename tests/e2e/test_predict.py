@@ -12,6 +12,7 @@ import torch
 from helpers.command_line import command
 from helpers.small_runs import filter_components, trained_run
 
+from cggm_med.bundle.training import TrainedRun
 from cggm_med.data.volumes.io import write_volume
 from cggm_med.device import held_bytes
 from cggm_med.errors import CheckpointError, ConfigError, DataError, UnknownName
@@ -144,6 +145,29 @@ def test_a_mirrored_scan_gets_the_mirrored_mask_with_flips(run, scans, tmp_path)
         nib.save(nib.Nifti1Image(np.asarray(scan.dataobj)[::-1], scan.affine, scan.header), mirrored[modality])
     one, other = (predictor.predict("case", x).probability for x in (images, mirrored))
     np.testing.assert_allclose(other[:, ::-1], one, atol=1e-5)
+
+
+def test_windows_may_be_larger_than_the_patches_of_training(run, scans, tmp_path):
+    """The prediction is that of a network whose patches had the size of the windows."""
+    larger = shutil.copytree(run, tmp_path / "run")
+    text = (run / "config.yaml").read_text()
+    assert text.count("window_size: null") == 1
+    (larger / "config.yaml").write_text(text.replace("window_size: null", "window_size: [32, 32, 16]"))
+    predictor, other = Predictor(larger, "cpu"), Predictor(run, "cpu")
+    assert predictor.volumes.patch_size == (16, 16, 16)
+    images = files(scans, 2)
+    small = other.predict("case", images).probability
+    windows, _ = other.cost(other.read("case", images))
+    other.task.settle(data=replace(other.task.config.data, patch_size=(32, 32, 16)))
+    found = predictor.predict("case", images).probability
+    assert np.array_equal(found, other.predict("case", images).probability)
+    assert np.abs(found - small).max() > 1e-3
+    assert predictor.cost(predictor.read("case", images))[0] < windows / 2
+    assert TrainedRun(str(larger)).roi_size == [32, 32, 16]
+
+    (larger / "config.yaml").write_text(text.replace("window_size: null", "window_size: [32, 32, 15]"))
+    with pytest.raises(ConfigError, match=r"data.window_size is \[32, 32, 15\], expected multiples of 2, at least 4"):
+        Predictor(larger, "cpu")
 
 
 def test_a_folder_and_a_case_that_fails(run, scans, tmp_path, monkeypatch, capsys):

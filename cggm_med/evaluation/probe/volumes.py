@@ -180,7 +180,7 @@ class VolumeProbe:
             logits,
             prepared.tensor(source.device),
             prepared.grid,
-            patch_size=volumes.patch_size,
+            patch_size=volumes.window_size,
             overlap=volumes.overlap,
             answers=len(prepared.modalities),
         )
