@@ -160,7 +160,7 @@ def compare(
     ] = None,
     primary: Annotated[
         str | None,
-        typer.Option(help="The one comparison that is tested alone, declared now: a strategy as the tables name it."),
+        typer.Option(help="The one comparison that is tested alone, declared now: a strategy as in --strategies."),
     ] = None,
     margin: Annotated[
         float | None,
@@ -197,9 +197,11 @@ def compare(
     from cggm_med.comparison.commands import compare_runs, train_and_compare
     from cggm_med.comparison.experiment import Plan
     from cggm_med.comparison.primary import Question
+    from cggm_med.comparison.variants import table_name
 
     console = make_console()
-    question = None if primary is None else Question(primary, margin)
+    question = None if primary is None else Question(table_name(primary), margin)
+    baseline = None if baseline is None else table_name(baseline)
     if folders:
         compare_runs(dict.fromkeys(folders), baseline, out or Path("comparisons") / "runs", console, question)
         return

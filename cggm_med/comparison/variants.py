@@ -75,6 +75,16 @@ def variant_name(strategy: str, settings: Mapping[str, str]) -> str:
     return ", ".join([strategy, *(f"{name}={value}" for name, value in zip(names, settings.values(), strict=True))])
 
 
+def table_name(text: str) -> str:
+    """The name in tables of a strategy that is written as for ``--strategies``; a name of the tables stays as it is.
+
+    Example:
+        >>> table_name("uniform[train.subset_view=0.5]"), table_name("uniform, subset_view=0.5")
+        ('uniform, subset_view=0.5', 'uniform, subset_view=0.5')
+    """
+    return parse_variants(text)[0].name if re.fullmatch(r"\w+\[.*\]", text, re.DOTALL) else text
+
+
 def parse_variants(strategies: str, grid: Sequence[str] = (), modalities: Sequence[str] = ()) -> tuple[Variant, ...]:
     """All variants that these options ask for, each once, in their order.
 

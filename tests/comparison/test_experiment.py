@@ -170,7 +170,7 @@ def test_a_primary_comparison_is_declared_before_anything_is_trained(shelf, tmp_
     compare(monkeypatch, out, *words, "--primary", "uniform", "--margin", "-1", code=1)
     compare(monkeypatch, out, *words, "--margin", "0.01", code=2)
     assert not out.exists()
-    compare(monkeypatch, out, *words, "--primary", "cggm, lr=1e-2", "--margin", "0.01")
+    compare(monkeypatch, out, *words, "--primary", "cggm[optim.lr=1e-2]", "--margin", "0.01")
     (first,) = json.loads((out / "primary.json").read_text())["declarations"]
     assert (first["name"], first["baseline"], first["margin"], first["finished"]) == ("cggm, lr=1e-2", "joint", 0.01, 0)
     assert first["settings"]["strategies"] == ["joint", "cggm, lr=1e-2", "uniform"]
