@@ -15,9 +15,9 @@ from cggm_med.data.volumes.checks import Inspection, inspect
 from cggm_med.data.volumes.grids import grid_difference
 from cggm_med.data.volumes.io import open_image
 from cggm_med.data.volumes.label_files import open_label
-from cggm_med.data.volumes.labels import LabelConvention, painting_order
+from cggm_med.data.volumes.labels import LabelConvention, painting_order, unknown_convention
 from cggm_med.data.volumes.preprocess import ACCEPT
-from cggm_med.errors import DataError, UnknownName
+from cggm_med.errors import DataError
 from cggm_med.results.results import Scores
 from cggm_med.task.base import CaseResult, Task
 from cggm_med.task.capabilities import Volumes
@@ -65,7 +65,7 @@ def convention_of_masks(asked: str | None, volumes: Volumes) -> LabelConvention 
         return volumes.conventions[asked]
     if not Path(asked).exists():
         fix = "Choose one with --mask-labels NAME, or give the data set that declares one with --mask-labels PATH"
-        raise UnknownName("label convention", asked, volumes.conventions, fix)
+        raise unknown_convention(asked, volumes.conventions, fix)
     declared, _ = read_any(Path(asked), need_labels=False)
     if len(declared.conventions) > 1:
         raise DataError(f"{asked} declares the conventions {', '.join(declared.conventions)}; expected one")

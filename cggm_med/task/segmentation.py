@@ -37,6 +37,7 @@ from cggm_med.data.volumes.labels import (
     LabelConvention,
     conventions_in_words,
     detect_convention,
+    in_lines,
     regions_in_words,
     usual_convention,
 )
@@ -299,7 +300,9 @@ class SegmentationTask(Task):
             if asked is None:
                 found, undecided = self.with_conventions(found)
                 if undecided:
-                    raise DataError(f"{undecided[0]}; say it with --set task.labels={'|'.join(self.conventions)}")
+                    raise DataError(
+                        f"{undecided[0]}; say it with --set task.labels=NAME:", in_lines(self.conventions.values())
+                    )
             else:
                 cases = tuple(replace(case, convention=None) for case in found.cases)
                 found = replace(found, cases=cases, label_convention=asked)
@@ -389,6 +392,16 @@ class SegmentationTask(Task):
     def convention_of(self, case: Case) -> LabelConvention:
         """The convention of one case's label: its own, else that of all."""
         return self.data_conventions[str(case.convention or self.found.label_convention)]
+
+    def _meanings(self, cases: Iterable[Case]) -> list[str]:
+        """The conventions that cases follow, and others that may be chosen."""
+        used = {convention.name: convention for convention in map(self.convention_of, cases)}
+        own = self.data_conventions is self.conventions
+        others = [each for name, each in self.conventions.items() if own and name not in used]
+        return [
+            *in_lines(used.values()),
+            *(["others, to be chosen with --set task.labels=NAME:", *in_lines(others)] if others else []),
+        ]
 
     def labels_in_words(self, cases: Iterable[Case]) -> str:
         """The conventions that cases follow, see ``conventions_in_words``."""
@@ -491,7 +504,8 @@ class SegmentationTask(Task):
         with distributed.first_process_first():
             rescalings = self._rescalings([case for case in cases if case.id in set(splits.train)], preprocessing)
             preprocessing = replace(preprocessing, rescalings=rescalings)
-            prepared = prepare(cases, preprocessing, cache, workers=data.workers, progress=progress)
+            meanings = self._meanings(cases)
+            prepared = prepare(cases, preprocessing, cache, workers=data.workers, progress=progress, meanings=meanings)
         if data.spacing is None:
             # In the run's settings, so that later scans are resampled to this size.
             self.settle(data=replace(self.config.data, spacing=common_spacing(prepared)))
@@ -569,8 +583,9 @@ class SegmentationTask(Task):
         if missing:
             raise DataError(
                 f"region {', '.join(missing)} has no voxel in any of the {len(ids)} training cases (labels read as "
-                f"'{self.labels_in_words(self.cases[id].source for id in ids)}'); check the convention (--set "
-                "task.labels=NAME) or train on more cases"
+                f"'{self.labels_in_words(self.cases[id].source for id in ids)}'); train on more cases, or check "
+                "what the numbers mean:",
+                self._meanings(self.cases[id].source for id in ids),
             )
 
     def model(self) -> SegmentationModel:

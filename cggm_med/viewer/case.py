@@ -16,7 +16,7 @@ from cggm_med.data.cases import LABEL, Case, ImageFile
 from cggm_med.data.checks.finding import lines
 from cggm_med.data.folders.propose import read_any
 from cggm_med.data.volumes.checks import Inspection, inspect
-from cggm_med.data.volumes.labels import LabelConvention
+from cggm_med.data.volumes.labels import LabelConvention, in_lines, unknown_convention
 from cggm_med.data.volumes.preprocess import digests
 from cggm_med.data.volumes.resample import onto_grid
 from cggm_med.errors import ConfigError, DataError, UnknownName
@@ -225,10 +225,12 @@ def _meaning(labels: str, task: str | None) -> tuple[LabelConvention, Mapping[st
 
 def _convention(name: str | None, conventions: Mapping[str, LabelConvention]) -> LabelConvention:
     if name is None:
-        known = [f"{name}: {convention.describe()}" for name, convention in conventions.items()]
-        raise DataError("the truth does not tell what its label numbers mean; say it with --labels NAME:", known)
+        raise DataError(
+            "the truth does not tell what its label numbers mean; say it with --labels NAME:",
+            in_lines(conventions.values()),
+        )
     if name not in conventions:
-        raise UnknownName("label convention", name, conventions, "Choose one with --labels NAME")
+        raise unknown_convention(name, conventions, "Choose one with --labels NAME")
     return conventions[name]
 
 

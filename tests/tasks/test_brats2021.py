@@ -140,8 +140,8 @@ def test_where_it_is_open_one_line_asks(tmp_path, cases, asked):
         enhancing(tmp_path)
     message = str(caught.value)
     assert asked in message
-    assert message.endswith("say it with --set task.labels=brats2021|brats2023|brats2024|brats2024ped|brats2013|msd")
-    assert "\n" not in message
+    *_, summary = message.partition("say it with --set task.labels=NAME:\n")
+    assert summary.splitlines() == [f"  {name}: {of.describe()}" for name, of in CONVENTIONS.items()]
     assert set(enhancing(tmp_path, labels="brats2023").values()) == {(3,)}
 
 

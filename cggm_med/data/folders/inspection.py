@@ -114,9 +114,8 @@ def inspect_proposal(
             say(f"{done} of {len(proposal.cases)} cases looked at")
     found = Inspection(proposal, grids, voxels)
     asked = [_unreadable(problems)] if problems else []
-    asked += _about_findings(findings)
     reference, about_grids = _reference(proposal, grids)
-    notes = lines(finding for finding in findings if finding.kind.severity == "told")
+    notes: list[str] = []
     about_grids += _about_slices(proposal, grids)
     meanings = dict(proposal.labels)
     if labels:
@@ -134,7 +133,13 @@ def inspect_proposal(
         reference=proposal.reference or reference,
         labels=meanings,
         questions=(*questions, *about_grids, *asked),
-        notes=(*proposal.notes, *notes),
+        # What is asked of findings is nothing for the list: training accepts them by name.
+        notes=(
+            *proposal.notes,
+            *notes,
+            *lines(finding for finding in findings if finding.kind.severity == "told"),
+            *_about_findings(findings),
+        ),
     )
     return replace(found, proposal=complete)
 
@@ -168,7 +173,7 @@ def count_labels(label: LabelFile, convention: LabelConvention | None = None) ->
 
 
 def _about_findings(findings: Iterable[Finding]) -> list[str]:
-    """A question for each finding that somebody must accept."""
+    """A line for each finding that somebody must accept before training."""
     return [
         f'{line} (if it is meant, train with --set "data.accept=[{kind}]")'
         for kind, of in itertools.groupby(

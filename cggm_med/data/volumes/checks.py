@@ -23,6 +23,7 @@ from cggm_med.errors import DataError, first_of
 
 # Rounding of affines leaves less; with more, a voxel is no box and distances in mm along axes mean nothing.
 MAX_COSINE = 1e-3
+UNDECLARED = "; convention "
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Inspection:
         affines: of the same, voxels to mm in RAS+.
         problems: everything that speaks against using the case, one line each.
         differing: those of the problems that say that files lie on different grids.
+        undeclared: those of the problems that say that a label map holds numbers without meaning.
         findings: what is worth a line, or may be accepted by name.
         oriented: whether every file states where its axes point.
     """
@@ -42,6 +44,7 @@ class Inspection:
     affines: Mapping[str, NDArray[np.float64]]
     problems: tuple[str, ...]
     differing: tuple[str, ...]
+    undeclared: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
     oriented: bool = True
 
@@ -80,7 +83,15 @@ def inspect(case: Case, convention: LabelConvention | None) -> Inspection:
     differing = [differ for other in files[1:] if (differ := grid_difference(*files[0], *other))]
     named = [f"{case.id}: {problem}" for problem in (*problems, *differing)]
     oriented = all(file.oriented for _, file in files)
-    return Inspection(volumes, affines, tuple(named), tuple(named[len(problems) :]), tuple(merged(findings)), oriented)
+    return Inspection(
+        volumes,
+        affines,
+        tuple(named),
+        tuple(named[len(problems) :]),
+        tuple(problem for problem in named if UNDECLARED in problem),
+        tuple(merged(findings)),
+        oriented,
+    )
 
 
 def header_findings(case: Case) -> list[Finding]:
@@ -179,7 +190,7 @@ def _label_problems(volume: NDArray[np.generic], convention: LabelConvention | N
     if convention is None or not (strange := convention.undeclared(volume)):
         return []
     shown = first_of([f"{value:g}" for value in strange])
-    return [f"it holds {shown}; convention {convention.name} declares {convention.describe()}"]
+    return [f"it holds {shown}{UNDECLARED}{convention.name} declares {convention.describe()}"]
 
 
 def _times(numbers: Iterable[float]) -> str:

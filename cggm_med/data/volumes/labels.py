@@ -184,6 +184,11 @@ class LabelConvention:
         return ", ".join(f"{label} {meaning}" for label, meaning in all_labels.items())
 
 
+def in_lines(conventions: Iterable[LabelConvention]) -> list[str]:
+    """The meanings of each convention, since nobody can choose one by its name."""
+    return [f"{convention.name}: {convention.describe()}" for convention in conventions]
+
+
 def painting_order(regions: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """The label to paint each region with, the outermost region first: one that no region inside it holds.
 
@@ -245,6 +250,11 @@ def usual_convention(names: Iterable[str | None]) -> str | None:
     return None if None in counts else counts.most_common(1)[0][0]
 
 
+def unknown_convention(name: str, conventions: Mapping[str, LabelConvention], fix: str) -> UnknownName:
+    """The error about a name that no convention has, with the meanings of those that there are."""
+    return UnknownName("label convention", name, conventions, "\n  ".join([f"{fix}:", *in_lines(conventions.values())]))
+
+
 def detect_convention(
     name_from_layout: str | None, asked: str | None, conventions: Mapping[str, LabelConvention]
 ) -> LabelConvention:
@@ -265,8 +275,8 @@ def detect_convention(
     if name is None:
         raise DataError(
             "the files do not tell what their label numbers mean; say it with --set task.labels=NAME:",
-            [f"{name}: {convention.describe()}" for name, convention in conventions.items()],
+            in_lines(conventions.values()),
         )
     if name not in conventions:
-        raise UnknownName("label convention", name, conventions, "Choose one with --set task.labels=NAME")
+        raise unknown_convention(name, conventions, "Choose one with --set task.labels=NAME")
     return conventions[name]

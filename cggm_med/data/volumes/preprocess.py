@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import monai
 import numpy as np
@@ -115,6 +115,7 @@ def prepare(
     *,
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    meanings: Sequence[str] = (),
 ) -> list[PreparedCase]:
     """Check and preprocess all cases; what the cache already holds is not touched again.
 
@@ -124,6 +125,7 @@ def prepare(
         cache: folder for the results, one subfolder a key.
         workers: processes that share the work.
         progress: called with the number of finished cases and of all.
+        meanings: lines that say what label numbers may mean, shown where a label map holds others.
 
     Raises:
         DataError: lists every problem of every case.
@@ -133,14 +135,15 @@ def prepare(
     folders: list[Path] = []
     problems: list[str] = []
     findings: list[Finding] = []
-    differing = False
+    differing = undeclared = False
     try:
         results = map_in_processes(work, cases, min(workers, len(cases)))
-        for done, (folder, found, differs, seen) in enumerate(results, start=1):
-            folders.append(folder)
-            problems += found
-            findings += seen
-            differing |= differs
+        for done, of in enumerate(results, start=1):
+            folders.append(of.folder)
+            problems += of.problems
+            findings += of.findings
+            differing |= of.differing
+            undeclared |= of.undeclared
             if progress is not None:
                 progress(done, len(cases))
     except OutputError as error:
@@ -152,9 +155,8 @@ def prepare(
         choose = " (of several, choose one with --resample-to MODALITY)" if differing else ""
         raise DataError(
             f"{len(problems)} problem{'s' * (len(problems) > 1)} in {len(cases)} cases; expected are finite voxels, "
-            f"one grid a case{choose} and labels {known}; others: --set task.labels=NAME. "
-            "Fix or leave out these files:",
-            problems,
+            f"one grid a case{choose} and labels {known}. Fix or leave out these files:",
+            [*problems, *(["what label numbers mean:", *meanings] if undeclared and meanings else [])],
         )
     decide(findings, preprocessing.accepted, lambda line: None, accept=ACCEPT)
     by_case: dict[str, list[Finding]] = {case.id: [] for case in cases}
@@ -166,14 +168,18 @@ def prepare(
     ]
 
 
-def _prepare_case(
-    case: Case, preprocessing: Preprocessing, cache: Path
-) -> tuple[Path, tuple[str, ...], bool, tuple[Finding, ...]]:
-    """Folder of a preprocessed case, made unless it is there or something speaks against it.
+class _Outcome(NamedTuple):
+    """The folder of a preprocessed case; what is wrong with it, and what of that; and findings."""
 
-    Returns:
-        The folder; what is wrong with the case; whether its grids differ; and findings.
-    """
+    folder: Path
+    problems: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    differing: bool = False
+    undeclared: bool = False
+
+
+def _prepare_case(case: Case, preprocessing: Preprocessing, cache: Path) -> _Outcome:
+    """Preprocess a case, unless that was done or something speaks against it."""
     folder, headers = Path(), []
     with contextlib.suppress(OSError, DataError):  # the check below says in words what is wrong
         files, headers = digests(case), header_findings(case)
@@ -181,19 +187,20 @@ def _prepare_case(
         if (folder / "case.json").exists():
             facts = json.loads((folder / "case.json").read_text())
             of_voxels = [Finding.of_record({**of, "case": case.id}, KINDS) for of in facts.get("findings", ())]
-            return folder, (), False, (*headers, *of_voxels)
+            return _Outcome(folder, findings=(*headers, *of_voxels))
     convention = preprocessing.convention_of(case)
     try:
         found, scan = read_on_one_grid(case, convention, preprocessing.reference)
     except DataError as error:
-        return folder, (str(error),), False, ()
+        return _Outcome(folder, (str(error),))
     if scan is not None and not standing(found.findings, preprocessing.accepted):
         target = target_of(case, convention, scan.volumes, preprocessing.raters)
         # What headers say is said anew each time.
         of_voxels = [finding for finding in (*found.findings, *scan.findings) if finding not in headers]
         _write(folder, _preprocess(scan, preprocessing.held(case), target, preprocessing, files, of_voxels))
-    on_grid = () if scan is None else scan.findings
-    return folder, found.problems if scan is None else (), bool(found.differing), (*found.findings, *on_grid)
+    if scan is not None:
+        return _Outcome(folder, findings=(*found.findings, *scan.findings))
+    return _Outcome(folder, found.problems, found.findings, bool(found.differing), bool(found.undeclared))
 
 
 def target_of(
