@@ -14,7 +14,7 @@ from monai.inferers import Inferer, sliding_window_inference
 from torch import Tensor
 
 from cggm_med.device import precision
-from cggm_med.errors import DataError
+from cggm_med.errors import DataError, NonFiniteLoss
 from cggm_med.models.cpu_convolution import FastConvolutions
 from cggm_med.objectives.activation import activation
 
@@ -103,6 +103,25 @@ def _ways(batch_size: int, device: torch.device) -> list[tuple[int, torch.device
     return ways if device.type == "cpu" else [*ways, (1, torch.device("cpu"))]
 
 
+def require_finite(logits: Tensor) -> Tensor:
+    """The logits of a window, which else would become an empty mask, or a full one, without a word.
+
+    Raises:
+        NonFiniteLoss: if any is NaN or infinite.
+
+    Example:
+        >>> require_finite(torch.tensor([float("nan")]))
+        Traceback (most recent call last):
+        cggm_med.errors.NonFiniteLoss: the prediction is NaN or infinite; look at the images and at the weights, or...
+    """
+    if not torch.isfinite(logits).all():
+        raise NonFiniteLoss(
+            "the prediction is NaN or infinite; look at the images and at the weights, or train with a lower optim.lr "
+            "or train.precision=float32"
+        )
+    return logits
+
+
 class ProbabilityInferer(Inferer):
     """``predict_volume`` as a MONAI inferer: from a network's logits in each window to probabilities of the whole.
 
@@ -134,6 +153,6 @@ class ProbabilityInferer(Inferer):
         def predict(window: Tensor) -> Tensor:
             with autocast():
                 logits = network(window, *args, **kwargs)
-            return self.activation(logits)
+            return self.activation(require_finite(logits))
 
         return torch.stack([predict_volume(predict, image, self.roi_size, overlap=self.overlap) for image in images])

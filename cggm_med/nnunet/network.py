@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cggm_med.errors import ConfigError, DataError
 from cggm_med.models.encoders import UNetEncoder
 from cggm_med.models.segmentation import SegmentationModel
+from cggm_med.models.sliding_window import require_finite
 from cggm_med.models.stacked import StackedModalities
 
 NEGATIVE_SLOPE = 0.01  # of the leaky rectifier, which decides how large initial weights should be
@@ -41,10 +42,12 @@ class PlannedNetwork(StackedModalities):
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:  # type: ignore[override]
         """Logits ``(batch, target, x, y, z)`` from an image ``(batch, modality, x, y, z)``."""
         if not self.deep_supervision:
-            return super().forward(image)
+            logits: Tensor = super().forward(image)
+            # Else nnU-Net would write an empty mask.
+            return logits if self.training else require_finite(logits)
         fused = self.model.fuse(self.model.encode(self.split(image)))
-        logits: Tensor = self.model.head(fused[0])
-        return [logits, *(head(x) for head, x in zip(self.model.deep_heads, fused[1:], strict=False))]
+        finest: Tensor = self.model.head(fused[0])
+        return [finest, *(head(x) for head, x in zip(self.model.deep_heads, fused[1:], strict=False))]
 
 
 def network_from_plan(

@@ -16,7 +16,7 @@ from cggm_med.data.volumes.components import EVERYTHING, ComponentFilter
 from cggm_med.data.volumes.labels import THRESHOLD, LabelConvention
 from cggm_med.data.volumes.resample import resample_onto
 from cggm_med.data.volumes.transforms import NativeGrid
-from cggm_med.models.sliding_window import predict_volume
+from cggm_med.models.sliding_window import predict_volume, require_finite
 from cggm_med.objectives.activation import Activation, overlapping
 
 FLIPS = tuple(axes for n in (1, 2, 3) for axes in itertools.combinations((1, 2, 3), n))  # of (channel, x, y, z)
@@ -104,12 +104,15 @@ def segment_scan(
         flips: average over all mirrored versions of the scan, which takes eight times as long.
         activation: from the logits of one prediction to its probabilities.
 
+    Raises:
+        NonFiniteLoss: if a logit is NaN or infinite.
+
     Returns:
         One for each prediction, brought back only when it is consumed, to save memory.
     """
 
     def probabilities(windows: Tensor) -> Tensor:
-        one_each = logits(windows).unflatten(1, (answers, -1)).flatten(0, 1)
+        one_each = require_finite(logits(windows)).unflatten(1, (answers, -1)).flatten(0, 1)
         return activation(one_each).unflatten(0, (-1, answers)).flatten(1, 2)
 
     def predict(seen: Tensor) -> Tensor:

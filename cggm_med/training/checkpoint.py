@@ -114,8 +114,14 @@ def restore(
     """Load the states into live objects: the strategy for scoring heads, optimizer and monitor for resuming.
 
     Raises:
-        CheckpointError: if names or shapes of the weights do not fit.
+        CheckpointError: if names or shapes of the weights do not fit, or a weight is NaN or infinite.
     """
+    odd = [name for name, x in checkpoint.model.items() if torch.is_tensor(x) and not torch.isfinite(x).all()]
+    if odd:
+        raise CheckpointError(
+            f"{path}: {len(odd)} of {len(checkpoint.model)} weights, such as {odd[0]}, hold NaN or infinity; train "
+            "anew with a lower optim.lr, or put back a whole copy"
+        )
     try:
         for live, state in (
             (model, checkpoint.model),

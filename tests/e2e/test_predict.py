@@ -395,3 +395,37 @@ def test_what_headers_say_is_told_once_or_asked_about_and_recorded(run, of_centi
     assert {of["kind"] for of in found["findings"]} == {"implausible_size", "unknown_orientation"}
     with pytest.raises(UnknownName, match="no kind of finding that can be accepted 'unknown_orientation'"):
         Predictor(run, "cpu", accept=["unknown_orientation"])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=str)
+def test_weights_or_predictions_that_are_not_finite_never_become_a_mask(
+    run, scans, tmp_path, monkeypatch, capsys, value
+):
+    import shutil
+
+    broken = shutil.copytree(run, tmp_path / "run")
+    weights = Predictor(broken, "cpu").run.folder.weights
+    content = torch.load(weights, weights_only=True)
+    name = next(name for name in content["model"] if name.endswith("bias"))
+    content["model"][name][0] = value
+    torch.save(content, weights)
+    for words in (("predict", broken, scans, "-o", tmp_path / "masks"), ("evaluate", broken)):
+        command(monkeypatch, *words, code=1)
+        assert f"such as {name}, hold NaN or infinity; train anew" in capsys.readouterr().err
+    assert not (tmp_path / "masks").exists()
+
+    # Weights that are finite, and whose sums are not.
+    predictor = Predictor(run, "cpu")
+    for parameter in predictor.model.parameters():
+        parameter.data.fill_(3e38)
+    failed = predict_cases(predictor, {"a": files(scans, 0)}, {"a": tmp_path / "a.nii.gz"})
+    assert "the prediction is NaN or infinite" in failed["a"]
+    assert not list(tmp_path.glob("a.*"))
+
+
+def test_a_bundle_s_inferer_refuses_what_is_not_finite():
+    from cggm_med.errors import NonFiniteLoss
+    from cggm_med.models.sliding_window import ProbabilityInferer
+
+    with pytest.raises(NonFiniteLoss, match="NaN or infinite"):
+        ProbabilityInferer((8, 8, 8), overlap=0.5)(torch.zeros(1, 1, 9, 9, 9), lambda window: window / 0)

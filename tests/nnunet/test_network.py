@@ -8,7 +8,7 @@ import torch
 from helpers.plans import PATCH, PLAIN, architecture
 from torch import nn
 
-from cggm_med.errors import ConfigError, DataError
+from cggm_med.errors import ConfigError, DataError, NonFiniteLoss
 from cggm_med.models.encoders import UNetEncoder
 from cggm_med.models.heads import VoxelwiseHead
 from cggm_med.models.segmentation import SegmentationModel
@@ -134,3 +134,11 @@ def test_names_that_cannot_be_modalities_are_refused(names):
 def test_channels_count_as_numbers():
     names = {str(i): f"m{i}" for i in reversed(range(11))}
     assert channel_modalities({"modality": names}) == tuple(f"m{i}" for i in range(11))
+
+
+def test_logits_that_are_not_finite_are_refused_when_predicting(network):
+    network = copy.deepcopy(network).eval()
+    network.deep_supervision = False
+    next(network.parameters()).data.fill_(float("nan"))
+    with pytest.raises(NonFiniteLoss, match="the prediction is NaN or infinite"):
+        network(torch.randn(1, 2, *PATCH))
