@@ -1,4 +1,4 @@
-"""Commands about finished runs: ``evaluate``, ``probe``, ``report``, ``compare``, ``rank`` and ``view``."""
+"""Commands about finished runs: ``evaluate``, ``calibrate``, ``probe``, ``report``, ``compare``, ``rank``, ``view``."""
 
 from __future__ import annotations
 
@@ -312,3 +312,19 @@ def view(
     typer.echo(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB), one file that needs no network")
     if out is None and not open_in_browser(path):
         typer.echo("no browser here; open the file in one with WebGL 2, on any machine")
+
+
+def calibrate(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")],
+    subsets: Annotated[str, typer.Option(help="Of the modalities: all, or such as flair+t1,t2.")] = "all",
+    settings: Settings = None,
+    debug: Debug = False,
+) -> None:
+    """Measure on the validation cases what to expect of masks from each subset of the modalities; predict then says it.
+
+    Dice, a temperature for probabilities, and how well the agreement of subsets predicts Dice.
+    """
+    overrides = overrides_of(settings, None)
+    from cggm_med.evaluation.expectations import calibrate_run
+
+    calibrate_run(folder, overrides, make_console(), wanted=subsets)

@@ -36,7 +36,18 @@ def predict(
     resample_to: Annotated[
         str | None, typer.Option(help="Bring images on other grids onto that of this one.", metavar="MODALITY")
     ] = None,
-    extra: Annotated[list[str] | None, typer.Option(help="Also write probabilities or uncertainty.")] = None,
+    extra: Annotated[
+        list[str] | None, typer.Option(help="Also write probabilities, uncertainty or calibrated (probabilities).")
+    ] = None,
+    review_below: Annotated[
+        float | None,
+        typer.Option(
+            help="List the masks whose predicted quality is lower; takes longer. [after cggm-med calibrate]",
+            min=0,
+            max=1,
+            metavar="QUALITY",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     debug: Debug = False,
 ) -> None:
@@ -56,13 +67,17 @@ def predict(
         raise typer.BadParameter("--modalities chooses among those of a folder; of files, leave out what is not wanted")
     if require and (images or chosen):
         raise typer.BadParameter("--require is about the cases of a folder; it says nothing of a single case")
+    if review_below is not None and flips:
+        raise typer.BadParameter("--review-below was measured without --flips; leave out one of them")
     from cggm_med import distributed
     from cggm_med.data.dicom.series import holds_dicom
     from cggm_med.device import select_device
-    from cggm_med.inference.batch import case_of, find_images, predict_cases, write_cohort
+    from cggm_med.files import write_text
+    from cggm_med.inference.batch import case_of, cohort_rows, cohort_table, find_images, predict_cases
     from cggm_med.inference.dicom_study import predict_study
     from cggm_med.inference.predictor import Predictor
-    from cggm_med.results.tables import print_table
+    from cggm_med.inference.review import review_lines
+    from cggm_med.results.tables import csv_text, print_table
     from cggm_med.runs.finished_run import FinishedRun
 
     if FinishedRun(Path(run)).make_task({}).volumes() is None:
@@ -75,6 +90,7 @@ def predict(
             "--accept": accept,
             "--resample-to": resample_to,
             "--extra": extra,
+            "--review-below": review_below is not None,
         }
         _label(
             Path(run),
@@ -94,22 +110,28 @@ def predict(
             trust_names=trust_names,
             resample_to=resample_to,
             accept=kinds_of(accept),
+            quality=review_below is not None,
         )
         wanted = modalities.split(",") if modalities else None
         options: dict[str, Any] = {"skip_existing": skip_existing, "extras": extra or [], "say": typer.echo}
         cases: Mapping[str, Any] = {case_of(out): images}
+        files, cohort = {case_of(out): out}, not (images or chosen or holds_dicom(Path(folders[0])))
         if images:
-            failed = predict_cases(predictor, cases, {case_of(out): out}, **options)
-        elif chosen or holds_dicom(Path(folders[0])):
+            failed = predict_cases(predictor, cases, files, **options)
+        elif not cohort:
             failed = predict_study(predictor, Path(folders[0]), out, chosen=chosen, modalities=wanted, **options)
         else:
             cases = find_images(predictor, Path(folders[0]), wanted, require.split(",") if require else ())
             files = {case: out / f"{case}.nii.gz" for case in cases}
             failed = predict_cases(predictor, cases, files, **options)
-            table = write_cohort(out / "cohort.csv", predictor, cases, files, failed)
-            if distributed.rank() == 0:
-                print_table(table, make_console())
-                typer.echo(f"written: {out / 'cohort.csv'}")
+        rows = cohort_rows(predictor, cases, files, failed, review_below)
+        if cohort and distributed.rank() == 0:
+            write_text(out / "cohort.csv", csv_text(rows))
+            print_table(cohort_table(rows), make_console())
+            typer.echo(f"written: {out / 'cohort.csv'}")
+        if review_below is not None and distributed.rank() == 0:
+            for line in review_lines(rows, review_below, predictor.expectations):
+                typer.echo(line)
     if failed:
         typer.echo(f"{len(failed)} of {len(cases)} cases failed: {', '.join(failed)}", err=True)
         raise typer.Exit(1)

@@ -8,6 +8,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,19 @@ from cggm_med.data.cases import ImageFile, stem
 from cggm_med.data.checks.finding import Finding, decide
 from cggm_med.data.volumes.io import require_image_name, write_volume
 from cggm_med.data.volumes.labels import THRESHOLD
-from cggm_med.errors import CggmMedError, UnknownName
-from cggm_med.files import write_json, write_text
+from cggm_med.errors import CggmMedError, CheckpointError, UnknownName
+from cggm_med.files import write_json
 from cggm_med.inference.predictor import ACCEPT, Prediction, Predictor, PreprocessedCase
-from cggm_med.results.aggregate import grouped
-from cggm_med.results.tables import Table, csv_text
+from cggm_med.inference.review import review_mark
+from cggm_med.results.aggregate import MEAN, grouped
+from cggm_med.results.results import Record
+from cggm_med.results.tables import Table, rounded
 
-EXTRAS = ("probabilities", "uncertainty")
+EXTRAS = {
+    "probabilities": "probability",
+    "uncertainty": "uncertainty",
+    "calibrated": "calibrated",
+}  # of a ``Prediction``
 
 
 def write_labels(path: Path, prediction: Prediction) -> None:
@@ -82,7 +89,7 @@ def predict_cases(
         cases: image files by case and modality.
         files: mask to write for each case.
         skip_existing: skip cases whose mask exists.
-        extras: further outputs: ``probabilities``, ``uncertainty`` or both.
+        extras: further outputs, among ``EXTRAS``.
         write: writes a mask.
         say: receives a line of progress per case.
 
@@ -91,11 +98,14 @@ def predict_cases(
 
     Raises:
         UnknownName: for an extra that does not exist.
+        CheckpointError: for calibrated probabilities, if temperatures were not measured.
         ConfigError: for a mask whose name does not end with ``.nii`` or ``.nii.gz``.
     """
     for extra in extras:
         if extra not in EXTRAS:
             raise UnknownName("extra output", extra, EXTRAS)
+    if "calibrated" in extras and predictor.expectations is None:
+        raise CheckpointError(f"there is no temperature for --extra calibrated: {predictor.not_measured}")
     if write is write_labels:
         for path in files.values():
             require_image_name(path)
@@ -109,6 +119,8 @@ def predict_cases(
     for number, (case, read) in enumerate(_read_ahead(predictor, {case: cases[case] for case in todo}), start=1):
         try:
             scan = read()
+            if "calibrated" in extras:
+                predictor.temperatures(scan)  # fail now rather than after the network
             windows, memory = predictor.cost(scan)
             say(
                 f"{number} of {len(todo)}: {case}, {windows} windows of {window} voxels, "
@@ -117,7 +129,8 @@ def predict_cases(
             prediction = predictor.segment(scan)
             _write(files[case], prediction, predictor, extras, write)
             missing = f", without {', '.join(prediction.absent)}" if prediction.absent else ""
-            say(f"  written: {files[case]}{missing}")
+            sure = "" if prediction.quality is None else f", quality {rounded(prediction.quality[MEAN])}"
+            say(f"  written: {files[case]}{missing}{sure}")
             findings += prediction.findings
         except CggmMedError as error:
             failed[case] = str(error)
@@ -126,38 +139,37 @@ def predict_cases(
     return failed
 
 
-def write_cohort(
-    path: Path,
+def cohort_rows(
     predictor: Predictor,
     cases: Mapping[str, Iterable[str]],
     files: Mapping[str, Path],
     failed: Mapping[str, str],
-) -> Table:
-    """Write what each case of a cohort was segmented from, one row a case, and sum it up.
+    review_below: float | None = None,
+) -> list[Record]:
+    """What each case of a cohort was segmented from, one row a case.
 
     Args:
-        path: CSV file; only the first process writes it.
         predictor: the run.
         cases: the modalities that each case was given; of a mask that an earlier call made, its own file says it.
         files: mask of each case.
         failed: the reason for each case of this process that failed.
-
-    Returns:
-        How many cases were segmented from which modalities.
+        review_below: if given, rows have ``quality`` and ``review`` as well, see ``review_mark``.
     """
     reasons: dict[str, str] = {}
     for part in distributed.gather_json(dict(failed), predictor.device):
         reasons |= part
-    rows = []
+    rows: list[Record] = []
     for case, given in cases.items():
         beside = _side_car(files[case])
-        used = set(json.loads(beside.read_text())["modalities"] if beside.exists() else given)
-        has = {m: m in used for m in predictor.task.modalities}
+        facts: dict[str, Any] = json.loads(beside.read_text()) if beside.exists() else {"modalities": list(given)}
+        has = {m: m in facts["modalities"] for m in predictor.task.modalities}
         present, absent = ("+".join(m for m in has if has[m] is there) for there in (True, False))
-        rows.append({"case": case, "present": present, "absent": absent, "failed": reasons.get(case, "")})
-    if distributed.rank() == 0:
-        write_text(path, csv_text(rows))
-    return cohort_table(rows)
+        row: dict[str, Any] = {"case": case, "present": present, "absent": absent, "failed": reasons.get(case, "")}
+        if review_below is not None:
+            quality = None if row["failed"] else (facts.get("quality") or {}).get(MEAN)
+            row |= {"quality": quality, "review": "" if row["failed"] else review_mark(quality, review_below)}
+        rows.append(row)
+    return rows
 
 
 def cohort_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -226,9 +238,37 @@ def _write(
             "resampled": list(prediction.resampled),
             "resampled_to": prediction.resampled_to,
             "findings": [finding.record(predictor.accepted) for finding in prediction.findings],
+            **_expected(prediction),
+            **(_quality(prediction) if predictor.quality else {}),
         },
     )
     for extra in extras:
-        volume = prediction.probability if extra == "probabilities" else prediction.uncertainty
+        volume = getattr(prediction, EXTRAS[extra])
         write_volume(path.with_name(f"{name}_{extra}.nii.gz"), np.moveaxis(volume, 0, -1), prediction.reference)
     write(path, prediction)
+
+
+def _expected(prediction: Prediction) -> dict[str, Any]:
+    """The Dice that was measured for exactly these modalities, and the temperatures, or that nothing was."""
+    found = prediction.expectation
+    of = {} if found is None else {**found.regions, MEAN: found.mean}
+    dice = {name: {"mean": each.dice_mean, "sd": each.dice_sd, "cases": each.cases} for name, each in of.items()}
+    return {
+        "expected_dice": dice or None,
+        "temperature": None if found is None else {name: each.temperature for name, each in found.regions.items()},
+        "measured_on": prediction.measured_on if found is not None else f"nothing: {prediction.measured_on}",
+    }
+
+
+def _quality(prediction: Prediction) -> dict[str, Any]:
+    """The predicted quality, with how far it can be trusted."""
+    if prediction.quality is None:
+        return {"quality": None, "quality_of": "nothing: a single modality has no proper subset to agree with"}
+    found = prediction.expectation
+    of = {} if found is None else {**found.regions, MEAN: found.mean}
+    trust = {name: asdict(each.rank_correlation) for name, each in of.items()}
+    return {
+        "quality": dict(prediction.quality),
+        "quality_of": "mean Dice between the mask and those from each proper subset of its modalities",
+        "quality_rank_correlation": trust or None,
+    }

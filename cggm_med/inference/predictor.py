@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import statistics
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +24,14 @@ from cggm_med.data.volumes.resample import OneGrid, read_on_one_grid
 from cggm_med.data.volumes.transforms import NativeGrid, to_network
 from cggm_med.device import held_bytes, precision, select_device
 from cggm_med.errors import CheckpointError, ConfigError, DataError, UnknownName
+from cggm_med.inference.temperature import at_temperatures
 from cggm_med.models.peak_memory import peak_bytes
 from cggm_med.models.sliding_window import window_count, windows_at_once
+from cggm_med.results.aggregate import MEAN
+from cggm_med.runs.expectations import Expectations, SubsetExpectation, expectations_of
 from cggm_med.runs.finished_run import FinishedRun
 from cggm_med.task.scan_to_mask import FLIPS, SegmentedScan
+from cggm_med.task.subset_agreement import agreement, proper_subsets
 
 ACCEPT = "--accept KIND"
 
@@ -45,6 +51,10 @@ class Prediction:
         resampled: modalities that were resampled to this grid.
         resampled_to: modality that has this grid, if any was resampled.
         findings: of its files; none that forbids their use.
+        expectation: what was measured for exactly these modalities; None if nothing was.
+        measured_on: which cases it was measured on, or why it was not, in words.
+        quality: predicted quality by region, and their mean, see ``task.subset_agreement``; None if it was not asked
+            for, or of a single modality.
     """
 
     case: str
@@ -57,11 +67,24 @@ class Prediction:
     resampled: tuple[str, ...]
     resampled_to: str | None
     findings: tuple[Finding, ...]
+    expectation: SubsetExpectation | None
+    measured_on: str
+    quality: Mapping[str, float] | None
 
     @property
     def probability(self) -> NDArray[np.float32]:
         """``(region, x, y, z)`` in [0, 1]."""
         return self.segmented.probability
+
+    @property
+    def calibrated(self) -> NDArray[np.float32]:
+        """``(region, x, y, z)``: the probabilities, each region's at the temperature of exactly these modalities.
+
+        Raises:
+            DataError: if it was not measured.
+        """
+        known = _temperatures(self.case, self.modalities, self.regions, self.expectation, self.measured_on)
+        return at_temperatures(self.probability, known)
 
     @property
     def labels(self) -> NDArray[np.uint8]:
@@ -89,6 +112,7 @@ class PreprocessedCase:
         resampled: modalities that were resampled to it.
         resampled_to: modality that has it, if any was resampled.
         findings: of the files; none that forbids their use.
+        scan: the images before they were preprocessed, if predicted quality is asked for.
     """
 
     case: str
@@ -99,6 +123,7 @@ class PreprocessedCase:
     resampled: tuple[str, ...]
     resampled_to: str | None
     findings: tuple[Finding, ...]
+    scan: OneGrid | None
 
 
 class Predictor:
@@ -111,15 +136,18 @@ class Predictor:
         trust_names: segment even if the images clearly fit other modality names better.
         resample_to: modality to whose grid the others are resampled where they have another; default: the run's.
         accept: kinds of findings that do not speak against the use of a case, such as ``implausible_size``.
+        quality: also predict the quality of each mask, by segmenting every subset of its modalities.
 
     Attributes:
         run: its files.
         task: of the run.
         volumes: the task's volumes.
         digest: of the weights' file, by which a mask names the run that made it.
+        expectations: what was measured for each subset of the modalities, if it was.
+        not_measured: why not.
 
     Raises:
-        CheckpointError: if the folder is not such a run.
+        CheckpointError: if the folder is not such a run, or what quality says was not measured, as with flips.
         ConfigError: if the run does not segment.
         UnknownName: if the run was not trained on the modality ``resample_to``, or there is no such kind of finding.
     """
@@ -133,6 +161,7 @@ class Predictor:
         trust_names: bool = False,
         resample_to: str | None = None,
         accept: Sequence[str] = (),
+        quality: bool = False,
     ) -> None:
         require_known(accept, KINDS.values())
         self.run = FinishedRun(run)
@@ -154,6 +183,10 @@ class Predictor:
         self.autocast = precision(task.config.train.precision, self.device)
         self._peaks: dict[tuple[int, tuple[str, ...]], int] = {}  # bytes, by windows at once and modalities
         self.digest = self.run.digest
+        self.expectations, self.not_measured = _expectations(self.run, flips=flips)
+        if quality and self.expectations is None:
+            raise CheckpointError(f"nothing is known of predicted quality: {self.not_measured}")
+        self.quality = quality
 
     def predict(self, case: str, images: Mapping[str, Path | ImageFile]) -> Prediction:
         """Segment one case.
@@ -196,14 +229,26 @@ class Predictor:
             )
         onto = scan.role if scan.resampled else None
         reference = source.images[onto or given[0]].path
-        return PreprocessedCase(case, given, image, grid, reference, scan.resampled, onto, tuple(findings))
+        kept = scan if self.quality else None
+        return PreprocessedCase(case, given, image, grid, reference, scan.resampled, onto, tuple(findings), kept)
 
     def segment(self, scan: PreprocessedCase) -> Prediction:
         """The second half of ``predict``: run the network."""
-        image = scan.image.to(self.device)
-        (segmented,) = self.volumes.segment(
-            self.model, image, scan.grid, scan.modalities, self.autocast, flips=self.flips
-        )
+        parts, quality = proper_subsets(scan.modalities), None
+        if scan.scan is not None and parts:
+            subsets = [scan.modalities, *parts]
+            found = self.volumes.segment_subsets(self.model, scan.scan, subsets, self.device, self.autocast)
+            _, segmented = next(found)
+            others = (part.regions(self.convention) for _, part in found)
+            agreed = agreement(segmented.regions(self.convention), others)
+            if agreed is not None:
+                quality = {**dict(zip(self.task.targets, agreed, strict=True)), MEAN: statistics.fmean(agreed)}
+        else:
+            image = scan.image.to(self.device)
+            (segmented,) = self.volumes.segment(
+                self.model, image, scan.grid, scan.modalities, self.autocast, flips=self.flips
+            )
+        expectation, measured_on = self._expectation(scan.modalities)
         return Prediction(
             case=scan.case,
             modalities=scan.modalities,
@@ -215,7 +260,27 @@ class Predictor:
             resampled=scan.resampled,
             resampled_to=scan.resampled_to,
             findings=scan.findings,
+            expectation=expectation,
+            measured_on=measured_on,
+            quality=quality,
         )
+
+    def _expectation(self, modalities: Sequence[str]) -> tuple[SubsetExpectation | None, str]:
+        """What was measured for exactly these modalities, and on which cases or why not."""
+        if self.expectations is None:
+            return None, self.not_measured
+        found, given = self.expectations.subsets.get("+".join(modalities)), "+".join(modalities)
+        if found is None:
+            return None, f"none of the run's {self.expectations.split} cases was measured from exactly {given}"
+        return found, f"{found.cases} {self.expectations.split} cases of the run, predicted from exactly {given}"
+
+    def temperatures(self, scan: PreprocessedCase) -> tuple[float, ...]:
+        """The temperature of each region for exactly the modalities of a scan.
+
+        Raises:
+            DataError: if one was not measured.
+        """
+        return _temperatures(scan.case, scan.modalities, self.task.targets, *self._expectation(scan.modalities))
 
     def cost(self, scan: PreprocessedCase) -> tuple[int, int]:
         """The number of windows of ``segment``, and roughly the bytes that the process will then hold on the device.
@@ -234,7 +299,8 @@ class Predictor:
         held = held_bytes(self.device)
         padded = math.prod(max(n, p) for n, p in zip(shape, window_size, strict=True))
         # Besides the regions: the sum of the windows' weights and, with flips, the sum of earlier predictions.
-        volumes = 4 * ((1 + self.flips) * len(self.task.targets) + 1) * padded
+        answers = 2 ** len(scan.modalities) - 1 if self.quality else 1
+        volumes = 4 * ((answers + self.flips) * len(self.task.targets) + 1) * padded
         if self.device.type != "cpu":
             weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
             volumes += weights + 4 * len(scan.modalities) * padded  # which a CPU holds by now
@@ -265,6 +331,36 @@ class Predictor:
             seen = f"is absent, so that the other images are on the grid of {scan.role}"
             findings.append(Finding(KINDS["no_reference"], case.id, (str(wanted),), seen))
         return scan, findings
+
+
+def _expectations(run: FinishedRun, *, flips: bool) -> tuple[Expectations | None, str]:
+    """What was measured, or why it says nothing of these masks, with a warning if it belongs to other weights."""
+    if flips:
+        return None, "what to expect was measured without --flips"
+    try:
+        return expectations_of(run), ""
+    except CheckpointError as error:
+        if run.folder.expectations.exists():
+            warnings.warn(f"{error}; it is not used", stacklevel=3)
+        return None, str(error)
+
+
+def _temperatures(
+    case: str,
+    modalities: Sequence[str],
+    regions: Sequence[str],
+    expectation: SubsetExpectation | None,
+    measured_on: str,
+) -> tuple[float, ...]:
+    measured = {} if expectation is None else expectation.regions
+    known = [each.temperature for each in map(measured.get, regions) if each is not None]
+    temperatures = tuple(temperature for temperature in known if temperature is not None)
+    if len(temperatures) < len(regions):
+        raise DataError(
+            f"{case}: a temperature was not measured for each region from exactly {'+'.join(modalities)} "
+            f"({measured_on}); leave out --extra calibrated"
+        )
+    return temperatures
 
 
 def _read_facts(run: FinishedRun) -> tuple[str, Signatures]:

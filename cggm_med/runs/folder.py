@@ -36,6 +36,7 @@ class RunFolder:
         findings: what checks of the data saw, and what of it was accepted; older runs lack it.
         cost: time and memory of the training, if it was not interrupted.
         results: scores of the held-out cases; exists once the run is finished.
+        expectations: what is to be expected of masks from each subset of the modalities, once that was measured.
         metrics: one line per logged step or validation.
         gradients: last layers' gradients of some logged steps, one line per step.
         checkpoints: folder with ``last.pt`` and, if there is a validation split, ``best.pt``.
@@ -48,6 +49,7 @@ class RunFolder:
         self.groups, self.postprocessing = path / "groups.json", path / "postprocessing.json"
         self.findings = path / "findings.json"
         self.coverage, self.cost, self.results = path / "coverage.json", path / "cost.json", path / "results.json"
+        self.expectations = path / "expectations.json"
         self.metrics, self.gradients = path / "metrics.jsonl", path / "gradients.jsonl"
         self.checkpoints = path / "checkpoints"
         self.initial = path / "initial_weights.json"

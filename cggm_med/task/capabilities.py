@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from cggm_med.data.dicom.codes import SegmentCodes
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.normalise import Rescaling
 from cggm_med.data.volumes.prepared import PreparedCase
+from cggm_med.data.volumes.resample import OneGrid
 from cggm_med.data.volumes.transforms import NativeGrid, Spacing
 from cggm_med.metrics.classification_regression import LabelMetric
 from cggm_med.models.base import MultimodalModel
@@ -173,6 +175,16 @@ class Volumes(Protocol):
         flips: bool = False,
     ) -> Iterator[SegmentedScan]:
         """See ``SegmentationTask.segment``."""
+
+    def segment_subsets(
+        self,
+        model: MultimodalModel,
+        scan: OneGrid,
+        subsets: Sequence[tuple[str, ...]],
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> Iterator[tuple[tuple[str, ...], SegmentedScan]]:
+        """See ``SegmentationTask.segment_subsets``."""
 
     def dice_rules(self) -> dict[str, str]:
         """How Dice is defined, with the regions and the grid."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -47,6 +48,7 @@ from cggm_med.data.volumes.patches import PatchDataset, PatchSampling, patch_loa
 from cggm_med.data.volumes.prepared import PreparedCase, common_spacing
 from cggm_med.data.volumes.preprocess import ACCEPT, Preprocessing, prepare
 from cggm_med.data.volumes.raters import Raters
+from cggm_med.data.volumes.resample import OneGrid
 from cggm_med.data.volumes.transforms import NativeGrid, Spacing
 from cggm_med.errors import CheckpointError, ConfigError, DataError, UnknownName
 from cggm_med.files import cache_folder
@@ -756,6 +758,30 @@ class SegmentationTask(Task):
         yield replace(next(segmented), components=self.component_filter)
         yield from segmented
 
+    def segment_subsets(
+        self,
+        model: MultimodalModel,
+        scan: OneGrid,
+        subsets: Sequence[tuple[str, ...]],
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> Iterator[tuple[tuple[str, ...], SegmentedScan]]:
+        """The regions of a scan from each of several subsets of its modalities, see ``subset_segmentation``."""
+        data = self.config.data
+        return segment_subsets(
+            model,
+            scan,
+            subsets,
+            spacing=data.spacing,
+            patch_size=self.window_size,
+            overlap=data.overlap,
+            device=device,
+            autocast=autocast,
+            rescalings=self.rescalings,
+            activation=activation(self.exclusive),
+            components=self.component_filter,
+        )
+
     @torch.no_grad()
     def evaluate(
         self,
@@ -804,28 +830,16 @@ class SegmentationTask(Task):
 
         A case that lacks modalities of a subset is predicted from the others; one that has none of them, as empty.
         """
-        data = self.config.data
         for id in cases:
             case, drawn_on = self.cases[id], self.cases[id].label_grid
             spacing = (drawn_on or case.grid).spacing
             truth = case.native_target()
             held = {subset: tuple(m for m in subset if m in case.modalities) for subset in subsets}
-            segmented = segment_subsets(
-                model,
-                case.scan(),
-                list(dict.fromkeys(of for of in held.values() if of)),
-                self.convention,
-                spacing=data.spacing,
-                patch_size=self.window_size,
-                overlap=data.overlap,
-                device=device,
-                autocast=autocast,
-                rescalings=self.rescalings,
-                onto=drawn_on,
-                components=self.component_filter,
-            )
+            given = list(dict.fromkeys(of for of in held.values() if of))
+            segmented = self.segment_subsets(model, case.scan(), given, device, autocast)
+            masks = ((of, part.on(drawn_on).regions(self.convention)) for of, part in segmented)
             rows = {}
-            for of, predicted in (*segmented, *((of, np.zeros_like(truth)) for of in held.values() if not of)):
+            for of, predicted in itertools.chain(masks, ((of, np.zeros_like(truth)) for of in held.values() if not of)):
                 rows[of] = self._scored(case.source, case.scored(predicted), truth, spacing, self._of_subsets())
             yield CaseResult(id, {"+".join(s): {"regions": rows[of], "heads": []} for s, of in held.items()})
 

@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cggm_med.data.volumes.components import EVERYTHING, ComponentFilter
-from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.normalise import Rescaling
 from cggm_med.data.volumes.resample import OneGrid
-from cggm_med.data.volumes.transforms import NativeGrid, Spacing, background_of, bounding_box, foreground_of, to_network
+from cggm_med.data.volumes.transforms import Spacing, background_of, bounding_box, foreground_of, to_network
 from cggm_med.models.base import MultimodalModel
-from cggm_med.objectives.activation import activation
-from cggm_med.task.scan_to_mask import segment_scan
+from cggm_med.objectives.activation import Activation, overlapping
+from cggm_med.task.scan_to_mask import SegmentedScan, segment_scan
 
 Subset = tuple[str, ...]
 SUBSETS_AT_ONCE = 16  # whose probabilities are in memory together; enough for all of four modalities
@@ -30,7 +29,6 @@ def segment_subsets(
     model: MultimodalModel,
     scan: OneGrid,
     subsets: Sequence[Subset],
-    convention: LabelConvention,
     *,
     spacing: Spacing | None,
     patch_size: Sequence[int],
@@ -38,10 +36,10 @@ def segment_subsets(
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
     rescalings: Mapping[str, Rescaling],
-    onto: NativeGrid | None,
+    activation: Activation = overlapping,
     components: ComponentFilter = EVERYTHING,
-) -> Iterator[tuple[Subset, NDArray[np.bool_]]]:
-    """Masks from each subset, the same as of a scan without the other modalities.
+) -> Iterator[tuple[Subset, SegmentedScan]]:
+    """Regions from each subset, the same as of a scan without the other modalities.
 
     Preprocessing crops a scan to what its modalities show, so the subset decides where windows lie. Subsets with the
     same crop, as a rule all of them, share the windows: in each, every modality is encoded once, and every subset is
@@ -51,18 +49,17 @@ def segment_subsets(
         model: in evaluation mode.
         scan: volumes of all modalities that occur in ``subsets``, on one grid.
         subsets: modalities, each subset in the order of the model's.
-        convention: of the labels that the masks are regions of.
         spacing: voxel size in mm that the network expects, see ``to_network``.
         patch_size: voxels of a window.
         overlap: of windows, see ``segment_scan``.
         device: where the model is.
         autocast: context for the network's computations.
         rescalings: of modalities that are not z-scored.
-        onto: grid of the masks; None: the scan's own.
+        activation: from the logits of one prediction to its probabilities.
         components: which components stay in the masks.
 
     Returns:
-        Subsets, in no special order, with masks ``(region, x, y, z)`` on that grid.
+        Subsets and their regions on the scan's own grid: the first subset first, the others in no special order.
     """
     used = [m for m in model.modalities if any(m in subset for subset in subsets)]
     shown = {m: foreground_of(scan.volumes[m], background_of(scan.volumes[m], rescalings.get(m))) for m in used}
@@ -80,12 +77,11 @@ def segment_subsets(
             patch_size=patch_size,
             overlap=overlap,
             answers=len(group),
-            activation=activation(convention.exclusive),
+            activation=activation,
         )
         for subset, answer in zip(group, answers, strict=True):
             inside = np.any([shown[m] for m in subset], axis=0)
-            seen = replace(answer, components=components).on(onto, within=inside)
-            yield subset, seen.regions(convention)
+            yield subset, replace(answer, components=components).on(None, within=inside)
 
 
 def _logits(

@@ -222,6 +222,14 @@ def test_classes_end_to_end(digits):
         assert sum(b["share"] for b in row["bins"]) == pytest.approx(1)
 
 
+def test_what_to_expect_of_masks_is_not_measured_of_classes(digits, monkeypatch, capsys):
+    command(monkeypatch, "calibrate", digits, code=1)
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(
+        f"ConfigError: {digits} is a run of task 'avdigits', which does not segment; calibrate measures"
+    )
+
+
 def test_logits_times_three_have_three_times_the_temperature(digits, monkeypatch):
     folder = digits / "calibration" / "test" / "results.json"
     plain = json.loads(folder.read_text())

@@ -24,7 +24,6 @@ from cggm_med.metrics.overlap import dice
 from cggm_med.models.sliding_window import window_count
 from cggm_med.runs.loaded_run import load_run
 from cggm_med.task.base import CaseResult, Task
-from cggm_med.task.subset_segmentation import segment_subsets
 
 HOW = {"device": torch.device("cpu"), "autocast": nullcontext}
 MODALITIES = ("flair", "t1", "t1ce", "t2")
@@ -164,13 +163,12 @@ def test_each_modality_is_encoded_once_a_window(run, monkeypatch):
 def test_a_few_at_a_time_give_the_same(run, monkeypatch):
     x = load_run(run, {}, lambda text: None, split=None)
     scan = x.task.cases[x.cases[0]].scan()
-    options = {"spacing": None, "patch_size": (16, 16, 16), "overlap": 0.5, "rescalings": {}, "onto": None, **HOW}
     todo = wanted_subsets("all", MODALITIES)
-    whole = dict(segment_subsets(x.model.eval(), scan, todo, x.task.convention, **options))
+    whole = dict(x.task.segment_subsets(x.model.eval(), scan, todo, **HOW))
     monkeypatch.setattr("cggm_med.task.subset_segmentation.SUBSETS_AT_ONCE", 4)
-    parts = dict(segment_subsets(x.model, scan, todo, x.task.convention, **options))
+    parts = dict(x.task.segment_subsets(x.model, scan, todo, **HOW))
     assert set(whole) == set(parts) == set(todo)
-    assert all(np.array_equal(whole[s], parts[s]) for s in todo)
+    assert all(np.array_equal(whole[s].cropped, parts[s].cropped) for s in todo)
 
 
 def test_the_terminal_shows_both_tables(run, folder, monkeypatch, capsys):

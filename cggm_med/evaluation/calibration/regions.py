@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, find_objects
 
 from cggm_med import distributed
+from cggm_med.data.volumes.prepared import PreparedCase
 from cggm_med.errors import NonFiniteLoss
 from cggm_med.evaluation.calibration.figure import reliability_figure
 from cggm_med.evaluation.calibration.scores import BINS, LOG_ODDS, MAX_LOG_ODDS, RegionPredictions, fit_temperature
@@ -19,6 +20,7 @@ from cggm_med.results.aggregate import mean
 from cggm_med.results.results import Scores
 from cggm_med.results.tables import Table
 from cggm_med.runs.loaded_run import LoadedRun
+from cggm_med.task.scan_to_mask import SegmentedScan
 
 NEAR, WHOLE = "near", "whole"  # the voxels that count
 REACH_MM = 10.0  # from a region, within which voxels are near it
@@ -136,26 +138,48 @@ def region_predictions(run: LoadedRun, case: str) -> dict[tuple[str, str], Regio
         NonFiniteLoss: if a probability is NaN.
     """
     run.model.eval()
-    volumes = run.volumes
-    prepared = volumes.cases[case]
-    grid = prepared.grid
-    (segmented,) = volumes.segment(run.model, prepared.tensor(run.device), grid, prepared.modalities, run.autocast)
+    prepared = run.volumes.cases[case]
+    (segmented,) = run.volumes.segment(
+        run.model, prepared.tensor(run.device), prepared.grid, prepared.modalities, run.autocast
+    )
+    return counted_voxels(segmented, prepared, prepared.native_target(), run.volumes.targets)
+
+
+def counted_voxels(
+    segmented: SegmentedScan,
+    prepared: PreparedCase,
+    truth: NDArray[np.bool_],
+    regions: Sequence[str],
+    kinds: Sequence[str] = (NEAR, WHOLE),
+) -> dict[tuple[str, str], RegionPredictions]:
+    """Voxels of a segmented case on the grid of its label, counted by kind of voxels and region.
+
+    Args:
+        segmented: on the case's own grid.
+        prepared: the case.
+        truth: ``(region, x, y, z)``, its ``native_target``.
+        regions: their names.
+        kinds: of voxels.
+
+    Raises:
+        NonFiniteLoss: if a probability is NaN.
+    """
     segmented = segmented.on(prepared.label_grid)
     volume = segmented.probability
     if not np.isfinite(volume).all():
         raise NonFiniteLoss(
-            f"the prediction of {case} is NaN; look at this case, or train with a lower optim.lr or "
+            f"the prediction of {prepared.id} is NaN; look at this case, or train with a lower optim.lr or "
             "train.precision=float32"
         )
-    truth, annotated = prepared.native_target(), prepared.annotated()
+    annotated = prepared.annotated()
     known = np.ones(truth.shape[1:], bool) if annotated is None else annotated
-    counted = {region: known & (region not in prepared.source.not_drawn) for region in volumes.targets}
     predictions = {}
-    for region, p, t in zip(volumes.targets, volume, truth, strict=True):
-        near = nearby((p >= 0.5) | t, segmented.grid.spacing) & counted[region]
-        predictions[NEAR, region] = RegionPredictions.count(p[near], t[near])
-    for region, p, t in zip(volumes.targets, volume, truth, strict=True):
-        predictions[WHOLE, region] = RegionPredictions.count(p[counted[region]], t[counted[region]])
+    for kind in kinds:
+        for region, p, t in zip(regions, volume, truth, strict=True):
+            counted = known & (region not in prepared.source.not_drawn)
+            if kind == NEAR:
+                counted &= nearby((p >= 0.5) | t, segmented.grid.spacing)
+            predictions[kind, region] = RegionPredictions.count(p[counted], t[counted])
     return predictions
 
 
