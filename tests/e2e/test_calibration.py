@@ -113,7 +113,9 @@ def test_the_temperature_is_the_best_of_the_validation_cases(found, run, phantom
 
 
 def test_every_row_is_there(found):
-    assert {p.name for p in found.iterdir()} == {"results.json", "results.csv", "results.md", "calibration.png"}
+    assert {p.name for p in found.iterdir()} == {
+        *("findings.json", "results.json", "results.csv", "results.md", "calibration.png")
+    }
     report = json.loads((found / "results.json").read_text())
     assert len(report["summary"]) == 2 * 2 * 4
     with (found / "results.csv").open(newline="") as file:

@@ -27,7 +27,8 @@ from cggm_med.task.base import CaseResult, Task
 
 HOW = {"device": torch.device("cpu"), "autocast": nullcontext}
 MODALITIES = ("flair", "t1", "t1ce", "t2")
-FILES = {"results.json", "results.csv", "results.md", "subsets.csv", "subsets.png", "shapley.csv", "order.csv"}
+FILES = {"findings.json", "results.json", "results.csv", "results.md", "subsets.csv", "subsets.png"}
+FILES |= {"shapley.csv", "order.csv"}
 
 
 @pytest.fixture(scope="module")
