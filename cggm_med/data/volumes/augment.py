@@ -25,14 +25,16 @@ class Augmentation:
 
     def __init__(self, amount: Amount) -> None:
         self.margin = 1.25 if amount == "standard" else 1.0
-        intensity = [
-            tio.RandomGamma(log_gamma=(-0.3, 0.3), p=0.3),
-            tio.RandomNoise(std=(0, 0.15), p=0.3),
-            tio.RandomBlur(std=(0, 0.8), p=0.15),
+        # The patch is nobody else's: by default, every transform first copies it.
+        local = [
+            tio.RandomFlip(axes=(0, 1, 2), copy=False),
+            tio.RandomGamma(log_gamma=(-0.3, 0.3), p=0.3, copy=False),
+            tio.RandomNoise(std=(0, 0.15), p=0.3, copy=False),
+            tio.RandomBlur(std=(0, 0.8), p=0.15, copy=False),
         ]
-        affine = [tio.RandomAffine(scales=0.15, degrees=15, default_pad_value=0, p=0.3)]
-        self.affine = tio.Compose(affine) if amount == "standard" else None
-        self.local = tio.Compose([tio.RandomFlip(axes=(0, 1, 2)), *intensity]) if amount != "none" else None
+        affine = [tio.RandomAffine(scales=0.15, degrees=15, default_pad_value=0, p=0.3, copy=False)]
+        self.affine = tio.Compose(affine, copy=False) if amount == "standard" else None
+        self.local = tio.Compose(local, copy=False) if amount != "none" else None
 
     def read_size(self, patch_size: Sequence[int]) -> tuple[int, ...]:
         """How large a patch to read so that ``patch_size`` is left after rotation."""
@@ -42,15 +44,15 @@ class Augmentation:
         """Augment one patch; the same seed gives the same bits, whatever else draws random numbers.
 
         Args:
-            image: ``(modality, x, y, z)``, as large as ``read_size`` says.
-            target: ``(region, x, y, z)`` of 0 and 1.
+            image: ``(modality, x, y, z)``, as large as ``read_size`` says; may be overwritten.
+            target: ``(region, x, y, z)`` of 0 and 1; may be overwritten.
             patch_size: size of what is returned.
             seed: decides every draw.
         """
         if self.local is None:
             return image, target
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds every device, which takes longer
             names = [f"modality{i}" for i in range(len(image))]
             images = {name: tio.ScalarImage(tensor=channel[None]) for name, channel in zip(names, image, strict=True)}
             subject = tio.Subject(**images, target=tio.LabelMap(tensor=target))
