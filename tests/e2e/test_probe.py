@@ -80,7 +80,13 @@ def test_untrained_is_what_training_started_from(run, digits):
 
 
 def test_every_row_of_volumes_is_there(found, run):
-    assert {p.name for p in found.iterdir()} == {"results.json", "results.csv", "results.md", "probe.png"}
+    assert {p.name for p in found.iterdir()} == {
+        "findings.json",
+        "results.json",
+        "results.csv",
+        "results.md",
+        "probe.png",
+    }
     report = report_of(found)
     assert len(report["summary"]) == (3 * 4 + 1) * 4
     with (found / "results.csv").open(newline="") as file:

@@ -92,7 +92,9 @@ def test_every_condition_is_there(table):
     suite = json.loads((table / "results.json").read_text())
     assert len(suite["summary"]) == cells * 4
     assert imread(table / "robustness.png").shape[2] == 4
-    assert {p.name for p in table.iterdir()} == {"results.json", "results.csv", "results.md", "robustness.png"}
+    assert {p.name for p in table.iterdir()} == {
+        *("findings.json", "results.json", "results.csv", "results.md", "robustness.png")
+    }
 
 
 def test_a_reader_of_one_modality_minds_only_artefacts_in_it(run, tmp_path, monkeypatch):
