@@ -24,12 +24,17 @@ class RegionLoss(nn.Module):
     grid (deep supervision, classifier heads) are compared with every n-th voxel of the target, which is where a
     stride-n convolution is centred.
 
+    The Dice of a sample in which a region does not occur has hardly any gradient there, so that little is unlearned
+    that is predicted in its place. With ``batch_dice``, the Dice of a region is that of all samples together. It is
+    then another loss where processes, or parts of a batch (``train.accumulate``), share the samples.
+
     Voxels of a region whose target is ``UNKNOWN`` were not annotated and add nothing. The cross-entropy is then
     averaged over the other voxels of all samples.
 
     Args:
         exclusive: whether the regions exclude one another.
         partial: whether targets may hold ``UNKNOWN``.
+        batch_dice: whether the Dice of a region is that of all samples together.
 
     Example:
         >>> target = torch.ones(1, 3, 4, 4, 4)
@@ -37,12 +42,12 @@ class RegionLoss(nn.Module):
         0.0
     """
 
-    def __init__(self, *, exclusive: bool = False, partial: bool = False) -> None:
+    def __init__(self, *, exclusive: bool = False, partial: bool = False, batch_dice: bool = False) -> None:
         super().__init__()
         self.exclusive, self.partial = exclusive, partial
         # The smoothing keeps an empty region finite: with nothing predicted there, its Dice loss is 0.
-        self.dice = DiceLoss(sigmoid=not exclusive, batch=False, smooth_nr=1e-5, smooth_dr=1e-5)
-        self.dice_of_probabilities = DiceLoss(batch=False, smooth_nr=1e-5, smooth_dr=1e-5)
+        self.dice = DiceLoss(sigmoid=not exclusive, batch=batch_dice, smooth_nr=1e-5, smooth_dr=1e-5)
+        self.dice_of_probabilities = DiceLoss(batch=batch_dice, smooth_nr=1e-5, smooth_dr=1e-5)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Scalar loss in float32.

@@ -99,6 +99,8 @@ class SegmentationTaskConfig(TaskConfig):
     Attributes:
         labels: name of the convention in which label files are written; default: what the layout of the data implies.
         metrics: registered names of further metrics, from other packages, for the held-out cases.
+        batch_dice: whether the Dice loss of a region counts all samples that are computed together as one, rather than
+            being averaged over samples; see ``RegionLoss``.
         subset_hd95: whether HD95 is scored as well where subsets of the modalities are, which takes longer.
         component_filter: ``validation``: after training, choose on the validation cases which small components of
             each region are removed from masks, see ``task.component_choice``; ``none``: masks stay as predicted.
@@ -106,6 +108,7 @@ class SegmentationTaskConfig(TaskConfig):
 
     labels: str | None = None
     metrics: tuple[str, ...] = ()
+    batch_dice: bool = False
     subset_hd95: bool = False
     component_filter: Literal["none", "validation"] = "none"
 
@@ -638,7 +641,7 @@ class SegmentationTask(Task):
         """Soft Dice plus cross-entropy."""
         cases = self.cases.values()
         partial = any(case.convention.ignore is not None or case.source.not_drawn for case in cases)
-        return RegionLoss(exclusive=self.exclusive, partial=partial)
+        return RegionLoss(exclusive=self.exclusive, partial=partial, batch_dice=self.config.task.batch_dice)
 
     def score_sums(self, logits: Tensor, target: Tensor) -> Tensor:
         """Sums of the soft Dice."""

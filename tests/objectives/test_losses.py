@@ -35,6 +35,24 @@ def test_the_loss_against_its_formula():
     torch.testing.assert_close(RegionLoss()(logits, target), dice.mean() + entropy)
 
 
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_the_dice_of_a_batch_is_that_of_one_long_sample(exclusive):
+    """And where a region does not occur, it has a gradient that the mean over samples lacks."""
+    logits = torch.randn(2, 3, 4, 4, 4)
+    target = F.one_hot(torch.randint(4, (2, 4, 4, 4)), 4).movedim(-1, 1)[:, 1:].float()
+    joined = [torch.cat(list(x), dim=1)[None] for x in (logits, target)]
+    together = RegionLoss(exclusive=exclusive, batch_dice=True)
+    torch.testing.assert_close(together(logits, target), RegionLoss(exclusive=exclusive)(*joined))
+
+    target[1] = 0
+    sizes = []
+    for loss in (together, RegionLoss(exclusive=exclusive)):
+        x = torch.full_like(logits, -1).requires_grad_()
+        loss.dice_of_probabilities(x.sigmoid(), target).backward()
+        sizes.append(x.grad[1].abs().max().item())
+    assert sizes[0] > 100 * sizes[1]
+
+
 def test_an_empty_region_that_is_not_predicted_costs_nothing():
     assert RegionLoss()(torch.full((1, 1, 4, 4, 4), -50.0), torch.zeros(1, 1, 4, 4, 4)).item() == pytest.approx(
         0, abs=1e-3
