@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -132,14 +132,60 @@ def writable_folder(path: Path) -> Path:
         raise OutputError(f"cannot write to folder {path}: {error.strerror or error}; choose another folder") from error
 
 
-def require_unused(path: Path) -> None:
-    """Make sure that ``path`` can become a new folder of results.
+def require_writable(
+    outputs: Iterable[Path], *, inputs: Iterable[Path] = (), ours: Callable[[Path], bool] = lambda path: False
+) -> None:
+    """Make sure, before any work, that files can be written, and that nothing of the user is lost by it.
+
+    Args:
+        outputs: files that will be written, or replaced.
+        inputs: files that are read, under whatever names.
+        ours: whether a file that is there was written by the same command, and may be replaced.
 
     Raises:
-        OutputError: if it exists and is not an empty folder.
+        OutputError: names every output that is an input, a folder, or somebody else's file, or whose folder cannot be
+            written.
+
+    Example:
+        >>> scan = Path(tempfile.mkdtemp()) / "scan.nii"
+        >>> require_writable([scan])
+        >>> _ = scan.write_bytes(b"a scan")
+        >>> require_writable([scan], inputs=[scan])
+        Traceback (most recent call last):
+        cggm_med.errors.OutputError: .../scan.nii is read as well as written; choose another name...
+    """
+    read = {os.path.realpath(path) for path in inputs}
+    problems, places = [], set()
+    for path in dict.fromkeys(outputs):
+        if os.path.realpath(path) in read:
+            problems.append(f"{path} is read as well as written; choose another name with -o")
+        elif path.is_dir():
+            problems.append(f"{path} is a folder; expected the name of a file")
+        elif path.exists() and not ours(path):
+            problems.append(f"{path} is there, and this command did not write it; move it, or choose another name")
+        places.add(path.parent)
+    for place in sorted(places):
+        existing = next(folder for folder in (place, *place.absolute().parents) if os.path.lexists(folder))
+        try:
+            with tempfile.TemporaryFile(dir=existing):
+                pass
+        except OSError as error:
+            problems.append(f"cannot write to folder {place}: {error.strerror or error}; choose another folder")
+    if len(problems) == 1:
+        raise OutputError(problems[0])
+    if problems:
+        raise OutputError("\n  ".join([f"{len(problems)} outputs cannot be written:", *problems]))
+
+
+def require_unused(path: Path) -> None:
+    """Make sure, before any work, that ``path`` can become a new folder of results.
+
+    Raises:
+        OutputError: if it exists and is not an empty folder, or cannot be written.
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise OutputError(f"{path} already exists; choose another folder with --out")
+    require_writable([path / "results.json"])
 
 
 def unused(path: Path) -> Path:

@@ -25,7 +25,7 @@ from cggm_med.bundle.configs import (
 )
 from cggm_med.config import Tree
 from cggm_med.errors import ConfigError, OutputError, UnknownName
-from cggm_med.files import atomic_file, atomic_folder, write_json, write_text
+from cggm_med.files import atomic_file, atomic_folder, require_writable, write_json, write_text
 from cggm_med.inference.predictor import Predictor
 from cggm_med.models.encoders import UNetEncoder
 from cggm_med.models.fusion import Fusion, PresenceFusion
@@ -96,6 +96,7 @@ def export_bundle(run: Path, folder: Path, modalities: Sequence[str] | None = No
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} is not an empty folder; choose another with -o")
+    require_writable([folder / "LICENSE"])
     predictor = Predictor(run, "cpu")
     results = _results(predictor)
     task = predictor.volumes

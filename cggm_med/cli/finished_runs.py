@@ -295,10 +295,13 @@ def view(
         raise typer.BadParameter("a run makes its own prediction; leave out the run, or --prediction")
     if rest and not files and truth:
         raise typer.BadParameter("the truth of a case lies beside it; --truth goes with files")
-    from cggm_med.files import write_text
+    from cggm_med.files import require_writable, write_text
     from cggm_med.viewer import case as cases
-    from cggm_med.viewer.page import open_in_browser, page_html, temporary_file
+    from cggm_med.viewer.page import is_page, open_in_browser, page_html, temporary_file
 
+    if out is not None:
+        given = [path for path in (*files.values(), truth, prediction) if path is not None]
+        require_writable([out], inputs=given, ours=is_page)
     options: dict[str, Any] = {"labels": labels, "device": device, "trust_names": trust_names, "say": typer.echo}
     options["accept"] = kinds_of(accept)
     if not rest:

@@ -30,13 +30,15 @@ def init(
     from cggm_med.data.folders.overview import lines, tables
     from cggm_med.data.folders.propose import open_points, propose
     from cggm_med.errors import ConfigError, DataError, OutputError
-    from cggm_med.files import write_json
+    from cggm_med.files import require_writable, write_json
     from cggm_med.results.tables import print_table
 
     if out is not None and out.suffix.lower() != ".json":
         raise ConfigError(f"--out is {out}; expected a name that ends in .json, such as dataset.json")
     if out is not None and out.exists() and not force:
         raise OutputError(f"{out} exists; choose another name, or overwrite it with --force")
+    if out is not None:
+        require_writable([out], ours=lambda path: force)
     proposal = propose(path)
     if name:
         proposal = dataclasses.replace(proposal, name=name)

@@ -72,8 +72,8 @@ def predict(
     from cggm_med import distributed
     from cggm_med.data.dicom.series import holds_dicom
     from cggm_med.device import select_device
-    from cggm_med.files import write_text
-    from cggm_med.inference.batch import case_of, cohort_rows, cohort_table, find_images, predict_cases
+    from cggm_med.files import require_writable, write_text
+    from cggm_med.inference.batch import case_of, cohort_rows, cohort_table, find_images, is_cohort, predict_cases
     from cggm_med.inference.dicom_study import predict_study
     from cggm_med.inference.predictor import Predictor
     from cggm_med.inference.review import review_lines
@@ -123,6 +123,7 @@ def predict(
         else:
             cases = find_images(predictor, Path(folders[0]), wanted, require.split(",") if require else ())
             files = {case: out / f"{case}.nii.gz" for case in cases}
+            require_writable([out / "cohort.csv"], inputs=[Path(folders[0])], ours=is_cohort)
             failed = predict_cases(predictor, cases, files, **options)
         rows = cohort_rows(predictor, cases, files, failed, review_below)
         if cohort and distributed.rank() == 0:
@@ -154,12 +155,13 @@ def _label(
         raise typer.BadParameter(f"--out {out}: this run writes a table; expected a name such as {out.stem}.csv")
     from cggm_med import distributed
     from cggm_med.device import select_device
-    from cggm_med.files import write_text
-    from cggm_med.inference.batch import cohort_table
+    from cggm_med.files import require_writable, write_text
+    from cggm_med.inference.batch import cohort_table, is_cohort
     from cggm_med.inference.labeller import Labeller
     from cggm_med.results.tables import csv_text, print_table
 
     with distributed.processes(select_device(device)):
+        require_writable([out], inputs=data, ours=is_cohort)
         labeller = Labeller(run, device)
         cases = labeller.find(data[0], modalities, required, typer.echo)
         rows = labeller.label(cases)

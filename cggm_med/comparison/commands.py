@@ -24,7 +24,7 @@ from cggm_med.comparison.tables import comparison_tables, shown_in_terminal
 from cggm_med.comparison.variants import folder_name, parse_variants
 from cggm_med.comparison.written import write_comparison
 from cggm_med.errors import ConfigError, DataError
-from cggm_med.files import results_folder, writable_folder, write_text
+from cggm_med.files import require_writable, results_folder, writable_folder, write_text
 from cggm_med.results.tables import Table, markdown_table, p_text, print_table, rounded
 from cggm_med.runs.finished_run import FinishedRun
 from cggm_med.runs.provenance import origin
@@ -168,6 +168,8 @@ def rank_tasks(folders: Sequence[Path], out: Path | None, console: Console) -> T
     Raises:
         DataError: if a folder holds no comparison, or fewer than two strategies are in all of them.
     """
+    if out is not None:
+        require_writable([out], ours=lambda path: path.read_bytes().startswith(b"# Rank of the mean"))
     comparisons = {}
     for folder in folders:
         try:

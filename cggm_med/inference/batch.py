@@ -20,7 +20,7 @@ from cggm_med.data.checks.finding import Finding, decide
 from cggm_med.data.volumes.io import require_image_name, write_volume
 from cggm_med.data.volumes.labels import THRESHOLD
 from cggm_med.errors import CggmMedError, CheckpointError, UnknownName
-from cggm_med.files import write_json
+from cggm_med.files import require_writable, write_json
 from cggm_med.inference.predictor import ACCEPT, Prediction, Predictor, PreprocessedCase
 from cggm_med.inference.review import review_mark
 from cggm_med.results.aggregate import MEAN, grouped
@@ -100,6 +100,8 @@ def predict_cases(
         UnknownName: for an extra that does not exist.
         CheckpointError: for calibrated probabilities, if temperatures were not measured.
         ConfigError: for a mask whose name does not end with ``.nii`` or ``.nii.gz``.
+        OutputError: before any work, if an output would replace an image or another file that is not such an output,
+            or cannot be written.
     """
     for extra in extras:
         if extra not in EXTRAS:
@@ -109,6 +111,13 @@ def predict_cases(
     if write is write_labels:
         for path in files.values():
             require_image_name(path)
+    written = [case for case in cases if not (skip_existing and files[case].exists())]
+    beside = {case: [_side_car(files[case]), *(_extra(files[case], extra) for extra in extras)] for case in written}
+    require_writable(
+        [path for case in written for path in (files[case], *beside[case])],
+        inputs=[i.path if isinstance(i, ImageFile) else i for images in cases.values() for i in images.values()],
+        ours=_is_ours,
+    )
     failed: dict[str, str] = {}
     findings: list[Finding] = []
     mine = list(cases)[distributed.rank() :: distributed.world_size()]
@@ -172,6 +181,12 @@ def cohort_rows(
     return rows
 
 
+def is_cohort(path: Path) -> bool:
+    """Whether a file is a table of predicted cases, such as an earlier one of ``write_cohort``."""
+    with path.open("rb") as file:
+        return file.read(64).removeprefix(b"\xef\xbb\xbf").startswith(b"case,")
+
+
 def cohort_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """How many cases were predicted from which modalities.
 
@@ -189,6 +204,23 @@ def cohort_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 def _side_car(mask: Path) -> Path:
     """The file that says how a mask was made."""
     return mask.with_name(f"{case_of(mask)}.json")
+
+
+def _extra(mask: Path, extra: str) -> Path:
+    return mask.with_name(f"{case_of(mask)}_{extra}.nii.gz")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file was written as a mask, or beside one, as the file beside it says."""
+    names = (path.stem, case_of(path), *(case_of(path).removesuffix(f"_{extra}") for extra in EXTRAS))
+    for name in names:
+        try:
+            said = json.loads(path.with_name(f"{name}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(said, dict) and str(said.get("software", "")).startswith("cggm-med"):
+            return True
+    return False
 
 
 def _readable(size: int) -> str:
@@ -218,7 +250,6 @@ def _write(
     write: Callable[[Path, Prediction], None],
 ) -> None:
     """Write the mask last, so that its presence means that all other files are complete."""
-    name = case_of(path)
     write_json(
         _side_car(path),
         {
@@ -244,7 +275,7 @@ def _write(
     )
     for extra in extras:
         volume = getattr(prediction, EXTRAS[extra])
-        write_volume(path.with_name(f"{name}_{extra}.nii.gz"), np.moveaxis(volume, 0, -1), prediction.reference)
+        write_volume(_extra(path, extra), np.moveaxis(volume, 0, -1), prediction.reference)
     write(path, prediction)
 
 

@@ -21,7 +21,7 @@ from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.preprocess import ACCEPT, CONVERTED
 from cggm_med.data.volumes.stored_image import StoredImage
 from cggm_med.errors import ConfigError, DataError, OutputError
-from cggm_med.files import atomic_folder, write_json
+from cggm_med.files import atomic_folder, require_writable, write_json
 from cggm_med.task.base import Task
 from cggm_med.task.segmentation import MANY_CASES
 
@@ -60,6 +60,7 @@ def export_dataset(task: Task, raw: Path, number: int, name: str, *, say: Callab
     target = raw / f"Dataset{number:03d}_{name}"
     if taken := sorted(raw.glob(f"Dataset{number:03d}_*")):
         raise OutputError(f"{taken[0]} exists; choose another number with --id, or remove it")
+    require_writable([target / "dataset.json"])
     task.find(say)
     cases = {case.id: case for case in volumes.found.cases}
     splits = task.default_splits()

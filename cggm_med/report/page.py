@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cggm_med.errors import OutputError
-from cggm_med.files import atomic_folder, write_text
+from cggm_med.files import atomic_folder, require_writable, write_text
 from cggm_med.report import sections
 from cggm_med.report.assets import Assets
 from cggm_med.report.cases import cases_section, pictures_section
@@ -41,6 +41,7 @@ def write_report(folders: Sequence[Path], out: Path | None = None, say: Callable
     for path in (target, beside):
         if path.exists():
             raise OutputError(f"{path} is there already; remove it, or choose another name with -o")
+    require_writable([target])
     runs, excluded = reportable_runs(folders)
     for run in excluded:
         say(f"left out {run.run}: {run.reason}")

@@ -94,6 +94,12 @@ def page_html(case: ViewedCase) -> str:
     )
 
 
+def is_page(path: Path) -> bool:
+    """Whether a file is such a page, by the comment at its beginning."""
+    with path.open("rb") as file:
+        return b"<!-- Scans of patients:" in file.read(512)
+
+
 def temporary_file(name: str) -> Path:
     """A path named after a case, in a new folder that only this user can read."""
     stem = re.sub(r"[^\w.-]+", "_", name)[:80].strip(".") or "case"

@@ -429,3 +429,36 @@ def test_a_bundle_s_inferer_refuses_what_is_not_finite():
 
     with pytest.raises(NonFiniteLoss, match="NaN or infinite"):
         ProbabilityInferer((8, 8, 8), overlap=0.5)(torch.zeros(1, 1, 9, 9, 9), lambda window: window / 0)
+
+
+def test_no_output_replaces_an_image_or_somebody_s_file(run, scans, tmp_path, monkeypatch, capsys):
+    import shutil
+
+    case = shutil.copytree(scans / "BraTS2021_00000", tmp_path / "case")
+    images = {m: case / f"BraTS2021_00000_{m}.nii.gz" for m in MODALITIES}
+    sidecar = case / "BraTS2021_00000_seg.json"
+    sidecar.write_text('{"Manufacturer": "X"}')  # as dcm2niix writes
+    (case / "link.nii.gz").symlink_to(images["t2"])
+    table = tmp_path / "mine" / "cohort.csv"
+    table.parent.mkdir()
+    table.write_text("patient,age\n")
+    before = {path: path.read_bytes() for path in (*case.iterdir(), table)}
+    monkeypatch.setattr(Predictor, "read", lambda *arguments: pytest.fail("work was done"))
+    for out, said in [
+        (images["flair"], "is read as well as written"),
+        (case / "link.nii.gz", "is read as well as written"),
+        (case / "BraTS2021_00000_seg.nii.gz", "2 outputs cannot be written:"),
+        (images["t1"] / "mask.nii.gz", "cannot write to folder"),
+    ]:
+        command(monkeypatch, "predict", run, *words_of(images), "-o", out, code=1)
+        assert said in capsys.readouterr().err
+    command(monkeypatch, "predict", run, scans, "-o", table.parent, code=1)
+    assert "this command did not write it" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (*case.iterdir(), table)} == before
+
+    # Its own files are replaced, by the extras that they have beside them too.
+    monkeypatch.undo()
+    for _ in range(2):
+        command(
+            monkeypatch, "predict", run, "--t1", images["t1"], "-o", tmp_path / "m.nii.gz", "--extra", "uncertainty"
+        )
