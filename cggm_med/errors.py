@@ -104,6 +104,19 @@ class OutputError(CggmMedError):
     """A folder or file that cannot be written."""
 
 
+def in_one_line(error: Exception) -> str:
+    """An error as a reason why one case of many was left out; of those that nobody foresaw, the kind and first line.
+
+    Example:
+        >>> in_one_line(DataError("a.nii is missing")), in_one_line(ZeroDivisionError("division by zero"))
+        ('a.nii is missing', 'ZeroDivisionError: division by zero (not foreseen: please report it)')
+    """
+    if isinstance(error, CggmMedError):
+        return str(error)
+    said = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}{': ' if said else ''}{said} (not foreseen: please report it)"
+
+
 def first_of(names: Sequence[str], count: int = 5) -> str:
     """Some names in one line: the first ones, and how many more there are.
 

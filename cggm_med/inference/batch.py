@@ -19,7 +19,7 @@ from cggm_med.data.cases import ImageFile, stem
 from cggm_med.data.checks.finding import Finding, decide
 from cggm_med.data.volumes.io import require_image_name, write_volume
 from cggm_med.data.volumes.labels import THRESHOLD
-from cggm_med.errors import CggmMedError, CheckpointError, UnknownName
+from cggm_med.errors import CheckpointError, UnknownName, in_one_line
 from cggm_med.files import require_writable, write_json
 from cggm_med.inference.predictor import ACCEPT, Prediction, Predictor, PreprocessedCase
 from cggm_med.inference.review import review_mark
@@ -141,9 +141,10 @@ def predict_cases(
             sure = "" if prediction.quality is None else f", quality {rounded(prediction.quality[MEAN])}"
             say(f"  written: {files[case]}{missing}{sure}")
             findings += prediction.findings
-        except CggmMedError as error:
-            failed[case] = str(error)
-            say(f"{number} of {len(todo)}: {case} FAILED: {error}")
+        except Exception as error:  # one odd case never stops the others
+            failed[case] = in_one_line(error)
+            _remove_half(files[case], extras)
+            say(f"{number} of {len(todo)}: {case} FAILED: {failed[case]}")
     decide(findings, predictor.accepted, say, accept=ACCEPT)  # each once, not once a case
     return failed
 
@@ -208,6 +209,13 @@ def _side_car(mask: Path) -> Path:
 
 def _extra(mask: Path, extra: str) -> Path:
     return mask.with_name(f"{case_of(mask)}_{extra}.nii.gz")
+
+
+def _remove_half(mask: Path, extras: Sequence[str]) -> None:
+    """Remove what was written beside a mask that was not."""
+    if not mask.exists():
+        for path in (_side_car(mask), *(_extra(mask, extra) for extra in extras)):
+            path.unlink(missing_ok=True)
 
 
 def _is_ours(path: Path) -> bool:

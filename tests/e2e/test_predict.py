@@ -462,3 +462,26 @@ def test_no_output_replaces_an_image_or_somebody_s_file(run, scans, tmp_path, mo
         command(
             monkeypatch, "predict", run, "--t1", images["t1"], "-o", tmp_path / "m.nii.gz", "--extra", "uncertainty"
         )
+
+
+def test_an_odd_case_stops_no_other_and_leaves_no_half(predictor, scans, tmp_path, monkeypatch):
+    """Whatever a library raises, while a mask is made or written, becomes one line."""
+    from cggm_med.inference import batch
+
+    write = batch.write_labels
+
+    def odd(path, prediction):
+        if prediction.case == "b":
+            raise RuntimeError("quaternion\nof 20 lines")
+        write(path, prediction)
+
+    cases = {name: files(scans, number) for number, name in enumerate("abc")}
+    said: list[str] = []
+    failed = predict_cases(
+        predictor, cases, {name: tmp_path / f"{name}.nii" for name in cases}, write=odd, extras=["uncertainty"],
+        say=said.append,
+    )  # fmt: skip
+    assert failed == {"b": "RuntimeError: quaternion (not foreseen: please report it)"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "a.json", "a.nii", "a_uncertainty.nii.gz", "c.json", "c.nii", "c_uncertainty.nii.gz",
+    ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -159,6 +160,12 @@ def _header_problems(image: StoredImage, channels: Mapping[str, int | None]) -> 
         return [f"its voxels are {image.dtype} (complex or colour); expected real numbers"]
     if image.damage:
         return [image.damage]
+    needed, held = 4 * math.prod(shape[:3]) * len(channels), memory_bytes()
+    if needed > held:
+        return [
+            f"shape {_times(shape)} takes {needed / 1e9:.3g} GB of memory, and this machine has {held / 1e9:.3g}; "
+            "correct the header if it is wrong, or crop the file"
+        ]
     if not all(0 < mm < math.inf for mm in image.spacing):
         return [f"spacing {_times(image.spacing)} mm; expected positive numbers"]
     axes = image.affine[:3, :3]
@@ -175,6 +182,14 @@ def _header_problems(image: StoredImage, channels: Mapping[str, int | None]) -> 
             f"{cosine:.2g}, allowed is {MAX_COSINE:g}; resample it to a grid without shear"
         ]
     return []
+
+
+def memory_bytes() -> int:
+    """The main memory of this machine; where nothing says it, more than any has."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 60
 
 
 def _image_problems(volume: NDArray[np.generic]) -> list[str]:

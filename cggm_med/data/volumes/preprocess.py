@@ -27,7 +27,7 @@ from cggm_med.data.volumes.prepared import PreparedCase
 from cggm_med.data.volumes.raters import Raters, majority, shares
 from cggm_med.data.volumes.resample import OneGrid, read_on_one_grid
 from cggm_med.data.volumes.transforms import resampling, to_network
-from cggm_med.errors import DataError, OutputError
+from cggm_med.errors import CggmMedError, DataError, OutputError, in_one_line
 from cggm_med.files import atomic_folder, digest_of, pieces
 from cggm_med.objectives.losses import UNKNOWN
 
@@ -179,7 +179,16 @@ class _Outcome(NamedTuple):
 
 
 def _prepare_case(case: Case, preprocessing: Preprocessing, cache: Path) -> _Outcome:
-    """Preprocess a case, unless that was done or something speaks against it."""
+    """Preprocess a case, unless that was done or something speaks against it; an odd one never stops the others."""
+    try:
+        return _prepared(case, preprocessing, cache)
+    except CggmMedError:
+        raise
+    except Exception as error:
+        return _Outcome(Path(), (f"{case.id}: {in_one_line(error)}",))
+
+
+def _prepared(case: Case, preprocessing: Preprocessing, cache: Path) -> _Outcome:
     folder, headers = Path(), []
     with contextlib.suppress(OSError, DataError):  # the check below says in words what is wrong
         files, headers = digests(case), header_findings(case)

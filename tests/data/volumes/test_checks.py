@@ -408,3 +408,11 @@ def test_numbers_that_single_precision_does_not_hold(tmp_path):
     large = np.linspace(0, 1e39, 120).reshape(4, 5, 6)
     (problem,) = inspect(make_case(write(tmp_path / "a.nii", large)), None).problems
     assert "infinite voxels" in problem
+
+
+def test_a_volume_that_no_memory_holds_is_refused_by_its_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.nii.gz", noise(16, 16, 16))
+    monkeypatch.setattr("cggm_med.data.volumes.checks.memory_bytes", lambda: 4 * 16**3 - 1)
+    assert "shape 16 x 16 x 16 takes 1.64e-05 GB of memory, and this machine has" in only_problem(path)

@@ -213,3 +213,14 @@ def test_the_cache_tells_a_case_from_the_same_case_without_a_modality(tmp_path):
     prepared = prepare(cases, preprocessing(), tmp_path / "cache")
     assert [case.modalities for case in prepared] == [("flair", "t1ce"), ("flair",), ("t1ce",)]
     assert len({case.folder for case in prepared}) == 3
+
+
+def test_what_a_library_raises_about_one_case_is_one_line_and_the_others_are_looked_at(tmp_path, monkeypatch):
+    cases = [write_case(tmp_path / name) for name in "ab"]
+
+    def odd(*arguments):
+        raise RuntimeError("itk::ERROR\nof 20 lines")
+
+    monkeypatch.setattr("cggm_med.data.volumes.preprocess._preprocess", odd)
+    with pytest.raises(DataError, match=r"2 problems in 2 cases(?s:.*)case: RuntimeError: itk::ERROR \(not foreseen"):
+        prepare(cases, preprocessing(), tmp_path / "cache")
