@@ -225,14 +225,18 @@ def without_processing(name: str) -> str:
 
 
 _AGENT = (
-    r"(contrast\w*|kontrast\w*|gd\w?|gad\w*|gado|km|ks|kv|mdc|pdc|cm|ce gad\w*|ce"
-    r"|(produit|medio|mezzo|liquido) (de|di)? ?contrast\w*)"
+    r"(contrast\w*|kontras[ct]\w*|gd\w?|gad\w*|gado|km|ks|kv|mdc|pdc|cm|ce gad\w*|ce"
+    r"|(produit|medio|mezzo|liquido) (de|di)? ?contrast\w*"
+    # Brand names; those that begin with "gad" are covered above.
+    r"|dota(rem|graf|vision)|pro ?hance|omni ?scan|magnevist|multi ?hance|clari ?scan|vueway|elucirem|artirem"
+    r"|opti ?mark|primovist|eovist|pixxoscan|cyclolux)"
 )
 _INJECTION = r"(inj\w*|iniez\w*|iny\w*|iv)"
 _LINK = r"( (l|le|la|el|de|del|di|the|des))*"
 _WITHOUT = (
-    r"\b((with and |mit und |avec et |con y |con e |met en )?(without|ohne|sans|senza|sin|sem|zonder)"
-    rf"|non?|wo|pre|vor|avant|voor|antes|prima|before|keine?){_LINK} ?({_AGENT}|{_INJECTION}|c)\b"
+    r"\b((with and |mit und |avec et |con y |con e |met en )?"
+    r"(without|ohne|sans|senza|sin|sem|zonder|utan|uden|uten|bez)"
+    rf"|non?|wo|pre|vor|avant|voor|antes|prima|before|przed|innan|keine?){_LINK} ?({_AGENT}|{_INJECTION}|c)\b"
     r"|\b(pre|without|nativ\w*|blanco|basale?|unenhanced|non ?enhanced|precontrast\w*|prekm|pregd)\b"
     r"|\bt1w?(nc?e?|pre\w*)\b"
 )

@@ -15,12 +15,16 @@ from cggm_med.data.folders.vocabulary import (
 NAMES = {
     ("t1", "mri"): [
         "T1", "t1n", "T1W", "T1 tra ohne KM", "T1 vor KM", "AX T1 SANS GADO", "T1 avant injection", "T1 sin contraste",
-        "T1 senza mdc", "T1 basale", "T1 zonder contrast", "T1 blanco", "T1 nativ", "mprage", "UNIT1", "SANS GADO",
+        "T1 senza mdc", "T1 basale",
+        "T1 utan kontrast", "T1 uden kontrast", "T1 przed kontrastem", "T1 before Dotarem",
+        "T1 zonder contrast", "T1 blanco", "T1 nativ", "mprage", "UNIT1", "SANS GADO",
         "sub-01_ses-post_T1w", "T1_pre", "T1 pre-op", "T1_to_MNI152", "reg_T1", "2_t1_tse_tra", "T1平扫",
     ],
     ("t1ce", "mri"): [
         "t1gd", "T1WKS", "CT1", "ceT1w", "T1 post KM", "T1 nach KM-Gabe", "Ax T1 GADO", "T1 après injection", "GADO",
-        "T1 con contraste", "T1 potenciada con gadolinio", "T1 con mdc", "T1 dopo mdc", "T1 iniettato", "T1C",
+        "T1 con contraste",
+        "T1 Dotarem", "T1 ProHance", "T1 Gadovist", "T1 Clariscan", "T1 po kontrascie", "T1 med kontrast",
+        "T1 potenciada con gadolinio", "T1 con mdc", "T1 dopo mdc", "T1 iniettato", "T1C",
         "T1 met contrast", "ce-gadolinium T1w", "T1 post-op post Gd", "T1c_subtrMeanDivStd", "2_T1GD", "T1增强",
     ],
     ("flair", "mri"): [
