@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cggm_med.data.cases import Case, ImageFile
-from cggm_med.data.checks.finding import Finding, lines, objections, require_known
+from cggm_med.data.checks.cohort import Known, findings_of_scan
+from cggm_med.data.checks.finding import Finding, lines, objections, require_known, standing
 from cggm_med.data.checks.kinds import KINDS
 from cggm_med.data.volumes.labels import LabelConvention
-from cggm_med.data.volumes.modality_check import Signatures, check
 from cggm_med.data.volumes.resample import OneGrid, read_on_one_grid
 from cggm_med.data.volumes.transforms import NativeGrid, to_network
 from cggm_med.device import held_bytes, precision, select_device
@@ -175,7 +175,7 @@ class Predictor:
         self.flips, self.trust_names, self.resample_to = flips, trust_names, resample_to
         self.accepted = tuple(accept)
         self.device = select_device(task.config.train.device)
-        labels, self.signatures = _read_facts(self.run)
+        labels, self.known = _read_facts(self.run)
         if labels not in volumes.conventions:
             raise UnknownName("label convention", labels, volumes.conventions)
         self.convention = volumes.conventions[labels]
@@ -219,14 +219,12 @@ class Predictor:
         scan, findings = self._on_one_grid(Case(case, source.patient, {m: source.images[m] for m in given}, None))
         rescalings = [self.volumes.rescalings.get(m) for m in given]
         channels, affine = [scan.volumes[m] for m in given], scan.affines[given[0]]
-        moved, grid, _ = to_network(channels, affine, self.volumes.spacing, rescalings=rescalings)
+        moved, grid, backgrounds = to_network(channels, affine, self.volumes.spacing, rescalings=rescalings)
         image = moved["image"].as_tensor()
-        finding = check(self.signatures, image.numpy(), given)
-        if finding.verdict == "swapped" and not self.trust_names:
-            raise DataError(
-                f"{case}: {finding.describe()}; exchange the files, or if the names are right say --trust-names",
-                lines(findings),
-            )
+        empty = dict(zip(given, backgrounds, strict=True))
+        odd = findings_of_scan(case, scan, empty, image.numpy(), self.known)
+        self._require_usable(case, odd, findings)
+        findings += odd
         onto = scan.role if scan.resampled else None
         reference = source.images[onto or given[0]].path
         kept = scan if self.quality else None
@@ -306,6 +304,21 @@ class Predictor:
             volumes += weights + 4 * len(scan.modalities) * padded  # which a CPU holds by now
         return count * (1 + len(FLIPS) if self.flips else 1), held + self._peaks[key] + volumes
 
+    def _require_usable(self, case: str, odd: Sequence[Finding], others: Sequence[Finding]) -> None:
+        """Refuse images that nobody accepted as they look."""
+        accepted = {*self.accepted, *(["exchanged_modalities"] if self.trust_names else [])}
+        objecting = standing(odd, accepted)
+        for finding in objecting:
+            if finding.kind.name == "exchanged_modalities":
+                raise DataError(
+                    f"{case}: {finding.seen} ({finding.sure}); exchange the files, or if the names are right say "
+                    "--trust-names",
+                    lines(others),
+                )
+        if objecting:
+            said = objections(objecting, self.accepted, accept=ACCEPT)
+            raise DataError(f"{case} cannot be segmented as it is:", said)
+
     def _on_one_grid(self, case: Case) -> tuple[OneGrid, list[Finding]]:
         """The images of a case, brought onto one grid if they have several and it is known which; and findings."""
         wanted = self.resample_to or self.volumes.reference
@@ -363,10 +376,10 @@ def _temperatures(
     return temperatures
 
 
-def _read_facts(run: FinishedRun) -> tuple[str, Signatures]:
-    """Name of the convention of the run's labels, and how its modalities look."""
+def _read_facts(run: FinishedRun) -> tuple[str, Known]:
+    """Name of the convention of the run's labels, and what it knows of its training cases."""
     try:
-        return str(run.facts["labels"]), Signatures.from_json(run.facts["signatures"])
+        return str(run.facts["labels"]), Known.from_facts(run.facts)
     except (ValueError, KeyError, TypeError, DataError, CheckpointError) as error:
         raise CheckpointError(
             f"{run.path} is not a complete run folder: {run.folder.facts.name} is missing or damaged"

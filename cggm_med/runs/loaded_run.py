@@ -205,6 +205,7 @@ def load_run(
     cases = tuple(case for case in known[chosen] if case in available)
     if not cases:
         raise DataError(f"split '{chosen}' of {folder} has no case in these data; choose another with --split")
+    task.recall(run.facts)
     task.prepare(Splits(train=(), validation=(), test=cases), say)
     if split is None and other_data:
         _require_unseen(run, task, cases)

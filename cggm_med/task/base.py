@@ -244,6 +244,9 @@ class Task(ABC):
         """
         return {"accepted": [], "findings": []}
 
+    def recall(self, facts: Tree) -> None:  # noqa: B027 - a task may know nothing
+        """Take what a finished run knows of the cases that it learned from, to judge others by; see ``facts``."""
+
     def facts(self) -> Tree:
         """What using the trained network takes besides settings and weights, as plain values."""
         return {}

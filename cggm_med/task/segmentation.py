@@ -21,7 +21,8 @@ from torch.nn import functional as F
 from cggm_med import distributed, registry
 from cggm_med.config import RunConfig, Tree, require
 from cggm_med.data.cases import Case, CaseList
-from cggm_med.data.checks.finding import decide, require_known
+from cggm_med.data.checks.cohort import Known, findings_among, findings_beside, usual_among
+from cggm_med.data.checks.finding import Finding, decide, require_known
 from cggm_med.data.checks.kinds import KINDS
 from cggm_med.data.declaration import Kind
 from cggm_med.data.dicom.codes import SegmentCodes
@@ -29,6 +30,7 @@ from cggm_med.data.folders.other_data import declares_labels, for_run, labelled
 from cggm_med.data.folders.propose import read_any
 from cggm_med.data.imposed import without_imposed
 from cggm_med.data.layouts import NamedFiles, find_cases
+from cggm_med.data.parallel import map_in_processes
 from cggm_med.data.splits import Member, Splits, fold_splits, from_sections, members_of
 from cggm_med.data.step_sampler import StepSampler
 from cggm_med.data.volumes.augment import Amount, Augmentation
@@ -46,7 +48,7 @@ from cggm_med.data.volumes.modality_check import learn
 from cggm_med.data.volumes.normalise import Normalisation, Rescaling
 from cggm_med.data.volumes.patches import PatchDataset, PatchSampling, patch_loader
 from cggm_med.data.volumes.prepared import PreparedCase, common_spacing
-from cggm_med.data.volumes.preprocess import ACCEPT, Preprocessing, prepare
+from cggm_med.data.volumes.preprocess import ACCEPT, Preprocessing, prepare, prepare_case
 from cggm_med.data.volumes.raters import Raters
 from cggm_med.data.volumes.resample import OneGrid
 from cggm_med.data.volumes.transforms import NativeGrid, Spacing
@@ -272,6 +274,8 @@ class SegmentationTask(Task):
         taken = [*FACTS, *(metric.key for metric in always)]
         self.metrics = (*always, *load_metrics(config.task.metrics, taken))
         self.cases: dict[str, PreparedCase] = {}
+        self.odd: Sequence[Finding] = ()
+        self.known: Known | None = None
         self.data_conventions = self.conventions
         self.component_filter: ComponentFilter = EVERYTHING
         self.component_choice: Tree = {}
@@ -491,15 +495,7 @@ class SegmentationTask(Task):
         cases = members_of(splits, found)
         named = self.labels_in_words(cases)
         say(f"{len(cases)} cases ({self.found.layout}), labels numbered as in {named}; checking and preprocessing")
-        preprocessing = Preprocessing(
-            self.modalities,
-            self.convention_of(cases[0]),
-            data.spacing,
-            {case.convention: self.convention_of(case) for case in cases if case.convention is not None},
-            data.raters,
-            reference=self.reference,
-            accepted=data.accept,
-        )
+        preprocessing = self._preprocessing(cases, data.accept)
 
         def progress(done: int, total: int) -> None:
             if total >= MANY_CASES and done * 10 // total > (done - 1) * 10 // total:
@@ -516,11 +512,51 @@ class SegmentationTask(Task):
             self.settle(data=replace(self.config.data, spacing=common_spacing(prepared)))
         self.cases = {case.id: case for case in prepared}
         self.splits = splits
-        decide([finding for case in prepared for finding in case.findings], data.accept, say, accept=ACCEPT)
+        self.odd = self._odd(prepared, splits)
+        of_files = [finding for case in prepared for finding in case.findings]
+        decide([*of_files, *self.odd], data.accept, say, accept=ACCEPT)
         for line in remarks(prepared, self.reference, rescalings):
             say(line)
         if splits.train:
             self._require_all_regions(splits.train)
+
+    def _preprocessing(self, cases: Sequence[Case], accepted: tuple[str, ...]) -> Preprocessing:
+        data = self.config.data
+        return Preprocessing(
+            self.modalities,
+            self.convention_of(cases[0]),
+            data.spacing,
+            {case.convention: self.convention_of(case) for case in cases if case.convention is not None},
+            data.raters,
+            reference=self.reference,
+            accepted=accepted,
+        )
+
+    def check(self, splits: Splits, say: Callable[[str], object]) -> tuple[Sequence[Finding], Sequence[PreparedCase]]:
+        """Everything that checks see in the cases, whether or not it forbids their use.
+
+        Returns:
+            The findings, and the cases that could be prepared.
+        """
+        cases = members_of(splits, self.found.cases)
+        say(f"{len(cases)} cases ({self.found.layout}); checking")
+        every = tuple(kind.name for kind in KINDS.values() if kind.severity == "asked")
+        preprocessing = self._preprocessing(cases, every)
+        training = [case for case in cases if case.id in set(splits.train)]
+        preprocessing = replace(preprocessing, rescalings=self._rescalings(training, preprocessing))
+        work = functools.partial(
+            prepare_case, preprocessing=preprocessing, cache=cache_folder(self.config.data.cache) / "preprocessed"
+        )
+        findings: list[Finding] = []
+        prepared = []
+        workers = min(self.config.data.workers, len(cases))
+        for case, outcome in zip(cases, map_in_processes(work, cases, workers), strict=True):
+            findings += outcome.findings
+            findings += [Finding(KINDS["unusable"], "", (), problem) for problem in outcome.problems]
+            if not outcome.problems:
+                convention = preprocessing.convention_of(case)
+                prepared.append(PreparedCase(case.id, case.patient, outcome.folder, case, convention))
+        return [*findings, *self._odd(prepared, splits)], prepared
 
     def overview(self) -> tuple[Table, ...]:
         """How many cases of each split lack each modality, and which lack what; nothing where all are complete."""
@@ -654,17 +690,31 @@ class SegmentationTask(Task):
     def findings(self) -> Tree:
         """Of the cases' files."""
         accepted = self.config.data.accept
-        found = [finding.record(accepted) for case in self.cases.values() for finding in case.findings]
+        of_files = [finding for case in self.cases.values() for finding in case.findings]
+        found = [finding.record(accepted) for finding in (*of_files, *self.odd)]
         return {"accepted": list(accepted), "findings": found}
+
+    def recall(self, facts: Tree) -> None:
+        """How the run's modalities look, and what is usual among its training cases."""
+        self.known = Known.from_facts(facts)
+
+    def _odd(self, prepared: Sequence[PreparedCase], splits: Splits) -> Sequence[Finding]:
+        """What is odd about cases beside one another, or beside those that the run learned from."""
+        if not splits.train:
+            return [] if self.known is None else findings_beside(prepared, self.known)
+        sides = {id: split for split, ids in splits.items() for id in ids}
+        return findings_among(prepared, self.modalities, sides, {case.id: case.patient for case in prepared})
 
     def facts(self) -> Tree:
         """The convention of masks and of labels, how modalities' training images look, and which cases lack some."""
-        signatures = learn([self.cases[id] for id in self.splits.train], self.modalities)
+        training = [self.cases[id] for id in self.splits.train]
+        signatures, usual = learn(training, self.modalities), usual_among(training)
         lacking = self._lacking()
         incomplete = {"lacking": lacking} if any(lacking.values()) else {}
         conventions = followed([*self.cases.values()])
         mixed = {"conventions": conventions} if len(conventions) > 1 else {}
-        return {"labels": self.convention.name, "signatures": signatures.to_json(), **incomplete, **mixed}
+        looks = {"signatures": signatures.to_json(), "usual": usual.to_json()}
+        return {"labels": self.convention.name, **looks, **incomplete, **mixed}
 
     @torch.no_grad()
     def fit_postprocessing(

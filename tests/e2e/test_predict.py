@@ -382,8 +382,13 @@ def test_what_headers_say_is_told_once_or_asked_about_and_recorded(run, of_centi
     assert not (tmp_path / "a" / "BraTS2021_00001.nii.gz").exists()
     command(monkeypatch, "predict", run, of_centimetres, "-o", tmp_path / "b", "--accept", "implausible_size")
     assert "accepted (implausible_size): BraTS2021_00001: flair, t1, t1ce and t2 spans" in capsys.readouterr().out
-    (finding,) = json.loads((tmp_path / "b" / "BraTS2021_00001.json").read_text())["findings"]
-    assert (finding["kind"], finding["accepted"]) == ("implausible_size", True)
+    beside = [json.loads((tmp_path / "b" / f"BraTS2021_{k:05d}.json").read_text())["findings"] for k in range(2)]
+    found = [{of["kind"]: of["accepted"] for of in findings} for findings in beside]
+    # Voxels that state no orientation are taken to point to RAS, and this head then faces backwards.
+    assert found == [
+        {"unknown_orientation": False, "turned_case": False},
+        {"implausible_size": True, "unusual_size": False},
+    ]
 
     # Evaluation sees the same, and the run's own acceptance does not extend to other data.
     words = ("evaluate", run, "--data", of_centimetres, "--split", "all", "--out", tmp_path / "c")
@@ -392,7 +397,8 @@ def test_what_headers_say_is_told_once_or_asked_about_and_recorded(run, of_centi
     command(monkeypatch, *words, "--set", "data.accept=[implausible_size]")
     found = json.loads((tmp_path / "c" / "findings.json").read_text())
     assert found["accepted"] == ["implausible_size"]
-    assert {of["kind"] for of in found["findings"]} == {"implausible_size", "unknown_orientation"}
+    kinds = {of["kind"] for of in found["findings"]}
+    assert kinds == {"implausible_size", "unknown_orientation", "turned_case", "unusual_size"}
     with pytest.raises(UnknownName, match="no kind of finding that can be accepted 'unknown_orientation'"):
         Predictor(run, "cpu", accept=["unknown_orientation"])
 

@@ -10,6 +10,12 @@ KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
         Kind(
+            "bright_beyond_training",
+            "told",
+            "numbers of another order of magnitude than those of the other cases",
+            "look whether a unit or a factor is wrong",
+        ),
+        Kind(
             "broken_qform",
             "told",
             "a qform whose quaternion is no rotation, beside an sform",
@@ -40,16 +46,88 @@ KINDS: Mapping[str, Kind] = {
             "converted to mm",
         ),
         Kind(
+            "cut_off_values",
+            "told",
+            "many voxels that have the largest value",
+            "brighter ones were cut off; export the image with its whole range",
+        ),
+        Kind(
+            "displaced_image",
+            "told",
+            "an image that would fit the others better elsewhere",
+            "look at the images one over the other, and register it anew",
+        ),
+        Kind(
+            "displaced_label",
+            "told",
+            "a label map that would fit the images better elsewhere",
+            "look at it over the images; was it drawn on another grid or another scan?",
+        ),
+        Kind(
+            "empty_label",
+            "told",
+            "a label map in which nothing is drawn",
+            "it teaches that there is nothing to find; leave the case out if something is",
+        ),
+        Kind(
+            "empty_slices",
+            "told",
+            "slices without any content between others that have some",
+            "convert the image anew from its source",
+        ),
+        Kind(
+            "exchanged_modalities",
+            "asked",
+            "images that fit other names clearly better",
+            "exchange the files, or if the names are right accept it",
+        ),
+        Kind(
+            "flat_image",
+            "told",
+            "an image that is constant in most of the body",
+            "is it a mask? give the scan, or leave the image out",
+        ),
+        Kind(
             "forms_apart",
             "told",
             "sform and qform that place the voxels differently",
             "the sform is used; other programs may use the qform",
         ),
         Kind(
+            "full_label",
+            "asked",
+            "a label map that covers most of the body",
+            "is it a mask of the head? give the label map of what is to be found",
+        ),
+        Kind(
             "implausible_size",
             "asked",
             "voxels, or a field of view, of a size that scans of people do not have",
             "correct the voxel size or its unit in the file; accepted, it is taken at its word",
+        ),
+        Kind(
+            "label_outside",
+            "told",
+            "labelled voxels where the images show nothing",
+            "look at the label map over the images; was it drawn on another scan?",
+        ),
+        Kind(
+            "leaping_values",
+            "told",
+            "neighbouring voxels that lie at the two ends of the range",
+            "numbers too large for their type come out negative; export the image as float",
+        ),
+        Kind(
+            "mirrored_image",
+            "asked",
+            "an image that fits the others better when it is mirrored",
+            "mirror it, or convert it anew from its source",
+        ),
+        Kind(
+            "mirrored_label",
+            "told",
+            "a label map that fits the images better when it is mirrored",
+            "look at it over the images; mirror it, or export it anew",
         ),
         Kind(
             "negative_slope",
@@ -64,10 +142,52 @@ KINDS: Mapping[str, Kind] = {
             "give that modality too where there is one",
         ),
         Kind(
+            "odd_label",
+            "told",
+            "regions that look unlike those of the other cases",
+            "look whether the numbers of its labels mean the same, and whether it is of this patient",
+        ),
+        Kind(
+            "odd_texture",
+            "told",
+            "an image that is much smoother or noisier than those of the other cases",
+            "look whether it is a scan of this sequence, at its own resolution",
+        ),
+        Kind(
             "partly_covered",
             "told",
             "an image that does not reach all of the grid that it is resampled to",
             "the rest counts as its background, or as unlabelled",
+        ),
+        Kind(
+            "partly_missing",
+            "told",
+            "an image that shows less of the body than the others of its case",
+            "look whether a part of it is missing",
+        ),
+        Kind(
+            "repeated_case",
+            "told",
+            "two cases with the same voxels on one side of the split",
+            "leave one out, so that the patient does not count twice",
+        ),
+        Kind(
+            "repeated_case_in_splits",
+            "asked",
+            "two cases with the same voxels, of which one is trained on and the other held out",
+            "leave one out, or say that both show one patient",
+        ),
+        Kind(
+            "repeated_image",
+            "refused",
+            "one image for two modalities",
+            "give each modality its own file, or leave out what is not there",
+        ),
+        Kind(
+            "repeated_label",
+            "told",
+            "two cases with the same label map and other images",
+            "one of them has the label of another case; give it its own",
         ),
         Kind(
             "rounded_labels",
@@ -76,10 +196,22 @@ KINDS: Mapping[str, Kind] = {
             "read as the whole numbers",
         ),
         Kind(
+            "similar_case_in_splits",
+            "asked",
+            "two cases that seem to show one patient, of which one is trained on and the other held out",
+            "say that both show one patient if they do, else accept it",
+        ),
+        Kind(
             "size_of_qform",
             "told",
             "an sform without voxel size beside a qform with one",
             "the qform is used",
+        ),
+        Kind(
+            "skull",
+            "asked",
+            "heads with skull where the others have none, or the other way round",
+            "treat the scans as those were treated that the network learns from",
         ),
         Kind(
             "slices_after_end",
@@ -88,10 +220,40 @@ KINDS: Mapping[str, Kind] = {
             "correct the shape in the header, or write the file anew; accepted, they are left out",
         ),
         Kind(
+            "turned_case",
+            "told",
+            "a case that looks like the others when it is mirrored",
+            "look whether its orientation is right",
+        ),
+        Kind(
             "unknown_orientation",
             "told",
             "a file that does not state where its axes point",
             "its left may be right; convert it anew from a file that states it",
+        ),
+        Kind(
+            "unlike_training",
+            "told",
+            "images that look unlike those of the other cases",
+            "look at them; what a network makes of them is uncertain",
+        ),
+        Kind(
+            "unrelated_image",
+            "told",
+            "an image that says less about the others of its case than usual",
+            "look whether it is of the same patient, and of this sequence",
+        ),
+        Kind(
+            "unusable",
+            "refused",
+            "a file that is damaged, missing, or of another grid or other label numbers than the data declare",
+            "fix it, or leave the case out",
+        ),
+        Kind(
+            "unusual_size",
+            "told",
+            "a body of another size than in the other cases",
+            "look whether the voxel size is right, and whether a part is missing",
         ),
     )
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ VERSION = 1  # raise it whenever the same image would give other features
 
 MARGIN = 2.0  # nats, and 1 more for a single training case; see ``judge`` for how it was chosen
 MAX_MODALITIES = 6  # all 720 orders of six names are compared in milliseconds
+MIN_OTHERS = 3  # cases by which one of training is judged
 MAX_CASES = 100  # more training cases sharpen the numbers no further
 VOXELS = 200_000  # a case is thinned to at most so many
 MIN_VOXELS = 200
@@ -66,6 +67,17 @@ class ScanFeatures:
 
     single: Floats
     pair: Floats
+
+    def record(self) -> dict[str, Any]:
+        """As plain values, None for NaN."""
+        return {name: _plain(getattr(self, name)) for name in ("single", "pair")}
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any] | str) -> ScanFeatures | str:
+        """What ``record`` said, or the reason why there is none."""
+        if isinstance(record, str):
+            return record
+        return cls(*(np.array(record[name], dtype=np.float64) for name in ("single", "pair")))
 
 
 @dataclass(frozen=True)
@@ -167,7 +179,7 @@ class SwapFinding:
 
 
 def learn(cases: Sequence[PreparedCase], modalities: Sequence[str]) -> Signatures:
-    """Measure training cases; of more than ``MAX_CASES``, so many evenly spread over the list.
+    """What training cases look like; of more than ``MAX_CASES``, so many evenly spread over the list.
 
     A case that cannot be measured (see ``measure``) is left out; signatures of no case make every check abstain.
 
@@ -175,10 +187,14 @@ def learn(cases: Sequence[PreparedCase], modalities: Sequence[str]) -> Signature
         cases: training cases, which may lack modalities.
         modalities: of the run, in order.
     """
-    chosen = np.unique(np.linspace(0, len(cases) - 1, min(len(cases), MAX_CASES)).round().astype(int))
-    measured = ((cases[i].modalities, measure(cases[i].image())) for i in chosen)
-    known = [(held, features) for held, features in measured if isinstance(features, ScanFeatures)]
-    return summarise([_among(features, held, modalities) for held, features in known], modalities)
+    known = [features for i in _spread(len(cases)) if (features := features_of(cases[i], modalities)) is not None]
+    return summarise(known, modalities)
+
+
+def features_of(case: PreparedCase, modalities: Sequence[str]) -> ScanFeatures | None:
+    """What was measured of a case when it was prepared, NaN for what it lacks; None if it could not be measured."""
+    features = ScanFeatures.of_record(case.measured["looks"])
+    return None if isinstance(features, str) else _among(features, case.modalities, modalities)
 
 
 def summarise(measured: Sequence[ScanFeatures], modalities: Sequence[str]) -> Signatures:
@@ -190,18 +206,59 @@ def summarise(measured: Sequence[ScanFeatures], modalities: Sequence[str]) -> Si
     if not 2 <= n <= MAX_MODALITIES or len(measured) < 2:
         return whole
     advantages: dict[tuple[int, ...], list[float]] = {}
-    for i, features in enumerate(measured):
-        others = _moments(np.delete(single, i, axis=0)), _moments(np.delete(pair, i, axis=0))
-        costs = _costs(n, others[0], others[1], features)
+    for features, costs in zip(measured, _leave_one_out(measured, n), strict=True):
         held = np.flatnonzero(np.isfinite(features.single).any(axis=1)).tolist()
         for size in range(1, len(held) + 1):
             for subset in itertools.combinations(held, size):
                 advantages.setdefault(subset, []).append(_best_other(costs, subset, subset, n)[1])
-    slack = tuple(
-        (tuple(names[i] for i in subset), round(max(0.0, float(np.percentile(found, 95))), 3))
-        for subset, found in advantages.items()
-    )
+    slack = tuple((tuple(names[i] for i in subset), round(_slack(found), 3)) for subset, found in advantages.items())
     return replace(whole, slack=slack)
+
+
+def judge_each(measured: Sequence[ScanFeatures], modalities: Sequence[str]) -> list[SwapFinding]:
+    """The check of each case by the others, as ``judge`` does it by those of a run.
+
+    Args:
+        measured: features of each case; of a modality that it lacks they are NaN.
+        modalities: in their order.
+    """
+    names, n = tuple(modalities), len(modalities)
+    of_case = [tuple(np.flatnonzero(np.isfinite(f.single).any(axis=1)).tolist()) for f in measured]
+    given = [tuple(names[i] for i in held) for held in of_case]
+    if not 2 <= n <= MAX_MODALITIES or len(measured) < MIN_OTHERS + 1:
+        few = f"there are {len(measured)} cases with {n} modalities"
+        return [SwapFinding("unknown", held, reason=few) for held in given]
+    best = [
+        _best_other(costs, held, held, n) if held else ((), 0.0)
+        for costs, held in zip(_leave_one_out(measured, n), of_case, strict=True)
+    ]
+    found = []
+    for i, (held, (other, advantage)) in enumerate(zip(of_case, best, strict=True)):
+        others = [gain for k, (_, gain) in enumerate(best) if k != i and of_case[k] == held]
+        margin = MARGIN + 1 / (len(measured) - 1) + _slack(others)
+        verdict: Literal["fits", "swapped"] = "swapped" if held and advantage > margin else "fits"
+        looks = tuple(names[k] for k in other)
+        found.append(SwapFinding(verdict, given[i], looks, round(advantage, 3), round(margin, 3)))
+    return found
+
+
+def _slack(advantages: Sequence[float]) -> float:
+    return max(0.0, float(np.percentile(advantages, 95))) if advantages else 0.0
+
+
+def _leave_one_out(measured: Sequence[ScanFeatures], n: int) -> Iterator[tuple[Floats, Floats]]:
+    """How badly the images of each case fit names, by what at most ``MAX_CASES`` others look like."""
+    chosen = _spread(len(measured))
+    single = np.array([measured[k].single for k in chosen]).reshape(len(chosen), n * len(_USUAL_SINGLE))
+    pair = np.array([measured[k].pair for k in chosen]).reshape(len(chosen), n * n * len(_USUAL_PAIR))
+    for i, features in enumerate(measured):
+        others = chosen != i
+        yield _costs(n, _moments(single[others]), _moments(pair[others]), features)
+
+
+def _spread(cases: int) -> NDArray[np.int_]:
+    """At most ``MAX_CASES`` places in a list, evenly spread over it."""
+    return np.unique(np.linspace(0, cases - 1, min(cases, MAX_CASES)).round().astype(int))
 
 
 def check(signatures: Signatures, image: NDArray[Any], given: Sequence[str]) -> SwapFinding:
@@ -298,13 +355,21 @@ def measure(image: NDArray[Any]) -> ScanFeatures | str:
     n = len(values)
     layers = np.full((n, len(_DEPTH_PERCENT) + 1), np.nan) if depth is None else _layers(values, depth[used])
     pair = np.full((n, n, len(_USUAL_PAIR)), np.nan)
+    orders = [np.argsort(of, kind="stable") for of in values]
     for i, j in itertools.combinations(range(n), 2):
         correlation = float(np.corrcoef(values[i], values[j])[0, 1])
         skewness, lean = _asymmetry(values[i] - values[j])
-        pair[i, j] = [*_curve(values[j], values[i]), correlation, skewness, lean]
-        pair[j, i] = [*_curve(values[i], values[j]), correlation, -skewness, -lean]
+        pair[i, j] = [*_curve(values[j], orders[i]), correlation, skewness, lean]
+        pair[j, i] = [*_curve(values[i], orders[j]), correlation, -skewness, -lean]
     quantiles = np.arcsinh(np.percentile(values, _QUANTILES, axis=1).T)
     return ScanFeatures(np.column_stack([quantiles, layers]), pair)
+
+
+def _plain(values: Floats) -> Any:
+    """Nested lists of rounded numbers, None for NaN."""
+    if values.ndim > 1:
+        return [_plain(part) for part in values]
+    return [round(value, 6) if np.isfinite(value) else None for value in values.tolist()]
 
 
 def _among(features: ScanFeatures, held: Sequence[str], modalities: Sequence[str]) -> ScanFeatures:
@@ -328,9 +393,9 @@ def _layers(values: Floats, depth: Floats) -> Floats:
     return layers
 
 
-def _curve(values: Floats, guide: Floats) -> Floats:
-    """Median of one image in quantile bins of another."""
-    ordered = values[np.argsort(guide, kind="stable")]
+def _curve(values: Floats, order: NDArray[np.int_]) -> Floats:
+    """Median of one image in quantile bins of another, which has this order."""
+    ordered = values[order]
     edges = (np.array(_CURVE[1:-1]) * len(values) / 100).round().astype(int)
     return np.arcsinh([np.median(part) for part in np.split(ordered, edges)])
 

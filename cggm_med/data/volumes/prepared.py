@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cggm_med.data.cases import Case, LabelFile
 from cggm_med.data.checks.finding import Finding
+from cggm_med.data.checks.measure import VERSION
 from cggm_med.data.volumes.checks import inspect
 from cggm_med.data.volumes.label_files import open_label
 from cggm_med.data.volumes.labels import LabelConvention
@@ -25,6 +26,8 @@ from cggm_med.data.volumes.resample import OneGrid, onto_grid
 from cggm_med.data.volumes.transforms import NativeGrid, spacing_along_axes
 from cggm_med.errors import DataError
 from cggm_med.objectives.losses import UNKNOWN
+
+MEASURED = "measured.json"  # beside a prepared case, which it does not change
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,12 @@ class PreparedCase:
         """What is needed to find the way back to the case's own grid."""
         facts: dict[str, Any] = json.loads((self.folder / "case.json").read_text())
         return facts
+
+    @cached_property
+    def measured(self) -> dict[str, Any]:
+        """What checks need to know of its voxels, see ``checks.measure``; and under ``looks``, ``modality_check``."""
+        measured: dict[str, Any] = json.loads((self.folder / MEASURED).read_text())
+        return measured
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -135,6 +144,14 @@ class PreparedCase:
 
     def _drawn(self, label: LabelFile) -> NDArray[Any]:
         return open_label(label, self.convention).voxels()
+
+
+def is_measured(folder: Path) -> bool:
+    """Whether a prepared case has been measured for checks, by this version."""
+    try:
+        return bool(json.loads((folder / MEASURED).read_text())["version"] == VERSION)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def common_spacing(prepared: Sequence[PreparedCase]) -> tuple[float, float, float]:

@@ -18,17 +18,19 @@ from numpy.typing import NDArray
 from cggm_med.data.cases import LABEL, Case, RegionFiles, label_paths
 from cggm_med.data.checks.finding import Finding, decide, objections, standing
 from cggm_med.data.checks.kinds import KINDS
+from cggm_med.data.checks.measure import measure
 from cggm_med.data.parallel import map_in_processes
 from cggm_med.data.volumes.checks import header_findings
 from cggm_med.data.volumes.io import open_image
 from cggm_med.data.volumes.labels import LabelConvention
+from cggm_med.data.volumes.modality_check import measure as measure_looks
 from cggm_med.data.volumes.normalise import Rescaling
-from cggm_med.data.volumes.prepared import PreparedCase
+from cggm_med.data.volumes.prepared import MEASURED, PreparedCase, is_measured
 from cggm_med.data.volumes.raters import Raters, majority, shares
 from cggm_med.data.volumes.resample import OneGrid, read_on_one_grid
 from cggm_med.data.volumes.transforms import resampling, to_network
 from cggm_med.errors import CggmMedError, DataError, OutputError, in_one_line
-from cggm_med.files import atomic_folder, digest_of, pieces
+from cggm_med.files import atomic_folder, digest_of, pieces, write_json
 from cggm_med.objectives.losses import UNKNOWN
 
 VERSION = 2  # part of every cache key: raise it whenever the same files would give other numbers
@@ -131,7 +133,7 @@ def prepare(
         DataError: lists every problem of every case.
         OutputError: if the cache cannot be written.
     """
-    work = functools.partial(_prepare_case, preprocessing=preprocessing, cache=cache)
+    work = functools.partial(prepare_case, preprocessing=preprocessing, cache=cache)
     folders: list[Path] = []
     problems: list[str] = []
     findings: list[Finding] = []
@@ -168,7 +170,7 @@ def prepare(
     ]
 
 
-class _Outcome(NamedTuple):
+class Outcome(NamedTuple):
     """The folder of a preprocessed case; what is wrong with it, and what of that; and findings."""
 
     folder: Path
@@ -178,17 +180,17 @@ class _Outcome(NamedTuple):
     undeclared: bool = False
 
 
-def _prepare_case(case: Case, preprocessing: Preprocessing, cache: Path) -> _Outcome:
+def prepare_case(case: Case, preprocessing: Preprocessing, cache: Path) -> Outcome:
     """Preprocess a case, unless that was done or something speaks against it; an odd one never stops the others."""
     try:
         return _prepared(case, preprocessing, cache)
     except CggmMedError:
         raise
     except Exception as error:
-        return _Outcome(Path(), (f"{case.id}: {in_one_line(error)}",))
+        return Outcome(Path(), (f"{case.id}: {in_one_line(error)}",))
 
 
-def _prepared(case: Case, preprocessing: Preprocessing, cache: Path) -> _Outcome:
+def _prepared(case: Case, preprocessing: Preprocessing, cache: Path) -> Outcome:
     folder, headers = Path(), []
     with contextlib.suppress(OSError, DataError):  # the check below says in words what is wrong
         files, headers = digests(case), header_findings(case)
@@ -196,20 +198,24 @@ def _prepared(case: Case, preprocessing: Preprocessing, cache: Path) -> _Outcome
         if (folder / "case.json").exists():
             facts = json.loads((folder / "case.json").read_text())
             of_voxels = [Finding.of_record({**of, "case": case.id}, KINDS) for of in facts.get("findings", ())]
-            return _Outcome(folder, findings=(*headers, *of_voxels))
+            if not is_measured(folder):
+                _measure_again(folder, case, preprocessing)
+            return Outcome(folder, findings=(*headers, *of_voxels))
     convention = preprocessing.convention_of(case)
     try:
         found, scan = read_on_one_grid(case, convention, preprocessing.reference)
     except DataError as error:
-        return _Outcome(folder, (str(error),))
+        return Outcome(folder, (str(error),))
     if scan is not None and not standing(found.findings, preprocessing.accepted):
         target = target_of(case, convention, scan.volumes, preprocessing.raters)
         # What headers say is said anew each time.
         of_voxels = [finding for finding in (*found.findings, *scan.findings) if finding not in headers]
-        _write(folder, _preprocess(scan, preprocessing.held(case), target, preprocessing, files, of_voxels))
+        content = _preprocess(scan, preprocessing.held(case), target, preprocessing, files, of_voxels)
+        backgrounds = content["facts"]["background"]
+        _write(folder, content, _measurements(scan, backgrounds, content["image"], target, convention))
     if scan is not None:
-        return _Outcome(folder, findings=(*found.findings, *scan.findings))
-    return _Outcome(folder, found.problems, found.findings, bool(found.differing), bool(found.undeclared))
+        return Outcome(folder, findings=(*found.findings, *scan.findings))
+    return Outcome(folder, found.problems, found.findings, bool(found.differing), bool(found.undeclared))
 
 
 def target_of(
@@ -282,11 +288,39 @@ def _centres(target: NDArray[Any]) -> NDArray[np.int32]:
     return np.concatenate(found).astype(np.int32)
 
 
-def _write(folder: Path, content: Mapping[str, Any]) -> None:
+def _measurements(
+    scan: OneGrid,
+    backgrounds: Mapping[str, float | None],
+    image: NDArray[np.float32],
+    target: NDArray[Any],
+    convention: LabelConvention,
+) -> dict[str, Any]:
+    """What checks need to know of a case; see ``checks.measure`` and ``modality_check``."""
+    volumes = {m: scan.volumes[m] for m in backgrounds}
+    affine = scan.affines[next(iter(backgrounds))]
+    looks = measure_looks(image)
+    measured = measure(volumes, affine, backgrounds, target, list(convention.regions))
+    return {**measured, "looks": looks if isinstance(looks, str) else looks.record()}
+
+
+def _measure_again(folder: Path, case: Case, preprocessing: Preprocessing) -> None:
+    """Measure a case that an earlier version prepared; the prepared numbers stay as they are."""
+    convention = preprocessing.convention_of(case)
+    _, scan = read_on_one_grid(case, convention, preprocessing.reference)
+    if scan is None:
+        raise RuntimeError(f"{folder} holds it prepared, but its files cannot be read any more")
+    target = target_of(case, convention, scan.volumes, preprocessing.raters)
+    prepared = PreparedCase(case.id, case.patient, folder, case, convention)
+    backgrounds = prepared.facts["background"]
+    write_json(folder / MEASURED, _measurements(scan, backgrounds, np.array(prepared.image()), target, convention))
+
+
+def _write(folder: Path, content: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
     """Write one case, whole or not at all."""
     with atomic_folder(folder) as temporary:
         for name in ("image", "target", "centres", "foreground"):
             np.save(temporary / f"{name}.npy", content[name], allow_pickle=False)
+        (temporary / MEASURED).write_text(json.dumps(measured, allow_nan=False))
         (temporary / "case.json").write_text(json.dumps(content["facts"]))
 
 

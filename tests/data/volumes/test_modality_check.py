@@ -20,6 +20,7 @@ from cggm_med.data.volumes.modality_check import (
     SwapFinding,
     check,
     judge,
+    judge_each,
     learn,
     measure,
     summarise,
@@ -193,10 +194,14 @@ def test_cases_are_spread_over_a_long_list_and_those_without_signal_left_out():
     images = [brain(seed) if seed != 299 else 0 * brain() for seed in range(300)]
     seen = []
 
-    def case(i):
-        return SimpleNamespace(image=lambda: seen.append(i) or images[i], modalities=("a", "b", "c"))
+    class Stored(SimpleNamespace):
+        @property
+        def measured(self):
+            seen.append(self.i)
+            looks = measure(images[self.i])
+            return {"looks": looks if isinstance(looks, str) else looks.record()}
 
-    known = learn([case(i) for i in range(300)], ("a", "b", "c"))
+    known = learn([Stored(i=i, modalities=("a", "b", "c")) for i in range(300)], ("a", "b", "c"))
     assert (seen[0], seen[-1], len(seen), len(set(seen))) == (0, 299, 100, 100)
     assert known.cases == 99
 
@@ -374,7 +379,7 @@ def without(case, lost):
     """The prepared case without a modality."""
     held = [m for m in MODALITIES if m != lost]
     image = np.array(case.image())[[MODALITIES.index(m) for m in held]]
-    return SimpleNamespace(image=lambda: image, modalities=tuple(held))
+    return SimpleNamespace(measured={"looks": measure(image).record()}, modalities=tuple(held))
 
 
 def test_a_modality_is_learned_from_the_cases_that_have_it(prepared):
@@ -394,3 +399,24 @@ def test_incomplete_cases_still_tell_the_modalities_apart(prepared):
     image = np.array(prepared[4].image())
     assert check(found, image, MODALITIES).verdict == "fits"
     assert check(found, image, ("flair", "t2", "t1ce", "t1")).verdict == "swapped"
+
+
+def test_each_training_case_is_judged_by_the_others(prepared):
+    """One of six has the names of two images exchanged: that one is found, and no other."""
+    sound = [measure(np.array(case.image())) for case in prepared]
+    order = [1, 0, 2, 3]
+    odd = ScanFeatures(sound[2].single[order], sound[2].pair[np.ix_(order, order)])
+    assert [found.verdict for found in judge_each(sound, MODALITIES)] == ["fits"] * 6
+    found = judge_each([*sound[:2], odd, *sound[3:]], MODALITIES)
+    assert [case.verdict for case in found] == ["fits", "fits", "swapped", "fits", "fits", "fits"]
+    assert found[2].best == ("t1", "flair", "t1ce", "t2")
+    assert {case.verdict for case in judge_each(sound[:3], MODALITIES)} == {"unknown"}
+
+
+def test_features_go_through_plain_values():
+    features = measure(brain(3))
+    features.single[0, 0] = np.nan
+    again = ScanFeatures.of_record(json.loads(json.dumps(features.record())))
+    np.testing.assert_allclose(again.single, features.single, atol=1e-6)
+    np.testing.assert_allclose(again.pair, features.pair, atol=1e-6)
+    assert ScanFeatures.of_record("there is no image") == "there is no image"

@@ -123,7 +123,7 @@ def test_a_write_that_dies_leaves_no_entry(tmp_path, monkeypatch):
 
     monkeypatch.setattr(json, "dumps", fail)
     monkeypatch.setattr("cggm_med.data.volumes.preprocess.Preprocessing.key", lambda self, case, files, findings: "key")
-    with pytest.raises(RuntimeError):
+    with pytest.raises(DataError, match="killed"):
         prepare([case], preprocessing(), tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 

@@ -1,0 +1,152 @@
+"""What checks say of prepared cases: each by itself, beside one another, or beside those that a run learned from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cggm_med.data.checks.finding import Finding
+from cggm_med.data.checks.identity import shared_content
+from cggm_med.data.checks.judge import Measured, alone, among, beside, with_margins
+from cggm_med.data.checks.kinds import KINDS
+from cggm_med.data.checks.measure import measure
+from cggm_med.data.checks.typical import Typical, typical
+from cggm_med.data.volumes.modality_check import (
+    ScanFeatures,
+    Signatures,
+    SwapFinding,
+    features_of,
+    judge,
+    judge_each,
+)
+from cggm_med.data.volumes.modality_check import measure as measure_looks
+from cggm_med.data.volumes.prepared import PreparedCase
+from cggm_med.data.volumes.resample import OneGrid
+from cggm_med.errors import DataError
+
+# What explains that a network's training looks other than a case, so that names are not to blame.
+_EXPLAINS = {"skull", "flat_image", "repeated_image"}
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a run knows of the cases that it learned from.
+
+    Attributes:
+        signatures: how its modalities look.
+        usual: what is usual among them; None in runs that did not measure it.
+    """
+
+    signatures: Signatures
+    usual: Typical | None
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> Known:
+        """From what ``Task.facts`` said.
+
+        Raises:
+            DataError: if it is damaged.
+        """
+        try:
+            return cls(
+                Signatures.from_json(facts["signatures"]),
+                Typical.from_json(facts["usual"]) if "usual" in facts else None,
+            )
+        except (KeyError, TypeError) as error:
+            raise DataError(f"what a run knows of its training cases lacks {error}") from None
+
+
+def usual_among(cases: Sequence[PreparedCase]) -> Typical:
+    """What is usual among training cases, with how far they stand out from one another."""
+    measured = [Measured.of(case.id, case.measured) for case in cases]
+    return with_margins(typical([case.measured for case in cases]), measured)
+
+
+def findings_among(
+    cases: Sequence[PreparedCase],
+    modalities: Sequence[str],
+    sides: Mapping[str, str],
+    groups: Mapping[str, str],
+) -> list[Finding]:
+    """What is odd about cases, each by itself and beside the others.
+
+    Args:
+        cases: prepared.
+        modalities: of the run, in order.
+        sides: the split of each case.
+        groups: the patient of each case, or what else no split divides.
+    """
+    measured = [Measured.of(case.id, case.measured) for case in cases]
+    found = [finding for case in measured for finding in alone(case)]
+    found += among(measured, typical([case.measured for case in cases]))
+    explained = _explained(found)
+    features = {case.id: of for case in cases if (of := features_of(case, modalities)) is not None}
+    for id, swap in zip(features, judge_each([*features.values()], modalities), strict=True):
+        if swap.verdict == "swapped" and id not in explained:
+            found.append(exchanged(id, swap))
+    drawn = {case.id: drawn for case in cases if (drawn := case.measured.get("drawn"))}
+    return [*shared_content(measured, groups, sides, drawn), *found]
+
+
+def findings_beside(cases: Sequence[PreparedCase], known: Known) -> list[Finding]:
+    """What is odd about cases, each by itself and beside those that a run learned from."""
+    found = []
+    for case in cases:
+        looks = ScanFeatures.of_record(case.measured["looks"])
+        found += findings_of(Measured.of(case.id, case.measured), looks, case.modalities, known)
+    return found
+
+
+def findings_of_scan(
+    case: str,
+    scan: OneGrid,
+    backgrounds: Mapping[str, float | None],
+    image: NDArray[np.float32],
+    known: Known,
+) -> list[Finding]:
+    """What is odd about a scan that has not been measured yet.
+
+    Args:
+        case: id.
+        scan: the images as their files have them.
+        backgrounds: by modality, those of the channels of ``image``, in their order.
+        image: ``(modality, x, y, z)``, preprocessed.
+        known: of the run.
+    """
+    volumes = {m: scan.volumes[m] for m in backgrounds}
+    measured = measure(volumes, scan.affines[next(iter(backgrounds))], backgrounds)
+    return findings_of(Measured.of(case, measured), measure_looks(image), tuple(backgrounds), known)
+
+
+def findings_of(case: Measured, looks: ScanFeatures | str, given: Sequence[str], known: Known) -> list[Finding]:
+    """The same of one case.
+
+    Args:
+        case: what ``measure`` said.
+        looks: what ``modality_check.measure`` said of its prepared image.
+        given: names of the channels of that image.
+        known: of the run.
+    """
+    found = alone(case)
+    if known.usual is not None:
+        found += beside(case, known.usual)
+    swap = judge(known.signatures, looks, given)
+    if swap.verdict == "swapped" and case.case not in _explained(found):
+        found.append(exchanged(case.case, swap))
+    return found
+
+
+def exchanged(case: str, swap: SwapFinding) -> Finding:
+    """The finding that other names fit the images of a case better."""
+    wrong = [(name, looks) for name, looks in zip(swap.given, swap.best, strict=True) if name != looks]
+    seen = ", ".join(f"the image given as {name} looks like {looks}" for name, looks in wrong)
+    sure = f"better by {swap.advantage:.1f}, {swap.margin:.1f} would do"
+    return Finding(KINDS["exchanged_modalities"], case, (), seen, sure)
+
+
+def _explained(findings: Sequence[Finding]) -> set[str]:
+    return {finding.case for finding in findings if finding.kind.name in _EXPLAINS}

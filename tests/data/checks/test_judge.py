@@ -1,0 +1,92 @@
+"""What is odd about a case beside others does not depend on their units, and never on one of them alone."""
+
+import numpy as np
+import pytest
+
+from cggm_med.data.checks.judge import LEAST, SCORERS, Measured, alone, among, beside, with_margins
+from cggm_med.data.checks.kinds import KINDS
+from cggm_med.data.checks.typical import Typical, typical
+
+PLAIN = {"volume": 7.0, "extent_x": 4.9, "extent_y": 5.1, "extent_z": 4.9, "t1.scale": 2.5, "t1.inside": 1.0}
+
+
+def case(id, **changes):
+    """A sound case, some of whose numbers are others."""
+    draw = np.random.default_rng(sum(map(ord, id)))
+    numbers = {name: value + 0.03 * draw.normal() for name, value in PLAIN.items()}
+    return Measured(id, {**numbers, **{n.replace("_in_", "."): v for n, v in changes.items()}}, {}, {"t1": id})
+
+
+def content(cases):
+    return [{"numbers": of.numbers, "templates": of.templates} for of in cases]
+
+
+def found_in(*odd):
+    cases = [*(case(f"c{k}") for k in range(9)), *odd]
+    return [(finding.kind.name, finding.case, finding.roles) for finding in among(cases, typical(content(cases)))]
+
+
+def test_sound_cases_have_no_finding():
+    assert found_in() == []
+    assert not [finding for k in range(9) for finding in alone(case(f"c{k}"))]
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "roles"),
+    [
+        ({"volume": 7.0 + 3 * np.log(0.5), "extent_x": 4.9 + np.log(0.5)}, "unusual_size", ()),
+        ({"t1_in_scale": 5.5}, "bright_beyond_training", ("t1",)),
+        ({"t1_in_inside": 0.5}, "partly_missing", ("t1",)),
+    ],
+)
+def test_a_case_that_stands_out_is_found_wherever_it_stands(changes, kind, roles):
+    assert found_in(case("odd", **changes)) == [(kind, "odd", roles)]
+    usual = with_margins(typical(content([case(f"c{k}") for k in range(9)])), [case(f"c{k}") for k in range(9)])
+    assert [f.kind.name for f in beside(case("odd", **changes), usual)] == [kind]
+    assert beside(case("sound"), usual) == []
+
+
+def test_where_cases_differ_among_themselves_a_case_must_stand_out_more():
+    sizes = [case(f"c{k}", extent_x=4.9 + 0.12 * k) for k in range(9)]
+    assert among([*sizes, case("odd", extent_x=4.3)], typical(content(sizes))) == []
+
+
+def test_few_cases_say_nothing_about_what_is_usual():
+    few = [case("a"), case("b"), case("odd", t1_in_scale=5.5)]
+    assert among(few, typical(content(few))) == []
+
+
+@pytest.mark.parametrize(
+    ("numbers", "kind"),
+    [
+        ({"t1.commonest": 0.9}, "flat_image"),
+        ({"t1.top": 0.2}, "cut_off_values"),
+        ({"t1.leaps": 0.1}, "leaping_values"),
+        ({"t1.empty_slices": 0.5}, "empty_slices"),
+        ({"t1.to_flip_x": 0.4}, "mirrored_image"),
+        ({"t1.to_flip_x": -0.3, "t1.to_shift": 0.3}, "displaced_image"),
+        ({"label.share": 0.0, "label.everywhere": 0.0}, "empty_label"),
+        ({"label.share": 1.0, "label.everywhere": 1.0}, "full_label"),
+        ({"label.share": 0.1, "label.flip_y": 0.6, "label.shift": 0.1}, "mirrored_label"),
+        ({"label.share": 0.1, "label.flip_y": -0.6, "label.shift": 0.5}, "displaced_label"),
+        ({"label.share": 0.1, "label.outside": 0.2}, "label_outside"),
+    ],
+)
+def test_what_a_case_says_of_itself(numbers, kind):
+    assert [f.kind.name for f in alone(Measured("a", numbers, {}, {"t1": "x"}))] == [kind]
+
+
+def test_one_image_for_two_modalities_is_refused():
+    (finding,) = alone(Measured("a", {}, {}, {"t1": "x", "t2": "y", "t1ce": "x"}))
+    assert (finding.kind.severity, finding.roles) == ("refused", ("t1", "t1ce"))
+
+
+def test_what_is_usual_goes_through_json():
+    cases = [case(f"c{k}") for k in range(6)]
+    usual = with_margins(typical(content(cases)), cases)
+    assert Typical.from_json(usual.to_json()) == usual
+
+
+def test_every_scorer_has_a_kind_and_a_least_score():
+    assert set(SCORERS) == set(LEAST)
+    assert set(SCORERS) <= set(KINDS)

@@ -1,0 +1,1 @@
+"""Faults of files, and what the commands say of them."""
