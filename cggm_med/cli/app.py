@@ -10,6 +10,7 @@ import typer
 from cggm_med.cli import (
     benchmark,
     bundle,
+    check,
     doctor,
     ensemble,
     finished_runs,
@@ -36,6 +37,7 @@ app = typer.Typer(
 app.add_typer(nnunet.app)
 app.add_typer(bundle.app)
 app.command()(init.init)
+app.command()(check.check)
 app.command()(plan.plan)
 app.command()(train.train)
 app.command()(ensemble.ensemble)

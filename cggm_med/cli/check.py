@@ -1,0 +1,58 @@
+"""``cggm-med check``: what is odd about data, without training on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cggm_med.cli.options import (
+    Accept,
+    ConfigFile,
+    Debug,
+    Settings,
+    TaskName,
+    html,
+    kinds_of,
+    make_console,
+    overrides_of,
+)
+
+
+def check(
+    data: Annotated[Path, typer.Argument(help="Folder or file in the layout of the task.", metavar="DATA")],
+    task: TaskName = "segmentation",
+    json: Annotated[Path | None, typer.Option(help="Write the findings to this file as well.", metavar="FILE")] = None,
+    page: Annotated[
+        Path | None, typer.Option("--html", help="Write a page with pictures of what was found.", callback=html)
+    ] = None,
+    accept: Accept = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    debug: Debug = False,
+) -> None:
+    """Run every check of files, images, labels and patients that 'train' runs, and list what it sees.
+
+    Exit code 1 where something is refused, or asked about and not accepted; else 0.
+    """
+    overrides: dict[str, Any] = overrides_of(settings, data)
+    from cggm_med.config import read_file
+    from cggm_med.files import write_json
+    from cggm_med.report.checked import write_page
+    from cggm_med.results.tables import print_table
+    from cggm_med.runs.checked import check_data
+    from cggm_med.runs.settings import instantiate, make_config
+
+    layers: list[dict[str, Any]] = [read_file(config)] if config is not None else []
+    console = make_console()
+    made, _ = instantiate(make_config(task, [*layers, overrides]))
+    checked = check_data(made, kinds_of(accept), lambda line: console.print(line, markup=False))
+    print_table(checked.table(), console, fold=True)
+    console.print(checked.summary(), markup=False)
+    if json is not None:
+        write_json(json, checked.record())
+    if page is not None:
+        write_page(page, checked)
+    if checked.objecting:
+        raise typer.Exit(1)

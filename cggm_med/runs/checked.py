@@ -1,0 +1,87 @@
+"""All checks of a data set, as training would run them, whatever they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cggm_med.data.checks.finding import Finding, condensed, require_known, standing
+from cggm_med.data.checks.kinds import KINDS
+from cggm_med.data.volumes.prepared import PreparedCase
+from cggm_med.errors import ConfigError
+from cggm_med.results.tables import Table
+from cggm_med.task.base import Task
+from cggm_med.task.segmentation import SegmentationTask
+
+_ORDER = {"refused": 0, "asked": 1, "told": 2}
+
+
+@dataclass(frozen=True)
+class CheckedData:
+    """What checks saw in a data set.
+
+    Attributes:
+        findings: the gravest first.
+        cases: those that could be prepared, by id.
+        count: of all cases.
+        accepted: kinds that the user knows better about.
+    """
+
+    findings: tuple[Finding, ...]
+    cases: dict[str, PreparedCase]
+    count: int
+    accepted: tuple[str, ...]
+
+    @property
+    def objecting(self) -> list[Finding]:
+        """Those that forbid the use of what they concern."""
+        return standing(self.findings, self.accepted)
+
+    def table(self) -> Table:
+        """A row for each finding; those that differ in nothing but the case share one."""
+        rows = [
+            (
+                f"accepted ({finding.kind.severity})" if finding.kind.name in self.accepted else finding.kind.severity,
+                finding.kind.name,
+                ": ".join(part for part in (finding.case, " and ".join(finding.roles)) if part),
+                finding.seen + (f" ({finding.sure})" if finding.sure else ""),
+                finding.kind.fix,
+            )
+            for finding in condensed(self.findings)
+        ]
+        return Table("findings", ("severity", "kind", "where", "seen", "what to do"), tuple(rows))
+
+    def summary(self) -> str:
+        """One line."""
+        counts = [f"{sum(f.kind.severity == of for f in self.findings)} {of}" for of in _ORDER]
+        return f"{self.count} cases, {len(self.findings)} findings: {', '.join(counts)}"
+
+    def record(self) -> dict[str, Any]:
+        """As plain values."""
+        found = [{**of.record(self.accepted), "fix": of.kind.fix} for of in self.findings]
+        return {"cases": self.count, "accepted": list(self.accepted), "findings": found}
+
+
+def check_data(task: Task, accepted: Sequence[str], say: Callable[[str], None]) -> CheckedData:
+    """Run all checks that a training on the task's data would run.
+
+    Args:
+        task: whose data to check.
+        accepted: kinds of findings that the user knows better about.
+        say: receives lines of progress.
+
+    Raises:
+        ConfigError: if the task's data are no volumes.
+        DataError: if no cases are found.
+        UnknownName: for a kind that does not exist.
+    """
+    require_known(accepted, KINDS.values())
+    volumes = task.volumes()
+    if not isinstance(volumes, SegmentationTask):
+        raise ConfigError(f"task '{task.config.task.name}' has no volumes to check; choose one that segments (--task)")
+    ids = task.find(say)
+    findings, cases = volumes.check(task.default_splits(), say)
+    known = (*accepted, *getattr(task.config.data, "accept", ()))
+    gravest = sorted(findings, key=lambda finding: (_ORDER[finding.kind.severity], finding.kind.name))
+    return CheckedData(tuple(gravest), {case.id: case for case in cases}, len(ids), tuple(dict.fromkeys(known)))
