@@ -114,10 +114,8 @@ def test_no_shapley_value_of_what_is_not_defined():
 
 def scores(dice):
     headline = {"Dice WT": dice, "Dice mean": dice}
-    summary = tuple(
-        {"region": r, "dice_mean": dice, "dice_sd": 0.1, "cases": 2, "hd95_mean": 0.0} for r in ("WT", "mean")
-    )
-    cases = tuple({"case": c, "region": "WT", "dice": dice, "hd95_mm": 0.0} for c in "ab")
+    summary = tuple({"region": r, "dice_mean": dice, "dice_sd": 0.1, "cases": 2} for r in ("WT", "mean"))
+    cases = tuple({"case": c, "region": "WT", "dice": dice} for c in "ab")
     return Scores(headline, summary, cases, (), ())
 
 

@@ -117,7 +117,8 @@ def test_cases_of_two_conventions_are_one_data_set(tmp_path):
     for name, file in files.items():
         content = json.loads(file.read_text())
         conventions[name] = {"labels": content["labels"]}
-        entries += [{**entry, "id": name + entry["id"], "convention": name} for entry in content["training"]]
+        same = [{**entry, "id": name + entry["id"], "patient": entry["id"]} for entry in content["training"]]
+        entries += [{**entry, "convention": name} for entry in same]
     conventions["b"]["regions"] = {"rim": [5], "core": [4]}
     both = tmp_path / "dataset.json"
     both.write_text(json.dumps({"modalities": ["flair", "t1"], "conventions": conventions, "training": entries}))
@@ -158,15 +159,15 @@ def test_several_readers_are_one_truth_and_scored_one_by_one(tmp_path, monkeypat
 def test_the_plan_stands_in_the_settings_below_preset_and_set(tmp_path):
     data = {"path": str(cohort(tmp_path, names=("flair",)))}
     planned = make_config("segmentation", [{"data": data}])
-    assert planned.data.spacing == (1.0, 1.0, 3.0)
-    # 18 is halved twice, to 9 and 5, so it is padded to a multiple of 4. Slices of 3 mm join once the others have 2 mm.
+    assert planned.data.spacing == (2.0, 2.0, 6.0)
+    # 18 is halved twice, to 9 and 5, so it is padded to a multiple of 4. Slices of 6 mm join once the others have 4 mm.
     assert planned.data.patch_size == (20, 20, 8)
     assert planned.model.strides == ((1, 1, 1), (2, 2, 1), (2, 2, 2))
     assert planned.train.steps == 1000, "as long as a CPU can"
     assert planned.train.batch_size == 2
     # A preset says otherwise, and --set more than that.
     tiny = make_config("segmentation", [{"data": data}], preset="tiny")
-    assert (tiny.data.patch_size, tiny.train.batch_size, tiny.data.spacing) == ((32, 32, 32), 4, (1.0, 1.0, 3.0))
+    assert (tiny.data.patch_size, tiny.train.batch_size, tiny.data.spacing) == ((32, 32, 32), 4, (2.0, 2.0, 6.0))
     chosen = make_config("segmentation", [{"data": {**data, "patch_size": [16, 16, 8]}, "train": {"batch_size": 3}}])
     assert (chosen.data.patch_size, chosen.train.batch_size) == ((16, 16, 8), 3)
     instantiate(chosen)  # strides that suit the patch
@@ -186,7 +187,7 @@ def test_plan_shows_what_train_would_do(tmp_path, monkeypatch, capfd):
         "6 cases along right",
         "20 x 18 x 8",
         "8 x 8 x 8",
-        "1 x 1 x 3",
+        "2 x 2 x 6",
         "flair, t1",
         "1,000",
         "expected time",
