@@ -100,7 +100,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     predict, network, device = (ours if options.contestant == "ours" else nnunet)(options)
     clock = Clock(network, device)
     small, scan = (next((options.folder / name).glob("BraTS*")) for name in ("small", "scan"))
-    predict({m: small / f"{small.name}_{m}.nii.gz" for m in MODALITIES}, options.folder / "warm")
+    predict({m: small / f"{small.name}_{m}.nii.gz" for m in MODALITIES}, options.folder / f"{options.contestant}-warm")
     clock.seconds = 0.0
     before = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far

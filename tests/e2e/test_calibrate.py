@@ -252,7 +252,9 @@ def test_what_cannot_be_measured(other, scans, tmp_path, monkeypatch, capsys):
     command(monkeypatch, "calibrate", other, "--set", "data.overlap=0.5", code=1)
     moved = shutil.copytree(scans, tmp_path / "scans")
     for case in VALIDATED:
-        shutil.copy(files(moved, case)["t1"], files(moved, case)["t2"])
+        t2 = nib.load(files(moved, case)["t2"])
+        brighter = np.asanyarray(t2.dataobj) + 1
+        nib.save(nib.Nifti1Image(brighter, t2.affine, t2.header), files(moved, case)["t2"])
     command(monkeypatch, "calibrate", other, "--set", f"data.path={moved}", code=1)
     splits = json.loads((other / "splits.json").read_text())
     (other / "splits.json").write_text(json.dumps({**splits, "validation": []}))

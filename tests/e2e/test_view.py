@@ -47,7 +47,7 @@ def test_a_case_of_a_run_has_the_scores_of_its_evaluation(run, tmp_path, monkeyp
         found = (region["dice"], region["truth"], region["prediction"])
         assert found == pytest.approx((row["dice"], row["target_ml"], row["predicted_ml"]), rel=1e-4, abs=1e-9)
     assert [image["name"] for image in told["images"]] == ["flair", "t1", "t1ce", "t2"]
-    assert (told["facts"]["split"], told["facts"]["task"], told["notes"]) == ("test", "brats2021", [])
+    assert (told["facts"]["split"], told["facts"]["task"]) == ("test", "brats2021")
 
 
 def test_a_case_that_was_trained_on_says_so_under_any_name(run, phantom, tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ def binned(volume: NDArray[np.floating[Any]], inside: NDArray[np.bool_]) -> Bins
 
     Example:
         >>> binned(np.arange(5.0), np.array([False, True, True, True, True])).tolist()
-        [0, 1, 4, 7, 10]
+        [0, 1, 5, 9, 12]
     """
     values = volume[inside]
     bins = np.zeros(volume.shape, np.uint8)

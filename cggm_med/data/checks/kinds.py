@@ -119,7 +119,7 @@ KINDS: Mapping[str, Kind] = {
         ),
         Kind(
             "mirrored_image",
-            "asked",
+            "told",
             "an image that fits the others better when it is mirrored",
             "mirror it, or convert it anew from its source",
         ),
@@ -209,7 +209,7 @@ KINDS: Mapping[str, Kind] = {
         ),
         Kind(
             "skull",
-            "asked",
+            "told",
             "heads with skull where the others have none, or the other way round",
             "treat the scans as those were treated that the network learns from",
         ),
