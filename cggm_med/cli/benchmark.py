@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cggm_med.cli.options import Debug, Settings, make_console
+from cggm_med.cli.options import Debug, Parallel, Phantom, PublishedSeeds, Settings, make_console
 
 
 def benchmark(
@@ -17,18 +17,13 @@ def benchmark(
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="Name all benchmarks, and what each is.")] = False,
     data: Annotated[Path | None, typer.Option(help="The benchmark's data set, in the challenge's layout.")] = None,
-    phantom: Annotated[
-        bool,
-        typer.Option("--phantom", help="Run the same path on generated data, in minutes; the figures mean nothing."),
-    ] = False,
+    phantom: Phantom = False,
     strategies: Annotated[
         str | None, typer.Option(help="To train, such as 'joint,uniform[train.subset_view=0.5]'. [cggm]")
     ] = None,
-    seeds: Annotated[str | None, typer.Option(help="How many, or which, such as 0,3,7. [3; with --phantom 1]")] = None,
+    seeds: PublishedSeeds = None,
     preset: Annotated[str | None, typer.Option(help="Of the task, such as full. [base]")] = None,
-    parallel: Annotated[
-        int | None, typer.Option(help="Runs at once. [one a GPU; on a CPU one a core, at most 4]", min=1)
-    ] = None,
+    parallel: Parallel = None,
     settings: Settings = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Folder; the same one again goes on. [benchmarks/NAME]")

@@ -13,6 +13,7 @@ from cggm_med.cli.options import (
     Data,
     Debug,
     OtherData,
+    Parallel,
     Settings,
     TaskName,
     files_by_modality,
@@ -166,9 +167,7 @@ def compare(
         float | None,
         typer.Option(help="Of --primary: by how much it may be worse, such as 0.003 of Dice. [it has to be better]"),
     ] = None,
-    parallel: Annotated[
-        int | None, typer.Option(help="Runs at once. [one a GPU; on a CPU one a core, at most 4]", min=1)
-    ] = None,
+    parallel: Parallel = None,
     preset: Annotated[str | None, typer.Option(help="Of the task, such as tiny. [what suits the data]")] = None,
     config: ConfigFile = None,
     settings: Settings = None,

@@ -29,6 +29,14 @@ Accept = Annotated[
         "--accept", help="Use files in spite of findings of this kind, which the message names.", metavar="KIND"
     ),
 ]
+Parallel = Annotated[int | None, typer.Option(help="Runs at once. [one a GPU; on a CPU one a core, at most 4]", min=1)]
+Phantom = Annotated[
+    bool,
+    typer.Option("--phantom", help="Run the same path on generated data, in minutes; the figures mean nothing."),
+]
+PublishedSeeds = Annotated[
+    str | None, typer.Option("--seeds", help="How many, or which, such as 0,3,7. [3; with --phantom 1]")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
 
 

@@ -7,25 +7,20 @@ from typing import Annotated
 
 import typer
 
-from cggm_med.cli.options import Debug, Settings, make_console
+from cggm_med.cli.options import Debug, Parallel, Phantom, PublishedSeeds, Settings, make_console
 
 
 def reproduce(
     name: Annotated[str | None, typer.Argument(help="Of a table or figure, see --list.", metavar="[NAME]")] = None,
     list_: Annotated[bool, typer.Option("--list", help="Name all tables and figures, and what each shows.")] = False,
     data: Annotated[Path | None, typer.Option(help="The paper's data set, in the layout of the task.")] = None,
-    phantom: Annotated[
-        bool,
-        typer.Option("--phantom", help="Run the same path on generated data, in minutes; the figures mean nothing."),
-    ] = False,
-    seeds: Annotated[str | None, typer.Option(help="How many, or which, such as 0,3,7. [3; with --phantom 1]")] = None,
+    phantom: Phantom = False,
+    seeds: PublishedSeeds = None,
     folds: Annotated[
         int | None,
         typer.Option(help="Of a cross-validation, such as the ten of IEMOCAP. [those of the table, else 0]", min=0),
     ] = None,
-    parallel: Annotated[
-        int | None, typer.Option(help="Runs at once. [one a GPU; on a CPU one a core, at most 4]", min=1)
-    ] = None,
+    parallel: Parallel = None,
     settings: Settings = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Folder; the same one again goes on. [reproductions/NAME]")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
-from cggm_med.data.checks.finding import Finding, condensed, require_known, standing
+from cggm_med.data.checks.finding import Finding, Severity, condensed, require_known, standing
 from cggm_med.data.checks.kinds import KINDS
 from cggm_med.data.volumes.prepared import PreparedCase
 from cggm_med.errors import ConfigError
@@ -14,7 +14,7 @@ from cggm_med.results.tables import Table
 from cggm_med.task.base import Task
 from cggm_med.task.segmentation import SegmentationTask
 
-_ORDER = {"refused": 0, "asked": 1, "told": 2}
+_ORDER = {severity: place for place, severity in enumerate(get_args(Severity))}
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class CheckedData:
             (
                 f"accepted ({finding.kind.severity})" if finding.kind.name in self.accepted else finding.kind.severity,
                 finding.kind.name,
-                ": ".join(part for part in (finding.case, " and ".join(finding.roles)) if part),
+                finding.where,
                 finding.seen + (f" ({finding.sure})" if finding.sure else ""),
                 finding.kind.fix,
             )

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from cggm_med.errors import DataError, UnknownName, first_of
 
-Severity = Literal["refused", "asked", "told"]
+Severity = Literal["refused", "asked", "told"]  # the gravest first
 MAX_LINES = 3  # of one kind, when it is told; the others are counted
 
 
@@ -56,10 +56,14 @@ class Finding:
             >>> Finding(empty, "case7", ("label",), "holds 0 voxels of any region").describe()
             'case7: label holds 0 voxels of any region; leave the case out'
         """
+        return f"{self.where} {self.seen}{f' ({self.sure})' if self.sure else ''}; {self.kind.fix}"
+
+    @property
+    def where(self) -> str:
+        """Case and roles, as far as they are known."""
         *most, last = self.roles or ("",)
         roles = f"{', '.join(most)} and {last}" if most else last
-        where = ": ".join(part for part in (self.case, roles) if part)
-        return f"{where} {self.seen}{f' ({self.sure})' if self.sure else ''}; {self.kind.fix}"
+        return ": ".join(part for part in (self.case, roles) if part)
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any], kinds: Mapping[str, Kind]) -> Finding:

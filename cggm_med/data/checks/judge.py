@@ -154,20 +154,15 @@ def beside(case: Measured, usual: Typical) -> list[Finding]:
     """
     if usual.cases < MIN_CASES:
         return []
-    found = []
-    for kind, scorer in SCORERS.items():
-        score = scorer(case, usual)
-        if score is not None and score.value > usual.margins.get(kind, LEAST[kind]):
-            sure = f"beside {usual.cases} cases"
-            found.append(replace(_finding(kind, score.roles, score.seen, sure), case=case.case))
-    return found
+    scores = {kind: scorer(case, usual) for kind, (scorer, _) in CRITERIA.items()}
+    return _above(case.case, scores, usual.margins, usual.cases)
 
 
 def with_margins(usual: Typical, cases: Sequence[Measured]) -> Typical:
     """The same, with how far nine of ten of these cases stand out, and more."""
     if usual.cases < MIN_CASES:
         return usual
-    return replace(usual, margins=_margins({kind: _values(kind, cases, usual) for kind in SCORERS}))
+    return replace(usual, margins=_margins({kind: _values(of) for kind, of in _scores(cases, usual).items()}))
 
 
 def among(cases: Sequence[Measured], usual: Typical) -> list[Finding]:
@@ -179,31 +174,46 @@ def among(cases: Sequence[Measured], usual: Typical) -> list[Finding]:
     """
     if len(cases) < MIN_CASES + 1:
         return []
-    values = {kind: _values(kind, cases, usual) for kind in SCORERS}
+    scores = _scores(cases, usual)
+    values = {kind: _values(of) for kind, of in scores.items()}
     found = []
     for i, case in enumerate(cases):
-        others = _margins({kind: np.delete(of, i) for kind, of in values.items()})
-        found += beside(case, replace(usual, margins=others))
+        margins = _margins({kind: np.delete(of, i) for kind, of in values.items()})
+        found += _above(case.case, {kind: of[i] for kind, of in scores.items()}, margins, usual.cases)
     return found
 
 
-def _values(kind: str, cases: Sequence[Measured], usual: Typical) -> NDArray[np.float64]:
-    scores = [SCORERS[kind](case, usual) for case in cases]
+def _scores(cases: Sequence[Measured], usual: Typical) -> dict[str, list[Score | None]]:
+    return {kind: [scorer(case, usual) for case in cases] for kind, (scorer, _) in CRITERIA.items()}
+
+
+def _values(scores: Sequence[Score | None]) -> NDArray[np.float64]:
     return np.array([0.0 if score is None else score.value for score in scores])
 
 
 def _margins(values: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
-    return {
-        kind: round(max(LEAST[kind], _SLACK * float(np.quantile(of, 0.9))), 4) if len(of) else LEAST[kind]
-        for kind, of in values.items()
-    }
+    margins = {}
+    for kind, of in values.items():
+        _, least = CRITERIA[kind]
+        margins[kind] = round(max(least, _SLACK * float(np.quantile(of, 0.9))), 4) if len(of) else least
+    return margins
+
+
+def _above(case: str, scores: Mapping[str, Score | None], margins: Mapping[str, float], others: int) -> list[Finding]:
+    """The findings of a case whose scores are above the margins."""
+    sure = f"beside {others} cases"
+    return [
+        replace(_finding(kind, score.roles, score.seen, sure), case=case)
+        for kind, score in scores.items()
+        if score is not None and score.value > margins.get(kind, CRITERIA[kind][1])
+    ]
 
 
 def _unusual_size(case: Measured, usual: Typical) -> Score | None:
     best = None
     for name, what in (("volume", "volume"), *((f"extent_{a}", f"extent {_SIDES[a]}") for a in "xyz")):
         value = case.get(name)
-        away, median = usual.away(name, value, 0.1), usual.numbers.get(name, (value, 0, 0))[0]
+        away, median = usual.away(name, value, 0.1), usual.middle(name, value)
         if abs(value - median) > 0.42 and (best is None or abs(away) > best.value):
             best = Score(abs(away), (), f"shows a body whose {what} is {np.exp(value - median):.2g} times the usual")
     return best
@@ -214,7 +224,7 @@ def _partly_missing(case: Measured, usual: Typical) -> Score | None:
     for m in case.modalities:
         for name, least in (("inside", 0.3), ("reach", 0.36)):
             value = case.get(f"{m}.{name}")
-            away, median = usual.away(f"{m}.{name}", value, 0.05), usual.numbers.get(f"{m}.{name}", (value, 0, 0))[0]
+            away, median = usual.away(f"{m}.{name}", value, 0.05), usual.middle(f"{m}.{name}", value)
             if median - value > least and (best is None or -away > best.value):
                 what = f"covers {value:.0%} of the body" if name == "inside" else "ends before the other images"
                 best = Score(-away, (m,), f"{what}, unlike elsewhere")
@@ -265,7 +275,7 @@ def _odd_scale(case: Measured, usual: Typical) -> Score | None:
 
 
 def _full_label(case: Measured, usual: Typical) -> Score | None:
-    share, median = case.get("label.share"), usual.numbers.get("label.share", (np.nan, 0, 0))[0]
+    share, median = case.get("label.share"), usual.middle("label.share", np.nan)
     seen = f"covers {share:.0%} of the body, {median:.0%} elsewhere"
     return Score(share - median, ("label",), seen) if np.isfinite(share - median) else None
 
@@ -304,7 +314,7 @@ def _skull(case: Measured, usual: Typical) -> Score | None:
 
 def _other_extent(case: Measured, usual: Typical) -> float:
     """By how much a body is larger in both directions across, as a logarithm; 0 if it is not, or only in one."""
-    more = [case.get(f"extent_{a}") - usual.numbers.get(f"extent_{a}", (np.nan, 0, 0))[0] for a in "xy"]
+    more = [case.get(f"extent_{a}") - usual.middle(f"extent_{a}", np.nan) for a in "xy"]
     least = min(more, key=abs)
     return float(least) if more[0] * more[1] > 0 and abs(least) > _MIN_LARGER else 0.0
 
@@ -342,28 +352,16 @@ def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return float(a @ b) / max(float(np.sqrt((a @ a) * (b @ b))), 1e-12)
 
 
-SCORERS: Mapping[str, Scorer] = {
-    "bright_beyond_training": _odd_scale,
-    "full_label": _full_label,
-    "odd_label": _odd_label,
-    "odd_texture": _odd_texture,
-    "partly_missing": _partly_missing,
-    "skull": _skull,
-    "turned_case": _turned_case,
-    "unlike_training": _unlike_training,
-    "unrelated_image": _unrelated_image,
-    "unusual_size": _unusual_size,
-}
-# The least score that is a finding, however alike the others are.
-LEAST: Mapping[str, float] = {
-    "bright_beyond_training": 2.0,
-    "full_label": 0.45,
-    "odd_label": 3.0,
-    "odd_texture": 6.0,
-    "partly_missing": 5.0,
-    "skull": 0.25,
-    "turned_case": 0.05,
-    "unlike_training": 0.5,
-    "unrelated_image": 3.0,
-    "unusual_size": 3.0,
+# By kind of finding: how far a case stands out, and the least score that is one, however alike the others are.
+CRITERIA: Mapping[str, tuple[Scorer, float]] = {
+    "bright_beyond_training": (_odd_scale, 2.0),
+    "full_label": (_full_label, 0.45),
+    "odd_label": (_odd_label, 3.0),
+    "odd_texture": (_odd_texture, 6.0),
+    "partly_missing": (_partly_missing, 5.0),
+    "skull": (_skull, 0.25),
+    "turned_case": (_turned_case, 0.05),
+    "unlike_training": (_unlike_training, 0.5),
+    "unrelated_image": (_unrelated_image, 3.0),
+    "unusual_size": (_unusual_size, 3.0),
 }

@@ -34,6 +34,10 @@ class Typical:
     templates: Mapping[str, NDArray[np.float64]]
     margins: Mapping[str, float] = field(default_factory=dict)
 
+    def middle(self, name: str, otherwise: float) -> float:
+        """The median of a number, or another value where it was measured in no case."""
+        return self.numbers[name][0] if name in self.numbers else otherwise
+
     def away(self, name: str, value: float, floor: float) -> float:
         """By how many spreads a number lies above the usual; negative below it, 0 where nothing is usual.
 

@@ -107,11 +107,11 @@ class Proposal:
         """The content of a declared list (see ``declared.read_declared``), with paths relative to ``folder``."""
         modalities = {name: modality.to_json(name) for name, modality in self.modalities.items()}
         content: dict[str, Any] = {"name": self.name, "modalities": modalities}
-        if not (any(case.labels for case in self.cases) or any(labels.meanings for labels in self.labels.values())):
-            pass  # a list of scans to predict
-        elif set(self.labels) == {""}:
+        # Without them, it is a list of scans to predict.
+        labelled = any(case.labels for case in self.cases) or any(of.meanings for of in self.labels.values())
+        if labelled and set(self.labels) == {""}:
             content |= self.labels[""].to_json()
-        elif self.labels:
+        elif labelled and self.labels:
             content["conventions"] = {name: labels.to_json() for name, labels in self.labels.items()}
         if self.reference is not None:
             content["reference"] = self.reference
