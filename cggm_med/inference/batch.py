@@ -8,7 +8,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,7 @@ def predict_cases(
     *,
     skip_existing: bool = False,
     extras: Sequence[str] = (),
+    seen: Sequence[Finding] = (),
     write: Callable[[Path, Prediction], None] = write_labels,
     say: Callable[[str], None] = print,
 ) -> dict[str, str]:
@@ -90,6 +91,7 @@ def predict_cases(
         files: mask to write for each case.
         skip_existing: skip cases whose mask exists.
         extras: further outputs, among ``EXTRAS``.
+        seen: findings of what the files were made from, for the masks' files; none that forbids their use.
         write: writes a mask.
         say: receives a line of progress per case.
 
@@ -136,6 +138,7 @@ def predict_cases(
                 f"the process takes about {_readable(memory)} on {predictor.device}"
             )
             prediction = predictor.segment(scan)
+            prediction = replace(prediction, findings=(*seen, *prediction.findings))
             _write(files[case], prediction, predictor, extras, write)
             missing = f", without {', '.join(prediction.absent)}" if prediction.absent else ""
             sure = "" if prediction.quality is None else f", quality {rounded(prediction.quality[MEAN])}"

@@ -8,6 +8,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from cggm_med.data.dicom.header import import_extra
 from cggm_med.data.dicom.seg import write_segmentation
 from cggm_med.data.dicom.series import assign_modalities, find_series
-from cggm_med.data.dicom.volume import write_nifti
+from cggm_med.data.dicom.volume import check_series, write_nifti
 from cggm_med.data.volumes.io import WRITTEN, open_image
 from cggm_med.errors import ConfigError, UnknownName
 from cggm_med.inference.batch import case_of, predict_cases
@@ -72,7 +73,9 @@ def predict_study(
         say(f"{modality} is {one.describe()}")
     with _private_folder() as temporary:
         images = {modality: temporary / f"{modality}_series_{one.name}.nii" for modality, one in series.items()}
+        seen = []
         for modality, path in images.items():
+            seen += [replace(finding, roles=(modality,)) for finding in check_series(series[modality]).findings]
             write_nifti(series[modality], path)
 
         def write_segments(path: Path, labels: NDArray[np.uint8], reference: Path) -> None:
@@ -95,7 +98,14 @@ def predict_study(
             for path in images.values():
                 write_segments(temporary / "trial.dcm", np.zeros(open_image(path).shape, np.uint8), path)
         return predict_cases(
-            predictor, {case: images}, {case: out}, skip_existing=skip_existing, extras=extras, say=say, **options
+            predictor,
+            {case: images},
+            {case: out},
+            skip_existing=skip_existing,
+            extras=extras,
+            seen=[replace(finding, case=case) for finding in seen],
+            say=say,
+            **options,
         )
 
 

@@ -159,6 +159,18 @@ def test_series_on_other_grids_are_refused_as_files_are(predictor, scans, tmp_pa
     assert {path.name for path in tmp_path.iterdir()} == {"zzname"}
 
 
+def test_slices_that_are_not_there_are_told_and_recorded(predictor, scans, tmp_path):
+    write_scan(tmp_path / "zzname", nib.load(scans["flair"]), number=1, description="FLAIR")
+    for path in (tmp_path / "zzname").iterdir():
+        if pydicom.dcmread(path, stop_before_pixels=True).InstanceNumber == 1:
+            path.unlink()
+    said = []
+    assert not predict_study(predictor, tmp_path / "zzname", tmp_path / "a.nii", modalities=["flair"], say=said.append)
+    assert "a: flair has 31 images with instance numbers from 2 to 32; look whether it was exported whole" in said
+    (found,) = [one for one in json.loads((tmp_path / "a.json").read_text())["findings"] if "missing" in one["kind"]]
+    assert found["seen"] == "has 31 images with instance numbers from 2 to 32"
+
+
 def test_volumes_are_private_and_do_not_outlive_a_request_to_stop(predictor, study, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     modes = []

@@ -130,6 +130,12 @@ KINDS: Mapping[str, Kind] = {
             "look at it over the images; mirror it, or export it anew",
         ),
         Kind(
+            "missing_slices",
+            "told",
+            "a DICOM series whose numbers or headers speak of more slices than there are",
+            "look whether it was exported whole",
+        ),
+        Kind(
             "negative_slope",
             "told",
             "stored numbers that are multiplied by a negative number",

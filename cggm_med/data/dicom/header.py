@@ -26,8 +26,12 @@ _TAGS = {
     "SOPClassUID": 0x00080016,
     "Modality": 0x00080060,
     "SeriesDescription": 0x0008103E,
+    "PatientName": 0x00100010,
     "PatientID": 0x00100020,
+    "PatientBirthDate": 0x00100030,
     "ContrastBolusAgent": 0x00180010,
+    "SliceThickness": 0x00180050,
+    "SpacingBetweenSlices": 0x00180088,
     "ProtocolName": 0x00181030,
     "StudyInstanceUID": 0x0020000D,
     "SeriesInstanceUID": 0x0020000E,
@@ -36,6 +40,7 @@ _TAGS = {
     "ImagePositionPatient": 0x00200032,
     "ImageOrientationPatient": 0x00200037,
     "FrameOfReferenceUID": 0x00200052,
+    "ImagesInAcquisition": 0x00201002,
     "SamplesPerPixel": 0x00280002,
     "PhotometricInterpretation": 0x00280004,
     "NumberOfFrames": 0x00280008,
@@ -43,13 +48,19 @@ _TAGS = {
     "Columns": 0x00280011,
     "PixelSpacing": 0x00280030,
     "BitsAllocated": 0x00280100,
+    "BitsStored": 0x00280101,
+    "HighBit": 0x00280102,
+    "PixelRepresentation": 0x00280103,
     "RescaleIntercept": 0x00281052,
     "RescaleSlope": 0x00281053,
+    "OverlayBitPosition": 0x60000102,
 }
 _DIRECTORY = "1.2.840.10008.1.3.10"
 # MR, enhanced MR, enhanced colour MR and legacy converted enhanced MR image storage (PS3.4, table B.5-1).
 MR_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.4{end}" for end in ("", ".1", ".3", ".4"))
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+# Of these, a file without pixels was cut short: MR, CT (three) and PET (two) image storage.
+_IMAGE_CLASSES = (*MR_CLASSES, *(f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2", "2.1", "2.2", "128", "130")))
 IMPLICIT, EXPLICIT, _DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"
 # JPEG baseline, extended, lossless (two), JPEG-LS (two), JPEG 2000 (two) and RLE: what GDCM decodes.
 COMPRESSED = tuple(
@@ -60,6 +71,8 @@ _NUMBERS = {
     "ImagePositionPatient": (3, -1e4, 1e4),
     "ImageOrientationPatient": (6, -1.001, 1.001),
     "PixelSpacing": (2, 0.01, 100.0),
+    "SliceThickness": (1, 0.01, 100.0),
+    "SpacingBetweenSlices": (1, 0.01, 100.0),
     "RescaleIntercept": (1, -1e9, 1e9),
     "RescaleSlope": (1, -1e9, 1e9),
 }
@@ -76,10 +89,13 @@ class Header:
     Attributes:
         path: the file.
         values: value of each element as it is stored; without those that follow.
-        patient: digest of ``PatientID``, to be compared only.
+        patient: digest of ``PatientID``, or where that is empty of name and birth date, to be compared only.
+        names: digests of the parts of ``PatientName``, to be compared only.
+        birth: digest of ``PatientBirthDate``, to be compared only; empty where none is given.
         study: digest of ``StudyInstanceUID``, to be compared only.
         frame: digest of ``FrameOfReferenceUID``, to be compared only.
         transfer_syntax: UID of how the file is encoded.
+        pixels_at: at which byte of the file its pixel data begin.
         pixel_bytes: how many bytes of pixel data the file really holds.
         fragments_whole: whether the pixel data are compressed fragments followed by their end.
     """
@@ -87,9 +103,12 @@ class Header:
     path: Path = field(repr=False)
     values: Mapping[str, bytes] = field(repr=False)
     patient: str = field(repr=False)
+    names: frozenset[str] = field(repr=False)
+    birth: str = field(repr=False)
     study: str = field(repr=False)
     frame: str = field(repr=False)
     transfer_syntax: str = field(repr=False)
+    pixels_at: int
     pixel_bytes: int
     fragments_whole: bool
 
@@ -97,12 +116,26 @@ class Header:
         """A value as text, without padding; empty if it is absent. It may hold a name, not to be shown."""
         return self.values.get(name, b"").decode("utf-8", "replace").strip(" \0")
 
-    def whole(self, name: str) -> int:
+    def same_patient(self, other: Header) -> bool:
+        """Whether nothing in two headers says that they are of different people.
+
+        One ``PatientID`` is not enough, since those who anonymise often write the same for all: birth dates must not
+        differ, and names, which may be spelled in more than one way, must have a part in common.
+        """
+        return (
+            self.patient == other.patient
+            and (self.birth == other.birth or not (self.birth and other.birth))
+            and (bool(self.names & other.names) or not (self.names and other.names))
+        )
+
+    def whole(self, name: str, default: int | None = None) -> int:
         """An unsigned 16-bit number (US).
 
         Raises:
             Unusable: if it is none.
         """
+        if default is not None and name not in self.values:
+            return default
         value = self.values.get(name, b"")
         if len(value) != 2:
             raise Unusable(f"{name} is absent or damaged")
@@ -207,27 +240,44 @@ def _parse(pydicom: Any, content: mmap.mmap, path: Path) -> Header | None:
     header = pydicom.dcmread(content, stop_before_pixels=True, specific_tags=list(_TAGS.values()))
     raw = {name: header.get_item(tag) for name, tag in _TAGS.items() if tag in header}
     values = {name: element.value for name, element in raw.items() if isinstance(element.value, bytes)}
-    # Any other file may lack pixels, but an MR image without them is damaged.
-    if "Rows" not in values and values.get("SOPClassUID", b"").strip(b" \0").decode("ascii") not in MR_CLASSES:
+    # Any other file may lack pixels, but an image without them is damaged.
+    if "Rows" not in values and values.get("SOPClassUID", b"").strip(b" \0").decode("ascii") not in _IMAGE_CLASSES:
         if "SOPClassUID" in values:
             return None
         raise Unusable("its header ends early")
     if not values.get("SeriesInstanceUID", b"").strip(b" \0"):
         raise Unusable("it has no SeriesInstanceUID, or its header ends early")
-    identity = (values.pop(name, b"") for name in ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID"))
-    patient, study, frame = (hashlib.sha256(value.strip(b" \0")).hexdigest() for value in identity)
-    return Header(path, values, patient, study, frame, syntax, *_pixels(content, content.tell(), syntax))
+    identity = ("PatientID", "PatientName", "PatientBirthDate", "StudyInstanceUID", "FrameOfReferenceUID")
+    number, name, birth, study, frame = (values.pop(of, b"").strip(b" \0") for of in identity)
+    names = frozenset(map(_digest, re.split(rb"[\^=\s]+", name.lower()))) - {_digest(b"")}
+    return Header(
+        path,
+        values,
+        patient=_digest(number) if number else _digest("\0".join([*sorted(names), _digest(birth)]).encode()),
+        names=names,
+        birth=_digest(birth) if birth else "",
+        study=_digest(study),
+        frame=_digest(frame),
+        transfer_syntax=syntax,
+        **_pixels(content, content.tell(), syntax),
+    )
 
 
-def _pixels(content: mmap.mmap, start: int, syntax: str) -> tuple[int, bool]:
-    """Bytes of pixel data that are there, and whether compressed fragments are followed by their end (PS3.5, A.4)."""
+def _digest(value: bytes) -> str:
+    return hashlib.sha256(value).hexdigest()
+
+
+def _pixels(content: mmap.mmap, start: int, syntax: str) -> dict[str, Any]:
+    """Pixel data that are there, and whether compressed fragments are followed by their end (PS3.5, A.4)."""
     if content[start : start + 4] != b"\xe0\x7f\x10\x00":
-        return 0, False
+        return {"pixels_at": start, "pixel_bytes": 0, "fragments_whole": False}
     at = start + (8 if syntax == IMPLICIT else 12)
     length = int.from_bytes(content[at - 4 : at], "little")
     if length != 0xFFFFFFFF:
-        return max(0, min(length, len(content) - at)), False
+        there = max(0, min(length, len(content) - at))
+        return {"pixels_at": at, "pixel_bytes": there, "fragments_whole": False}
     begin = at
     while content[at : at + 4] == b"\xfe\xff\x00\xe0":
         at += 8 + int.from_bytes(content[at + 4 : at + 8], "little")
-    return at - begin, content[at : at + 4] == b"\xfe\xff\xdd\xe0"
+    end = content[at : at + 4] == b"\xfe\xff\xdd\xe0"
+    return {"pixels_at": begin, "pixel_bytes": at - begin, "fragments_whole": end}

@@ -1,11 +1,11 @@
 """Reading magnetic resonance series from DICOM folders, without ever telling whom they show.
 
-Nothing that leaves this module and its neighbours ``dicom_*`` in messages, in the ``repr`` of objects, or in names and
+Nothing that leaves this module and its neighbours in messages, in the ``repr`` of objects, or in names and
 headers of NIfTI files identifies a person. The rules:
 
-- Only the elements listed in ``dicom_header`` are kept. Names, birth dates, study dates, accession numbers,
-  institutions, physicians and private elements are none of them. Patient, study and frame of reference are kept as
-  digests, to notice that two series belong to different ones.
+- Only the elements listed in ``header`` are kept. Study dates, accession numbers, institutions, physicians and private
+  elements are none of them. Patient (with name and birth date), study and frame of reference are kept as digests, to
+  notice that two series belong to different ones.
 - A message names a series by its number and by a kind from a fixed list (``series 5: t1ce``), an image by its instance
   number, and a file that cannot be parsed by its place in the sorted list of files. Series numbers of more than five
   digits are not shown, because some exporters put dates there.
@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,8 @@ from cggm_med.errors import DataError, UnknownName
 
 _CHOOSE = "choose each by its number, its UID or a part of its description, such as --series t1ce=5"
 
+MAX_LISTED = 8  # images that cannot be used; the others are counted
+
 
 @dataclass(frozen=True)
 class Series:
@@ -47,7 +50,8 @@ class Series:
     Attributes:
         name: what it is called: its ``SeriesNumber`` such as ``"5"``; ``"5.1"``, ``"5.2"`` where several bear the same;
             ``"x"`` where it has none that can be shown.
-        kind: ``flair``, ``t1``, ``t1ce`` or ``t2``; or why it is none of them, such as ``localiser`` or ``derived``.
+        kind: ``flair``, ``t1``, ``t1ce`` or ``t2``; or why it is none of them, such as ``localiser`` or ``derived``;
+            ``mixed`` where its images differ in that.
         headers: those of its files, in the order of their paths.
     """
 
@@ -88,7 +92,7 @@ def find_series(folder: Path) -> tuple[Series, ...]:
     """The series of images in a folder and its subfolders, told from the headers of the files.
 
     Files that do not begin as DICOM files do (``DICM`` at byte 128), hidden files, directories of media (DICOMDIR) and
-    objects without pixels, such as reports, are passed over.
+    objects without pixels, such as reports, are passed over, unless they are called like the images beside them.
 
     Args:
         folder: may hold several series mixed.
@@ -98,7 +102,8 @@ def find_series(folder: Path) -> tuple[Series, ...]:
 
     Raises:
         MissingExtra: if pydicom is not installed.
-        DataError: if there is no series, or a DICOM file is so damaged that its series cannot be told.
+        DataError: if there is no series, or a DICOM file is so damaged that its series cannot be told, or that nothing
+            but its name tells that it is one.
     """
     pydicom = import_extra("DICOM", "pydicom")
     try:
@@ -106,7 +111,7 @@ def find_series(folder: Path) -> tuple[Series, ...]:
     except DataError:
         raise DataError("the given folder, or one below it, does not exist or cannot be read; give another") from None
     groups: dict[tuple[str, ...], list[Header]] = {}
-    problems = []
+    problems, passed_over = [], {}
     for number, path in enumerate(paths, 1):
         try:
             image = read_header(pydicom, path)
@@ -115,9 +120,18 @@ def find_series(folder: Path) -> tuple[Series, ...]:
             continue
         if image is not None:
             groups.setdefault((image.text("SeriesInstanceUID"), image.patient, image.study), []).append(image)
+        else:
+            passed_over[path] = number
+    called = {_pattern(image.path) for images in groups.values() for image in images}
+    problems += [
+        f"file {number} of {len(paths)}, sorted by folder and name: it is called like the images beside it, and does "
+        "not begin as DICOM files do (DICM at byte 128)"
+        for path, number in passed_over.items()
+        if _pattern(path) in called and not is_dicom(path)
+    ]
     if problems:
         # Passing over them would take the end off a volume unnoticed.
-        raise DataError("DICOM files that cannot be read; copy them anew or remove them:", problems)
+        raise DataError("DICOM files that cannot be read; copy them anew or remove them:", problems, listed=MAX_LISTED)
     if not groups:
         raise DataError(
             "no DICOM images found in the given folder (searched its subfolders too); "
@@ -125,12 +139,27 @@ def find_series(folder: Path) -> tuple[Series, ...]:
         )
     numbers: dict[str, list[tuple[Header, ...]]] = {}
     for _, images in sorted(groups.items()):
-        numbers.setdefault(images[0].short_number("SeriesNumber") or "x", []).append(tuple(images))
+        numbers.setdefault(_whole(images)[0].short_number("SeriesNumber") or "x", []).append(tuple(images))
     return tuple(
-        Series(name if len(same) == 1 else f"{name}.{place}", kind_of_header(images[0]), images)
+        Series(name if len(same) == 1 else f"{name}.{place}", _kind(images), images)
         for name, same in sorted(numbers.items(), key=lambda item: natural_key(item[0]))
         for place, images in enumerate(same, 1)
     )
+
+
+def _whole(images: Sequence[Header]) -> Sequence[Header]:
+    """The images whose headers did not end early, if there are any."""
+    return [image for image in images if image.pixel_bytes] or images
+
+
+def _kind(images: Sequence[Header]) -> str:
+    kinds = {kind_of_header(image) for image in _whole(images)}
+    return kinds.pop() if len(kinds) == 1 else "mixed"
+
+
+def _pattern(path: Path) -> tuple[Path, str]:
+    """Folder and name of a file without its numbers, which images of a series have in common."""
+    return path.parent, re.sub(r"[0-9]+", "0", path.name.lower())
 
 
 def assign_modalities(
@@ -202,8 +231,9 @@ def _refuse_mixture(found: Mapping[str, Series], chosen: Mapping[str, str], list
         if one is other:
             raise DataError(f"{pair} are the same; choose another for one of them. The folder holds:", listing)
         a, b = one.headers[0], other.headers[0]
-        if a.patient != b.patient:
-            raise DataError(f"{pair} show different patients; give a folder with one of them")
+        if not a.same_patient(b):
+            by = "PatientID" if a.patient != b.patient else "PatientName or PatientBirthDate"
+            raise DataError(f"{pair} show different patients, by their {by}; give a folder with one of them")
         if modality in chosen and other_modality in chosen:
             continue
         if a.study != b.study:

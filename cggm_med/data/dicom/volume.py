@@ -10,8 +10,10 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813  (the field writes it so)
 from numpy.typing import NDArray
 
+from cggm_med.data.checks.finding import Finding
+from cggm_med.data.checks.header import saw
 from cggm_med.data.dicom.header import COMPRESSED, EXPLICIT, IMPLICIT, MR_CLASSES, Header, Unusable, quiet
-from cggm_med.data.dicom.series import Series
+from cggm_med.data.dicom.series import MAX_LISTED, Series
 from cggm_med.data.volumes.grids import largest_displacement
 from cggm_med.data.volumes.io import write_volume
 from cggm_med.errors import DataError
@@ -22,6 +24,7 @@ _MAX_MATRIX = 4096
 _TOLERANCE_VOXELS = 0.25
 # Directions written with three decimals are off by less.
 _COSINE_TOLERANCE = 2e-3
+_MIN_BITS = 8  # of a pixel; an image of fewer is a mask
 
 
 @dataclass(frozen=True)
@@ -32,22 +35,24 @@ class Stack:
         paths: its files in the order of the slice axis; may hold a name, not to be shown.
         shape: voxels along the axes (x, y, z): columns, rows, slices.
         affine: from voxel indices (x, y, z) to mm, RAS+.
+        findings: that its numbers or header speak of more slices than there are; of no case and no modality yet.
     """
 
     paths: tuple[Path, ...] = field(repr=False)
     shape: tuple[int, int, int]
     affine: NDArray[np.float64]
+    findings: tuple[Finding, ...] = ()
 
 
 def check_series(series: Series) -> Stack:
     """Order the slices of a series and make sure that they are one regular volume, from their headers alone.
 
-    Slices missing at either end cannot be noticed: nothing in a header tells how many there ought to be.
+    Slices missing at either end are noticed only where the headers count them, which not all do.
 
     Raises:
         DataError: for images that are damaged, in colour, of several frames or in a compression that cannot be decoded;
-            for slices that differ in size, orientation or pixel spacing, lie twice at one place, have gaps between
-            them, or form a sheared stack (tilted gantry).
+            for slices of different people, frames of reference, size, orientation or pixel spacing, or that lie twice
+            at one place, have gaps between them, or form a sheared stack (tilted gantry).
     """
     where = f"series {series.name} ({series.kind})"
     slices, problems = [], []
@@ -59,7 +64,9 @@ def check_series(series: Series) -> Stack:
         except Unusable as reason:
             problems.append(f"{name}: {reason}")
     if problems:
-        raise DataError(f"{where}: {len(problems)} of {len(series.headers)} images cannot be used:", problems)
+        raise DataError(
+            f"{where}: {len(problems)} of {len(series.headers)} images cannot be used:", problems, listed=MAX_LISTED
+        )
     if len(slices) < 2:
         raise DataError(f"{where} is a single image; expected a stack of slices, export the whole series")
     first = slices[0]
@@ -82,7 +89,12 @@ def check_series(series: Series) -> Stack:
     lps = np.eye(4)
     lps[:3, :3] = np.column_stack([first.row * first.spacing[0], first.column * first.spacing[1], normal * step])
     lps[:3, 3] = first.position
-    return Stack(tuple(one.path for one in slices), (*first.shape, len(slices)), np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps)
+    return Stack(
+        tuple(one.path for one in slices),
+        (*first.shape, len(slices)),
+        np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps,
+        tuple(_missing_slices(series.headers, step)),
+    )
 
 
 def read_series(series: Series) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
@@ -94,9 +106,12 @@ def read_series(series: Series) -> tuple[NDArray[np.float32], NDArray[np.float64
         to mm, RAS+.
 
     Raises:
-        DataError: whatever `check_series` refuses, and pixels that cannot be decoded.
+        DataError: whatever `check_series` refuses, pixels that cannot be decoded, and numbers that need more bits than
+            the header states, of which readers would cut off the highest.
     """
     stack = check_series(series)
+    for image in series.headers:
+        _refuse_wider_pixels(f"series {series.name} ({series.kind})", image)
     reader = sitk.ImageSeriesReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileNames([str(path) for path in stack.paths])
@@ -144,6 +159,7 @@ class _Slice:
 
     name: str
     path: Path = field(repr=False)
+    header: Header = field(repr=False)
     position: NDArray[np.float64]
     row: NDArray[np.float64]
     column: NDArray[np.float64]
@@ -169,8 +185,14 @@ class _Slice:
         if image.transfer_syntax in COMPRESSED:
             if not image.fragments_whole:
                 raise Unusable("its compressed pixel data are incomplete; copy it anew")
-        elif image.pixel_bytes < (expected := columns * rows * bits // 8):
+        elif not 0 <= image.pixel_bytes - (expected := columns * rows * bits // 8) < max(columns * bits // 8, 2):
             raise Unusable(f"it has {image.pixel_bytes} bytes of pixel data, expected {expected}; copy it anew")
+        stored, high, signed = (image.whole(name) for name in ("BitsStored", "HighBit", "PixelRepresentation"))
+        if not (_MIN_BITS <= stored <= bits and high == stored - 1 and signed in (0, 1)):
+            raise Unusable(
+                f"BitsStored is {stored}, HighBit {high} and PixelRepresentation {signed}; expected {_MIN_BITS} to "
+                f"{bits}, one less than that, and 0 or 1"
+            )
         if image.numbers("RescaleSlope", default=1.0) == 0:
             raise Unusable("RescaleSlope is 0, which makes all pixels alike")
         image.numbers("RescaleIntercept", default=0.0)
@@ -179,12 +201,18 @@ class _Slice:
         lengths_and_angle = np.array([np.linalg.norm(row) - 1, np.linalg.norm(column) - 1, row @ column])
         if np.abs(lengths_and_angle).max() > _COSINE_TOLERANCE:
             raise Unusable("ImageOrientationPatient is not two perpendicular directions of length 1")
+        if (sheared := abs(float(row @ column)) * max(columns, rows)) > _TOLERANCE_VOXELS:
+            raise Unusable(
+                f"ImageOrientationPatient is not two perpendicular directions: its columns shear by {sheared:.2g} "
+                f"pixels, allowed are {_TOLERANCE_VOXELS}; resample it to a regular grid first"
+            )
         row = row / np.linalg.norm(row)
         column = column - (column @ row) * row
         between_rows, between_columns = image.numbers("PixelSpacing")
         return _Slice(
             name=name,
             path=image.path,
+            header=image,
             position=image.numbers("ImagePositionPatient"),
             row=row,
             column=column / np.linalg.norm(column),
@@ -194,6 +222,12 @@ class _Slice:
 
     def differs(self, other: _Slice) -> str | None:
         """In what ``other`` cannot be of the same stack."""
+        if not self.header.same_patient(other.header):
+            return "PatientName or PatientBirthDate"
+        if self.header.frame != other.header.frame:
+            return "frame of reference"
+        if self.header.whole("PixelRepresentation") != other.header.whole("PixelRepresentation"):
+            return "whether their pixels have a sign"
         if self.shape != other.shape:
             return "size"
         if not np.allclose(self.spacing, other.spacing, rtol=1e-3):
@@ -219,3 +253,48 @@ def _refuse_irregular(where: str, slices: Sequence[_Slice], distances: NDArray[n
             f"{where}: {slices[odd].name} and {slices[odd + 1].name} are {steps[odd]:.4g} mm apart, most others "
             f"{usual:.4g} mm; slices are missing or spaced unevenly, export the whole series"
         )
+
+
+def _refuse_wider_pixels(where: str, image: Header) -> None:
+    """Demand that uncompressed pixels leave the bits empty that the header does not count."""
+    if image.transfer_syntax in COMPRESSED:
+        return
+    bits, stored = image.whole("BitsAllocated"), image.whole("BitsStored")
+    count = image.whole("Columns") * image.whole("Rows")
+    read = np.fromfile(image.path, np.uint8 if bits == 8 else np.dtype("<u2"), count, offset=image.pixels_at)
+    pixels: NDArray[np.uint16] = read.astype(np.uint16)
+    unused = ((1 << bits) - 1) & ~((1 << stored) - 1)
+    if stored <= (overlay := image.whole("OverlayBitPosition", default=0)) < bits:
+        unused &= ~(1 << overlay)  # a drawing that older scanners put there
+    above = pixels & unused
+    negative = (pixels >> (stored - 1)) & 1
+    repeats_sign = image.whole("PixelRepresentation") == 1 and (above == negative * unused).all()
+    if above.any() and not repeats_sign:
+        number = image.short_number("InstanceNumber")
+        raise DataError(
+            f"{where}: the pixels of {f'instance {number}' if number else 'an image'} need more than {stored} bits, "
+            "which BitsStored states; export the series anew, or correct BitsStored and HighBit"
+        )
+
+
+def _missing_slices(images: Sequence[Header], step: float) -> list[Finding]:
+    """Whether numbers and headers of a regular stack, whose slices are ``step`` mm apart, speak of more slices."""
+    seen = []
+    numbers = sorted(int(number) for image in images if (number := image.short_number("InstanceNumber")))
+    if len(numbers) == len(images) and numbers != (usual := list(range(1, len(images) + 1))):
+        ends = f"instance numbers from {numbers[0]} to {numbers[-1]}"
+        # Echoes and slabs are numbered together: 1, 3, 5 and 21 to 40 are common among whole series.
+        if numbers[0] > 1 or numbers[-1] > usual[-1]:
+            seen.append(f"has {len(images)} images with {ends}")
+    told = images[0].short_number("ImagesInAcquisition")
+    if told and int(told) > len(images):
+        seen.append(f"has {len(images)} images, where ImagesInAcquisition says {told}")
+    try:
+        between, thick = (float(images[0].numbers(of, 0.0)[0]) for of in ("SpacingBetweenSlices", "SliceThickness"))
+    except Unusable:
+        between = thick = 0.0  # which changes no voxel
+    # Some write the space between the slices alone, which is hardly more than their thickness.
+    apart = [between, between + thick] if between < thick else [between]
+    if between and min(abs(step - of) for of in apart) > _TOLERANCE_VOXELS * step:
+        seen.append(f"has slices that are {step:.3g} mm apart, where SpacingBetweenSlices says {between:.3g} mm")
+    return [saw("missing_slices", one) for one in seen]

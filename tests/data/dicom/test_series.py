@@ -24,6 +24,7 @@ from helpers.dicom_phantom import (  # noqa: E402
     BETWEEN_COLUMNS,
     BETWEEN_ROWS,
     COLUMN,
+    COLUMNS,
     FORBIDDEN,
     NORMAL,
     ORIGIN,
@@ -396,6 +397,27 @@ def test_patients_and_studies_are_not_mixed(tmp_path: Path) -> None:
     assert "different patients" in refused(
         assign_modalities, find_series(tmp_path / "a"), ("flair", "t2"), {"flair": "2", "t2": "3"}
     )
+    # Exports without PatientID, or with one for all, are told apart by name and birth date.
+    for number, (ids, names, alike) in enumerate(
+        [
+            (("", ""), ("zzname^Ada", "zzname^Ada"), True),
+            (("", ""), ("zzname^Ada", "zzname^Eva"), False),
+            (("", ""), ("zzname^Ada", ""), False),
+            (("anon", "anon"), ("zzname^Ada", "ZZNAME^A."), True),
+            (("anon", "anon"), ("zzname^Ada", "zzdoctor^Eva"), False),
+            (("anon", "anon"), ("zzname^Ada", ""), True),
+        ]
+    ):
+        folder = tmp_path / "names" / str(number)
+        for series, (id, name, description) in enumerate(zip(ids, names, ("FLAIR", "T2"), strict=True), 2):
+            bears = put("PatientName", name, only=None)
+            write_series(folder, number=series, description=description, patient=id, slices=2, edit=bears)
+        found = find_series(folder)
+        if alike:
+            assert len(assign_modalities(found, ("flair", "t2"))) == 2
+        else:
+            by = "PatientName or PatientBirthDate" if ids[0] else "PatientID"
+            assert f"show different patients, by their {by}" in refused(assign_modalities, found, ("flair", "t2"))
     write_series(tmp_path / "b", number=2, description="FLAIR")
     write_series(tmp_path / "b", number=3, description="T2", study=2)
     series = find_series(tmp_path / "b")
@@ -477,6 +499,16 @@ def shift(direction: np.ndarray, by: Callable[[int], float]) -> Callable[[Datase
         (put("NumberOfFrames", "20"), "instance 3: it holds several frames (enhanced DICOM); convert it to NIfTI"),
         (put("SOPClassUID", "1.2.840.10008.5.1.4.1.1.4.1"), "instance 3: it holds several frames"),
         (put("BitsAllocated", 32), "instance 3: it is 8 x 6 of 32 bits"),
+        (put("BitsAllocated", 8), "instance 3: it has 96 bytes of pixel data, expected 48"),
+        (put("BitsStored", 1), "instance 3: BitsStored is 1, HighBit 11 and PixelRepresentation 0; expected 8 to"),
+        (put("BitsStored", 17), "instance 3: BitsStored is 17, HighBit 11"),
+        (put("HighBit", 15), "instance 3: BitsStored is 12, HighBit 15"),
+        (put("PixelRepresentation", 2), "instance 3: BitsStored is 12, HighBit 11 and PixelRepresentation 2"),
+        (put("PixelRepresentation", 1), "instance 2 and instance 3 differ in whether their pixels have a sign"),
+        (put("FrameOfReferenceUID", "1.2.3"), "instance 2 and instance 3 differ in frame of reference"),
+        (put("PatientName", "zzname^Bert"), None),
+        (put("PatientName", "zzdoctor^Bert"), "instance 2 and instance 3 differ in PatientName or PatientBirthDate"),
+        (put("PatientBirthDate", "20110311"), "instance 2 and instance 3 differ in PatientName or PatientBirthDate"),
         (put("Rows", 65535), "instance 3: it is 8 x 65535 of 16 bits; expected up to 4096"),
         (put("RescaleSlope", "0"), "instance 3: RescaleSlope is 0"),
         (put("RescaleSlope", "nan"), "instance 3: RescaleSlope is absent or damaged; expected 1 number"),
@@ -495,12 +527,111 @@ def shift(direction: np.ndarray, by: Callable[[int], float]) -> Callable[[Datase
     ],
 )  # fmt: skip
 def test_what_is_no_regular_volume_is_refused(
-    tmp_path: Path, edit: Callable[[Dataset, int], None], message: str
+    tmp_path: Path, edit: Callable[[Dataset, int], None], message: str | None
 ) -> None:
     write_series(tmp_path / "zzpath", edit=edit)
+    if message is None:  # so that it is not the test that refuses
+        check_series(the_series(tmp_path / "zzpath"))
+        return
     found = refused_series(tmp_path / "zzpath")
     assert message in found
     assert found.startswith("series 5 (flair)")
+
+
+def test_columns_that_shear_are_told_by_how_many_pixels(tmp_path: Path) -> None:
+    # 0.0015 rad over 200 columns is 0.3 pixels; over 8 columns it is nothing.
+    for name, columns in (("small", COLUMNS), ("large", 200)):
+
+        def sheared(ds: Dataset, k: int, columns: int = columns) -> None:
+            ds.ImageOrientationPatient = decimal(*ROW, *(COLUMN + 0.0015 * ROW))
+            ds.Columns, ds.PixelData = columns, bytes(2 * columns * ds.Rows)
+
+        write_series(tmp_path / name, edit=sheared)
+    check_series(the_series(tmp_path / "small"))
+    assert (
+        "instance 2: ImageOrientationPatient is not two perpendicular directions: its columns shear by 0.3 pixels"
+        in (refused_series(tmp_path / "large"))
+    )
+
+
+@pytest.mark.parametrize(
+    ("stored", "signed", "value", "sound"),
+    [(8, 0, 255, True), (8, 0, 256, False), (12, 1, 0xFFFF, True), (12, 1, 0x0FFF, True), (12, 1, 0x2001, False)],
+)
+def test_pixels_that_need_more_bits_than_the_header_states(
+    tmp_path: Path, stored: int, signed: int, value: int, sound: bool
+) -> None:
+    """Readers cut the highest bits off: a pixel of 256 would become 0 where BitsStored is 8."""
+
+    def edit(ds: Dataset, k: int) -> None:
+        ds.BitsStored, ds.HighBit, ds.PixelRepresentation = stored, stored - 1, signed
+        ds.PixelData = np.full((ds.Rows, ds.Columns), value, np.uint16).tobytes()
+
+    write_series(tmp_path, edit=edit)
+    if sound:
+        assert (read_series(the_series(tmp_path))[0] == (-1 if signed else 255)).all()
+    else:
+        assert f"need more than {stored} bits" in refused(read_series, the_series(tmp_path))
+        # A drawing of an older scanner in just that bit is no number.
+        write_series(tmp_path, edit=lambda ds, k: (edit(ds, k), ds.add_new(0x60000102, "US", value.bit_length() - 1)))
+        assert (read_series(the_series(tmp_path))[0] == value % (1 << stored)).all()
+
+
+@pytest.mark.parametrize("kept", [0, 50, 131])
+@pytest.mark.parametrize("instance", [1, 5])
+def test_a_file_of_which_hardly_anything_is_left_is_not_passed_over(tmp_path: Path, kept: int, instance: int) -> None:
+    """What lies at an end would be missing, and nothing else would tell it."""
+    write_series(tmp_path)
+    (tmp_path / "notes.txt").write_text("zzname")
+    (end,) = [p for p in tmp_path.glob("*.dcm") if pydicom.dcmread(p).InstanceNumber == instance]
+    end.write_bytes(end.read_bytes()[:kept])
+    message = refused(find_series, tmp_path)
+    assert "of 6, sorted by folder and name: it is called like the images beside it, and does not begin as" in message
+    assert message.count("\n") == 1
+
+
+def test_an_image_of_ct_that_is_cut_short_is_not_passed_over(tmp_path: Path) -> None:
+    write_series(tmp_path, edit=lambda ds, k: setattr(ds, "SOPClassUID", "1.2.840.10008.5.1.4.1.1.2"))
+    path = sorted(tmp_path.iterdir())[0]
+    path.write_bytes(path.read_bytes()[:700])
+    assert "file 1 of 5" in refused(find_series, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("removed", "edit", "seen"),
+    [
+        ((), None, []),
+        ((1,), None, ["has 4 images with instance numbers from 2 to 5"]),
+        ((5,), None, []),  # nothing tells it
+        ((5,), put("ImagesInAcquisition", "5", only=None), ["has 4 images, where ImagesInAcquisition says 5"]),
+        ((2, 4), None, ["has 3 images with instance numbers from 1 to 5"]),
+        (
+            (1, 3, 5),
+            put("SpacingBetweenSlices", "3.3", only=None),
+            ["has 2 images with instance numbers from 2 to 4", "has slices that are 6.6 mm apart, where Sp"],
+        ),
+        ((), put("SpacingBetweenSlices", "0.3", only=None), []),  # the gap between slices of 3 mm
+        ((), put("SpacingBetweenSlices", "zzname", only=None), []),
+    ],
+)
+def test_slices_that_are_not_there_are_told_where_headers_count_them(
+    tmp_path: Path, removed: tuple[int, ...], edit: Callable[[Dataset, int], None] | None, seen: list[str]
+) -> None:
+    write_series(tmp_path, edit=edit)
+    for path in tmp_path.iterdir():
+        if pydicom.dcmread(path).InstanceNumber in removed:
+            path.unlink()
+    findings = check_series(the_series(tmp_path)).findings
+    assert {finding.kind.name for finding in findings} <= {"missing_slices"}
+    assert len(findings) == len(seen)
+    assert all(finding.seen.startswith(one) for finding, one in zip(findings, seen, strict=True))
+    assert_anonymous(repr(findings))
+
+
+def test_a_series_whose_images_say_different_things_is_not_chosen_by_name(tmp_path: Path) -> None:
+    write_series(tmp_path, edit=put("SeriesDescription", "T1 post zzdesc"))
+    assert the_series(tmp_path).kind == "mixed"
+    assert "series 5: mixed" in refused(assign_modalities, [the_series(tmp_path)], ["flair"])
 
 
 def test_two_readers_that_disagree_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
