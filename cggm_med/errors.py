@@ -117,6 +117,16 @@ def in_one_line(error: Exception) -> str:
     return f"{type(error).__name__}{': ' if said else ''}{said} (not foreseen: please report it)"
 
 
+def counted(count: int, noun: str) -> str:
+    """How many there are of something whose plural ends in s.
+
+    Example:
+        >>> counted(1, "case"), counted(2, "case")
+        ('1 case', '2 cases')
+    """
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def first_of(names: Sequence[str], count: int = 5) -> str:
     """Some names in one line: the first ones, and how many more there are.
 

@@ -38,17 +38,22 @@ def check(
     """
     overrides: dict[str, Any] = overrides_of(settings, data)
     from cggm_med.config import read_file
-    from cggm_med.files import write_json
-    from cggm_med.report.checked import write_page
+    from cggm_med.files import require_writable, write_json
+    from cggm_med.report.checked import is_page, write_page
     from cggm_med.results.tables import print_table
-    from cggm_med.runs.checked import check_data
+    from cggm_med.runs.checked import check_data, is_record
     from cggm_med.runs.settings import instantiate, make_config
 
+    read = [path for path in (data, config) if path is not None]
+    for out, ours in ((json, is_record), (page, is_page)):
+        if out is not None:
+            require_writable([out], inputs=read, ours=ours)
     layers: list[dict[str, Any]] = [read_file(config)] if config is not None else []
     console = make_console()
     made, _ = instantiate(make_config(task, [*layers, overrides]))
     checked = check_data(made, kinds_of(accept), lambda line: console.print(line, markup=False))
-    print_table(checked.table(), console, fold=True)
+    if checked.findings:
+        print_table(checked.table(), console, fold=True)
     console.print(checked.summary(), markup=False)
     if json is not None:
         write_json(json, checked.record())

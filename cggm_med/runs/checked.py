@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 from cggm_med.data.checks.finding import Finding, Severity, condensed, require_known, standing
 from cggm_med.data.checks.kinds import KINDS
-from cggm_med.data.volumes.prepared import PreparedCase
-from cggm_med.errors import ConfigError
+from cggm_med.data.splits import Splits
+from cggm_med.data.volumes.prepared import PreparedCase, common_spacing
+from cggm_med.data.volumes.transforms import Spacing
+from cggm_med.errors import ConfigError, DataError, counted, first_of
 from cggm_med.results.tables import Table
 from cggm_med.task.base import Task
 from cggm_med.task.segmentation import SegmentationTask
@@ -26,12 +30,14 @@ class CheckedData:
         cases: those that could be prepared, by id.
         count: of all cases.
         accepted: kinds that the user knows better about.
+        spacing: to which cases were resampled, in mm; None if they have their own.
     """
 
     findings: tuple[Finding, ...]
     cases: dict[str, PreparedCase]
     count: int
     accepted: tuple[str, ...]
+    spacing: Spacing | None = None
 
     @property
     def objecting(self) -> list[Finding]:
@@ -45,7 +51,7 @@ class CheckedData:
                 f"accepted ({finding.kind.severity})" if finding.kind.name in self.accepted else finding.kind.severity,
                 finding.kind.name,
                 finding.where,
-                finding.seen + (f" ({finding.sure})" if finding.sure else ""),
+                finding.said,
                 finding.kind.fix,
             )
             for finding in condensed(self.findings)
@@ -55,7 +61,8 @@ class CheckedData:
     def summary(self) -> str:
         """One line."""
         counts = [f"{sum(f.kind.severity == of for f in self.findings)} {of}" for of in _ORDER]
-        return f"{self.count} cases, {len(self.findings)} findings: {', '.join(counts)}"
+        said = f"{counted(self.count, 'case')}, {counted(len(self.findings), 'finding')}"
+        return said + (f": {', '.join(counts)}" if self.findings else "")
 
     def record(self) -> dict[str, Any]:
         """As plain values."""
@@ -63,8 +70,17 @@ class CheckedData:
         return {"cases": self.count, "accepted": list(self.accepted), "findings": found}
 
 
+def is_record(path: Path) -> bool:
+    """Whether a file holds such values, as an earlier call wrote them."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and set(content) == {"cases", "accepted", "findings"}
+
+
 def check_data(task: Task, accepted: Sequence[str], say: Callable[[str], None]) -> CheckedData:
-    """Run all checks that a training on the task's data would run.
+    """Run all checks that a training on the task's data would run; what cannot be divided is checked as a whole.
 
     Args:
         task: whose data to check.
@@ -81,7 +97,17 @@ def check_data(task: Task, accepted: Sequence[str], say: Callable[[str], None]) 
     if not isinstance(volumes, SegmentationTask):
         raise ConfigError(f"task '{task.config.task.name}' has no volumes to check; choose one that segments (--task)")
     ids = task.find(say)
-    findings, cases = volumes.check(task.default_splits(), say)
+    try:
+        splits, as_a_whole = task.default_splits(), []
+    except DataError as error:
+        splits, as_a_whole = Splits(ids, (), ()), [Finding(KINDS["undivided"], "", (), str(error))]
+    findings, cases = volumes.check(splits, say)
+    if volumes.spacing is None and cases:
+        try:
+            common_spacing(cases)
+        except DataError as error:
+            as_a_whole.append(Finding(KINDS["differing_sizes"], "", (), first_of(error.problems)))
     known = (*accepted, *getattr(task.config.data, "accept", ()))
-    gravest = sorted(findings, key=lambda finding: (_ORDER[finding.kind.severity], finding.kind.name))
-    return CheckedData(tuple(gravest), {case.id: case for case in cases}, len(ids), tuple(dict.fromkeys(known)))
+    gravest = sorted([*as_a_whole, *findings], key=lambda finding: (_ORDER[finding.kind.severity], finding.kind.name))
+    prepared = {case.id: case for case in cases}
+    return CheckedData(tuple(gravest), prepared, len(ids), tuple(dict.fromkeys(known)), volumes.spacing)

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cggm_med import distributed
+from cggm_med.errors import counted
 from cggm_med.files import write_json, write_text
 from cggm_med.results.results import Report, print_results
 from cggm_med.runs.loaded_run import LoadedRun
@@ -25,7 +26,7 @@ def score_run(run: LoadedRun, folder: Path, console: Console) -> Report:
         folder: for the results.
         console: for the table.
     """
-    speaker(console)(f"scoring {len(run.cases)} cases ({run.split})")
+    speaker(console)(f"scoring {counted(len(run.cases), 'case')} ({run.split})")
     pictures = validation.Drawings(folder / "figures", run.cases[:DRAWN_CASES], DRAWN_WORST)
     results = validation.evaluate_cases(
         run.task, run.model, run.strategy, run.cases, run.config, device=run.device, full=True, draw=pictures

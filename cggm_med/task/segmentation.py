@@ -52,7 +52,7 @@ from cggm_med.data.volumes.preprocess import ACCEPT, Preprocessing, prepare, pre
 from cggm_med.data.volumes.raters import Raters
 from cggm_med.data.volumes.resample import OneGrid
 from cggm_med.data.volumes.transforms import NativeGrid, Spacing
-from cggm_med.errors import CheckpointError, ConfigError, DataError, UnknownName
+from cggm_med.errors import CheckpointError, ConfigError, DataError, UnknownName, counted
 from cggm_med.files import cache_folder
 from cggm_med.metrics.lesions import LesionRules
 from cggm_med.metrics.metric import Metric, load_metrics
@@ -493,8 +493,8 @@ class SegmentationTask(Task):
         if data.missing is not None and splits.train:
             found = without_imposed(found, self.modalities, data.missing, splits.train, self.config.train.seed)
         cases = members_of(splits, found)
-        named = self.labels_in_words(cases)
-        say(f"{len(cases)} cases ({self.found.layout}), labels numbered as in {named}; checking and preprocessing")
+        named, count = self.labels_in_words(cases), counted(len(cases), "case")
+        say(f"{count} ({self.found.layout}), labels numbered as in {named}; checking and preprocessing")
         preprocessing = self._preprocessing(cases, data.accept)
 
         def progress(done: int, total: int) -> None:
@@ -539,7 +539,7 @@ class SegmentationTask(Task):
             The findings, and the cases that could be prepared.
         """
         cases = members_of(splits, self.found.cases)
-        say(f"{len(cases)} cases ({self.found.layout}); checking")
+        say(f"{counted(len(cases), 'case')} ({self.found.layout}); checking")
         every = tuple(kind.name for kind in KINDS.values() if kind.severity == "asked")
         preprocessing = self._preprocessing(cases, every)
         training = [case for case in cases if case.id in set(splits.train)]
@@ -552,7 +552,8 @@ class SegmentationTask(Task):
         workers = min(self.config.data.workers, len(cases))
         for case, outcome in zip(cases, map_in_processes(work, cases, workers), strict=True):
             findings += outcome.findings
-            findings += [Finding(KINDS["unusable"], "", (), problem) for problem in outcome.problems]
+            lines = [problem.removeprefix(f"{case.id}: ") for problem in outcome.problems]
+            findings += [Finding(KINDS["unusable"], case.id, (), line) for line in lines]
             if not outcome.problems:
                 convention = preprocessing.convention_of(case)
                 prepared.append(PreparedCase(case.id, case.patient, outcome.folder, case, convention))

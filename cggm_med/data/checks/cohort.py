@@ -29,7 +29,7 @@ from cggm_med.data.volumes.resample import OneGrid
 from cggm_med.errors import DataError
 
 # What explains that a network's training looks other than a case, so that names are not to blame.
-_EXPLAINS = {"skull", "flat_image", "repeated_image"}
+_EXPLAINS = {"skull", "flat_image", "leaping_values", "empty_slices", "repeated_image"}
 
 
 @dataclass(frozen=True)

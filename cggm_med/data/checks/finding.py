@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -38,7 +39,7 @@ class Finding:
         kind: of fault that it may be.
         case: id; of several cases with a comma; empty where the data as a whole are meant.
         roles: modalities or label maps that are concerned.
-        seen: what was seen, with its numbers.
+        seen: what was seen, with its numbers; of one thing, such as ``is dark``.
         sure: how sure that is, in words; empty where it is certain.
     """
 
@@ -56,7 +57,20 @@ class Finding:
             >>> Finding(empty, "case7", ("label",), "holds 0 voxels of any region").describe()
             'case7: label holds 0 voxels of any region; leave the case out'
         """
-        return f"{self.where} {self.seen}{f' ({self.sure})' if self.sure else ''}; {self.kind.fix}"
+        return f"{self.where} {self.said}; {self.kind.fix}"
+
+    @property
+    def said(self) -> str:
+        """What was seen and how sure that is, as it is said of one thing or of several.
+
+        Example:
+            >>> odd = Kind("odd_unit", "told", "another unit", "converted")
+            >>> [Finding(odd, "a", roles, "states its sizes in m").said for roles in (("t1",), ("t1", "t2"))]
+            ['states its sizes in m', 'state their sizes in m']
+        """
+        several = len(self.roles) > 1 or (not self.roles and ", " in self.case)
+        seen = _of_several(self.seen) if several else self.seen
+        return f"{seen} ({self.sure})" if self.sure else seen
 
     @property
     def where(self) -> str:
@@ -107,19 +121,34 @@ def merged(findings: Iterable[Finding]) -> list[Finding]:
 def condensed(findings: Iterable[Finding]) -> list[Finding]:
     """The same with one finding where several differ in nothing but case and roles; cases are named or counted.
 
+    Cases that a finding has in common are a group.
+
     Example:
         >>> odd = Kind("odd_unit", "told", "another unit", "converted")
         >>> found = [Finding(odd, case, (role,), "is in metre") for case in ("a", "b") for role in ("t1", "t2")]
         >>> [finding.describe() for finding in condensed(found)]
-        ['2 cases (a, b): t1 and t2 is in metre; converted']
+        ['2 cases (a, b): t1 and t2 are in metre; converted']
+        >>> [of.where for of in condensed(Finding(odd, pair, (), "look alike") for pair in ("a, b", "c, d"))]
+        ['2 groups of cases (a and b, c and d)']
     """
     cases: dict[Finding, list[str]] = {}
     for finding in merged(findings):
         cases.setdefault(replace(finding, case=""), []).append(finding.case)
-    return [
-        replace(finding, case=ids[0] if len(ids) == 1 else f"{len(ids)} cases ({first_of(ids, 3)})")
-        for finding, ids in cases.items()
-    ]
+    return [replace(finding, case=_counted(ids)) for finding, ids in cases.items()]
+
+
+def _counted(cases: Sequence[str]) -> str:
+    if len(cases) == 1:
+        return cases[0]
+    what = "groups of cases" if any(", " in case for case in cases) else "cases"
+    return f"{len(cases)} {what} ({first_of([case.replace(', ', ' and ') for case in cases], 3)})"
+
+
+def _of_several(seen: str) -> str:
+    verb, _, rest = seen.partition(" ")
+    irregular = {"is": "are", "has": "have"}
+    plural = irregular.get(verb, re.sub(r"(?<=[a-z])s$", "", re.sub(r"ies$", "y", verb)))
+    return f"{plural} {re.sub(r'[ ]its[ ]', ' their ', f' {rest}')[1:]}"
 
 
 def lines(findings: Iterable[Finding]) -> list[str]:

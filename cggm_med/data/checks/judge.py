@@ -24,11 +24,12 @@ _SIDES = {"x": "left to right", "y": "front to back", "z": "upside down"}
 # 0.24 for labels, in 141 sound cases.
 _MIN_IMAGE_GAIN, _MIN_LABEL_GAIN = 0.02, 0.35
 _MIN_FLAT, _MIN_TOP, _MIN_LEAPS, _MIN_EMPTY = 0.6, 0.03, 0.035, 0.3  # shares of voxels, or of slices
+_MIN_LEVELS = 1.0  # powers of ten of different numbers
 _MIN_OUTSIDE, _MIN_EVERYWHERE = 0.03, 0.9
 _MIN_LARGER = 0.14  # logarithm of the extent
 _MIN_SCALE = 1.3  # powers of ten
+_NO_SCALE = -5.5  # or less: the middle of the body is the background's value
 _FACTOR = 0.1  # of the usual information between two images
-_MIN_KINDS = 8  # cases
 _SLACK = 1.7  # how much more than nine of ten others a case must stand out
 
 
@@ -100,9 +101,13 @@ def _repeated(case: Measured) -> Iterator[Finding]:
 
 def _of_image(case: Measured) -> Iterator[Finding]:
     for m in case.modalities:
-        if (share := case.get(f"{m}.commonest")) > _MIN_FLAT:
+        top, levels = case.get(f"{m}.top"), case.get(f"{m}.levels")
+        is_top = (
+            top >= case.get(f"{m}.commonest") and levels > _MIN_LEVELS
+        )  # of a mask the only value is the largest too
+        if (share := case.get(f"{m}.commonest")) > _MIN_FLAT and not is_top:
             yield _finding("flat_image", [m], f"has one value in {share:.0%} of the body")
-        elif (share := case.get(f"{m}.top")) > _MIN_TOP:
+        elif (share := top) > _MIN_TOP:
             yield _finding("cut_off_values", [m], f"has its largest value in {share:.0%} of the body's voxels")
         elif (share := case.get(f"{m}.leaps")) > _MIN_LEAPS:
             yield _finding("leaping_values", [m], f"leaps from end to end of its range at {share:.1%} of the voxels")
@@ -179,7 +184,7 @@ def among(cases: Sequence[Measured], usual: Typical) -> list[Finding]:
     found = []
     for i, case in enumerate(cases):
         margins = _margins({kind: np.delete(of, i) for kind, of in values.items()})
-        found += _above(case.case, {kind: of[i] for kind, of in scores.items()}, margins, usual.cases)
+        found += _above(case.case, {kind: of[i] for kind, of in scores.items()}, margins, usual.cases - 1)
     return found
 
 
@@ -269,20 +274,22 @@ def _odd_scale(case: Measured, usual: Typical) -> Score | None:
         value = case.get(f"{m}.scale")
         median, _, count = usual.numbers.get(f"{m}.scale", (value, 0, 0))
         away = abs(usual.away(f"{m}.scale", value, 0.25))
-        if count >= MIN_CASES and abs(value - median) > _MIN_SCALE and away > (best.value if best else 0):
+        known = count >= MIN_CASES and min(value, median) > _NO_SCALE
+        if known and abs(value - median) > _MIN_SCALE and away > (best.value if best else 0):
             best = Score(away, (m,), f"has numbers {10 ** (value - median):.2g} times as large as usual")
     return best
 
 
 def _full_label(case: Measured, usual: Typical) -> Score | None:
     share, median = case.get("label.share"), usual.middle("label.share", np.nan)
-    seen = f"covers {share:.0%} of the body, {median:.0%} elsewhere"
-    return Score(share - median, ("label",), seen) if np.isfinite(share - median) else None
+    if not np.isfinite(share - median) or case.get("label.everywhere") > _MIN_EVERYWHERE:
+        return None  # which is said of the case alone
+    return Score(share - median, ("label",), f"covers {share:.0%} of the body, {median:.0%} elsewhere")
 
 
 def _odd_label(case: Measured, usual: Typical) -> Score | None:
     kinds, (least, spread, count) = case.get("label.kinds"), usual.numbers.get("label.kinds", (0.0, 0.0, 0))
-    if count >= _MIN_KINDS and spread == 0 and kinds == 1 and least >= 3:
+    if count >= MIN_CASES and spread == 0 and kinds == 1 and least >= 3:
         return Score(10.0, ("label",), f"tells one kind of tissue, where others tell {least:.0f}")
     by_region: dict[str, list[tuple[float, str]]] = {}
     for ending in (".brightness", ".contrast"):
@@ -299,6 +306,9 @@ def _odd_label(case: Measured, usual: Typical) -> Score | None:
 
 
 def _unlike_training(case: Measured, usual: Typical) -> Score | None:
+    for m in case.modalities:
+        if case.get(f"{m}.scale") <= _NO_SCALE < usual.middle(f"{m}.scale", _NO_SCALE):
+            return Score(1.0, (m,), "is as bright around the body as in its middle, unlike elsewhere")
     score = _unlike(case, usual)
     return score if score is not None and not _other_extent(case, usual) else None
 

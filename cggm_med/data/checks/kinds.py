@@ -52,6 +52,12 @@ KINDS: Mapping[str, Kind] = {
             "brighter ones were cut off; export the image with its whole range",
         ),
         Kind(
+            "differing_sizes",
+            "refused",
+            "cases whose voxels differ in size, where the settings name no common size",
+            "choose a common size, such as --set data.spacing=[1,1,1]",
+        ),
+        Kind(
             "displaced_image",
             "told",
             "an image that would fit the others better elsewhere",
@@ -115,7 +121,7 @@ KINDS: Mapping[str, Kind] = {
             "leaping_values",
             "told",
             "neighbouring voxels that lie at the two ends of the range",
-            "numbers too large for their type come out negative; export the image as float",
+            "look at it: numbers too large for their type wrap around (export as float), and noise leaps everywhere",
         ),
         Kind(
             "mirrored_image",
@@ -230,6 +236,12 @@ KINDS: Mapping[str, Kind] = {
             "told",
             "a case that looks like the others when it is mirrored",
             "look whether its orientation is right",
+        ),
+        Kind(
+            "undivided",
+            "refused",
+            "cases that cannot be divided into training, validation and test as the settings or the data say",
+            "training needs such a division",
         ),
         Kind(
             "unknown_orientation",

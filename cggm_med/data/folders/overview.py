@@ -9,7 +9,7 @@ from pathlib import Path
 from cggm_med.data.cases import LABEL
 from cggm_med.data.folders.inspection import Grid, Inspection
 from cggm_med.data.folders.proposal import Labels
-from cggm_med.errors import first_of
+from cggm_med.errors import counted, first_of
 from cggm_med.results.tables import Table
 
 IGNORED = "ignored: not annotated"
@@ -50,7 +50,7 @@ def lines(found: Inspection) -> Iterator[str]:
     yield f"{proposal.path}: {layout}; proposed as the data set '{proposal.name}'"
     patients = len({case.patient for case in proposal.cases})
     labelled = sum(case.label is not None for case in proposal.cases)
-    yield f"{len(proposal.cases)} cases of {patients} patients, {labelled} with a label"
+    yield f"{counted(len(proposal.cases), 'case')} of {counted(patients, 'patient')}, {labelled} with a label"
     if proposal.sections:
         yield "sections: " + ", ".join(f"{section} {len(ids)}" for section, ids in proposal.sections.items())
     folds = Counter(case.fold for case in proposal.cases if case.fold is not None)

@@ -37,6 +37,7 @@ def test_sound_cases_have_no_finding():
         ({"volume": 7.0 + 3 * np.log(0.5), "extent_x": 4.9 + np.log(0.5)}, "unusual_size", ()),
         ({"t1_in_scale": 5.5}, "bright_beyond_training", ("t1",)),
         ({"t1_in_inside": 0.5}, "partly_missing", ("t1",)),
+        ({"t1_in_scale": -6.0}, "unlike_training", ("t1",)),  # as bright as its background, which is no factor
     ],
 )
 def test_a_case_that_stands_out_is_found_wherever_it_stands(changes, kind, roles):
@@ -61,6 +62,7 @@ def test_few_cases_say_nothing_about_what_is_usual():
     [
         ({"t1.commonest": 0.9}, "flat_image"),
         ({"t1.top": 0.2}, "cut_off_values"),
+        ({"t1.commonest": 0.7, "t1.top": 0.7, "t1.levels": 2.0}, "cut_off_values"),
         ({"t1.leaps": 0.1}, "leaping_values"),
         ({"t1.empty_slices": 0.5}, "empty_slices"),
         ({"t1.to_flip_x": 0.4}, "mirrored_image"),
