@@ -395,13 +395,53 @@ LOADING_ERRORS = {
 
 @pytest.mark.parametrize("name", LOADING_ERRORS)
 def test_damaged_clips_of_crema_d(name, tmp_path, cache):
+    """They are found before the first step, and where they are damaged after that, when they are loaded."""
     spoil, message = LOADING_ERRORS[name]
-    write_cremad(tmp_path)
-    spoil(tmp_path)
-    task = make("cremad", tmp_path, cache, "data.frames=2")
+    task = make("cremad", write_cremad(tmp_path), tmp_path / "cache", "data.frames=2")
     task.find(silent)
+    spoil(tmp_path)
     with pytest.raises(DataError, match=message):
         task.load(task.found.samples[0], None)
+    with pytest.raises(DataError, match=rf"^1 of 16 listed clips lack files.*\n  {CLIPS[0]}: .*{message}"):
+        make("cremad", tmp_path, tmp_path / "other").find(silent)
+
+
+def test_all_damaged_files_are_told_at_once_or_left_out(tmp_path):
+    """As for a clip that Git LFS never fetched, which used to be found when the test split was scored."""
+    write_cremad(tmp_path)
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 72000\n"
+    (tmp_path / "AudioWAV" / f"{CLIPS[15]}.wav").write_text(pointer)
+    (tmp_path / "AudioWAV" / f"{CLIPS[0]}.wav").write_bytes(b"")
+    for file in (tmp_path / "Image-01-FPS" / CLIPS[0]).iterdir():
+        file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(DataError, match="^2 of 16 listed clips lack files") as error:
+        make("cremad", tmp_path, tmp_path / "cache").find(silent)
+    first, last = error.value.problems
+    assert re.fullmatch(
+        rf"{CLIPS[0]}: .*\.wav cannot be read as sound: it is empty; .*; .*frame_00001\.jpg cannot .*", first
+    )
+    assert "pointer of Git LFS; fetch its content with git lfs pull" in last
+    said = []
+    task = found("cremad", tmp_path, tmp_path / "cache", "data.skip_missing=true", say=said.append)
+    assert set(task.samples) == set(CLIPS[1:15])
+    assert said[0].startswith("2 of 16 listed clips left out")
+    assert [(f["case"], f["kind"], f["roles"]) for f in task.findings()["findings"]] == [
+        (CLIPS[0], "unusable", ["audio", "visual"]),
+        (CLIPS[15], "unusable", ["audio"]),
+    ]
+
+
+def test_sound_files_are_looked_at_once(tmp_path, monkeypatch):
+    write_cremad(tmp_path)
+    found("cremad", tmp_path, tmp_path / "cache")
+    looked = []
+    reader = "cggm_med_tasks.audiovisual.cremad.look_at_sound"
+    monkeypatch.setattr(reader, lambda file: looked.append(file.stem))
+    found("cremad", tmp_path, tmp_path / "cache")
+    assert not looked
+    write_tone(tmp_path / "AudioWAV" / f"{CLIPS[3]}.wav", 440, seconds=0.4)
+    found("cremad", tmp_path, tmp_path / "cache")
+    assert looked == [CLIPS[3]]
 
 
 def set_json(root, change):
@@ -479,9 +519,8 @@ def test_one_list_is_missing_or_there_are_two(tmp_path, cache):
 def test_a_spectrogram_of_another_shape(tmp_path, cache):
     write_json(tmp_path)
     np.save(tmp_path / "tr-1.npy", np.zeros((50, 40)))
-    task = found("kinetics_sounds", tmp_path, cache)
     with pytest.raises(DataError, match=r"tr-1\.npy has shape \(50, 40\), expected that of the first clip, \(40, 50\)"):
-        task.load(task.samples["tr-1"], None)
+        found("kinetics_sounds", tmp_path, cache)
 
 
 def write_video(file, content, kind):
@@ -506,6 +545,8 @@ def test_damaged_videos(name, tmp_path, cache):
     spoil(tmp_path / "tr-0.hdf5")
     with pytest.raises(DataError, match=rf"tr-0\.hdf5.*{message}"):
         task.load(task.samples["tr-0"], None)
+    with pytest.raises(DataError, match=rf"^1 of 18 listed clips .*\n  tr-0: .*tr-0\.hdf5.*{message}"):
+        found("kinetics_sounds", tmp_path, cache)
 
 
 def test_a_video_that_is_cut_anywhere_is_an_error_or_whole(tmp_path, cache):

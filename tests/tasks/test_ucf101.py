@@ -274,22 +274,33 @@ def test_a_group_that_stands_on_two_sides_is_refused(tmp_path, cache):
 
 
 FLOW_ERRORS = {
-    "names": (lambda f: (f / "frame000003.jpg").unlink(), "has 3 frames, .* has 2; expected the same names in both"),
+    "names": (
+        lambda f: (f / "frame000003.jpg").unlink(),
+        "has 3 frames, .* has 2; expected the same names in both",
+        None,
+    ),
     "size": (
         lambda f: save(f / "frame000002.jpg", np.zeros((9, 9))),
         r"is \(30, 40\), .* is \(9, 9\); expected one size",
+        "has frames of several sizes, 9 x 9, 30 x 40",
     ),
-    "damaged": (lambda f: (f / "frame000002.jpg").write_bytes(b"no"), r"frame000002\.jpg cannot be read as an image"),
+    "damaged": (
+        lambda f: (f / "frame000002.jpg").write_bytes(b"no"),
+        r"frame000002\.jpg cannot be read as an image",
+        None,
+    ),
 }
 
 
 @pytest.mark.parametrize("name", FLOW_ERRORS)
 def test_damaged_flow(name, tmp_path, cache):
-    spoil, message = FLOW_ERRORS[name]
+    spoil, message, looked = FLOW_ERRORS[name]
     task = found(write(tmp_path), cache, "data.frames=3")
     spoil(tmp_path / "v" / "v_YoYo_g04_c01")
     with pytest.raises(DataError, match=message):
         task.load(task.samples["v_YoYo_g04_c01"], None)
+    with pytest.raises(DataError, match=rf"^1 of 42 listed clips .*\n  v_YoYo_g04_c01: .*{looked or message}"):
+        make(tmp_path, tmp_path / "other").find(silent)
 
 
 @pytest.mark.parametrize("split", [0, 4])

@@ -116,14 +116,19 @@ class AVDigits(ClassificationTask):
     def read(self, path: Path, say: Callable[[str], None]) -> SampleList:
         """See the module's docstring."""
         recordings: dict[tuple[str, str, str], NDArray[np.float32]] = {}
-        unknown = []
+        unknown, damaged = [], []
         for name, file in _recordings(path):
             match = NAME.fullmatch(name)
             if match is None:
                 unknown.append(name)
                 continue
             digit, speaker, index = match.groups()
-            recordings[digit, speaker, index] = read_wav(file, RATE, name=f"{path}: {name}")
+            try:
+                recordings[digit, speaker, index] = read_wav(file, RATE, name=name)
+            except DataError as error:
+                damaged.append(str(error))
+        if damaged:
+            raise DataError(f"{path}: {len(damaged)} recordings are damaged; copy them anew:", damaged, listed=20)
         if unknown:
             raise DataError(f"{path} holds recordings with other names; expected {LAYOUT}:", unknown, listed=20)
         if not recordings:

@@ -16,14 +16,26 @@ from torch import Generator, Tensor
 
 from cggm_med.config import Tree, require
 from cggm_med.data.cases import natural_key
+from cggm_med.data.checks.finding import Finding
+from cggm_med.data.checks.kinds import KINDS
 from cggm_med.errors import DataError
+from cggm_med.files import cache_folder
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.models.late_fusion import FUSIONS, LateFusionModel, vector_heads
 from cggm_med.models.resnet import ResNetEncoder
 from cggm_med.task.classification import ClassificationTask
 from cggm_med.task.samples import Sample, SampleDataConfig, SampleList, presets
-from cggm_med_tasks.readers.images import centre_crop, frame_files, holds_frames, pick_frames, random_crop, resize
+from cggm_med_tasks.readers.images import (
+    centre_crop,
+    frame_files,
+    holds_frames,
+    pick_frames,
+    random_crop,
+    require_one_size,
+    resize,
+)
+from cggm_med_tasks.readers.media import Look, unreadable
 
 DIGEST_BYTES = 1 << 20  # read of a file for its digest
 
@@ -74,7 +86,7 @@ class ClipDataConfig(SampleDataConfig):
     Attributes:
         frames: number of frames of a clip that the network sees: random ones in training, fixed ones in evaluation.
         size: side in pixels of the square that is cut from them.
-        skip_missing: leave out clips that are listed but not there; without it they are an error.
+        skip_missing: leave out clips that are listed but not there, or cannot be read; without it they are an error.
     """
 
     frames: int = 3
@@ -107,15 +119,17 @@ class ClipModelConfig:
 
 
 class ClipTask(ClassificationTask):
-    """Base of tasks on clips; a subclass finds its files, loads them and says how many channels they have.
+    """Base of tasks on clips; a subclass finds, looks at and loads its files, and says how many channels they have.
 
     Attributes:
         channels: of each modality's input.
+        left_out: listed clips that cannot be used, and why.
     """
 
     DataConfig = ClipDataConfig
     ModelConfig = ClipModelConfig
     channels: ClassVar[Mapping[str, int]]
+    left_out: tuple[Finding, ...] = ()
 
     def model(self) -> MultimodalModel:
         """A ResNet for each modality and late fusion."""
@@ -153,9 +167,7 @@ class ClipTask(ClassificationTask):
         """
         wanted, size = self.config.data.frames, self.config.data.size
         frames = [read(index) for index in pick_frames(count, wanted, random)]
-        if len(sizes := {tuple(frame.shape[-2:]) for frame in frames}) > 1:
-            shown = ", ".join(f"{height} x {width}" for height, width in sorted(sizes))
-            raise DataError(f"{where} has frames of several sizes, {shown}; expected one size, extract them again")
+        require_one_size([(frame.shape[-2], frame.shape[-1]) for frame in frames], where)
         stacked = torch.cat(frames)  # as channels of one image, so that all are cut alike
         if random is None:
             return centre_crop(resize(stacked, size), size).unflatten(0, (wanted, -1))
@@ -172,6 +184,8 @@ class ClipTask(ClassificationTask):
     ) -> SampleList:
         """The samples of the clips that have all their files; ``inputs`` holds a path per modality and ``ClipFiles``.
 
+        All files are looked at now, so that none is found damaged in the middle of a run.
+
         Args:
             root: folder of the data.
             listed: clips and class numbers by split.
@@ -180,31 +194,63 @@ class ClipTask(ClassificationTask):
             say: receives the number of clips that are left out.
 
         Raises:
-            DataError: if any clip lacks a file, unless ``data.skip_missing`` leaves it out; lists up to twenty of
-                them with the places that were tried.
+            DataError: if any clip lacks a file, or has one that cannot be read, unless ``data.skip_missing`` leaves it
+                out; lists up to twenty of them with the places that were tried.
         """
-        samples, problems = [], []
+        samples: list[Sample] = []
+        unusable: dict[str, Finding] = {}
         sections: dict[str, list[str]] = {}
         needed = [part for modality in self.modalities for part in files[modality]]
         for section, rows in listed.items():
             sections[section] = []
             for clip, number in rows:
                 if lacking := [f"{part.kind} (tried {part.tried(clip)})" for part in needed if clip not in part]:
-                    problems.append(f"{clip}: no {', no '.join(lacking)}")
+                    absent = tuple(m for m in self.modalities if any(clip not in part for part in files[m]))
+                    unusable[clip] = Finding(KINDS["unusable"], clip, absent, f"no {', no '.join(lacking)}")
                     continue
                 inputs = {m: tuple(part[clip] for part in files[m]) for m in self.modalities}
                 samples.append(Sample(clip, group(clip), number, inputs))
                 sections[section].append(clip)
-        count = f"{len(problems)} of {len(samples) + len(problems)} listed clips"
-        if problems and not (self.config.data.skip_missing and samples):
+        listed_count = len(samples) + len(unusable)
+        unusable |= self._damaged([sample for sample in samples if sample.id not in unusable], say)
+        samples = [sample for sample in samples if sample.id not in unusable]
+        count = f"{len(unusable)} of {listed_count} listed clips"
+        if unusable and not (self.config.data.skip_missing and samples):
             raise DataError(
-                f"{count} lack files in {root}; add the files, or leave these clips out with data.skip_missing=true:",
-                problems,
+                f"{count} lack files in {root}, or have some that cannot be read; add or copy these anew, or leave the "
+                "clips out with data.skip_missing=true:",
+                [f"{clip}: {finding.seen}" for clip, finding in unusable.items()],
                 listed=20,
             )
-        if problems:
-            say(f"{count} left out, since files are missing; the first is {problems[0]}")
-        return SampleList(tuple(samples), sections)
+        if unusable:
+            first = next(iter(unusable.values()))
+            say(f"{count} left out, since files are missing or damaged; the first is {first.case}: {first.seen}")
+        self.left_out = tuple(unusable.values())
+        kept = {sample.id for sample in samples}
+        return SampleList(tuple(samples), {name: [id for id in ids if id in kept] for name, ids in sections.items()})
+
+    def findings(self) -> Tree:
+        """The clips that were left out, and why."""
+        return {"accepted": [], "findings": [finding.record(()) for finding in self.left_out]}
+
+    def _damaged(self, samples: Sequence[Sample], say: Callable[[str], None]) -> dict[str, Finding]:
+        """What cannot be read of the files of clips."""
+        data = self.config.data
+        cache = cache_folder(data.cache)
+        found: dict[str, dict[str, str]] = {}
+        for modality, look in self.looks(samples).items():
+            sources = {sample.id: sample.inputs[modality] for sample in samples}
+            for id, reason in unreadable(look, sources, cache, what=modality, workers=data.workers, say=say).items():
+                found.setdefault(id, {})[modality] = reason
+        return {id: Finding(KINDS["unusable"], id, (*of,), "; ".join(of.values())) for id, of in found.items()}
+
+    @abstractmethod
+    def looks(self, samples: Sequence[Sample]) -> Mapping[str, Look]:
+        """How to look at the files of each used modality.
+
+        Args:
+            samples: that will be looked at, with all files of these modalities.
+        """
 
     @abstractmethod
     def files(self, path: Path) -> Mapping[str, Sequence[ClipFiles]]:

@@ -25,7 +25,7 @@ of OGM's extension with OPM (Wei et al., T-PAMI 2024, arXiv 2410.11582).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -39,8 +39,9 @@ from cggm_med.config import Tree, require
 from cggm_med.errors import DataError
 from cggm_med.task.samples import Inputs, Sample, SampleList
 from cggm_med_tasks.audiovisual.clips import PRESETS, ClipDataConfig, ClipFiles, ClipTask, read_rows
-from cggm_med_tasks.readers.audio import log_spectrogram, read_wav, repeat_to
-from cggm_med_tasks.readers.images import frame_files, normalise, read_image
+from cggm_med_tasks.readers.audio import log_spectrogram, look_at_sound, read_wav, repeat_to
+from cggm_med_tasks.readers.images import frame_files, look_at_frames_in, normalise, read_image
+from cggm_med_tasks.readers.media import Look
 
 MODALITIES = ("audio", "visual")
 CLASSES = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
@@ -96,6 +97,11 @@ class CREMAD(ClipTask):
             "audio": [ClipFiles("sound", path, (".", "AudioWAV", "audio"), (".wav",))],
             "visual": [ClipFiles("frames", path, (frames, f"visual/{frames}"))],
         }
+
+    def looks(self, samples: Sequence[Sample]) -> dict[str, Look]:
+        """At sounds and frames."""
+        looks = {"audio": Look("sound", look_at_sound), "visual": Look("frames", look_at_frames_in)}
+        return {modality: looks[modality] for modality in self.modalities}
 
     def load(self, sample: Sample, random: torch.Generator | None) -> Inputs:
         """Log-spectrogram ``(1, 257, 188)`` and frames ``(frame, 3, size, size)``."""

@@ -29,9 +29,11 @@ fixed in evaluation; missing clips are an error, where there they are skipped in
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -49,7 +51,8 @@ from cggm_med.errors import DataError
 from cggm_med.files import cache_folder
 from cggm_med.task.samples import Inputs, Sample, SampleList
 from cggm_med_tasks.audiovisual.clips import PRESETS, ClipFiles, ClipTask, read_rows
-from cggm_med_tasks.readers.images import frame_files, normalise, read_image
+from cggm_med_tasks.readers.images import frame_files, look_at_frames_in, normalise, read_image, require_one_size
+from cggm_med_tasks.readers.media import Look
 from cggm_med_tasks.readers.untrusted_pickle import read_pickle
 
 MODALITIES = ("audio", "visual")
@@ -91,6 +94,21 @@ class KineticsSounds(ClipTask):
         self._remember_shape(gathered.samples)
         return gathered
 
+    def looks(self, samples: Sequence[Sample]) -> dict[str, Look]:
+        """At spectrograms, which must have the shape of the first that can be read, and at videos or frames."""
+        found = {}
+        if "audio" in self.modalities:
+            cache, shape = cache_folder(self.config.data.cache), None
+            for sample in samples:
+                with contextlib.suppress(DataError):
+                    shape = _read_spectrogram(sample.inputs["audio"][0], cache).shape
+                    break
+            at = functools.partial(_look_at_spectrogram, shape=shape, cache=cache)
+            found["audio"] = Look(f"spectrogram of shape {shape}", at)
+        if "visual" in self.modalities:
+            found["visual"] = Look("video or frames", _look_at_video)
+        return found
+
     def files(self, path: Path) -> dict[str, list[ClipFiles]]:
         """See the module's docstring; frames are looked for where there are no videos."""
         return _clip_files(path, videos=any(next((path / place).glob("*.hdf5"), None) for place in VIDEOS))
@@ -104,7 +122,8 @@ class KineticsSounds(ClipTask):
     def _remember_shape(self, samples: Sequence[Sample]) -> None:
         """Of the first spectrogram, which all others must have."""
         if samples and "audio" in samples[0].inputs:
-            self._shape = self._spectrogram(samples[0].inputs["audio"][0]).shape
+            cache = cache_folder(self.config.data.cache)
+            self._shape = _read_spectrogram(samples[0].inputs["audio"][0], cache).shape
 
     def _from_json(self, file: Path, say: Callable[[str], None]) -> Listed:
         """Clips and class numbers by split."""
@@ -136,40 +155,20 @@ class KineticsSounds(ClipTask):
         inputs = {}
         if "audio" in self.modalities:
             (file,) = sample.inputs["audio"]
-            spectrogram = self._spectrogram(file)
-            if spectrogram.shape != self._shape:
-                raise DataError(f"{file} has shape {spectrogram.shape}, expected that of the first clip, {self._shape}")
+            spectrogram = _read_spectrogram(file, cache_folder(self.config.data.cache))
+            _require_shape(spectrogram, self._shape, file)
             inputs["audio"] = torch.from_numpy(spectrogram)[None]
         if "visual" in self.modalities:
             (source,) = sample.inputs["visual"]
             inputs["visual"] = normalise(self._frames(source, random))
         return inputs
 
-    def _spectrogram(self, file: Path) -> NDArray[np.float32]:
-        array: Any = (
-            read_npy(file) if file.suffix == ".npy" else read_pickle(file, cache_folder(self.config.data.cache))
-        )
-        if isinstance(array, np.ndarray) and array.ndim == 3 and len(array) == 1:
-            array = array[0]
-        array = require_numbers(array, ("frequency", "time"), str(file))
-        if min(array.shape) < 32:
-            raise DataError(f"{file} has shape {array.shape}, expected at least 32 frequencies and times")
-        require_finite(array, str(file))
-        return np.ascontiguousarray(array, dtype=np.float32)
-
     def _frames(self, source: Path, random: torch.Generator | None) -> Tensor:
         if source.suffix != ".hdf5":
             files = frame_files(source)
             return self.load_frames(len(files), lambda i: read_image(files[i]), random, source)
-        try:
-            with h5py.File(source, "r") as store:
-                video = store.get("video")
-                if not isinstance(video, h5py.Dataset) or not video.shape or not len(video):
-                    raise DataError(f"{source} has no frames in 'video'; expected the bytes of one JPEG each")
-                return self.load_frames(len(video), lambda i: _decode(video[i], f"{source}, frame {i}"), random, source)
-        except OSError as error:
-            reason = " ".join(str(error).split())
-            raise DataError(f"{source} is damaged or no HDF5 file: {reason}; make it anew") from error
+        with _opened(source) as video:
+            return self.load_frames(len(video), lambda i: _decode(video[i], f"{source}, frame {i}"), random, source)
 
     def generate(self, folder: Path) -> None:
         """The layout with JSON; six actions with a pitch, clear in the sound, and a tint, faint in the frames."""
@@ -223,6 +222,55 @@ def _from_list(file: Path) -> list[tuple[str, int]]:
             raise DataError(f"{where}: unknown class {label!r}, expected 0 to {NUMBERS[-1]}")
         listed.append((clip.removesuffix(".mp4"), int(label)))
     return listed
+
+
+def _read_spectrogram(file: Path, cache: Path) -> NDArray[np.float32]:
+    array: Any = read_npy(file) if file.suffix == ".npy" else read_pickle(file, cache)
+    if isinstance(array, np.ndarray) and array.ndim == 3 and len(array) == 1:
+        array = array[0]
+    array = require_numbers(array, ("frequency", "time"), str(file))
+    if min(array.shape) < 32:
+        raise DataError(f"{file} has shape {array.shape}, expected at least 32 frequencies and times")
+    require_finite(array, str(file))
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _require_shape(spectrogram: NDArray[np.float32], shape: tuple[int, ...] | None, file: Path) -> None:
+    if shape is not None and spectrogram.shape != shape:
+        raise DataError(f"{file} has shape {spectrogram.shape}, expected that of the first clip, {shape}")
+
+
+def _look_at_spectrogram(file: Path, *, shape: tuple[int, ...] | None, cache: Path) -> None:
+    _require_shape(_read_spectrogram(file, cache), shape, file)
+
+
+def _look_at_video(source: Path) -> None:
+    """At all frames in a folder; of a video at the first, middle and last, since its file tells whether it is whole."""
+    if source.suffix != ".hdf5":
+        look_at_frames_in(source)
+        return
+    with _opened(source) as video:
+        picked = (0, len(video) // 2, len(video) - 1)
+        frames = [_decode(video[index], f"{source}, frame {index}") for index in picked]
+    require_one_size([(frame.shape[-2], frame.shape[-1]) for frame in frames], source)
+
+
+@contextlib.contextmanager
+def _opened(source: Path) -> Iterator[h5py.Dataset]:
+    """The frames of a video.
+
+    Raises:
+        DataError: if it has none, or cannot be read.
+    """
+    try:
+        with h5py.File(source, "r") as store:
+            video = store.get("video")
+            if not isinstance(video, h5py.Dataset) or not video.shape or not len(video):
+                raise DataError(f"{source} has no frames in 'video'; expected the bytes of one JPEG each")
+            yield video
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{source} is damaged or no HDF5 file: {reason}; make it anew") from error
 
 
 def _decode(frame: Any, name: str) -> Tensor:

@@ -21,7 +21,7 @@ such as ``v_ApplyEyeMakeup_g08``, are cut from one video; a mirrored flow change
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -36,7 +36,8 @@ from cggm_med.config import Tree, require
 from cggm_med.errors import DataError
 from cggm_med.task.samples import Inputs, Sample, SampleList
 from cggm_med_tasks.audiovisual.clips import PRESETS, ClipDataConfig, ClipFiles, ClipTask, read_rows
-from cggm_med_tasks.readers.images import frame_files, normalise, read_image
+from cggm_med_tasks.readers.images import frame_files, look_at_frames, normalise, read_image
+from cggm_med_tasks.readers.media import Look
 
 MODALITIES = ("rgb", "flow")
 SPLITS = 3
@@ -108,6 +109,11 @@ class UCF101(ClipTask):
             inside = [(Path(place) / direction).as_posix() for place in FLOW]
             places["flow"].append(ClipFiles(f"flow {direction}", path, inside, key=str.lower))
         return places
+
+    def looks(self, samples: Sequence[Sample]) -> dict[str, Look]:
+        """At frames, and flow of both directions."""
+        looks = {"rgb": Look("numbered frames", _look_at_rgb), "flow": Look("flow of two directions", _look_at_flow)}
+        return {modality: looks[modality] for modality in self.modalities}
 
     def load(self, sample: Sample, random: torch.Generator | None) -> Inputs:
         """Frames ``(frame, 3, size, size)`` and flow ``(frame, 2, size, size)``, channels u and v."""
@@ -210,6 +216,17 @@ def _flow_files(u: Path, v: Path) -> list[tuple[Path, Path]]:
     if [file.name for file in files_u] != [file.name for file in files_v]:
         raise DataError(f"{u} has {len(files_u)} frames, {v} has {len(files_v)}; expected the same names in both")
     return list(zip(files_u, files_v, strict=True))
+
+
+def _look_at_rgb(folder: Path) -> None:
+    look_at_frames(_frames(folder), folder)
+
+
+def _look_at_flow(u: Path, v: Path) -> None:
+    _flow_files(u, v)
+    for folder in (u, v):
+        look_at_frames(_frames(folder), folder)
+    _read_flow(_frames(u)[0], _frames(v)[0])
 
 
 def _read_flow(u: Path, v: Path) -> Tensor:

@@ -54,6 +54,8 @@ from cggm_med_tasks.food101.frozen_networks import (
     network_folder,
     transformers_library,
 )
+from cggm_med_tasks.readers.images import look_at_image
+from cggm_med_tasks.readers.media import Look, unreadable
 
 MODALITIES = ("text", "image")
 LISTS = {"train": "train.json", "validation": "dev.json", "test": "test.json"}
@@ -188,6 +190,7 @@ class Food101(ClassificationTask):
                 problems.append(f"{row.where}: there is no image {row.image}")
             if (other := first.setdefault(row.id, row.where)) != row.where:
                 problems.append(f"{row.where}: id {row.id} stands already in {other}")
+        problems += self._damaged([row for part in rows.values() for row in part], say)
         if problems:
             raise DataError(f"{path}: problems in {len(problems)} rows; fix or leave out:", problems, listed=20)
         self.settle_classes(known, path)
@@ -198,6 +201,16 @@ class Food101(ClassificationTask):
             for row in part
         ]
         return SampleList(tuple(samples), {part: [row.id for row in listed] for part, listed in rows.items()})
+
+    def _damaged(self, rows: Sequence[ListedSample], say: Callable[[str], None]) -> list[str]:
+        """What is wrong with images, before any of the long work on texts and images is done."""
+        if "image" not in self.modalities:
+            return []
+        data = self.config.data
+        sources = {row.where: (row.image,) for row in rows if row.image.is_file()}
+        look, cache = Look("image", look_at_image), cache_folder(data.cache)
+        reasons = unreadable(look, sources, cache, what="images", workers=data.workers, say=say)
+        return [f"{where}: {reason}" for where, reason in reasons.items()]
 
     def prepare(self, splits: Splits, say: Callable[[str], None]) -> None:
         """Keep the samples, have their features computed, and settle the network's channels.

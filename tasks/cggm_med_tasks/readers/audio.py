@@ -18,6 +18,7 @@ from scipy.signal import resample_poly
 from torch import Tensor
 
 from cggm_med.errors import DataError
+from cggm_med_tasks.readers.media import what_it_is
 
 RATES = (1_000, 768_000)  # Hz; beyond them a header is damaged, and resampling could need any amount of memory
 MAX_PEAK = 10.0  # float samples beyond this were never scaled to full scale 1
@@ -51,23 +52,21 @@ def read_wav(source: Path | IO[bytes], rate: int, *, name: str = "") -> NDArray[
         >>> read_wav(file, rate=8000).tolist()
         [0.0, 0.5, -1.0]
     """
-    name = name or str(source)
-    try:
-        raw = source.read_bytes() if isinstance(source, Path) else source.read()
-        if raw[:4] not in (b"RIFF", b"RIFX"):  # RF64, for more than 4 GiB, would be no clip
-            raise ValueError(f"it begins with {raw[:4]!r}, a WAV file with b'RIFF'")
-        own_rate, data = _parse(raw)
-        _check(own_rate, data)
-    except UNREADABLE as error:
-        reason = _reason(error)
-        raise DataError(
-            f"{name} cannot be read as sound: {reason}; expected a whole WAV file (PCM or float)"
-        ) from error
+    own_rate, data = _samples(source, name or str(source))
     mono = _full_scale(data).reshape(len(data), -1).mean(axis=1)
     if own_rate != rate:
         common = math.gcd(own_rate, rate)
         mono = resample_poly(mono, rate // common, own_rate // common)
     return mono.clip(-1, 1).astype(np.float32)
+
+
+def look_at_sound(file: Path) -> None:
+    """Find out whether a WAV file can be read, without computing anything.
+
+    Raises:
+        DataError: as ``read_wav`` does.
+    """
+    _samples(file, str(file))
 
 
 def repeat_to(samples: Tensor, length: int) -> Tensor:
@@ -191,6 +190,22 @@ class _WholeFile(io.BytesIO):
         if size is not None and size > 4 and len(data) < size:
             raise EOFError(f"it ends after {len(data)} of {size} bytes")
         return data
+
+
+def _samples(source: Path | IO[bytes], name: str) -> tuple[int, NDArray]:
+    """Sampling rate and samples as they are in the file, checked."""
+    try:
+        raw = source.read_bytes() if isinstance(source, Path) else source.read()
+        if raw[:4] not in (b"RIFF", b"RIFX"):  # RF64, for more than 4 GiB, would be no clip
+            raise ValueError(what_it_is(raw) or f"it begins with {raw[:4]!r}, a WAV file with b'RIFF'")
+        rate, data = _parse(raw)
+        _check(rate, data)
+    except UNREADABLE as error:
+        reason = _reason(error)
+        raise DataError(
+            f"{name} cannot be read as sound: {reason}; expected a whole WAV file (PCM or float)"
+        ) from error
+    return rate, data
 
 
 def _parse(raw: bytes) -> tuple[int, NDArray]:

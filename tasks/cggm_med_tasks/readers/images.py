@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import struct
 import tarfile
 import warnings
@@ -13,16 +15,20 @@ from typing import IO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from cggm_med.data.cases import natural_key
 from cggm_med.errors import DataError
+from cggm_med_tasks.readers.media import what_it_is
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")  # photographs of the web; every further format would be attack surface
 EIGHT_BITS = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")  # Pillow's modes
 FRAMES = (".jpg", ".jpeg", ".png")
+MAX_SIZES = 16  # frames of a clip whose sizes are compared before it is used
+# With what whole files begin and end, but for zeros after it: JPEG (SOI, EOI) and PNG (signature, IEND).
+WHOLE = ((b"\xff\xd8\xff", b"\xff\xd9"), (b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"))
 
 # Of the ImageNet photographs in [0, 1], by channel; what encoders trained on them expect.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -67,9 +73,76 @@ def read_image(source: Path | IO[bytes], *, name: str = "") -> Tensor:
                     raise ValueError(f"its pixels are '{image.mode}', expected 8 bits a channel")
                 pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except UNREADABLE as error:
-        reason = _reason(error)
+        reason = _reason(error, source)
         raise DataError(f"{name} cannot be read as an image: {reason}; expected one of {', '.join(FORMATS)}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def look_at_image(file: Path) -> None:
+    """Find out whether an image can be read: from its beginning and end, and where these leave a doubt by reading it.
+
+    Raises:
+        DataError: as ``read_image`` does.
+    """
+    try:
+        with file.open("rb") as opened:
+            beginning = opened.read(8)
+            opened.seek(-min(64, opened.seek(0, os.SEEK_END)), os.SEEK_END)
+            end = opened.read().rstrip(b"\0")
+    except OSError:
+        beginning = end = b""
+    if not any(beginning.startswith(begins) and end.endswith(ends) for begins, ends in WHOLE):
+        read_image(file)
+
+
+def look_at_frames(files: Sequence[Path], where: Path) -> None:
+    """Find out whether the frames of a clip can be read, and whether they are of one size: at most 16 of them, spread.
+
+    Raises:
+        DataError: if not.
+    """
+    for file in files:
+        look_at_image(file)
+    require_one_size([image_size(files[index]) for index in pick_frames(len(files), min(len(files), MAX_SIZES))], where)
+
+
+def look_at_frames_in(folder: Path) -> None:
+    """The same for all frames in a folder.
+
+    Raises:
+        DataError: if one cannot be read, or there is none.
+    """
+    look_at_frames(frame_files(folder), folder)
+
+
+def image_size(file: Path) -> tuple[int, int]:
+    """Height and width of an image, the way up that its EXIF tag says, from its header.
+
+    Raises:
+        DataError: if that says nothing, and the image cannot be read.
+    """
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            width, height = image.size
+            return (width, height) if image.getexif().get(ExifTags.Base.Orientation, 1) > 4 else (height, width)
+    except UNREADABLE:
+        _, height, width = read_image(file).shape
+        return height, width
+
+
+def require_one_size(sizes: Sequence[tuple[int, int]], where: Path) -> None:
+    """Refuse frames of several sizes.
+
+    Args:
+        sizes: height and width of each.
+        where: what errors call the clip.
+
+    Raises:
+        DataError: with the sizes.
+    """
+    if len(set(sizes)) > 1:
+        shown = ", ".join(f"{height} x {width}" for height, width in sorted(set(sizes)))
+        raise DataError(f"{where} has frames of several sizes, {shown}; expected one size, extract them again")
 
 
 def resize(image: Tensor, size: int | tuple[int, int]) -> Tensor:
@@ -191,9 +264,20 @@ def pick_frames(count: int, wanted: int, generator: Generator | None = None) -> 
     return [int((part + offset) * count / wanted) for part, offset in enumerate(within.tolist())]
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, source: Path | IO[bytes]) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     if isinstance(error, UnidentifiedImageError):
-        return "it is none, or of another format"
+        return what_it_is(_beginning(source)) or "it is none, or of another format"
     return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def _beginning(source: Path | IO[bytes]) -> bytes:
+    """The first bytes of a file that was found to be no image."""
+    with contextlib.suppress(OSError, ValueError):
+        if isinstance(source, Path):
+            with source.open("rb") as file:
+                return file.read(64)
+        source.seek(0)
+        return source.read(64)
+    return b"?"

@@ -131,7 +131,7 @@ def test_damaged_files_are_one_line_that_names_them(tmp_path):
     samples = struct.pack("<100h", *range(100))
     data, whole = chunk(b"data", samples), pcm(samples, 16)
     cases = [
-        (b"", "begins with b''"),
+        (b"", "it is empty"),
         (b"ID3\x04" + whole, r"begins with b'ID3\\x04', a WAV file with b'RIFF'"),
         (b"OggS" + whole, "begins with b'OggS'"),
         (b"RF64" + whole[4:], "begins with b'RF64'"),

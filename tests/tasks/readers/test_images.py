@@ -115,7 +115,9 @@ def test_damaged_files_are_one_line_that_names_them(tmp_path, monkeypatch):
             assert "\n" not in str(caught.value)
 
     jpeg, png = (encoded(Image.fromarray(smooth()), kind) for kind in ("JPEG", "PNG"))
-    refused(b"", "of another format")
+    refused(b"", "it is empty")
+    refused(b"version https://git-lfs.github.com/spec/v1", "pointer of Git LFS; fetch its content with git lfs pull")
+    refused(b"<!DOCTYPE html><html>", "it is a page of the web")
     refused(b"GET / HTTP/1.1", "of another format")
     refused(encoded(Image.new("L", (2, 2)), "TIFF"), "of another format")
     refused(jpeg[:-40], "[Tt]runcated")
