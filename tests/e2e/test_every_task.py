@@ -25,7 +25,8 @@ THIRD = {
 }
 METRICS = {"cremad": ("accuracy", "mAP"), "kinetics_sounds": ("accuracy", "mAP"), "ucf101": ("accuracy",)}
 # With which segmentation is as small as it gets.
-SEGMENTATION = [f"{key}={SMALL[key]}" for key in ("data.patch_size", "data.validation", "data.test", "model.channels")]
+SIZES = ("data.patch_size", "data.window_size", "task.component_filter", "data.validation", "data.test", "model.channels")
+SEGMENTATION = [f"{key}={SMALL[key]}" for key in SIZES]
 TRAINED = {task: ("joint", "cggm", third) for task, third in THIRD.items()}
 
 

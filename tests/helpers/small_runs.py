@@ -14,6 +14,8 @@ from helpers.pictures import without_pictures
 
 SMALL = {
     "data.patch_size": "[16,16,16]",
+    "data.window_size": "null",
+    "task.component_filter": "none",
     "data.workers": "0",
     "data.validation": "0.2",
     "data.test": "0.2",
