@@ -12,15 +12,18 @@ from cggm_med.cli.options import (
     ConfigFile,
     Data,
     Debug,
+    Epochs,
     OtherData,
     Parallel,
     Settings,
     TaskName,
+    TrainDevice,
     files_by_modality,
     html,
     kinds_of,
     make_console,
     overrides_of,
+    with_short_options,
 )
 
 
@@ -168,6 +171,8 @@ def compare(
         typer.Option(help="Of --primary: by how much it may be worse, such as 0.003 of Dice. [it has to be better]"),
     ] = None,
     parallel: Parallel = None,
+    epochs: Epochs = None,
+    device: TrainDevice = None,
     preset: Annotated[str | None, typer.Option(help="Of the task, such as tiny. [what suits the data]")] = None,
     config: ConfigFile = None,
     settings: Settings = None,
@@ -185,6 +190,8 @@ def compare(
         "--parallel": parallel,
         "--preset": preset,
         "--config": config,
+        "--epochs": epochs,
+        "--device": device,
         "--set": settings,
     }
     if folders and (ignored := [name for name, value in training.items() if value]):
@@ -204,8 +211,9 @@ def compare(
     if folders:
         compare_runs(dict.fromkeys(folders), baseline, out or Path("comparisons") / "runs", console, question)
         return
-    overrides = overrides_of(settings, data)
-    plan = Plan(out or Path("comparisons") / task, task, preset, config, overrides, tuple(settings or ()), subsets)
+    words = with_short_options(settings, {"train.epochs": epochs, "train.device": device})
+    overrides = overrides_of(words, data)
+    plan = Plan(out or Path("comparisons") / task, task, preset, config, overrides, tuple(words), subsets)
     try:
         train_and_compare(
             plan,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +24,8 @@ Settings = Annotated[
     ),
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML or JSON file with settings.")]
+TrainDevice = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N. [auto]")]
+Epochs = Annotated[int | None, typer.Option("--epochs", help="How long to train. [what the task or plan says]", min=1)]
 Accept = Annotated[
     list[str] | None,
     typer.Option(
@@ -68,6 +71,28 @@ def overrides_of(settings: list[str] | None, data: Path | None) -> dict[str, Any
         # A run may be resumed from another folder.
         overrides["data"]["path"] = os.path.abspath(overrides["data"]["path"])
     return overrides
+
+
+def with_short_options(settings: list[str] | None, given: Mapping[str, object]) -> list[str]:
+    """The words of ``--set``, with those of settings that have an option of their own.
+
+    Args:
+        settings: words of ``--set``.
+        given: value of each such setting, None where the option was not used. An option bears the name of its key.
+
+    Example:
+        >>> with_short_options(["optim.lr=1e-3"], {"train.seed": 3, "train.device": None})
+        ['optim.lr=1e-3', 'train.seed=3']
+    """
+    words = list(settings or ())
+    for key, value in given.items():
+        if value is None:
+            continue
+        option = f"--{key.rpartition('.')[2]}"
+        if twice := [word for word in words if word.partition("=")[0].strip() == key]:
+            raise typer.BadParameter(f"{option} {value} and --set {twice[0]} are the same setting; give one of them")
+        words.append(f"{key}={value}")
+    return words
 
 
 def files_by_modality(words: list[str]) -> tuple[dict[str, Path], list[str]]:

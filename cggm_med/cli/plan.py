@@ -37,5 +37,6 @@ def plan(
     layers: list[dict[str, Any]] = [read_file(config)] if config is not None else []
     planned, _ = instantiate(make_config(task, [*layers, overrides], preset=preset, strategy=strategy))
     console = make_console()
-    for table in outlook(planned, console.print, at_hand=gpu_memory is None):
+    planned.find(console.print)
+    for table in outlook(planned, at_hand=gpu_memory is None):
         print_table(table, console)

@@ -11,7 +11,18 @@ from typing import Annotated
 
 import typer
 
-from cggm_med.cli.options import ConfigFile, Data, Debug, Settings, TaskName, make_console, overrides_of
+from cggm_med.cli.options import (
+    ConfigFile,
+    Data,
+    Debug,
+    Epochs,
+    Settings,
+    TaskName,
+    TrainDevice,
+    make_console,
+    overrides_of,
+    with_short_options,
+)
 
 
 def train(
@@ -23,6 +34,9 @@ def train(
         str | None,
         typer.Option(metavar="MODALITY", help="Resample a case's images on other grids to this one's."),
     ] = None,
+    epochs: Epochs = None,
+    seed: Annotated[int | None, typer.Option(help="Of all draws: split, weights, patches. [0]", min=0)] = None,
+    device: TrainDevice = None,
     config: ConfigFile = None,
     settings: Settings = None,
     allow_missing: Annotated[
@@ -33,13 +47,18 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="New run folder. [runs/DATE-TASK-STRATEGY]")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run folder instead of starting one.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be trained on which cases; write nothing.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Train, then score the held-out cases.
 
-    Without --data the task's embedded data are used. Settings: defaults < plan < preset < --config < --set.
+    Without --data the task's embedded data are used. Settings: defaults < plan < preset < --config < --set; --epochs,
+    --seed and --device are settings of section train.
     """
-    overrides = overrides_of(settings, data)
+    short = {"train.epochs": epochs, "train.seed": seed, "train.device": device}
+    overrides = overrides_of(with_short_options(settings, short), data)
     if allow_missing:
         overrides["data"] = {**overrides.get("data", {}), "allow_missing": True}
     if resample_to is not None:
@@ -55,24 +74,27 @@ def train(
 
     console = make_console()
     if resume is not None:
-        options = [("--config", config), ("--out", out), ("--preset", preset), ("--init", init)]
+        options = [("--config", config), ("--out", out), ("--preset", preset), ("--init", init), ("--dry-run", dry_run)]
         ignored = [name for name, value in options if value]
         if ignored:
             raise typer.BadParameter(f"{', '.join(ignored)} cannot go with --resume: the run keeps its settings")
         if strategy is not None:
             overrides["strategy"] = {**overrides.get("strategy", {}), "name": strategy}
-        device = select_device(RunFolder(resume).device_setting(overrides))
-        with distributed.processes(device), _interruptible(resume):
+        chosen = select_device(RunFolder(resume).device_setting(overrides))
+        with distributed.processes(chosen), _interruptible(resume):
             run.resume(resume, overrides, console)
         return
     layers = [read_file(config)] if config is not None else []
     resolved = make_config(task, [*layers, overrides], preset=preset, strategy=strategy)
-    device = select_device(resolved.train.device)
-    with distributed.processes(device):
-        resolved = of_first_process(resolved, device)
+    chosen = select_device(resolved.train.device)
+    with distributed.processes(chosen):
+        resolved = of_first_process(resolved, chosen)
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-        stamp = distributed.gather_json(stamp, device)[0]
+        stamp = distributed.gather_json(stamp, chosen)[0]
         folder = out or Path("runs") / f"{stamp}-{resolved.task.name}-{resolved.strategy.name}"
+        if dry_run:
+            run.rehearse(resolved, folder, console)
+            return
         with _interruptible(folder):
             run.start(resolved, folder, console)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,12 +22,11 @@ from cggm_med.training.pace import STEPS, measure_pace
 from cggm_med.types import Batch
 
 
-def outlook(task: Task, say: Callable[[str], None], *, at_hand: bool) -> list[Table]:
+def outlook(task: Task, *, at_hand: bool) -> list[Table]:
     """The cases, the scales of the network, and what training takes.
 
     Args:
-        task: new; its data are looked for, not read.
-        say: receives lines of progress.
+        task: whose cases are found; their images are not read.
         at_hand: whether the device of the run is here, so that steps can be timed on it; else a GPU elsewhere.
 
     Raises:
@@ -36,7 +35,6 @@ def outlook(task: Task, say: Callable[[str], None], *, at_hand: bool) -> list[Ta
     """
     if not isinstance(task, SegmentationTask):
         raise ConfigError(f"task '{task.config.task.name}' does not segment scans; there is nothing to plan")
-    task.find(say)
     scans = geometries(task.found.cases, task.reference)
     if not scans:
         raise DataError(f"no header of {len(task.found.cases)} cases can be read; 'cggm-med train' says why")

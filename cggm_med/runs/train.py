@@ -13,7 +13,7 @@ from rich.console import Console
 
 from cggm_med import distributed
 from cggm_med.config import RunConfig, TrainConfig, Tree, merge, to_tree
-from cggm_med.data.splits import write_splits
+from cggm_med.data.splits import Splits, write_splits
 from cggm_med.device import held_bytes, precision, select_device
 from cggm_med.errors import CheckpointError, OutputError
 from cggm_med.files import results_folder, write_json, write_text
@@ -27,12 +27,14 @@ from cggm_med.runs.initial_weights import require_usable, start_from_run
 from cggm_med.runs.loaded_run import LoadedRun
 from cggm_med.runs.loggers import RunLog, RunLogger, make_loggers
 from cggm_med.runs.memory import expected_memory
+from cggm_med.runs.outlook import outlook
 from cggm_med.runs.progress import RunProgress, speaker
 from cggm_med.runs.scoring import score_run
 from cggm_med.runs.settings import completed, instantiate
 from cggm_med.runs.teacher import load_teacher, teacher_folder
 from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task.base import Task
+from cggm_med.task.segmentation import SegmentationTask
 from cggm_med.training import checkpoint as checkpoints
 from cggm_med.training.build import build
 from cggm_med.training.cost import measured
@@ -59,22 +61,11 @@ def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
     Raises:
         OutputError: if the folder holds files already or cannot be written.
     """
-    task, strategy = instantiate(config)
-    teacher_folder(config, strategy)  # before the data are read
-    if config.train.init is not None:
-        FinishedRun(Path(config.train.init))
-    loggers = make_loggers(config.train.loggers)
-    say = speaker(console)
-    run = RunFolder(folder)
-    first = distributed.rank() == 0
+    say, loggers = speaker(console), make_loggers(config.train.loggers)
+    run, first = RunFolder(folder), distributed.rank() == 0
     # Try the folder before the data are read, which may take long.
     with results_folder(folder) if first else contextlib.nullcontext():
-        if first and any(folder.iterdir()):
-            resume = f", or continue its run with --resume {folder}" if run.config.exists() else ""
-            raise OutputError(f"{folder} is not empty; choose another folder with --out{resume}")
-        task.find(say)
-        splits = task.default_splits()
-        require_watchable(task, strategy, splits)  # before the images are read
+        task, strategy, splits = _begin(config, folder, say)
         task.prepare(splits, say)
         if config.train.init is not None:
             require_usable(Path(config.train.init), task)
@@ -90,6 +81,47 @@ def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
             write_json(run.facts, task.facts())
             write_json(run.findings, task.findings())
     return _train_and_score(run, task, strategy, console, None, loggers)
+
+
+def rehearse(config: RunConfig, folder: Path, console: Console) -> None:
+    """Say what a run would train, on which cases and for how long, as far as settings and headers tell.
+
+    Everything is refused that :func:`start` refuses before it reads images, and nothing is left behind.
+
+    Args:
+        config: resolved settings.
+        folder: that the run would be written to.
+        console: for the tables.
+
+    Raises:
+        OutputError: if the folder holds files already.
+    """
+    make_loggers(config.train.loggers)
+    task, _, splits = _begin(config, folder, speaker(console))
+    device = select_device(config.train.device)
+    if isinstance(task, SegmentationTask):
+        for table in outlook(task, at_hand=True):
+            print_table(table, console)
+    console.print(
+        f"would train {config.task.name} with {config.strategy.name} on {device}: {len(splits.train)} training, "
+        f"{len(splits.validation)} validation, {len(splits.test)} test cases; run folder {folder}, which was not "
+        "made. Images were not read: 'cggm-med check' reads and checks them"
+    )
+
+
+def _begin(config: RunConfig, folder: Path, say: Callable[[str], object]) -> tuple[Task, BalancingStrategy, Splits]:
+    """The task with its cases found, the strategy and the split, after all that can be refused without an image."""
+    task, strategy = instantiate(config)
+    teacher_folder(config, strategy)  # before the data are read
+    if config.train.init is not None:
+        FinishedRun(Path(config.train.init))
+    if distributed.rank() == 0 and folder.is_dir() and any(folder.iterdir()):
+        resume = f", or continue its run with --resume {folder}" if RunFolder(folder).config.exists() else ""
+        raise OutputError(f"{folder} is not empty; choose another folder with --out{resume}")
+    task.find(say)
+    splits = task.default_splits()
+    require_watchable(task, strategy, splits)  # before the images are read
+    return task, strategy, splits
 
 
 def _dense_enough(settings: TrainConfig, say: Callable[[str], object]) -> TrainConfig:
@@ -174,7 +206,7 @@ def _train_and_score(
     # Before the run's own network is made, so that no two are in memory.
     timed = config.train.steps - done >= MIN_STEPS
     memory = expected_memory(task, device, held_bytes(device)) if timed else None
-    outlook = expected_of(task, device, done) if timed else None
+    duration = expected_of(task, device, done) if timed else None
     model = build(task, strategy, config, device)
     if checkpoint is None:
         task.start_from_data(model, strategy.heads)
@@ -200,8 +232,8 @@ def _train_and_score(
         say("no case is held out, so nothing will be scored at the end")
     if memory is not None:
         say(f"expected memory of the process on {device}: {memory}")
-    if outlook is not None:
-        say(f"expected on {device}: {outlook}; Ctrl-C stops, --resume {run.path} continues")
+    if duration is not None:
+        say(f"expected on {device}: {duration}; Ctrl-C stops, --resume {run.path} continues")
     progress = RunProgress(console if first else Console(quiet=True), done, config.train.steps)
     run_log = RunLog(loggers, run.path, to_tree(config), done, say)
 
