@@ -3,7 +3,6 @@
 from importlib.metadata import version
 
 import pytest
-
 from helpers.command_line import command, set_options
 from helpers.small_runs import small_settings
 

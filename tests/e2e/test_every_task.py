@@ -25,8 +25,8 @@ THIRD = {
 }
 METRICS = {"cremad": ("accuracy", "mAP"), "kinetics_sounds": ("accuracy", "mAP"), "ucf101": ("accuracy",)}
 # With which segmentation is as small as it gets.
-SIZES = ("data.patch_size", "data.window_size", "task.component_filter", "data.validation", "data.test", "model.channels")
-SEGMENTATION = [f"{key}={SMALL[key]}" for key in SIZES]
+SIZES = ("data.patch_size", "data.window_size", "data.validation", "data.test", "model.channels")
+SEGMENTATION = [f"{key}={SMALL[key]}" for key in (*SIZES, "task.component_filter")]
 TRAINED = {task: ("joint", "cggm", third) for task, third in THIRD.items()}
 
 
