@@ -109,7 +109,7 @@ def rehearse(config: RunConfig, folder: Path, console: Console) -> None:
     )
 
 
-def _begin(config: RunConfig, folder: Path, say: Callable[[str], object]) -> tuple[Task, BalancingStrategy, Splits]:
+def _begin(config: RunConfig, folder: Path, say: Callable[[str], None]) -> tuple[Task, BalancingStrategy, Splits]:
     """The task with its cases found, the strategy and the split, after all that can be refused without an image."""
     task, strategy = instantiate(config)
     teacher_folder(config, strategy)  # before the data are read
