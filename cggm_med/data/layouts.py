@@ -6,12 +6,13 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cggm_med.data.cases import ENDINGS, LABEL, SECTIONS, Case, CaseList, ImageFile, can_be_id, natural_key, stem
+from cggm_med.data.folders.patients import patients_of
 from cggm_med.errors import DataError, UnknownName
 
 
@@ -24,14 +25,15 @@ class NamedFiles:
         suffixes: what follows the case id in each modality's file name, such as ``{"flair": "_flair"}``.
         label_suffix: the same for the label.
         label_convention: name of the convention that such labels follow; None where the layout does not tell.
-        patient_pattern: regular expression; its group 1, matched at the start of the case id, is the patient.
+        patient_pattern: regular expression; its group 1, matched at the start of the case id, is the patient. Without
+            one, visits and dates are told by what the names of all cases have in common.
     """
 
     name: str
     suffixes: Mapping[str, str]
     label_suffix: str
     label_convention: str | None
-    patient_pattern: str
+    patient_pattern: str | None = None
 
     def tell(self, name: str) -> tuple[str, str] | None:
         """Case id and role (a modality or ``"label"``) of a file name; None if it is none of this layout's.
@@ -196,6 +198,7 @@ def _named_cases(layout: NamedFiles, files: Sequence[tuple[Path, str, str]], wan
     for file, case_id, role in files:
         found.setdefault(ids.setdefault(case_id.lower(), case_id), {}).setdefault(role, []).append(file)
     cases, problems, lacking = [], [], False
+    whose = _patients(layout.patient_pattern, found)
     for case_id, roles in sorted(found.items(), key=lambda item: natural_key(item[0])):
         some_file = next(iter(roles.values()))[0]
         absent = wanted.missing(roles)
@@ -208,14 +211,21 @@ def _named_cases(layout: NamedFiles, files: Sequence[tuple[Path, str, str]], wan
             one_folder = several[0].parent == several[1].parent
             what = f"two files of {role}" if one_folder else "the same id twice"
             problems.append(f"{case_id}: {what}: {several[0]} and {several[1]}")
-        patient = re.match(layout.patient_pattern, case_id, re.IGNORECASE)
-        if not (patient and patient[1]):
+        if not (patient := whose[case_id]):
             problems.append(f"{case_id}: its patient cannot be told from its name; write a datalist that names it")
         elif not missing:
             images = {modality: ImageFile(roles[modality][0]) for modality in wanted.modalities if modality in roles}
-            spelled = patients.setdefault(patient[1].lower(), patient[1])
+            spelled = patients.setdefault(patient.lower(), patient)
             cases.append(Case(case_id, spelled, images, roles.get(LABEL, [None])[0]))
     return _NamedCases(cases, problems, lacking, {id: next(iter(of.values()))[0] for id, of in found.items()})
+
+
+def _patients(pattern: str | None, ids: Iterable[str]) -> dict[str, str]:
+    """The patient of each case; empty where a pattern does not find one."""
+    if pattern is None:
+        return patients_of(ids)
+    told = {id: re.match(pattern, id, re.IGNORECASE) for id in ids}
+    return {id: match[1] or "" if match else "" for id, match in told.items()}
 
 
 def _decathlon_channels(
@@ -257,7 +267,7 @@ def _read_decathlon(
             problems.append(f"{case_id}: the same id twice: {first[case_id]} and {image}")
         first.setdefault(case_id, image)
         images = {modality: ImageFile(image, channel) for modality, channel in channels.items()}
-        cases.append(Case(case_id, case_id, images, files.get(LABEL)))
+        cases.append(Case(case_id, "", images, files.get(LABEL)))
     return _finish(path, cases, problems, "decathlon", convention)
 
 
@@ -293,7 +303,7 @@ def _read_datalist(path: Path, content: dict[str, Any], wanted: _Wanted, known: 
         sections.setdefault(section, []).append(case_id)
         if not missing:
             images = {modality: ImageFile(files[modality]) for modality in wanted.modalities if modality in files}
-            cases.append(Case(case_id, entry.get("patient") or case_id, images, files.get(LABEL)))
+            cases.append(Case(case_id, entry.get("patient") or "", images, files.get(LABEL)))
     ordered = {section: tuple(sorted(ids, key=natural_key)) for section, ids in sections.items()}
     return _finish(path, cases, problems, "datalist", None, ordered, wanted.remedy if lacking else "")
 
@@ -343,6 +353,8 @@ def _finish(
         raise DataError(f"{path} ({layout}): fix or leave out these cases{remedy}:", problems)
     if not cases:
         raise DataError(f"{path} ({layout}) lists no case; expected a section 'training' with at least one")
+    told = patients_of(case.id for case in cases if not case.patient)
+    cases = [case if case.patient else replace(case, patient=told[case.id]) for case in cases]
     return CaseList(tuple(sorted(cases, key=lambda case: natural_key(case.id))), layout, convention, sections)
 
 

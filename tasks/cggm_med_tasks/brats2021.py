@@ -103,14 +103,12 @@ class BraTS2021(SegmentationTask):
             suffixes={"flair": "_flair", "t1": "_t1", "t1ce": "_t1ce", "t2": "_t2"},
             label_suffix="_seg",
             label_convention="brats2021",
-            patient_pattern=r"(.+)",
         ),
         NamedFiles(
             name="BraTS 2023",
             suffixes={"flair": "-t2f", "t1": "-t1n", "t1ce": "-t1c", "t2": "-t2w"},
             label_suffix="-seg",
             label_convention="brats2023",
-            patient_pattern=r"(.+?)(?:-\d{3})?$",  # the last number is the time point
         ),
     )
     decathlon_modalities: ClassVar = {"flair": "flair", "t1w": "t1", "t1gd": "t1ce", "t2w": "t2"}

@@ -96,6 +96,25 @@ def test_a_patient_of_two_releases_is_never_in_two_splits(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("ids", "patients", "ends"),
+    [
+        (("sub-01_ses-1", "sub-01_ses-2", "sub-02_ses-1"), ("sub-01", "sub-01", "sub-02"), ENDS_2021),
+        (("P1_2019-03-12", "P1_2020-01-02", "P2_2019-03-12"), ("P1", "P1", "P2"), ENDS_2021),
+        (("A_11", "A_21", "B_11", "B_21", "C_11"), ("A", "A", "B", "B", "C"), ENDS_2021),
+        (("BraTS-GLI-00001-000", "BraTS-GLI-00001-001"), ("BraTS-GLI-00001", "BraTS-GLI-00001"), ENDS_2023),
+        (("Site-001", "Site-002", "Site-003"), ("Site-001", "Site-002", "Site-003"), ENDS_2023),  # no time points
+    ],
+)
+def test_visits_are_of_one_patient_and_patients_are_no_visits(tmp_path, ids, patients, ends):
+    for id in ids:
+        case_of(tmp_path, id, (1, 2), ends)
+    task = task_of(tmp_path, labels="brats2021")
+    task.find(print)
+    assert [case.id for case in task.found.cases] == list(ids)
+    assert tuple(case.patient for case in task.found.cases) == patients
+
+
+@pytest.mark.parametrize(
     ("id", "values", "number"),
     [
         ("BraTS-GLI-00001-000", (1, 2, 3), 3),

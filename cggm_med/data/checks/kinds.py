@@ -187,7 +187,7 @@ KINDS: Mapping[str, Kind] = {
             "repeated_case_in_splits",
             "asked",
             "two cases with the same voxels, of which one is trained on and the other held out",
-            "leave one out, or say that both show one patient",
+            "leave one out, or give both one patient in a list of cases (cggm-med init DATA -o dataset.json)",
         ),
         Kind(
             "repeated_image",
@@ -199,7 +199,7 @@ KINDS: Mapping[str, Kind] = {
             "repeated_label",
             "told",
             "two cases with the same label map and other images",
-            "one of them has the label of another case; give it its own",
+            "does one of them have the label of the other? give it its own",
         ),
         Kind(
             "rounded_labels",
@@ -211,7 +211,7 @@ KINDS: Mapping[str, Kind] = {
             "similar_case_in_splits",
             "asked",
             "two cases that seem to show one patient, of which one is trained on and the other held out",
-            "say that both show one patient if they do, else accept it",
+            "if so, give both one patient in a list of cases (cggm-med init DATA -o dataset.json); else accept it",
         ),
         Kind(
             "size_of_qform",

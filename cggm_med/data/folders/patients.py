@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from cggm_med.data.folders.vocabulary import spelled
 
+MAX_RECURRING = 4  # visits whose numbers recur from patient to patient, where nothing else tells a patient's name
 MAX_VISITS = 15  # cases of one patient; of more that share the beginning of a name, this is a site's
 _DATE = r"(?:(?:19|20)\d\d[-_.]?[01]\d[-_.]?[0-3]\d|[0-3]?\d[-_.][0-3]?\d[-_.](?:19|20)\d\d)"
 _VISIT = r"(?:ses-[a-z0-9]+|(?:ses|session|visit|timepoint|time|tp|scan|fu|frame|phase)[-_ ]?[a-z]?\d{1,4}[a-z]?)"
@@ -61,6 +62,10 @@ def patients_of(case_ids: Iterable[str], folders: Mapping[str, Sequence[str]] | 
         ['ms01', 'ms01', 'ms02']
         >>> list(patients_of(["2_preRT", "2_midRT", "8_preRT", "8_midRT"]).values())
         ['2', '2', '8', '8']
+        >>> list(patients_of(["A_11", "A_21", "B_11", "B_21", "C_11"]).values())
+        ['A', 'A', 'B', 'B', 'C']
+        >>> list(patients_of(["Site-001", "Site-002", "Site-003"]).values())
+        ['Site-001', 'Site-002', 'Site-003']
         >>> list(patients_of(["001_SA", "001_LA", "002_SA"], {"001_SA": ["001"], "001_LA": ["001"]}).values())
         ['001', '001', '002_SA']
     """
@@ -69,11 +74,11 @@ def patients_of(case_ids: Iterable[str], folders: Mapping[str, Sequence[str]] | 
     visits = {last for last, count in recurring.items() if count > 1 and not re.search(r"\d", last)}
     found = {id: _by_path(id, visits) for id in ids}
     found |= {id: patient for id in ids if (patient := _by_folder(id, (folders or {}).get(id, ())))}
-    if len(set(found.values())) < len(ids):  # the ids tell their patients already
+    if not ids or len(set(found.values())) < len(ids):  # the ids tell their patients already
         return found
     for end in _ENDS:
         cut = {id: re.sub(rf"{end}$", "", patient, flags=re.IGNORECASE) for id, patient in found.items()}
-        if all(cut[id] != found[id] for id in ids) and _are_patients(cut.values()):
+        if all(cut[id] != found[id] for id in ids) and (_are_patients(cut.values()) or _recur(found, cut)):
             return cut
     cut = {id: re.sub(r"(?<=\d)[-_ ][^\W\d]+([-_ ][^\W\d]+)*$", "", patient) for id, patient in found.items()}
     held = Counter(cut.values())
@@ -87,6 +92,15 @@ def _are_patients(names: Iterable[str]) -> bool:
     numbers = {tuple(re.findall(r"\d+", name)) for name in held}
     numbered = len(numbers) == len(held) and all(re.search(r"\d", name.rpartition("/")[2]) for name in held)
     return len(held) > 1 and numbered and 1 < max(held.values()) <= MAX_VISITS
+
+
+def _recur(found: Mapping[str, str], cut: Mapping[str, str]) -> bool:
+    """Whether a few ends recur from name to name, as those of visits do; a site numbers more patients."""
+    held = Counter(cut.values())
+    several = {id for id, name in cut.items() if held[name] > 1}
+    ends = Counter(found[id][len(cut[id]) :] for id in found)
+    recurring = all(ends[found[id][len(cut[id]) :]] > 1 for id in several)
+    return recurring and 1 < max(held.values()) <= min(MAX_RECURRING, len(held) - 1)
 
 
 def _by_folder(id: str, folders: Sequence[str]) -> str:
