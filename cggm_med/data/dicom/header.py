@@ -30,6 +30,7 @@ _TAGS = {
     "PatientID": 0x00100020,
     "PatientBirthDate": 0x00100030,
     "ContrastBolusAgent": 0x00180010,
+    "BodyPartExamined": 0x00180015,
     "SliceThickness": 0x00180050,
     "SpacingBetweenSlices": 0x00180088,
     "ProtocolName": 0x00181030,

@@ -1,8 +1,9 @@
 """The words of clinical imaging: which sequence, map or label a name or description shows, in several languages.
 
 A name is a part of a file's name, a BIDS suffix with its entities, a channel's name or a DICOM series description.
-English, German, French, Spanish, Italian and Dutch are read, and the commonest words of Chinese; letter case, accents
-and separators do not count.
+English, German, French, Spanish, Italian, Portuguese and Dutch are read, and the commonest words of Polish, Czech,
+Scandinavian languages, Finnish, Turkish, Russian, Japanese and Chinese; letter case, accents and separators do not
+count.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from cggm_med.data.declaration import NORMALISATIONS, Kind, Modality
 
 UNKNOWN_SEQUENCE = "unknown"
 # Written without spaces between words, so they are found wherever they stand.
-_CHINESE: Mapping[str, str] = {
+_UNSPACED: Mapping[str, str] = {
     **{"平扫": "without contrast", "增强": "with contrast", "弥散": "diffusion", "灌注": "perfusion"},
+    **{"単純": "without contrast", "造影なし": "without contrast", "造影前": "without contrast"},
+    **{"造影後": "with contrast", "造影": "with contrast"},
     **{"定位": "localizer", "横断": "ax", "轴位": "ax", "矢状": "sag", "冠状": "cor"},
     **{"标注": "annotation", "标签": "label", "掩膜": "mask", "掩码": "mask", "分割": "segmentation", "金标准": "gold"},
     **{"病灶": "lesion", "病变": "lesion", "肿瘤": "tumor", "图像": "image", "影像": "image", "原始": "raw"},
@@ -44,16 +47,17 @@ def spelled(name: str) -> str:
     It tells what is meant, never who: two people's names may be spelled alike.
 
     Example:
-        >>> spelled("T1w_Lésion-ManualSegmentation"), spelled("T1 w/o KM (+C)"), spelled("T1增强")
-        ('t1w lesion manual segmentation', 't1 without km +c', 't1 with contrast')
+        >>> spelled("T1w_Lésion-ManualSegmentation"), spelled("T1 w/o KM (+C)"), spelled("T1增强"), spelled("T1 KM-")
+        ('t1w lesion manual segmentation', 't1 without km +c', 't1 with contrast', 't1 without km')
     """
     text = unicodedata.normalize("NFKD", name.replace("ß", "ss"))
     text = "".join(letter for letter in text if not unicodedata.combining(letter))
     text = re.sub(r"^sub-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?_", "", text)  # BIDS: who and when, "sub" and "post" included
     text = re.sub(r"(?<=[a-z0-9][a-z])(?=[A-Z])", " ", text)
     text = re.sub(r"\b(CT|PET|MR|T1w?|T2w?|FLAIR|ADC)(res|reg|norm|bias|pp)\b", r"\1 \2", text, flags=re.IGNORECASE)
-    text = re.sub("|".join(_CHINESE), lambda word: f" {_CHINESE[word[0]]} ", text)
-    text = re.sub(r"\bw/o\b", "without", text.lower())
+    text = re.sub("|".join(_UNSPACED), lambda word: f" {_UNSPACED[word[0]]} ", text).lower()
+    for pattern, words in _SIGNS.items():
+        text = re.sub(pattern, words, text)
     return re.sub(r"([^\w+*]|_)+", " ", text).strip()
 
 
@@ -91,15 +95,17 @@ def sequence_of(name: str, contrast_agent: bool = False) -> str:
     for sequence, pattern in _BEFORE_WEIGHTING.items():
         if re.search(pattern, text):
             return sequence
-    t1, t2 = (re.search(rf"\b([23]d|ax|sag|cor|tra|[rwsu]{{1,3}}|hr|wm|ce?|t[12])?t{k}(?!\d)", text) for k in (1, 2))
+    t1, t2 = (re.search(rf"\b([23]d|ax|sag|cor|tra|e|[rwsu]{{1,3}}|hr|wm|ce?|t[12])?t{k}(?!\d)", text) for k in (1, 2))
     if t1 and t2:
         return UNKNOWN_SEQUENCE
     if t1 or re.search(r"mp ?rage|\bbravo\b|spgr\b|\b(vibe|lava|e?thrive|unit1|ir ?fspgr|c t1)\b", text):
         return _t1(text, contrast_agent)
-    if re.search(r"flair|dark ?fluid|\b(t2f|fla)\b", text):
+    if re.search(r"flair|dark ?fluid|\bda ?fl\b|\b(t2f|fla)\b", text):
         return "flair"
     if re.search(r"\b(stir|tirm)\b", text):
         return "stir"
+    if t2 and re.search(r"\bpd\b", text):
+        return UNKNOWN_SEQUENCE  # two echoes
     if t2:
         return "t2star" if re.search(r"\b(gre|ffe|fl[23]d|hemo)\b", text) else "t2"
     found = [sequence for sequence, pattern in _AFTER_WEIGHTING.items() if re.search(pattern, text)]
@@ -225,28 +231,57 @@ def without_processing(name: str) -> str:
 
 
 _AGENT = (
-    r"(contrast\w*|kontras[ct]\w*|gd\w?|gad\w*|gado|km|ks|kv|mdc|pdc|cm|ce gad\w*|ce"
-    r"|(produit|medio|mezzo|liquido) (de|di)? ?contrast\w*"
+    r"(contrast\w*|kontras[ct]\w*|контраст\w*|gd\w?|gad\w*|gado|km|ks|kv|k ?l|m ?d ?c|pdc|civ|cm|ce gad\w*|ce|teho\w*"
+    r"|(produit|medio|mezzo|meio|liquido|srodk\w*) (de |di )?[ck]ontras\w*"
     # Brand names; those that begin with "gad" are covered above.
     r"|dota(rem|graf|vision)|pro ?hance|omni ?scan|magnevist|multi ?hance|clari ?scan|vueway|elucirem|artirem"
     r"|opti ?mark|primovist|eovist|pixxoscan|cyclolux)"
 )
-_INJECTION = r"(inj\w*|iniez\w*|iny\w*|iv)"
-_LINK = r"( (l|le|la|el|de|del|di|the|des))*"
+_INJECTION = r"(inj\w*|iniez\w*|iny\w*|podani\w*|aplik\w*|i ?v)"
+_LINK = r"( (a|l|le|la|el|de|del|di|du|do|da|den|der|dem|the|des))*"
+_LACKING = r"(without|ohne|sans|ss|senza|sin|sem|zonder|utan|uden|uten|bez|без|ilman|wo)"
+_EARLIER = r"(pre|pra|vor|avant|avt|voor|antes|previo|prima|before|przed|pred|innan|fore|før|ennen|до)"
+_HAVING = r"(with|mit|avec|con|com|met|med|z|ze|со?|w)"
+_LATER = r"(post|after|apres|dopo|despues|tras|depois|apos|pos|nach|na|efter|etter|po|после)"
+_JOINT = r"( (and|und|et|y|e|en|i|och|og|ja|ve|a|и))? "
 _WITHOUT = (
-    r"\b((with and |mit und |avec et |con y |con e |met en )?"
-    r"(without|ohne|sans|senza|sin|sem|zonder|utan|uden|uten|bez)"
-    rf"|non?|wo|pre|vor|avant|voor|antes|prima|before|przed|innan|keine?){_LINK} ?({_AGENT}|{_INJECTION}|c)\b"
-    r"|\b(pre|without|nativ\w*|blanco|basale?|unenhanced|non ?enhanced|precontrast\w*|prekm|pregd)\b"
-    r"|\bt1w?(nc?e?|pre\w*)\b"
+    rf"\b({_LACKING}|{_EARLIER}|non?|keine?){_LINK} ?({_INJECTION} )?({_AGENT}|{_INJECTION}|c|k)\b"
+    rf"|\b{_AGENT} (frei|free|libre|oncesi)\b|\b[ck]ontrast ?(s[iı]z|los|frei|free|fri|vrij)\b"
+    r"|\b(pre|pra|without|nati[fv]\w*|натив\w*|natyw\w*|blanco|basale?|unenhanced|non ?enhanced|precontrast\w*)\b"
+    rf"|\b(prekm|pregd|simple|diretta|plain|non? ?con|precon|oncesi|{_LACKING}$)\b|\bt1w?(nc?e?|pre\w*)\b"
 )
 _WITH = (
-    rf"\+ ?({_AGENT}|c|ce)|\bc ?\+|\bce?t1|\bc t1\b"
-    r"|\bt1w?(c|ce|gd|gad\w*|km|ks|post\w*|contrast\w*|kontrast\w*|enh\w*|inj\w*|mdc|cm)\b"
-    rf"|\b(post(?!erior)\w*|after|apres|dopo|despues|nach|{_AGENT})\b"
-    r"|\b(enhanced|injecte\w*|iniett\w*|inyect\w*|rehauss\w*)\b"
+    rf"\+ ?({_AGENT}|c|ce|k)\b|\b(c|iv|{_AGENT}) ?\+|\bce?t1|\bc t1\b|\b{_HAVING} c\b|\bpo k\b"
+    r"|t1w?(c|ce|gd|gad\w*|km|ks|post\w*|contrast\w*|kontrast\w*|enh\w*|inj\w*|mdc|cm)\b"
+    rf"|\b(post(?!erior)\w*|poscontrast\w*|{_AGENT}|{_INJECTION})\b|\b(after|apres|dopo|despues|nach)$"
+    r"|\b(enhanced|iniett\w*|rehauss\w*)\b"
 )
-_BOTH = r"(with and without|mit und ohne|avec et sans|con y sin|con e senza|met en zonder|pre and post|pre post)"
+_BOTH = (
+    rf"\b({_HAVING}{_JOINT}{_LACKING}|{_LACKING}{_JOINT}{_HAVING}|{_EARLIER}{_JOINT}{_LATER}|{_LATER}{_JOINT}{_EARLIER}"
+    r"|wwo|with and without)\b"
+)
+# After an operation or a therapy is not after a contrast agent.
+_TREATMENT = (
+    rf"\b({_EARLIER}|{_LATER}) ?(op\w*|treat\w*|\w*therap\w*|rt\w?|surg\w*|chir\w*|\w*radi\w*|\w*strahl\w*|chemo\w*"
+    r"|biops\w*|proc\w*|rese[ck]\w*|[ck]raniot\w*|stroke|trauma\w*|ictus|shunt\w*|interv\w*)\b"
+)
+# "s" is with in Czech, and without in Spanish and Italian.
+_DOUBTFUL = rf"\b(s {_AGENT}\b|with$)"
+_AFTER_SOMETHING = (
+    rf"\b(after|apres|dopo|despues|tras|nach) (?!({_AGENT}|{_INJECTION}|{'|'.join(sorted(TECHNIQUES))}"
+    r"|a|l|le|la|el|de|del|di|der|dem|the)\b)[a-z]{2,}"
+)
+# What separators would hide: plus and minus, and abbreviations with a slash, in lower case.
+_BEFORE_SIGN, _AFTER_SIGN = r"(?<![^\s_(\[])", r"(?![^\s_)\],;.:])"
+_SIGNS: Mapping[str, str] = {
+    r"\+ ?/? ?-|±|\bw ?/ ?w/?o\b|\bc/s\b": " with and without ",
+    rf"{_BEFORE_SIGN}- (?=({_AGENT}|c){_AFTER_SIGN})": " with and without ",  # minus, or a dash: nobody knows
+    rf"{_BEFORE_SIGN}-(?=({_AGENT}|c)\)?{_AFTER_SIGN})": " without ",
+    rf"\b({_AGENT}|c|iv) ?(-|\(-\)){_AFTER_SIGN}": r" without \1 ",
+    rf"\b({_AGENT}|c|iv) ?\(\+\)": r"\1+",
+    r"\b(w/o|w-o\b|s/)": " without ",
+    r"\b(w|c)/": " with ",
+}
 # What an image was registered to is not what it shows: "FLAIR_reg_T1", "T2 to T1", "space-T1w"; but "2_T1" is a series.
 _TARGET = (
     r"\b((co)?reg\w*|aligned|rigid|affine|resampled|res|to|in|on|onto|(?<=[a-z] )2|auf|zu|space)"
@@ -257,8 +292,10 @@ _TARGET = (
 
 # Told by one word, whatever else the name says; the first that matches.
 _BEFORE_WEIGHTING: Mapping[str, str] = {
-    "localiser": r"\bloc(a|ali[sz]\w*)?s?\b|lokali[sz]\w*|scout|survey|topogram\w*|scanogram|reperage|locali[sz]zat\w*"
-    r"|smart ?brain|calibration",
+    "localiser": r"\bloc(a|ali[sz]\w*)?s?\b|lokali[sz]\w*|scout|survey|topogram\w*|scanogram|reperage|locali[sz]\w*"
+    r"|smart ?brain|\bplan ?(scan|ning)|\bcentra(tura|ggio)\b|\bpilot\b|\b3 ?pl\b",
+    "calibration": r"\bfield ?map\w*|\bfmap\b|\bb[01] ?(\w )?map\w*|\bshim\w*|\bref ?scan|\bcalib\w*"
+    r"|\bcoil ?(sens|surv)\w*|\bpre ?scan(?! ?norm)|\b(sense|asset|arc|grappa|caipi\w*) ?(ref|cal)\w*|\bnoise ?scan",
     "spectroscopy": r"\b(mrs|csi|svs|spectro\w*|spektro\w*)\b",
     "subtraction": r"\b(sub(?! ?\d)|subs|subtr(?! ?mean)\w*|soustract\w*|sustracc\w*|sottra\w*|differenz\w*)\b",
     "projection": r"\b(mip|minip|mnip|reformat\w*|rfmt)\b",
@@ -270,11 +307,13 @@ _BEFORE_WEIGHTING: Mapping[str, str] = {
     "ttp": r"\bttp\b",
     "ktrans": r"\bktrans\b",
     "asl": r"\bp?c?asl\b",
-    "perfusion": r"\b(\dd)?(perf\w*|pwi|dsc|dce|ctp)\b",
+    "perfusion": r"\b(\dd)?(perf\w*|pwi|dsc|dce|ctp|dyn(am\w*)?)\b",
     "qsm": r"\b(qsm|chimap)\b",
     "mtr": r"\b(mtr|mtsat)(map)?\b",
     "mp2rage": r"mp2rage",
-    "quantitative map": r"\b[tr][12] ?(rho|star|\*)?\w?(?<!w) ?map|\b[rt]1rho|\bmaps?\b|\bpdmap\b",
+    "quantitative map": r"\b[tr][12] ?(rho|star|\*)?\w?(?<!w) ?map|\b[rt]1 ?rho|\b(maps?|mapping)\b|\bpdmap\b"
+    r"|\b(sh)?molli\b",
+    "dir": r"\bdir\b|\bdouble inversion",
     "fa": r"\bfa\b",
     "md": r"\bmd\b",
     "adc": r"\b([de]|[rwsu]{1,3})?adc\w*\b",
@@ -324,6 +363,7 @@ _KINDS: Mapping[str, Kind] = {
 _SHOWS = {"mp2rage": "t1", "quantitative map": "map"}
 _REASONS = {
     "localiser": "localizer",
+    "calibration": "field map or calibration",
     "subtraction": "difference of two images",
     "projection": "projection or reformat of another image",
     "spectroscopy": "spectroscopy, no image",
@@ -352,12 +392,12 @@ _RAW = (
 
 
 def _t1(text: str, contrast_agent: bool) -> str:
-    both = re.search(_BOTH, text)
-    # After an operation or a therapy is not after a contrast agent.
-    text = re.sub(r"\b(pre|post) ?(op\w*|treat\w*|therap\w*|rt|surg\w*|radi\w*|chemo\w*|biops\w*|proc\w*)\b", " ", text)
+    text = re.sub(_TREATMENT, " ", text)
     rest, without = re.subn(_WITHOUT, " ", text)
-    enhanced = bool(re.search(_WITH, rest)) or both
-    if without and enhanced:
+    enhanced = bool(re.search(_WITH, rest))
+    if (without and enhanced) or re.search(rf"{_BOTH}|{_DOUBTFUL}", text):
+        return UNKNOWN_SEQUENCE
+    if not (without or enhanced) and re.search(_AFTER_SOMETHING, text):
         return UNKNOWN_SEQUENCE
     if enhanced or (contrast_agent and not without):
         return "t1ce"

@@ -287,7 +287,10 @@ def test_a_folder_without_images(tmp_path: Path) -> None:
         ("flair", ["T2_SPACE_DARK_FLUID"]),
         ("t1", ["T1", "AX T1 SE", "t1_mprage_sag", "MPRAGE", "T1w", "T1 FLAIR", "SAG T1 pre", "T1 nativ"]),
         ("t1", ["T1 w/o contrast", "t1n", "3DT1", "T1 post-op", "T1 non-contrast", "T1 posterior fossa", "AXT1 FSPGR"]),
-        ("t1", ["T1 pre Gd", "T1 C-spine", "T1W_FFE", "T1 COR", "T1 ohne KM"]),
+        ("t1", ["T1 pre Gd", "T1W_FFE", "T1 COR", "T1 ohne KM"]),
+        ("spine", ["T1 C-spine", "T2 sag HWS", "SAG T1 lumbar +C"]),
+        ("part of the head or neck", ["T1 Orbita KM", "T2 neck"]),
+        ("calibration", ["gre_field_mapping", "SENSE ref T1"]),
         ("t1ce", ["T1 post", "T1ce", "t1c", "T1GD", "T1 +C", "T1_KM", "t1_mprage_sag_post", "T1 Gad", "T1 Gadovist"]),
         ("t1ce", ["AX T1 POST GD", "T1 FLAIR +C", "T1 mit KM", "T1 contrast", "T1 CE", "BRAVO+C"]),
         ("t1ce", ["T1 post-op post Gd", "T1 C+", "SAG T1 contrast-enhanced", "T1POST", "T1 postcontrast", "T1+C"]),
@@ -308,6 +311,21 @@ def test_what_descriptions_mean(kind: str, descriptions: list[str]) -> None:
     assert {text: kind_of(text) for text in descriptions} == dict.fromkeys(descriptions, kind)
 
 
+def test_what_hospitals_call_their_series() -> None:
+    """In a dozen languages: names were gathered, the rules made, and 82 names gathered after that: none was wrong."""
+    lines = (Path(__file__).parent / "series_names.txt").read_text(encoding="utf-8").splitlines()[1:]
+    rows = [line.split("\t") for line in lines]
+    assert len({name for _, name in rows}) == len(rows) > 700
+    told = {name: kind_of(name) for _, name in rows}
+    of_four = {name: kind if kind in ALL else "none" for name, kind in told.items()}
+    assert {name: of_four[name] for _, name in rows} == {name: kind.removesuffix(" unsaid") for kind, name in rows}
+    # A header that names an agent decides only where the name says nothing.
+    with_agent = {name: kind_of(name, contrast_agent=True) for _, name in rows}
+    unsaid = {name for kind, name in rows if kind == "t1 unsaid"}
+    assert {name for name, kind in with_agent.items() if kind != told[name]} == unsaid
+    assert {with_agent[name] for name in unsaid} == {"t1ce"}
+
+
 def test_a_contrast_agent_decides_where_the_description_is_silent() -> None:
     assert [kind_of(text, contrast_agent=True) for text in ("T1", "T1 pre", "T2", "FLAIR")] == [
         "t1ce",
@@ -325,6 +343,8 @@ def test_a_contrast_agent_decides_where_the_description_is_silent() -> None:
         ("Modality", "CT", "not MR"),
         ("SOPClassUID", "1.2.840.10008.5.1.4.1.1.7", "secondary capture"),
         ("ContrastBolusAgent", "zzname", "flair"),
+        ("BodyPartExamined", "CSPINE", "spine"),
+        ("BodyPartExamined", "BRAIN", "flair"),
     ],
 )
 def test_what_the_rest_of_the_header_tells(tmp_path: Path, keyword: str, value: Any, kind: str) -> None:
