@@ -101,10 +101,14 @@ def train(
 
 @contextlib.contextmanager
 def _interruptible(folder: Path) -> Iterator[None]:
-    """Answer Ctrl-C with the command that continues the run."""
+    """Answer Ctrl-C and SIGTERM with what is saved, and the command that continues the run."""
+    from cggm_med.stop import Stopped, stopped_by_signals
+
     try:
-        yield
-    except KeyboardInterrupt:
-        started = (folder / "config.yaml").exists()
-        typer.echo(f"stopped; continue with: cggm-med train --resume {folder}" if started else "stopped", err=True)
-        raise typer.Exit(130) from None
+        with stopped_by_signals():
+            yield
+    except Stopped as stopped:
+        saved = "" if stopped.saved is None else f" after step {stopped.saved}, which is saved"
+        goes_on = f"; continue with: cggm-med train --resume {folder}" if (folder / "config.yaml").exists() else ""
+        typer.echo(f"stopped{saved}{goes_on}", err=True)
+        raise typer.Exit(stopped.exit_code) from None

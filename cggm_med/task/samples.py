@@ -29,6 +29,7 @@ from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.randomness import Stream, random_seed
 from cggm_med.results.results import Scores
+from cggm_med.stop import leave_signals_to_parent
 from cggm_med.task.base import CaseResult, Task
 from cggm_med.task.capabilities import UnlabelledSamples
 from cggm_med.task.generated import generated_data
@@ -240,6 +241,7 @@ class SampleTask(Task):
                 batch_sampler=self.step_sampler(first_step),
                 collate_fn=self.collate,
                 num_workers=self.config.data.workers,
+                worker_init_fn=leave_signals_to_parent,
                 pin_memory=pin_memory,
             )
         )
@@ -285,6 +287,7 @@ class SampleTask(Task):
                 batch_size=self.config.train.batch_size,
                 collate_fn=self.collate,
                 num_workers=self.config.data.workers,
+                worker_init_fn=leave_signals_to_parent,
             )
         )
 

@@ -36,6 +36,7 @@ class Checkpoint:
         best: score, epoch and step of the best validation so far, if any.
         model, strategy, optimizer, monitor: state dictionaries.
         schedule: of the learning rate, where it depends on more than the step.
+        validated: whether the validation that is due after this step, if one is, was finished.
     """
 
     step: int
@@ -47,6 +48,7 @@ class Checkpoint:
     optimizer: dict[str, Any]
     monitor: dict[str, Any]
     schedule: dict[str, Any] = field(default_factory=dict)
+    validated: bool = True
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -178,9 +180,14 @@ class TrainingState:
         self.plateau.load_state_dict(checkpoint.schedule)
         self.best = checkpoint.best
 
-    def save_last(self, step: int) -> None:
-        """Write ``last.pt``, if this is the first process; ``step`` is the number of steps done."""
-        self._save(self.last, step)
+    def save_last(self, step: int, *, validated: bool = True) -> None:
+        """Write ``last.pt``, if this is the first process.
+
+        Args:
+            step: number of steps done.
+            validated: whether a validation that is due after this step was finished; else it is made on resuming.
+        """
+        self._save(self.last, step, validated=validated)
 
     def save_if_best(self, score: float | None, step: int, epoch: int, *, lower_is_better: bool) -> None:
         """Write ``best.pt``, if no earlier validation was as good."""
@@ -189,7 +196,12 @@ class TrainingState:
             self.best = {"score": score, "epoch": float(epoch), "step": float(step)}
             self._save(self.folder / "best.pt", step)
 
-    def _save(self, path: Path, step: int) -> None:
+    def _save(self, path: Path, step: int, *, validated: bool = True) -> None:
         if distributed.rank() == 0:
-            states = [x.state_dict() for x in (self.model, self.strategy, self.optimizer, self.monitor, self.plateau)]
-            save(path, Checkpoint(step, self.config, self.data, self.best, *states))
+            live = (self.model, self.strategy, self.optimizer, self.monitor, self.plateau)
+            model, strategy, optimizer, monitor, schedule = (x.state_dict() for x in live)
+            states = {"model": model, "strategy": strategy, "optimizer": optimizer, "monitor": monitor}
+            save(
+                path,
+                Checkpoint(step, self.config, self.data, self.best, **states, schedule=schedule, validated=validated),
+            )

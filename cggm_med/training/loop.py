@@ -19,6 +19,7 @@ from cggm_med.models.base import MultimodalModel
 from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.optim.schedule import Plateau, learning_rate, set_learning_rate
 from cggm_med.randomness import Step, Stream, random_seed
+from cggm_med.stop import Stopped, StopRequest
 from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task.base import Task
 from cggm_med.training.checkpoint import Checkpoint, TrainingState
@@ -47,7 +48,9 @@ def train(
 ) -> None:
     """Train to the last step, writing ``last.pt`` and ``best.pt`` to ``folder``.
 
-    Killed at any moment and resumed from ``last.pt``, a run on the CPU ends with the same bits.
+    Killed at any moment and resumed from ``last.pt``, a run on the CPU ends with the same bits. Ctrl-C and SIGTERM end
+    it after the step that is under way, which is saved first; several processes, at the next step that is logged,
+    validated or saved, where they wait for one another in any case.
 
     Args:
         task: prepared.
@@ -64,6 +67,7 @@ def train(
 
     Raises:
         NonFiniteLoss: names the step, its cases and the last good checkpoint.
+        Stopped: after a signal, with the number of steps that are saved.
     """
     settings = config.train
     criterion = task.criterion().to(device)
@@ -80,55 +84,81 @@ def train(
     finite = FiniteCheck(monitor, state.last)
     measured = functools.partial(mean_losses, task, model, strategy, criterion, config, device)
     started = time.monotonic()
-    for number, batch in enumerate(task.batches(first_step, device.type == "cuda"), start=first_step):
-        done, epoch = number + 1, number // settings.steps_per_epoch
-        to_log = done % settings.log_every == 0
-        to_validate = done % (settings.validate_every * settings.steps_per_epoch) == 0 or done == settings.steps
-        to_save = done % settings.checkpoint_every == 0 or done == settings.steps
-        # A step's random draws depend on the seed and the step alone, so there is no random state to resume.
-        torch.manual_seed(random_seed(settings.seed, Stream.MODEL_IN_STEP, number, distributed.rank()))
-        rate = plateau.factor * learning_rate(config.optim, number, settings.steps, settings.steps_per_epoch)
-        set_learning_rate(optimizer, rate, config.optim.heads_lr)
-        if number % settings.steps_per_epoch == 0:
-            strategy.start_epoch(model, epoch, measured)
-        comparison = ModalityComparison(settings.log_shapley) if to_log else None
-        model.train()
-        strategy.train()
-        within = contextlib.nullcontext() if memory is None else memory.watch(number, optimizer, model, strategy)
-        with within:
-            losses = train_step(
-                model,
-                strategy,
-                optimizer,
-                criterion,
-                batch,
-                Step(number, settings.steps, settings.seed),
-                clip_norm=config.optim.clip_norm,
-                settings=settings,
-                autocast=autocast,
-                monitor=monitor,
-                comparison=comparison,
-            )
-        finite.add(number, batch, losses)
-        # Reading a loss makes a GPU program wait, so losses are read together, before anything is written.
-        if device.type == "cpu" or to_log or to_validate or to_save:
-            loss = finite.loss()
-        if comparison is not None:
-            finite.gradients(done, settings.log_every)
-            diagnostics = {**monitor.values(), **comparison.values(), **strategy.diagnostics()}
-            record: Record = {"kind": "train", "step": done, "epoch": epoch, "loss": loss}
-            record |= {"losses": {name: value.item() for name, value in losses.items()}, "learning_rate": rate}
-            record |= readable(diagnostics, model.modalities)
-            log({**record, "seconds_per_step": (time.monotonic() - started) / (done - first_step)})
-            if log_gradients is not None:
-                log_gradients(done, comparison.gradients)
-        if to_validate and task.splits.validation:
+
+    def look(done: int, stop: StopRequest) -> None:
+        """Validate, and keep the weights if they are the best so far."""
+        with contextlib.nullcontext() if distributed.active() else stop.at_once():
             found = validate(task, model, strategy, config, device)
-            score = found.scores[task.chosen_by]
-            if (watched := found.loss if by_loss else score) is not None:
-                plateau.watch(watched)
-            state.save_if_best(score, done, epoch, lower_is_better=task.lower_is_better)
-            log({"kind": "validation", "step": done, "epoch": epoch, **found.record()})
-        if to_save:
-            state.save_last(done)
+        score = found.scores[task.chosen_by]
+        if (watched := found.loss if by_loss else score) is not None:
+            plateau.watch(watched)
+        epoch = (done - 1) // settings.steps_per_epoch
+        state.save_if_best(score, done, epoch, lower_is_better=task.lower_is_better)
+        log({"kind": "validation", "step": done, "epoch": epoch, **found.record()})
+
+    with StopRequest() as stop:
+        if resume is not None and not resume.validated:
+            look(first_step, stop)
+            state.save_last(first_step)
+        for number, batch in enumerate(task.batches(first_step, device.type == "cuda"), start=first_step):
+            done, epoch = number + 1, number // settings.steps_per_epoch
+            to_log = done % settings.log_every == 0
+            to_validate = done % (settings.validate_every * settings.steps_per_epoch) == 0 or done == settings.steps
+            to_save = done % settings.checkpoint_every == 0 or done == settings.steps
+            # A step's random draws depend on the seed and the step alone, so there is no random state to resume.
+            torch.manual_seed(random_seed(settings.seed, Stream.MODEL_IN_STEP, number, distributed.rank()))
+            rate = plateau.factor * learning_rate(config.optim, number, settings.steps, settings.steps_per_epoch)
+            set_learning_rate(optimizer, rate, config.optim.heads_lr)
+            if number % settings.steps_per_epoch == 0:
+                strategy.start_epoch(model, epoch, measured)
+            comparison = ModalityComparison(settings.log_shapley) if to_log else None
+            model.train()
+            strategy.train()
+            within = contextlib.nullcontext() if memory is None else memory.watch(number, optimizer, model, strategy)
+            with within:
+                losses = train_step(
+                    model,
+                    strategy,
+                    optimizer,
+                    criterion,
+                    batch,
+                    Step(number, settings.steps, settings.seed),
+                    clip_norm=config.optim.clip_norm,
+                    settings=settings,
+                    autocast=autocast,
+                    monitor=monitor,
+                    comparison=comparison,
+                )
+            finite.add(number, batch, losses)
+            # Reading a loss makes a GPU program wait, so losses are read together, before anything is written.
+            waits = to_log or to_validate or to_save
+            stopping = _agreed(stop, device, waits=waits)
+            if device.type == "cpu" or waits or stopping:
+                loss = finite.loss()
+            if comparison is not None:
+                finite.gradients(done, settings.log_every)
+                diagnostics = {**monitor.values(), **comparison.values(), **strategy.diagnostics()}
+                record: Record = {"kind": "train", "step": done, "epoch": epoch, "loss": loss}
+                record |= {"losses": {name: value.item() for name, value in losses.items()}, "learning_rate": rate}
+                record |= readable(diagnostics, model.modalities)
+                log({**record, "seconds_per_step": (time.monotonic() - started) / (done - first_step)})
+                if log_gradients is not None:
+                    log_gradients(done, comparison.gradients)
+            if to_validate and task.splits.validation:
+                try:
+                    look(done, stop)
+                except Stopped as stopped:
+                    state.save_last(done, validated=False)
+                    raise Stopped(stopped.number, done) from None
+            if to_save or stopping:
+                state.save_last(done)
+            if stopping:
+                raise Stopped(stopping, done)
     distributed.barrier()
+
+
+def _agreed(stop: StopRequest, device: torch.device, *, waits: bool) -> int:
+    """The signal that ends the training after this step, on every process alike; 0 if it goes on."""
+    if not distributed.active():
+        return stop.number or 0
+    return max(distributed.gather_json(stop.number or 0, device)) if waits else 0

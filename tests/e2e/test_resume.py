@@ -14,10 +14,14 @@ from helpers.small_runs import quiet, small_config, small_settings
 
 from cggm_med.errors import CheckpointError
 from cggm_med.runs import train as run
+from cggm_med.stop import Stopped
 from cggm_med.testing.runs import expect_same_run, final_state
 from cggm_med.training import checkpoint as checkpoints
+from cggm_med.training import loop
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
+
+IN_A_GROUP = "import os; os.setsid(); from cggm_med.cli.app import main; main()"  # with the processes that it starts
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +64,34 @@ def test_killed_with_draws_of_every_kind(strategy, tmp_path, phantom, cache, mon
     expect_same_run(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    ("where", "call", "saved"),
+    [("train_step", 1, 1), ("train_step", 7, 7), ("train_step", 12, 12), ("validate", 1, 4), ("validate", 3, 12)],
+)
+def test_asked_to_stop_it_saves_the_last_step_and_goes_on_from_there(
+    where, call, saved, uninterrupted, tmp_path, phantom, cache, monkeypatch
+):
+    """A step is finished first; a validation, due after every fourth, is left, and made when the run goes on."""
+    config = small_config(phantom, cache, strategy__warmup_steps="2", data__augmentation="standard")
+    calls, real = iter(range(1, 100)), getattr(loop, where)
+
+    def asked(*args, **kwargs):
+        if next(calls) == call:
+            signal.raise_signal(signal.SIGTERM)
+        return real(*args, **kwargs)
+
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch, pytest.raises(Stopped) as stopped:
+        patch.setattr(loop, where, asked)
+        run.start(config, tmp_path / "run", quiet())
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    assert (stopped.value.saved, stopped.value.exit_code) == (saved, 128 + signal.SIGTERM)
+    left = checkpoints.load(tmp_path / "run" / "checkpoints" / "last.pt", torch.device("cpu"))
+    assert (left.step, left.validated) == (saved, saved % 4 != 0)
+    run.resume(tmp_path / "run", {}, quiet())
+    expect_same_run(tmp_path / "run", uninterrupted)
+
+
 def test_killed_three_times_in_one_epoch_with_other_workers_each_time(
     uninterrupted, tmp_path, phantom, cache, monkeypatch
 ):
@@ -98,20 +130,28 @@ def test_killed_while_writing_a_checkpoint(uninterrupted, tmp_path, phantom, cac
 
 
 @pytest.mark.slow
-def test_a_process_that_is_really_killed(uninterrupted, tmp_path, phantom, cache):
-    """SIGKILL at a moment of the machine's choosing."""
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_process_that_is_really_ended(number, uninterrupted, tmp_path, phantom, cache):
+    """At a moment of the machine's choosing; as a terminal and clusters do, its workers get the signal as well."""
     folder = tmp_path / "run"
-    settings = small_settings(phantom, cache, strategy__warmup_steps="2", data__augmentation="standard")
-    flags = set_options(settings)
-    process = processes.Popen(["-m", "cggm_med.cli", "train", "--preset", "tiny", "--out", folder, *flags])
+    changes = {"strategy__warmup_steps": "2", "data__augmentation": "standard", "data__workers": "1"}
+    flags = set_options(small_settings(phantom, cache, **changes))
+    with open(tmp_path / "said", "w") as said:
+        process = processes.Popen(["-c", IN_A_GROUP, "train", "--preset", "tiny", "--out", folder, *flags], stderr=said)
     deadline = time.monotonic() + 120
     while not (folder / "checkpoints" / "last.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.2)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert final_state(folder)["step"] < 12
-    run.resume(folder, {}, quiet())
+    os.killpg(process.pid, number)
+    code, message = process.wait(), (tmp_path / "said").read_text()
+    if number == signal.SIGKILL:
+        assert code == -number
+    else:
+        assert code == 128 + number, message
+        assert f"; continue with: cggm-med train --resume {folder}" in message
+        assert "Traceback" not in message
+    assert final_state(folder)["step"] <= 12
+    run.resume(folder, {"data": {"workers": 0}}, quiet())
     expect_same_run(folder, uninterrupted)
 
 

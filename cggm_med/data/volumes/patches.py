@@ -16,6 +16,7 @@ from cggm_med.data.step_sampler import StepSampler, visited
 from cggm_med.data.volumes.augment import Augmentation
 from cggm_med.data.volumes.prepared import PreparedCase
 from cggm_med.randomness import Stream, random_seed
+from cggm_med.stop import leave_signals_to_parent
 from cggm_med.types import Batch
 
 
@@ -117,6 +118,7 @@ def patch_loader(
         batch_sampler=sampler,
         collate_fn=_Collate(tuple(modalities), None if complete else images),
         num_workers=workers,
+        worker_init_fn=leave_signals_to_parent,
         pin_memory=pin_memory,
     )
 
