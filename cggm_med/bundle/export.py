@@ -50,6 +50,7 @@ MODULES = (
     "data.checks.kinds",
     "data.monai_items",
     "data.layouts",
+    "data.patients",
     "data.volumes.checks",
     "data.volumes.components",
     "data.volumes.grids",

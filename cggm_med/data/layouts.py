@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cggm_med.data.cases import ENDINGS, LABEL, SECTIONS, Case, CaseList, ImageFile, can_be_id, natural_key, stem
-from cggm_med.data.folders.patients import patients_of
+from cggm_med.data.patients import patients_among
 from cggm_med.errors import DataError, UnknownName
 
 
@@ -223,7 +223,7 @@ def _named_cases(layout: NamedFiles, files: Sequence[tuple[Path, str, str]], wan
 def _patients(pattern: str | None, ids: Iterable[str]) -> dict[str, str]:
     """The patient of each case; empty where a pattern does not find one."""
     if pattern is None:
-        return patients_of(ids)
+        return patients_among(ids)
     told = {id: re.match(pattern, id, re.IGNORECASE) for id in ids}
     return {id: match[1] or "" if match else "" for id, match in told.items()}
 
@@ -353,7 +353,7 @@ def _finish(
         raise DataError(f"{path} ({layout}): fix or leave out these cases{remedy}:", problems)
     if not cases:
         raise DataError(f"{path} ({layout}) lists no case; expected a section 'training' with at least one")
-    told = patients_of(case.id for case in cases if not case.patient)
+    told = patients_among(case.id for case in cases if not case.patient)
     cases = [case if case.patient else replace(case, patient=told[case.id]) for case in cases]
     return CaseList(tuple(sorted(cases, key=lambda case: natural_key(case.id))), layout, convention, sections)
 

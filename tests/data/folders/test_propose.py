@@ -2,8 +2,8 @@
 
 import pytest
 
-from cggm_med.data.folders.patients import patient_of
 from cggm_med.data.folders.propose import propose, read_any
+from cggm_med.data.patients import patient_of
 from cggm_med.errors import DataError
 
 NNUNET = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "x": 1}, "file_ending": ".nii"}
