@@ -121,7 +121,8 @@ def _described(number: int, run: FinishedRun, task: Task) -> dict[str, Any]:
 def _write_shared(target: RunFolder, members: Sequence[FinishedRun], tasks: Sequence[Task]) -> None:
     """What an ensemble has of a run: settings and facts of the first, cases of all, and the mildest filter."""
     write_text(target.config, members[0].folder.config.read_text())
-    write_text(target.facts, members[0].folder.facts.read_text())
+    voxels = {id: of for member in members for id, of in member.facts.get("voxels", {}).items()}
+    write_json(target.facts, {**members[0].facts, **({"voxels": voxels} if voxels else {})})
     contents, splits, groups = _cases(members)
     write_json(target.data, contents)
     write_json(target.splits, splits)

@@ -227,7 +227,8 @@ def _names_data(overrides: Tree) -> bool:
 def _require_unseen(run: FinishedRun, task: Task, cases: tuple[str, ...]) -> None:
     """Refuse cases that were used in training, even under other names."""
     seen = run.folder.digests((*run.splits.train, *run.splits.validation))
-    familiar = [id for id, files in task.contents().items() if not seen.isdisjoint(files.values())]
+    again = set(task.familiar())
+    familiar = [id for id, files in task.contents().items() if id in again or not seen.isdisjoint(files.values())]
     if familiar:
         names = first_of(familiar)
         raise DataError(

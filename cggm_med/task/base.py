@@ -247,6 +247,10 @@ class Task(ABC):
     def recall(self, facts: Tree) -> None:  # noqa: B027 - a task may know nothing
         """Take what a finished run knows of the cases that it learned from, to judge others by; see ``facts``."""
 
+    def familiar(self) -> Sequence[str]:
+        """Prepared cases whose content is known from ``recall``, though their files may be others."""
+        return ()
+
     def facts(self) -> Tree:
         """What using the trained network takes besides settings and weights, as plain values."""
         return {}

@@ -699,6 +699,10 @@ class SegmentationTask(Task):
         """How the run's modalities look, and what is usual among its training cases."""
         self.known = Known.from_facts(facts)
 
+    def familiar(self) -> Sequence[str]:
+        """Those that hold voxels which the run was trained on, or chosen by."""
+        return [finding.case for finding in self.odd if finding.kind.name == "seen_in_training"]
+
     def _odd(self, prepared: Sequence[PreparedCase], splits: Splits) -> Sequence[Finding]:
         """What is odd about cases beside one another, or beside those that the run learned from."""
         if not splits.train:
@@ -707,7 +711,7 @@ class SegmentationTask(Task):
         return findings_among(prepared, self.modalities, sides, {case.id: case.patient for case in prepared})
 
     def facts(self) -> Tree:
-        """The convention of masks and of labels, how modalities' training images look, and which cases lack some."""
+        """The convention of masks and of labels, how training images look, their voxels, and which cases lack some."""
         training = [self.cases[id] for id in self.splits.train]
         signatures, usual = learn(training, self.modalities), usual_among(training)
         lacking = self._lacking()
@@ -715,7 +719,9 @@ class SegmentationTask(Task):
         conventions = followed([*self.cases.values()])
         mixed = {"conventions": conventions} if len(conventions) > 1 else {}
         looks = {"signatures": signatures.to_json(), "usual": usual.to_json()}
-        return {"labels": self.convention.name, **looks, **incomplete, **mixed}
+        seen = (*self.splits.train, *self.splits.validation)
+        voxels = {id: [*self.cases[id].measured["voxels"].values()] for id in seen}
+        return {"labels": self.convention.name, **looks, "voxels": voxels, **incomplete, **mixed}
 
     @torch.no_grad()
     def fit_postprocessing(

@@ -186,7 +186,8 @@ def test_other_scans_are_brought_to_the_voxel_size_of_the_training(cases, tmp_pa
     monkeypatch.setitem(globals(), "AFFINE", np.diag([-2.5, -2.5, 2.5, 1.0]))
     fine = [np.kron(array, np.ones((2, 2, 2), array.dtype)) for array in (*cases[0].images.values(), cases[0].labels)]
     case = PhantomCase(dict(zip(cases[0].images, fine, strict=False)), fine[-1], cases[0].tissue)
-    command(monkeypatch, "evaluate", run, "--data", brats2023(tmp_path / "fine", [case]), "--out", tmp_path / "out")
+    words = ("--data", brats2023(tmp_path / "fine", [case]), "--split", "all", "--out", tmp_path / "out")
+    command(monkeypatch, "evaluate", run, *words)
     newest = max((cache / "preprocessed").iterdir(), key=lambda folder: folder.stat().st_mtime_ns)
     facts = json.loads((newest / "case.json").read_text())
     np.testing.assert_allclose(nib.affines.voxel_sizes(np.array(facts["prepared_affine"])), 5)
@@ -202,6 +203,16 @@ def test_a_trained_case_is_known_again_however_it_is_prepared(cases, tmp_path, m
     for setting in ("data.spacing=[6,6,6]", "task.labels=brats2013"):
         command(monkeypatch, "evaluate", run, "--data", data, "--set", setting, code=1)
         assert "were used to train this run" in capsys.readouterr().err
+    for path in data.rglob("*.nii.gz"):  # saved anew, as other numbers of the same size
+        scan = nib.load(path)
+        nib.save(nib.Nifti1Image(np.asarray(scan.dataobj).astype(np.float64), scan.affine), path)
+        path.rename(path.with_name(path.name.replace("BraTS2021", "New")))
+    command(monkeypatch, "evaluate", run, "--data", data, code=1)
+    said = capsys.readouterr()
+    assert "were used to train this run" in said.err
+    assert "hold voxels that the run was trained on, as BraTS2021_0000" in said.out
+    command(monkeypatch, "predict", run, data, "-o", tmp_path / "masks")
+    assert "hold voxels that the run was trained on, as BraTS2021_0000" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("no_pictures")

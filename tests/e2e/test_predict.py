@@ -328,7 +328,8 @@ def test_resampling_that_cannot_be(run, other_grid, scans, tmp_path):
 
 def test_what_a_scan_will_cost_is_told_first(run, predictor, scans, capsys, tmp_path):
     predict_cases(predictor, {"a": files(scans, 2)}, {"a": tmp_path / "a.nii.gz"})
-    first, second = capsys.readouterr().out.splitlines()
+    first, second, known = capsys.readouterr().out.splitlines()
+    assert known.startswith("a: flair, t1, t1ce and t2 hold voxels that the run was trained on, as BraTS2021_00002; ")
     scan = predictor.read("a", files(scans, 2))
     windows, memory = predictor.cost(scan)
     assert first.startswith(f"1 of 1: a, {windows} windows of 16 x 16 x 16 voxels, the process takes about ")
@@ -376,12 +377,12 @@ def of_centimetres(scans, tmp_path):
 def test_what_headers_say_is_told_once_or_asked_about_and_recorded(run, of_centimetres, tmp_path, monkeypatch, capsys):
     command(monkeypatch, "predict", run, of_centimetres, "-o", tmp_path / "a", code=1)
     said = capsys.readouterr()
-    assert said.out.count("states no orientation") == 1
-    assert "spans 24 x 24 x 16 mm with voxels of 0.5 x 0.5 x 0.5 mm; a scan is at least 30 mm long" in said.out
+    assert said.out.count("state no orientation") == 1
+    assert "span 24 x 24 x 16 mm with voxels of 0.5 x 0.5 x 0.5 mm; a scan is at least 30 mm long" in said.out
     assert "--accept implausible_size" in said.out
     assert not (tmp_path / "a" / "BraTS2021_00001.nii.gz").exists()
     command(monkeypatch, "predict", run, of_centimetres, "-o", tmp_path / "b", "--accept", "implausible_size")
-    assert "accepted (implausible_size): BraTS2021_00001: flair, t1, t1ce and t2 spans" in capsys.readouterr().out
+    assert "accepted (implausible_size): BraTS2021_00001: flair, t1, t1ce and t2 span" in capsys.readouterr().out
     beside = [json.loads((tmp_path / "b" / f"BraTS2021_{k:05d}.json").read_text())["findings"] for k in range(2)]
     found = [{of["kind"]: of["accepted"] for of in findings} for findings in beside]
     # Voxels that state no orientation are taken to point to RAS, and this head then faces backwards.

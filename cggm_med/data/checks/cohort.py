@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from cggm_med.data.volumes.modality_check import (
 from cggm_med.data.volumes.modality_check import measure as measure_looks
 from cggm_med.data.volumes.prepared import PreparedCase
 from cggm_med.data.volumes.resample import OneGrid
-from cggm_med.errors import DataError
+from cggm_med.errors import DataError, first_of
 
 # What explains that a network's training looks other than a case, so that names are not to blame.
 _EXPLAINS = {"skull", "flat_image", "leaping_values", "empty_slices", "repeated_image"}
@@ -39,10 +39,12 @@ class Known:
     Attributes:
         signatures: how its modalities look.
         usual: what is usual among them; None in runs that did not measure it.
+        voxels: the case that each digest of voxels is of; of earlier runs none is known.
     """
 
     signatures: Signatures
     usual: Typical | None
+    voxels: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> Known:
@@ -55,8 +57,9 @@ class Known:
             return cls(
                 Signatures.from_json(facts["signatures"]),
                 Typical.from_json(facts["usual"]) if "usual" in facts else None,
+                {str(digest): str(id) for id, digests in facts.get("voxels", {}).items() for digest in digests},
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"what a run knows of its training cases lacks {error}") from None
 
 
@@ -131,13 +134,21 @@ def findings_of(case: Measured, looks: ScanFeatures | str, given: Sequence[str],
         given: names of the channels of that image.
         known: of the run.
     """
-    found = alone(case)
+    found = [*alone(case), *seen_in_training(case, known)]
     if known.usual is not None:
         found += beside(case, known.usual)
     swap = judge(known.signatures, looks, given)
     if swap.verdict == "swapped" and case.case not in _explained(found):
         found.append(exchanged(case.case, swap))
     return found
+
+
+def seen_in_training(case: Measured, known: Known) -> list[Finding]:
+    """The finding that a run learned from a case, or was chosen by it, under whatever name and type of numbers."""
+    seen = {modality: known.voxels[digest] for modality, digest in case.voxels.items() if digest in known.voxels}
+    others = [id for id in dict.fromkeys(seen.values()) if id != case.case]
+    said = f"holds voxels that the run was trained on{f', as {first_of(others)}' if others else ''}"
+    return [Finding(KINDS["seen_in_training"], case.case, tuple(seen), said)] if seen else []
 
 
 def exchanged(case: str, swap: SwapFinding) -> Finding:

@@ -208,6 +208,12 @@ KINDS: Mapping[str, Kind] = {
             "read as the whole numbers",
         ),
         Kind(
+            "seen_in_training",
+            "told",
+            "a case that the run was trained on, or chosen by, under this name or another one",
+            "what is predicted or scored there says nothing about new patients",
+        ),
+        Kind(
             "similar_case_in_splits",
             "asked",
             "two cases that seem to show one patient, of which one is trained on and the other held out",
