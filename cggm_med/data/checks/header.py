@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 from cggm_med.data.checks.finding import Finding
 from cggm_med.data.checks.kinds import KINDS
 
-MM: dict[str, float] = {"m": 1000.0, "meter": 1000.0, "metre": 1000.0, "cm": 10.0, "mm": 1.0, "um": 0.001}
+MM: dict[str, float] = {
+    **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), 1000.0),
+    **dict.fromkeys(("cm", "centimeter", "centimeters", "centimetre", "centimetres"), 10.0),
+    **dict.fromkeys(("mm", "millimeter", "millimeters", "millimetre", "millimetres"), 1.0),
+    **dict.fromkeys(("um", "micron", "microns", "micrometer", "micrometers", "micrometre", "micrometres"), 0.001),
+}
 NIFTI_UNITS = {1: "metre", 2: "mm", 3: "um"}  # of xyzt_units; nifti1.h, https://nifti.nimh.nih.gov/nifti-1
 # Headers in single precision, and tools that round to a hundredth of a millimetre, stay below this.
 MAX_SIZE_ERROR = 0.01
@@ -76,6 +81,32 @@ def reconcile_nifti(raw: Any, header: Any, affine: NDArray[np.float64], shape: S
         findings.append(saw("negative_slope", f"multiplies its stored numbers by {slope:g} (scl_slope)"))
     in_mm = np.diag([scale, scale, scale, 1.0]) @ affine
     return Reconciled(in_mm, tuple((sizes * scale).tolist()), oriented, tuple(findings))
+
+
+def reconcile_units(
+    units: Sequence[str], affine: NDArray[np.float64], spacing: Sequence[float], field: str
+) -> Reconciled:
+    """What a header in text says with its unit of length, which may differ from axis to axis of the patient.
+
+    Args:
+        units: of the patient's axes, or one for all; empty, or none that is known here, for mm.
+        affine: voxels to the file's unit in RAS+.
+        spacing: voxel size in the file's unit.
+        field: of the header.
+
+    Example:
+        >>> found = reconcile_units(["um"], np.diag([500.0, 500.0, 500.0, 1.0]), (500.0, 500.0, 500.0), "space units")
+        >>> found.spacing, found.findings[0].seen
+        ((0.5, 0.5, 0.5), 'states its sizes in um (space units)')
+    """
+    known = [unit for text in units if (unit := text.strip().lower().replace("µ", "u").replace("μ", "u")) in MM]
+    scales = np.array([MM[unit] for unit in known] if len(known) == len(units) and known else [1.0])
+    if (scales == 1).all():
+        return Reconciled(affine, tuple(spacing), True, ())
+    in_mm = np.diag([*np.broadcast_to(scales, 3), 1.0]) @ affine
+    sizes = np.array(spacing) * np.linalg.norm(in_mm[:3, :3], axis=0) / np.linalg.norm(affine[:3, :3], axis=0)
+    said = f"states its sizes in {', '.join(dict.fromkeys(known))} ({field})"
+    return Reconciled(in_mm, tuple(sizes.tolist()), True, (saw("converted_units", said),))
 
 
 def _of_two_forms(

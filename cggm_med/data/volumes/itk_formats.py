@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import math
+import re
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 from nibabel.affines import from_matvec, voxel_sizes
 from numpy.typing import NDArray
 
+from cggm_med.data.checks.header import reconcile_units
 from cggm_med.data.volumes.stored_image import StoredImage, channel_of, damage_of, needed, without_single
 from cggm_med.errors import DataError
 
@@ -100,8 +102,19 @@ def open_nrrd(path: Path) -> StoredImage:
 
     spacing = reader.GetSpacing()
     affine = _affine(np.reshape(reader.GetDirection(), (count, count)), spacing, reader.GetOrigin())
-    parts = (data,) if detached else ()
-    return StoredImage(path, without_single(axes), dtype, affine, tuple(spacing[:3]), damage, read, parts=parts)
+    units = re.findall(r'"([^"]*)"', fields.get("space units", ""))
+    said = reconcile_units(units, affine, spacing[:3], "space units")
+    return StoredImage(
+        path,
+        without_single(axes),
+        dtype,
+        said.affine,
+        said.spacing,
+        damage,
+        read,
+        parts=(data,) if detached else (),
+        findings=said.findings,
+    )
 
 
 def open_meta_image(path: Path) -> StoredImage:
@@ -152,9 +165,18 @@ def open_meta_image(path: Path) -> StoredImage:
     origin = _numbers(fields, "Offset Position Origin", n, np.zeros(n))
     # A line of the matrix is the direction of an axis.
     affine = _affine(np.reshape(matrix, (n, n)).T, spacing, origin)
-    parts = (data,) if detached else ()
-    dtype = stored.newbyteorder("=")
-    return StoredImage(path, without_single(shape), dtype, affine, tuple(spacing[:3]), damage, read, parts=parts)
+    said = reconcile_units([fields.get("distanceunits", "mm")], affine, spacing[:3], "DistanceUnits")
+    return StoredImage(
+        path,
+        without_single(shape),
+        stored.newbyteorder("="),
+        said.affine,
+        said.spacing,
+        damage,
+        read,
+        parts=(data,) if detached else (),
+        findings=said.findings,
+    )
 
 
 _SKIPS = ("line skip", "byte skip")

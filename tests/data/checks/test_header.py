@@ -46,6 +46,27 @@ def test_a_sound_header_has_no_finding_and_the_affine_that_was_written(tmp_path)
         np.testing.assert_allclose(open_image(path).affine, affine, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("ending", "before", "line", "mm"),
+    [
+        (".nrrd", b"space directions", b'space units: "um" "um" "um"', 0.001),
+        (".nrrd", b"space directions", b'space units: "m" "m" "m"', 1000.0),
+        (".nrrd", b"space directions", b'space units: "mm" "mm" "mm"', 1.0),
+        (".nrrd", b"space directions", b'space units: "" "" ""', 1.0),
+        (".mha", b"ElementType", b"DistanceUnits = cm", 10.0),
+        (".mha", b"ElementType", b"DistanceUnits = ?", 1.0),
+    ],
+)
+def test_units_of_headers_in_text_are_converted_to_mm(tmp_path, ending, before, line, mm):
+    path = tmp_path / f"a{ending}"
+    write_volume(path, VOXELS, np.diag([1 / mm, 1 / mm, 1 / mm, 1]) @ AFFINE)
+    path.write_bytes(path.read_bytes().replace(before, line + b"\n" + before, 1))
+    image = open_image(path)
+    np.testing.assert_allclose(image.affine, AFFINE, rtol=1e-6)
+    np.testing.assert_allclose(image.spacing, [5, 4, 6], rtol=1e-6)
+    assert set(kinds(path)) == ({"converted_units"} if mm != 1 else set())
+
+
 @pytest.mark.parametrize(("units", "mm"), [("meter", 1000.0), ("micron", 0.001), ("unknown", 1.0)])
 def test_units_are_converted_to_mm_and_repeated_in_what_is_written(tmp_path, units, mm):
     in_unit = np.diag([1 / mm, 1 / mm, 1 / mm, 1]) @ AFFINE
