@@ -37,6 +37,10 @@ def train(
     epochs: Epochs = None,
     seed: Annotated[int | None, typer.Option(help="Of all draws: split, weights, patches. [0]", min=0)] = None,
     device: TrainDevice = None,
+    log: Annotated[
+        list[str] | None,
+        typer.Option("--log", metavar="LOGGER", help="Who follows the run live, such as tensorboard; may be repeated."),
+    ] = None,
     config: ConfigFile = None,
     settings: Settings = None,
     allow_missing: Annotated[
@@ -55,9 +59,10 @@ def train(
     """Train, then score the held-out cases.
 
     Without --data the task's embedded data are used. Settings: defaults < plan < preset < --config < --set; --epochs,
-    --seed and --device are settings of section train.
+    --seed, --device and --log are settings of section train.
     """
-    short = {"train.epochs": epochs, "train.seed": seed, "train.device": device}
+    loggers = f"[{','.join(log)}]" if log else None
+    short = {"train.epochs": epochs, "train.seed": seed, "train.device": device, "train.loggers": loggers}
     overrides = overrides_of(with_short_options(settings, short), data)
     if allow_missing:
         overrides["data"] = {**overrides.get("data", {}), "allow_missing": True}

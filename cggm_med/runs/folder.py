@@ -38,6 +38,7 @@ class RunFolder:
         results: scores of the held-out cases; exists once the run is finished.
         expectations: what is to be expected of masks from each subset of the modalities, once that was measured.
         metrics: one line per logged step or validation.
+        log: what the training said, each line with its time; older runs lack it.
         gradients: last layers' gradients of some logged steps, one line per step.
         checkpoints: folder with ``last.pt`` and, if there is a validation split, ``best.pt``.
     """
@@ -51,6 +52,7 @@ class RunFolder:
         self.coverage, self.cost, self.results = path / "coverage.json", path / "cost.json", path / "results.json"
         self.expectations = path / "expectations.json"
         self.metrics, self.gradients = path / "metrics.jsonl", path / "gradients.jsonl"
+        self.log = path / "log.txt"
         self.checkpoints = path / "checkpoints"
         self.initial = path / "initial_weights.json"
         self.ensemble, self.members = path / "ensemble.json", path / "members"

@@ -13,6 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from cggm_med import distributed, registry
 from cggm_med.config import Tree
 from cggm_med.errors import MissingExtra
@@ -42,8 +45,16 @@ class RunLogger(ABC):
     def record(self, record: Record) -> None:
         """Receive one record: ``kind`` (``train`` or ``validation``), ``step``, ``epoch``, and numbers by name."""
 
+    def picture(self, file: Path, step: int) -> None:  # noqa: B027
+        """Receive a picture of the finished run: curves, or contours on a held-out case.
+
+        Args:
+            file: PNG in the run's folder.
+            step: number of steps of the run.
+        """
+
     def close(self) -> None:  # noqa: B027
-        """Finish; called once, also when training ends with an error."""
+        """Finish; called once, also when training or scoring ends with an error."""
 
 
 class MetricsFile(RunLogger):
@@ -76,6 +87,12 @@ class TensorBoard(RunLogger):
         """Add every number under its name."""
         for name, value in numbers(record).items():
             self.writer.add_scalar(f"{record['kind']}/{name}", value, record["step"])
+
+    def picture(self, file: Path, step: int) -> None:
+        """Show it under the name of its file."""
+        with Image.open(file) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        self.writer.add_image(f"figures/{file.stem}", pixels, step, dataformats="HWC")
 
     def close(self) -> None:
         """Write the records that are still in memory."""
@@ -143,6 +160,11 @@ class RunLog:
         if self.first:
             self.metrics.record(record)
         self._each(lambda logger: logger.record(record))
+
+    def pictures(self, files: Sequence[Path]) -> None:
+        """Pass pictures of the finished run on."""
+        for file in files:
+            self._each(lambda logger, file=file: logger.picture(file, self.step))  # type: ignore[misc]
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._each(lambda logger: logger.close())

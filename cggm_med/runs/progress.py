@@ -20,10 +20,13 @@ class RunProgress:
         console: where to write.
         first_step: number of steps already done.
         steps: number of all steps.
+        note: receives each line as well, also where a bar is shown.
     """
 
-    def __init__(self, console: Console, first_step: int, steps: int) -> None:
-        self.console, self.steps = console, steps
+    def __init__(
+        self, console: Console, first_step: int, steps: int, note: Callable[[str], object] = lambda line: None
+    ) -> None:
+        self.console, self.steps, self.note = console, steps, note
         self.bar: Progress | None = None
         if console.is_terminal:
             # The text takes the width that the bar leaves, and wraps in a narrow terminal so that no factor is cut off.
@@ -53,12 +56,15 @@ class RunProgress:
             text += "  factors " + " ".join(f"{m}={value:.2f}" for m, value in record["factor"].items())
         if skipped := record.get("skipped_steps"):
             text += f"  {skipped:.0f} steps left out: gradient not finite"
+        line = f"step {record['step']}/{self.steps}  {text}"
         if self.bar is not None:
             self.bar.update(self.row, completed=record["step"], description=text)
+            self.note(line)
         else:
-            self._say(f"step {record['step']}/{self.steps}  {text}")
+            self._say(line)
 
     def _say(self, line: str) -> None:
+        self.note(line)
         # In a log file a record stays on one line, however wide; names in brackets are not markup.
         self.console.print(line, soft_wrap=True, markup=False)
 

@@ -24,6 +24,7 @@ from cggm_med.runs.expected import MIN_STEPS, expected_of
 from cggm_med.runs.finished_run import FinishedRun, held_out
 from cggm_med.runs.folder import RunFolder
 from cggm_med.runs.initial_weights import require_usable, start_from_run
+from cggm_med.runs.journal import Journal
 from cggm_med.runs.loaded_run import LoadedRun
 from cggm_med.runs.loggers import RunLog, RunLogger, make_loggers
 from cggm_med.runs.memory import expected_memory
@@ -61,18 +62,18 @@ def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
     Raises:
         OutputError: if the folder holds files already or cannot be written.
     """
-    say, loggers = speaker(console), make_loggers(config.train.loggers)
+    journal, loggers = Journal(speaker(console)), make_loggers(config.train.loggers)
     run, first = RunFolder(folder), distributed.rank() == 0
     # Try the folder before the data are read, which may take long.
     with results_folder(folder) if first else contextlib.nullcontext():
-        task, strategy, splits = _begin(config, folder, say)
-        task.prepare(splits, say)
+        task, strategy, splits = _begin(config, folder, journal)
+        task.prepare(splits, journal)
         if config.train.init is not None:
             require_usable(Path(config.train.init), task)
         settings = task.config.train
         length = settings.steps_in_epoch(len(splits.train))
         settings = dataclasses.replace(settings, steps_per_epoch=length)
-        task.settle(train=_dense_enough(settings, say))
+        task.settle(train=_dense_enough(settings, journal))
         if first:
             write_text(run.config, yaml.safe_dump(to_tree(task.config), sort_keys=False))
             write_splits(run.splits, splits)
@@ -80,7 +81,7 @@ def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
             write_json(run.data, task.contents())
             write_json(run.facts, task.facts())
             write_json(run.findings, task.findings())
-    return _train_and_score(run, task, strategy, console, None, loggers)
+    return _train_and_score(run, task, strategy, console, None, loggers, journal)
 
 
 def rehearse(config: RunConfig, folder: Path, console: Console) -> None:
@@ -164,9 +165,9 @@ def resume(folder: Path, overrides: Tree, console: Console) -> Report | None:
         )
     task, strategy = instantiate(config)
     loggers = make_loggers(config.train.loggers)
-    say = speaker(console)
-    task.find(say)
-    task.prepare(run.read_splits(), say)
+    journal = Journal(speaker(console))
+    task.find(journal)
+    task.prepare(run.read_splits(), journal)
     if distributed.rank() == 0:
         _store_choice(run, config)
     last = run.checkpoints / "last.pt"
@@ -174,12 +175,12 @@ def resume(folder: Path, overrides: Tree, console: Console) -> Report | None:
     if last.exists():
         checkpoint = checkpoints.load(last, torch.device("cpu"))
         checkpoint = dataclasses.replace(checkpoint, config=completed(checkpoint.config))
-        say(f"resuming at step {checkpoint.step} of {config.train.steps}")
+        journal(f"resuming at step {checkpoint.step} of {config.train.steps}")
     else:
-        say("no checkpoint yet: starting at step 0")
+        journal("no checkpoint yet: starting at step 0")
     if distributed.rank() == 0:
         run.forget_after(0 if checkpoint is None else checkpoint.step)
-    return _train_and_score(run, task, strategy, console, checkpoint, loggers)
+    return _train_and_score(run, task, strategy, console, checkpoint, loggers, journal)
 
 
 def _store_choice(run: RunFolder, config: RunConfig) -> None:
@@ -197,9 +198,26 @@ def _train_and_score(
     console: Console,
     checkpoint: checkpoints.Checkpoint | None,
     loggers: Mapping[str, RunLogger],
+    say: Journal,
 ) -> Report | None:
-    """Train to the last step, draw the learning curves, and score the held-out cases."""
-    config, splits, say = task.config, task.splits, speaker(console)
+    """Train to the last step, draw the learning curves, and score the held-out cases; keep in the log how that ends."""
+    say.open(run.log)
+    with say.how_it_ends():
+        report = _trained_and_scored(run, task, strategy, console, checkpoint, loggers, say)
+        say.note("finished" if report is None else f"finished, see {run.path / 'results.md'}")
+        return report
+
+
+def _trained_and_scored(
+    run: RunFolder,
+    task: Task,
+    strategy: BalancingStrategy,
+    console: Console,
+    checkpoint: checkpoints.Checkpoint | None,
+    loggers: Mapping[str, RunLogger],
+    say: Journal,
+) -> Report | None:
+    config, splits = task.config, task.splits
     first = distributed.rank() == 0
     device = select_device(config.train.device)
     done = checkpoint.step if checkpoint else 0
@@ -234,7 +252,7 @@ def _train_and_score(
         say(f"expected memory of the process on {device}: {memory}")
     if duration is not None:
         say(f"expected on {device}: {duration}; Ctrl-C stops, --resume {run.path} continues")
-    progress = RunProgress(console if first else Console(quiet=True), done, config.train.steps)
+    progress = RunProgress(console if first else Console(quiet=True), done, config.train.steps, say.note)
     run_log = RunLog(loggers, run.path, to_tree(config), done, say)
 
     def log(record: Record) -> None:
@@ -243,31 +261,34 @@ def _train_and_score(
 
     # The cost of an interrupted run is unknown.
     cost = measured(run.cost, device, config.train.steps) if first and done == 0 else contextlib.nullcontext()
-    with progress, run_log, cost as memory_of_steps:
-        train(
-            task,
-            model,
-            strategy,
-            config,
-            run.checkpoints,
-            device=device,
-            log=log,
-            log_gradients=GradientLog(run.gradients, config.train.steps, config.train.log_every),
-            resume=checkpoint,
-            memory=memory_of_steps,
-        )
-    if first and run.metrics.exists():
-        records = run.read_metrics()
-        learning_figure(run.path / "figures" / "learning.png", records)
-        modality_figure(run.path / "figures" / "modalities.png", records, task.modalities)
-    if split is None:
-        return None
-    finished, cases = FinishedRun(run.path), getattr(splits, split)
-    best = finished.restore(model, strategy, device)
-    autocast = precision(config.train.precision, device)
-    if fitted := task.fit_postprocessing(model, device=device, autocast=autocast, say=say):
-        if first:
-            write_json(run.postprocessing, fitted)
-        task.use_postprocessing(fitted)
-    loaded = LoadedRun(finished, {}, task, model, strategy, cases, split, best, device, split)
-    return score_run(loaded, run.path, console)
+    with run_log:
+        with progress, cost as memory_of_steps:
+            train(
+                task,
+                model,
+                strategy,
+                config,
+                run.checkpoints,
+                device=device,
+                log=log,
+                log_gradients=GradientLog(run.gradients, config.train.steps, config.train.log_every),
+                resume=checkpoint,
+                memory=memory_of_steps,
+            )
+        if first and run.metrics.exists():
+            records = run.read_metrics()
+            learning_figure(run.path / "figures" / "learning.png", records)
+            modality_figure(run.path / "figures" / "modalities.png", records, task.modalities)
+        if split is None:
+            return None
+        finished, cases = FinishedRun(run.path), getattr(splits, split)
+        best = finished.restore(model, strategy, device)
+        autocast = precision(config.train.precision, device)
+        if fitted := task.fit_postprocessing(model, device=device, autocast=autocast, say=say):
+            if first:
+                write_json(run.postprocessing, fitted)
+            task.use_postprocessing(fitted)
+        loaded = LoadedRun(finished, {}, task, model, strategy, cases, split, best, device, split)
+        report = score_run(loaded, run.path, console)
+        run_log.pictures(sorted((run.path / "figures").glob("*.png")))
+        return report

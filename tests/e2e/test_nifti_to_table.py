@@ -121,7 +121,7 @@ def test_the_run_folder_holds_what_the_readme_says(cases, tmp_path, monkeypatch,
     assert files == {
         "config.yaml", "splits.json", "groups.json", "data.json", "facts.json", "findings.json",
         "coverage.json",
-        "metrics.jsonl", "results.json", "results.md", "cost.json", "gradients.jsonl",
+        "metrics.jsonl", "log.txt", "results.json", "results.md", "cost.json", "gradients.jsonl",
         "checkpoints/last.pt", "checkpoints/best.pt",
         "figures/learning.png", "figures/modalities.png", "figures/p5.png",
     }  # fmt: skip
@@ -129,6 +129,9 @@ def test_the_run_folder_holds_what_the_readme_says(cases, tmp_path, monkeypatch,
         "train": ["p0", "p1", "p2", "p3"], "validation": ["p4"], "test": ["p5"]
     }  # fmt: skip
     assert json.loads((run / "groups.json").read_text()) == {f"p{k}": f"p{k}" for k in range(6)}
+    log = (run / "log.txt").read_text()
+    assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d ", line) for line in log.splitlines())
+    assert [part in log for part in ("6 cases", "training brats2021 with cggm", "step 4/4", "finished")] == [True] * 4
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     first = records[0]
     for key in ("score", "factor", "gradient_norm", "cosine"):

@@ -90,6 +90,12 @@ def test_asked_to_stop_it_saves_the_last_step_and_goes_on_from_there(
     assert (left.step, left.validated) == (saved, saved % 4 != 0)
     run.resume(tmp_path / "run", {}, quiet())
     expect_same_run(tmp_path / "run", uninterrupted)
+    said = [line.split(maxsplit=1)[1] for line in (tmp_path / "run" / "log.txt").read_text().splitlines()]
+    assert [line for line in said if line.startswith(("stopped", "resuming", "finished"))] == [
+        f"stopped by signal {signal.SIGTERM:d} after step {saved}",
+        f"resuming at step {saved} of 12",
+        f"finished, see {tmp_path / 'run' / 'results.md'}",
+    ]
 
 
 def test_killed_three_times_in_one_epoch_with_other_workers_each_time(

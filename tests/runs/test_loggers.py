@@ -1,10 +1,12 @@
 """Run loggers: all receive every record, none can change or end a training, and TensorBoard's files can be read."""
 
 import builtins
+import io
 import json
 import math
 
 import pytest
+from PIL import Image
 
 from cggm_med import registry
 from cggm_med.errors import MissingExtra, OutputError, UnknownName
@@ -34,6 +36,9 @@ class Recorder(RunLogger):
 
     def record(self, record):
         self.call("record", record)
+
+    def picture(self, file, step):
+        self.call("picture", file.name, step)
 
     def close(self):
         self.call("close")
@@ -135,6 +140,23 @@ def test_tensorboard_reads_back_what_was_logged_and_a_resume_replaces_what_came_
     assert curve("train/score/t2") == [(20, 0.5)]
     assert curve("validation/scores/Dice") == [(10, 0.75)]
     assert not any(math.isnan(event.value) for name in events.Tags()["scalars"] for event in events.Scalars(name))
+
+
+def test_pictures_follow_the_records(tmp_path):
+    """Independent authority: TensorBoard's own reader; the red pixel is red, and at its place."""
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    picture = Image.new("RGB", (3, 2))
+    picture.putpixel((2, 0), (255, 0, 0))
+    picture.save(tmp_path / "learning.png")
+    recorder = Recorder()
+    with RunLog({"a": recorder, "tensorboard": TensorBoard()}, tmp_path, {}, 0, print) as run_log:
+        run_log(RECORDS[0])
+        run_log.pictures([tmp_path / "learning.png"])
+    assert [call[0] for call in recorder.calls] == ["start", "record", "picture", "close"]
+    assert recorder.calls[2] == ("picture", "learning.png", 10)
+    (event,) = reader.EventAccumulator(str(tmp_path / "tensorboard")).Reload().Images("figures/learning")
+    read = Image.open(io.BytesIO(event.encoded_image_string)).convert("RGB")
+    assert (event.step, read.size, read.tobytes()) == (10, (3, 2), picture.tobytes())
 
 
 def test_the_lines_of_metrics_are_those_of_json(tmp_path):

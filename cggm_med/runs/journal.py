@@ -1,0 +1,75 @@
+"""The log of a run: the lines that it says, each with its time, in ``log.txt``."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from cggm_med import distributed
+from cggm_med.files import append_text
+from cggm_med.stop import Stopped
+
+
+class Journal:
+    """Says lines and keeps those of the first process; in memory until a file is opened: a refused run leaves none.
+
+    Args:
+        say: shows a line.
+
+    Example:
+        >>> import tempfile
+        >>> journal, file = Journal(print), Path(tempfile.mkdtemp()) / "log.txt"
+        >>> journal("24 cases")
+        24 cases
+        >>> journal.open(file)
+        >>> journal.note("step 10/500")
+        >>> [line.split(maxsplit=1)[1] for line in file.read_text().splitlines()]
+        ['24 cases', 'step 10/500']
+    """
+
+    def __init__(self, say: Callable[[str], object]) -> None:
+        self._say = say
+        self._early: list[str] = []
+        self._file: Path | None = None
+
+    def __call__(self, line: str) -> None:
+        """Show a line and keep it."""
+        self._say(line)
+        self.note(line)
+
+    def note(self, line: str) -> None:
+        """Keep a line that is shown otherwise."""
+        if distributed.rank() != 0:
+            return
+        text = f"{datetime.datetime.now().astimezone().isoformat(timespec='seconds')} {line}\n"
+        if self._file is None:
+            self._early.append(text)
+        else:
+            append_text(self._file, text)
+
+    def open(self, file: Path) -> None:
+        """Add what was said so far to a file, and from now on every line.
+
+        Raises:
+            OutputError: if it cannot be written.
+        """
+        if distributed.rank() != 0:
+            return
+        self._file = file
+        append_text(file, "".join(self._early))
+        self._early.clear()
+
+    @contextlib.contextmanager
+    def how_it_ends(self) -> Iterator[None]:
+        """Keep why the block ended, if it was not by itself."""
+        try:
+            yield
+        except Stopped as stopped:
+            self.note(f"stopped by signal {stopped.number}" + (f" after step {stopped.saved}" if stopped.saved else ""))
+            raise
+        except BaseException as error:
+            with contextlib.suppress(Exception):  # such as a full disk, which may be why it ended
+                self.note(f"{type(error).__name__}: {error}")
+            raise
