@@ -222,7 +222,7 @@ class Predictor:
         moved, grid, backgrounds = to_network(channels, affine, self.volumes.spacing, rescalings=rescalings)
         image = moved["image"].as_tensor()
         empty = dict(zip(given, backgrounds, strict=True))
-        odd = findings_of_scan(case, scan, empty, image.numpy(), self.known)
+        odd = findings_of_scan(case, scan, empty, self.known)
         self._require_usable(case, odd, findings)
         findings += odd
         onto = scan.role if scan.resampled else None

@@ -21,7 +21,7 @@ from cggm_med.data.volumes.modality_check import learn
 from cggm_med.data.volumes.prepared import PreparedCase
 from cggm_med.data.volumes.preprocess import Preprocessing, prepare
 from cggm_med.data.volumes.resample import read_on_one_grid
-from cggm_med.data.volumes.transforms import to_network
+from cggm_med.data.volumes.transforms import background_value
 from cggm_med.errors import DataError
 from faults.catalogue import SEG, Scans
 
@@ -125,7 +125,5 @@ class Cohort:
         if scan is None or standing(found.findings, ()):
             return Answer("stopped", ("problem",))
         given = self.preprocessing.modalities
-        moved, _, backgrounds = to_network([scan.volumes[m] for m in given], scan.affines[given[0]], None)
-        empty = dict(zip(given, backgrounds, strict=True))
-        image = moved["image"].as_tensor().numpy()
-        return Answer.of([*found.findings, *findings_of_scan(id, scan, empty, image, self.known)])
+        empty = {m: background_value(scan.volumes[m]) for m in given}
+        return Answer.of([*found.findings, *findings_of_scan(id, scan, empty, self.known)])

@@ -6,24 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cggm_med.data.checks.finding import Finding
 from cggm_med.data.checks.identity import shared_content
 from cggm_med.data.checks.judge import Measured, alone, among, beside, with_margins
 from cggm_med.data.checks.kinds import KINDS
+from cggm_med.data.checks.looks import ScanFeatures
 from cggm_med.data.checks.measure import measure
 from cggm_med.data.checks.typical import Typical, typical
-from cggm_med.data.volumes.modality_check import (
-    ScanFeatures,
-    Signatures,
-    SwapFinding,
-    features_of,
-    judge,
-    judge_each,
-)
-from cggm_med.data.volumes.modality_check import measure as measure_looks
+from cggm_med.data.volumes.modality_check import Signatures, SwapFinding, features_of, judge, judge_each
 from cggm_med.data.volumes.prepared import PreparedCase
 from cggm_med.data.volumes.resample import OneGrid
 from cggm_med.errors import DataError, first_of
@@ -37,12 +27,12 @@ class Known:
     """What a run knows of the cases that it learned from.
 
     Attributes:
-        signatures: how its modalities look.
+        signatures: how its modalities look; None in runs that measured it in another way.
         usual: what is usual among them; None in runs that did not measure it.
         voxels: the case that each digest of voxels is of; of earlier runs none is known.
     """
 
-    signatures: Signatures
+    signatures: Signatures | None
     usual: Typical | None
     voxels: Mapping[str, str] = field(default_factory=dict)
 
@@ -89,8 +79,8 @@ def findings_among(
     explained = _explained(found)
     features = {case.id: of for case in cases if (of := features_of(case, modalities)) is not None}
     for id, swap in zip(features, judge_each([*features.values()], modalities), strict=True):
-        if swap.verdict == "swapped" and id not in explained:
-            found.append(exchanged(id, swap))
+        if id not in explained:
+            found += of_names(id, swap)
     drawn = {case.id: drawn for case in cases if (drawn := case.measured.get("drawn"))}
     return [*shared_content(measured, groups, sides, drawn), *found]
 
@@ -104,25 +94,19 @@ def findings_beside(cases: Sequence[PreparedCase], known: Known) -> list[Finding
     return found
 
 
-def findings_of_scan(
-    case: str,
-    scan: OneGrid,
-    backgrounds: Mapping[str, float | None],
-    image: NDArray[np.float32],
-    known: Known,
-) -> list[Finding]:
+def findings_of_scan(case: str, scan: OneGrid, backgrounds: Mapping[str, float | None], known: Known) -> list[Finding]:
     """What is odd about a scan that has not been measured yet.
 
     Args:
         case: id.
         scan: the images as their files have them.
-        backgrounds: by modality, those of the channels of ``image``, in their order.
-        image: ``(modality, x, y, z)``, preprocessed.
+        backgrounds: of the modalities that are given.
         known: of the run.
     """
     volumes = {m: scan.volumes[m] for m in backgrounds}
     measured = measure(volumes, scan.affines[next(iter(backgrounds))], backgrounds)
-    return findings_of(Measured.of(case, measured), measure_looks(image), tuple(backgrounds), known)
+    looks = ScanFeatures.of_record(measured["looks"])
+    return findings_of(Measured.of(case, measured), looks, tuple(backgrounds), known)
 
 
 def findings_of(case: Measured, looks: ScanFeatures | str, given: Sequence[str], known: Known) -> list[Finding]:
@@ -130,16 +114,17 @@ def findings_of(case: Measured, looks: ScanFeatures | str, given: Sequence[str],
 
     Args:
         case: what ``measure`` said.
-        looks: what ``modality_check.measure`` said of its prepared image.
-        given: names of the channels of that image.
+        looks: what was said of its images.
+        given: their names, in order.
         known: of the run.
     """
     found = [*alone(case), *seen_in_training(case, known)]
     if known.usual is not None:
         found += beside(case, known.usual)
-    swap = judge(known.signatures, looks, given)
-    if swap.verdict == "swapped" and case.case not in _explained(found):
-        found.append(exchanged(case.case, swap))
+    if known.signatures is None:
+        found.append(Finding(KINDS["unchecked_names"], "", (), "was trained by an earlier version"))
+    elif case.case not in _explained(found):
+        found += of_names(case.case, judge(known.signatures, looks, given))
     return found
 
 
@@ -151,12 +136,16 @@ def seen_in_training(case: Measured, known: Known) -> list[Finding]:
     return [Finding(KINDS["seen_in_training"], case.case, tuple(seen), said)] if seen else []
 
 
-def exchanged(case: str, swap: SwapFinding) -> Finding:
-    """The finding that other names fit the images of a case better."""
+def of_names(case: str, swap: SwapFinding) -> list[Finding]:
+    """What follows of how well names fit the images of a case: nothing, exchanged names, or images that fit none."""
+    if swap.verdict == "unknown" and swap.best:
+        return [Finding(KINDS["unlike_training"], case, swap.given, "look unlike those of the others under any names")]
+    if swap.verdict != "swapped":
+        return []
     wrong = [(name, looks) for name, looks in zip(swap.given, swap.best, strict=True) if name != looks]
     seen = ", ".join(f"the image given as {name} looks like {looks}" for name, looks in wrong)
     sure = f"better by {swap.advantage:.1f}, {swap.margin:.1f} would do"
-    return Finding(KINDS["exchanged_modalities"], case, (), seen, sure)
+    return [Finding(KINDS["exchanged_modalities"], case, (), seen, sure)]
 
 
 def _explained(findings: Sequence[Finding]) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,9 @@ from scipy import ndimage
 _MORE = 1.4  # times the voxels of the body: with more that differ from the background, that is noise in the air
 _ABOVE_AIR = 0.4  # of the way from air to the threshold
 _BINS = 128
+_LAYER_MM, _DEEPEST_MM = 3.0, 30.0  # layers below the surface in which a skull is looked for
+_MIN_VOXELS = 30  # of a layer
+_IN_SLICE = np.stack([np.zeros((3, 3), bool), ndimage.generate_binary_structure(2, 1), np.zeros((3, 3), bool)], axis=2)
 
 
 def body_of(volume: NDArray[np.floating[Any]], background: float | None) -> NDArray[np.bool_]:
@@ -28,13 +32,14 @@ def body_of(volume: NDArray[np.floating[Any]], background: float | None) -> NDAr
         >>> int(body_of(volume, 0.0).sum())
         125
     """
+    stripped = background is not None and _is_stripped(volume, background)
+    differing = None if background is None else _whole(volume != background)
+    if differing is not None and stripped:
+        return differing
     low = float(np.quantile(volume, 0.02))
     # The scalp may be so bright that the brain lies below the threshold between it and the rest.
     bright = _whole(volume > low + _ABOVE_AIR * (otsu(volume) - low))
-    if background is None:
-        return bright
-    differing = _whole(volume != background)
-    return bright if differing.sum() > _MORE * bright.sum() and not _is_stripped(volume, background) else differing
+    return bright if differing is None or differing.sum() > _MORE * bright.sum() else differing
 
 
 def _is_stripped(volume: NDArray[np.floating[Any]], background: float) -> bool:
@@ -44,13 +49,63 @@ def _is_stripped(volume: NDArray[np.floating[Any]], background: float) -> bool:
 
 
 def _whole(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The largest connected part, filled slice by slice along the third axis and as a whole."""
+    """The largest connected part, filled slice by slice along the third axis."""
     parts, count = ndimage.label(mask)
     if count > 1:
         mask = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
-    for k in range(mask.shape[2]):
-        mask[:, :, k] = ndimage.binary_fill_holes(mask[:, :, k])
-    return np.asarray(ndimage.binary_fill_holes(mask), dtype=bool)
+    # What no path within its slice joins to the edge of that is a hole.
+    gaps, count = ndimage.label(~mask, _IN_SLICE)
+    outside = np.zeros(count + 1, dtype=bool)
+    for edge in (gaps[0], gaps[-1], gaps[:, 0], gaps[:, -1]):
+        outside[edge.ravel()] = True
+    outside[0] = False
+    return ~outside[gaps]
+
+
+def depth_of(body: NDArray[np.bool_], spacing: Sequence[float]) -> NDArray[np.float64] | None:
+    """Depth of each voxel below the body's surface in mm, within its slice; 0 outside, None where nothing is outside.
+
+    Args:
+        body: ``(x, y, z)``.
+        spacing: edges of the voxels in a slice, in mm.
+    """
+    if body.all() or not body.any():
+        return None
+    padded = np.pad(body, [(1, 1), (1, 1), (0, 0)])
+    # With slices so far apart, the nearest place outside is always in the same one.
+    return np.asarray(ndimage.distance_transform_edt(padded, sampling=(*spacing, 1e6))[1:-1, 1:-1])
+
+
+def valley_of(values: NDArray[np.floating[Any]], depth: NDArray[np.float64], air: float, layer: float) -> float:
+    """How much darker than what surrounds it a layer near the surface is, as bone is between scalp and brain.
+
+    Args:
+        values: of the body's voxels.
+        depth: of the same, in mm.
+        air: brightness of what is outside.
+        layer: thickness of the layers, at least ``_LAYER_MM``.
+
+    Returns:
+        0 where brightness only rises or only falls from the surface inwards, 1 where a layer is as dark as air.
+
+    Example:
+        >>> depth = np.repeat(np.arange(0.0, 30.0), 40)
+        >>> valley_of(np.where((depth > 5) & (depth < 10), 20.0, 100.0), depth, 0.0, 3.0)
+        0.8
+        >>> valley_of(depth, depth, 0.0, 3.0)
+        0.0
+    """
+    core = float(np.median(values[depth > np.quantile(depth, 0.6)]))
+    of_layer = (depth / max(layer, _LAYER_MM)).astype(int)
+    best, surrounding = 0.0, -np.inf
+    for k in range(int(_DEEPEST_MM / max(layer, _LAYER_MM))):
+        within = values[of_layer == k]
+        if len(within) < _MIN_VOXELS:
+            continue
+        middle, dark = (float(q) for q in np.quantile(within, (0.5, 0.4)))
+        best = max(best, (min(surrounding, core) - dark) / max(core - air, surrounding - dark, 1e-12))
+        surrounding = max(surrounding, middle)
+    return best
 
 
 def otsu(volume: NDArray[np.floating[Any]]) -> float:

@@ -244,6 +244,12 @@ KINDS: Mapping[str, Kind] = {
             "look whether its orientation is right",
         ),
         Kind(
+            "unchecked_names",
+            "told",
+            "a run of an earlier version, which measured in another way how modalities look",
+            "that images carry the right names is not checked; train anew to have it checked",
+        ),
+        Kind(
             "undivided",
             "refused",
             "cases that cannot be divided into training, validation and test as the settings or the data say",

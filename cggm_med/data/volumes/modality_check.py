@@ -1,50 +1,41 @@
 """Whether images carry the right names: what each modality looked like in training, and which names fit best now.
 
 A network takes a T1 image that is given as FLAIR without complaint and returns plausible nonsense. Each case is
-therefore described by a few dozen numbers that do not depend on scanner gain: how the intensities of each image are
-distributed and change from the brain's surface inwards, and how each pair of images relates. The names that were given
-are compared with every other way to name the same images; the check objects only if another one fits clearly better.
+therefore described by a few dozen numbers, see ``checks.looks``. The names that were given are compared with every
+other way to name the same images; the check objects only if another one fits clearly better.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from cggm_med.data.checks.looks import PAIR, SINGLE, Floats, ScanFeatures
+from cggm_med.data.checks.together import Order, Together, together
+from cggm_med.data.checks.together import judge_each as judge_together
 from cggm_med.data.volumes.prepared import PreparedCase
 from cggm_med.errors import DataError, UnknownName
 
-Floats = NDArray[np.float64]
-
 _FIX = "copy the run folder anew, or use the cggm-med that it was trained with"
 
-VERSION = 1  # raise it whenever the same image would give other features
+VERSION = 2  # raise it whenever the same image would give other features
 
 MARGIN = 2.0  # nats, and 1 more for a single training case; see ``judge`` for how it was chosen
 MAX_MODALITIES = 6  # all 720 orders of six names are compared in milliseconds
 MIN_OTHERS = 3  # cases by which one of training is judged
 MAX_CASES = 100  # more training cases sharpen the numbers no further
-VOXELS = 200_000  # a case is thinned to at most so many
-MIN_VOXELS = 200
-
-# Skull stripping leaves fat, skull or nothing in the outermost shell of the brain, as it happens.
-_SHELL_PERCENT = 20
-_DEPTH_PERCENT = (20, 40, 60, 80)
-_QUANTILES = (1, 5, 10, 25, 75, 90, 95, 99)
-_CURVE = (0, 5, 25, 50, 75, 95, 100)
-_IQR_OF_NORMAL = 1.349  # interquartile range of the normal distribution with deviation 1
 
 # How much each feature varies among patients of one modality, roughly: pooled over gliomas of several collections and
 # multiple sclerosis. It stands in for the spread that few training cases cannot show.
 _USUAL_SINGLE = (0.25, 0.25, 0.27, 0.06, 0.06, 0.18, 0.25, 0.32, 0.2, 0.12, 0.08, 0.18, 0.43)
 _USUAL_PAIR = (0.33, 0.54, 0.12, 0.14, 0.39, 0.76, 0.25, 0.38, 0.13)
+_USUAL = (np.array(_USUAL_SINGLE), np.array(_USUAL_PAIR))
 _USUAL_WEIGHT = 4  # training cases that it counts for
 _MIN_SPREAD = 0.5  # of it, however alike the training cases are: the next patient may come from another scanner
 _FREEDOM = 4  # degrees of freedom of Student's t: a feature that no name explains must not decide alone
@@ -52,32 +43,6 @@ _FREEDOM = 4  # degrees of freedom of Student's t: a feature that no name explai
 # Features of one kind say much the same, so that each kind counts as one observation.
 _WEIGHT_SINGLE = np.repeat([1 / 8, 1 / 5], [8, 5])
 _WEIGHT_PAIR = np.repeat([1 / 6, 1 / 3], [6, 3])
-
-
-@dataclass(frozen=True)
-class ScanFeatures:
-    """What is measured of the images of one case; NaN where a feature is not defined.
-
-    Attributes:
-        single: ``(image, 13)``: eight quantiles of the intensities (by arcsinh, so that tails weigh less), and their
-            median in five layers of equal volume from the surface of the brain to its centre.
-        pair: ``(image, image, 9)``: the median of the second image in six quantile bins of the first (by arcsinh),
-            their correlation, and the asymmetry of the first minus the second, measured in two ways.
-    """
-
-    single: Floats
-    pair: Floats
-
-    def record(self) -> dict[str, Any]:
-        """As plain values, None for NaN."""
-        return {name: _plain(getattr(self, name)) for name in ("single", "pair")}
-
-    @classmethod
-    def of_record(cls, record: Mapping[str, Any] | str) -> ScanFeatures | str:
-        """What ``record`` said, or the reason why there is none."""
-        if isinstance(record, str):
-            return record
-        return cls(*(np.array(record[name], dtype=np.float64) for name in ("single", "pair")))
 
 
 @dataclass(frozen=True)
@@ -100,6 +65,7 @@ class Signatures:
         pair: of the features of each ordered pair of modalities.
         slack: by how much training cases, each compared with the others, seemed to be named wrongly: for the names in
             hand the 95th percentile of ``SwapFinding.advantage``, at least 0. Modalities that are alike have a lot.
+        together: how the features of the cases with all modalities vary together; None if these are few.
         version: of the features.
     """
 
@@ -108,6 +74,7 @@ class Signatures:
     single: Moments
     pair: Moments
     slack: tuple[tuple[tuple[str, ...], float], ...]
+    together: Together | None = None
     version: int = VERSION
 
     def to_json(self) -> str:
@@ -115,16 +82,18 @@ class Signatures:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> Signatures:
-        """Read what ``to_json`` wrote.
+    def from_json(cls, text: str) -> Signatures | None:
+        """Read what ``to_json`` wrote; None if an earlier version measured it, in another way.
 
         Raises:
-            DataError: if it is damaged or of another version.
+            DataError: if it is damaged or of a later version.
         """
         try:
             content = json.loads(text)
-            version = content["version"]
-            if version != VERSION:
+            version = int(content["version"])
+            if version < VERSION:
+                return None
+            if version > VERSION:
                 raise DataError(f"signatures of version {version}, expected version {VERSION}; {_FIX}")
             read = cls(
                 modalities=tuple(str(name) for name in content["modalities"]),
@@ -132,11 +101,12 @@ class Signatures:
                 single=_moments_from(content["single"]),
                 pair=_moments_from(content["pair"]),
                 slack=tuple((tuple(str(n) for n in names), float(value)) for names, value in content["slack"]),
+                together=None if content["together"] is None else Together.of_record(content["together"]),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"signatures cannot be read ({type(error).__name__}: {error}); {_FIX}") from None
         n = len(read.modalities)
-        for moments, size in ((read.single, n * len(_USUAL_SINGLE)), (read.pair, n * n * len(_USUAL_PAIR))):
+        for moments, size in ((read.single, n * SINGLE), (read.pair, n * n * PAIR)):
             if {len(moments.mean), len(moments.deviation), len(moments.count)} != {size}:
                 raise DataError(f"signatures of {n} modalities with {len(moments.mean)} values, not {size}; {_FIX}")
         return read
@@ -200,19 +170,20 @@ def features_of(case: PreparedCase, modalities: Sequence[str]) -> ScanFeatures |
 def summarise(measured: Sequence[ScanFeatures], modalities: Sequence[str]) -> Signatures:
     """Signatures of cases that were measured; features of a modality that a case lacks are NaN."""
     names, n = tuple(modalities), len(modalities)
-    single = np.array([f.single for f in measured]).reshape(len(measured), n * len(_USUAL_SINGLE))
-    pair = np.array([f.pair for f in measured]).reshape(len(measured), n * n * len(_USUAL_PAIR))
+    single = np.array([f.single for f in measured]).reshape(len(measured), n * SINGLE)
+    pair = np.array([f.pair for f in measured]).reshape(len(measured), n * n * PAIR)
     whole = Signatures(names, len(measured), _moments(single), _moments(pair), slack=())
     if not 2 <= n <= MAX_MODALITIES or len(measured) < 2:
         return whole
     advantages: dict[tuple[int, ...], list[float]] = {}
-    for features, costs in zip(measured, _leave_one_out(measured, n), strict=True):
+    for i, costs in _leave_one_out(measured, n, range(len(measured))):
+        features = measured[i]
         held = np.flatnonzero(np.isfinite(features.single).any(axis=1)).tolist()
         for size in range(1, len(held) + 1):
             for subset in itertools.combinations(held, size):
                 advantages.setdefault(subset, []).append(_best_other(costs, subset, subset, n)[1])
     slack = tuple((tuple(names[i] for i in subset), round(_slack(found), 3)) for subset, found in advantages.items())
-    return replace(whole, slack=slack)
+    return replace(whole, slack=slack, together=together([f for f in measured if _is_whole(f)], _USUAL))
 
 
 def judge_each(measured: Sequence[ScanFeatures], modalities: Sequence[str]) -> list[SwapFinding]:
@@ -228,13 +199,20 @@ def judge_each(measured: Sequence[ScanFeatures], modalities: Sequence[str]) -> l
     if not 2 <= n <= MAX_MODALITIES or len(measured) < MIN_OTHERS + 1:
         few = f"there are {len(measured)} cases with {n} modalities"
         return [SwapFinding("unknown", held, reason=few) for held in given]
-    best = [
-        _best_other(costs, held, held, n) if held else ((), 0.0)
-        for costs, held in zip(_leave_one_out(measured, n), of_case, strict=True)
-    ]
+    whole = [i for i, f in enumerate(measured) if _is_whole(f)]
+    judged = judge_together([measured[i] for i in whole], _USUAL)
+    by_place = {} if judged is None else dict(zip(whole, judged, strict=True))
+    best = {
+        i: _best_other(costs, of_case[i], of_case[i], n) if of_case[i] else ((), 0.0)
+        for i, costs in _leave_one_out(measured, n, [i for i in range(len(measured)) if i not in by_place])
+    }
     found = []
-    for i, (held, (other, advantage)) in enumerate(zip(of_case, best, strict=True)):
-        others = [gain for k, (_, gain) in enumerate(best) if k != i and of_case[k] == held]
+    for i, held in enumerate(of_case):
+        if i in by_place:
+            found.append(_of_order(by_place[i], names, names))
+            continue
+        other, advantage = best[i]
+        others = [gain for k, (_, gain) in best.items() if k != i and of_case[k] == held]
         margin = MARGIN + 1 / (len(measured) - 1) + _slack(others)
         verdict: Literal["fits", "swapped"] = "swapped" if held and advantage > margin else "fits"
         looks = tuple(names[k] for k in other)
@@ -242,18 +220,35 @@ def judge_each(measured: Sequence[ScanFeatures], modalities: Sequence[str]) -> l
     return found
 
 
+def _is_whole(features: ScanFeatures) -> bool:
+    """Whether a case has all modalities."""
+    return bool(np.isfinite(features.single).any(axis=1).all())
+
+
+def _of_order(found: Order, given: Sequence[str], known: Sequence[str]) -> SwapFinding:
+    """What is said of the best other order of a case's images, in which one stands under each of the known names."""
+    looks = tuple(known[found.order.index(image)] for image in range(len(known)))
+    advantage, margin = round(found.advantage, 3), round(found.margin, 3)
+    if found.advantage > found.margin and not found.alike:
+        return SwapFinding("unknown", tuple(given), looks, advantage, margin, "they look unlike those of training")
+    verdict: Literal["fits", "swapped"] = "swapped" if found.advantage > found.margin else "fits"
+    return SwapFinding(verdict, tuple(given), looks, advantage, margin)
+
+
 def _slack(advantages: Sequence[float]) -> float:
     return max(0.0, float(np.percentile(advantages, 95))) if advantages else 0.0
 
 
-def _leave_one_out(measured: Sequence[ScanFeatures], n: int) -> Iterator[tuple[Floats, Floats]]:
-    """How badly the images of each case fit names, by what at most ``MAX_CASES`` others look like."""
+def _leave_one_out(
+    measured: Sequence[ScanFeatures], n: int, places: Sequence[int]
+) -> Iterator[tuple[int, tuple[Floats, Floats]]]:
+    """How badly the images of cases at these places fit names, by what at most ``MAX_CASES`` others look like."""
     chosen = _spread(len(measured))
-    single = np.array([measured[k].single for k in chosen]).reshape(len(chosen), n * len(_USUAL_SINGLE))
-    pair = np.array([measured[k].pair for k in chosen]).reshape(len(chosen), n * n * len(_USUAL_PAIR))
-    for i, features in enumerate(measured):
+    single = np.array([measured[k].single for k in chosen]).reshape(len(chosen), n * SINGLE)
+    pair = np.array([measured[k].pair for k in chosen]).reshape(len(chosen), n * n * PAIR)
+    for i in places:
         others = chosen != i
-        yield _costs(n, _moments(single[others]), _moments(pair[others]), features)
+        yield i, _costs(n, _moments(single[others]), _moments(pair[others]), measured[i])
 
 
 def _spread(cases: int) -> NDArray[np.int_]:
@@ -261,36 +256,19 @@ def _spread(cases: int) -> NDArray[np.int_]:
     return np.unique(np.linspace(0, cases - 1, min(cases, MAX_CASES)).round().astype(int))
 
 
-def check(signatures: Signatures, image: NDArray[Any], given: Sequence[str]) -> SwapFinding:
-    """Whether other names would fit the images clearly better than those they were given under; see ``judge``.
-
-    Args:
-        signatures: what training saw.
-        image: ``(modality, x, y, z)``, preprocessed as in training, of the given modalities alone.
-        given: name of each channel.
-
-    Raises:
-        UnknownName: for a name that training did not know.
-        ValueError: if the names are not one for each channel, each once.
-    """
-    if len(given) != len(image):
-        raise ValueError(f"{len(image)} images with the names {', '.join(given)}; expected one name for each")
-    return judge(signatures, measure(image), given)
-
-
 def judge(signatures: Signatures, features: ScanFeatures | str, given: Sequence[str]) -> SwapFinding:
     """The check, for images that ``measure`` has seen.
 
-    The fit of a naming is the logarithm of the probability of the features under it, each feature by Student's t around
-    its mean over training cases, averaged within each kind of feature and summed over images and pairs. Compared are
-    all ways to give the images different names that training knew, also names of images that were not given.
+    Of a case with all modalities, beside ``together.MIN_CASES`` training cases that have them, all orders are compared
+    by how features vary together, see ``checks.together``.
 
-    A false alarm stops a user who did nothing wrong, so the margin lies where these are rare: ``MARGIN``, plus one
+    Else the fit of a naming is the logarithm of the probability of the features under it, each feature by Student's t
+    around its mean over training cases, averaged within each kind of feature and summed over images and pairs. Compared
+    are all ways to give the images different names that training knew, also names of images that were not given. A
+    false alarm stops a user who did nothing wrong, so the margin lies where these are rare: ``MARGIN``, plus one
     divided by the number of training cases, plus the ``slack`` of the given names. It was chosen on scans of 7 patients
-    with glioma or multiple sclerosis, each checked with signatures of 2 to 6 others, clean and distorted in 20 ways
-    (noise, bias field, cuts, coarse voxels, ...): 1 of 4,410 right namings is refused. Of wrong namings 99.8 % are
-    found when FLAIR, T1, T1ce and T2 are given, 96 % with three of them, 86 % with two, 44 % with one: T2 stands out,
-    but FLAIR, T1 or T1ce alone, or FLAIR with T1ce, are often too much alike, and then the check is silent.
+    with glioma or multiple sclerosis, clean and distorted in 20 ways (noise, bias field, cuts, ...). T2 stands out, but
+    FLAIR, T1 or T1ce alone, or FLAIR with T1ce, are often too much alike, and then the check is silent.
 
     Raises:
         UnknownName: for a name that training did not know.
@@ -309,6 +287,9 @@ def judge(signatures: Signatures, features: ScanFeatures | str, given: Sequence[
         return SwapFinding("unknown", names, reason="no training case could be measured")
     if isinstance(features, str):
         return SwapFinding("unknown", names, reason=features)
+    if signatures.together is not None and len(names) == known and _is_whole(features):
+        order = [names.index(name) for name in signatures.modalities]
+        return _of_order(signatures.together.judge(features, order), names, signatures.modalities)
     assignment = tuple(signatures.modalities.index(name) for name in names)
     costs = _costs(known, signatures.single, signatures.pair, features)
     best, advantage = _best_other(costs, tuple(range(len(names))), assignment, known)
@@ -323,55 +304,6 @@ def judge(signatures: Signatures, features: ScanFeatures | str, given: Sequence[
     )
 
 
-def measure(image: NDArray[Any]) -> ScanFeatures | str:
-    """Features of the images of one case, or why they cannot be measured.
-
-    Voxels outside the brain are exactly 0. Used are those where every image has a value, without the outermost shell of
-    the brain, thinned on a regular grid. Each image is standardised over them, so that gain and offset do not matter.
-
-    Args:
-        image: ``(modality, x, y, z)``; an axis may have length 1.
-    """
-    if not image.shape[0] or not image.size:
-        return "there is no image"
-    for stride in itertools.count(1):
-        thinned = np.asarray(image[:, ::stride, ::stride, ::stride])
-        foreground = (thinned != 0).any(axis=0)
-        if np.count_nonzero(foreground) <= VOXELS:
-            break
-    used, depth = foreground & (thinned != 0).all(axis=0), None
-    if foreground.any() and not foreground.all():
-        depth = ndimage.distance_transform_edt(foreground)
-        used &= depth > np.percentile(depth[foreground], _SHELL_PERCENT)
-    values = thinned[:, used].astype(np.float64)
-    if values.shape[1] < MIN_VOXELS:
-        return f"only {values.shape[1]} voxels lie inside the brain in every image"
-    if not np.isfinite(values).all():
-        return "an image holds NaN or infinity"
-    low, middle, high = np.percentile(values, (25, 50, 75), axis=1)
-    if (high - low <= 1e-6 * np.abs(values).max(axis=1)).any():
-        return "an image is constant in most of the brain"
-    values = (values - middle[:, None]) / ((high - low)[:, None] / _IQR_OF_NORMAL)
-    n = len(values)
-    layers = np.full((n, len(_DEPTH_PERCENT) + 1), np.nan) if depth is None else _layers(values, depth[used])
-    pair = np.full((n, n, len(_USUAL_PAIR)), np.nan)
-    orders = [np.argsort(of, kind="stable") for of in values]
-    for i, j in itertools.combinations(range(n), 2):
-        correlation = float(np.corrcoef(values[i], values[j])[0, 1])
-        skewness, lean = _asymmetry(values[i] - values[j])
-        pair[i, j] = [*_curve(values[j], orders[i]), correlation, skewness, lean]
-        pair[j, i] = [*_curve(values[i], orders[j]), correlation, -skewness, -lean]
-    quantiles = np.arcsinh(np.percentile(values, _QUANTILES, axis=1).T)
-    return ScanFeatures(np.column_stack([quantiles, layers]), pair)
-
-
-def _plain(values: Floats) -> Any:
-    """Nested lists of rounded numbers, None for NaN."""
-    if values.ndim > 1:
-        return [_plain(part) for part in values]
-    return [round(value, 6) if np.isfinite(value) else None for value in values.tolist()]
-
-
 def _among(features: ScanFeatures, held: Sequence[str], modalities: Sequence[str]) -> ScanFeatures:
     """The features of some modalities among those of all, NaN for the others."""
     if tuple(held) == tuple(modalities):
@@ -382,35 +314,6 @@ def _among(features: ScanFeatures, held: Sequence[str], modalities: Sequence[str
     pair = np.full((n, n, features.pair.shape[2]), np.nan)
     pair[np.ix_(places, places)] = features.pair
     return ScanFeatures(single, pair)
-
-
-def _layers(values: Floats, depth: Floats) -> Floats:
-    """``(image, layer)``: median in layers of equal volume by distance from the surface; NaN for an empty layer."""
-    layer = np.searchsorted(np.percentile(depth, _DEPTH_PERCENT), depth)
-    layers = np.full((len(values), len(_DEPTH_PERCENT) + 1), np.nan)
-    for k in np.unique(layer):
-        layers[:, k] = np.median(values[:, layer == k], axis=1)
-    return layers
-
-
-def _curve(values: Floats, order: NDArray[np.int_]) -> Floats:
-    """Median of one image in quantile bins of another, which has this order."""
-    ordered = values[order]
-    edges = (np.array(_CURVE[1:-1]) * len(values) / 100).round().astype(int)
-    return np.arcsinh([np.median(part) for part in np.split(ordered, edges)])
-
-
-def _asymmetry(difference: Floats) -> tuple[float, float]:
-    """Skewness by arcsinh, and the same idea from quantiles alone; both change sign with the difference.
-
-    Contrast agent brightens: T1ce minus T1 has a tail to the right, and this is what tells the two apart.
-    """
-    spread = difference.std()
-    low, middle, high = np.percentile(difference, (2, 50, 98))
-    if not (spread > 0 and high > low):
-        return 0.0, 0.0  # one file given twice
-    skewness = float(np.arcsinh((((difference - difference.mean()) / spread) ** 3).mean()))
-    return skewness, float((high + low - 2 * middle) / (high - low))
 
 
 def _moments(values: Floats) -> Moments:

@@ -63,7 +63,7 @@ class PreparedCase:
 
     @cached_property
     def measured(self) -> dict[str, Any]:
-        """What checks need to know of its voxels, see ``checks.measure``; and under ``looks``, ``modality_check``."""
+        """What checks need to know of its voxels, see ``checks.measure``."""
         measured: dict[str, Any] = json.loads((self.folder / MEASURED).read_text())
         return measured
 

@@ -23,7 +23,6 @@ from cggm_med.data.parallel import map_in_processes
 from cggm_med.data.volumes.checks import header_findings
 from cggm_med.data.volumes.io import open_image
 from cggm_med.data.volumes.labels import LabelConvention
-from cggm_med.data.volumes.modality_check import measure as measure_looks
 from cggm_med.data.volumes.normalise import Rescaling
 from cggm_med.data.volumes.prepared import MEASURED, PreparedCase, is_measured
 from cggm_med.data.volumes.raters import Raters, majority, shares
@@ -212,7 +211,7 @@ def _prepared(case: Case, preprocessing: Preprocessing, cache: Path) -> Outcome:
         of_voxels = [finding for finding in (*found.findings, *scan.findings) if finding not in headers]
         content = _preprocess(scan, preprocessing.held(case), target, preprocessing, files, of_voxels)
         backgrounds = content["facts"]["background"]
-        _write(folder, content, _measurements(scan, backgrounds, content["image"], target, convention))
+        _write(folder, content, _measurements(scan, backgrounds, target, convention))
     if scan is not None:
         return Outcome(folder, findings=(*found.findings, *scan.findings))
     return Outcome(folder, found.problems, found.findings, bool(found.differing), bool(found.undeclared))
@@ -289,18 +288,11 @@ def _centres(target: NDArray[Any]) -> NDArray[np.int32]:
 
 
 def _measurements(
-    scan: OneGrid,
-    backgrounds: Mapping[str, float | None],
-    image: NDArray[np.float32],
-    target: NDArray[Any],
-    convention: LabelConvention,
+    scan: OneGrid, backgrounds: Mapping[str, float | None], target: NDArray[Any], convention: LabelConvention
 ) -> dict[str, Any]:
-    """What checks need to know of a case; see ``checks.measure`` and ``modality_check``."""
+    """What checks need to know of a case, see ``checks.measure``."""
     volumes = {m: scan.volumes[m] for m in backgrounds}
-    affine = scan.affines[next(iter(backgrounds))]
-    looks = measure_looks(image)
-    measured = measure(volumes, affine, backgrounds, target, list(convention.regions))
-    return {**measured, "looks": looks if isinstance(looks, str) else looks.record()}
+    return measure(volumes, scan.affines[next(iter(backgrounds))], backgrounds, target, list(convention.regions))
 
 
 def _measure_again(folder: Path, case: Case, preprocessing: Preprocessing) -> None:
@@ -310,9 +302,8 @@ def _measure_again(folder: Path, case: Case, preprocessing: Preprocessing) -> No
     if scan is None:
         raise RuntimeError(f"{folder} holds it prepared, but its files cannot be read any more")
     target = target_of(case, convention, scan.volumes, preprocessing.raters)
-    prepared = PreparedCase(case.id, case.patient, folder, case, convention)
-    backgrounds = prepared.facts["background"]
-    write_json(folder / MEASURED, _measurements(scan, backgrounds, np.array(prepared.image()), target, convention))
+    backgrounds = PreparedCase(case.id, case.patient, folder, case, convention).facts["background"]
+    write_json(folder / MEASURED, _measurements(scan, backgrounds, target, convention))
 
 
 def _write(folder: Path, content: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
