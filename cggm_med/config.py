@@ -7,6 +7,7 @@ The task defines the sections ``task``, ``data`` and ``model``, the strategy its
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import inspect
 import math
 import sys
@@ -20,6 +21,7 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 
 from cggm_med.errors import ConfigError, UnknownName
+from cggm_med.files import did_you_mean
 
 Tree = dict[str, Any]
 
@@ -212,6 +214,12 @@ def resolve(sections: Mapping[str, type], layers: Sequence[Tree]) -> RunConfig:
     for key in merged:
         if key not in known:
             raise UnknownName("configuration section", str(key), known)
+    for section, cls in types_of.items():
+        values, fields = merged.get(section, {}), _field_types(cls)
+        for key in values if isinstance(values, Mapping) else ():
+            if key not in fields:
+                keys, meant = [f"{section}.{name}" for name in fields], _meant(str(key), section, types_of)
+                raise UnknownName("configuration key", f"{section}.{key}", keys, guess=meant)
     parts = {name: build_section(cls, merged.get(name, {}), name) for name, cls in types_of.items()}
     return RunConfig(preset=str(merged.get("preset", "")), **parts)
 
@@ -224,6 +232,10 @@ def read_file(path: Path) -> Tree:
     """
     try:
         content = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"cannot read {path}: it does not exist{did_you_mean(path)}; expected a YAML or JSON file of settings"
+        ) from error
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; expected a YAML or JSON file of settings") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are not text, or 2024-13-01 as a date
@@ -256,9 +268,10 @@ def parse_overrides(assignments: Sequence[str]) -> Tree:
         for part in reversed(below):
             leaf = {part: leaf}
         if not isinstance(leaf, dict) and section != "preset":
+            meant = _meant(section, "", {"optim": OptimConfig, "train": TrainConfig})
             raise ConfigError(
                 f"--set {assignment}: {section} is {leaf!r}, expected settings written SECTION.KEY=VALUE, "
-                "such as optim.lr=1e-3"
+                f"such as {meant or 'optim.lr'}={value}"
             )
         leaf = {section: leaf}
         tree = merge([tree, leaf])
@@ -341,6 +354,53 @@ def build_section(cls: type, values: Any, prefix: str) -> Any:
     return cls(**{key: _coerce(value, fields[key], f"{prefix}.{key}") for key, value in values.items()})
 
 
+# What settings are called in other tools of the field.
+_ELSEWHERE = {
+    **dict.fromkeys(("learning_rate", "learningrate", "rate", "base_lr", "initial_lr", "init_lr"), "optim.lr"),
+    **dict.fromkeys(("wd", "decay", "l2"), "optim.weight_decay"),
+    **dict.fromkeys(("optimizer", "optimiser", "optim"), "optim.name"),
+    **dict.fromkeys(("scheduler", "lr_schedule", "lr_scheduler"), "optim.schedule"),
+    **dict.fromkeys(("grad_clip", "clip", "max_norm", "gradient_clip_val"), "optim.clip_norm"),
+    **dict.fromkeys(("max_epochs", "num_epochs", "n_epochs"), "train.epochs"),
+    **dict.fromkeys(("steps", "iterations", "max_steps", "num_iterations_per_epoch"), "train.steps_per_epoch"),
+    **dict.fromkeys(("bs", "batch"), "train.batch_size"),
+    **dict.fromkeys(("random_seed", "manual_seed"), "train.seed"),
+    **dict.fromkeys(("gpu", "gpus", "cuda"), "train.device"),
+    **dict.fromkeys(("amp", "fp16", "bf16", "mixed_precision", "dtype"), "train.precision"),
+    **dict.fromkeys(("roi", "roi_size", "crop_size"), "data.patch_size"),
+    **dict.fromkeys(("num_workers", "n_workers"), "data.workers"),
+    **dict.fromkeys(("data_dir", "dataroot", "root", "folder"), "data.path"),
+    **dict.fromkeys(("voxel_size", "pixdim"), "data.spacing"),
+    **dict.fromkeys(("augment", "aug"), "data.augmentation"),
+    **dict.fromkeys(("features", "filters", "base_channels"), "model.channels"),
+    **dict.fromkeys(("backbone", "network", "arch"), "model.encoder"),
+}
+
+
+def _meant(key: str, section: str, types_of: Mapping[str, type]) -> str:
+    """The setting that an unknown key of a section, or of none, may have meant; empty if none is like it.
+
+    Example:
+        >>> types_of = {"optim": OptimConfig, "train": TrainConfig}
+        >>> [_meant(key, "optim", types_of) for key in ("learning_rate", "momentom", "weight", "batch_size", "x")]
+        ['optim.lr', 'optim.momentum', 'optim.weight_decay', 'train.batch_size', '']
+    """
+    name = key.lower().replace("-", "_")
+    known = {(of, field): f"{of}.{field}" for of, cls in types_of.items() for field in _field_types(cls)}
+    own = {field: full for (of, field), full in known.items() if of == section}
+    every = {field: full for (_, field), full in known.items()}
+    if (called := _ELSEWHERE.get(name)) in known.values():
+        return str(called)
+    if name in every:
+        return every[name]
+    if len(begun := [full for field, full in own.items() if name and field.startswith(name)]) == 1:
+        return begun[0]
+    for among, likeness in ((own, 0.6), (every, 0.8)):
+        if close := difflib.get_close_matches(name, among, n=1, cutoff=likeness):
+            return among[close[0]]
+    return ""
+
+
 def _field_types(cls: type) -> dict[str, Any]:
     """The type of each field of a dataclass, in the order of the fields.
 
@@ -376,7 +436,10 @@ def _coerce(value: Any, kind: Any, key: str) -> Any:
         raise UnknownName(f"value of {key}", str(value), [str(arg) for arg in args])
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{key} is {value!r}, expected a list such as [a,b]")
+            count = 2 if args[-1] is Ellipsis else len(args)
+            like = ",".join(["a" if args[0] is str else "1"] * count)
+            items = value if isinstance(value, str) and "," in value else like
+            raise ConfigError(f"{key} is {value!r}, expected a list such as [{items}]")
         if len(args) == 2 and args[1] is Ellipsis:
             args = (args[0],) * len(value)
         if len(args) != len(value):

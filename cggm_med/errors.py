@@ -31,17 +31,21 @@ class UnknownName(CggmMedError):
         name: the name that was given.
         known: the names that exist.
         fix: what to do if the name should exist.
+        guess: what was probably meant; default: the known name that is spelled most alike, if one is.
 
     Example:
         >>> str(UnknownName("task", "brats21", ["brats2021"]))
         "no task 'brats21'. Did you mean 'brats2021'? Known: brats2021"
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], fix: str = "") -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], fix: str = "", guess: str | None = None) -> None:
         known = sorted(known)
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        guess = f" Did you mean '{close[0]}'?" if close else ""
-        super().__init__(f"no {kind} '{name}'.{guess} Known: {', '.join(known) or 'none'}{fix and '. ' + fix}")
+        if guess is None:
+            spelled = {one.lower(): one for one in known}
+            close = difflib.get_close_matches(name.strip().lower(), spelled, n=1, cutoff=0.5)
+            guess = spelled[close[0]] if close else ""
+        meant = f" Did you mean '{guess}'?" if guess else ""
+        super().__init__(f"no {kind} '{name}'.{meant} Known: {', '.join(known) or 'none'}{fix and '. ' + fix}")
 
 
 class MissingExtra(CggmMedError):

@@ -1,8 +1,9 @@
-"""Atomic writes (temporary name, flush to disk, rename), result folders, and digests of content."""
+"""Atomic writes (temporary name, flush to disk, rename), result folders, digests, and what a path may have meant."""
 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 import itertools
 import json
@@ -217,11 +218,61 @@ def digest_of(content: bytes, size: int = 12) -> str:
     return hashlib.blake2b(content, digest_size=size).hexdigest()
 
 
+def did_you_mean(path: Path) -> str:
+    """What to add to "PATH does not exist": the existing one whose name is most alike, in brackets; or nothing.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "case7_t1.nii.gz").write_bytes(b"")
+        >>> did_you_mean(folder / "case7_t1w.nii.gz") == f" (did you mean {folder / 'case7_t1.nii.gz'}?)"
+        True
+        >>> did_you_mean(folder / "anything.else")
+        ''
+    """
+    near = _nearest(path)
+    return "" if near is None else f" (did you mean {near}?)"
+
+
+def what_it_is(beginning: bytes) -> str:
+    """What a file is that cannot be read as what it should be, if its first bytes tell, and what to do; else empty.
+
+    Example:
+        >>> what_it_is(b""), what_it_is(b"version https://git-lfs.github.com/spec/v1")
+        ('it is empty; copy it anew', 'it is a pointer of Git LFS; fetch its content with git lfs pull')
+    """
+    if not beginning:
+        return "it is empty; copy it anew"
+    if beginning.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS; fetch its content with git lfs pull"
+    page = beginning.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html"))
+    return "it is a page of the web; download the file anew" if page else ""
+
+
 def pieces(path: Path) -> Iterator[bytes]:
     """The content of a file, one MiB at a time."""
     with path.open("rb") as file:
         while piece := file.read(1 << 20):
             yield piece
+
+
+def _nearest(path: Path) -> Path | None:
+    """The existing file or folder that differs least from one that does not exist, in one or two names of the path."""
+    folder = next((parent for parent in path.parents if parent.is_dir()), None)
+    if folder is None:
+        return None
+    first, *rest = path.relative_to(folder).parts
+    try:
+        names = {name.lower(): name for name in sorted(os.listdir(folder)) if not name.startswith(".")}
+    except OSError:
+        return None
+    for close in difflib.get_close_matches(first.lower(), names, n=3, cutoff=0.75):
+        candidate = folder.joinpath(names[close], *rest)
+        if candidate.exists():
+            return candidate
+        # Another name may be wrong as well.
+        if rest and (folder / names[close]).is_dir() and (deeper := _nearest(candidate)) is not None:
+            return deeper
+    return None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -101,12 +101,41 @@ def test_wrong_values_are_refused_by_key(given, message):
 
 
 @pytest.mark.parametrize(
-    ("given", "guess"), [("optim.learning_rate=1", "optim."), ("data.raet=1", "'data.rate'"), ("optm.lr=1", "'optim'")]
+    ("given", "guess"),
+    [
+        ("optim.learning_rate=1", "optim.lr"),
+        ("optim.wd=1", "optim.weight_decay"),
+        ("optim.weight=1", "optim.weight_decay"),
+        ("train.lr=1", "optim.lr"),
+        ("data.batch_size=1", "train.batch_size"),
+        ("train.max_epochs=1", "train.epochs"),
+        ("train.batchsize=1", "train.batch_size"),
+        ("data.raet=1", "data.rate"),
+        ("optm.lr=1", "optim"),
+        ("optim.zzz=1", None),
+    ],
 )
-def test_unknown_keys_list_the_valid_ones(given, guess):
+def test_unknown_keys_list_the_valid_ones_and_name_what_was_meant(given, guess):
     with pytest.raises(UnknownName, match="Known: ") as error:
         resolve(SECTIONS, [parse_overrides([given])])
-    assert guess in str(error.value)
+    assert (f"Did you mean '{guess}'?" in str(error.value)) == (guess is not None)
+    assert ("Did you mean" in str(error.value)) == (guess is not None)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("seed=1", r"SECTION\.KEY=VALUE, such as (train\.seed=1)$"),
+        ("learning_rate=1e-2", r"SECTION\.KEY=VALUE, such as (optim\.lr=1e-2)$"),
+        ("task.modalities=flair,t1", r"expected a list such as (\[flair,t1\])$"),
+        ("data.patch_size=32", r"expected a list such as (\[1,1,1\])$"),
+    ],
+)
+def test_what_a_message_says_helps(given, message):
+    with pytest.raises(ConfigError) as error:
+        make_config("brats2021", [parse_overrides([given])])
+    (advice,) = re.search(message, str(error.value)).groups()
+    make_config("brats2021", [parse_overrides([advice if "=" in advice else f"{given.partition('=')[0]}={advice}"])])
 
 
 def test_a_literal_names_its_choices():

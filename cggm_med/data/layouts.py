@@ -14,6 +14,7 @@ from typing import Any
 from cggm_med.data.cases import ENDINGS, LABEL, SECTIONS, Case, CaseList, ImageFile, can_be_id, natural_key, stem
 from cggm_med.data.patients import patients_among
 from cggm_med.errors import DataError, UnknownName
+from cggm_med.files import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def find_cases(
     if path.is_dir() and not listing.is_file():
         return _read_named(path, wanted, layouts)
     if not path.exists():
-        raise DataError(f"{path} does not exist; expected a folder of images or a datalist (.json)")
+        near = did_you_mean(path)
+        raise DataError(f"{path} does not exist{near}; expected a folder of images or a datalist (.json)")
     if listing.suffix.lower() != ".json":
         raise DataError(f"{path} is a file; expected a folder of images or a datalist (.json)")
     content = read_json(listing)
@@ -135,6 +137,8 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"cannot read {path}: it does not exist{did_you_mean(path)}") from error
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except json.JSONDecodeError as error:
@@ -380,4 +384,8 @@ def files_under(folder: Path, *, skip_unreadable: bool = False) -> list[Path]:
 
 
 def _absent(case_id: str, files: Mapping[str, Path]) -> list[str]:
-    return [f"{case_id}: {role} does not exist: {file}" for role, file in files.items() if not os.path.isfile(file)]
+    return [
+        f"{case_id}: {role} does not exist: {file}{did_you_mean(file)}"
+        for role, file in files.items()
+        if not os.path.isfile(file)
+    ]

@@ -163,6 +163,11 @@ def fold_splits(
     """
     tested = {case.group for case in cases if getattr(case, "fold", None) == fold}
     if not tested:
+        if not any(getattr(case, "fold", None) for case in cases):
+            raise DataError(
+                f"data.fold is {fold}, and no case names its fold; leave it out and let 'cggm-med compare --folds 5' "
+                "divide the patients, or give each case a fold in the list of cases"
+            )
         raise UnknownName("fold", fold, {str(name) for case in cases if (name := getattr(case, "fold", None))})
     groups = sorted({case.group for case in cases} - tested, key=lambda group: _draw(group, seed))
     size = max(1, round(validation * (len(groups) + len(tested)))) if validation else 0

@@ -12,6 +12,7 @@ from torch import Tensor
 from cggm_med import distributed
 from cggm_med.device import precision, select_device
 from cggm_med.errors import ConfigError, DataError, UnknownName, first_of
+from cggm_med.files import did_you_mean
 from cggm_med.runs.finished_run import FinishedRun
 from cggm_med.types import Padded
 
@@ -76,7 +77,8 @@ class Labeller:
             if modality not in wanted:
                 raise UnknownName("modality to require", modality, wanted)
         if not path.exists():
-            raise DataError(f"no data at {path}; name a folder or file in the layout of task '{self.run.task}'")
+            near = did_you_mean(path)
+            raise DataError(f"no data at {path}{near}; name a folder or file in the layout of task '{self.run.task}'")
         cases = dict(self.samples.find(path, wanted, say))
         if empty := [case for case, has in cases.items() if not has]:
             raise DataError(f"{path}: {len(empty)} cases have none of {', '.join(wanted)}: {first_of(empty)}")

@@ -10,7 +10,7 @@ from typing import Any
 from cggm_med.config import RunConfig, Tree, merge, read_file
 from cggm_med.data.splits import Splits
 from cggm_med.errors import CheckpointError
-from cggm_med.files import write_text
+from cggm_med.files import did_you_mean, write_text
 from cggm_med.runs.settings import make_config
 
 
@@ -70,10 +70,9 @@ class RunFolder:
             CheckpointError: if the folder is not a run.
         """
         if not self.config.exists():
-            raise CheckpointError(
-                f"{self.path} is not a run folder: it has no {self.config.name}; "
-                "name the one that 'cggm-med train' printed"
-            )
+            near = f"it does not exist{did_you_mean(self.path)}"
+            why = f"it has no {self.config.name}" if self.path.exists() else near
+            raise CheckpointError(f"{self.path} is not a run folder: {why}; name the one that 'cggm-med train' printed")
         stored = read_file(self.config)
         if not isinstance(stored.get("task"), dict) or "name" not in stored["task"]:
             raise CheckpointError(f"{self.config} is damaged: it names no task; put back a whole copy")

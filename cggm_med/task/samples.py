@@ -23,7 +23,7 @@ from cggm_med.config import RunConfig, Tree, require
 from cggm_med.data.splits import NAMES, Member, Splits, check_splits, members_of, split_by_group
 from cggm_med.data.step_sampler import visited
 from cggm_med.errors import DataError, NonFiniteLoss
-from cggm_med.files import cache_folder, pieces
+from cggm_med.files import cache_folder, did_you_mean, pieces
 from cggm_med.metrics.classification_regression import FUSED
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
@@ -175,7 +175,7 @@ class SampleTask(Task):
             else:
                 path = Path(data.path)
                 if not path.exists():
-                    raise DataError(f"no data at {path}; name a folder or file with --data")
+                    raise DataError(f"no data at {path}{did_you_mean(path)}; name a folder or file with --data")
             self.found = self.read(path, say)
         if not self.found.samples:
             raise DataError(f"{path} holds no sample")

@@ -382,6 +382,8 @@ def test_datalist_lists_every_bad_case(tmp_path: Path) -> None:
     assert "a: the same id twice: training[0] and training[2]" in message
     assert "b: t2 is the same file as training[1] t1" in message
     assert f"c: flair does not exist: {tmp_path / 'gone.nii'}" in message
+    near = problems(write_json(tmp_path / "list.json", {"training": [listed(tmp_path, "a", flair="a-fliar.nii")]}))
+    assert near.endswith(f"{tmp_path / 'a-fliar.nii'} (did you mean {tmp_path / 'a-flair.nii'}?)")
     assert "training[4]: no id" in message
     assert "training[5]: t2 is 7; expected a text" in message
     assert "training[6]: expected an object" in message

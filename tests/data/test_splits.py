@@ -174,5 +174,7 @@ def test_folds_that_divide_patients_or_do_not_exist_are_refused():
         fold_splits(folded("0122"), "0", validation=0)
     with pytest.raises(UnknownName, match="no fold '7'"):
         fold_splits(folded("0011"), "7", validation=0)
+    with pytest.raises(DataError, match="no case names its fold; leave it out and let 'cggm-med compare --folds 5'"):
+        fold_splits([Case("a", "a", {}, None)], "7", validation=0)
     with pytest.raises(DataError, match="leaves none to train"):
         fold_splits(folded("00"), "0", validation=0)

@@ -193,7 +193,7 @@ def test_a_case_or_a_patient_in_two_splits(train_refused, phantom, tmp_path):
         ("--set optim.learn=1", ["no configuration key 'optim.learn'.", "Known: optim.clip_norm, optim.decay"]),
         ("--set optim.lrr=1", ["Did you mean 'optim.lr'?"]),
         ("--set optim.lr", ["--set optim.lr: expected KEY=VALUE, such as --set optim.lr=1e-3"]),
-        ("--set lr=0.1", ["lr is 0.1, expected settings written SECTION.KEY=VALUE, such as optim.lr=1e-3"]),
+        ("--set lr=0.1", ["lr is 0.1, expected settings written SECTION.KEY=VALUE, such as optim.lr=0.1"]),
         ("--set data=5", ["data is 5, expected settings written SECTION.KEY=VALUE"]),
         ("--set optim.lr=[", ["--set optim.lr=[: '[' is not valid YAML"]),
         ("--set data.path=2021-13-01", ["'2021-13-01' is not valid YAML; put text in quotes"]),
@@ -211,7 +211,7 @@ def test_a_case_or_a_patient_in_two_splits(train_refused, phantom, tmp_path):
         ("--set task.modalities=[t1,t1]", ["task.modalities is ['t1', 't1'], expected each modality once"]),
         ("--set task.labels=brats2020", ["no label convention 'brats2020'.", "Known: brats2013", "task.labels=NAME"]),
         ("--strategy gblending --set data.validation=0", ["'gblending' measures losses of validation cases and there"]),
-        ("--set data.splits=nowhere.json", ["cannot read nowhere.json: No such file"]),
+        ("--set data.splits=nowhere.json", ["cannot read nowhere.json: it does not exist"]),
     ],
 )  # fmt: skip
 def test_names_and_settings(words, parts, train_refused):
@@ -221,7 +221,7 @@ def test_names_and_settings(words, parts, train_refused):
 @pytest.mark.parametrize(
     ("content", "parts"),
     [
-        (None, ["mine.yaml: No such file or directory; expected a YAML or JSON file"]),
+        (None, ["mine.yaml: it does not exist; expected a YAML or JSON file"]),
         ("optim: [1", ["mine.yaml is not valid YAML", "line 1, column 8"]),
         ("- a\n", ["mine.yaml holds list, expected settings such as 'optim: {lr: 1e-3}'"]),
         ("", ["mine.yaml holds NoneType, expected settings such as"]),
@@ -310,7 +310,8 @@ def test_damaged_checkpoints(spoil, finished, refused, tmp_path):
 def test_folders_that_are_no_runs(finished, refused, tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         for words in (["train", "--resume"], ["evaluate"]):
-            says(refused(*words, folder), f"{folder} is not a run folder: it has no config.yaml; name the one")
+            why = "it does not exist" if folder.name == "nowhere" else "it has no config.yaml"
+            says(refused(*words, folder), f"{folder} is not a run folder: {why}; name the one")
     folder = shutil.copytree(finished, tmp_path / "run")
     (folder / "config.yaml").write_text("optim: {lr: 1}")
     says(refused("evaluate", folder), "config.yaml is damaged: it names no task")

@@ -27,6 +27,7 @@ from cggm_med.data.folders.nnunet import (
 from cggm_med.data.folders.proposal import Proposal
 from cggm_med.data.layouts import files_under, read_json
 from cggm_med.errors import DataError, first_of
+from cggm_med.files import did_you_mean
 
 MAX_DEPTH = 3  # folders below the given one in which a list is looked for, such as those of "nnUNet_raw"
 _YAML = (".yaml", ".yml")
@@ -42,7 +43,8 @@ def propose(path: Path) -> Proposal:
         DataError: if it does not exist, holds several data sets, or nothing that is known.
     """
     if not path.exists():
-        raise DataError(f"{path} does not exist; expected a folder of scans, or a list of them (.json or .yaml)")
+        near = did_you_mean(path)
+        raise DataError(f"{path} does not exist{near}; expected a folder of scans, or a list of them (.json or .yaml)")
     lists = [path] if path.is_file() else _lists_in(path)
     if len(lists) > 1:
         raise DataError(f"{path} holds several lists of cases; give one of them:", [str(file) for file in lists])

@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 
 from cggm_med.data.checks.finding import Finding
 from cggm_med.errors import DataError
+from cggm_med.files import did_you_mean, what_it_is
 
 # What nibabel, gzip and numpy raise for damaged files.
 _UNREADABLE = (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, ValueError, OverflowError, MemoryError)
+_NIFTI_SIZES = tuple(size.to_bytes(4, order) for size in (348, 540) for order in ("little", "big"))  # sizeof_hdr
 # No deflate stream can grow by more (https://zlib.net/zlib_tech.html).
 _MAX_GZIP_RATIO = 1032
 
@@ -97,8 +99,37 @@ def reading(path: Path) -> Iterator[None]:
         with np.errstate(all="ignore"):
             yield
     except _UNREADABLE as error:
+        if not path.exists():
+            raise DataError(f"{path} does not exist{did_you_mean(path)}") from error
+        if isinstance(error, FileNotFoundError) and error.filename:
+            part = Path(error.filename)
+            raise DataError(
+                f"{path} cannot be read: its voxels are in {part}, which does not exist{did_you_mean(part)}"
+            ) from error
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise DataError(f"{path} cannot be read: {reason}; it may be damaged or incomplete, copy it anew") from error
+        raise DataError(f"{path} cannot be read: {reason}; {_remedy(path)}") from error
+
+
+def _remedy(path: Path) -> str:
+    """What helps where an existing file cannot be read."""
+    if path.is_dir():
+        return "it is a folder, give one of its files"
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(348)
+    except OSError:
+        return "allow it to be read"
+    name, packed = path.name.lower(), beginning.startswith(b"\x1f\x8b")
+    if name.endswith(".gz") and beginning[:4] in _NIFTI_SIZES:
+        return f"it is not compressed, call it {path.name[: -len('.gz')]}"
+    if name.endswith((".nii", ".nrrd", ".mha")) and packed:
+        return f"it is compressed, call it {path.name}.gz" if name.endswith(".nii") else "decompress it with gunzip"
+    for one, other in ((".img", ".hdr"), (".hdr", ".img")):
+        if name.endswith(one) and not (pair := path.with_suffix(other)).exists():
+            return f"the other file of its pair, {pair.name}, does not exist"
+    if beginning[128:132] == b"DICM":
+        return "it is a DICOM file, give the folder of its study"
+    return what_it_is(beginning) or "it may be damaged or incomplete, copy it anew"
 
 
 def without_single(axes: tuple[int, ...]) -> tuple[int, ...]:

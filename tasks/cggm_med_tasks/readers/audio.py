@@ -18,7 +18,7 @@ from scipy.signal import resample_poly
 from torch import Tensor
 
 from cggm_med.errors import DataError
-from cggm_med_tasks.readers.media import what_it_is
+from cggm_med.files import what_it_is
 
 RATES = (1_000, 768_000)  # Hz; beyond them a header is damaged, and resampling could need any amount of memory
 MAX_PEAK = 10.0  # float samples beyond this were never scaled to full scale 1

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from cggm_med.data.cases import natural_key
 from cggm_med.errors import DataError
-from cggm_med_tasks.readers.media import what_it_is
+from cggm_med.files import what_it_is
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")  # photographs of the web; every further format would be attack surface
 EIGHT_BITS = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")  # Pillow's modes

@@ -85,21 +85,6 @@ def unreadable(
     return reasons
 
 
-def what_it_is(beginning: bytes) -> str:
-    """What a file is that is no sound or image, if its first bytes tell; else empty.
-
-    Example:
-        >>> what_it_is(b""), what_it_is(b"version https://git-lfs.github.com/spec/v1")
-        ('it is empty', 'it is a pointer of Git LFS; fetch its content with git lfs pull')
-    """
-    if not beginning:
-        return "it is empty"
-    if beginning.startswith(b"version https://git-lfs"):
-        return "it is a pointer of Git LFS; fetch its content with git lfs pull"
-    page = beginning.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html", b"<?xml"))
-    return "it is a page of the web; download it anew" if page else ""
-
-
 def _key(paths: tuple[Path, ...]) -> str:
     facts = []
     for path in paths:

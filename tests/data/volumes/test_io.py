@@ -214,7 +214,7 @@ def test_damage_of_any_format_is_one_line(tmp_path, ending, capfd):
                 assert problems, (part, number)
         part.unlink()
         (problem,) = inspect(Case("c", "c", {"flair": ImageFile(path)}, None), None).problems
-        assert "No such file" in problem or "Cannot work out file type" in problem, problem
+        assert "does not exist" in problem, problem
         part.write_bytes(content)
     assert capfd.readouterr() == ("", "")  # ITK's readers print what is wrong, beside raising it
 
@@ -347,6 +347,44 @@ def test_a_missing_or_foreign_file_is_one_line(tmp_path, capfd):
     expected = r"output is a\.mhd, expected a name that ends with \.nii\.gz, \.nii, \.nrrd, \.mha"
     with pytest.raises(ConfigError, match=expected):
         write_volume(tmp_path / "a.mhd", np.zeros((2, 2, 2), np.uint8), AFFINE)
+
+
+def test_what_is_said_of_a_file_that_cannot_be_read_helps(tmp_path):
+    """A file that is called what it is not is read under the name that the message gives."""
+    volume = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+    write_volume(tmp_path / "whole.nii", volume, AFFINE)
+    content = (tmp_path / "whole.nii").read_bytes()
+    for name, wrong in (("plain.nii.gz", content), ("packed.nii", gzip.compress(content))):
+        (tmp_path / name).write_bytes(wrong)
+        with pytest.raises(DataError, match=r"cannot be read: .*compressed, call it (\S+)$") as error:
+            open_image(tmp_path / name)
+        better = str(error.value).split()[-1]
+        (tmp_path / name).rename(tmp_path / better)
+        np.testing.assert_array_equal(open_image(tmp_path / better).voxels(), volume)
+    for beginning, advice in (
+        (b"", "it is empty; copy it anew"),
+        (b"version https://git-lfs.github.com/spec/v1", "fetch its content with git lfs pull"),
+        (b"<!DOCTYPE html>", "it is a page of the web; download the file anew"),
+        (bytes(128) + b"DICM", "it is a DICOM file, give the folder of its study"),
+        (b"damaged", "it may be damaged or incomplete, copy it anew"),
+    ):
+        (tmp_path / "a.nii.gz").write_bytes(beginning)
+        with pytest.raises(DataError, match=f"{advice}$"):
+            open_image(tmp_path / "a.nii.gz")
+    with pytest.raises(DataError, match="it is a folder, give one of its files$"):
+        open_image(tmp_path)
+
+
+def test_a_mistyped_path_is_told_with_the_nearest_that_exists(tmp_path):
+    (tmp_path / "case_07").mkdir()
+    there = tmp_path / "case_07" / "case_07_flair.nii.gz"
+    write_volume(there, np.zeros((3, 4, 5), np.int16), AFFINE)
+    for wrong in ("case_07/case_07_fliar.nii.gz", "case07/case_07_flair.nii.gz", "Case_07/case_07_flair.nii"):
+        with pytest.raises(DataError, match=r"does not exist \(did you mean (.*)\?\)$") as error:
+            open_image(tmp_path / wrong)
+        assert str(error.value).endswith(f"(did you mean {there}?)")
+    with pytest.raises(DataError, match="does not exist$"):
+        open_image(tmp_path / "elsewhere" / "t2.nii")
 
 
 def test_streams_of_several_gzip_members(tmp_path):
