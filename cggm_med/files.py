@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -178,15 +178,49 @@ def require_writable(
         raise OutputError("\n  ".join([f"{len(problems)} outputs cannot be written:", *problems]))
 
 
-def require_unused(path: Path) -> None:
+def require_unused(path: Path, *, option: str = "--out", instead: str = "") -> None:
     """Make sure, before any work, that ``path`` can become a new folder of results.
+
+    Args:
+        path: a folder.
+        option: by which another one is chosen.
+        instead: what else would help, for the message.
 
     Raises:
         OutputError: if it exists and is not an empty folder, or cannot be written.
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise OutputError(f"{path} already exists; choose another folder with --out")
+        raise OutputError(f"{path} already exists; choose another folder with {option}{instead}")
     require_writable([path / "results.json"])
+
+
+def require_own(folder: Path, names: Sequence[str]) -> None:
+    """Make sure, before any work, that results can be written to a folder in which only earlier ones are replaced.
+
+    Args:
+        folder: of results; other files in it stay.
+        names: of the files that will be written, replaced or removed. The first is a JSON file that says where the
+            others come from (``provenance``), by which those of an earlier call are known.
+
+    Raises:
+        OutputError: names every file that is somebody else's; or if the folder cannot be written.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "cost.png").write_bytes(b"a picture")
+        >>> require_own(folder, ["comparison.json", "cost.png"])
+        Traceback (most recent call last):
+        cggm_med.errors.OutputError: .../cost.png is there, and this command did not write it; move it, or choose...
+        >>> write_json(folder / "comparison.json", {"provenance": {}})
+        >>> require_own(folder, ["comparison.json", "cost.png"])
+    """
+    try:
+        earlier = "provenance" in dict(json.loads((folder / names[0]).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        earlier = False
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file; expected the name of a folder")
+    require_writable([folder / name for name in names], ours=lambda path: earlier)
 
 
 def unused(path: Path) -> Path:

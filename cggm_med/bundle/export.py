@@ -24,8 +24,8 @@ from cggm_med.bundle.configs import (
     smallest_image,
 )
 from cggm_med.config import Tree
-from cggm_med.errors import ConfigError, OutputError, UnknownName
-from cggm_med.files import atomic_file, atomic_folder, require_writable, write_json, write_text
+from cggm_med.errors import ConfigError, UnknownName
+from cggm_med.files import atomic_file, atomic_folder, require_unused, write_json, write_text
 from cggm_med.inference.predictor import Predictor
 from cggm_med.models.encoders import UNetEncoder
 from cggm_med.models.fusion import Fusion, PresenceFusion
@@ -95,9 +95,7 @@ def export_bundle(run: Path, folder: Path, modalities: Sequence[str] | None = No
         UnknownName: for a modality that the run was not trained on.
         OutputError: if ``folder`` holds files already or cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"{folder} is not an empty folder; choose another with -o")
-    require_writable([folder / "LICENSE"])
+    require_unused(folder, option="-o")
     predictor = Predictor(run, "cpu")
     results = _results(predictor)
     task = predictor.volumes

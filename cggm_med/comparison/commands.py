@@ -22,9 +22,9 @@ from cggm_med.comparison.selection import comparable_runs
 from cggm_med.comparison.statistics import ranks
 from cggm_med.comparison.tables import comparison_tables, shown_in_terminal
 from cggm_med.comparison.variants import folder_name, parse_variants
-from cggm_med.comparison.written import write_comparison
+from cggm_med.comparison.written import FILES, write_comparison
 from cggm_med.errors import ConfigError, DataError
-from cggm_med.files import require_writable, results_folder, writable_folder, write_text
+from cggm_med.files import require_own, require_writable, results_folder, writable_folder, write_text
 from cggm_med.results.tables import Table, markdown_table, p_text, print_table, rounded
 from cggm_med.runs.finished_run import FinishedRun
 from cggm_med.runs.provenance import origin
@@ -71,6 +71,7 @@ def train_and_compare(
         raise ConfigError(f"--baseline {reference} is not among {'; '.join(names)}")
     if question is not None:
         question.check(against)
+    require_own(plan.folder, FILES)
     with results_folder(plan.folder):
         runs = plan_runs(plan, variants, chosen_seeds, folds)
         require_same(plan, runs)
@@ -120,6 +121,7 @@ def compare_runs(
         console: for the tables.
         question: the primary comparison; default: what the folder has, if it has any.
     """
+    require_own(out, FILES)
     runs, excluded = comparable_runs(folders)
     names = list(dict.fromkeys(run.name for run in runs))
     reference = baseline or default_baseline(names)

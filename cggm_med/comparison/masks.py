@@ -40,7 +40,7 @@ def evaluate_masks(
     split: str | None = None,
     out: Path | None = None,
 ) -> Report:
-    """Score masks under the rules of a run's table; write ``results.json``, ``results.csv`` and ``results.md``.
+    """Score masks under the rules of a run's table; write the results and what is odd about the files.
 
     Args:
         masks: folder of label files named by case.
@@ -87,13 +87,14 @@ def evaluate_masks(
     splits = run.splits if run is not None else made.own_splits
     cases = _chosen(found, dict(splits.items()) if splits else {}, split, other)
     say(f"{len(cases)} masks, labels numbered as in {volumes.labels_in_words(cases)}")
-    scores = score_masks(made, volumes, masks, cases, of_masks, say)
+    scores, findings = score_masks(made, volumes, masks, cases, of_masks, say)
     rules = {**made.rules(), "threshold": MASKS_RULE}
     compared: list[Record] = []
     if against is not None:
         if other is None:
             say(f"now the masks in {against}")
-            others: Sequence[Record] = score_masks(made, volumes, against, cases, of_masks, say).cases
+            of_others, _ = score_masks(made, volumes, against, cases, of_masks, say)
+            others: Sequence[Record] = of_others.cases
         else:
             _require_same_rules(against, other, made.rules())
             others = other.scores.cases
@@ -121,6 +122,9 @@ def evaluate_masks(
         write_json(temporary / "results.json", report.to_json())
         write_text(temporary / "results.csv", csv_text(report.scores.cases))
         write_text(temporary / "results.md", report.to_markdown())
+        accepted = getattr(config.data, "accept", ())
+        found_odd = [finding.record(accepted) for finding in findings]
+        write_json(temporary / "findings.json", {"accepted": list(accepted), "findings": found_odd})
         if compared:
             write_text(temporary / "against.csv", csv_text(compared))
     print_results(report, console)

@@ -20,6 +20,12 @@ from cggm_med.files import write_json, write_text
 from cggm_med.results.aggregate import mean_of
 from cggm_med.results.tables import Table, csv_text, markdown_table
 
+# What is written to a comparison's folder, see ``files.require_own``.
+FILES = (
+    *("comparison.json", "comparison.md", "comparison.csv", "runs.csv"),
+    *("comparison.png", "curves.png", "subsets.png", "cost.png"),
+)
+
 
 def write_comparison(folder: Path, comparison: Comparison, provenance: Mapping[str, str]) -> None:
     """Write ``comparison.md``, ``.csv``, ``.json`` and ``.png``, ``runs.csv``, and figures of cost, subsets and curves.
@@ -29,11 +35,6 @@ def write_comparison(folder: Path, comparison: Comparison, provenance: Mapping[s
         comparison: what to write.
         provenance: command, versions and the like.
     """
-    tables = comparison_tables(comparison)
-    figures = draw(folder, comparison)
-    write_text(folder / "comparison.md", _markdown(comparison, tables, figures, provenance))
-    write_text(folder / "comparison.csv", csv_text([_plain(row) for row in comparison.rows]))
-    write_text(folder / "runs.csv", csv_text(run_rows(comparison)))
     content = {
         "task": comparison.task,
         "baseline": comparison.baseline,
@@ -52,7 +53,12 @@ def write_comparison(folder: Path, comparison: Comparison, provenance: Mapping[s
         "rules": RULES,
         "provenance": dict(provenance),
     }
-    write_json(folder / "comparison.json", content)
+    write_json(folder / FILES[0], content)  # first, since it says whose the others are
+    tables = comparison_tables(comparison)
+    figures = draw(folder, comparison)
+    write_text(folder / "comparison.md", _markdown(comparison, tables, figures, provenance))
+    write_text(folder / "comparison.csv", csv_text([_plain(row) for row in comparison.rows]))
+    write_text(folder / "runs.csv", csv_text(run_rows(comparison)))
 
 
 def draw(folder: Path, comparison: Comparison) -> dict[str, str]:

@@ -84,8 +84,8 @@ def convention_of_masks(asked: str | None, volumes: Volumes) -> LabelConvention 
 
 def score_masks(
     task: Task, volumes: Volumes, folder: Path, cases: Sequence[Case], of_masks: LabelConvention | None, say: Say
-) -> Scores:
-    """All metrics of the masks of these cases, each on the grid of the case's label.
+) -> tuple[Scores, list[Finding]]:
+    """All metrics of the masks of these cases, each on the grid of the case's label; and what is odd about the files.
 
     Args:
         task: that found the cases; they need not be prepared, since no image is read.
@@ -113,7 +113,7 @@ def score_masks(
             problems,
         )
     decide(findings, accepted, say, accept=ACCEPT)
-    return task.summarise(list(_results(volumes, pairs, say)))
+    return task.summarise(list(_results(volumes, pairs, say))), findings
 
 
 @dataclass(frozen=True)

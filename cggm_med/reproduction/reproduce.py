@@ -13,13 +13,13 @@ from cggm_med.comparison.selection import FOLDS, comparable_runs
 from cggm_med.comparison.variants import Variant, parse_variants
 from cggm_med.config import flat, merge, parse_overrides
 from cggm_med.errors import DataError
-from cggm_med.files import results_folder
+from cggm_med.files import require_own, results_folder
 from cggm_med.reproduction.cells import cells
 from cggm_med.reproduction.figures import draw
 from cggm_med.reproduction.outcome import Outcome
 from cggm_med.reproduction.paper_table import DataSet, PaperTable
 from cggm_med.reproduction.sweep import draw_sweep
-from cggm_med.reproduction.written import shown_in_terminal, write
+from cggm_med.reproduction.written import FILES, shown_in_terminal, write
 from cggm_med.results.tables import print_table
 from cggm_med.runs.finished_run import FinishedRun
 from cggm_med.runs.provenance import origin
@@ -115,6 +115,7 @@ def reproduce(table: PaperTable, request: Request, console: Console) -> Outcome:
         ConfigError, UnknownName: for settings that are none.
     """
     plan, variants, folds = plan_of(table, request), variants_of(table), folds_of(table, request)
+    require_own(request.folder, FILES)
     with results_folder(request.folder):
         planned = plan_runs(plan, with_teachers(tuple(dict.fromkeys(variants.values()))), request.seeds, folds)
         failed = train_all(plan, planned, request.parallel, console.print)

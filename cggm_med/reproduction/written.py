@@ -13,6 +13,8 @@ from cggm_med.reproduction.outcome import MARK, Outcome, whose_data
 from cggm_med.reproduction.paper_table import ADDED_MEGABYTES, NOT_KNOWN, Column, Row
 from cggm_med.results.tables import Table, csv_text, markdown_table
 
+FILES = ("table.json", "table.md", "table.csv")
+
 
 def write(folder: Path, outcome: Outcome) -> None:
     """Write ``table.md``, ``table.csv`` and ``table.json``; older ones there are replaced.
@@ -22,8 +24,6 @@ def write(folder: Path, outcome: Outcome) -> None:
         outcome: what came out.
     """
     table = outcome.table
-    write_text(folder / "table.md", markdown(outcome))
-    write_text(folder / "table.csv", csv_text(_rows(outcome)))
     content = {
         "what": MARK if outcome.phantom else "trained on the data of --data",
         "table": table.name,
@@ -40,7 +40,9 @@ def write(folder: Path, outcome: Outcome) -> None:
         "rules": _rules(outcome),
         "provenance": dict(outcome.provenance),
     }
-    write_json(folder / "table.json", content)
+    write_json(folder / FILES[0], content)  # first, since it says whose the others are
+    write_text(folder / "table.md", markdown(outcome))
+    write_text(folder / "table.csv", csv_text(_rows(outcome)))
 
 
 def shown(outcome: Outcome) -> Table:

@@ -15,8 +15,8 @@ from cggm_med import distributed
 from cggm_med.config import RunConfig, TrainConfig, Tree, merge, to_tree
 from cggm_med.data.splits import Splits, write_splits
 from cggm_med.device import held_bytes, precision, select_device
-from cggm_med.errors import CheckpointError, OutputError
-from cggm_med.files import results_folder, write_json, write_text
+from cggm_med.errors import CheckpointError
+from cggm_med.files import require_unused, results_folder, write_json, write_text
 from cggm_med.plots.curves import learning_figure, modality_figure
 from cggm_med.results.results import Report
 from cggm_med.results.tables import print_table
@@ -116,9 +116,9 @@ def _begin(config: RunConfig, folder: Path, say: Callable[[str], None]) -> tuple
     teacher_folder(config, strategy)  # before the data are read
     if config.train.init is not None:
         FinishedRun(Path(config.train.init))
-    if distributed.rank() == 0 and folder.is_dir() and any(folder.iterdir()):
-        resume = f", or continue its run with --resume {folder}" if RunFolder(folder).config.exists() else ""
-        raise OutputError(f"{folder} is not empty; choose another folder with --out{resume}")
+    if distributed.rank() == 0:
+        started = RunFolder(folder).config.exists()
+        require_unused(folder, instead=f", or continue its run with --resume {folder}" if started else "")
     task.find(say)
     splits = task.default_splits()
     require_watchable(task, strategy, splits)  # before the images are read

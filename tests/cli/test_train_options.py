@@ -35,7 +35,7 @@ def test_a_rehearsal_refuses_what_training_refuses(rehearsal, tmp_path):
     full = tmp_path / "full"
     full.mkdir()
     (full / "notes.txt").write_text("mine")
-    assert f"{full} is not empty; choose another folder with --out" in rehearsal("--out", full, code=1)
+    assert f"{full} already exists; choose another folder with --out" in rehearsal("--out", full, code=1)
 
 
 def test_an_option_and_the_setting_it_stands_for_exclude_each_other(rehearsal):

@@ -243,13 +243,28 @@ def test_folders_that_cannot_be_written(refused, train_refused, tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").touch()
-    says(refused("train", "--out", tmp_path / "full"), "/full is not empty; choose another folder with --out")
+    says(refused("train", "--out", tmp_path / "full"), "/full already exists; choose another folder with --out")
     says(refused("train", "--out", tmp_path / "file"), "cannot write to folder", "/file: File exists; choose another")
     message = refused("train", "--out", tmp_path / "file" / "run")
     says(message, "OutputError: cannot write to folder", "/file/run: Not a directory; choose another folder")
     for workers in "01":  # an error in another process comes as the same message
         message = train_refused(data__cache=tmp_path / "file" / "cache", data__workers=workers)
         says(message, "/file/cache", "Not a directory; choose another folder", "--set data.cache=FOLDER")
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("compare", "--strategies", "joint,uniform"), "cost.png"),
+        (("reproduce", "cggm/brats2021", "--phantom"), "table.csv"),
+        (("benchmark", "brats2020-rfnet", "--phantom"), "benchmark.md"),
+    ],
+    ids=lambda of: of[0] if isinstance(of, tuple) else "",
+)
+def test_results_replace_no_file_of_others(refused, tmp_path, words, name):
+    (tmp_path / name).write_text("mine")
+    says(refused(*words, "-o", tmp_path), f"{name} is there, and this command did not write it")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "mine"}
 
 
 def snapshot(folder):

@@ -304,7 +304,7 @@ def test_some_modalities_alone(run, tmp_path):
 
 
 def test_bad_requests(run, bundle, tmp_path, monkeypatch, capsys):
-    with pytest.raises(OutputError, match="is not an empty folder"):
+    with pytest.raises(OutputError, match="already exists; choose another folder with -o"):
         export_bundle(run, bundle)
     with pytest.raises(CheckpointError, match="not a run folder"):
         export_bundle(tmp_path, tmp_path / "out")

@@ -73,7 +73,12 @@ def test_a_run_s_own_masks_have_its_table_to_the_last_bit(run, masks, phantom, t
 
     command(monkeypatch, "evaluate", "--masks", masks, "--data", phantom, "--out", tmp_path / "all")
     assert len(results(tmp_path / "all")["cases"]) == 3 * 6
-    assert {path.name for path in (tmp_path / "all").iterdir()} == {"results.json", "results.csv", "results.md"}
+    assert {path.name for path in (tmp_path / "all").iterdir()} == {
+        "results.json",
+        "results.csv",
+        "results.md",
+        "findings.json",
+    }
 
 
 @pytest.mark.usefixtures("masks")

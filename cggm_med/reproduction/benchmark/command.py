@@ -16,12 +16,12 @@ from cggm_med.data.splits import Splits
 from cggm_med.errors import ConfigError
 from cggm_med.evaluation.ask import ask
 from cggm_med.evaluation.subsets.question import SubsetQuestion
-from cggm_med.files import results_folder, writable_folder
+from cggm_med.files import require_own, results_folder, writable_folder
 from cggm_med.reproduction.benchmark.case_lists import case_lists, first_cases, in_folder
 from cggm_med.reproduction.benchmark.catalogue import MODALITIES, Benchmark
 from cggm_med.reproduction.benchmark.phantom import TASK, write_named_phantom
 from cggm_med.reproduction.benchmark.scores import incomplete, require_benchmark, scored_cases
-from cggm_med.reproduction.benchmark.written import Outcome, tables, write
+from cggm_med.reproduction.benchmark.written import FILES, Outcome, tables, write
 from cggm_med.reproduction.reproduce import PHANTOM, TINY, Request
 from cggm_med.results.tables import print_table
 from cggm_med.runs.finished_run import Excluded, FinishedRun
@@ -66,6 +66,7 @@ def train_benchmark(
     if decided := sorted(DECIDED & given):
         raise ConfigError(f"{', '.join(decided)}: benchmark {benchmark.name} decides this by its list; leave it out")
     lists = case_lists(benchmark)
+    require_own(request.folder, FILES)
     with results_folder(request.folder):
         if request.phantom:
             lists = first_cases(lists, PHANTOM_CASES)
@@ -94,6 +95,7 @@ def score_runs(benchmark: Benchmark, folders: Sequence[Path], out: Path, console
         ConfigError: if a run was trained on other cases, or has other modalities or regions.
         CheckpointError: if a folder is no finished run.
     """
+    require_own(out, FILES)
     lists = case_lists(benchmark)
     for folder in folders:
         require_benchmark(benchmark, lists, run := FinishedRun(folder))

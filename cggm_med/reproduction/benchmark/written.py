@@ -77,6 +77,9 @@ def tables(outcome: Outcome) -> list[Table]:
     return [*found, _published(outcome, dice), _conventions(outcome, mm)]
 
 
+FILES = ("benchmark.json", "benchmark.md", "benchmark.csv", "cases.csv")
+
+
 def write(folder: Path, outcome: Outcome) -> None:
     """Write ``benchmark.md``, ``.csv`` and ``.json``, and ``cases.csv``; older ones there are replaced."""
     benchmark = outcome.benchmark
@@ -95,9 +98,6 @@ def write(folder: Path, outcome: Outcome) -> None:
         }
         for (name, subset, region), figure in dice.items()
     ]
-    write_text(folder / "cases.csv", csv_text([{**row, "data": data} for row in outcome.cases]))
-    write_text(folder / "benchmark.csv", csv_text(rows))
-    write_text(folder / "benchmark.md", markdown(outcome))
     content = {
         "what": MARK if outcome.phantom else "trained on the cases of the list",
         "benchmark": benchmark.name,
@@ -112,7 +112,10 @@ def write(folder: Path, outcome: Outcome) -> None:
         "rules": {**RULES, **outcome.rules},
         "provenance": dict(outcome.provenance),
     }
-    write_json(folder / "benchmark.json", content)
+    write_json(folder / FILES[0], content)  # first, since it says whose the others are
+    write_text(folder / "cases.csv", csv_text([{**row, "data": data} for row in outcome.cases]))
+    write_text(folder / "benchmark.csv", csv_text(rows))
+    write_text(folder / "benchmark.md", markdown(outcome))
 
 
 def markdown(outcome: Outcome) -> str:
