@@ -38,7 +38,7 @@ def init(
     if out is not None and out.exists() and not force:
         raise OutputError(f"{out} exists; choose another name, or overwrite it with --force")
     if out is not None:
-        require_writable([out], ours=lambda path: force)
+        require_writable([out], inputs=[path], ours=lambda path: force)
     proposal = propose(path)
     if name:
         proposal = dataclasses.replace(proposal, name=name)
