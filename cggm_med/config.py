@@ -185,6 +185,9 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
+SHARED_SECTIONS: Mapping[str, type] = types.MappingProxyType({"optim": OptimConfig, "train": TrainConfig})
+
+
 def require(condition: bool, key: str, given: object, expected: str) -> None:
     """Raise a ConfigError that names the key, what was given and what was expected, unless ``condition`` holds."""
     if not condition:
@@ -209,7 +212,7 @@ def resolve(sections: Mapping[str, type], layers: Sequence[Tree]) -> RunConfig:
         0.001
     """
     merged = merge(layers)
-    types_of = {"optim": OptimConfig, "train": TrainConfig, **sections}
+    types_of = {**SHARED_SECTIONS, **sections}
     known = [*types_of, "preset"]
     for key in merged:
         if key not in known:

@@ -37,7 +37,12 @@ def check(
     Exit code 1 where something is refused, or asked about and not accepted; else 0.
     """
     overrides: dict[str, Any] = overrides_of(settings, data)
+    from cggm_med.cli import early
     from cggm_med.config import read_file
+
+    layers: list[dict[str, Any]] = [*([read_file(config)] if config is not None else []), overrides]
+    early.refuse_names(task)
+    early.refuse_settings(layers)
     from cggm_med.files import require_writable, write_json
     from cggm_med.report.checked import is_page, write_page
     from cggm_med.results.tables import print_table
@@ -48,9 +53,8 @@ def check(
     for out, ours in ((json, is_record), (page, is_page)):
         if out is not None:
             require_writable([out], inputs=read, ours=ours)
-    layers: list[dict[str, Any]] = [read_file(config)] if config is not None else []
     console = make_console()
-    made, _ = instantiate(make_config(task, [*layers, overrides]))
+    made, _ = instantiate(make_config(task, layers))
     checked = check_data(made, kinds_of(accept), lambda line: console.print(line, markup=False))
     if checked.findings:
         print_table(checked.table(), console, fold=True)

@@ -106,6 +106,10 @@ def evaluate(
         raise typer.BadParameter("--severity goes with --corrupt ARTEFACTS")
     if sum((subsets is not None, corrupt is not None, calibration)) > 1:
         raise typer.BadParameter("--subsets, --corrupt and --calibration are three questions; ask one at a time")
+    from cggm_med.cli import early
+
+    early.refuse_runs([folder])
+    early.refuse_settings([overrides])
     from cggm_med.evaluation import ask
     from cggm_med.evaluation.calibration.question import CalibrationQuestion
     from cggm_med.evaluation.robustness.question import RobustnessQuestion
@@ -200,6 +204,13 @@ def compare(
         raise typer.BadParameter("--trials goes with --tune KEY=VALUE,VALUE")
     if margin is not None and primary is None:
         raise typer.BadParameter("--margin goes with --primary NAME")
+    from cggm_med.cli import early
+    from cggm_med.config import read_file
+
+    words = with_short_options(settings, {"train.epochs": epochs, "train.device": device})
+    overrides = overrides_of(words, data)
+    early.refuse_names(task)
+    early.refuse_settings([*([read_file(config)] if config is not None else []), overrides])
     from cggm_med.comparison.commands import compare_runs, train_and_compare
     from cggm_med.comparison.experiment import Plan
     from cggm_med.comparison.primary import Question
@@ -211,8 +222,6 @@ def compare(
     if folders:
         compare_runs(dict.fromkeys(folders), baseline, out or Path("comparisons") / "runs", console, question)
         return
-    words = with_short_options(settings, {"train.epochs": epochs, "train.device": device})
-    overrides = overrides_of(words, data)
     plan = Plan(out or Path("comparisons") / task, task, preset, config, overrides, tuple(words), subsets)
     try:
         train_and_compare(
@@ -256,6 +265,10 @@ def probe(
 ) -> None:
     """Score each modality by a linear read-out of its frozen encoder: how well each encoder was trained."""
     overrides = overrides_of(settings, data)
+    from cggm_med.cli import early
+
+    early.refuse_runs([folder])
+    early.refuse_settings([overrides])
     from cggm_med.evaluation.ask import ask
     from cggm_med.evaluation.probe.question import ProbeQuestion
 
@@ -335,6 +348,9 @@ def calibrate(
     Dice, a temperature for probabilities, and how well the agreement of subsets predicts Dice.
     """
     overrides = overrides_of(settings, None)
+    from cggm_med.cli import early
+
+    early.refuse_runs([folder])
     from cggm_med.evaluation.expectations import calibrate_run
 
     calibrate_run(folder, overrides, make_console(), wanted=subsets)

@@ -29,13 +29,17 @@ def plan(
     overrides = overrides_of(settings, data)
     if gpu_memory is not None:
         overrides["task"] = {**overrides.get("task", {}), "memory_gb": gpu_memory}
+    from cggm_med.cli import early
     from cggm_med.config import read_file
+
+    layers: list[dict[str, Any]] = [*([read_file(config)] if config is not None else []), overrides]
+    early.refuse_names(task, strategy)
+    early.refuse_settings(layers)
     from cggm_med.results.tables import print_table
     from cggm_med.runs.outlook import outlook
     from cggm_med.runs.settings import instantiate, make_config
 
-    layers: list[dict[str, Any]] = [read_file(config)] if config is not None else []
-    planned, _ = instantiate(make_config(task, [*layers, overrides], preset=preset, strategy=strategy))
+    planned, _ = instantiate(make_config(task, layers, preset=preset, strategy=strategy))
     console = make_console()
     planned.find(console.print)
     for table in outlook(planned, at_hand=gpu_memory is None):

@@ -69,6 +69,9 @@ def predict(
         raise typer.BadParameter("--require is about the cases of a folder; it says nothing of a single case")
     if review_below is not None and flips:
         raise typer.BadParameter("--review-below was measured without --flips; leave out one of them")
+    from cggm_med.cli import early
+
+    early.refuse_runs([Path(run)])
     from cggm_med import distributed
     from cggm_med.data.dicom.series import holds_dicom
     from cggm_med.device import select_device

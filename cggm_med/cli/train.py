@@ -70,8 +70,14 @@ def train(
         overrides["data"] = {**overrides.get("data", {}), "resample_to": resample_to}
     if init is not None:
         overrides["train"] = {**overrides.get("train", {}), "init": os.path.abspath(init)}
-    from cggm_med import distributed
+    from cggm_med.cli import early
     from cggm_med.config import read_file
+
+    layers = [*([read_file(config)] if config is not None else []), overrides]
+    early.refuse_names(task, strategy)
+    early.refuse_settings(layers)
+    early.refuse_runs(folder for folder in (resume, init) if folder is not None)
+    from cggm_med import distributed
     from cggm_med.device import select_device
     from cggm_med.runs import train as run
     from cggm_med.runs.folder import RunFolder
@@ -89,8 +95,7 @@ def train(
         with distributed.processes(chosen), _interruptible(resume):
             run.resume(resume, overrides, console)
         return
-    layers = [read_file(config)] if config is not None else []
-    resolved = make_config(task, [*layers, overrides], preset=preset, strategy=strategy)
+    resolved = make_config(task, layers, preset=preset, strategy=strategy)
     chosen = select_device(resolved.train.device)
     with distributed.processes(chosen):
         resolved = of_first_process(resolved, chosen)

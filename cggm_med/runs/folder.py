@@ -11,7 +11,6 @@ from cggm_med.config import RunConfig, Tree, merge, read_file
 from cggm_med.data.splits import Splits
 from cggm_med.errors import CheckpointError
 from cggm_med.files import did_you_mean, write_text
-from cggm_med.runs.settings import make_config
 
 
 class RunFolder:
@@ -80,6 +79,9 @@ class RunFolder:
 
     def settings_with(self, overrides: Tree) -> RunConfig:
         """The run's settings, with ``overrides`` taking precedence."""
+        # Imports torch, and who only asks whether a folder is a run does not wait for it.
+        from cggm_med.runs.settings import make_config
+
         stored = self.stored_settings()
         return make_config(str(stored["task"]["name"]), [stored, overrides], stored=True)
 

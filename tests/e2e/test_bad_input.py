@@ -150,7 +150,7 @@ def test_a_real_file_with_infinite_voxels(train_refused, shared_data, tmp_path):
 def test_no_scans(train_refused, tmp_path):
     (tmp_path / "empty").mkdir()
     says(train_refused(data=tmp_path / "empty"), "no images found in", "/empty", "*_flair, *_t1", "*-t2f", "datalist")
-    says(train_refused(data=tmp_path / "nowhere"), "/nowhere does not exist; expected a folder of images or a datalist")
+    says(train_refused(data=tmp_path / "nowhere"), "/nowhere does not exist; expected a folder or file with the data")
     (tmp_path / "scan.nii").touch()
     says(train_refused(data=tmp_path / "scan.nii"), "/scan.nii is a file; expected a folder of images or a datalist")
 
@@ -398,19 +398,20 @@ def test_gradients_that_are_never_finite_stop_the_run(refused, phantom, cache, t
 
 
 def test_an_ablation_warns_in_one_line(tmp_path):
+    (tmp_path / "scan.nii").touch()
     words = [
         "train",
         "--set",
         "strategy.mode=paper",
         "--data",
-        str(tmp_path / "absent"),
+        str(tmp_path / "scan.nii"),
         "--out",
         str(tmp_path / "run"),
     ]
     ended = subprocess.run([sys.executable, "-m", "cggm_med.cli", *words], capture_output=True, text=True, check=False)
     warning, error = ended.stderr.strip().splitlines()
     assert warning.startswith("warning: cggm mode=paper is for comparison")
-    assert "absent" in error
+    assert "scan.nii is a file" in error
 
 
 @pytest.mark.parametrize("debug", [False, True])

@@ -1,0 +1,60 @@
+"""Refuse what is wrong at first sight, before torch is imported, which takes many times as long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cggm_med import registry
+from cggm_med.config import SHARED_SECTIONS, build_section, merge
+from cggm_med.errors import DataError
+from cggm_med.files import did_you_mean
+from cggm_med.runs.folder import RunFolder
+
+
+def refuse_names(task: str, strategy: str | None = None) -> None:
+    """Refuse a task or strategy that is not installed.
+
+    Raises:
+        UnknownName: with the nearest name.
+        PluginError: if two packages install it.
+
+    Example:
+        >>> refuse_names("brats2021", "joint")
+    """
+    registry.package(registry.TASKS, task)
+    if strategy is not None:
+        registry.package(registry.STRATEGIES, strategy)
+
+
+def refuse_settings(layers: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse settings of the sections that all tasks and strategies share, and data that are not there.
+
+    Args:
+        layers: nested settings, later ones over earlier ones.
+
+    Raises:
+        UnknownName: for a key.
+        ConfigError: for a value.
+        DataError: for a path to data that does not exist.
+
+    Example:
+        >>> refuse_settings([{"optim": {"lr": 0.01}}])
+    """
+    merged = merge([dict(layer) for layer in layers])
+    for name, section in SHARED_SECTIONS.items():
+        build_section(section, merged.get(name, {}), name)
+    data = merged.get("data")
+    if isinstance(data, dict) and isinstance(path := data.get("path"), str) and not Path(path).exists():
+        raise DataError(f"{path} does not exist{did_you_mean(Path(path))}; expected a folder or file with the data")
+
+
+def refuse_runs(folders: Iterable[Path]) -> None:
+    """Refuse folders that are no runs.
+
+    Raises:
+        CheckpointError: with the first of them.
+    """
+    for folder in folders:
+        RunFolder(folder).stored_settings()
