@@ -11,7 +11,7 @@ REFUSED = {
     "train --set train.epochs=0": "ConfigError: train.epochs is 0, expected at least 1",
     "train --seed -1": "Invalid value for '--seed'",
     "train --data nowhere": "nowhere does not exist; expected a folder or file with the data",
-    "train --config nowhere.yaml": "ConfigError: cannot read nowhere.yaml: No such file or directory",
+    "train --config nowhere.yaml": "ConfigError: cannot read nowhere.yaml: it does not exist",
     "train --resume nowhere": "CheckpointError: nowhere is not a run folder",
     "train --init nowhere": "CheckpointError: nowhere is not a run folder",
     "compare --strategies joint --task brats2121": "UnknownName: no task 'brats2121'",
