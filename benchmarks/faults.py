@@ -1,10 +1,12 @@
 """How many seeded faults each command finds, kind by kind, and how many sound cases it objects to.
 
-    python benchmarks/faults.py [--cohort lgg=LIST.json] [--seeds 3] [--json FILE] [--tiny]
+    python benchmarks/faults.py [--cohort lgg=LIST.json] [--seeds 3] [--sound 60] [--json FILE] [--tiny]
 
 Faults are those of ``tests/faults/catalogue.py``, on phantom patients and, with ``--cohort``, on the cases of a list
-with one folder for each (a file of each modality, and ``seg``). Every other case of such a cohort is sound company; the
-faults befall the rest. No limit of the checks was set on the seeds of the phantom that are drawn here.
+with a file of each modality and ``label``. Every other case of such a cohort is sound company; the faults befall the
+rest, and each half is judged as sound beside the other. Sound are as well patients of other seeds of the phantom, under
+each of its presets and with scanners that differ from patient to patient. No limit of the checks was set on the seeds
+of the phantom that are drawn here.
 """
 
 from __future__ import annotations
@@ -27,22 +29,26 @@ from faults.commands import BRATS2021, Answer, Cohort
 
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.phantom.cases import make_case
+from cggm_med.data.volumes.phantom.scanner import PRESETS, scanners_of
 from cggm_med.results.tables import Table, print_table
 
 COMMANDS = ("train", "predict", "evaluate")
-PHANTOM_SEED = 41
+PHANTOM_SEED, SOUND_SEEDS = 41, (42, 43, 44)
+SHAPE, MM = (40, 40, 26), 6.0
+MIXED = "scanners that differ"
 LESION = LabelConvention("lesion", {1: "lesion"}, {"lesion": (1,)}, {"lesion": 1})
 # Faults that need several label numbers.
 NUMBERS = ("label of one number", "labels 1 and 4 exchanged", "labels 2 and 4 exchanged", "label number unknown")
 
 
-def phantom(count: int, shape: tuple[int, int, int], mm: float) -> dict[str, Scans]:
+def phantom(count: int, seed: int = PHANTOM_SEED, preset: str = "balanced") -> dict[str, Scans]:
     """Phantom patients."""
-    affine = np.diag([-mm, -mm, mm, 1.0])
+    affine = np.diag([-MM, -MM, MM, 1.0])
     cases = {}
     for index in range(count):
-        case = make_case(PHANTOM_SEED, index, shape, mm)
-        cases[f"p{index}"] = {**{m: (v, affine) for m, v in case.images.items()}, SEG: (case.labels, affine)}
+        name = list(PRESETS)[index % len(PRESETS)] if preset == MIXED else preset
+        case = make_case(seed, index, SHAPE, MM, scanners_of(name, {}, "scanners"))
+        cases[f"p{seed}-{index}"] = {**{m: (v, affine) for m, v in case.images.items()}, SEG: (case.labels, affine)}
     return cases
 
 
@@ -75,10 +81,7 @@ def measured(
     sound, rest = ids[::2], ids[1::2]
     with tempfile.TemporaryDirectory() as folder:
         cohort = Cohort.of(Path(folder), {id: cases[id] for id in sound}, convention)
-        for id in rest:
-            for command in COMMANDS:
-                found = getattr(cohort, command)(id, cases[id])
-                yield {"cohort": name, "fault": "", "command": command, "case": id, **found.record()}
+        yield from judged_sound(name, cohort, {id: cases[id] for id in rest})
         for number, (kind, fault) in enumerate(FAULTS.items()):
             if convention is LESION and kind in NUMBERS:
                 continue
@@ -91,8 +94,34 @@ def measured(
                     yield {**row, "expected": getattr(fault, command), **found.record()}
 
 
+def judged_sound(name: str, cohort: Cohort, cases: Mapping[str, Scans]) -> Iterator[dict[str, Any]]:
+    """A row for each command and sound case."""
+    for id, scans in cases.items():
+        for command in COMMANDS:
+            found = getattr(cohort, command)(id, scans)
+            yield {"cohort": name, "fault": "", "command": command, "case": id, **found.record()}
+
+
+def more_sound(count: int) -> Iterator[dict[str, Any]]:
+    """The same of so many patients of each kind of phantom, beside a dozen of it."""
+    for preset in (*PRESETS, MIXED):
+        with tempfile.TemporaryDirectory() as folder:
+            cohort = Cohort.of(Path(folder), phantom(12, preset=preset))
+            for seed in SOUND_SEEDS:
+                cases = phantom(-(-count // len(SOUND_SEEDS)), seed, preset)
+                yield from judged_sound(f"phantom, {preset}", cohort, cases)
+
+
+def other_half(name: str, cases: Mapping[str, Scans], convention: LabelConvention) -> Iterator[dict[str, Any]]:
+    """The same of the cases that were company, beside the others."""
+    ids = list(cases)
+    with tempfile.TemporaryDirectory() as folder:
+        cohort = Cohort.of(Path(folder), {id: cases[id] for id in ids[1::2]}, convention)
+        yield from judged_sound(name, cohort, {id: cases[id] for id in ids[::2]})
+
+
 def table(rows: list[dict[str, Any]]) -> Table:
-    """Found of all, kind by kind; the last lines are the means of kinds and the sound cases."""
+    """Found of all, kind by kind; the last lines are the means of kinds, and what is said of sound cases."""
     lines, shares = [], {command: [] for command in COMMANDS}
     for kind in FAULTS:
         cells = []
@@ -104,12 +133,14 @@ def table(rows: list[dict[str, Any]]) -> Table:
                 shares[command].append(hits / len(of))
         lines.append((kind, *cells))
     lines.append(("mean of the kinds", *(f"{np.mean(shares[command]):.0%}" for command in COMMANDS)))
-    for cohort in dict.fromkeys(row["cohort"] for row in rows):
-        cells = []
-        for command in COMMANDS:
-            of = [row for row in rows if not row["fault"] and (row["command"], row["cohort"]) == (command, cohort)]
-            cells.append(f"{sum(row['outcome'] != 'nothing' for row in of)} of {len(of)}")
-        lines.append((f"sound cases of {cohort}", *cells))
+    for outcome, words in (("stopped", "objected to"), ("told", "told of")):
+        for cohort in (*dict.fromkeys(row["cohort"] for row in rows), ""):
+            cells = []
+            for command in COMMANDS:
+                of = [row for row in rows if not row["fault"] and row["command"] == command]
+                of = [row for row in of if row["cohort"] == cohort or not cohort]
+                cells.append(f"{sum(row['outcome'] == outcome for row in of)} of {len(of)}")
+            lines.append((f"sound, {words}: {cohort or 'all'}", *cells))
     return Table("faults that are found", ("fault", *COMMANDS), tuple(lines))
 
 
@@ -118,10 +149,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cohort", action="append", default=[], metavar="NAME=LIST.json")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--sound", type=int, default=60)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--tiny", action="store_true")
     asked = parser.parse_args()
-    cohorts = {"phantom": (phantom(10 if asked.tiny else 24, (40, 40, 26), 6.0), BRATS2021)}
+    cohorts = {"phantom": (phantom(10 if asked.tiny else 24), BRATS2021)}
     for word in asked.cohort:
         name, _, path = word.partition("=")
         cohorts[name] = (listed(Path(path)), LESION)
@@ -130,6 +162,9 @@ def main() -> None:
             del FAULTS[kind]
     seeds = 1 if asked.tiny else asked.seeds
     rows = [row for name, (cases, convention) in cohorts.items() for row in measured(name, cases, convention, seeds)]
+    for name, (cases, convention) in list(cohorts.items())[1:]:
+        rows += other_half(name, cases, convention)
+    rows += more_sound(0 if asked.tiny else asked.sound)
     print_table(table(rows), Console())
     print(f"{sum(bool(row['fault']) and row['command'] == 'train' for row in rows)} faults of {len(FAULTS)} kinds")
     for row in rows:

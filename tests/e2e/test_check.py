@@ -44,7 +44,7 @@ def test_everything_is_listed_and_the_exit_code_tells_whether_it_forbids(odd, ph
     assert page.count("data:image/png") >= 2
     assert "repeated_image" in page
     assert not list(tmp_path.glob("runs*"))
-    assert "3 findings" in ended.output
+    assert "findings: 2 refused, 1 asked" in ended.output
 
     sound = run(phantom, *words, "--json", tmp_path / "sound.json")
     assert sound.exit_code == 0, sound.output

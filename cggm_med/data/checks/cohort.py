@@ -8,7 +8,7 @@ from typing import Any
 
 from cggm_med.data.checks.finding import Finding
 from cggm_med.data.checks.identity import shared_content
-from cggm_med.data.checks.judge import Measured, alone, among, beside, with_margins
+from cggm_med.data.checks.judge import Measured, alone, among, beside, has_other_air, with_margins
 from cggm_med.data.checks.kinds import KINDS
 from cggm_med.data.checks.looks import ScanFeatures
 from cggm_med.data.checks.measure import measure
@@ -75,12 +75,13 @@ def findings_among(
     """
     measured = [Measured.of(case.id, case.measured) for case in cases]
     found = [finding for case in measured for finding in alone(case)]
-    found += among(measured, typical([case.measured for case in cases]))
+    usual, by_id = typical([case.measured for case in cases]), {case.case: case for case in measured}
+    found += among(measured, usual)
     explained = _explained(found)
     features = {case.id: of for case in cases if (of := features_of(case, modalities)) is not None}
     for id, swap in zip(features, judge_each([*features.values()], modalities), strict=True):
         if id not in explained:
-            found += of_names(id, swap)
+            found += of_names(by_id[id], swap, usual)
     drawn = {case.id: drawn for case in cases if (drawn := case.measured.get("drawn"))}
     return [*shared_content(measured, groups, sides, drawn), *found]
 
@@ -124,7 +125,7 @@ def findings_of(case: Measured, looks: ScanFeatures | str, given: Sequence[str],
     if known.signatures is None:
         found.append(Finding(KINDS["unchecked_names"], "", (), "was trained by an earlier version"))
     elif case.case not in _explained(found):
-        found += of_names(case.case, judge(known.signatures, looks, given))
+        found += of_names(case, judge(known.signatures, looks, given), known.usual)
     return found
 
 
@@ -136,16 +137,20 @@ def seen_in_training(case: Measured, known: Known) -> list[Finding]:
     return [Finding(KINDS["seen_in_training"], case.case, tuple(seen), said)] if seen else []
 
 
-def of_names(case: str, swap: SwapFinding) -> list[Finding]:
+def of_names(case: Measured, swap: SwapFinding, usual: Typical | None) -> list[Finding]:
     """What follows of how well names fit the images of a case: nothing, exchanged names, or images that fit none."""
     if swap.verdict == "unknown" and swap.best:
-        return [Finding(KINDS["unlike_training"], case, swap.given, "look unlike those of the others under any names")]
+        seen = "look unlike those of the others under any names"
+        return [Finding(KINDS["unlike_training"], case.case, swap.given, seen)]
+    if swap.verdict == "swapped" and usual is not None and has_other_air(case, usual):
+        seen = "show something around the body where the others show nothing, so that names cannot be checked"
+        return [Finding(KINDS["unlike_training"], case.case, swap.given, seen)]
     if swap.verdict != "swapped":
         return []
     wrong = [(name, looks) for name, looks in zip(swap.given, swap.best, strict=True) if name != looks]
     seen = ", ".join(f"the image given as {name} looks like {looks}" for name, looks in wrong)
     sure = f"better by {swap.advantage:.1f}, {swap.margin:.1f} would do"
-    return [Finding(KINDS["exchanged_modalities"], case, (), seen, sure)]
+    return [Finding(KINDS["exchanged_modalities"], case.case, (), seen, sure)]
 
 
 def _explained(findings: Sequence[Finding]) -> set[str]:

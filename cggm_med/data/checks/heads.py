@@ -49,17 +49,16 @@ def _is_stripped(volume: NDArray[np.floating[Any]], background: float) -> bool:
 
 
 def _whole(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The largest connected part, filled slice by slice along the third axis."""
-    parts, count = ndimage.label(mask)
-    if count > 1:
-        mask = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
+    """The largest connected part, after filling slice by slice along the third axis, so that a scalp holds a brain."""
     # What no path within its slice joins to the edge of that is a hole.
     gaps, count = ndimage.label(~mask, _IN_SLICE)
     outside = np.zeros(count + 1, dtype=bool)
     for edge in (gaps[0], gaps[-1], gaps[:, 0], gaps[:, -1]):
         outside[edge.ravel()] = True
     outside[0] = False
-    return ~outside[gaps]
+    filled = ~outside[gaps]
+    parts, count = ndimage.label(filled)
+    return parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:])) if count > 1 else filled
 
 
 def depth_of(body: NDArray[np.bool_], spacing: Sequence[float]) -> NDArray[np.float64] | None:

@@ -20,15 +20,15 @@ from cggm_med.data.checks.measure import TEMPLATE
 from cggm_med.data.checks.typical import MIN_CASES, Typical
 
 _SIDES = {"x": "left to right", "y": "front to back", "z": "upside down"}
-# Gains are logarithms of information. The right place hardly ever has less than another: at most -0.10 for images, and
-# 0.24 for labels, in 141 sound cases.
-_MIN_IMAGE_GAIN, _MIN_LABEL_GAIN = 0.02, 0.35
+# Gains are logarithms of information. The right place hardly ever has less than another: at most -0.15 for images, and
+# 0.13 for labels, in 117 sound cases.
+_MIN_MIRRORED, _MIN_DISPLACED, _MIN_LABEL_GAIN = 0.02, -0.05, 0.2
 _MIN_FLAT, _MIN_TOP, _MIN_LEAPS, _MIN_EMPTY = 0.6, 0.03, 0.035, 0.3  # shares of voxels, or of slices
 _MIN_LEVELS = 1.0  # powers of ten of different numbers
 _MIN_OUTSIDE, _MIN_EVERYWHERE = 0.03, 0.9
 # A brain without skull has a rim of at most 0.09 in 48 cases, one with it of more than 0.12 in 66 of 75; outside the
 # former is nothing but background, while air is never quite still.
-_MIN_RIM, _MAX_STRIPPED_RIM, _MIN_STILL = 0.12, 0.1, 0.9995
+_MIN_RIM, _MIN_RIM_BESIDE_NOTHING, _MAX_STRIPPED_RIM, _MIN_STILL = 0.12, 0.3, 0.1, 0.9995
 _MIN_SCALE = 1.3  # powers of ten
 _NO_SCALE = -5.5  # or less: the middle of the body is the background's value
 _FACTOR = 0.1  # of the usual information between two images
@@ -121,11 +121,12 @@ def _of_image(case: Measured) -> Iterator[Finding]:
 def _mirrored(case: Measured) -> Iterator[Finding]:
     """The image that gains most is the one that is wrong, unless there are only two."""
     for move, kind in (*((f"flip_{axis}", "mirrored_image") for axis in "xyz"), ("shift", "displaced_image")):
-        gains = {m: gain for m in case.modalities if (gain := case.get(f"{m}.to_{move}")) > _MIN_IMAGE_GAIN}
+        least = _MIN_DISPLACED if move == "shift" else _MIN_MIRRORED
+        gains = {m: gain for m in case.modalities if (gain := case.get(f"{m}.to_{move}")) > least}
         if not gains:
             continue
         best = max(gains.values())
-        roles = [m for m, gain in gains.items() if gain > 0.7 * best]
+        roles = [m for m, gain in gains.items() if gain > best - 0.3 * abs(best)]
         times = f"tells {np.exp(best):.1f} times as much about the other images"
         way = f"mirrored {_SIDES[move[-1]]}" if kind == "mirrored_image" else "shifted by some mm"
         yield _finding(kind, roles, f"{times} when {way}")
@@ -231,9 +232,9 @@ def _unusual_size(case: Measured, usual: Typical) -> Score | None:
 def _partly_missing(case: Measured, usual: Typical) -> Score | None:
     best = None
     for m in case.modalities:
-        for name, least in (("inside", 0.3), ("reach", 0.36)):
+        for name, least in (("inside", 0.15), ("reach", 0.2)):
             value = case.get(f"{m}.{name}")
-            away, median = usual.away(f"{m}.{name}", value, 0.05), usual.middle(f"{m}.{name}", value)
+            away, median = usual.away(f"{m}.{name}", value, 0.03), usual.middle(f"{m}.{name}", value)
             if median - value > least and (best is None or -away > best.value):
                 what = f"covers {value:.0%} of the body" if name == "inside" else "ends before the other images"
                 best = Score(-away, (m,), f"{what}, unlike elsewhere")
@@ -284,6 +285,17 @@ def _odd_scale(case: Measured, usual: Typical) -> Score | None:
     return best
 
 
+def _displaced_label(case: Measured, usual: Typical) -> Score | None:
+    """A label that would follow the images nearly as well elsewhere, where those of others would not."""
+    names = [f"label.{move}" for move in ("flip_x", "flip_y", "flip_z", "shift")]
+    best = max(names, key=lambda name: np.nan_to_num(case.get(name), nan=-np.inf))
+    more = case.get(best) - max(usual.middle(name, -np.inf) for name in names)
+    if not np.isfinite(more) or case.get(best) > _MIN_LABEL_GAIN:  # which says it by itself
+        return None
+    way = "shifted by some mm" if best.endswith("shift") else f"mirrored {_SIDES[best[-1]]}"
+    return Score(float(more), ("label",), f"follows the images nearly as well when {way}, unlike elsewhere")
+
+
 def _full_label(case: Measured, usual: Typical) -> Score | None:
     share, median = case.get("label.share"), usual.middle("label.share", np.nan)
     if not np.isfinite(share - median) or case.get("label.everywhere") > _MIN_EVERYWHERE:
@@ -313,7 +325,8 @@ def _skull(case: Measured, usual: Typical) -> Score | None:
     """A head with a dark layer around the brain where the others have none, or without, and nothing around it."""
     rim, others = case.get("rim"), usual.middle("rim", np.nan)
     stripped, others_stripped = case.get("still") > _MIN_STILL, usual.middle("still", np.nan) > _MIN_STILL
-    if rim > _MIN_RIM and others < _MAX_STRIPPED_RIM and others_stripped:
+    with_skull = rim > (_MIN_RIM_BESIDE_NOTHING if stripped else _MIN_RIM)
+    if with_skull and others < _MAX_STRIPPED_RIM and others_stripped:
         seen = (
             f"show a dark layer around the brain, as a skull is ({rim:.0%} darker than around it, {others:.0%} usually)"
         )
@@ -322,6 +335,11 @@ def _skull(case: Measured, usual: Typical) -> Score | None:
         seen = f"show no dark layer around the brain ({rim:.0%} darker than around it, {others:.0%} usually)"
         return Score(others - rim, (), f"{seen} and nothing outside, as without skull")
     return None
+
+
+def has_other_air(case: Measured, usual: Typical) -> bool:
+    """Whether there is something around the body, as around a head that was not stripped, where others have nothing."""
+    return case.get("still") < _MIN_STILL < usual.middle("still", 0.0)
 
 
 def _unlike_training(case: Measured, usual: Typical) -> Score | None:
@@ -363,13 +381,14 @@ def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 # By kind of finding: how far a case stands out, and the least score that is one, however alike the others are.
 CRITERIA: Mapping[str, tuple[Scorer, float]] = {
     "bright_beyond_training": (_odd_scale, 2.0),
+    "displaced_label": (_displaced_label, 0.3),
     "full_label": (_full_label, 0.45),
-    "odd_label": (_odd_label, 3.0),
+    "odd_label": (_odd_label, 2.2),
     "odd_texture": (_odd_texture, 6.0),
     "partly_missing": (_partly_missing, 5.0),
     "skull": (_skull, 0.04),
     "turned_case": (_turned_case, 0.05),
     "unlike_training": (_unlike_training, 0.5),
-    "unrelated_image": (_unrelated_image, 3.0),
+    "unrelated_image": (_unrelated_image, 2.2),
     "unusual_size": (_unusual_size, 3.0),
 }

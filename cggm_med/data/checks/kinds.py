@@ -125,7 +125,7 @@ KINDS: Mapping[str, Kind] = {
         ),
         Kind(
             "mirrored_image",
-            "told",
+            "asked",
             "an image that fits the others better when it is mirrored",
             "mirror it, or convert it anew from its source",
         ),
@@ -227,9 +227,9 @@ KINDS: Mapping[str, Kind] = {
         ),
         Kind(
             "skull",
-            "told",
+            "asked",
             "heads with skull where the others have none, or the other way round",
-            "treat the scans as those were treated that the network learns from",
+            "treat the scans as the others were treated; accepted, a network sees what it hardly learned from",
         ),
         Kind(
             "slices_after_end",

@@ -7,6 +7,7 @@ from cggm_med.data.checks.judge import CRITERIA, Measured, alone, among, beside,
 from cggm_med.data.checks.kinds import KINDS
 from cggm_med.data.checks.typical import Typical, typical
 
+STRIPPED, WITH_SKULL = {"rim": 0.02, "still": 1.0}, {"rim": 0.5, "still": 0.6}
 PLAIN = {"volume": 7.0, "extent_x": 4.9, "extent_y": 5.1, "extent_z": 4.9, "t1.scale": 2.5, "t1.inside": 1.0}
 
 
@@ -45,6 +46,16 @@ def test_a_case_that_stands_out_is_found_wherever_it_stands(changes, kind, roles
     usual = with_margins(typical(content([case(f"c{k}") for k in range(9)])), [case(f"c{k}") for k in range(9)])
     assert [f.kind.name for f in beside(case("odd", **changes), usual)] == [kind]
     assert beside(case("sound"), usual) == []
+
+
+@pytest.mark.parametrize(("others", "odd"), [(STRIPPED, WITH_SKULL), (WITH_SKULL, STRIPPED)])
+def test_a_skull_among_heads_without_and_the_reverse_is_told_as_that_and_nothing_else(others, odd):
+    held = [
+        Measured(f"c{k}", {**case(f"c{k}").numbers, **of}, {}, {})
+        for k, of in enumerate([others] * 9 + [{**odd, "volume": 9.0, "extent_x": 5.5}])
+    ]
+    found = among(held, typical(content(held)))
+    assert [(finding.kind.name, finding.case, finding.kind.severity) for finding in found] == [("skull", "c9", "asked")]
 
 
 def test_where_cases_differ_among_themselves_a_case_must_stand_out_more():
