@@ -255,6 +255,8 @@ def digest_of(content: bytes, size: int = 12) -> str:
 def did_you_mean(path: Path) -> str:
     """What to add to "PATH does not exist": the existing one whose name is most alike, in brackets; or nothing.
 
+    Of a link, where it leads.
+
     Example:
         >>> folder = Path(tempfile.mkdtemp())
         >>> _ = (folder / "case7_t1.nii.gz").write_bytes(b"")
@@ -262,7 +264,12 @@ def did_you_mean(path: Path) -> str:
         True
         >>> did_you_mean(folder / "anything.else")
         ''
+        >>> (folder / "case7_t2.nii.gz").symlink_to("/nowhere/t2.nii.gz")
+        >>> did_you_mean(folder / "case7_t2.nii.gz")
+        ' (it is a link to /nowhere/t2.nii.gz, which is not there)'
     """
+    if path.is_symlink():
+        return f" (it is a link to {os.readlink(path)}, which is not there)"
     near = _nearest(path)
     return "" if near is None else f" (did you mean {near}?)"
 

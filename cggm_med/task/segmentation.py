@@ -52,7 +52,7 @@ from cggm_med.data.volumes.preprocess import ACCEPT, Preprocessing, prepare, pre
 from cggm_med.data.volumes.raters import Raters
 from cggm_med.data.volumes.resample import OneGrid
 from cggm_med.data.volumes.transforms import NativeGrid, Spacing
-from cggm_med.errors import CheckpointError, ConfigError, DataError, UnknownName, counted
+from cggm_med.errors import CheckpointError, ConfigError, DataError, NonFiniteLoss, UnknownName, counted
 from cggm_med.files import cache_folder
 from cggm_med.metrics.lesions import LesionRules
 from cggm_med.metrics.metric import Metric, load_metrics
@@ -856,8 +856,11 @@ class SegmentationTask(Task):
         """Dice and, when ``full``, all other metrics of each region on the case's own grid."""
         for id in cases:
             case, grid, drawn_on = self.cases[id], self.cases[id].grid, self.cases[id].label_grid
-            answers = self.segment(model, case.tensor(device), grid, case.modalities, autocast, heads=heads)
-            fused, *unimodal = (case.scored(answer.on(drawn_on).regions(self.convention)) for answer in answers)
+            try:
+                answers = self.segment(model, case.tensor(device), grid, case.modalities, autocast, heads=heads)
+                fused, *unimodal = (case.scored(answer.on(drawn_on).regions(self.convention)) for answer in answers)
+            except NonFiniteLoss as error:
+                raise NonFiniteLoss(f"{id}: {error}") from error
             truth = case.native_target()
             scores = self.score(case.source, fused, truth, (drawn_on or grid).spacing, full=full)
             head_scores = [

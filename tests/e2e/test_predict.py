@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -428,6 +429,10 @@ def test_weights_or_predictions_that_are_not_finite_never_become_a_mask(
     failed = predict_cases(predictor, {"a": files(scans, 0)}, {"a": tmp_path / "a.nii.gz"})
     assert "the prediction is NaN or infinite" in failed["a"]
     assert not list(tmp_path.glob("a.*"))
+    content["model"] = {of: torch.full_like(value, 3e38) for of, value in content["model"].items()}
+    torch.save(content, weights)
+    command(monkeypatch, "evaluate", broken, code=1)
+    assert re.search(r"NonFiniteLoss: BraTS2021_\d{5}: the prediction is NaN", capsys.readouterr().err)
 
 
 def test_a_bundle_s_inferer_refuses_what_is_not_finite():

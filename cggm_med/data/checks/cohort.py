@@ -123,7 +123,7 @@ def findings_of(case: Measured, looks: ScanFeatures | str, given: Sequence[str],
     if known.usual is not None:
         found += beside(case, known.usual)
     if known.signatures is None:
-        found.append(Finding(KINDS["unchecked_names"], "", (), "was trained by an earlier version"))
+        found.append(Finding(KINDS["unchecked_names"], "", (), "the run was trained by an earlier version"))
     elif case.case not in _explained(found):
         found += of_names(case, judge(known.signatures, looks, given), known.usual)
     return found

@@ -57,7 +57,7 @@ class Finding:
             >>> Finding(empty, "case7", ("label",), "holds 0 voxels of any region").describe()
             'case7: label holds 0 voxels of any region; leave the case out'
         """
-        return f"{self.where} {self.said}; {self.kind.fix}"
+        return f"{self.where} {self.said}; {self.kind.fix}".lstrip()
 
     @property
     def said(self) -> str:
