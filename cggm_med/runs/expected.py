@@ -15,6 +15,7 @@ from cggm_med.models.sliding_window import window_count
 from cggm_med.task.base import Task
 from cggm_med.training.pace import Pace, measure_pace
 
+LONG = 3600  # seconds of a training on a CPU that is worth shortening
 MIN_STEPS = 100  # of a run that is worth timing: the timed steps are a fiftieth of it
 
 
@@ -42,6 +43,20 @@ class Expected:
     def __str__(self) -> str:
         validations = f" and {self.validations} validations" if self.seconds_per_validation else ""
         return f"{self.steps:,} steps of {readable(self.seconds_per_step)}{validations}: about {readable(self.seconds)}"
+
+
+def how_to_shorten(settings: TrainConfig, outlook: Expected, device: torch.device) -> str:
+    """What makes a training of more than an hour on a CPU shorter; empty for any other.
+
+    Example:
+        >>> how_to_shorten(TrainConfig(epochs=100), Expected(3.6, 0, 10000, 0), torch.device("cpu"))
+        'a GPU is many times as fast; --epochs 10 takes about an hour'
+    """
+    if device.type != "cpu" or outlook.seconds <= LONG:
+        return ""
+    epochs = int(settings.epochs * LONG / outlook.seconds)
+    shorter = f"--epochs {epochs} takes about an hour" if epochs else "patches, network or --preset may be smaller"
+    return f"a GPU is many times as fast; {shorter}"
 
 
 def expected(

@@ -20,7 +20,7 @@ from cggm_med.files import require_unused, results_folder, write_json, write_tex
 from cggm_med.plots.curves import learning_figure, modality_figure
 from cggm_med.results.results import Report
 from cggm_med.results.tables import print_table
-from cggm_med.runs.expected import MIN_STEPS, expected_of
+from cggm_med.runs.expected import MIN_STEPS, expected_of, how_to_shorten
 from cggm_med.runs.finished_run import FinishedRun, held_out
 from cggm_med.runs.folder import RunFolder
 from cggm_med.runs.initial_weights import require_usable, start_from_run
@@ -252,6 +252,8 @@ def _trained_and_scored(
         say(f"expected memory of the process on {device}: {memory}")
     if duration is not None:
         say(f"expected on {device}: {duration}; Ctrl-C stops, --resume {run.path} continues")
+        if shorter := how_to_shorten(config.train, duration, device):
+            say(shorter)
     progress = RunProgress(console if first else Console(quiet=True), done, config.train.steps, say.note)
     run_log = RunLog(loggers, run.path, to_tree(config), done, say)
 

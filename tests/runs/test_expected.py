@@ -10,7 +10,7 @@ from helpers.pictures import without_pictures
 from helpers.small_runs import SMALL
 
 from cggm_med.config import TrainConfig
-from cggm_med.runs.expected import expected
+from cggm_med.runs.expected import Expected, expected, how_to_shorten
 from cggm_med.testing.runs import expect_same_run
 from cggm_med.training.pace import Pace
 
@@ -32,6 +32,15 @@ def test_by_hand():
     gpu = torch.device("cuda")
     assert expected(settings, pace, gpu, windows=0, workers=2).seconds == pytest.approx(50)
     assert expected(settings, Pace(3.0, 0.5, 0.1), gpu, windows=0, workers=2).seconds == pytest.approx(150)
+
+
+def test_only_a_long_training_on_a_cpu_is_told_how_to_be_shorter():
+    """10 hours for 50 epochs: an hour for 5; of one epoch of two hours nothing is left."""
+    hours = {n: Expected(3.6, 0, steps=1000 * n, validations=0) for n in (1, 2, 10)}
+    fifty = TrainConfig(epochs=50)
+    assert how_to_shorten(fifty, hours[10], CPU).endswith("--epochs 5 takes about an hour")
+    assert "--preset may be smaller" in how_to_shorten(TrainConfig(epochs=1), hours[2], CPU)
+    assert how_to_shorten(fifty, hours[1], CPU) == how_to_shorten(fifty, hours[10], torch.device("cuda")) == ""
 
 
 def test_it_is_said_before_the_first_step_and_changes_no_bit(phantom, tmp_path, monkeypatch, capfd):
