@@ -398,7 +398,7 @@ def _meant(key: str, section: str, types_of: Mapping[str, type]) -> str:
         return every[name]
     if len(begun := [full for field, full in own.items() if name and field.startswith(name)]) == 1:
         return begun[0]
-    for among, likeness in ((own, 0.6), (every, 0.8)):
+    for among, likeness in ((own, 0.7), (every, 0.8)):
         if close := difflib.get_close_matches(name, among, n=1, cutoff=likeness):
             return among[close[0]]
     return ""

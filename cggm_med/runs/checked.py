@@ -13,7 +13,7 @@ from cggm_med.data.checks.kinds import KINDS
 from cggm_med.data.splits import Splits
 from cggm_med.data.volumes.prepared import PreparedCase, common_spacing
 from cggm_med.data.volumes.transforms import Spacing
-from cggm_med.errors import ConfigError, DataError, counted, first_of
+from cggm_med.errors import DataError, counted, first_of
 from cggm_med.results.tables import Table
 from cggm_med.task.base import Task
 from cggm_med.task.segmentation import SegmentationTask
@@ -82,21 +82,23 @@ def is_record(path: Path) -> bool:
 def check_data(task: Task, accepted: Sequence[str], say: Callable[[str], None]) -> CheckedData:
     """Run all checks that a training on the task's data would run; what cannot be divided is checked as a whole.
 
+    Of tasks whose cases are no volumes, lists and files are checked, where reading the data looks at them.
+
     Args:
         task: whose data to check.
         accepted: kinds of findings that the user knows better about.
         say: receives lines of progress.
 
     Raises:
-        ConfigError: if the task's data are no volumes.
-        DataError: if no cases are found.
+        DataError: if no cases are found, or those of a task without volumes cannot be read.
         UnknownName: for a kind that does not exist.
     """
     require_known(accepted, KINDS.values())
     volumes = task.volumes()
-    if not isinstance(volumes, SegmentationTask):
-        raise ConfigError(f"task '{task.config.task.name}' has no volumes to check; choose one that segments (--task)")
     ids = task.find(say)
+    if not isinstance(volumes, SegmentationTask):
+        left_out = [Finding.of_record(record, KINDS) for record in task.findings()["findings"]]
+        return CheckedData(tuple(left_out), {}, len(ids), tuple(accepted))
     try:
         splits, as_a_whole = task.default_splits(), []
     except DataError as error:

@@ -338,7 +338,14 @@ class SegmentationTask(Task):
 
     @property
     def required(self) -> tuple[str, ...]:
-        """Modalities that every case must have: those that are set, and all unless cases may lack some."""
+        """Modalities that every case must have: those that are set, and all unless cases may lack some.
+
+        Raises:
+            UnknownName: for one in the settings that the run does not use.
+        """
+        for modality in self.config.data.required:
+            if modality not in self.modalities:
+                raise UnknownName("modality to require", modality, self.modalities)
         return self.config.data.required if self.config.data.allow_missing else self.modalities
 
     def find_scans(

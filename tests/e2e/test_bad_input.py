@@ -211,6 +211,7 @@ def test_a_case_or_a_patient_in_two_splits(train_refused, phantom, tmp_path):
         ("--set task.modalities=[t1,t1]", ["task.modalities is ['t1', 't1'], expected each modality once"]),
         ("--set task.labels=brats2020", ["no label convention 'brats2020'.", "Known: brats2013", "task.labels=NAME"]),
         ("--strategy gblending --set data.validation=0", ["'gblending' measures losses of validation cases and there"]),
+        ("--set data.required=[t5]", ["no modality to require 't5'. Did you mean 't2'? Known: flair, t1"]),
         ("--set data.splits=nowhere.json", ["cannot read nowhere.json: it does not exist"]),
     ],
 )  # fmt: skip

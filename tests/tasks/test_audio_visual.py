@@ -17,6 +17,7 @@ from cggm_med.config import parse_overrides
 from cggm_med.errors import ConfigError, DataError
 from cggm_med.models.late_fusion import LateFusionModel
 from cggm_med.registry import TASKS, load
+from cggm_med.runs.checked import check_data
 from cggm_med.runs.settings import make_config
 
 RATE = 22050
@@ -425,6 +426,8 @@ def test_all_damaged_files_are_told_at_once_or_left_out(tmp_path):
     task = found("cremad", tmp_path, tmp_path / "cache", "data.skip_missing=true", say=said.append)
     assert set(task.samples) == set(CLIPS[1:15])
     assert said[0].startswith("2 of 16 listed clips left out")
+    checked = check_data(make("cremad", tmp_path, tmp_path / "cache", "data.skip_missing=true"), (), silent)
+    assert (checked.count, [finding.case for finding in checked.objecting]) == (14, [CLIPS[0], CLIPS[15]])
     assert [(f["case"], f["kind"], f["roles"]) for f in task.findings()["findings"]] == [
         (CLIPS[0], "unusable", ["audio", "visual"]),
         (CLIPS[15], "unusable", ["audio"]),
