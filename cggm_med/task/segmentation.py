@@ -52,7 +52,7 @@ from cggm_med.data.volumes.preprocess import ACCEPT, Preprocessing, prepare, pre
 from cggm_med.data.volumes.raters import Raters
 from cggm_med.data.volumes.resample import OneGrid
 from cggm_med.data.volumes.transforms import NativeGrid, Spacing
-from cggm_med.errors import CheckpointError, ConfigError, DataError, NonFiniteLoss, UnknownName, counted
+from cggm_med.errors import CheckpointError, ConfigError, DataError, NonFiniteLoss, UnknownName, counted, first_of
 from cggm_med.files import cache_folder
 from cggm_med.metrics.lesions import LesionRules
 from cggm_med.metrics.metric import Metric, load_metrics
@@ -313,12 +313,24 @@ class SegmentationTask(Task):
                         f"{undecided[0]}; say it with --set task.labels=NAME:", in_lines(self.conventions.values())
                     )
             else:
+                if (named := self._names_say(found)) and set(named.values()) != {asked}:
+                    told = f"those of {first_of([*named], 3)} are as in {', '.join(dict.fromkeys(named.values()))}"
+                    say(f"labels are read as in {asked} (task.labels); by their names, {told}")
                 cases = tuple(replace(case, convention=None) for case in found.cases)
                 found = replace(found, cases=cases, label_convention=asked)
             usual = usual_convention(case.convention or found.label_convention for case in found.cases)
             self.convention = detect_convention(usual, asked, self.conventions)
         self.found = found
         return tuple(case.id for case in found.cases)
+
+    def _names_say(self, found: CaseList) -> dict[str, str]:
+        """The convention of each case whose release is known, as it would be taken if none was asked for."""
+        try:
+            told, undecided = self.with_conventions(found)
+        except DataError:  # of a damaged file, which is named with all others
+            return {}
+        names = {case.id: case.convention or told.label_convention for case in told.cases}
+        return {} if undecided else {id: name for id, name in names.items() if name is not None}
 
     def with_conventions(self, found: CaseList) -> tuple[CaseList, Sequence[str]]:
         """Cases, each with its label's convention as far as it can be told; and what the user must decide, in lines.

@@ -95,6 +95,18 @@ def test_a_patient_of_two_releases_is_never_in_two_splits(tmp_path):
     }
 
 
+def test_a_convention_that_is_asked_for_against_the_names_is_told(tmp_path):
+    case_of(tmp_path, "BraTS-GLI-00005-100", (1, 2, 3, 4))
+    said = []
+    task_of(tmp_path, labels="brats2013").find(said.append)
+    (line,) = said
+    assert line.endswith(
+        "as in brats2013 (task.labels); by their names, those of BraTS-GLI-00005-100 are as in brats2024"
+    )
+    task_of(tmp_path, labels="brats2024").find(said.append)
+    assert said == [line]
+
+
 @pytest.mark.parametrize(
     ("ids", "patients", "ends"),
     [
