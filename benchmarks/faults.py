@@ -37,8 +37,14 @@ PHANTOM_SEED, SOUND_SEEDS = 41, (42, 43, 44)
 SHAPE, MM = (40, 40, 26), 6.0
 MIXED = "scanners that differ"
 LESION = LabelConvention("lesion", {1: "lesion"}, {"lesion": (1,)}, {"lesion": 1})
-# Faults that need several label numbers.
-NUMBERS = ("label of one number", "labels 1 and 4 exchanged", "labels 2 and 4 exchanged", "label number unknown")
+# Faults that need several label numbers, or heads without skull.
+NOT_OF_LISTS = (
+    "skull left on",
+    "label of one number",
+    "labels 1 and 4 exchanged",
+    "labels 2 and 4 exchanged",
+    "label number unknown",
+)
 
 
 def phantom(count: int, seed: int = PHANTOM_SEED, preset: str = "balanced") -> dict[str, Scans]:
@@ -83,7 +89,7 @@ def measured(
         cohort = Cohort.of(Path(folder), {id: cases[id] for id in sound}, convention)
         yield from judged_sound(name, cohort, {id: cases[id] for id in rest})
         for number, (kind, fault) in enumerate(FAULTS.items()):
-            if convention is LESION and kind in NUMBERS:
+            if convention is LESION and kind in NOT_OF_LISTS:
                 continue
             for seed in range(seeds):
                 draw = np.random.default_rng([PHANTOM_SEED, seed, number])
