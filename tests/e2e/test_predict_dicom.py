@@ -92,6 +92,8 @@ def test_nifti_of_dicom(run, study, scans, expected, tmp_path, monkeypatch, capf
         "t1ce is series 5: t1ce, 48 images of 48 x 32",
         "t2 is series 6: t2, 48 images of 48 x 32",
         f"  written: {tmp_path / 'out' / 'mask.nii.gz'}",
+        f"mask: flair, t1, t1ce and t2 hold voxels that the run was trained on, as {CASE}; what is predicted or scored "
+        "there says nothing about new patients",
     ]
     # Nothing is left of the converted volumes, and nothing else was written.
     assert {path.name for path in tmp_path.rglob("*")} == {"out", "mask.nii.gz", "mask.json"}
