@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+CHANCE = 3 * math.sqrt(2)  # standard errors by which a moved volume has to tell more: 3 of a difference
 BINS = 12  # of equal numbers of voxels inside the head; bin 0 is what lies outside
 Bins = NDArray[np.uint8]
 
@@ -45,6 +47,18 @@ def information(a: Bins, b: Bins) -> float:
     codes = np.multiply(a, width, dtype=np.intp) + b
     height = int(a.max(initial=0)) + 1
     return float(_information(np.bincount(codes.ravel(), minlength=height * width).reshape(1, height, width))[0])
+
+
+def _sampling_error(voxels: int) -> float:
+    """Standard error of the mutual information, in nats, of so many pairs of voxels that are independent.
+
+    ``2 n I`` is then chi-squared with ``(BINS - 1)**2`` degrees of freedom (the G-test of independence).
+
+    Example:
+        >>> round(_sampling_error(1000), 4)
+        0.0078
+    """
+    return float(np.sqrt(2 * (BINS - 1) ** 2) / (2 * max(voxels, 1)))
 
 
 def _information(counts: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
@@ -110,7 +124,7 @@ def gains(fixed: Sequence[Bins], moving: Bins, moves: Sequence[Sequence[int]], v
 
     Returns:
         ``as_is``: mean information as the volumes are; ``flip_x``, ``flip_y``, ``flip_z`` and ``shift``: the logarithm
-        of the information after the best of such moves divided by that.
+        of the information after the best of such moves, less what chance may add to it, divided by that.
     """
     part = _thinned(moving.shape, voxels)
     width = BINS + 1
@@ -123,9 +137,10 @@ def gains(fixed: Sequence[Bins], moving: Bins, moves: Sequence[Sequence[int]], v
 
     as_is = told(moving)
     found = {"as_is": as_is}
+    chance = CHANCE * _sampling_error(np.count_nonzero(moving[part])) / math.log(BINS)
 
     def gain(changed: Bins) -> float:
-        return float(np.log((told(changed) + 1e-3) / (as_is + 1e-3)))
+        return float(np.log((max(told(changed) - chance, 0) + 1e-3) / (as_is + 1e-3)))
 
     for axis, name in enumerate("xyz"):
         found[f"flip_{name}"] = gain(moving[flip_of(axis)])

@@ -50,3 +50,13 @@ def test_a_shifted_volume_gains_when_it_is_shifted_back(pair):
     assert (3, 0, 0) in tried
     assert gains([a], moved(b, (-3, 0, 0)), tried, 4_000)["shift"] > 0.3
     assert gains([a], b, tried, 4_000)["shift"] < -0.3
+
+
+def test_chance_is_no_gain():
+    """Images that say nothing of one another hardly ever say more when mirrored, however few voxels they have."""
+    random, inside, said = np.random.default_rng(0), np.ones((8, 8, 8), bool), 0
+    for _ in range(100):
+        a, b = (binned(random.normal(size=inside.shape), inside) for _ in range(2))
+        found = gains([a], b, [], voxels=1000)
+        said += max(found[f"flip_{axis}"] for axis in "xyz") > 0
+    assert said <= 1
