@@ -137,7 +137,7 @@ def gains(fixed: Sequence[Bins], moving: Bins, moves: Sequence[Sequence[int]], v
 
     as_is = told(moving)
     found = {"as_is": as_is}
-    chance = CHANCE * _sampling_error(np.count_nonzero(moving[part])) / math.log(BINS)
+    chance = CHANCE * _sampling_error(int(np.count_nonzero(moving[part]))) / math.log(BINS)
 
     def gain(changed: Bins) -> float:
         return float(np.log((max(told(changed) - chance, 0) + 1e-3) / (as_is + 1e-3)))
