@@ -86,6 +86,8 @@ def prepare(folder: Path, options: argparse.Namespace) -> None:
         "data.validation=0",
         "data.spacing=[1,1,1]",
         "data.patch_size=[32,32,32]",
+        "data.window_size=null",  # windows as large as the patches, as nnU-Net's
+        "task.component_filter=none",
         f"model.channels=[{options.channels}]",
         "train.epochs=1",
         f"train.steps_per_epoch={options.steps}",

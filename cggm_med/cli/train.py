@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -117,7 +118,8 @@ def _interruptible(folder: Path) -> Iterator[None]:
     try:
         with stopped_by_signals():
             yield
-    except Stopped as stopped:
+    except KeyboardInterrupt as error:
+        stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
         saved = "" if stopped.saved is None else f" after step {stopped.saved}, which is saved"
         goes_on = f"; continue with: cggm-med train --resume {folder}" if (folder / "config.yaml").exists() else ""
         typer.echo(f"stopped{saved}{goes_on}", err=True)

@@ -507,12 +507,15 @@ def _results(folder: Path) -> dict[str, Any]:
 
 def _registered(candidate: Candidate, law: Callable[[], None]) -> None:
     """Try a law as if the class were registered."""
-    real = registry.load
+    key, real, package_of = (registry.TASKS, candidate.name), registry.load, registry.package
 
     def load(group: str, name: str) -> Any:
-        return candidate.cls if (group, name) == (registry.TASKS, candidate.name) else real(group, name)
+        return candidate.cls if (group, name) == key else real(group, name)
 
-    with mock.patch.object(registry, "load", load):
+    def package(group: str, name: str) -> str:
+        return "not installed" if (group, name) == key else package_of(group, name)
+
+    with mock.patch.multiple(registry, load=load, package=package):
         law()
 
 

@@ -38,6 +38,10 @@ def shelf(tmp_path, monkeypatch):
 
 
 def compare(monkeypatch, out, *words, data="scans", code=0):
+    """On a folder that is there, and that nothing of a stand-in reads."""
+    if data == "scans":
+        data = out.parent / "scans"
+        data.mkdir(exist_ok=True)
     where = () if data is None else ("--data", data)
     command(monkeypatch, "compare", "--preset", "tiny", "--out", out, *where, *words, code=code)
 

@@ -134,7 +134,7 @@ def test_files_with_two_masks(phantom, tmp_path, monkeypatch):
         (("--flair", "FLAIR", "--labels", "x", "--task", "mosi"), r"task 'mosi' does not segment"),
         (("RUN", "--flair", "FLAIR", "--truth", "SEG"), r"say it with --labels NAME"),
         (("RUN", "--flare", "FLAIR"), r"no modality in this run 'flare'. Did you mean 'flair'"),
-        (("--flair", "missing.nii.gz"), r"missing.nii.gz cannot be read"),
+        (("--flair", "missing.nii.gz"), r"missing.nii.gz does not exist"),
     ],
 )
 def test_bad_input_gets_one_clear_line(words, message, run, phantom, tmp_path, monkeypatch, capsys):
