@@ -23,8 +23,8 @@ class Journal:
         >>> journal, file = Journal(print), Path(tempfile.mkdtemp()) / "log.txt"
         >>> journal("24 cases")
         24 cases
-        >>> journal.open(file)
-        >>> journal.note("step 10/500")
+        >>> with journal.kept_in(file):
+        ...     journal.note("step 10/500")
         >>> [line.split(maxsplit=1)[1] for line in file.read_text().splitlines()]
         ['24 cases', 'step 10/500']
     """
@@ -49,21 +49,17 @@ class Journal:
         else:
             append_text(self._file, text)
 
-    def open(self, file: Path) -> None:
-        """Add what was said so far to a file, and from now on every line.
+    @contextlib.contextmanager
+    def kept_in(self, file: Path) -> Iterator[None]:
+        """Add what was said so far to a file, every line of the block, and why the block ended, if not by itself.
 
         Raises:
             OutputError: if it cannot be written.
         """
-        if distributed.rank() != 0:
-            return
-        self._file = file
-        append_text(file, "".join(self._early))
-        self._early.clear()
-
-    @contextlib.contextmanager
-    def how_it_ends(self) -> Iterator[None]:
-        """Keep why the block ended, if it was not by itself."""
+        if distributed.rank() == 0:
+            self._file = file
+            append_text(file, "".join(self._early))
+            self._early.clear()
         try:
             yield
         except Stopped as stopped:

@@ -81,7 +81,8 @@ def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
             write_json(run.data, task.contents())
             write_json(run.facts, task.facts())
             write_json(run.findings, task.findings())
-    return _train_and_score(run, task, strategy, console, None, loggers, journal)
+    with journal.kept_in(run.log):
+        return _train_and_score(run, task, strategy, console, None, loggers, journal)
 
 
 def rehearse(config: RunConfig, folder: Path, console: Console) -> None:
@@ -180,7 +181,8 @@ def resume(folder: Path, overrides: Tree, console: Console) -> Report | None:
         journal("no checkpoint yet: starting at step 0")
     if distributed.rank() == 0:
         run.forget_after(0 if checkpoint is None else checkpoint.step)
-    return _train_and_score(run, task, strategy, console, checkpoint, loggers, journal)
+    with journal.kept_in(run.log):
+        return _train_and_score(run, task, strategy, console, checkpoint, loggers, journal)
 
 
 def _store_choice(run: RunFolder, config: RunConfig) -> None:
@@ -200,23 +202,7 @@ def _train_and_score(
     loggers: Mapping[str, RunLogger],
     say: Journal,
 ) -> Report | None:
-    """Train to the last step, draw the learning curves, and score the held-out cases; keep in the log how that ends."""
-    say.open(run.log)
-    with say.how_it_ends():
-        report = _trained_and_scored(run, task, strategy, console, checkpoint, loggers, say)
-        say.note("finished" if report is None else f"finished, see {run.path / 'results.md'}")
-        return report
-
-
-def _trained_and_scored(
-    run: RunFolder,
-    task: Task,
-    strategy: BalancingStrategy,
-    console: Console,
-    checkpoint: checkpoints.Checkpoint | None,
-    loggers: Mapping[str, RunLogger],
-    say: Journal,
-) -> Report | None:
+    """Train to the last step, draw the learning curves, and score the held-out cases."""
     config, splits = task.config, task.splits
     first = distributed.rank() == 0
     device = select_device(config.train.device)
@@ -282,6 +268,7 @@ def _trained_and_scored(
             learning_figure(run.path / "figures" / "learning.png", records)
             modality_figure(run.path / "figures" / "modalities.png", records, task.modalities)
         if split is None:
+            say.note("finished")
             return None
         finished, cases = FinishedRun(run.path), getattr(splits, split)
         best = finished.restore(model, strategy, device)
@@ -293,4 +280,5 @@ def _trained_and_scored(
         loaded = LoadedRun(finished, {}, task, model, strategy, cases, split, best, device, split)
         report = score_run(loaded, run.path, console)
         run_log.pictures(sorted((run.path / "figures").glob("*.png")))
+        say.note(f"finished, see {run.path / 'results.md'}")
         return report
