@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,8 @@ from cggm_med.errors import DataError, first_of
 
 # What explains that a network's training looks other than a case, so that names are not to blame.
 _EXPLAINS = {"skull", "flat_image", "leaping_values", "empty_slices", "repeated_image"}
+# Explains that images fit no names, but not that they fit other names: those may always show less of the body.
+_EXPLAINS_NO_NAMES = _EXPLAINS | {"partly_missing"}
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,12 @@ def findings_among(
     found = [finding for case in measured for finding in alone(case)]
     usual, by_id = typical([case.measured for case in cases]), {case.case: case for case in measured}
     found += among(measured, usual)
-    explained = _explained(found)
+    kinds: dict[str, set[str]] = {}
+    for finding in found:
+        kinds.setdefault(finding.case, set()).add(finding.kind.name)
     features = {case.id: of for case in cases if (of := features_of(case, modalities)) is not None}
     for id, swap in zip(features, judge_each([*features.values()], modalities), strict=True):
-        if id not in explained:
-            found += of_names(by_id[id], swap, usual)
+        found += of_names(by_id[id], swap, usual, kinds.get(id, set()))
     drawn = {case.id: drawn for case in cases if (drawn := case.measured.get("drawn"))}
     return [*shared_content(measured, groups, sides, drawn), *found]
 
@@ -124,8 +127,9 @@ def findings_of(case: Measured, looks: ScanFeatures | str, given: Sequence[str],
         found += beside(case, known.usual)
     if known.signatures is None:
         found.append(Finding(KINDS["unchecked_names"], "", (), "the run was trained by an earlier version"))
-    elif case.case not in _explained(found):
-        found += of_names(case, judge(known.signatures, looks, given), known.usual)
+    else:
+        kinds = {finding.kind.name for finding in found}
+        found += of_names(case, judge(known.signatures, looks, given), known.usual, kinds)
     return found
 
 
@@ -137,8 +141,17 @@ def seen_in_training(case: Measured, known: Known) -> list[Finding]:
     return [Finding(KINDS["seen_in_training"], case.case, tuple(seen), said)] if seen else []
 
 
-def of_names(case: Measured, swap: SwapFinding, usual: Typical | None) -> list[Finding]:
-    """What follows of how well names fit the images of a case: nothing, exchanged names, or images that fit none."""
+def of_names(case: Measured, swap: SwapFinding, usual: Typical | None, kinds: Set[str]) -> list[Finding]:
+    """What follows of how well names fit the images of a case: nothing, exchanged names, or images that fit none.
+
+    Args:
+        case: what ``measure`` said.
+        swap: how well names fit.
+        usual: what is usual among the others.
+        kinds: what was found of the case already.
+    """
+    if kinds & (_EXPLAINS if swap.verdict == "swapped" else _EXPLAINS_NO_NAMES):
+        return []
     if swap.verdict == "unknown" and swap.best:
         seen = "look unlike those of the others under any names"
         return [Finding(KINDS["unlike_training"], case.case, swap.given, seen)]
@@ -151,7 +164,3 @@ def of_names(case: Measured, swap: SwapFinding, usual: Typical | None) -> list[F
     seen = ", ".join(f"the image given as {name} looks like {looks}" for name, looks in wrong)
     sure = f"better by {swap.advantage:.1f}, {swap.margin:.1f} would do"
     return [Finding(KINDS["exchanged_modalities"], case.case, (), seen, sure)]
-
-
-def _explained(findings: Sequence[Finding]) -> set[str]:
-    return {finding.case for finding in findings if finding.kind.name in _EXPLAINS}

@@ -236,7 +236,11 @@ def _partly_missing(case: Measured, usual: Typical) -> Score | None:
             value = case.get(f"{m}.{name}")
             away, median = usual.away(f"{m}.{name}", value, 0.03), usual.middle(f"{m}.{name}", value)
             if median - value > least and (best is None or -away > best.value):
-                what = f"covers {value:.0%} of the body" if name == "inside" else "ends before the other images"
+                what = (
+                    f"shows {value:.0%} of what the other images show"
+                    if name == "inside"
+                    else "ends before the other images"
+                )
                 best = Score(-away, (m,), f"{what}, unlike elsewhere")
     return best
 

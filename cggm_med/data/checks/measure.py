@@ -19,7 +19,7 @@ from cggm_med.data.checks.heads import body_of, depth_of, valley_of
 from cggm_med.data.checks.labelled import MIN_INSIDE, Scale, lies_of
 from cggm_med.data.checks.looks import looks_of
 
-VERSION = 2  # raise it whenever the same files would give other measurements
+VERSION = 3  # raise it whenever the same files would give other measurements
 
 THINNED_MM = 2.0  # at least, and more where a volume has many voxels
 MAX_VOXELS = 75_000  # of a thinned volume
@@ -69,7 +69,9 @@ def measure(
     bodies = {m: body_of(volume, backgrounds.get(m)) for m, volume in thin.items()}
     union = functools.reduce(np.logical_or, bodies.values())
     numbers: Floats = _shape(union, coarse)
-    numbers |= _extents(bodies, union, coarse, numbers)
+    # What is missing is missing however a body is told from the air; noise in the air misleads only one of the ways.
+    ways = [_extents(bodies, coarse), _extents({m: body_of(volume, None) for m, volume in thin.items()}, coarse)]
+    numbers |= {name: max(way[name] for way in ways) for name in ways[0]}
     numbers["still"] = min(_still(volume, bodies[m], backgrounds.get(m)) for m, volume in thin.items())
     air = {m: float(np.median(volume[~bodies[m]])) if not bodies[m].all() else 0.0 for m, volume in thin.items()}
     if union.any():  # all that follows needs what lies around the body only
@@ -159,15 +161,21 @@ def _shape(body: NDArray[np.bool_], spacing: NDArray[np.float64]) -> Floats:
     return found
 
 
-def _extents(
-    bodies: Mapping[str, NDArray[np.bool_]], union: NDArray[np.bool_], spacing: NDArray[np.float64], whole: Floats
-) -> Floats:
-    """How much of what all images show each shows, as a share and by the side that is shortest beside theirs."""
+def _extents(bodies: Mapping[str, NDArray[np.bool_]], spacing: NDArray[np.float64]) -> Floats:
+    """How much less of the body each image shows than any other: as a share, and by the side that is shortest there.
+
+    Compared with the least of the others, since one image with noise in its air makes no other one short.
+    """
     found: Floats = {}
-    for m, body in bodies.items():
-        own = _shape(body, spacing)
-        found[f"{m}.reach"] = min((own[name] - whole[name] for name in own if name != "volume"), default=0.0)
-        found[f"{m}.inside"] = int(body.sum()) / max(int(union.sum()), 1)
+    counts = {m: int(body.sum()) for m, body in bodies.items()}
+    shapes = {m: _shape(body, spacing) for m, body in bodies.items()}
+    sides = {m: [size for name, size in shape.items() if name != "volume"] for m, shape in shapes.items()}
+    for m in bodies:
+        others = [other for other in bodies if other != m]
+        least = min((counts[other] for other in others), default=counts[m])
+        found[f"{m}.inside"] = min(1.0, counts[m] / max(least, 1))
+        ends = zip(*(sides[other] for other in others if sides[other]), strict=True)
+        found[f"{m}.reach"] = min([0.0, *(own - min(other) for own, other in zip(sides[m], ends, strict=False))])
     return found
 
 
