@@ -17,7 +17,7 @@ def init(
         Path | None, typer.Option("--out", "-o", help="The list to write, such as dataset.json. [only shown]")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of the data set. [that of the list or folder]")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing list.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a list of this command.")] = False,
     debug: Debug = False,
 ) -> None:
     """Propose which files are which modality, label and case, and list what only you know.
@@ -35,10 +35,10 @@ def init(
 
     if out is not None and out.suffix.lower() != ".json":
         raise ConfigError(f"--out is {out}; expected a name that ends in .json, such as dataset.json")
+    if out is not None:
+        require_writable([out], inputs=[path], ours=_is_list)
     if out is not None and out.exists() and not force:
         raise OutputError(f"{out} exists; choose another name, or overwrite it with --force")
-    if out is not None:
-        require_writable([out], inputs=[path], ours=lambda path: force)
     proposal = propose(path)
     if name:
         proposal = dataclasses.replace(proposal, name=name)
@@ -66,3 +66,15 @@ def init(
     labelled = any(case.labels for case in proposal.cases)
     then = f"train --task segmentation --data {quoted}" if labelled else f"predict RUN {quoted}"
     console.print(f"wrote {out}; {settle}, then: cggm-med {then}")
+
+
+def _is_list(path: Path) -> bool:
+    """Whether a file is a declared list, which nothing but this command and its user writes."""
+    from cggm_med.data.folders.declared import is_declared
+    from cggm_med.data.layouts import read_json
+    from cggm_med.errors import DataError
+
+    try:
+        return is_declared(read_json(path))
+    except DataError:
+        return False

@@ -70,12 +70,24 @@ def test_nothing_is_written_without_a_name_or_over_a_file(folder, tmp_path):
     assert "nothing was written" in init(folder).output
     assert sorted(tmp_path.rglob("*")) == before
     out = tmp_path / "dataset.json"
-    out.write_text("mine")
-    assert isinstance(init(folder, "-o", out).exception, OutputError)
-    assert out.read_text() == "mine"
     assert isinstance(init(folder, "-o", tmp_path / "list.txt").exception, ConfigError)
+    assert init(folder, "-o", out).exit_code == 0
+    written = out.read_text()
+    assert "overwrite it with --force" in str(init(folder, "-o", out).exception)
+    out.write_text(written.replace('"training"', '"test"'))
     assert init(folder, "-o", out, "--force").exit_code == 0
-    assert "training" in json.loads(out.read_text())
+    assert out.read_text() == written
+
+
+@pytest.mark.parametrize("content", ["mine", '{"channel_names": {"0": "T1"}}', "[]"])
+def test_force_never_overwrites_what_another_tool_wrote(folder, tmp_path, content):
+    """Such as the dataset.json of nnU-Net, from which the folder itself is read."""
+    out = tmp_path / "dataset.json"
+    out.write_text(content)
+    done = init(folder, "-o", out, "--force")
+    assert isinstance(done.exception, OutputError)
+    assert "this command did not write it" in str(done.exception)
+    assert out.read_text() == content
 
 
 def test_a_refusal_is_one_line_and_writes_nothing(folder, tmp_path):

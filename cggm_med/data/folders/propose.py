@@ -236,7 +236,10 @@ def _of_list(file: Path) -> Proposal:
         raise DataError(f"{file} is no task of Auto3DSeg; expected the key 'datalist'")
     content = read_json(file)
     if is_declared(content):
-        raise DataError(f"{file} is a declared list already; check it with 'cggm-med train --data {file}'")
+        raise DataError(
+            f"{file} is a declared list already; check it with 'cggm-med check {file}', "
+            "or move it away to have its folder read anew"
+        )
     if isinstance(content, dict) and is_version_2(content):
         return read_version_2(file, content)
     if isinstance(content, dict) and is_decathlon(content):
