@@ -274,6 +274,26 @@ def did_you_mean(path: Path) -> str:
     return "" if near is None else f" (did you mean {near}?)"
 
 
+def absence(path: Path) -> str:
+    """What to say of a path that should lead to a file and does not.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp()) / "case7_t1.nii.gz"  # as some archives unpack
+        >>> absence(folder) == f"does not exist: {folder}"
+        True
+        >>> folder.mkdir()
+        >>> absence(folder) == f"is a folder: {folder}; give a file"
+        True
+        >>> _ = (folder / "0001.nii").write_bytes(b"")
+        >>> absence(folder) == f"is a folder: {folder}; give the file in it, 0001.nii"
+        True
+    """
+    if not path.is_dir():
+        return f"does not exist: {path}{did_you_mean(path)}"
+    held = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+    return f"is a folder: {path}; give {f'the file in it, {held[0]}' if len(held) == 1 else 'a file'}"
+
+
 def what_it_is(beginning: bytes) -> str:
     """What a file is that cannot be read as what it should be, if its first bytes tell, and what to do; else empty.
 

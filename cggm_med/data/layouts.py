@@ -14,7 +14,7 @@ from typing import Any
 from cggm_med.data.cases import ENDINGS, LABEL, SECTIONS, Case, CaseList, ImageFile, can_be_id, natural_key, stem
 from cggm_med.data.patients import patients_among
 from cggm_med.errors import DataError, UnknownName
-from cggm_med.files import did_you_mean
+from cggm_med.files import absence, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -384,8 +384,4 @@ def files_under(folder: Path, *, skip_unreadable: bool = False) -> list[Path]:
 
 
 def _absent(case_id: str, files: Mapping[str, Path]) -> list[str]:
-    return [
-        f"{case_id}: {role} does not exist: {file}{did_you_mean(file)}"
-        for role, file in files.items()
-        if not os.path.isfile(file)
-    ]
+    return [f"{case_id}: {role} {absence(file)}" for role, file in files.items() if not os.path.isfile(file)]

@@ -409,7 +409,7 @@ class SegmentationTask(Task):
             known_modalities=self.known_modalities,
             need_labels=need_labels,
             required=required,
-            remedy=", or use what they have with --allow-missing" if need_labels else "",
+            remedy=", or use what they have with --set data.allow_missing=true" if need_labels else "",
         )
 
     @property

@@ -61,7 +61,7 @@ def test_without_the_option_they_are_refused_and_the_option_is_named(folder, cac
     with pytest.raises(DataError) as error:
         task.find(lambda text: None)
     first, *cases = str(error.value).splitlines()
-    assert first.endswith("fix or leave out these cases, or use what they have with --allow-missing:")
+    assert first.endswith("fix or leave out these cases, or use what they have with --set data.allow_missing=true:")
     assert [line.split()[0].rstrip(":") for line in cases] == [name(n) for n in LACKING]
     assert "no t1 (expected BraTS2021_00000_t1.nii.gz)" in cases[0]
 

@@ -22,7 +22,7 @@ from cggm_med.data.declaration import KEYS, Declaration
 from cggm_med.data.folders.label_entries import label_of
 from cggm_med.data.layouts import read_json
 from cggm_med.errors import DataError, UnknownName
-from cggm_med.files import did_you_mean
+from cggm_med.files import absence
 
 NAME = "dataset.json"
 CASE_KEYS = ("id", "patient", LABEL, "raters", "convention", "not_drawn", "fold")
@@ -207,7 +207,7 @@ def _problems(case: Case, declaration: Declaration) -> Sequence[str]:
     files = [(modality, image.path) for modality, image in case.images.items()]
     files += [(role, path) for role, label in case.labels.items() for path in label_paths(label)]
     absent = [(role, path) for role, path in files if not os.path.isfile(path)]
-    return [*found, *(f"{role} does not exist: {path}{did_you_mean(path)}" for role, path in absent)]
+    return [*found, *(f"{role} {absence(path)}" for role, path in absent)]
 
 
 def _files(case: Case) -> Iterator[tuple[str, ImageFile]]:
