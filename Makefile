@@ -31,6 +31,7 @@ bench: .venv/.installed
 	$(BIN)/python benchmarks/predict.py
 	$(BIN)/python benchmarks/read_layouts.py --tiny
 	$(BIN)/python benchmarks/phantom_voxels.py
+	$(BIN)/python benchmarks/exchanged_names.py
 	$(BIN)/python benchmarks/faults.py
 	$(BIN)/python benchmarks/check_cost.py
 

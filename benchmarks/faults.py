@@ -19,23 +19,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from faults.catalogue import FAULTS, SEG, Fault, Scans
+from faults.catalogue import FAULTS, Fault, Scans
 from faults.commands import BRATS2021, Answer, Cohort
+from faults.patients import MIXED, PHANTOM_SEED, listed, phantom
 
 from cggm_med.data.volumes.labels import LabelConvention
-from cggm_med.data.volumes.phantom.cases import make_case
-from cggm_med.data.volumes.phantom.scanner import PRESETS, scanners_of
+from cggm_med.data.volumes.phantom.scanner import PRESETS
 from cggm_med.results.tables import Table, print_table
 
 COMMANDS = ("train", "predict", "evaluate")
-PHANTOM_SEED, SOUND_SEEDS = 41, (42, 43, 44)
-SHAPE, MM = (40, 40, 26), 6.0
-MIXED = "scanners that differ"
+SOUND_SEEDS = 42, 43, 44
 LESION = LabelConvention("lesion", {1: "lesion"}, {"lesion": (1,)}, {"lesion": 1})
 # Faults that need several label numbers, or heads without skull.
 NOT_OF_LISTS = (
@@ -45,29 +42,6 @@ NOT_OF_LISTS = (
     "labels 2 and 4 exchanged",
     "label number unknown",
 )
-
-
-def phantom(count: int, seed: int = PHANTOM_SEED, preset: str = "balanced") -> dict[str, Scans]:
-    """Phantom patients."""
-    affine = np.diag([-MM, -MM, MM, 1.0])
-    cases = {}
-    for index in range(count):
-        name = list(PRESETS)[index % len(PRESETS)] if preset == MIXED else preset
-        case = make_case(seed, index, SHAPE, MM, scanners_of(name, {}, "scanners"))
-        cases[f"p{seed}-{index}"] = {**{m: (v, affine) for m, v in case.images.items()}, SEG: (case.labels, affine)}
-    return cases
-
-
-def listed(path: Path) -> dict[str, Scans]:
-    """The cases of a declared list that have all modalities."""
-    content = json.loads(path.read_text())
-    names = [*content["modalities"], "label"]
-    cases = {}
-    for entry in content["training"]:
-        if all(name in entry for name in names):
-            files = {SEG if name == "label" else name: nib.load(path.parent / entry[name]) for name in names}
-            cases[entry["id"]] = {role: (np.asanyarray(file.dataobj), file.affine) for role, file in files.items()}
-    return cases
 
 
 def answers(cohort: Cohort, fault: Fault, case: tuple[str, Scans], other: Scans, draw: Any) -> dict[str, Answer]:

@@ -13,6 +13,7 @@ LAYOUTS = Path(__file__).parents[2] / "shared" / "layouts"
 MET, OF = 673, 688  # points of its expected.json in which what is proposed agrees, and all
 PRINTED = {
     "check_cost": r"checking costs [\d.]+% of preparation",
+    "exchanged_names": r"the other half │ 4 names +│ 72 of 72",
     "faults": r"3 faults of 3 kinds",
     "patch_loading": r"one worker makes [\d.]+ batches/s, the step uses [\d.]+: ratio [\d.]+",
     "phantom_voxels": r"balanced      flair t1 t1ce t2 +(\d\.\d+ *){4}",
