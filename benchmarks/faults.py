@@ -100,19 +100,25 @@ def other_half(name: str, cases: Mapping[str, Scans], convention: LabelConventio
         yield from judged_sound(name, cohort, {id: cases[id] for id in ids[::2]})
 
 
-def table(rows: list[dict[str, Any]]) -> Table:
-    """Found of all, kind by kind; the last lines are the means of kinds, and what is said of sound cases."""
+def of_faults(rows: list[dict[str, Any]], cohort: str) -> Table:
+    """Found of all, kind by kind; the last line is the mean of the kinds."""
     lines, shares = [], {command: [] for command in COMMANDS}
     for kind in FAULTS:
         cells = []
         for command in COMMANDS:
-            of = [row for row in rows if row["fault"] == kind and row["command"] == command]
+            of = [row for row in rows if (row["cohort"], row["fault"], row["command"]) == (cohort, kind, command)]
             hits = sum(row["outcome"] != "nothing" for row in of)
             cells.append(f"{hits} of {len(of)}" if of else "-")
             if of:
                 shares[command].append(hits / len(of))
         lines.append((kind, *cells))
     lines.append(("mean of the kinds", *(f"{np.mean(shares[command]):.0%}" for command in COMMANDS)))
+    return Table(f"faults that are found, {cohort}", ("fault", *COMMANDS), tuple(lines))
+
+
+def of_sound(rows: list[dict[str, Any]]) -> Table:
+    """How many sound cases of each kind are objected to or told of."""
+    lines = []
     for outcome, words in (("stopped", "objected to"), ("told", "told of")):
         for cohort in (*dict.fromkeys(row["cohort"] for row in rows), ""):
             cells = []
@@ -120,8 +126,8 @@ def table(rows: list[dict[str, Any]]) -> Table:
                 of = [row for row in rows if not row["fault"] and row["command"] == command]
                 of = [row for row in of if row["cohort"] == cohort or not cohort]
                 cells.append(f"{sum(row['outcome'] == outcome for row in of)} of {len(of)}")
-            lines.append((f"sound, {words}: {cohort or 'all'}", *cells))
-    return Table("faults that are found", ("fault", *COMMANDS), tuple(lines))
+            lines.append((f"{words}: {cohort or 'all'}", *cells))
+    return Table("sound cases", ("cases", *COMMANDS), tuple(lines))
 
 
 def main() -> None:
@@ -145,7 +151,9 @@ def main() -> None:
     for name, (cases, convention) in list(cohorts.items())[1:]:
         rows += other_half(name, cases, convention)
     rows += more_sound(0 if asked.tiny else asked.sound)
-    print_table(table(rows), Console())
+    for name in cohorts:
+        print_table(of_faults(rows, name), Console())
+    print_table(of_sound(rows), Console())
     print(f"{sum(bool(row['fault']) and row['command'] == 'train' for row in rows)} faults of {len(FAULTS)} kinds")
     for row in rows:
         if not row["fault"] and row["outcome"] != "nothing":
