@@ -69,9 +69,12 @@ def measure(
     bodies = {m: body_of(volume, backgrounds.get(m)) for m, volume in thin.items()}
     union = functools.reduce(np.logical_or, bodies.values())
     numbers: Floats = _shape(union, coarse)
-    # What is missing is missing however a body is told from the air; noise in the air misleads only one of the ways.
-    ways = [_extents(bodies, coarse), _extents({m: body_of(volume, None) for m, volume in thin.items()}, coarse)]
-    numbers |= {name: max(way[name] for way in ways) for name in ways[0]}
+    extents = _extents(bodies, coarse)
+    if any(value < (0.9 if name.endswith(".inside") else -0.1) for name, value in extents.items()):
+        # What is missing is so however a body is told from the air; noise in the air misleads only one of the ways.
+        otherwise = _extents({m: body_of(volume, None) for m, volume in thin.items()}, coarse)
+        extents = {name: max(value, otherwise[name]) for name, value in extents.items()}
+    numbers |= extents
     numbers["still"] = min(_still(volume, bodies[m], backgrounds.get(m)) for m, volume in thin.items())
     air = {m: float(np.median(volume[~bodies[m]])) if not bodies[m].all() else 0.0 for m, volume in thin.items()}
     if union.any():  # all that follows needs what lies around the body only
