@@ -101,6 +101,8 @@ class TrainConfig:
         validate_every: epochs between two validations.
         validate_modalities: whether validations also score each modality's classifier head; default: where that hardly
             takes longer, that is not for volumes.
+        stop_after: validations in a row without a better score after which the training ends; default: only with the
+            last epoch.
         checkpoint_every: steps between two checkpoints; one is always written at the end of training.
         log_every: steps between two lines of ``metrics.jsonl``.
         accumulate: number of equal parts in which each process computes its share of a batch, to save memory.
@@ -129,6 +131,7 @@ class TrainConfig:
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
     validate_every: int = 5
     validate_modalities: bool | None = None
+    stop_after: int | None = None
     checkpoint_every: int = 100
     log_every: int = 10
     accumulate: int = 1
@@ -147,6 +150,7 @@ class TrainConfig:
         counts = ("epochs", "batch_size", "validate_every", "checkpoint_every", "log_every")
         for name in (*counts, "accumulate", "subset_view_every"):
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
+        require(self.stop_after is None or self.stop_after >= 1, "train.stop_after", self.stop_after, "at least 1")
         rates = self.modality_dropout
         for key, rate in flat({"train": {"modality_dropout": rates}}).items():
             require(0 <= rate < 1, key, rate, "at least 0, below 1")
@@ -159,8 +163,13 @@ class TrainConfig:
 
     @property
     def steps(self) -> int:
-        """All optimizer steps of the run."""
+        """All optimizer steps of the run, unless validation ends it earlier."""
         return self.epochs * self.steps_per_epoch
+
+    @property
+    def validation_interval(self) -> int:
+        """Steps between two validations."""
+        return self.validate_every * self.steps_per_epoch
 
     def steps_in_epoch(self, cases: int) -> int:
         """Optimizer steps in an epoch of this many training cases: as set, else the number of whole batches.
@@ -366,6 +375,7 @@ _ELSEWHERE = {
     **dict.fromkeys(("grad_clip", "clip", "max_norm", "gradient_clip_val"), "optim.clip_norm"),
     **dict.fromkeys(("max_epochs", "num_epochs", "n_epochs"), "train.epochs"),
     **dict.fromkeys(("steps", "iterations", "max_steps", "num_iterations_per_epoch"), "train.steps_per_epoch"),
+    **dict.fromkeys(("early_stopping", "early_stopping_patience", "early_stop"), "train.stop_after"),
     **dict.fromkeys(("bs", "batch"), "train.batch_size"),
     **dict.fromkeys(("random_seed", "manual_seed"), "train.seed"),
     **dict.fromkeys(("gpu", "gpus", "cuda"), "train.device"),

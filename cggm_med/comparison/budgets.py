@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from cggm_med.runs.finished_run import FinishedRun
 
 # Settings that say how long a run trains and nothing else, as they end or stand in names, see ``variant_name``.
-KEYS = ("epochs", "steps_per_epoch", "train.epochs", "train.steps_per_epoch")
+KEYS = tuple(f"{section}{key}" for section in ("", "train.") for key in ("epochs", "steps_per_epoch", "stop_after"))
 
 
 def without_budget(name: str) -> str:
@@ -68,9 +68,20 @@ def baselines(names: Sequence[str], baseline: str) -> dict[str, str | None]:
 
 
 def steps_of(runs: Sequence[FinishedRun]) -> int:
-    """Steps of these runs; the median where the data give each fold another number."""
-    trained = [run.settings["train"] for run in runs]
-    return round(statistics.median(train["epochs"] * train["steps_per_epoch"] for train in trained))
+    """Steps of these runs; the median where folds or early stopping give each another number."""
+    return round(statistics.median(run.steps for run in runs))
+
+
+def ended_early(runs: Sequence[FinishedRun]) -> list[str]:
+    """By strategy, after how many steps its runs ended; empty if none of them was ended by ``train.stop_after``."""
+    if all(run.steps == run.max_steps for run in runs):
+        return []
+    found = []
+    for name in dict.fromkeys(run.name for run in runs):
+        steps = sorted(run.steps for run in runs if run.name == name)
+        several = f"{steps[0]:,} to {steps[-1]:,}" if steps[0] < steps[-1] else f"{steps[0]:,}"
+        found.append(f"`{name}` {several}")
+    return found
 
 
 def longest(runs: Sequence[FinishedRun]) -> tuple[str, ...]:

@@ -67,7 +67,7 @@ def curves_table(comparison: Comparison) -> Table | None:
                 cells += [rounded(row.mean), signed(row.difference) + interval]
             rows.append(tuple(cells))
     columns = [part for row in next(iter(lines.values()))[0].rows for part in (row.score, "difference")]
-    title = f"over the budget (difference to {comparison.baseline} at the same number of steps)"
+    title = f"over the budget (difference to {comparison.baseline} at the same budget)"
     return Table(title, ("strategy", "steps", "processor min", *columns), tuple(rows))
 
 

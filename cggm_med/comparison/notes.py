@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cggm_med.comparison.budgets import last_quarter_gain, longest, steps_of
+from cggm_med.comparison.budgets import ended_early, last_quarter_gain, longest, steps_of
 from cggm_med.comparison.compare import Comparison, Primary
 from cggm_med.comparison.controls import controls_line
 from cggm_med.comparison.design import DIVIDED, FRESH
@@ -99,8 +99,15 @@ def _pairs(comparison: Comparison, name: str, metric: str) -> list[tuple[float, 
 
 def _budget(comparison: Comparison) -> Iterator[str]:
     """Whether strategies are compared at one budget, and whether the baseline had learned what it can by its end."""
+    early = ended_early(comparison.runs)
     if comparison.by_budget:
-        yield f"Each strategy is compared with `{comparison.baseline}` trained for the same number of steps."
+        same = "the same limits of its training" if early else "the same number of steps"
+        yield f"Each strategy is compared with `{comparison.baseline}` trained for {same}."
+    if early:
+        yield (
+            f"Early stopping (`train.stop_after`): numbers of steps trained: {', '.join(early)}. "
+            "The budgets are not equal, so a difference between strategies is also one of the length of training."
+        )
     if alone := [name for name, baseline in comparison.baselines.items() if baseline is None]:
         names = ", ".join(f"`{name}`" for name in alone)
         yield f"No `{comparison.baseline}` was trained as long as {names}."

@@ -86,7 +86,7 @@ def _read(folder: Path, name: str | None) -> FinishedRun:
     """One run; every file that the comparison needs is read now, so that a damaged run is left out."""
     run = FinishedRun(folder)
     run.name = name or run.whole(run.folder.config, lambda file: _name(run.settings))
-    _ = run.report, run.values, run.seed, run.contents, run.splits, run.cost
+    _ = run.report, run.values, run.seed, run.contents, run.splits, run.cost, run.steps
     return run
 
 

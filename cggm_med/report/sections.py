@@ -92,7 +92,7 @@ def summary_section(runs: Runs, excluded: Sequence[Excluded], assets: Assets) ->
             run.name,
             run.strategy,
             run.settings["train"].get("seed"),
-            run.settings["train"]["epochs"] * run.settings["train"]["steps_per_epoch"],
+            run.steps,
             *(run.report.scores.headline.get(name) for name in names),
         ]
         for run in runs

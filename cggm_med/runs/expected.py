@@ -72,7 +72,7 @@ def expected(
         workers: processes that read.
         done: steps that were taken before.
     """
-    every = settings.validate_every * settings.steps_per_epoch
+    every = settings.validation_interval
     validations = math.ceil(settings.steps / every) - done // every
     per_validation = pace.sample * windows / distributed.world_size()
     return Expected(pace.per_step(device, workers), per_validation, settings.steps - done, validations)

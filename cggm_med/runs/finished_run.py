@@ -144,6 +144,20 @@ class FinishedRun:
         return self.whole(self.folder.config, lambda file: int(self.settings["train"]["seed"]))
 
     @property
+    def max_steps(self) -> int:
+        """Optimizer steps that its settings allow."""
+        train = self.settings["train"]
+        return int(train["epochs"] * train["steps_per_epoch"])
+
+    @functools.cached_property
+    def steps(self) -> int:
+        """Optimizer steps of its training: all that its settings allow, unless ``train.stop_after`` ended it."""
+        if self.settings["train"].get("stop_after") is None:
+            return self.max_steps
+        # A training that ends early does so after a validation, which is logged.
+        return max((record["step"] for record in self.records if record["kind"] == "validation"), default=0)
+
+    @property
     def scored(self) -> str:
         """The kind of scored targets: ``regions``, ``classes`` or ``values``."""
         row = self.report.scores.cases[0]
@@ -244,8 +258,8 @@ class FinishedRun:
         if self.members or self.folder.results.exists():
             return
         last = checkpoints.load(self.folder.checkpoints / "last.pt", torch.device("cpu"))
-        train = self.settings["train"]
-        if held_out(self.splits) is not None or last.step < train["epochs"] * train["steps_per_epoch"]:
+        # One that validation ended has cases held out, so it has ended once it is scored.
+        if held_out(self.splits) is not None or last.step < self.max_steps:
             raise CheckpointError(f"{self.path} has not ended; go on with: cggm-med train --resume {self.path}")
 
     def make_task(self, overrides: Tree) -> Task:

@@ -37,6 +37,7 @@ from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task.base import Task
 from cggm_med.task.segmentation import SegmentationTask
 from cggm_med.training import checkpoint as checkpoints
+from cggm_med.training import early_stopping
 from cggm_med.training.build import build
 from cggm_med.training.cost import measured
 from cggm_med.training.gradient_log import GradientLog
@@ -246,12 +247,14 @@ def _train_and_score(
     def log(record: Record) -> None:
         run_log(record)
         progress(record)
+        if record["kind"] == "validation" and (word := early_stopping.word(config.train, record, task.chosen_by)):
+            say(word)
 
     # The cost of an interrupted run is unknown.
-    cost = measured(run.cost, device, config.train.steps) if first and done == 0 else contextlib.nullcontext()
+    cost = measured(run.cost, device) if first and done == 0 else contextlib.nullcontext()
     with run_log:
         with progress, cost as memory_of_steps:
-            train(
+            steps = train(
                 task,
                 model,
                 strategy,
@@ -262,6 +265,11 @@ def _train_and_score(
                 log_gradients=GradientLog(run.gradients, config.train.steps, config.train.log_every),
                 resume=checkpoint,
                 memory=memory_of_steps,
+            )
+        if steps < config.train.steps:
+            say(
+                f"training ended after step {steps} of at most {config.train.steps}: none of the last "
+                f"{config.train.stop_after} validations improved {task.chosen_by} (train.stop_after)"
             )
         if first and run.metrics.exists():
             records = run.read_metrics()

@@ -35,11 +35,12 @@ class StepMemory:
     Attributes:
         peak: bytes; 0 before the first watched step.
         overall: bytes that were allocated at most before the watched steps; 0 where they are counted.
+        steps: that were taken, watched or not.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.peak = self.overall = 0
+        self.peak = self.overall = self.steps = 0
 
     @contextlib.contextmanager
     def watch(self, number: int, optimizer: Optimizer, *modules: nn.Module) -> Iterator[None]:
@@ -50,6 +51,7 @@ class StepMemory:
             optimizer: of the step; its parameters and what it remembers are counted.
             modules: whatever else holds tensors.
         """
+        self.steps += 1
         if number not in WATCHED_STEPS:
             yield
         elif self.device.type == "cuda":
@@ -78,7 +80,7 @@ def _held(optimizer: Optimizer, modules: Iterable[nn.Module]) -> Iterator[Tensor
 
 
 @contextlib.contextmanager
-def measured(path: Path, device: torch.device, steps: int) -> Iterator[StepMemory]:
+def measured(path: Path, device: torch.device) -> Iterator[StepMemory]:
     """Measure the block and, if it ends without an error, write its cost as JSON.
 
     Keys: ``seconds`` of wall-clock time; ``cpu_seconds`` of this process and of the data workers that ended in the
@@ -89,10 +91,9 @@ def measured(path: Path, device: torch.device, steps: int) -> Iterator[StepMemor
     Args:
         path: JSON file to write.
         device: where the block computes.
-        steps: optimizer steps in the block.
 
     Returns:
-        What the block's steps are to be watched by.
+        What every step of the block is to be watched by.
     """
     cuda = device.type == "cuda"
     if cuda:
@@ -107,7 +108,7 @@ def measured(path: Path, device: torch.device, steps: int) -> Iterator[StepMemor
         "cpu_seconds": round(_cpu_seconds() - cpu, 3),
         "peak_memory_bytes": allocated if cuda else _peak_resident_bytes(),
         "step_memory_bytes": memory.peak or None,
-        "steps": steps,
+        "steps": memory.steps,
         "device": torch.cuda.get_device_name(device) if cuda else f"CPU ({platform.machine()})",
         "threads": torch.get_num_threads(),
     }

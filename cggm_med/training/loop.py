@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from cggm_med.randomness import Step, Stream, random_seed
 from cggm_med.stop import Stopped, StopRequest
 from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task.base import Task
+from cggm_med.training import early_stopping
 from cggm_med.training.checkpoint import Checkpoint, TrainingState
 from cggm_med.training.cost import StepMemory
 from cggm_med.training.finite_check import FiniteCheck
@@ -29,6 +30,7 @@ from cggm_med.training.mean_losses import mean_losses
 from cggm_med.training.monitor import ModalityComparison, Monitor, readable
 from cggm_med.training.step import train_step
 from cggm_med.training.validation import validate
+from cggm_med.types import Batch
 
 Record = dict[str, Any]
 
@@ -45,8 +47,8 @@ def train(
     log_gradients: Callable[[int, Mapping[str, Sequence[Tensor]]], None] | None = None,
     resume: Checkpoint | None = None,
     memory: StepMemory | None = None,
-) -> None:
-    """Train to the last step, writing ``last.pt`` and ``best.pt`` to ``folder``.
+) -> int:
+    """Train to the last step, or until ``train.stop_after`` ends it, writing ``last.pt`` and ``best.pt`` to ``folder``.
 
     Killed at any moment and resumed from ``last.pt``, a run on the CPU ends with the same bits. Ctrl-C and SIGTERM end
     it after the step that is under way, which is saved first; several processes, at the next step that is logged,
@@ -64,6 +66,9 @@ def train(
             see ``GradientLog``.
         resume: the checkpoint to continue from.
         memory: watches what some of the steps take.
+
+    Returns:
+        The number of steps of the whole run.
 
     Raises:
         NonFiniteLoss: names the step, its cases and the last good checkpoint.
@@ -94,16 +99,20 @@ def train(
             plateau.watch(watched)
         epoch = (done - 1) // settings.steps_per_epoch
         state.save_if_best(score, done, epoch, lower_is_better=task.lower_is_better)
-        log({"kind": "validation", "step": done, "epoch": epoch, **found.record()})
+        assert state.best is not None  # noqa: S101 - it was just kept
+        best = {"score": state.best["score"], "step": int(state.best["step"])}
+        log({"kind": "validation", "step": done, "epoch": epoch, **found.record(), "best": best})
 
     with StopRequest() as stop:
         if resume is not None and not resume.validated:
             look(first_step, stop)
             state.save_last(first_step)
-        for number, batch in enumerate(task.batches(first_step, device.type == "cuda"), start=first_step):
+        done, ended = first_step, early_stopping.ends(settings, state.best, first_step)
+        batches: Iterable[Batch] = () if ended else task.batches(first_step, device.type == "cuda")
+        for number, batch in enumerate(batches, start=first_step):
             done, epoch = number + 1, number // settings.steps_per_epoch
             to_log = done % settings.log_every == 0
-            to_validate = done % (settings.validate_every * settings.steps_per_epoch) == 0 or done == settings.steps
+            to_validate = done % settings.validation_interval == 0 or done == settings.steps
             to_save = done % settings.checkpoint_every == 0 or done == settings.steps
             # A step's random draws depend on the seed and the step alone, so there is no random state to resume.
             torch.manual_seed(random_seed(settings.seed, Stream.MODEL_IN_STEP, number, distributed.rank()))
@@ -150,11 +159,15 @@ def train(
                 except Stopped as stopped:
                     state.save_last(done, validated=False)
                     raise Stopped(stopped.number, done) from None
-            if to_save or stopping:
+            ended = to_validate and early_stopping.ends(settings, state.best, done)
+            if to_save or stopping or ended:
                 state.save_last(done)
             if stopping:
                 raise Stopped(stopping, done)
+            if ended:
+                break
     distributed.barrier()
+    return done
 
 
 def _agreed(stop: StopRequest, device: torch.device, *, waits: bool) -> int:

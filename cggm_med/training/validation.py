@@ -126,7 +126,7 @@ def validate(
 
 
 def require_watchable(task: Task, strategy: BalancingStrategy, splits: Splits) -> None:
-    """Refuse a strategy or a learning rate that is to go by what no validation says.
+    """Refuse a strategy, a learning rate or an end that is to go by what no validation says.
 
     Args:
         task: whose data need not be read.
@@ -136,7 +136,12 @@ def require_watchable(task: Task, strategy: BalancingStrategy, splits: Splits) -
     Raises:
         ConfigError: names what is missing and what to set instead.
     """
-    optim = task.config.optim
+    optim, stop_after = task.config.optim, task.config.train.stop_after
+    if stop_after is not None and not splits.validation:
+        raise ConfigError(
+            f"train.stop_after is {stop_after}, and no case is held out for validation; expected some "
+            "(data.validation), or a training to its last epoch"
+        )
     if strategy.measures_losses:
         require_validation_cases(task.config.strategy.name, splits)
     if optim.schedule != "plateau":

@@ -391,6 +391,25 @@ def test_how_much_the_baseline_still_learned_is_said(tmp_path):
     assert "improved by 0.050 (mean over runs)" in line  # 0.1 and nothing
 
 
+def test_trainings_that_validation_ended_are_said_to_differ_in_length(tmp_path):
+    for strategy, ends in (("joint", (20, 35)), ("cggm", (25, 25))):
+        for seed, end in enumerate(ends):
+            settings = ["train.epochs=10", "train.steps_per_epoch=5", "train.validate_every=1", "train.stop_after=2"]
+            folder = tmp_path / f"{strategy}-{seed}"
+            run = finished_run(folder, {A: 0.5}, strategy=strategy, seed=seed, settings=settings)
+            lines = [
+                {"kind": "validation", "step": step, "scores": {"Dice mean": 0.5}} for step in range(5, end + 1, 5)
+            ]
+            (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    comparison = compared(sorted(tmp_path.iterdir()))
+    (line,) = [line for line in notes(comparison) if line.startswith("Early stopping")]
+    assert "`cggm` 25, `joint` 20 to 35. The budgets are not equal" in line
+    assert any(line.startswith("Budget: 28 steps") for line in notes(comparison))  # the median, rounded
+    (tmp_path / "joint-0" / "metrics.jsonl").unlink()
+    without = compared(sorted(tmp_path.iterdir()))
+    assert "metrics.jsonl is damaged or incomplete" in without.excluded[0].reason
+
+
 def test_files_say_the_same(tmp_path):
     comparison = compared(two_strategies(tmp_path / "runs"))
     write_comparison(tmp_path / "out", comparison, {"command": "cggm-med compare"})

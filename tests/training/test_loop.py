@@ -272,6 +272,25 @@ def test_a_plateau_may_go_by_the_loss(tmp_path):
     assert rates == {"score": 1e-2, "loss": pytest.approx(scheduler.get_last_lr()[0])}
 
 
+def test_a_training_ends_when_validation_no_longer_improves_and_resumes_alike(tmp_path):
+    """The best is the second; the third to fifth are not better, equal ones included, and end it. Counted by hand."""
+    scores = [3.0, 2.0, 2.5, 2.0, 2.25, 0.0, 0.0, 0.0]
+    settings = {"epochs": 8, "steps_per_epoch": 1, "checkpoint_every": 4, "stop_after": 3, "scripted": scores}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    records, model = logged(whole, **settings)
+    best = [(r["best"]["score"], r["best"]["step"]) for r in records if r["kind"] == "validation"]
+    assert best == [(3.0, 1), *[(2.0, 2)] * 4]
+    last = checkpoint.load(whole / "last.pt", CPU)
+    assert (last.step, checkpoint.load(whole / "best.pt", CPU).step) == (5, 2)
+    logged(killed, stop=4, **settings)  # dies in the fifth validation
+    before = checkpoint.load(killed / "last.pt", CPU)
+    assert before.step == 4
+    again, twin = logged(killed, resume=before, **settings)
+    assert [r["step"] for r in again] == [5, 5]
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+    assert logged(whole, resume=last, **settings)[0] == []
+
+
 def test_what_a_plateau_needs_is_missed_before_training(tmp_path):
     plateau = OptimConfig(schedule="plateau")
     task = found(toy(ToyValueTask), tmp_path)
@@ -279,6 +298,9 @@ def test_what_a_plateau_needs_is_missed_before_training(tmp_path):
     joint, none = Joint(Joint.Config("joint")), dataclasses.replace(task.splits, validation=())
     require_watchable(task, joint, task.splits)
     with pytest.raises(ConfigError, match=r"no case is held out for validation; expected some \(data.validation\)"):
+        require_watchable(task, joint, none)
+    task = found(toy(ToyValueTask, stop_after=2), tmp_path)
+    with pytest.raises(ConfigError, match=r"train.stop_after is 2, and no case is held out for validation"):
         require_watchable(task, joint, none)
     task = found(toy(ToyValueTask), tmp_path)
     task.settle(optim=dataclasses.replace(plateau, plateau_by="loss"))
