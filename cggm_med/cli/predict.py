@@ -76,10 +76,18 @@ def predict(
     from cggm_med.data.dicom.series import holds_dicom
     from cggm_med.device import select_device
     from cggm_med.files import require_writable, write_text
-    from cggm_med.inference.batch import case_of, cohort_rows, cohort_table, find_images, is_cohort, predict_cases
+    from cggm_med.inference.batch import (
+        cohort_lesions,
+        cohort_rows,
+        cohort_table,
+        find_images,
+        is_cohort,
+        predict_cases,
+    )
     from cggm_med.inference.dicom_study import predict_study
     from cggm_med.inference.predictor import Predictor
     from cggm_med.inference.review import review_lines
+    from cggm_med.inference.side_car import LESION_COLUMNS, case_of
     from cggm_med.results.tables import csv_text, print_table
     from cggm_med.runs.finished_run import FinishedRun
 
@@ -126,13 +134,14 @@ def predict(
         else:
             cases = find_images(predictor, Path(folders[0]), wanted, require.split(",") if require else ())
             files = {case: out / f"{case}.nii.gz" for case in cases}
-            require_writable([out / "cohort.csv"], inputs=[Path(folders[0])], ours=is_cohort)
+            require_writable([out / "cohort.csv", out / "lesions.csv"], inputs=[Path(folders[0])], ours=is_cohort)
             failed = predict_cases(predictor, cases, files, **options)
         rows = cohort_rows(predictor, cases, files, failed, review_below)
         if cohort and distributed.rank() == 0:
             write_text(out / "cohort.csv", csv_text(rows))
+            write_text(out / "lesions.csv", csv_text(cohort_lesions(files), LESION_COLUMNS))
             print_table(cohort_table(rows), make_console())
-            typer.echo(f"written: {out / 'cohort.csv'}")
+            typer.echo(f"written: {out / 'cohort.csv'} and lesions.csv")
         if review_below is not None and distributed.rank() == 0:
             for line in review_lines(rows, review_below, predictor.expectations):
                 typer.echo(line)

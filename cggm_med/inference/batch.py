@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
-import json
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from cggm_med import distributed
-from cggm_med.data.cases import ImageFile, stem
+from cggm_med.data.cases import ImageFile
 from cggm_med.data.checks.finding import Finding, decide
 from cggm_med.data.volumes.io import require_image_name, write_volume
-from cggm_med.data.volumes.labels import THRESHOLD
 from cggm_med.errors import CheckpointError, UnknownName, in_one_line
 from cggm_med.files import require_writable, write_json
 from cggm_med.inference.predictor import ACCEPT, Prediction, Predictor, PreprocessedCase
 from cggm_med.inference.review import review_mark
+from cggm_med.inference.side_car import (
+    case_of,
+    cohort_cells,
+    lesion_rows,
+    read_side_car,
+    side_car,
+    side_car_of,
+    volumes_in_words,
+)
 from cggm_med.results.aggregate import MEAN, grouped
 from cggm_med.results.results import Record
 from cggm_med.results.tables import Table, rounded
+
+Result = TypeVar("Result")
 
 EXTRAS = {
     "probabilities": "probability",
@@ -37,16 +46,6 @@ EXTRAS = {
 def write_labels(path: Path, prediction: Prediction) -> None:
     """Write the labels of a prediction as `write_volume` does, on the grid of its reference."""
     write_volume(path, prediction.labels, prediction.reference)
-
-
-def case_of(path: Path) -> str:
-    """The case of an output file: the file's name without its ending.
-
-    Example:
-        >>> [case_of(Path(name)) for name in ("a.nii.gz", "b.v2.nii", "c.dcm")]
-        ['a', 'b.v2', 'c']
-    """
-    return stem(path.name) or path.name.removesuffix(".dcm")
 
 
 def find_images(
@@ -78,6 +77,7 @@ def predict_cases(
     skip_existing: bool = False,
     extras: Sequence[str] = (),
     seen: Sequence[Finding] = (),
+    inputs: Mapping[str, str] | None = None,
     write: Callable[[Path, Prediction], None] = write_labels,
     say: Callable[[str], None] = print,
 ) -> dict[str, str]:
@@ -92,6 +92,7 @@ def predict_cases(
         skip_existing: skip cases whose mask exists.
         extras: further outputs, among ``EXTRAS``.
         seen: findings of what the files were made from, for the masks' files; none that forbids their use.
+        inputs: digests of what the files were made from, by modality; default: of the files.
         write: writes a mask.
         say: receives a line of progress per case.
 
@@ -114,7 +115,7 @@ def predict_cases(
         for path in files.values():
             require_image_name(path)
     written = [case for case in cases if not (skip_existing and files[case].exists())]
-    beside = {case: [_side_car(files[case]), *(_extra(files[case], extra) for extra in extras)] for case in written}
+    beside = {case: [side_car_of(files[case]), *(_extra(files[case], extra) for extra in extras)] for case in written}
     require_writable(
         [path for case in written for path in (files[case], *beside[case])],
         inputs=[i.path if isinstance(i, ImageFile) else i for images in cases.values() for i in images.values()],
@@ -129,7 +130,7 @@ def predict_cases(
     window = " x ".join(map(str, predictor.volumes.window_size))
     for number, (case, read) in enumerate(_read_ahead(predictor, {case: cases[case] for case in todo}), start=1):
         try:
-            scan = read()
+            scan, reading = read()
             if "calibrated" in extras:
                 predictor.temperatures(scan)  # fail now rather than after the network
             windows, memory = predictor.cost(scan)
@@ -137,12 +138,14 @@ def predict_cases(
                 f"{number} of {len(todo)}: {case}, {windows} windows of {window} voxels, "
                 f"the process takes about {_readable(memory)} on {predictor.device}"
             )
-            prediction = predictor.segment(scan)
-            prediction = replace(prediction, findings=(*seen, *prediction.findings))
-            _write(files[case], prediction, predictor, extras, write)
+            prediction, segmenting = _timed(predictor.segment, scan)
+            found = (*seen, *prediction.findings)
+            prediction = replace(prediction, findings=found, inputs=inputs or prediction.inputs)
+            facts = side_car(prediction, predictor, {"reading": reading, "segmenting": segmenting})
+            _write(files[case], prediction, facts, extras, write)
             missing = f", without {', '.join(prediction.absent)}" if prediction.absent else ""
             sure = "" if prediction.quality is None else f", quality {rounded(prediction.quality[MEAN])}"
-            say(f"  written: {files[case]}{missing}{sure}")
+            say(f"  written: {files[case]}{missing}{sure}; {volumes_in_words(facts)}")
             findings += prediction.findings
         except Exception as error:  # one odd case never stops the others
             failed[case] = in_one_line(error)
@@ -159,7 +162,7 @@ def cohort_rows(
     failed: Mapping[str, str],
     review_below: float | None = None,
 ) -> list[Record]:
-    """What each case of a cohort was segmented from, one row a case.
+    """What is said of each case of a cohort, one row a case: see ``side_car.FIELDS``.
 
     Args:
         predictor: the run.
@@ -173,20 +176,30 @@ def cohort_rows(
         reasons |= part
     rows: list[Record] = []
     for case, given in cases.items():
-        beside = _side_car(files[case])
-        facts: dict[str, Any] = json.loads(beside.read_text()) if beside.exists() else {"modalities": list(given)}
-        has = {m: m in facts["modalities"] for m in predictor.task.modalities}
-        present, absent = ("+".join(m for m in has if has[m] is there) for there in (True, False))
-        row: dict[str, Any] = {"case": case, "present": present, "absent": absent, "failed": reasons.get(case, "")}
+        known, facts = predictor.task.modalities, None if case in reasons else read_side_car(files[case])
+        has = {"modalities": [m for m in known if m in given], "absent": [m for m in known if m not in given]}
+        cells = cohort_cells(facts if facts is not None else {"case": case, **has})
+        first = {name: cells[name] for name in ("case", "present", "absent")}
+        row = {**first, "failed": reasons.get(case, ""), **cells}
         if review_below is not None:
-            quality = None if row["failed"] else (facts.get("quality") or {}).get(MEAN)
+            quality = ((facts or {}).get("quality") or {}).get(MEAN)
             row |= {"quality": quality, "review": "" if row["failed"] else review_mark(quality, review_below)}
         rows.append(row)
     return rows
 
 
+def cohort_lesions(files: Mapping[str, Path]) -> list[Record]:
+    """The lesions of a cohort, one row each, by case and region, the largest first.
+
+    Args:
+        files: mask of each case; those that are not there have none.
+    """
+    said = (read_side_car(mask) for mask in files.values())
+    return [row for facts in said if facts is not None for row in lesion_rows(facts)]
+
+
 def is_cohort(path: Path) -> bool:
-    """Whether a file is a table of predicted cases, such as an earlier one of ``write_cohort``."""
+    """Whether a file is a table of predicted cases or of their lesions, as an earlier call wrote it."""
     with path.open("rb") as file:
         return file.read(64).removeprefix(b"\xef\xbb\xbf").startswith(b"case,")
 
@@ -205,11 +218,6 @@ def cohort_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return Table("cohort", ("predicted from", "absent", "cases", "failed"), tuple(lines))
 
 
-def _side_car(mask: Path) -> Path:
-    """The file that says how a mask was made."""
-    return mask.with_name(f"{case_of(mask)}.json")
-
-
 def _extra(mask: Path, extra: str) -> Path:
     return mask.with_name(f"{case_of(mask)}_{extra}.nii.gz")
 
@@ -217,21 +225,14 @@ def _extra(mask: Path, extra: str) -> Path:
 def _remove_half(mask: Path, extras: Sequence[str]) -> None:
     """Remove what was written beside a mask that was not."""
     if not mask.exists():
-        for path in (_side_car(mask), *(_extra(mask, extra) for extra in extras)):
+        for path in (side_car_of(mask), *(_extra(mask, extra) for extra in extras)):
             path.unlink(missing_ok=True)
 
 
 def _is_ours(path: Path) -> bool:
     """Whether a file was written as a mask, or beside one, as the file beside it says."""
     names = (path.stem, case_of(path), *(case_of(path).removesuffix(f"_{extra}") for extra in EXTRAS))
-    for name in names:
-        try:
-            said = json.loads(path.with_name(f"{name}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(said, dict) and str(said.get("software", "")).startswith("cggm-med"):
-            return True
-    return False
+    return any(read_side_car(path.with_name(f"{name}.nii.gz")) is not None for name in names)
 
 
 def _readable(size: int) -> str:
@@ -240,14 +241,17 @@ def _readable(size: int) -> str:
 
 def _read_ahead(
     predictor: Predictor, cases: Mapping[str, Mapping[str, Path | ImageFile]]
-) -> Iterator[tuple[str, Callable[[], PreprocessedCase]]]:
-    """Each case and a function that returns its scan; while the caller works on one, only the next is read."""
-    ahead: deque[tuple[str, Callable[[], PreprocessedCase]]] = deque()
+) -> Iterator[tuple[str, Callable[[], tuple[PreprocessedCase, float]]]]:
+    """Each case and a function that returns its scan and the seconds that reading it took.
+
+    While the caller works on one, only the next is read.
+    """
+    ahead: deque[tuple[str, Callable[[], tuple[PreprocessedCase, float]]]] = deque()
     with ThreadPoolExecutor(1) as reader:
         for case, images in cases.items():
             # The caller waits for the first anyway; reading it here spares a single case the memory of a thread.
-            first = functools.partial(predictor.read, case, images)
-            ahead.append((case, reader.submit(predictor.read, case, images).result if ahead else first))
+            first = functools.partial(_timed, predictor.read, case, images)
+            ahead.append((case, reader.submit(_timed, predictor.read, case, images).result if ahead else first))
             if len(ahead) > 1:
                 yield ahead.popleft()
         yield from ahead
@@ -256,61 +260,19 @@ def _read_ahead(
 def _write(
     path: Path,
     prediction: Prediction,
-    predictor: Predictor,
+    said: Record,
     extras: Sequence[str],
     write: Callable[[Path, Prediction], None],
 ) -> None:
     """Write the mask last, so that its presence means that all other files are complete."""
-    write_json(
-        _side_car(path),
-        {
-            "software": f"cggm-med {importlib.metadata.version('cggm-med')}",
-            "task": predictor.task.config.task.name,
-            "run": predictor.digest,
-            **({"ensemble": list(predictor.run.described_members)} if predictor.run.members else {}),
-            "modalities": list(prediction.modalities),
-            "absent": list(prediction.absent),
-            "labels": {str(n): meaning for n, meaning in prediction.convention.meanings.items()},
-            "convention": prediction.convention.name,
-            "regions": list(prediction.regions),
-            "threshold": THRESHOLD,
-            "components": dict(prediction.segmented.components.kept),
-            "flips": predictor.flips,
-            "trust_names": predictor.trust_names,
-            "resampled": list(prediction.resampled),
-            "resampled_to": prediction.resampled_to,
-            "findings": [finding.record(predictor.accepted) for finding in prediction.findings],
-            **_expected(prediction),
-            **(_quality(prediction) if predictor.quality else {}),
-        },
-    )
+    write_json(side_car_of(path), said)
     for extra in extras:
         volume = getattr(prediction, EXTRAS[extra])
         write_volume(_extra(path, extra), np.moveaxis(volume, 0, -1), prediction.reference)
     write(path, prediction)
 
 
-def _expected(prediction: Prediction) -> dict[str, Any]:
-    """The Dice that was measured for exactly these modalities, and the temperatures, or that nothing was."""
-    found = prediction.expectation
-    of = {} if found is None else {**found.regions, MEAN: found.mean}
-    dice = {name: {"mean": each.dice_mean, "sd": each.dice_sd, "cases": each.cases} for name, each in of.items()}
-    return {
-        "expected_dice": dice or None,
-        "temperature": None if found is None else {name: each.temperature for name, each in found.regions.items()},
-        "measured_on": prediction.measured_on if found is not None else f"nothing: {prediction.measured_on}",
-    }
-
-
-def _quality(prediction: Prediction) -> dict[str, Any]:
-    """The predicted quality, with how far it can be trusted."""
-    if prediction.quality is None:
-        return {"quality": None, "quality_of": "nothing: a single modality has no proper subset to agree with"}
-    found = prediction.expectation
-    of = {} if found is None else {**found.regions, MEAN: found.mean}
-    trust = {name: asdict(each.rank_correlation) for name, each in of.items()}
-    return {
-        "quality": dict(prediction.quality),
-        "quality_of": "mean Dice between the mask and those from each proper subset of its modalities",
-        "quality_rank_correlation": trust or None,
-    }
+def _timed(work: Callable[..., Result], *given: Any) -> tuple[Result, float]:
+    """What a function returns, and the seconds that it took."""
+    start = time.perf_counter()
+    return work(*given), time.perf_counter() - start

@@ -20,9 +20,12 @@ from cggm_med.data.dicom.seg import write_segmentation
 from cggm_med.data.dicom.series import assign_modalities, find_series
 from cggm_med.data.dicom.volume import check_series, write_nifti
 from cggm_med.data.volumes.io import WRITTEN, open_image
+from cggm_med.data.volumes.preprocess import DIGEST_BYTES
 from cggm_med.errors import ConfigError, UnknownName
-from cggm_med.inference.batch import case_of, predict_cases
+from cggm_med.files import digest_of_files
+from cggm_med.inference.batch import predict_cases
 from cggm_med.inference.predictor import Predictor
+from cggm_med.inference.side_car import case_of
 from cggm_med.plots.style import region_colours
 
 
@@ -104,6 +107,7 @@ def predict_study(
             skip_existing=skip_existing,
             extras=extras,
             seen=[replace(finding, case=case) for finding in seen],
+            inputs={modality: digest_of_files(one.paths, DIGEST_BYTES) for modality, one in series.items()},
             say=say,
             **options,
         )

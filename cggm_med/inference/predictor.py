@@ -20,6 +20,7 @@ from cggm_med.data.checks.cohort import Known, findings_of_scan
 from cggm_med.data.checks.finding import Finding, lines, objections, require_known, standing
 from cggm_med.data.checks.kinds import KINDS
 from cggm_med.data.volumes.labels import LabelConvention
+from cggm_med.data.volumes.preprocess import digests
 from cggm_med.data.volumes.resample import OneGrid, read_on_one_grid
 from cggm_med.data.volumes.transforms import NativeGrid, to_network
 from cggm_med.device import held_bytes, precision, select_device
@@ -51,6 +52,7 @@ class Prediction:
         resampled: modalities that were resampled to this grid.
         resampled_to: modality that has this grid, if any was resampled.
         findings: of its files; none that forbids their use.
+        inputs: digest of each modality's file.
         expectation: what was measured for exactly these modalities; None if nothing was.
         measured_on: which cases it was measured on, or why it was not, in words.
         quality: predicted quality by region, and their mean, see ``task.subset_agreement``; None if it was not asked
@@ -67,6 +69,7 @@ class Prediction:
     resampled: tuple[str, ...]
     resampled_to: str | None
     findings: tuple[Finding, ...]
+    inputs: Mapping[str, str]
     expectation: SubsetExpectation | None
     measured_on: str
     quality: Mapping[str, float] | None
@@ -92,6 +95,11 @@ class Prediction:
         return self.segmented.labels(self.convention)
 
     @property
+    def affine(self) -> NDArray[np.float64]:
+        """Of that grid, voxels to mm in RAS+."""
+        return np.array(self.segmented.grid.affine)
+
+    @property
     def uncertainty(self) -> NDArray[np.float32]:
         """``(region, x, y, z)``: entropy of each region's probability in bits, 0 where certain, 1 at one half."""
         p = self.probability.clip(1e-7, 1 - 1e-7)
@@ -112,6 +120,7 @@ class PreprocessedCase:
         resampled: modalities that were resampled to it.
         resampled_to: modality that has it, if any was resampled.
         findings: of the files; none that forbids their use.
+        inputs: digest of each modality's file.
         scan: the images before they were preprocessed, if predicted quality is asked for.
     """
 
@@ -123,6 +132,7 @@ class PreprocessedCase:
     resampled: tuple[str, ...]
     resampled_to: str | None
     findings: tuple[Finding, ...]
+    inputs: Mapping[str, str]
     scan: OneGrid | None
 
 
@@ -216,7 +226,8 @@ class Predictor:
         given = tuple(m for m in known if m in source.images)
         if not given:
             raise DataError(f"{case}: no image; give at least one of {', '.join(known)}")
-        scan, findings = self._on_one_grid(Case(case, source.patient, {m: source.images[m] for m in given}, None))
+        used = Case(case, source.patient, {m: source.images[m] for m in given}, None)
+        scan, findings = self._on_one_grid(used)
         rescalings = [self.volumes.rescalings.get(m) for m in given]
         channels, affine = [scan.volumes[m] for m in given], scan.affines[given[0]]
         moved, grid, backgrounds = to_network(channels, affine, self.volumes.spacing, rescalings=rescalings)
@@ -228,7 +239,9 @@ class Predictor:
         onto = scan.role if scan.resampled else None
         reference = source.images[onto or given[0]].path
         kept = scan if self.quality else None
-        return PreprocessedCase(case, given, image, grid, reference, scan.resampled, onto, tuple(findings), kept)
+        return PreprocessedCase(
+            case, given, image, grid, reference, scan.resampled, onto, tuple(findings), digests(used), kept
+        )
 
     def segment(self, scan: PreprocessedCase) -> Prediction:
         """The second half of ``predict``: run the network."""
@@ -258,6 +271,7 @@ class Predictor:
             resampled=scan.resampled,
             resampled_to=scan.resampled_to,
             findings=scan.findings,
+            inputs=scan.inputs,
             expectation=expectation,
             measured_on=measured_on,
             quality=quality,

@@ -60,6 +60,10 @@ class LesionRules:
                 "or 26, min_overlap from 0 to 1"
             )
 
+    def counts(self, mm3: float) -> bool:
+        """Whether a lesion of this volume counts."""
+        return mm3 > self.min_mm3
+
     def describe(self) -> str:
         """The rules in words."""
         parts = f"{self.connectivity}-connected part of the"
@@ -157,11 +161,8 @@ def lesion_metrics(
     predicted, true = predicted[box], true[box]
 
     # Every step below visits a voxel once, not once a lesion: noise has hundreds of thousands of components.
-    neighbours = NEIGHBOURHOODS[rules.connectivity]
-    # To SciPy no iterations mean as many as change anything.
-    dilated = binary_dilation(true, NEIGHBOURHOODS[18], iterations=rules.dilations) if rules.dilations else true
-    areas, number = label(dilated, neighbours)
-    components, predicted_number = label(predicted, neighbours)
+    areas, number = lesion_areas(true, rules)
+    components, predicted_number = label(predicted, NEIGHBOURHOODS[rules.connectivity])
     reached = predicted & (areas > 0)
     pairs = np.unique(areas[reached].astype(np.int64) * (predicted_number + 1) + components[reached])
     lesion_of, component_of = np.divmod(pairs, predicted_number + 1)
@@ -171,7 +172,7 @@ def lesion_metrics(
     component_sizes = np.bincount(components[predicted], minlength=predicted_number + 1)
 
     voxel_mm3 = float(np.prod(np.asarray(spacing_mm, dtype=float)))
-    counting = [lesion for lesion in range(1, number + 1) if sizes[lesion] * voxel_mm3 > rules.min_mm3]
+    counting = [lesion for lesion in range(1, number + 1) if rules.counts(sizes[lesion] * voxel_mm3)]
     own = {lesion: component_of[first[lesion] : first[lesion + 1]] for lesion in counting}
     enough = sizes * rules.min_overlap * (1 - ROUNDING)
     found = [lesion for lesion in counting if own[lesion].size and common[lesion] >= enough[lesion]]
@@ -195,6 +196,28 @@ def lesion_metrics(
         missed=missed,
         false=false,
     )
+
+
+def lesion_areas(mask: NDArray[np.bool_], rules: LesionRules) -> tuple[NDArray[np.integer], int]:
+    """The lesions of a mask, numbered.
+
+    Args:
+        mask: ``(x, y, z)``.
+        rules: which voxels are one lesion.
+
+    Returns:
+        ``(x, y, z)``: the number of the lesion in whose mask, dilated if the rules say so, a voxel lies, 0 outside all;
+        and the number of lesions, whatever their size.
+
+    Example:
+        >>> apart = np.array([True, False, False, True]).reshape(4, 1, 1)
+        >>> [lesion_areas(apart, LesionRules(dilations=n))[1] for n in (0, 1)]
+        [2, 1]
+    """
+    # To SciPy no iterations mean as many as change anything.
+    dilated = binary_dilation(mask, NEIGHBOURHOODS[18], iterations=rules.dilations) if rules.dilations else mask
+    areas, number = label(dilated, NEIGHBOURHOODS[rules.connectivity])
+    return areas, int(number)
 
 
 class _Surfaces:

@@ -56,15 +56,21 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
     """Rows as CSV with a line of names; a value that is not defined, or that a row does not have, is left empty.
+
+    Args:
+        rows: values by column.
+        columns: those that stand first, and are there without any row.
 
     Example:
         >>> csv_text([{"case": "a", "dice": 0.5}, {"case": "b", "dice": None}]).splitlines()
         ['case,dice', 'a,0.5', 'b,']
     """
     text = io.StringIO()
-    table = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    table = csv.DictWriter(
+        text, list(dict.fromkeys([*columns, *(key for row in rows for key in row)])), lineterminator="\n"
+    )
     table.writeheader()
     table.writerows(rows)
     return text.getvalue()

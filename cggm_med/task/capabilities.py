@@ -21,6 +21,7 @@ from cggm_med.data.volumes.prepared import PreparedCase
 from cggm_med.data.volumes.resample import OneGrid
 from cggm_med.data.volumes.transforms import NativeGrid, Spacing
 from cggm_med.metrics.classification_regression import LabelMetric
+from cggm_med.metrics.lesions import LesionRules
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.task.scan_to_mask import SegmentedScan
@@ -95,6 +96,10 @@ class Volumes(Protocol):
     @property
     def codes(self) -> Mapping[str, SegmentCodes]:
         """Codes of regions, for DICOM segmentations."""
+
+    @property
+    def lesion_rules(self) -> LesionRules:
+        """What a lesion of these regions is."""
 
     @property
     def stated_convention(self) -> str | None:

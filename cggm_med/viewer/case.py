@@ -20,8 +20,8 @@ from cggm_med.data.volumes.labels import LabelConvention, in_lines, unknown_conv
 from cggm_med.data.volumes.preprocess import digests
 from cggm_med.data.volumes.resample import onto_grid
 from cggm_med.errors import ConfigError, DataError, UnknownName
-from cggm_med.inference.batch import case_of
 from cggm_med.inference.predictor import Predictor
+from cggm_med.inference.side_car import case_of
 from cggm_med.plots.style import region_colours
 from cggm_med.runs.finished_run import FinishedRun
 from cggm_med.viewer.page import ViewedCase

@@ -185,6 +185,11 @@ def test_a_cohort_says_which_masks_to_review(run, scans, tmp_path, monkeypatch, 
     with (tmp_path / "out" / "cohort.csv").open(newline="") as file:
         rows = {row["case"]: row for row in csv.DictReader(file)}
     assert [rows[case]["review"] for case in (VALIDATED[0], VALIDATED[1], LACKS_T1CE)] == ["yes", "unknown", "yes"]
+    assert rows[VALIDATED[1]]["quality"] == ""
+    assert (
+        float(rows[VALIDATED[0]]["quality"])
+        == json.loads((tmp_path / "out" / f"{VALIDATED[0]}.json").read_text())["quality"]["mean"]
+    )
     said = capsys.readouterr().out
     assert "predicted quality below 1: 2 of 2 masks, to review:" in said
     assert f"quality unknown of 1: {VALIDATED[1]} (t1)" in said

@@ -1,6 +1,8 @@
 """Masks of new scans: on their own grid, from any subset of modalities, whole or not there."""
 
+import csv
 import gzip
+import hashlib
 import json
 import re
 import shutil
@@ -19,6 +21,8 @@ from cggm_med.device import held_bytes
 from cggm_med.errors import CheckpointError, ConfigError, DataError, UnknownName
 from cggm_med.inference.batch import find_images, predict_cases
 from cggm_med.inference.predictor import Predictor
+from cggm_med.inference.side_car import FIELDS, LESION_COLUMNS
+from cggm_med.runs.finished_run import FinishedRun
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 
@@ -44,6 +48,12 @@ def files(scans, number, modalities=MODALITIES):
     return {m: scans / case / f"{case}_{m}.nii.gz" for m in modalities}
 
 
+def table(path):
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        return reader.fieldnames, list(reader)
+
+
 def words_of(images):
     return [word for modality, file in images.items() for word in (f"--{modality}", file)]
 
@@ -65,6 +75,23 @@ def test_the_mask_lies_on_the_scans_own_grid(run, scans, tmp_path, monkeypatch):
     assert facts["modalities"] == list(MODALITIES)
     assert facts["absent"] == []
 
+    # What is said of it can be checked by hand.
+    assert list(facts) == [field.name for field in FIELDS]
+    labels = {"WT": (1, 2, 4), "TC": (1, 4), "ET": (4,)}
+    voxels = {region: int(np.isin(mask.dataobj, of).sum()) for region, of in labels.items()}
+    assert facts["volume_ml"] == {region: pytest.approx(n * 0.125) for region, n in voxels.items()}  # of 5 mm
+    assert any(facts["volume_ml"].values())
+    for region in labels:
+        listed = [lesion for lesion in facts["lesions"] if lesion["region"] == region]
+        assert [lesion["lesion"] for lesion in listed] == list(range(1, facts["lesion_count"][region] + 1))
+        assert sum(lesion["voxels"] for lesion in listed) + facts["small_lesion_count"][region] >= voxels[region] > 0
+        assert sum(lesion["voxels"] for lesion in listed) <= voxels[region]
+    for modality, file in files(scans, 0).items():
+        assert facts["inputs"][modality] == hashlib.blake2b(file.read_bytes(), digest_size=20).hexdigest()
+    weights = FinishedRun(run).folder.weights.read_bytes()
+    assert facts["weights"] == hashlib.blake2b(weights, digest_size=12).hexdigest()
+    assert (facts["device"], set(facts["seconds"])) == ("cpu", {"reading", "segmenting"})
+
 
 def test_it_says_what_evaluate_scores(predictor, run, scans):
     """The case that the run held out: Dice of the mask against the label, by hand, is that of the run's report."""
@@ -74,8 +101,6 @@ def test_it_says_what_evaluate_scores(predictor, run, scans):
     case = row["case"]
     found = predictor.predict(case, files(scans, int(case[-5:]))).labels > 0
     truth = np.asarray(nib.load(scans / case / f"{case}_seg.nii.gz").dataobj) > 0
-    import torch
-
     assert dice(torch.from_numpy(found), torch.from_numpy(truth)) == pytest.approx(row["dice"])
 
 
@@ -185,7 +210,27 @@ def test_a_folder_and_a_case_that_fails(run, scans, tmp_path, monkeypatch, capsy
     }
     assert not (tmp_path / "out" / "BraTS2021_00003.json").exists()
 
-    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir() if p.name != "cohort.csv"}
+    # The tables say what the files beside the masks say.
+    (cohort, rows), (listed, lesions) = (table(tmp_path / "out" / name) for name in ("cohort.csv", "lesions.csv"))
+    assert listed == list(LESION_COLUMNS)
+    assert {row["case"]: bool(row["failed"]) for row in rows} == {f"BraTS2021_{n:05d}": n == 3 for n in range(6)}
+    for row in rows:
+        if row["failed"]:
+            assert "BraTS2021_00003_t1.nii.gz" in row["failed"]
+            assert not any(row[name] for name in cohort if name not in ("case", "present", "absent", "failed"))
+            continue
+        facts = json.loads((tmp_path / "out" / f"{row['case']}.json").read_text())
+        for region, ml in facts["volume_ml"].items():
+            assert float(row[f"volume_ml {region}"]) == ml
+            assert int(row[f"lesions {region}"]) == facts["lesion_count"][region]
+        assert row["input t1"] == facts["inputs"]["t1"]
+        assert row["weights"] == facts["weights"]
+        assert "seen_in_training" in row["findings"] or not facts["findings"]
+        expected = [{"case": row["case"], **{k: str(v) for k, v in of.items()}} for of in facts["lesions"]]
+        assert [of for of in lesions if of["case"] == row["case"]] == expected
+
+    tables = ("cohort.csv", "lesions.csv")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir() if p.name not in tables}
     shutil.copy(files(scans, 3)["t1"], broken)
     command(monkeypatch, "predict", run, data, "-o", tmp_path / "out", "--skip-existing")
     assert (tmp_path / "out" / "BraTS2021_00003.nii.gz").exists()
@@ -334,7 +379,7 @@ def test_what_a_scan_will_cost_is_told_first(run, predictor, scans, capsys, tmp_
     scan = predictor.read("a", files(scans, 2))
     windows, memory = predictor.cost(scan)
     assert first.startswith(f"1 of 1: a, {windows} windows of 16 x 16 x 16 voxels, the process takes about ")
-    assert second == f"  written: {tmp_path / 'a.nii.gz'}"
+    assert second.startswith(f"  written: {tmp_path / 'a.nii.gz'}; WT ")
     assert Predictor(run, "cpu", flips=True).cost(scan)[0] == 8 * windows
     # What this process holds anyway, and the three probabilities; its peak is known only to the system.
     held = held_bytes(torch.device("cpu"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import logging
 import os
@@ -27,6 +28,7 @@ from cggm_med.errors import ConfigError, DataError, MissingExtra, UnknownName
 from cggm_med.inference import dicom_study as prediction_dicom
 from cggm_med.inference.dicom_study import predict_study
 from cggm_med.inference.predictor import Predictor
+from cggm_med.inference.side_car import volumes_in_words
 
 DESCRIPTIONS = {"flair": "AX T2 FLAIR", "t1": "SAG T1", "t1ce": "SAG T1 post Gd", "t2": "AX T2 TSE"}
 CASE = "BraTS2021_00000"
@@ -81,7 +83,7 @@ def test_nifti_of_dicom(run, study, scans, expected, tmp_path, monkeypatch, capf
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     command(monkeypatch, "predict", run, study, "-o", tmp_path / "out" / "mask.nii.gz")
     printed = capfd.readouterr()
-    lines = printed.out.splitlines()
+    lines, facts = printed.out.splitlines(), (tmp_path / "out" / "mask.json").read_text()
     # The memory is that of this process, which is more than torch alone takes.
     assert re.fullmatch(
         r"1 of 1: mask, 27 windows of 16 x 16 x 16 voxels, the process takes about \d+\.\d GB on cpu", lines[4]
@@ -91,16 +93,17 @@ def test_nifti_of_dicom(run, study, scans, expected, tmp_path, monkeypatch, capf
         "t1 is series 4: t1, 48 images of 48 x 32",
         "t1ce is series 5: t1ce, 48 images of 48 x 32",
         "t2 is series 6: t2, 48 images of 48 x 32",
-        f"  written: {tmp_path / 'out' / 'mask.nii.gz'}",
+        f"  written: {tmp_path / 'out' / 'mask.nii.gz'}; {volumes_in_words(json.loads(facts))}",
         f"mask: flair, t1, t1ce and t2 hold voxels that the run was trained on, as {CASE}; what is predicted or scored "
         "there says nothing about new patients",
     ]
     # Nothing is left of the converted volumes, and nothing else was written.
     assert {path.name for path in tmp_path.rglob("*")} == {"out", "mask.nii.gz", "mask.json"}
     content = gzip.decompress((tmp_path / "out" / "mask.nii.gz").read_bytes()).decode("latin-1")
-    facts = (tmp_path / "out" / "mask.json").read_text()
     assert anonymous(printed.out + printed.err + caplog.text + content + facts)
     assert json.loads(facts)["modalities"] == list(DESCRIPTIONS)
+    series = b"".join(path.read_bytes() for path in sorted((study / "zzpath3").iterdir()))
+    assert json.loads(facts)["inputs"]["flair"] == hashlib.blake2b(series, digest_size=20).hexdigest()
 
     mask, truth = nib.load(tmp_path / "out" / "mask.nii.gz"), expected[0].labels
     assert mask.shape == (48, 32, 48)
@@ -128,7 +131,7 @@ def test_dicom_segmentation(run, study, scans, expected, tmp_path, monkeypatch, 
     assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID == f"{UID_ROOT}.2.3"
     instances = {item.ReferencedSOPInstanceUID for item in seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence}
     assert instances == {f"{UID_ROOT}.3.3.{k + 1}" for k in range(48)}
-    assert seg.DeviceSerialNumber == json.loads((tmp_path / "mask.json").read_text())["run"]
+    assert seg.DeviceSerialNumber == json.loads((tmp_path / "mask.json").read_text())["weights"]
 
 
 def test_series_may_be_chosen_and_modalities_left_out(run, scans, tmp_path, monkeypatch, capfd):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +28,7 @@ from cggm_med.data.volumes.raters import Raters, majority, shares
 from cggm_med.data.volumes.resample import OneGrid, read_on_one_grid
 from cggm_med.data.volumes.transforms import resampling, to_network
 from cggm_med.errors import CggmMedError, DataError, OutputError, in_one_line
-from cggm_med.files import atomic_folder, digest_of, pieces, write_json
+from cggm_med.files import atomic_folder, digest_of, digest_of_files, write_json
 from cggm_med.objectives.losses import UNKNOWN
 
 VERSION = 2  # part of every cache key: raise it whenever the same files would give other numbers
@@ -319,7 +318,7 @@ def digests(case: Case) -> dict[str, str]:
     """Digest of the file behind each modality and label map."""
     images = {m: file.path for m, file in case.images.items()}
     paths = [*images.values(), *(path for label in case.labels.values() for path in label_paths(label))]
-    of = {path: _digest_of(path) for path in dict.fromkeys(paths)}
+    of = {path: digest_of_files([path, *open_image(path).parts], DIGEST_BYTES) for path in dict.fromkeys(paths)}
     found = {m: of[path] for m, path in images.items()}
     for role, label in case.labels.items():
         found[role] = of[label] if isinstance(label, Path) else _digest_of_regions(label, of)
@@ -330,11 +329,3 @@ def _digest_of_regions(label: RegionFiles, of: Mapping[Path, str]) -> str:
     """Digest of the files of regions, and of what stands for which region in them."""
     said = [(name, None if file is None else (of[file.path], file.channel, file.value)) for name, file in label.files]
     return digest_of(json.dumps(said).encode(), DIGEST_BYTES)
-
-
-def _digest_of(path: Path) -> str:
-    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    for part in (path, *open_image(path).parts):
-        for piece in pieces(part):
-            digest.update(piece)
-    return digest.hexdigest()
