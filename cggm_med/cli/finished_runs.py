@@ -132,9 +132,25 @@ def evaluate(
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Folders of finished runs of one task.", metavar="RUN...")],
     out: Annotated[Path | None, typer.Option("-o", "--out", callback=html, help="New HTML file. [report.html]")] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Follow one run that is still training, until it ends. [RUN/progress.html]")
+    ] = False,
     debug: Debug = False,
 ) -> None:
-    """Write one HTML page about finished runs: scores, training, cases, cost; figures and numbers lie beside it."""
+    """Write one HTML page about finished runs: scores, training, cases, cost; figures and numbers lie beside it.
+
+    report RUN --watch shows the progress of a run that is still training, here and on a page that follows it.
+    """
+    if watch:
+        from cggm_med.cli import early
+
+        if len(folders) > 1:
+            raise typer.BadParameter("--watch follows one run; name one folder")
+        early.refuse_runs(folders)
+        from cggm_med.report.watch import watch as follow
+
+        follow(folders[0], out, make_console())
+        return
     from cggm_med.report import write_report
 
     target = write_report(folders, out, lambda line: typer.echo(line, err=True))

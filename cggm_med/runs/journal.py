@@ -11,6 +11,26 @@ from cggm_med import distributed
 from cggm_med.files import append_text
 from cggm_med.stop import Stopped
 
+FINISHED, STOPPED, FAILED = "finished", "stopped by signal", "failed: "  # how the last line of a run begins
+
+
+def ending(file: Path) -> str:
+    """How a run ended, as its log says; empty while it trains, where it was killed, and if there is no log.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "log.txt"
+        >>> append_text(file, "2026-01-02T03:04:05+00:00 stopped by signal 15 after step 3" + chr(10))
+        >>> ending(file)
+        'stopped by signal 15 after step 3'
+        >>> append_text(file, "2026-01-02T04:04:05+00:00 resuming at step 3 of 12" + chr(10))
+        >>> ending(file)
+        ''
+    """
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    last = lines[-1].partition(" ")[2] if lines else ""
+    return last if last.startswith((FINISHED, STOPPED, FAILED)) else ""
+
 
 class Journal:
     """Says lines and keeps those of the first process; in memory until a file is opened: a refused run leaves none.
@@ -63,9 +83,9 @@ class Journal:
         try:
             yield
         except Stopped as stopped:
-            self.note(f"stopped by signal {stopped.number}" + (f" after step {stopped.saved}" if stopped.saved else ""))
+            self.note(f"{STOPPED} {stopped.number}" + (f" after step {stopped.saved}" if stopped.saved else ""))
             raise
         except BaseException as error:
             with contextlib.suppress(Exception):  # such as a full disk, which may be why it ended
-                self.note(f"{type(error).__name__}: {error}")
+                self.note(FAILED + " ".join(f"{type(error).__name__}: {error}".split()))
             raise

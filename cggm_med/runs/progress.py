@@ -51,7 +51,7 @@ class RunProgress:
             self._say(f"step {record['step']}: validation {scores}")
             return
         # Not the bar's own estimate, which forgets after 30 s; slow runs log less often than that.
-        text = f"{_clock((self.steps - record['step']) * record['seconds_per_step'])} left  loss {record['loss']:.3f}"
+        text = f"{clock((self.steps - record['step']) * record['seconds_per_step'])} left  loss {record['loss']:.3f}"
         if "factor" in record:
             text += "  factors " + " ".join(f"{m}={value:.2f}" for m, value in record["factor"].items())
         if skipped := record.get("skipped_steps"):
@@ -74,11 +74,11 @@ def speaker(console: Console) -> Callable[[str], Any]:
     return console.print if distributed.rank() == 0 else lambda text: None
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """Seconds as h:mm:ss.
 
     Example:
-        >>> _clock(3725)
+        >>> clock(3725)
         '1:02:05'
     """
     minutes, rest = divmod(round(seconds), 60)

@@ -24,7 +24,7 @@ from cggm_med.runs.expected import MIN_STEPS, expected_of, how_to_shorten
 from cggm_med.runs.finished_run import FinishedRun, held_out
 from cggm_med.runs.folder import RunFolder
 from cggm_med.runs.initial_weights import require_usable, start_from_run
-from cggm_med.runs.journal import Journal
+from cggm_med.runs.journal import FINISHED, Journal
 from cggm_med.runs.loaded_run import LoadedRun
 from cggm_med.runs.loggers import RunLog, RunLogger, make_loggers
 from cggm_med.runs.memory import expected_memory
@@ -276,7 +276,7 @@ def _train_and_score(
             learning_figure(run.path / "figures" / "learning.png", records)
             modality_figure(run.path / "figures" / "modalities.png", records, task.modalities)
         if split is None:
-            say.note("finished")
+            say.note(FINISHED)
             return None
         finished, cases = FinishedRun(run.path), getattr(splits, split)
         best = finished.restore(model, strategy, device)
@@ -288,5 +288,5 @@ def _train_and_score(
         loaded = LoadedRun(finished, {}, task, model, strategy, cases, split, best, device, split)
         report = score_run(loaded, run.path, console)
         run_log.pictures(sorted((run.path / "figures").glob("*.png")))
-        say.note(f"finished, see {run.path / 'results.md'}")
+        say.note(f"{FINISHED}, see {run.path / 'results.md'}")
         return report
