@@ -84,8 +84,21 @@ class Unusable(Exception):
 
 
 @dataclass(frozen=True)
+class Frame:
+    """Which frame of an enhanced object a header is of.
+
+    Attributes:
+        number: counted from 1.
+        values: by name, what may tell it from other frames at its place; to be compared only.
+    """
+
+    number: int
+    values: tuple[tuple[str, Any], ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Header:
-    """The elements of one file that are kept, and how much of its pixel data is there.
+    """The elements of one image that are kept, and how much of its pixel data is there.
 
     Attributes:
         path: the file.
@@ -99,6 +112,7 @@ class Header:
         pixels_at: at which byte of the file its pixel data begin.
         pixel_bytes: how many bytes of pixel data the file really holds.
         fragments_whole: whether the pixel data are compressed fragments followed by their end.
+        part: which frame of the file it is; None for the header of a file.
     """
 
     path: Path = field(repr=False)
@@ -112,6 +126,7 @@ class Header:
     pixels_at: int
     pixel_bytes: int
     fragments_whole: bool
+    part: Frame | None = None
 
     def text(self, name: str) -> str:
         """A value as text, without padding; empty if it is absent. It may hold a name, not to be shown."""

@@ -8,7 +8,7 @@ person; see `cggm_med.data.dicom.series` for the rules that all the rest follows
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cggm_med.data.dicom.codes import UNDECLARED, Code, SegmentCodes
-from cggm_med.data.dicom.header import import_extra, quiet
+from cggm_med.data.dicom.header import Header, import_extra, quiet
 from cggm_med.data.dicom.series import Series
 from cggm_med.data.dicom.volume import check_series
 from cggm_med.errors import DataError
@@ -64,6 +64,11 @@ def write_segmentation(
     """
     highdicom = import_extra("DICOM-SEG", "highdicom")
     stack = check_series(reference)
+    if stack.headers[0].part and len(reference.paths) > 1:
+        raise DataError(
+            f"series {reference.name} ({reference.kind}): its frames stand in {len(reference.paths)} files, where a "
+            "DICOM segmentation can refer to those of one; write NIfTI instead"
+        )
     if not masks:
         raise ValueError("no masks; expected at least one region")
     for region, mask in masks.items():
@@ -82,7 +87,7 @@ def write_segmentation(
     try:
         with quiet():
             segmentation = highdicom.seg.Segmentation(
-                source_images=_source_images(stack.paths),
+                source_images=_source_images(stack.headers),
                 pixel_array=pixels,
                 segmentation_type="BINARY",
                 segment_descriptions=segments,
@@ -99,6 +104,7 @@ def write_segmentation(
                 # Readers that give only the slices between the first and the last voxel would lose the grid.
                 omit_empty_frames=False,
             )
+            _refer_to_frames(segmentation, stack.headers)
             segmentation.SeriesDescription = f"{algorithm} segmentation, research use only"
             segmentation.save_as(content)
     except Exception:
@@ -111,17 +117,46 @@ def write_segmentation(
         file.write(content.getbuffer())
 
 
-def _source_images(paths: tuple[Path, ...]) -> list[Any]:
-    """Headers of the images that a segmentation refers to, in the order of the slices."""
+def _source_images(images: Sequence[Header]) -> list[Any]:
+    """Headers of the images that a segmentation refers to, in the order of the slices.
+
+    Of an enhanced object, one that holds only these frames, in this order: highdicom takes each slice for the frame of
+    the same place in the object, and an orientation that does not stand with all frames together for none.
+    """
     pydicom = import_extra("DICOM-SEG", "pydicom")
     sources = []
-    for path in paths:
+    for path in dict.fromkeys(image.path for image in images):
         source = pydicom.dcmread(path, stop_before_pixels=True)
         for keyword in _MAY_BE_EMPTY:
             if keyword not in source:
                 setattr(source, keyword, None)
         sources.append(source)
-    return sources
+    if images[0].part is None:
+        return sources
+    (source,) = sources
+    (shared,), frames = source.SharedFunctionalGroupsSequence, source.PerFrameFunctionalGroupsSequence
+    source.PerFrameFunctionalGroupsSequence = [frames[image.part.number - 1] for image in images if image.part]
+    source.NumberOfFrames = len(images)
+    for group in ("PlaneOrientationSequence", "PixelMeasuresSequence"):
+        if group not in shared:
+            setattr(shared, group, source.PerFrameFunctionalGroupsSequence[0][group].value)
+    return [source]
+
+
+def _refer_to_frames(segmentation: Any, images: Sequence[Header]) -> None:
+    """Let references to frames, which count those of `_source_images`, count those of the file."""
+    if images[0].part is None:
+        return
+    # Frames of several segments at one place share one item, which must be changed once.
+    sources = {
+        id(source): source
+        for groups in segmentation.PerFrameFunctionalGroupsSequence
+        for derivation in groups.DerivationImageSequence
+        for source in derivation.SourceImageSequence
+    }
+    for source in sources.values():
+        if part := images[int(source.ReferencedFrameNumber) - 1].part:
+            source.ReferencedFrameNumber = part.number
 
 
 def _segment(highdicom: Any, number: int, region: str, codes: SegmentCodes, algorithm: str, version: str) -> Any:

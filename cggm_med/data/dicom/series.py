@@ -20,7 +20,8 @@ segmentation is the exception: it has to carry the identity of the series that i
 
 Headers are read with pydicom, which is written in Python and hence cannot be brought to overwrite memory by a crafted
 file, and their numbers are parsed here, strictly. Pixels are decoded by SimpleITK (GDCM), which knows the compressions
-that are found in practice. The affine is computed twice, here and by SimpleITK, and both must agree.
+that are found in practice; frames of enhanced objects by pydicom, since SimpleITK rescales all of them as the first.
+The affine is computed twice, here and by SimpleITK or, of frames, highdicom, and both must agree.
 """
 
 from __future__ import annotations
@@ -33,31 +34,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cggm_med.data.cases import ENDINGS, natural_key
+from cggm_med.data.dicom.frames import headers_of, volumes_of
 from cggm_med.data.dicom.header import Header, Unusable, import_extra, is_dicom, read_header
 from cggm_med.data.dicom.series_kinds import kind_of_header
 from cggm_med.data.layouts import files_under
-from cggm_med.errors import DataError, UnknownName
+from cggm_med.errors import DataError, UnknownName, first_of
 
 _CHOOSE = "choose each by its number, its UID or a part of its description, such as --series t1ce=5"
 
-MAX_LISTED = 8  # images that cannot be used; the others are counted
+MAX_LISTED = 8  # images that cannot be used, or volumes of a series; the others are counted
 
 
 @dataclass(frozen=True)
 class Series:
-    """The images of one ``SeriesInstanceUID`` of one patient.
+    """The images of one ``SeriesInstanceUID`` of one patient; of enhanced objects, one of the volumes that they hold.
 
     Attributes:
-        name: what it is called: its ``SeriesNumber`` such as ``"5"``; ``"5.1"``, ``"5.2"`` where several bear the same;
-            ``"x"`` where it has none that can be shown.
+        name: what it is called: its ``SeriesNumber`` such as ``"5"``; ``"5.1"``, ``"5.2"`` where several bear the same,
+            or it holds several volumes; ``"x"`` where it has none that can be shown.
         kind: ``flair``, ``t1``, ``t1ce`` or ``t2``; or why it is none of them, such as ``localiser`` or ``derived``;
             ``mixed`` where its images differ in that.
-        headers: those of its files, in the order of their paths.
+        headers: those of its files, in the order of their paths; of enhanced objects, those of its frames.
+        volume: which of several volumes it is, such as ``volume 2 of 3 by EffectiveEchoTime``; else empty.
     """
 
     name: str
     kind: str
     headers: tuple[Header, ...] = field(repr=False)
+    volume: str = ""
 
     @property
     def uid(self) -> str:
@@ -71,15 +75,17 @@ class Series:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Its files in the order of their paths; may hold a name, not to be shown."""
-        return tuple(header.path for header in self.headers)
+        """Its files in the order of their paths, each once; may hold a name, not to be shown."""
+        return tuple(dict.fromkeys(header.path for header in self.headers))
 
     def describe(self) -> str:
         """The series in a few words that identify nobody, such as ``series 5: t1ce, 20 images of 256 x 256``."""
         size = ""
         with contextlib.suppress(Unusable):
             size = f" of {self.headers[0].whole('Columns')} x {self.headers[0].whole('Rows')}"
-        return f"series {self.name}: {self.kind}, {len(self.headers)} images{size}"
+        images = "images" if self.headers[0].part is None else "frames"
+        volume = self.volume and f", {self.volume}"
+        return f"series {self.name}: {self.kind}, {len(self.headers)} {images}{size}{volume}"
 
 
 def holds_dicom(folder: Path) -> bool:
@@ -119,7 +125,8 @@ def find_series(folder: Path) -> tuple[Series, ...]:
             problems.append(f"file {number} of {len(paths)}, sorted by folder and name: {reason}")
             continue
         if image is not None:
-            groups.setdefault((image.text("SeriesInstanceUID"), image.patient, image.study), []).append(image)
+            key = (image.text("SeriesInstanceUID"), image.patient, image.study)
+            groups.setdefault(key, []).extend(headers_of(pydicom, image))
         else:
             passed_over[path] = number
     called = {_pattern(image.path) for images in groups.values() for image in images}
@@ -137,13 +144,13 @@ def find_series(folder: Path) -> tuple[Series, ...]:
             "no DICOM images found in the given folder (searched its subfolders too); "
             "expected unpacked files with DICM at byte 128"
         )
-    numbers: dict[str, list[tuple[Header, ...]]] = {}
+    numbers: dict[str, list[tuple[str, tuple[Header, ...]]]] = {}
     for _, images in sorted(groups.items()):
-        numbers.setdefault(_whole(images)[0].short_number("SeriesNumber") or "x", []).append(tuple(images))
+        numbers.setdefault(_whole(images)[0].short_number("SeriesNumber") or "x", []).extend(volumes_of(images))
     return tuple(
-        Series(name if len(same) == 1 else f"{name}.{place}", _kind(images), images)
+        Series(name if len(same) == 1 else f"{name}.{place}", _kind(images), images, volume)
         for name, same in sorted(numbers.items(), key=lambda item: natural_key(item[0]))
-        for place, images in enumerate(same, 1)
+        for place, (volume, images) in enumerate(same, 1)
     )
 
 
@@ -189,7 +196,7 @@ def assign_modalities(
     for modality in chosen:
         if modality not in modalities:
             raise UnknownName("modality", modality, modalities)
-    listing = [one.describe() for one in series]
+    listing = _listing(series)
     taken = {modality: _chosen_series(series, modality, choice, listing) for modality, choice in chosen.items()}
     found: dict[str, Series] = {}
     missing = []
@@ -197,7 +204,7 @@ def assign_modalities(
         free = [one for one in series if one.kind == modality and one not in taken.values()]
         fitting = [taken[modality]] if modality in taken else free
         if len(fitting) > 1:
-            names = ", ".join(one.name for one in fitting)
+            names = first_of([one.name for one in fitting], MAX_LISTED)
             raise DataError(f"series {names} all fit {modality}; {_CHOOSE}. The folder holds:", listing)
         if fitting:
             found[modality] = fitting[0]
@@ -220,8 +227,20 @@ def _chosen_series(series: Sequence[Series], modality: str, choice: str, listing
     if len(fitting) == 1:
         return fitting[0]
     # The choice itself may be a UID or hold a name.
-    found = f"series {', '.join(one.name for one in fitting)} all fit" if fitting else "no series fits"
+    found = f"series {first_of([one.name for one in fitting], MAX_LISTED)} all fit" if fitting else "no series fits"
     raise DataError(f"{found} the choice for {modality}; {_CHOOSE}. The folder holds:", listing)
+
+
+def _listing(series: Sequence[Series]) -> list[str]:
+    """A line for each series; of the volumes of one that holds many, for the first."""
+    lines = []
+    for _, same in itertools.groupby(series, key=lambda one: one.uid):
+        volumes = list(same)
+        shown = volumes if len(volumes) <= MAX_LISTED else volumes[:1]
+        lines += [one.describe() for one in shown]
+        if len(shown) < len(volumes):
+            lines.append(f"series {volumes[1].name} to {volumes[-1].name}: {len(volumes) - 1} more volumes of it")
+    return lines
 
 
 def _refuse_mixture(found: Mapping[str, Series], chosen: Mapping[str, str], listing: Sequence[str]) -> None:

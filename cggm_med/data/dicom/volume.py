@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from cggm_med.data.checks.finding import Finding
 from cggm_med.data.checks.header import saw
+from cggm_med.data.dicom.frame_pixels import read_frames
+from cggm_med.data.dicom.frames import CLASSES
 from cggm_med.data.dicom.header import COMPRESSED, EXPLICIT, IMPLICIT, MR_CLASSES, Header, Unusable, quiet
 from cggm_med.data.dicom.series import MAX_LISTED, Series
 from cggm_med.data.volumes.grids import largest_displacement
 from cggm_med.data.volumes.io import write_volume
-from cggm_med.errors import DataError
+from cggm_med.errors import DataError, MissingExtra
 
 _MAX_MATRIX = 4096
 # How far any voxel may lie from its place in the regular volume. Positions and cosines that were rounded to three
@@ -32,13 +34,13 @@ class Stack:
     """A series that was found to be one regular volume.
 
     Attributes:
-        paths: its files in the order of the slice axis; may hold a name, not to be shown.
+        headers: of its images in the order of the slice axis.
         shape: voxels along the axes (x, y, z): columns, rows, slices.
         affine: from voxel indices (x, y, z) to mm, RAS+.
         findings: that its numbers or header speak of more slices than there are; of no case and no modality yet.
     """
 
-    paths: tuple[Path, ...] = field(repr=False)
+    headers: tuple[Header, ...] = field(repr=False)
     shape: tuple[int, int, int]
     affine: NDArray[np.float64]
     findings: tuple[Finding, ...] = ()
@@ -59,6 +61,9 @@ def check_series(series: Series) -> Stack:
     for place, image in enumerate(series.headers, 1):
         number = image.short_number("InstanceNumber")
         name = f"instance {number}" if number else f"file {place} of {len(series.headers)}"
+        if image.part is not None:
+            file = f" of file {series.paths.index(image.path) + 1}" if len(series.paths) > 1 else ""
+            name = f"frame {image.part.number}{file}"
         try:
             slices.append(_Slice.of(name, image))
         except Unusable as reason:
@@ -90,7 +95,7 @@ def check_series(series: Series) -> Stack:
     lps[:3, :3] = np.column_stack([first.row * first.spacing[0], first.column * first.spacing[1], normal * step])
     lps[:3, 3] = first.position
     return Stack(
-        tuple(one.path for one in slices),
+        tuple(one.header for one in slices),
         (*first.shape, len(slices)),
         np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps,
         tuple(_missing_slices(series.headers, step)),
@@ -112,31 +117,41 @@ def read_series(series: Series) -> tuple[NDArray[np.float32], NDArray[np.float64
     stack = check_series(series)
     for image in series.headers:
         _refuse_wider_pixels(f"series {series.name} ({series.kind})", image)
-    reader = sitk.ImageSeriesReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileNames([str(path) for path in stack.paths])
-    # Else the first slice decides, and fractions of later slices, whose slope may be another, are cut off.
-    reader.SetOutputPixelType(sitk.sitkFloat32)
     try:
-        with quiet():
-            image = reader.Execute()
-    except RuntimeError:
+        volume, lps = (_read_files if stack.headers[0].part is None else read_frames)(stack.headers)
+    except MissingExtra:
+        raise
+    except Exception:
+        # Messages of the libraries repeat paths and values.
         syntax = series.headers[0].transfer_syntax
         raise DataError(
             f"series {series.name} ({series.kind}): its pixels cannot be decoded (transfer syntax {syntax}); "
             "copy it anew, or decompress it, for example with dcmdjpeg or gdcmconv --raw"
         ) from None
-    lps = np.eye(4)
-    lps[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-    lps[:3, 3] = image.GetOrigin()
-    volume: NDArray[np.float32] = sitk.GetArrayFromImage(image).T
-    other = np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
-    if volume.shape != stack.shape or largest_displacement(stack.affine, other, stack.shape) > _TOLERANCE_VOXELS:
+    other = None if lps is None else np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
+    agree = other is not None and largest_displacement(stack.affine, other, stack.shape) <= _TOLERANCE_VOXELS
+    if volume.shape != stack.shape or not agree:
         raise DataError(
             f"series {series.name} ({series.kind}): two readers disagree on where it lies; "
             "convert it to NIfTI with a tool that you trust and give that"
         )
     return volume, stack.affine
+
+
+def _read_files(images: Sequence[Header]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Voxels ``(x, y, z)`` of a stack of files and its affine from voxel indices to mm, LPS+, as SimpleITK has them."""
+    reader = sitk.ImageSeriesReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileNames([str(image.path) for image in images])
+    # Else the first slice decides, and fractions of later slices, whose slope may be another, are cut off.
+    reader.SetOutputPixelType(sitk.sitkFloat32)
+    with quiet():
+        image = reader.Execute()
+    lps = np.eye(4)
+    lps[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    lps[:3, 3] = image.GetOrigin()
+    volume: NDArray[np.float32] = sitk.GetArrayFromImage(image).T
+    return volume, lps
 
 
 def write_nifti(series: Series, path: Path) -> None:
@@ -151,6 +166,10 @@ def write_nifti(series: Series, path: Path) -> None:
         OutputError: if the file cannot be written.
     """
     write_volume(path, *read_series(series))
+
+
+def _is_enhanced(image: Header) -> bool:
+    return image.text("SOPClassUID") in (*CLASSES, *MR_CLASSES[1:])
 
 
 @dataclass(frozen=True)
@@ -175,8 +194,11 @@ class _Slice:
         """
         if image.transfer_syntax not in (IMPLICIT, EXPLICIT, *COMPRESSED):
             raise Unusable("its transfer syntax is not supported; convert it with gdcmconv --raw or dcmconv")
-        if image.text("NumberOfFrames") not in ("", "1") or image.text("SOPClassUID") in MR_CLASSES[1:]:
-            raise Unusable("it holds several frames (enhanced DICOM); convert it to NIfTI with dcm2niix and give that")
+        if image.part is None and (image.text("NumberOfFrames") not in ("", "1") or _is_enhanced(image)):
+            raise Unusable(
+                "it holds several frames, and no functional groups that say of each where it lies; convert it to NIfTI "
+                "with dcm2niix and give that"
+            )
         if image.whole("SamplesPerPixel") != 1 or image.text("PhotometricInterpretation") != "MONOCHROME2":
             raise Unusable("it is in colour or inverted; expected one sample a pixel, MONOCHROME2")
         columns, rows, bits = image.whole("Columns"), image.whole("Rows"), image.whole("BitsAllocated")

@@ -516,7 +516,7 @@ def shift(direction: np.ndarray, by: Callable[[int], float]) -> Callable[[Datase
         (put("PixelData", b"\0" * 90), "instance 3: it has 90 bytes of pixel data, expected 96"),
         (put("SamplesPerPixel", 3), "instance 3: it is in colour"),
         (put("PhotometricInterpretation", "MONOCHROME1"), "instance 3: it is in colour or inverted"),
-        (put("NumberOfFrames", "20"), "instance 3: it holds several frames (enhanced DICOM); convert it to NIfTI"),
+        (put("NumberOfFrames", "20"), "instance 3: it holds several frames, and no functional groups that"),
         (put("SOPClassUID", "1.2.840.10008.5.1.4.1.1.4.1"), "instance 3: it holds several frames"),
         (put("BitsAllocated", 32), "instance 3: it is 8 x 6 of 32 bits"),
         (put("BitsAllocated", 8), "instance 3: it has 96 bytes of pixel data, expected 48"),
