@@ -12,6 +12,7 @@ import typer
 from cggm_med.cli import (
     benchmark,
     bundle,
+    change,
     check,
     doctor,
     ensemble,
@@ -69,6 +70,7 @@ app.command()(benchmark.benchmark)
 app.command()(finished_runs.probe)
 app.command()(finished_runs.calibrate)
 app.command(context_settings=FILES_BY_MODALITY)(predict.predict)
+app.command()(change.change)
 app.command(context_settings=FILES_BY_MODALITY)(finished_runs.view)
 app.command()(plugins.tasks)
 app.command()(plugins.strategies)

@@ -46,8 +46,23 @@ def refuse_settings(layers: Iterable[Mapping[str, Any]]) -> None:
     for name, section in SHARED_SECTIONS.items():
         build_section(section, merged.get(name, {}), name)
     data = merged.get("data")
-    if isinstance(data, dict) and isinstance(path := data.get("path"), str) and not Path(path).exists():
-        raise DataError(f"{path} does not exist{did_you_mean(Path(path))}; expected a folder or file with the data")
+    if isinstance(data, dict) and isinstance(path := data.get("path"), str):
+        refuse_absent([Path(path)], "a folder or file with the data")
+
+
+def refuse_absent(paths: Iterable[Path], expected: str) -> None:
+    """Refuse paths that are not there.
+
+    Args:
+        paths: that are read.
+        expected: what should be there, in words.
+
+    Raises:
+        DataError: with the first of them.
+    """
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"{path} does not exist{did_you_mean(path)}; expected {expected}")
 
 
 def refuse_runs(folders: Iterable[Path]) -> None:

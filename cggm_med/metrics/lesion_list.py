@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -87,27 +89,82 @@ def list_lesions(mask: NDArray[np.bool_], affine: NDArray[np.float64], rules: Le
         >>> mask = np.zeros((9, 9, 9), bool)
         >>> mask[2:6, 2:6, 4] = True
         >>> (lesion,) = list_lesions(mask, np.diag([1.0, 1.0, 5.0, 1.0]), LesionRules()).lesions
-        >>> lesion.longest_axial_mm, lesion.perpendicular_axial_mm, lesion.ml  # of 4 x 4 x 5 mm
+        >>> found = lesion.record()  # of 4 x 4 x 5 mm
+        >>> found["longest_axial_mm"], found["perpendicular_axial_mm"], found["ml"]
         (5.0, 5.0, 0.08)
     """
-    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+    numbered = number_lesions(mask, affine, rules)
+    found = tuple(numbered.measured([number]) for number in range(1, min(numbered.count, MAX_LESIONS) + 1))
+    ml, number = float(numbered.sizes.sum()) * numbered.voxel_ml, len(numbered.sizes)
+    return RegionLesions(ml, found, numbered.count, number - numbered.count)
+
+
+@dataclass(frozen=True)
+class NumberedLesions:
+    """The lesions of a mask, numbered from 1 on by their size, those that are too small to count after all others.
+
+    Attributes:
+        areas: ``(x, y, z)`` of a part of the grid that holds all of them: the number of the lesion in whose mask,
+            dilated if the rules say so, a voxel lies, 0 outside all.
+        inside: ``(x, y, z)`` of the same part: the mask itself.
+        start: index of the first voxel of that part.
+        sizes: voxels of each lesion, in the order of their numbers.
+        count: how many count.
+        affine: of the grid, voxels to mm in RAS+.
+        shape: of the grid.
+    """
+
+    areas: NDArray[np.integer]
+    inside: NDArray[np.bool_]
+    start: NDArray[np.integer]
+    sizes: NDArray[np.integer]
+    count: int
+    affine: NDArray[np.float64]
+    shape: tuple[int, ...]
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel."""
+        return abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000
+
+    @functools.cached_property
+    def own(self) -> NDArray[np.integer]:
+        """``(x, y, z)`` of that part: the number of each voxel's lesion, without any dilation."""
+        return np.where(self.inside, self.areas, 0)
+
+    def measured(self, numbers: Sequence[int]) -> Lesion:
+        """One or several lesions, measured as one.
+
+        Args:
+            numbers: at least one.
+        """
+        boxes = [self._boxes[number - 1] for number in numbers]
+        box = tuple(slice(min(of[axis].start for of in boxes), max(of[axis].stop for of in boxes)) for axis in range(3))
+        corner = self.start + [part.start for part in box]
+        return _measured(np.isin(self.own[box], numbers), corner, self.affine, self.voxel_ml)
+
+    @functools.cached_property
+    def _boxes(self) -> list[tuple[slice, ...]]:
+        return list(find_objects(self.own))
+
+
+def number_lesions(mask: NDArray[np.bool_], affine: NDArray[np.float64], rules: LesionRules) -> NumberedLesions:
+    """Tell the lesions of a mask from one another; for arguments see ``list_lesions``."""
     if not mask.any():
-        return RegionLesions(0.0, (), 0, 0)
-    box = find_objects(mask.astype(np.uint8))[0]
-    inside, start = mask[box], np.array([part.start for part in box])
-    # Dilated masks that touch outside this box touch inside it as well.
+        nothing = np.zeros((0, 0, 0), int)
+        return NumberedLesions(nothing, nothing > 0, np.zeros(3, int), np.zeros(0, int), 0, affine, mask.shape)
+    (box,) = find_objects(mask.astype(np.uint8))
+    start = np.array([max(0, part.start - rules.dilations) for part in box])
+    stop = np.array([part.stop + rules.dilations for part in box])
+    inside = mask[tuple(map(slice, start, stop))]
     areas, number = lesion_areas(inside, rules)
-    areas = np.where(inside, areas, 0)
-    sizes = np.bincount(areas[inside], minlength=number + 1)
+    sizes = np.bincount(areas[inside], minlength=number + 1)[1:]
+    order = np.argsort(-sizes, kind="stable")
+    rank = np.concatenate([[0], np.argsort(order) + 1])
+    voxel_mm3 = abs(float(np.linalg.det(affine[:3, :3])))
     # A turned affine has the volume of a voxel but for its last digits, which must not decide.
-    counting = [k for k in range(1, number + 1) if rules.counts(round(sizes[k] * voxel_ml * 1000, 6))]
-    largest = sorted(counting, key=lambda k: (-sizes[k], k))[:MAX_LESIONS]
-    boxes = find_objects(areas)
-    found = []
-    for k in largest:
-        corner = start + [part.start for part in boxes[k - 1]]
-        found.append(_measured(areas[boxes[k - 1]] == k, corner, affine, voxel_ml))
-    return RegionLesions(float(sizes.sum()) * voxel_ml, tuple(found), len(counting), number - len(counting))
+    count = sum(rules.counts(round(size * voxel_mm3, 6)) for size in sizes.tolist())
+    return NumberedLesions(rank[areas], inside, start, sizes[order], count, affine, mask.shape)
 
 
 def _measured(lesion: NDArray[np.bool_], corner: NDArray[np.integer], affine: NDArray[np.float64], ml: float) -> Lesion:

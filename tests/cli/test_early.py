@@ -18,6 +18,7 @@ REFUSED = {
     "compare --strategies joint --data nowhere": "nowhere does not exist",
     "plan nowhere": "nowhere does not exist",
     "check nowhere": "nowhere does not exist",
+    "change nowhere later": "nowhere does not exist; expected a mask, or a folder",
     "evaluate nowhere": "CheckpointError: nowhere is not a run folder",
     "probe nowhere": "CheckpointError: nowhere is not a run folder",
     "calibrate nowhere": "CheckpointError: nowhere is not a run folder",
