@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,72 +28,89 @@ LETTERS_OF_LINE = 6  # width of a legend's line and gaps
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
+@dataclass(frozen=True)
+class Column:
+    """One scan with a prediction over it.
+
+    Attributes:
+        title: above it, such as the modality.
+        image: ``(x, y, z)`` in RAS+.
+        prediction: ``(region, x, y, z)``.
+    """
+
+    title: str
+    image: NDArray[Any]
+    prediction: NDArray[np.bool_]
+
+
 def contour_figure(
     path: Path,
-    case_id: str,
-    images: Mapping[str, NDArray[Any]],
+    title: str,
+    columns: Sequence[Column],
     target: NDArray[np.bool_],
-    prediction: NDArray[np.bool_],
     colours: Mapping[str, str],
     spacing_mm: Sequence[float],
-    dice: Mapping[str, float],
+    dice: Mapping[str, float] = MappingProxyType({}),
     *,
     oriented: bool = True,
 ) -> None:
-    """True (solid) and predicted (dashed) contours on an axial and a coronal slice of every modality.
+    """True (solid) and predicted (dashed) contours on an axial and a coronal slice of every column.
 
     Slices go through the largest extent of the target; the patient's right is on the left, the radiological convention.
 
     Args:
         path: PNG file to write.
-        case_id: in the title.
-        images: ``(x, y, z)`` in RAS+ by modality.
+        title: above all, such as the case's id.
+        columns: scans of one case.
         target: ``(region, x, y, z)``.
-        prediction: ``(region, x, y, z)``.
         colours: of the regions, by name, in their order.
         spacing_mm: voxel size along x, y, z.
-        dice: by region, in the title.
+        dice: by region, below the title; columns that differ in it have it in their own.
         oriented: whether it is known which side is left; if not, no side is marked.
     """
-    inside = {modality: image != image[0, 0, 0] for modality, image in images.items()}
-    box = _box(np.logical_or.reduce([*inside.values(), *target]), spacing_mm)
-    target, prediction = target[(slice(None), *box)], prediction[(slice(None), *box)]
-    anything = target.any(0) if target.any() else prediction.any(0)
+    inside = [column.image != column.image[0, 0, 0] for column in columns]
+    box = _box(np.logical_or.reduce([*inside, *target]), spacing_mm)
+    target = target[(slice(None), *box)]
+    anything = target.any(0) if target.any() else columns[0].prediction[(slice(None), *box)].any(0)
     x_mm, y_mm, z_mm = (n * mm for n, mm in zip(anything.shape, spacing_mm, strict=True))
     heights = [PANEL_INCHES * y_mm / x_mm, PANEL_INCHES * z_mm / x_mm]
     # The legend needs the width of two panels; title and legend need an inch of height, and more for many regions.
-    width = PANEL_INCHES * max(2, len(images))
+    width = PANEL_INCHES * max(2, len(columns))
     scores = [f"{region} {dice[region]:.2f}".replace(" ", NO_BREAK) for region in colours if region in dice]
-    title = textwrap.fill("Dice:  " + "   ".join(scores), int(width * LETTERS_AN_INCH)).replace(NO_BREAK, " ")
+    line = textwrap.fill("Dice:  " + "   ".join(scores), int(width * LETTERS_AN_INCH)).replace(NO_BREAK, " ")
     longest = max(map(len, (*colours, "predicted")))
-    columns = max(1, min(len(colours) + 2, int(width * LETTERS_AN_INCH / (longest + LETTERS_OF_LINE))))
-    rows = math.ceil((len(colours) + 2) / columns)
-    size = (width, sum(heights) + 1 + LINE_INCHES * (rows - 1 + title.count("\n")))
+    side_by_side = max(1, min(len(colours) + 2, int(width * LETTERS_AN_INCH / (longest + LETTERS_OF_LINE))))
+    rows = math.ceil((len(colours) + 2) / side_by_side)
+    lines = line.count("\n") + max(column.title.count("\n") for column in columns)
+    size = (width, sum(heights) + 1 + LINE_INCHES * (rows - 1 + lines))
     figure = Figure(figsize=size, layout="constrained", facecolor="black")
-    axes = figure.subplots(2, len(images), squeeze=False, height_ratios=heights)
+    axes = figure.subplots(2, len(columns), squeeze=False, height_ratios=heights)
     for row, (plane, axis) in zip(axes, [("axial", 2), ("coronal", 1)], strict=True):
         across, up = (a for a in range(3) if a != axis)
         index = int(anything.sum(axis=(across, up)).argmax()) if anything.any() else anything.shape[axis] // 2
-        for ax, (modality, image) in zip(row, images.items(), strict=True):
-            brain = image[inside[modality]]
+        for ax, column, brain in zip(
+            row, columns, (c.image[i] for c, i in zip(columns, inside, strict=True)), strict=True
+        ):
             low, high = np.percentile(brain, [1, 99.5]) if brain.size else (0, 1)
             aspect = spacing_mm[up] / spacing_mm[across]
-            ax.imshow(_slice(image[box], axis, index), cmap="gray", vmin=low, vmax=high, origin="lower", aspect=aspect)
-            for masks, predicted in ((target, False), (prediction, True)):
+            ax.imshow(
+                _slice(column.image[box], axis, index), cmap="gray", vmin=low, vmax=high, origin="lower", aspect=aspect
+            )
+            for masks, predicted in ((target, False), (column.prediction[(slice(None), *box)], True)):
                 for colour, mask in zip(colours.values(), masks, strict=True):
                     _contour(ax, _slice(mask, axis, index), colour, predicted)
             ax.set_axis_off()
             if axis == 2:
-                ax.set_title(modality, color="white", fontsize=11)
+                ax.set_title(column.title, color="white", fontsize=11)
         if oriented:
             _corner(row[0], 0, 1, "R")
             _corner(row[-1], 1, 1, "L")
         _corner(row[0], 0, 0, plane)
-    figure.suptitle(f"{case_id}\n{title}", color="white", fontsize=11)
+    figure.suptitle(f"{title}\n{line}" if scores else title, color="white", fontsize=11)
     handles = [Line2D([], [], color=colour, label=region) for region, colour in colours.items()]
     handles += [Line2D([], [], color="0.8", label="true"), Line2D([], [], color="0.8", ls=DASHED, label="predicted")]
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=columns, labelcolor="white", frameon=False, fontsize=10
+        handles=handles, loc="outside lower center", ncols=side_by_side, labelcolor="white", frameon=False, fontsize=10
     )
     write_figure(path, figure)
 

@@ -82,11 +82,11 @@ from cggm_med.randomness import Stream, random_seed
 from cggm_med.results.results import CaseValues, Record, Scores
 from cggm_med.results.tables import Table
 from cggm_med.task.base import CaseResult, Task, TaskConfig
-from cggm_med.task.case_drawing import CaseDrawing
+from cggm_med.task.case_drawing import CaseDrawing, LeftOutDrawing
 from cggm_med.task.component_choice import CANDIDATES, MIN_GAIN, choice_in_words, choose, filter_of, try_candidates
 from cggm_med.task.overview import convention_tables, followed, lacking, lacking_tables, remarks
 from cggm_med.task.scan_to_mask import SegmentedScan, segment_scan
-from cggm_med.task.subset_segmentation import segment_subsets
+from cggm_med.task.subset_segmentation import all_and_without_each, segment_subsets
 from cggm_med.types import Batch
 
 PRIOR_CASES = 64  # whose patches tell the regions' shares
@@ -920,10 +920,14 @@ class SegmentationTask(Task):
             given = list(dict.fromkeys(of for of in held.values() if of))
             segmented = self.segment_subsets(model, case.scan(), given, device, autocast)
             masks = ((of, part.on(drawn_on).regions(self.convention)) for of, part in segmented)
-            rows = {}
+            rows, drawn = {}, {of: np.zeros_like(truth) for of in all_and_without_each(case.modalities) if of in given}
             for of, predicted in itertools.chain(masks, ((of, np.zeros_like(truth)) for of in held.values() if not of)):
-                rows[of] = self._scored(case.source, case.scored(predicted), truth, spacing, self._of_subsets())
-            yield CaseResult(id, {"+".join(s): {"regions": rows[of], "heads": []} for s, of in held.items()})
+                scored = case.scored(predicted)
+                rows[of] = self._scored(case.source, scored, truth, spacing, self._of_subsets())
+                drawn |= {of: scored} if of in drawn else {}
+            drawing = LeftOutDrawing(region_colours(self.targets, self.colours), case, truth, drawn, rows)
+            findings = {"+".join(s): {"regions": rows[of], "heads": []} for s, of in held.items()}
+            yield CaseResult(id, findings, drawing if len(drawn) > 1 else None)
 
     def chance(self, results: Sequence[CaseResult]) -> Mapping[str, float | None]:
         """A Dice of 0."""

@@ -84,6 +84,17 @@ def segment_subsets(
             yield subset, replace(answer, components=components).on(None, within=inside)
 
 
+def all_and_without_each(modalities: Sequence[str]) -> tuple[Subset, ...]:
+    """All modalities, then all but each.
+
+    Example:
+        >>> all_and_without_each(("ct", "pet"))
+        (('ct', 'pet'), ('pet',), ('ct',))
+    """
+    without = (tuple(m for m in modalities if m != absent) for absent in modalities)
+    return (tuple(modalities), *(subset for subset in without if subset))
+
+
 def _logits(
     model: MultimodalModel,
     modalities: Sequence[str],

@@ -28,7 +28,7 @@ from cggm_med.task.base import CaseResult, Task
 HOW = {"device": torch.device("cpu"), "autocast": nullcontext}
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 FILES = {"findings.json", "results.json", "results.csv", "results.md", "subsets.csv", "subsets.png"}
-FILES |= {"shapley.csv", "order.csv"}
+FILES |= {"shapley.csv", "order.csv", "left_out.png"}
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +161,24 @@ def test_each_modality_is_encoded_once_a_window(run, monkeypatch):
     assert calls == {**dict.fromkeys(MODALITIES, windows), "head": 15 * windows}
 
 
+def test_the_picture_shows_a_case_from_all_scans_and_without_each(run, folder, monkeypatch, tmp_path):
+    """With the Dice that the table has of this case, over the scan that is left out."""
+    x = load_run(run, {}, lambda text: None, split=None)
+    drawn = []
+    monkeypatch.setattr("cggm_med.task.case_drawing.contour_figure", lambda *given, **_: drawn.append(given))
+    (result,) = x.task.evaluate_subsets(x.model.eval(), wanted_subsets("all", MODALITIES), x.cases[:1], **HOW)
+    result.draw(tmp_path / "left_out.png")
+    ((_, title, columns, *_),) = drawn
+    assert title.startswith(x.cases[0])
+    images = x.task.cases[x.cases[0]].scan().volumes
+    for column, absent in zip(columns, (None, *MODALITIES), strict=True):
+        subset = "+".join(m for m in MODALITIES if m != absent)
+        rows = [row for row in results(folder)["cases"] if (row["case"], row["subset"]) == (x.cases[0], subset)]
+        dice = "  ".join(f"{row['region']} {row['dice']:.2f}" for row in rows)
+        assert column.title == f"{f'without {absent}' if absent else 'all'}\n{dice}"
+        assert np.isclose(column.image.sum(), images[absent or "flair"].sum())
+
+
 def test_a_few_at_a_time_give_the_same(run, monkeypatch):
     x = load_run(run, {}, lambda text: None, split=None)
     scan = x.task.cases[x.cases[0]].scan()
@@ -181,7 +199,7 @@ def test_the_terminal_shows_both_tables(run, folder, monkeypatch, capsys):
     assert max(map(len, tables)) <= 100
     assert "15 subsets of 4 modalities, 2 cases (test)" in shown
     again = run / "subsets" / "test-2"
-    for name in FILES - {"subsets.png", "results.json", "results.md"}:
+    for name in FILES - {"subsets.png", "left_out.png", "results.json", "results.md"}:
         assert (again / name).read_bytes() == (folder / name).read_bytes()
 
 
@@ -190,7 +208,7 @@ def test_some_subsets(run, folder, tmp_path, monkeypatch):
     content = results(tmp_path / "some")
     whole = results(folder)["cases"]
     assert content["cases"] == [r for s in ("t2", "flair+t1") for r in whole if r["subset"] == s]
-    assert {p.name for p in (tmp_path / "some").iterdir()} == FILES - {"shapley.csv", "order.csv"}
+    assert {p.name for p in (tmp_path / "some").iterdir()} == FILES - {"shapley.csv", "order.csv", "left_out.png"}
     assert len(content["tables"]) == 1
     assert "Shapley" not in (tmp_path / "some" / "results.md").read_text()
 
@@ -223,7 +241,7 @@ def test_digits(digits, monkeypatch):
     command(monkeypatch, "evaluate", digits, "--subsets", "all")
     folder = digits / "subsets" / "test"
     content = results(folder)
-    assert {p.name for p in folder.iterdir()} == FILES
+    assert {p.name for p in folder.iterdir()} == FILES - {"left_out.png"}
     plain = results(digits)
     mine = [row for row in content["cases"] if row["subset"] == "audio+image"]
     assert [{k: v for k, v in row.items() if k != "subset"} for row in mine] == plain["cases"]

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from cggm_med.plots.contours import contour_figure
+from cggm_med.plots.contours import Column, contour_figure
 from cggm_med.plots.curves import learning_figure, modality_figure
 from cggm_med.plots.style import REGION_COLOURS, region_colours
 
@@ -32,9 +32,9 @@ def contours(path, target, prediction=None, image=None, spacing=(1, 1, 1), modal
     target = np.stack(target)
     prediction = np.zeros_like(target) if prediction is None else np.stack(prediction)
     regions = [name.format(i) for i in range(len(target))]
-    images = dict.fromkeys(modalities, brain() if image is None else image)
+    columns = [Column(modality, brain() if image is None else image, prediction) for modality in modalities]
     colours = region_colours(regions, {})
-    contour_figure(path, "case-1", images, target, prediction, colours, spacing, dict.fromkeys(regions, 0.5))
+    contour_figure(path, "case-1", columns, target, colours, spacing, dict.fromkeys(regions, 0.5))
     return imread(path)[..., :3]
 
 
@@ -73,6 +73,15 @@ def test_right_is_left_and_the_front_and_the_head_are_up(tmp_path, band, up):
     assert columns.max() < pixels.shape[1] / 2
     assert rows.max() < (whole_rows.min() + whole_rows.max()) / 2
     assert whole_columns.max() > pixels.shape[1] / 2
+
+
+def test_each_column_has_its_own_prediction(tmp_path, figure):
+    columns = [Column("all", brain(), np.stack([box()])), Column("without t1", brain(), np.zeros((1, *SHAPE), bool))]
+    colours = region_colours(["R"], {})
+    contour_figure(tmp_path / "a.png", "case-1", columns, np.stack([box()]), colours, (1, 1, 1))
+    drawn = [[len(ax.collections) for ax in row] for row in (figure[-1].axes[:2], figure[-1].axes[2:])]
+    assert drawn == [[2, 1], [2, 1]]  # true and predicted, and of what is not predicted the true one alone
+    assert [ax.get_title() for ax in figure[-1].axes[:2]] == ["all", "without t1"]
 
 
 def test_the_letters_stand_on_the_right_side(tmp_path, figure):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +36,15 @@ SECONDS_BETWEEN_LINES = 20
 class SubsetQuestion(Question):
     """How well a run does when modalities are missing.
 
-    Also writes ``subsets.csv`` and ``subsets.png``; where some subsets are parts of others, ``order.csv``; and when all
-    subsets are scored, ``shapley.csv``.
+    Also writes ``subsets.csv`` and ``subsets.png``; where some subsets are parts of others, ``order.csv``; when all
+    subsets are scored, ``shapley.csv``; and ``left_out.png`` of the first case, if its task can draw it.
 
     Args:
         wanted: see ``wanted_subsets``.
     """
 
     folder = "subsets"
-    written = "results.json, tables as CSV, and subsets.png"
+    written = "results.json, tables as CSV, and pictures"
 
     def __init__(self, wanted: str) -> None:
         self.wanted = wanted
@@ -57,7 +57,8 @@ class SubsetQuestion(Question):
         """The scores of each subset and, when all are scored, the Shapley value of each modality."""
         task, subsets = run.task, self.subsets
         say(f"{len(subsets)} subsets of {len(task.modalities)} modalities, {len(run.cases)} cases ({run.split})")
-        results = _score(run, subsets, say)
+        self.drawing: Callable[[Path], None] | None = None
+        results = self._score(run, subsets, say)
         by_subset = {s: [CaseResult(r.case, r.findings[subset_name(s)]) for r in results] for s in subsets}
         scores = {subset: task.summarise(results) for subset, results in by_subset.items()}
         self.table = SubsetTable(
@@ -83,20 +84,24 @@ class SubsetQuestion(Question):
         if self.orders:
             write_text(folder / "order.csv", csv_text(order_rows(self.orders)))
         draw_table(folder / "subsets.png", report.title, self.table)
+        if self.drawing is not None:
+            self.drawing(folder / "left_out.png")
 
-
-def _score(run: LoadedRun, subsets: Sequence[Subset], say: Say) -> list[CaseResult]:
-    """The task's findings of each case by subset, on every process; the processes share the cases."""
-    run.model.eval()
-    findings: dict[str, Any] = {}
-    started = reported = time.monotonic()
-    for result in run.task.evaluate_subsets(run.model, subsets, run.share, device=run.device, autocast=run.autocast):
-        findings[result.case] = dict(result.findings)
-        now = time.monotonic()
-        if now - reported >= SECONDS_BETWEEN_LINES:
-            reported, left = now, (now - started) / len(findings) * (len(run.share) - len(findings))
-            say(f"case {len(findings)} of {len(run.share)}: about {datetime.timedelta(seconds=round(left))} left")
-    return [CaseResult(case, of_case) for case, of_case in zip(run.cases, run.gathered(findings), strict=True)]
+    def _score(self, run: LoadedRun, subsets: Sequence[Subset], say: Say) -> list[CaseResult]:
+        """The task's findings of each case by subset, on every process; the processes share the cases."""
+        run.model.eval()
+        findings: dict[str, Any] = {}
+        started = reported = time.monotonic()
+        for result in run.task.evaluate_subsets(
+            run.model, subsets, run.share, device=run.device, autocast=run.autocast
+        ):
+            findings[result.case] = dict(result.findings)
+            self.drawing = self.drawing or result.draw
+            now = time.monotonic()
+            if now - reported >= SECONDS_BETWEEN_LINES:
+                reported, left = now, (now - started) / len(findings) * (len(run.share) - len(findings))
+                say(f"case {len(findings)} of {len(run.share)}: about {datetime.timedelta(seconds=round(left))} left")
+        return [CaseResult(case, of_case) for case, of_case in zip(run.cases, run.gathered(findings), strict=True)]
 
 
 def draw_table(path: Path, title: str, table: SubsetTable) -> None:
