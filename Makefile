@@ -1,10 +1,10 @@
 # The two commands of the project, `make train` and `make test`; each sets up .venv by itself.
-# `make quick PART=strategies` runs the quick tests of what you work on.
+# `make quick PART=strategies` runs the quick tests of what you work on; `make docs` builds the site, build/site/index.html.
 PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: train test quick check format bench clean
+.PHONY: train test quick check format bench docs clean
 
 train: .venv/.installed
 	$(BIN)/cggm-med train --task brats2021
@@ -34,6 +34,10 @@ bench: .venv/.installed
 	$(BIN)/python benchmarks/exchanged_names.py
 	$(BIN)/python benchmarks/faults.py
 	$(BIN)/python benchmarks/check_cost.py
+
+docs: .venv/.installed-dev
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs -d build/doctrees . build/site
+	$(BIN)/python docs/check_links.py build/site
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv

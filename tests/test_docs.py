@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import typer
 
+import cggm_med
 from cggm_med import registry
 from cggm_med.cli.app import app
 from cggm_med.config import to_tree
@@ -226,12 +227,18 @@ def test_every_page_and_every_decision_is_in_the_index():
         for target in re.findall(r"\]\(([^)]+)\)", index.read_text())
     }
     assert set((ROOT / "docs").rglob("*.md")) - {index} <= linked
-    numbers = [path.name[:4] for path in sorted((ROOT / "docs" / "decisions").iterdir())]
+    numbers = [path.name[:4] for path in sorted((ROOT / "docs" / "decisions").glob("0*"))]
     assert numbers == [f"{i:04}" for i in range(1, len(numbers) + 1)]
     for number, title, target in re.findall(
         r"^- \[(\d{4}) (.*?)\]\((decisions/.*?)\)$", index.read_text(), re.MULTILINE
     ):
         assert Path(target).name.startswith(number), title
+
+
+def test_every_public_name_is_on_the_page_of_the_python_reference():
+    page = (ROOT / "docs" / "reference" / "api.md").read_text()
+    named = re.findall(r"^\.\. auto(?:class|function):: cggm_med\.(\w+)$", page, re.MULTILINE)
+    assert sorted(named) == sorted(cggm_med.__all__)
 
 
 def test_the_readme_is_short_and_counts_right():

@@ -13,6 +13,7 @@ import typer
 from packaging.requirements import Requirement
 
 PROJECT = "cggm-med"
+FOR_DEVELOPERS = ("dev", "docs")  # extras that nobody needs who uses the package
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def examine() -> Iterator[Check]:
     yield Check("Python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     yield Check(PROJECT, True, importlib.metadata.version(PROJECT))
     extras = importlib.metadata.metadata(PROJECT).get_all("Provides-Extra") or []
-    for extra in ("", *(extra for extra in extras if extra != "dev")):
+    for extra in ("", *(extra for extra in extras if extra not in FOR_DEVELOPERS)):
         for needed in map(Requirement, importlib.metadata.requires(PROJECT) or ()):
             if needed.marker.evaluate({"extra": extra}) if needed.marker else not extra:
                 yield _package(needed, extra)
