@@ -29,6 +29,9 @@ def predict(
             metavar="MODALITY=SERIES",
         ),
     ] = None,
+    ending: Annotated[
+        str, typer.Option(help="Of a folder, what each mask ends with; .dcm of DICOM studies.", metavar="ENDING")
+    ] = ".nii.gz",
     skip_existing: Annotated[bool, typer.Option(help="Leave out cases whose mask is there.")] = False,
     flips: Annotated[bool, typer.Option(help="Average over mirrored scans; eight times slower.")] = False,
     trust_names: Annotated[bool, typer.Option(help="Do not refuse modalities that seem to be exchanged.")] = False,
@@ -51,7 +54,7 @@ def predict(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     debug: Debug = False,
 ) -> None:
-    """Segment scans with a finished run: a folder as for training, a study in DICOM, or a file for each modality.
+    """Segment scans with a finished run: a folder as for training, one or many DICOM studies, or a file per modality.
 
     Any of the run's modalities may be absent; of a folder, cohort.csv says in each case which were. A run that does not
     segment labels the cases of a folder or file as for training: a table of classes with probabilities, or of values.
@@ -65,7 +68,7 @@ def predict(
         raise typer.BadParameter("--series chooses among the series of a DICOM folder; give one instead of files")
     if modalities and images:
         raise typer.BadParameter("--modalities chooses among those of a folder; of files, leave out what is not wanted")
-    if require and (images or chosen):
+    if require and images:
         raise typer.BadParameter("--require is about the cases of a folder; it says nothing of a single case")
     if review_below is not None and flips:
         raise typer.BadParameter("--review-below was measured without --flips; leave out one of them")
@@ -74,6 +77,7 @@ def predict(
     early.refuse_runs([Path(run)])
     from cggm_med import distributed
     from cggm_med.data.dicom.series import holds_dicom
+    from cggm_med.data.dicom.studies import find_studies
     from cggm_med.device import select_device
     from cggm_med.files import require_writable, write_text
     from cggm_med.inference.batch import (
@@ -84,7 +88,8 @@ def predict(
         is_cohort,
         predict_cases,
     )
-    from cggm_med.inference.dicom_study import predict_study
+    from cggm_med.inference.dicom_studies import predict_studies
+    from cggm_med.inference.dicom_study import ENDINGS, predict_study
     from cggm_med.inference.predictor import Predictor
     from cggm_med.inference.review import review_lines
     from cggm_med.inference.side_car import LESION_COLUMNS, case_of
@@ -126,15 +131,25 @@ def predict(
         wanted = modalities.split(",") if modalities else None
         options: dict[str, Any] = {"skip_existing": skip_existing, "extras": extra or [], "say": typer.echo}
         cases: Mapping[str, Any] = {case_of(out): images}
-        files, cohort = {case_of(out): out}, not (images or chosen or holds_dicom(Path(folders[0])))
+        files, required = {case_of(out): out}, tuple(require.split(",")) if require else ()
+        dicom = bool(folders) and (bool(chosen) or holds_dicom(Path(folders[0])))
+        cohort = not (images or (dicom and out.name.lower().endswith(ENDINGS)))
+        if dicom and required and not cohort:
+            raise typer.BadParameter("--require is about the studies of a folder; with one mask, leave it out")
+        if cohort:
+            require_writable([out / "cohort.csv", out / "lesions.csv"], inputs=[Path(folders[0])], ours=is_cohort)
         if images:
             failed = predict_cases(predictor, cases, files, **options)
         elif not cohort:
             failed = predict_study(predictor, Path(folders[0]), out, chosen=chosen, modalities=wanted, **options)
+        elif dicom:
+            studies = find_studies(Path(folders[0]))
+            files = {study.name: out / f"{study.name}{ending}" for study in studies}
+            options |= {"chosen": chosen, "modalities": wanted, "required": required}
+            cases, failed = predict_studies(predictor, studies, files, **options)
         else:
-            cases = find_images(predictor, Path(folders[0]), wanted, require.split(",") if require else ())
-            files = {case: out / f"{case}.nii.gz" for case in cases}
-            require_writable([out / "cohort.csv", out / "lesions.csv"], inputs=[Path(folders[0])], ours=is_cohort)
+            cases = find_images(predictor, Path(folders[0]), wanted, required)
+            files = {case: out / f"{case}{ending}" for case in cases}
             failed = predict_cases(predictor, cases, files, **options)
         rows = cohort_rows(predictor, cases, files, failed, review_below)
         if cohort and distributed.rank() == 0:

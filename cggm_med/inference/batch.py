@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,6 +69,39 @@ def find_images(
     return {case.id: dict(case.images) for case in scans.cases}
 
 
+@dataclass
+class Share:
+    """One case among many that a caller goes through and, with several processes, has shared out itself.
+
+    Attributes:
+        number: of the case, counted from 1.
+        total: how many cases the caller has.
+        findings: of all cases so far, which the caller tells at the end.
+    """
+
+    number: int
+    total: int
+    findings: list[Finding]
+
+
+def require_outputs(
+    masks: Iterable[Path], extras: Sequence[str], inputs: Iterable[Path] = (), beside: Sequence[str] = ()
+) -> None:
+    """Make sure, before any work, that masks and what stands beside them can be written, and replace nothing else.
+
+    Args:
+        masks: to write.
+        extras: further outputs, among ``EXTRAS``.
+        inputs: files that are read.
+        beside: endings of further files beside each mask, such as ``_report.dcm``.
+
+    Raises:
+        OutputError: see `require_writable`.
+    """
+    outputs = [path for mask in masks for path in (mask, *_beside(mask, extras, beside))]
+    require_writable(outputs, inputs=inputs, ours=_is_ours)
+
+
 def predict_cases(
     predictor: Predictor,
     cases: Mapping[str, Mapping[str, Path | ImageFile]],
@@ -79,6 +112,8 @@ def predict_cases(
     seen: Sequence[Finding] = (),
     inputs: Mapping[str, str] | None = None,
     write: Callable[[Path, Prediction], None] = write_labels,
+    beside: Sequence[str] = (),
+    share: Share | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, str]:
     """Segment cases one after the other; one that fails leaves no file and does not stop the others.
@@ -94,6 +129,8 @@ def predict_cases(
         seen: findings of what the files were made from, for the masks' files; none that forbids their use.
         inputs: digests of what the files were made from, by modality; default: of the files.
         write: writes a mask.
+        beside: endings of what it writes beside the mask, such as ``_report.dcm``.
+        share: if given, there is one case, which it counts; findings are added to it instead of being told.
         say: receives a line of progress per case.
 
     Returns:
@@ -114,28 +151,28 @@ def predict_cases(
     if write is write_labels:
         for path in files.values():
             require_image_name(path)
-    written = [case for case in cases if not (skip_existing and files[case].exists())]
-    beside = {case: [side_car_of(files[case]), *(_extra(files[case], extra) for extra in extras)] for case in written}
-    require_writable(
-        [path for case in written for path in (files[case], *beside[case])],
-        inputs=[i.path if isinstance(i, ImageFile) else i for images in cases.values() for i in images.values()],
-        ours=_is_ours,
+    require_outputs(
+        [files[case] for case in cases if not (skip_existing and files[case].exists())],
+        extras,
+        [i.path if isinstance(i, ImageFile) else i for images in cases.values() for i in images.values()],
+        beside,
     )
     failed: dict[str, str] = {}
     findings: list[Finding] = []
-    mine = list(cases)[distributed.rank() :: distributed.world_size()]
+    mine = list(cases) if share else list(cases)[distributed.rank() :: distributed.world_size()]
     todo = [case for case in mine if not (skip_existing and files[case].exists())]
     if len(todo) < len(mine):
         say(f"{len(mine) - len(todo)} of {len(mine)} are there already")
     window = " x ".join(map(str, predictor.volumes.window_size))
-    for number, (case, read) in enumerate(_read_ahead(predictor, {case: cases[case] for case in todo}), start=1):
+    first, total = (share.number, share.total) if share else (1, len(todo))
+    for number, (case, read) in enumerate(_read_ahead(predictor, {case: cases[case] for case in todo}), first):
         try:
             scan, reading = read()
             if "calibrated" in extras:
                 predictor.temperatures(scan)  # fail now rather than after the network
             windows, memory = predictor.cost(scan)
             say(
-                f"{number} of {len(todo)}: {case}, {windows} windows of {window} voxels, "
+                f"{number} of {total}: {case}, {windows} windows of {window} voxels, "
                 f"the process takes about {_readable(memory)} on {predictor.device}"
             )
             prediction, segmenting = _timed(predictor.segment, scan)
@@ -149,9 +186,12 @@ def predict_cases(
             findings += prediction.findings
         except Exception as error:  # one odd case never stops the others
             failed[case] = in_one_line(error)
-            _remove_half(files[case], extras)
-            say(f"{number} of {len(todo)}: {case} FAILED: {failed[case]}")
-    decide(findings, predictor.accepted, say, accept=ACCEPT)  # each once, not once a case
+            _remove_half(files[case], extras, beside)
+            say(f"{number} of {total}: {case} FAILED: {failed[case]}")
+    if share:
+        share.findings += findings
+    else:
+        decide(findings, predictor.accepted, say, accept=ACCEPT)  # each once, not once a case
     return failed
 
 
@@ -222,16 +262,22 @@ def _extra(mask: Path, extra: str) -> Path:
     return mask.with_name(f"{case_of(mask)}_{extra}.nii.gz")
 
 
-def _remove_half(mask: Path, extras: Sequence[str]) -> None:
+def _beside(mask: Path, extras: Sequence[str], endings: Sequence[str]) -> list[Path]:
+    """The files that are written beside a mask."""
+    further = [mask.with_name(f"{case_of(mask)}{ending}") for ending in endings]
+    return [side_car_of(mask), *(_extra(mask, extra) for extra in extras), *further]
+
+
+def _remove_half(mask: Path, extras: Sequence[str], endings: Sequence[str]) -> None:
     """Remove what was written beside a mask that was not."""
     if not mask.exists():
-        for path in (side_car_of(mask), *(_extra(mask, extra) for extra in extras)):
+        for path in _beside(mask, extras, endings):
             path.unlink(missing_ok=True)
 
 
 def _is_ours(path: Path) -> bool:
     """Whether a file was written as a mask, or beside one, as the file beside it says."""
-    names = (path.stem, case_of(path), *(case_of(path).removesuffix(f"_{extra}") for extra in EXTRAS))
+    names = (path.stem, case_of(path), *(case_of(path).removesuffix(f"_{extra}") for extra in (*EXTRAS, "report")))
     return any(read_side_car(path.with_name(f"{name}.nii.gz")) is not None for name in names)
 
 

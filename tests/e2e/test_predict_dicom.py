@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
 import json
@@ -20,6 +21,7 @@ from helpers.small_runs import trained_run
 
 pytest.importorskip("pydicom")
 pytest.importorskip("highdicom")
+import highdicom
 import pydicom
 from helpers.dicom_phantom import FORBIDDEN, TOKENS, UID_ROOT, read_segmentation, write_scan
 
@@ -119,7 +121,9 @@ def test_nifti_of_dicom(run, study, scans, expected, tmp_path, monkeypatch, capf
 
 def test_dicom_segmentation(run, study, scans, expected, tmp_path, monkeypatch, capfd):
     command(monkeypatch, "predict", run, study, "-o", tmp_path / "mask.dcm", "--extra", "uncertainty")
-    assert {path.name for path in tmp_path.iterdir()} == {"mask.dcm", "mask.json", "mask_uncertainty.nii.gz"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("mask.dcm", "mask_report.dcm", "mask.json", "mask_uncertainty.nii.gz")
+    }
     printed = capfd.readouterr()
     assert anonymous(printed.out + printed.err + (tmp_path / "mask.json").read_text())
     found = read_segmentation(tmp_path / "mask.dcm", nib.load(scans["flair"]).affine, expected[0].labels.shape)
@@ -131,6 +135,11 @@ def test_dicom_segmentation(run, study, scans, expected, tmp_path, monkeypatch, 
     assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID == f"{UID_ROOT}.2.3"
     instances = {item.ReferencedSOPInstanceUID for item in seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence}
     assert instances == {f"{UID_ROOT}.3.3.{k + 1}" for k in range(48)}
+    report = highdicom.sr.srread(tmp_path / "mask_report.dcm")
+    groups = report.content.get_volumetric_roi_measurement_groups()
+    volumes = {group.tracking_identifier: group.get_measurements()[0].value for group in groups}
+    assert volumes == json.loads((tmp_path / "mask.json").read_text())["volume_ml"]
+    assert report.PatientID == seg.PatientID
     assert seg.DeviceSerialNumber == json.loads((tmp_path / "mask.json").read_text())["weights"]
 
 
@@ -226,3 +235,66 @@ def test_bad_requests(run, predictor, study, scans, tmp_path, monkeypatch, capfd
     with pytest.raises(MissingExtra, match=r"DICOM-SEG needs highdicom: pip install 'cggm-med\[dicom\]'"):
         predict_study(predictor, study, tmp_path / "a.dcm")
     assert not list(tmp_path.iterdir())
+
+
+# --- a folder of many studies
+
+
+def name_of(study: int) -> str:
+    return f"study_{hashlib.sha256(f'{UID_ROOT}.1.{study}'.encode()).hexdigest()[:12]}"
+
+
+@pytest.fixture(scope="module")
+def archive(scans, tmp_path_factory):
+    """Studies as an archive exports them: 1 whole, 2 with a file that cannot be read, 3 without flair."""
+    folder = tmp_path_factory.mktemp("export") / "zzname_zzpath"
+    for study in (1, 2, 3):
+        for number, modality in ((1, "flair"), (2, "t1ce")):
+            if (study, modality) != (3, "flair"):
+                of = folder / f"zzpath_patient{study}" / f"zzpath_study{study}" / modality
+                settings = {"study": study, "patient": f"zzid{study}", "uid": 10 * study + number}
+                write_scan(of, nib.load(scans[modality]), number=number, description=DESCRIPTIONS[modality], **settings)
+    damaged = sorted((folder / "zzpath_patient2").rglob("*.dcm"))[0]
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    (folder / "zzpath_patient1" / "zzpath.txt").write_text("zzname")
+    return folder
+
+
+def test_each_study_of_a_folder_is_segmented_and_an_odd_one_stops_no_other(
+    run, predictor, archive, scans, tmp_path, monkeypatch, capfd
+):
+    words = ["predict", run, archive, "-o", tmp_path / "masks", "--modalities", "flair,t1ce"]
+    command(monkeypatch, *words, code=1)
+    printed = capfd.readouterr()
+    assert anonymous(printed.out + printed.err)
+    one, two, three = map(name_of, (1, 2, 3))
+    assert f"2 of 3 cases failed: {', '.join(sorted((two, three)))}" in printed.err
+    assert f"{two} FAILED: DICOM files that cannot be read; copy them anew or remove them: file " in printed.out
+    assert f"{three} FAILED: no series found for flair; use fewer modalities" in printed.out
+    expected = ["cohort.csv", "lesions.csv", f"{one}.json", f"{one}.nii.gz"]
+    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == sorted(expected)
+    of_files = predictor.predict("case", {m: scans[m] for m in ("flair", "t1ce")})
+    np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "masks" / f"{one}.nii.gz").dataobj), of_files.labels)
+    rows = {row["case"]: row for row in csv.DictReader((tmp_path / "masks" / "cohort.csv").read_text().splitlines())}
+    assert {name: bool(row["failed"]) for name, row in rows.items()} == {one: False, two: True, three: True}
+    assert (rows[one]["present"], rows[one]["absent"]) == ("flair+t1ce", "t1+t2")
+
+    # What is there stays, and what is not required may be absent.
+    before = (tmp_path / "masks" / f"{one}.nii.gz").stat().st_mtime_ns
+    command(monkeypatch, *words, "--require", "t1ce", "--skip-existing", code=1)
+    printed = capfd.readouterr()
+    assert printed.out.startswith("1 of 3 are there already\n")
+    assert (tmp_path / "masks" / f"{one}.nii.gz").stat().st_mtime_ns == before
+    rows = {row["case"]: row for row in csv.DictReader((tmp_path / "masks" / "cohort.csv").read_text().splitlines())}
+    assert rows[three]["present"] == "t1ce"
+    assert [row["failed"] for row in rows.values()].count("") == 2
+    assert anonymous(printed.out + printed.err + (tmp_path / "masks" / "cohort.csv").read_text())
+
+
+def test_segmentations_of_many_studies(run, archive, tmp_path, monkeypatch, capfd):
+    folder = archive / "zzpath_patient1"
+    command(monkeypatch, "predict", run, folder, "-o", tmp_path, "--modalities", "t1ce", "--ending", ".dcm")
+    seg = pydicom.dcmread(tmp_path / f"{name_of(1)}.dcm")
+    assert (seg.PatientID, seg.StudyInstanceUID) == ("zzid1", f"{UID_ROOT}.1.1")
+    command(monkeypatch, "predict", run, folder, "-o", tmp_path, "--modalities", "t1ce", "--ending", ".png", code=1)
+    assert "expected an output that ends with .nii.gz" in capfd.readouterr().err

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cggm_med.data.dicom.codes import UNDECLARED, Code, SegmentCodes
 from cggm_med.data.dicom.header import Header, import_extra, quiet
+from cggm_med.data.dicom.report import report_bytes
 from cggm_med.data.dicom.series import Series
 from cggm_med.data.dicom.volume import check_series
 from cggm_med.errors import DataError
@@ -40,6 +41,7 @@ def write_segmentation(
     model: str,
     codes: Mapping[str, SegmentCodes],
     colours: Mapping[str, str],
+    report: Path | None = None,
 ) -> None:
     """Write regions, which may overlap, as a DICOM segmentation of binary segments.
 
@@ -55,6 +57,7 @@ def write_segmentation(
         model: what tells one network from another, such as a digest of its weights; stands for the serial number.
         codes: of regions, by name.
         colours: of regions, such as ``#56B4E9``, by name, in which viewers should show them.
+        report: if given, where to write a structured report with their volumes; it is there before the segmentation.
 
     Raises:
         MissingExtra: if highdicom is not installed.
@@ -107,12 +110,19 @@ def write_segmentation(
             _refer_to_frames(segmentation, stack.headers)
             segmentation.SeriesDescription = f"{algorithm} segmentation, research use only"
             segmentation.save_as(content)
+            ml = abs(float(np.linalg.det(stack.affine[:3, :3]))) / 1000
+            volumes = {region: int(mask.sum()) * ml for region, mask in masks.items()}
+            if report is not None:
+                said = report_bytes(segmentation, volumes, algorithm=algorithm, version=version, model=model)
     except Exception:
         # Messages of highdicom and pydicom repeat values of the header.
         raise DataError(
             f"series {reference.name} ({reference.kind}): its headers are not valid enough for a DICOM segmentation to "
             "refer to (such as study, frame of reference, patient); write NIfTI instead, or export the series anew"
         ) from None
+    if report is not None:
+        with atomic_file(report) as file:
+            file.write(said)
     with atomic_file(path) as file:
         file.write(content.getbuffer())
 
@@ -169,6 +179,8 @@ def _segment(highdicom: Any, number: int, region: str, codes: SegmentCodes, algo
         segmented_property_category=coded(codes.category),
         segmented_property_type=coded(codes.type),
         algorithm_type="AUTOMATIC",
+        tracking_uid=highdicom.UID(),
+        tracking_id=region[:64],
         algorithm_identification=highdicom.AlgorithmIdentificationSequence(
             name=algorithm, version=version, family=coded(_ARTIFICIAL_INTELLIGENCE)
         ),

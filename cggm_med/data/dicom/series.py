@@ -29,7 +29,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,39 +111,75 @@ def find_series(folder: Path) -> tuple[Series, ...]:
         DataError: if there is no series, or a DICOM file is so damaged that its series cannot be told, or that nothing
             but its name tells that it is one.
     """
+    headers, problems = read_folder(folder)
+    if problems:
+        # Passing over them would take the end off a volume unnoticed.
+        raise unreadable(list(problems.values()))
+    if not headers:
+        raise none_found()
+    return series_of(headers)
+
+
+def read_folder(folder: Path) -> tuple[list[Header], dict[Path, str]]:
+    """The headers of all images in a folder and its subfolders, and why files cannot be read.
+
+    Returns:
+        The headers, of enhanced objects those of their frames, in the order of the paths; and the reasons, by path,
+        which say nothing of the path itself.
+
+    Raises:
+        MissingExtra: if pydicom is not installed.
+        DataError: if the folder cannot be read.
+    """
     pydicom = import_extra("DICOM", "pydicom")
     try:
         paths = files_under(folder)
     except DataError:
         raise DataError("the given folder, or one below it, does not exist or cannot be read; give another") from None
-    groups: dict[tuple[str, ...], list[Header]] = {}
-    problems, passed_over = [], {}
-    for number, path in enumerate(paths, 1):
+    headers: list[Header] = []
+    problems: dict[Path, str] = {}
+    passed_over = []
+    for path in paths:
         try:
             image = read_header(pydicom, path)
         except Unusable as reason:
-            problems.append(f"file {number} of {len(paths)}, sorted by folder and name: {reason}")
+            problems[path] = str(reason)
             continue
         if image is not None:
-            key = (image.text("SeriesInstanceUID"), image.patient, image.study)
-            groups.setdefault(key, []).extend(headers_of(pydicom, image))
+            headers += headers_of(pydicom, image)
         else:
-            passed_over[path] = number
-    called = {_pattern(image.path) for images in groups.values() for image in images}
-    problems += [
-        f"file {number} of {len(paths)}, sorted by folder and name: it is called like the images beside it, and does "
-        "not begin as DICOM files do (DICM at byte 128)"
-        for path, number in passed_over.items()
-        if _pattern(path) in called and not is_dicom(path)
-    ]
-    if problems:
-        # Passing over them would take the end off a volume unnoticed.
-        raise DataError("DICOM files that cannot be read; copy them anew or remove them:", problems, listed=MAX_LISTED)
-    if not groups:
-        raise DataError(
-            "no DICOM images found in the given folder (searched its subfolders too); "
-            "expected unpacked files with DICM at byte 128"
-        )
+            passed_over.append(path)
+    called = {_pattern(path) for path in {header.path for header in headers}}
+    for path in passed_over:
+        if _pattern(path) in called and not is_dicom(path):
+            problems[path] = (
+                "it is called like the images beside it, and does not begin as DICOM files do (DICM at byte 128)"
+            )
+    numbers = {path: number for number, path in enumerate(paths, 1)} if problems else {}
+    return headers, {
+        path: f"file {numbers[path]} of {len(paths)}, sorted by folder and name: {reason}"
+        for path, reason in problems.items()
+    }
+
+
+def unreadable(problems: Sequence[str]) -> DataError:
+    """The error that names files that cannot be read."""
+    return DataError("DICOM files that cannot be read; copy them anew or remove them:", problems, listed=MAX_LISTED)
+
+
+def none_found() -> DataError:
+    """The error that says that there is no image."""
+    return DataError(
+        "no DICOM images found in the given folder (searched its subfolders too); "
+        "expected unpacked files with DICM at byte 128"
+    )
+
+
+def series_of(headers: Iterable[Header]) -> tuple[Series, ...]:
+    """The series that images form, ordered by name."""
+    groups: dict[tuple[str, ...], list[Header]] = {}
+    for image in headers:
+        groups.setdefault((image.text("SeriesInstanceUID"), image.patient, image.study), []).append(image)
     numbers: dict[str, list[tuple[str, tuple[Header, ...]]]] = {}
     for _, images in sorted(groups.items()):
         numbers.setdefault(_whole(images)[0].short_number("SeriesNumber") or "x", []).extend(volumes_of(images))
