@@ -53,8 +53,12 @@ class RunLogger(ABC):
             step: number of steps of the run.
         """
 
-    def close(self) -> None:  # noqa: B027
-        """Finish; called once, also when training or scoring ends with an error."""
+    def close(self, error: BaseException | None) -> None:  # noqa: B027
+        """Finish; called once, also when training or scoring ends with an error.
+
+        Args:
+            error: that ended it, an interruption included; None if the run is finished.
+        """
 
 
 class MetricsFile(RunLogger):
@@ -94,7 +98,7 @@ class TensorBoard(RunLogger):
             pixels = np.asarray(image.convert("RGB"))
         self.writer.add_image(f"figures/{file.stem}", pixels, step, dataformats="HWC")
 
-    def close(self) -> None:
+    def close(self, error: BaseException | None) -> None:
         """Write the records that are still in memory."""
         self.writer.close()
 
@@ -167,7 +171,7 @@ class RunLog:
             self._each(lambda logger, file=file: logger.picture(file, self.step))  # type: ignore[misc]
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._each(lambda logger: logger.close())
+        self._each(lambda logger: logger.close(error))
         for failure in self.failures:
             self.say(f"warning: {failure}")
 
@@ -182,4 +186,4 @@ class RunLog:
                 self.say(f"warning: {self.failures[-1]}; training continues, and {self.metrics.path} has every record")
                 self.metrics.record({"kind": "logger", "step": self.step, "logger": name, "error": reason})
                 with contextlib.suppress(Exception, SystemExit):
-                    logger.close()
+                    logger.close(error)

@@ -40,8 +40,8 @@ class Recorder(RunLogger):
     def picture(self, file, step):
         self.call("picture", file.name, step)
 
-    def close(self):
-        self.call("close")
+    def close(self, error):
+        self.call("close", error)
 
 
 def log(folder, step=0, records=RECORDS, **loggers):
@@ -55,7 +55,7 @@ def log(folder, step=0, records=RECORDS, **loggers):
 def test_every_logger_receives_every_record_between_start_and_close(tmp_path):
     one, other = Recorder(), Recorder()
     assert log(tmp_path, step=5, one=one, other=other) == []
-    expected = [("start", tmp_path, {"task": {"name": "toy"}}, 5), *(("record", r) for r in RECORDS), ("close",)]
+    expected = [("start", tmp_path, {"task": {"name": "toy"}}, 5), *(("record", r) for r in RECORDS), ("close", None)]
     assert one.calls == other.calls == expected
     assert RunFolder(tmp_path).read_metrics() == RECORDS
 
