@@ -23,6 +23,7 @@ from cggm_med.cli import (
     plugins,
     predict,
     reproduce,
+    share,
     train,
 )
 from cggm_med.errors import CggmMedError
@@ -61,6 +62,7 @@ app.command()(check.check)
 app.command()(plan.plan)
 app.command()(train.train)
 app.command()(ensemble.ensemble)
+app.command()(share.share)
 app.command()(finished_runs.evaluate)
 app.command()(finished_runs.report)
 app.command()(finished_runs.compare)

@@ -15,6 +15,7 @@ from rich.console import Console
 from cggm_med import distributed
 from cggm_med.config import Tree
 from cggm_med.device import select_device
+from cggm_med.errors import ConfigError
 from cggm_med.files import atomic_folder, require_unused, unused, write_json, write_text
 from cggm_med.results.results import Report, Scores, print_results
 from cggm_med.results.tables import csv_text
@@ -133,5 +134,11 @@ def _processes(folder: Path, overrides: Tree) -> AbstractContextManager[None]:
 
 
 def _new_folder(path: Path, device: torch.device) -> Path:
-    """A folder that holds no results yet, the same for all processes: ``path``, or ``path-2`` and so on."""
+    """A folder that holds no results yet, the same for all processes: ``path``, or ``path-2`` and so on.
+
+    Raises:
+        ConfigError: if the run lies in the cache of the Hugging Face Hub, where nobody looks for results.
+    """
+    if path.parts[0] == "hf:":
+        raise ConfigError("results of a run of the Hub have no folder yet; say where to write them with --out")
     return Path(distributed.gather_json(str(unused(path)), device)[0])

@@ -49,7 +49,8 @@ class FinishedRun:
     """
 
     def __init__(self, path: Path, name: str | None = None) -> None:
-        self.path, self.folder = path, RunFolder(path)
+        self.folder = RunFolder(path)
+        self.path = self.folder.path
         self.settings: Tree = self.folder.stored_settings()
         self.name = name or path.name
 
@@ -255,7 +256,7 @@ class FinishedRun:
         Raises:
             CheckpointError: says how to go on.
         """
-        if self.members or self.folder.results.exists():
+        if self.members or self.folder.results.exists() or self.folder.shared.exists():
             return
         last = checkpoints.load(self.folder.checkpoints / "last.pt", torch.device("cpu"))
         # One that validation ended has cases held out, so it has ended once it is scored.
@@ -298,7 +299,7 @@ class FinishedRun:
         file = self.folder.weights
         weights = checkpoints.load(file, device)
         checkpoints.restore(weights, model, strategy, file)
-        return weights.best if file.name == "best.pt" else None
+        return None if file.name == "last.pt" else weights.best
 
     def whole(self, file: Path, read: Callable[[Path], T]) -> T:
         """Read a file of this run with ``read``.

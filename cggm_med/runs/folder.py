@@ -12,6 +12,9 @@ from cggm_med.data.splits import Splits
 from cggm_med.errors import CheckpointError
 from cggm_med.files import did_you_mean, write_text
 
+# What 'cggm-med share' writes.
+SHARED = ("*.json", "*.yaml", "*.safetensors", "README.md")
+
 
 class RunFolder:
     """The paths of a run's files.
@@ -40,10 +43,12 @@ class RunFolder:
         log: what the training said, each line with its time; older runs lack it.
         gradients: last layers' gradients of some logged steps, one line per step.
         checkpoints: folder with ``last.pt`` and, if there is a validation split, ``best.pt``.
+        shared: the final weights, of a run that was passed on without its checkpoints.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path = _local(path)
+        self.shared = path / "model.safetensors"
         self.config = path / "config.yaml"
         self.splits, self.data, self.facts = path / "splits.json", path / "data.json", path / "facts.json"
         self.groups, self.postprocessing = path / "groups.json", path / "postprocessing.json"
@@ -59,6 +64,8 @@ class RunFolder:
     @property
     def weights(self) -> Path:
         """The run's final weights: the best checkpoint by validation, else the last."""
+        if self.shared.exists():
+            return self.shared
         best = self.checkpoints / "best.pt"
         return best if best.exists() else self.checkpoints / "last.pt"
 
@@ -157,3 +164,26 @@ class RunFolder:
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _local(path: Path) -> Path:
+    """The folder itself or, of ``hf://OWNER/NAME``, a copy of that repository of the Hugging Face Hub.
+
+    Raises:
+        CheckpointError: if it cannot be had.
+    """
+    scheme, _, name = str(path).partition("/")  # a Path holds hf://x as hf:/x
+    if scheme != "hf:":
+        return path
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise CheckpointError(f"{path} needs huggingface_hub; install it with: pip install huggingface_hub") from error
+    name = name.lstrip("/")
+    try:
+        return Path(snapshot_download(name, allow_patterns=[*SHARED]))
+    except Exception as error:  # of the network, of names, of access: the library raises a dozen kinds
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CheckpointError(
+            f"hf://{name} cannot be fetched ({said}); look at the name and the connection, or give a folder"
+        ) from error

@@ -203,6 +203,8 @@ def load_run(
     """
     run = FinishedRun(folder)
     other_data = _names_data(overrides)
+    if run.folder.shared.exists() and not other_data:
+        raise DataError(f"{folder} was passed on without its cases; name scans with --data")
     if other_data and hasattr(run.task_class.DataConfig, "allow_missing"):
         # Other cases are scored with what they have.
         overrides = {**overrides, "data": {"allow_missing": True, **overrides["data"]}}

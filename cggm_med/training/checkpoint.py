@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import nn
 from torch.optim import Optimizer
@@ -21,6 +23,7 @@ from cggm_med.optim.schedule import Plateau
 from cggm_med.training import resume_check
 
 FORMAT = 1
+_ABOUT = "cggm-med"  # what safetensors say beside tensors, as JSON
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,65 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         torch.save(content, file)
 
 
+def save_shared(path: Path, checkpoint: Checkpoint) -> None:
+    """Write the states of the model and the strategy as safetensors; what else ``Checkpoint`` holds of use goes beside.
+
+    Example:
+        >>> file = Path(tempfile.mkdtemp()) / "model.safetensors"
+        >>> weights = {"layer.weight": torch.ones(2)}
+        >>> save_shared(file, Checkpoint(5, {}, {}, {"score": 0.5}, weights, {}, {}, {}))
+        >>> again = load(file, torch.device("cpu"))
+        >>> again.step, again.best, again.model["layer.weight"].tolist()
+        (5, {'score': 0.5}, [1.0, 1.0])
+    """
+    states = {"model": checkpoint.model, "strategy": checkpoint.strategy}
+    tensors, plain = {}, {}
+    for part, state in states.items():
+        for name, value in state.items():
+            if torch.is_tensor(value):  # tensors that share memory cannot be written
+                tensors[f"{part}.{name}"] = value.detach().cpu().clone().contiguous()
+            else:
+                plain[f"{part}.{name}"] = value
+    best = None if checkpoint.best is None else dict(checkpoint.best)
+    about = {"format": FORMAT, "step": checkpoint.step, "best": best, "plain": plain}
+    with atomic_file(path) as file:
+        file.write(safetensors.torch.save(tensors, {_ABOUT: json.dumps(about)}))
+
+
+def _load_shared(path: Path, device: torch.device) -> dict[str, Any]:
+    """The content of a file that ``save_shared`` wrote, as that of a checkpoint.
+
+    Raises:
+        CheckpointError: if it is missing, damaged or another tool's.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
+            about = json.loads((file.metadata() or {})[_ABOUT])
+            states: dict[str, dict[str, Any]] = {"model": {}, "strategy": {}}
+            values = {name: file.get_tensor(name) for name in file.keys()} | about.pop("plain")  # noqa: SIM118
+        for name, value in values.items():
+            part, _, rest = name.partition(".")
+            states[part][rest] = value
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no weights {path}; copy the shared folder anew") from error
+    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} is damaged, or was not written by 'cggm-med share'; put a whole copy in its place"
+        ) from error
+    return {"config": "{}", "data": {}, "optimizer": {}, "monitor": {}, **states, **about}
+
+
 def load(path: Path, device: torch.device) -> Checkpoint:
     """Read a checkpoint; nothing in the file is executed.
+
+    Args:
+        path: that ``save`` wrote, or that ``save_shared`` did, which ends in ``.safetensors``.
+        device: for the tensors.
 
     Raises:
         CheckpointError: if the file is missing, damaged, or not one of ours.
     """
-    content = read_tensors(path, device)
+    content = _load_shared(path, device) if path.suffix == ".safetensors" else read_tensors(path, device)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         version = content.get("format") if isinstance(content, dict) else None
         raise CheckpointError(
