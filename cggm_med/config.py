@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
-from cggm_med.errors import ConfigError, UnknownName
+from cggm_med.errors import ConfigError, UnknownName, kind_of
 from cggm_med.files import did_you_mean
 
 Tree = dict[str, Any]
@@ -253,7 +253,7 @@ def read_file(path: Path) -> Tree:
     except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are not text, or 2024-13-01 as a date
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds {type(content).__name__}, expected settings such as 'optim: {{lr: 1e-3}}'")
+        raise ConfigError(f"{path} holds {kind_of(content)}, expected settings such as 'optim: {{lr: 1e-3}}'")
     for key, value in content.items():
         if not isinstance(value, dict) and key != "preset":
             raise ConfigError(f"{path}: {key} is {value!r}, expected settings such as 'optim: {{lr: 1e-3}}'")
@@ -280,14 +280,28 @@ def parse_overrides(assignments: Sequence[str]) -> Tree:
         for part in reversed(below):
             leaf = {part: leaf}
         if not isinstance(leaf, dict) and section != "preset":
-            meant = _meant(section, "", {"optim": OptimConfig, "train": TrainConfig})
             raise ConfigError(
                 f"--set {assignment}: {section} is {leaf!r}, expected settings written SECTION.KEY=VALUE, "
-                f"such as {meant or 'optim.lr'}={value}"
+                f"such as {_written_out(section, leaf, value)}"
             )
         leaf = {section: leaf}
         tree = merge([tree, leaf])
     return tree
+
+
+def _written_out(name: str, leaf: Any, value: str) -> str:
+    """The setting that somebody meant who gave a section or a key alone.
+
+    Example:
+        >>> [_written_out(*given) for given in (("lr", 0.1, "0.1"), ("strategy", "joint", "joint"), ("task", 3, "3"))]
+        ['optim.lr=0.1', 'strategy.name=joint', 'task.KEY=3']
+    """
+    if name in ("optim", "strategy") and isinstance(leaf, str):
+        return f"{name}.name={value}"
+    if name in {field.name for field in dataclasses.fields(RunConfig)}:
+        return f"{name}.KEY={value}"
+    meant = _meant(name, "", SHARED_SECTIONS)
+    return f"{meant}={value}" if meant else "optim.lr=1e-3"
 
 
 def to_tree(config: RunConfig) -> Tree:
@@ -346,8 +360,14 @@ def merge(layers: Sequence[Tree]) -> Tree:
     return merged
 
 
-def build_section(cls: type, values: Any, prefix: str) -> Any:
+def build_section(cls: type, values: Any, prefix: str, others: Mapping[str, type] = types.MappingProxyType({})) -> Any:
     """Make a settings dataclass from plain values, naming the dotted key of whatever does not fit.
+
+    Args:
+        cls: the dataclass.
+        values: by key.
+        prefix: name of the section.
+        others: dataclasses of the sections beside it, whose keys an unknown key may have meant.
 
     Raises:
         UnknownName: for a key that the dataclass does not declare.
@@ -362,7 +382,10 @@ def build_section(cls: type, values: Any, prefix: str) -> Any:
     fields = _field_types(cls)
     for key in values:
         if key not in fields:
-            raise UnknownName("configuration key", f"{prefix}.{key}", [f"{prefix}.{name}" for name in fields])
+            meant = _meant(str(key), prefix, {**others, prefix: cls})
+            raise UnknownName(
+                "configuration key", f"{prefix}.{key}", [f"{prefix}.{name}" for name in fields], guess=meant
+            )
     return cls(**{key: _coerce(value, fields[key], f"{prefix}.{key}") for key, value in values.items()})
 
 
@@ -427,6 +450,9 @@ def _field_types(cls: type) -> dict[str, Any]:
     return types_of
 
 
+_IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
 def _coerce(value: Any, kind: Any, key: str) -> Any:
     """Convert a YAML value to an annotated type; YAML reads 1e-3 as a string, so text is tried as a number too."""
     origin, args = get_origin(kind), get_args(kind)
@@ -457,7 +483,7 @@ def _coerce(value: Any, kind: Any, key: str) -> Any:
             args = (args[0],) * len(value)
         if len(args) != len(value):
             raise ConfigError(f"{key} has {len(value)} values, expected {len(args)}")
-        return tuple(_coerce(item, arg, key) for item, arg in zip(value, args, strict=True))
+        return tuple(_coerce(item, arg, f"{key}[{n}]") for n, (item, arg) in enumerate(zip(value, args, strict=True)))
     if kind is bool and isinstance(value, bool):
         return value
     if kind is str and isinstance(value, (str, int, float)) and not isinstance(value, bool):
@@ -471,4 +497,4 @@ def _coerce(value: Any, kind: Any, key: str) -> Any:
                 return kind(number)
         except (ValueError, OverflowError):
             pass
-    raise ConfigError(f"{key} is {value!r}, expected {getattr(kind, '__name__', kind)}")
+    raise ConfigError(f"{key} is {value!r}, expected {_IN_WORDS.get(kind, kind)}")

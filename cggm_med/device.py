@@ -27,13 +27,14 @@ def select_device(name: str) -> torch.device:
     if name == "auto":
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise ConfigError(f"train.device is {name}, expected auto, cpu, cuda or cuda:N")
+        raise ConfigError(f"device is {name}, expected auto, cpu, cuda or cuda:N")
     if name != "cpu":
+        asked, count = name, torch.cuda.device_count()
         if name == "cuda":
             name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-        count = torch.cuda.device_count()
         if int(name.split(":")[1]) >= count:
-            raise ConfigError(f"train.device is {name}, expected cpu or auto: torch sees {count} CUDA devices")
+            there = "none" if count == 0 else "only cuda:0" if count == 1 else f"only cuda:0 to cuda:{count - 1}"
+            raise ConfigError(f"device is {asked}, and torch sees {there} here; choose another, auto or cpu")
         torch.cuda.set_device(name)
         # All patches have the same size, so it pays to search for the fastest convolution once.
         torch.backends.cudnn.benchmark = True

@@ -131,6 +131,17 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
+def kind_of(value: object) -> str:
+    """What a value read from JSON or YAML is, in words.
+
+    Example:
+        >>> [kind_of(value) for value in (None, True, 3, "a", [1], {"a": 1})]
+        ['nothing', 'true or false', 'a number', 'text', 'a list', 'an object']
+    """
+    words = {type(None): "nothing", bool: "true or false", str: "text", list: "a list", dict: "an object"}
+    return words.get(type(value), "a number" if isinstance(value, (int, float)) else type(value).__name__)
+
+
 def first_of(names: Sequence[str], count: int = 5) -> str:
     """Some names in one line: the first ones, and how many more there are.
 

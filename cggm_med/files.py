@@ -44,7 +44,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+        raise OutputError(f"cannot write {path}: {_why(error)}; choose another folder") from error
     finally:
         if temporary is not None:
             with contextlib.suppress(FileNotFoundError):
@@ -74,7 +74,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+        raise OutputError(f"cannot write {path}: {_why(error)}; choose another folder") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -130,11 +130,15 @@ def writable_folder(path: Path) -> Path:
         with tempfile.TemporaryFile(dir=path):
             return path
     except OSError as error:
-        raise OutputError(f"cannot write to folder {path}: {error.strerror or error}; choose another folder") from error
+        raise OutputError(f"cannot write to folder {path}: {_why(error)}; choose another folder") from error
 
 
 def require_writable(
-    outputs: Iterable[Path], *, inputs: Iterable[Path] = (), ours: Callable[[Path], bool] = lambda path: False
+    outputs: Iterable[Path],
+    *,
+    inputs: Iterable[Path] = (),
+    ours: Callable[[Path], bool] = lambda path: False,
+    option: str = "--out",
 ) -> None:
     """Make sure, before any work, that files can be written, and that nothing of the user is lost by it.
 
@@ -142,6 +146,7 @@ def require_writable(
         outputs: files that will be written, or replaced.
         inputs: files that are read, under whatever names.
         ours: whether a file that is there was written by the same command, and may be replaced.
+        option: by which others are chosen.
 
     Raises:
         OutputError: names every output that is an input, a folder, or somebody else's file, or whose folder cannot be
@@ -159,11 +164,11 @@ def require_writable(
     problems, places = [], set()
     for path in dict.fromkeys(outputs):
         if os.path.realpath(path) in read:
-            problems.append(f"{path} is read as well as written; choose another name with -o")
+            problems.append(f"{path} is read as well as written; choose another name with {option}")
         elif path.is_dir():
             problems.append(f"{path} is a folder; expected the name of a file")
         elif path.exists() and not ours(path):
-            problems.append(f"{path} is there, and this command did not write it; move it, or choose another name")
+            problems.append(f"{path} is there, and this command did not write it; move it, or choose another {option}")
         places.add(path.parent)
     for place in sorted(places):
         existing = next(folder for folder in (place, *place.absolute().parents) if os.path.lexists(folder))
@@ -171,7 +176,7 @@ def require_writable(
             with tempfile.TemporaryFile(dir=existing):
                 pass
         except OSError as error:
-            problems.append(f"cannot write to folder {place}: {error.strerror or error}; choose another folder")
+            problems.append(f"cannot write to folder {place}: {_why(error)}; choose another folder with {option}")
     if len(problems) == 1:
         raise OutputError(problems[0])
     if problems:
@@ -191,7 +196,7 @@ def require_unused(path: Path, *, option: str = "--out", instead: str = "") -> N
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise OutputError(f"{path} already exists; choose another folder with {option}{instead}")
-    require_writable([path / "results.json"])
+    require_writable([path / "results.json"], option=option)
 
 
 def require_own(folder: Path, names: Sequence[str]) -> None:
@@ -352,6 +357,12 @@ def _nearest(path: Path) -> Path | None:
         if rest and (folder / names[close]).is_dir() and (deeper := _nearest(candidate)) is not None:
             return deeper
     return None
+
+
+def _why(error: OSError) -> str:
+    """Why a path cannot be written, where the system's words would not say that a part of it is a file."""
+    in_the_way = isinstance(error, (FileExistsError, NotADirectoryError))
+    return "a file of that name is in the way" if in_the_way else str(error.strerror or error)
 
 
 def _sync_folder(folder: Path) -> None:

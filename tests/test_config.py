@@ -81,13 +81,13 @@ def test_values_become_what_their_annotation_says(given, key, expected):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("data.rate=fast", "data.rate is 'fast', expected float"),
+        ("data.rate=fast", "data.rate is 'fast', expected a number"),
         ("data.sizes=[1]", "data.sizes has 1 values, expected 2"),
         ("data.sizes=3", "data.sizes is 3, expected a list"),
-        ("data.flag=1", "data.flag is 1, expected bool"),
-        ("data.rate=true", "data.rate is True, expected float"),
-        ("train.epochs=1.5", "train.epochs is 1.5, expected int"),
-        ("train.epochs=.inf", "train.epochs is inf, expected int"),
+        ("data.flag=1", "data.flag is 1, expected true or false"),
+        ("data.rate=true", "data.rate is True, expected a number"),
+        ("train.epochs=1.5", "train.epochs is 1.5, expected a whole number"),
+        ("train.epochs=.inf", "train.epochs is inf, expected a whole number"),
         ("data=3", "data is 3, expected settings"),
         ("optim.lr=-1", "optim.lr is -1.0, expected more than 0"),
         ("data.rate", "expected KEY=VALUE"),
@@ -186,8 +186,8 @@ def test_modality_dropout_is_one_rate_or_one_a_modality():
     ("given", "message"),
     [
         ({"flair": 1.0}, "train.modality_dropout.flair is 1.0, expected at least 0, below 1"),
-        ({"flair": "often"}, "train.modality_dropout.flair is 'often', expected float"),
-        ([0.4], "train.modality_dropout is [0.4], expected float"),
+        ({"flair": "often"}, "train.modality_dropout.flair is 'often', expected a number"),
+        ([0.4], "train.modality_dropout is [0.4], expected a number"),
         (1.5, "train.modality_dropout is 1.5, expected at least 0, below 1"),
     ],
 )

@@ -50,9 +50,9 @@ def check(
     from cggm_med.runs.settings import instantiate, make_config
 
     read = [path for path in (data, config) if path is not None]
-    for out, ours in ((json, is_record), (page, is_page)):
+    for out, ours, option in ((json, is_record, "--json"), (page, is_page, "--html")):
         if out is not None:
-            require_writable([out], inputs=read, ours=ours)
+            require_writable([out], inputs=read, ours=ours, option=option)
     console = make_console()
     made, _ = instantiate(make_config(task, layers))
     checked = check_data(made, kinds_of(accept), lambda line: console.print(line, markup=False))

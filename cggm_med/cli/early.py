@@ -44,7 +44,7 @@ def refuse_settings(layers: Iterable[Mapping[str, Any]]) -> None:
     """
     merged = merge([dict(layer) for layer in layers])
     for name, section in SHARED_SECTIONS.items():
-        build_section(section, merged.get(name, {}), name)
+        build_section(section, merged.get(name, {}), name, SHARED_SECTIONS)
     data = merged.get("data")
     if isinstance(data, dict) and isinstance(path := data.get("path"), str):
         refuse_absent([Path(path)], "a folder or file with the data")

@@ -179,14 +179,20 @@ def rank_tasks(folders: Sequence[Path], out: Path | None, console: Console) -> T
             rows = [row for row in content["rows"] if row["score"] == content["chosen_by"]]
             means = {row["name"]: float(row["mean"]) for row in rows}
         except (OSError, ValueError, KeyError, TypeError) as error:
+            absent = isinstance(error, (FileNotFoundError, NotADirectoryError))
+            why = "it has no comparison.json" if absent else f"{type(error).__name__}: {error}"
             raise DataError(
-                f"{folder} holds no comparison ({error}); name folders that 'cggm-med compare' wrote"
+                f"{folder} holds no comparison ({why}); name folders that 'cggm-med compare' wrote"
             ) from error
         comparisons[f"{content['task']} ({folder.name})"] = (means, content["lower_is_better"])
     first, _ = next(iter(comparisons.values()))
     common = [name for name in first if all(name in means for means, _ in comparisons.values())]
     if len(common) < 2:
-        raise DataError(f"{len(common)} strategies stand in all of {', '.join(map(str, folders))}, expected at least 2")
+        named = ", ".join(common) or "none"
+        raise DataError(
+            f"{', '.join(map(str, folders))} must share at least 2 strategies to rank, and share {named}; leave "
+            "out those that compare others"
+        )
     places = {c: ranks({name: means[name] for name in common}, lower) for c, (means, lower) in comparisons.items()}
     average = {name: statistics.fmean(place[name] for place in places.values()) for name in common}
     lines = tuple(

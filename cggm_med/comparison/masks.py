@@ -14,7 +14,7 @@ from cggm_med.comparison.paired_cases import RULE, paired_rows, paired_table
 from cggm_med.config import Tree
 from cggm_med.data.cases import Case
 from cggm_med.data.layouts import files_under
-from cggm_med.errors import ConfigError, DataError, UnknownName, first_of
+from cggm_med.errors import ConfigError, DataError, UnknownName, counted, first_of
 from cggm_med.evaluation.masks import MASKS_RULE, convention_of_masks, score_masks
 from cggm_med.files import atomic_folder, require_unused, unused, write_json, write_text
 from cggm_med.metrics.regions import METRICS
@@ -86,7 +86,7 @@ def evaluate_masks(
     found = {case.id: case for case in volumes.found.cases}
     splits = run.splits if run is not None else made.own_splits
     cases = _chosen(found, dict(splits.items()) if splits else {}, split, other)
-    say(f"{len(cases)} masks, labels numbered as in {volumes.labels_in_words(cases)}")
+    say(f"{counted(len(cases), 'mask')}, labels numbered as in {volumes.labels_in_words(cases)}")
     scores, findings = score_masks(made, volumes, masks, cases, of_masks, say)
     rules = {**made.rules(), "threshold": MASKS_RULE}
     compared: list[Record] = []

@@ -33,7 +33,9 @@ class Question:
             ConfigError: for the baseline itself, a strategy without one, and a margin that is none.
         """
         if self.name not in baselines:
-            raise UnknownName("strategy in this comparison", self.name, list(baselines), "write it as in --strategies")
+            raise UnknownName(
+                "strategy in this comparison", self.name, list(baselines), "Name one of these with --primary 'NAME'"
+            )
         if (baseline := baselines[self.name]) in (None, self.name):
             why = "has no baseline that is trained as long" if baseline is None else "is the baseline"
             raise ConfigError(f"--primary {self.name} {why}; name a strategy that is compared with one")

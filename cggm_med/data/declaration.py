@@ -176,14 +176,14 @@ class _Reader:
             lesion_rules=self._lesion_rules(content.get("lesion_rules")),
         )
         if self.problems:
-            raise DataError(f"{self.where} cannot be used; what it declares is incomplete:", self.problems)
+            raise DataError(f"{self.where} cannot be used; what it declares is incomplete or wrong:", self.problems)
         return made
 
     def _modalities(self, given: Any) -> dict[str, Modality]:
         if isinstance(given, list):
             given = dict.fromkeys(given, "mri") if all(isinstance(name, str) for name in given) else None
         if not (isinstance(given, dict) and given):
-            self.problems.append('"modalities" is missing; expected such as {"flair": {"kind": "mri"}}')
+            self.problems.append(f'"modalities" is {given!r}; expected such as {{"flair": {{"kind": "mri"}}}}')
             return {}
         modalities = {}
         for name, of in given.items():
@@ -243,8 +243,17 @@ class _Reader:
                 return None
         overlap = len({label for held in numbers_of.values() for label in held}) < sum(map(len, numbers_of.values()))
         exclusive, ignore, paint = content.get("exclusive", not overlap), content.get("ignore"), content.get("paint")
-        if type(exclusive) is not bool or not (ignore is None or type(ignore) is int):
-            self.problems.append(f'"exclusive" is {exclusive!r}, expected true or false; "ignore" {ignore!r}, a number')
+        wrong = [
+            f'"{key}" is {given!r}; expected {expected}'
+            for key, given, fits, expected in (
+                ("exclusive", exclusive, type(exclusive) is bool, "true or false"),
+                ("ignore", ignore, ignore is None or type(ignore) is int, "a number of the labels' files, such as 255"),
+                ("paint", paint, paint is None or isinstance(paint, dict), 'a number by region, such as {"WT": 2}'),
+            )
+            if not fits
+        ]
+        if wrong:
+            self.problems += wrong
             return None
         try:
             return LabelConvention(

@@ -92,7 +92,9 @@ def draw_absent(lacked: Mapping[str, set[str]], rates: Mapping[str, float], seed
                 break
         else:
             shares = ", ".join(f"{m} {rate:g}" for m, rate in rates.items())
-            raise ConfigError(f"data.missing takes {shares} of the cases; that leaves case {case} without any image")
+            raise ConfigError(
+                f"data.missing takes {shares} of the cases, which leaves case {case} without any image; lower them"
+            )
     return absent
 
 

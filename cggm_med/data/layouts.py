@@ -13,7 +13,7 @@ from typing import Any
 
 from cggm_med.data.cases import ENDINGS, LABEL, SECTIONS, Case, CaseList, ImageFile, can_be_id, natural_key, stem
 from cggm_med.data.patients import patients_among
-from cggm_med.errors import DataError, UnknownName
+from cggm_med.errors import DataError, UnknownName, kind_of
 from cggm_med.files import absence, did_you_mean
 
 
@@ -107,7 +107,7 @@ def find_cases(
         raise DataError(f"{path} is a file; expected a folder of images or a datalist (.json)")
     content = read_json(listing)
     if not isinstance(content, dict):
-        raise DataError(f"{listing} holds a {type(content).__name__}; expected a JSON object with a section 'training'")
+        raise DataError(f"{listing} holds {kind_of(content)}; expected a JSON object with a section 'training'")
     if "modality" in content:
         channels = _decathlon_channels(listing, content["modality"], decathlon_modalities, modalities)
         return _read_decathlon(listing, content, channels, decathlon_convention, need_labels)
@@ -156,6 +156,7 @@ def _read_named(folder: Path, wanted: _Wanted, layouts: Sequence[NamedFiles]) ->
             f"{layout.name}: *{', *'.join(layout.suffixes.values())} ({' or '.join(ENDINGS)})" for layout in layouts
         ]
         known += ["decathlon: dataset.json", "datalist: give the path of the .json file"]
+        known.append(f"other names: 'cggm-med init {folder} -o dataset.json' proposes such a list")
         raise DataError(f"no images found in {folder} (searched its subfolders too); known layouts:", known)
     told = Counter(file for _, files in held for file, _, _ in files)
     if both := [file for file, times in told.items() if times > 1]:
@@ -164,7 +165,10 @@ def _read_named(folder: Path, wanted: _Wanted, layouts: Sequence[NamedFiles]) ->
     for layout, _ in held:
         for modality in wanted.modalities:
             if modality not in layout.suffixes:
-                raise DataError(f"layout {layout.name} has no modality {modality}; it has {', '.join(layout.suffixes)}")
+                raise DataError(
+                    f"layout {layout.name} has no modality {modality}; it has {', '.join(layout.suffixes)}. Choose "
+                    "among these (task.modalities), or name the files of each case in a list"
+                )
     found = [_named_cases(layout, files, wanted) for layout, files in held]
     problems = [problem for of in found for problem in of.problems]
     first: dict[str, Path] = {}
@@ -245,7 +249,9 @@ def _decathlon_channels(
         )
     for modality in modalities:
         if modality not in known:
-            raise DataError(f"{path} has no modality {modality}; it names {', '.join(names)}")
+            raise DataError(
+                f"{path} has no modality {modality}; it names {', '.join(names)}. Choose among these (task.modalities)"
+            )
     return {modality: known.index(modality) if len(names) > 1 else None for modality in modalities}
 
 

@@ -78,7 +78,7 @@ def split_by_group(
     """
     if not (validation >= 0 and test >= 0 and validation + test < 1):
         raise ConfigError(
-            f"validation fraction {validation} and test fraction {test}: expected at least 0 each and a sum below 1"
+            f"data.validation is {validation} and data.test {test}; expected at least 0 each, and a sum below 1"
         )
     groups = sorted({case.group for case in cases}, key=lambda group: _draw(group, seed))
     sizes = [max(1, round(fraction * len(groups))) if fraction else 0 for fraction in (validation, test)]
@@ -119,8 +119,8 @@ def cross_validation(
     most_tested = -(-len(groups) // folds)
     if not 2 <= folds <= len(groups) or len(groups) <= most_tested + size:
         raise DataError(
-            f"{len(groups)} {kind}s cannot be divided into {folds} folds with a validation fraction of {validation}; "
-            f"expected 2 to {len(groups)} folds, and {kind}s left to train on"
+            f"{len(groups)} {kind}s cannot be divided into {folds} folds with data.validation={validation}; expected 2 "
+            f"to {len(groups)} folds, and {kind}s left to train on"
         )
     found = []
     for fold in range(folds):
@@ -173,13 +173,17 @@ def fold_splits(
     size = max(1, round(validation * (len(groups) + len(tested)))) if validation else 0
     if len(groups) <= size:
         raise DataError(
-            f"fold {fold} tests {len(tested)} of {len(groups) + len(tested)} {kind}s and leaves none to train"
+            f"fold {fold} tests {len(tested)} of {len(groups) + len(tested)} {kind}s, and leaves none to train with "
+            f"data.validation={validation}; lower it, or divide them into more folds"
         )
     chosen = dict.fromkeys(groups, "train") | dict.fromkeys(groups[:size], "validation") | dict.fromkeys(tested, "test")
     splits = _divide(cases, chosen)
     own = {case.id for case in cases if getattr(case, "fold", None) == fold}
     if torn := sorted(set(splits.test) - own):
-        raise DataError(f"fold {fold} divides {kind}s: these cases are of {kind}s that it tests, in other folds:", torn)
+        raise DataError(
+            f"fold {fold} divides {kind}s; give all cases of a {kind} one fold. Of those it tests, other folds hold:",
+            torn,
+        )
     return splits
 
 
@@ -265,7 +269,12 @@ def members_of(splits: Splits, cases: Sequence[C]) -> list[C]:
     wanted = {id for _, ids in splits.items() for id in ids}
     found = [case for case in cases if case.id in wanted]
     if unknown := sorted(wanted - {case.id for case in found}):
-        raise DataError(f"{len(unknown)} cases of the splits are missing in the data:", unknown[:MAX_MISSING])
+        raise DataError(
+            f"{len(unknown)} cases of the splits are missing in the data; put them back, or name splits of the others "
+            "with data.splits:",
+            unknown,
+            listed=MAX_MISSING,
+        )
     return found
 
 

@@ -346,7 +346,7 @@ class Predictor:
             )
         objecting = objections(found.findings, self.accepted, accept=ACCEPT)
         if scan is None:
-            resample = ", or --resample-to MODALITY" if found.differing else ""
+            resample = " (of several, predict makes one with --resample-to MODALITY)" if found.differing else ""
             raise DataError(
                 f"{case.id} cannot be segmented; expected finite voxels on one grid{resample}:",
                 [*found.problems, *objecting],

@@ -67,7 +67,10 @@ def predict_volume(
             size, device = ways[way + 1]
             warnings.warn(f"memory is short: now {size} window(s) at once, put together on {device}", stacklevel=2)
     window = " x ".join(map(str, patch_size))
-    raise DataError(f"one window of {window} voxels does not fit into the memory of {image.device}; try --device cpu")
+    raise DataError(
+        f"one window of {window} voxels does not fit into the memory of {image.device}; try the CPU, with --device cpu "
+        "where the command has it, else with --set train.device=cpu"
+    )
 
 
 def windows_at_once(device: torch.device) -> int:

@@ -37,10 +37,12 @@ def run(command: str, words: list[str], folder: Path | None, settings: Tree | No
         settings: of our trainers, sections ``strategy`` and ``train``.
 
     Raises:
-        ConfigError: for settings that the trainer does not have.
+        ConfigError: for settings that the trainer does not have, and for a plan of no data set.
     """
     from cggm_med.nnunet.settings import VARIABLE, resolve
 
+    if command == "nnUNetv2_plan_and_preprocess" and not {"-d", "-h", "--help"} & set(words):
+        raise ConfigError("no data set is named; say which with -d, such as -d 900")
     (script,) = entry_points(group="console_scripts", name=command)
     with _nnunet(command, words, folder):
         if settings:
@@ -85,7 +87,10 @@ def _strategy_of(words: list[str]) -> str:
 
     name = words[words.index("-tr") + 1] if "-tr" in words[:-1] else "nnUNetTrainer"
     with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net tells again where it searches when it trains
-        trainer = recursive_find_trainer_class_by_name(name)
+        try:
+            trainer = recursive_find_trainer_class_by_name(name)
+        except RuntimeError:  # nnU-Net found none of this name
+            trainer = None
     strategy = getattr(trainer, "strategy_name", None)
     if strategy is None:
         raise ConfigError(

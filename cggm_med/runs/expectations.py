@@ -83,7 +83,7 @@ def expectations_of(run: FinishedRun) -> Expectations:
     Raises:
         CheckpointError: if there are none, or they are damaged or belong to other weights or another postprocessing.
     """
-    file, remedy = run.folder.expectations, "measure with: cggm-med calibrate RUN"
+    file, remedy = run.folder.expectations, f"measure with: cggm-med calibrate {run.path}"
     if not file.exists():
         raise CheckpointError(f"what to expect of the run's masks was not measured; {remedy}")
     try:

@@ -85,11 +85,21 @@ class RunFolder:
         return stored
 
     def settings_with(self, overrides: Tree) -> RunConfig:
-        """The run's settings, with ``overrides`` taking precedence."""
+        """The run's settings, with ``overrides`` taking precedence.
+
+        Raises:
+            CheckpointError: if the overrides name another task or strategy, whose settings would be others.
+        """
         # Imports torch, and who only asks whether a folder is a run does not wait for it.
         from cggm_med.runs.settings import make_config
 
         stored = self.stored_settings()
+        for section in ("task", "strategy"):
+            own, asked = (dict(tree.get(section) or {}).get("name") for tree in (stored, overrides))
+            if asked is not None and asked != own:
+                raise CheckpointError(
+                    f"{self.path} is a run of {section} '{own}', not '{asked}'; leave that out, or train a new run"
+                )
         return make_config(str(stored["task"]["name"]), [stored, overrides], stored=True)
 
     def on_other_data(self, overrides: Tree) -> Tree:

@@ -66,8 +66,9 @@ def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
     journal, loggers = Journal(speaker(console)), make_loggers(config.train.loggers)
     run, first = RunFolder(folder), distributed.rank() == 0
     # Try the folder before the data are read, which may take long.
+    _require_new(folder)
     with results_folder(folder) if first else contextlib.nullcontext():
-        task, strategy, splits = _begin(config, folder, journal)
+        task, strategy, splits = _begin(config, journal)
         task.prepare(splits, journal)
         if config.train.init is not None:
             require_usable(Path(config.train.init), task)
@@ -100,7 +101,8 @@ def rehearse(config: RunConfig, folder: Path, console: Console) -> None:
         OutputError: if the folder holds files already.
     """
     make_loggers(config.train.loggers)
-    task, _, splits = _begin(config, folder, speaker(console))
+    _require_new(folder)
+    task, _, splits = _begin(config, speaker(console))
     device = select_device(config.train.device)
     if isinstance(task, SegmentationTask):
         for table in outlook(task, at_hand=True):
@@ -112,19 +114,24 @@ def rehearse(config: RunConfig, folder: Path, console: Console) -> None:
     )
 
 
-def _begin(config: RunConfig, folder: Path, say: Callable[[str], None]) -> tuple[Task, BalancingStrategy, Splits]:
+def _begin(config: RunConfig, say: Callable[[str], None]) -> tuple[Task, BalancingStrategy, Splits]:
     """The task with its cases found, the strategy and the split, after all that can be refused without an image."""
     task, strategy = instantiate(config)
     teacher_folder(config, strategy)  # before the data are read
     if config.train.init is not None:
         FinishedRun(Path(config.train.init))
-    if distributed.rank() == 0:
-        started = RunFolder(folder).config.exists()
-        require_unused(folder, instead=f", or continue its run with --resume {folder}" if started else "")
     task.find(say)
     splits = task.default_splits()
     require_watchable(task, strategy, splits)  # before the images are read
     return task, strategy, splits
+
+
+def _require_new(folder: Path) -> None:
+    """Refuse a folder that holds something, once."""
+    if distributed.rank() != 0:
+        return
+    started = RunFolder(folder).config.exists()
+    require_unused(folder, instead=f", or continue its run with --resume {folder}" if started else "")
 
 
 def _dense_enough(settings: TrainConfig, say: Callable[[str], object]) -> TrainConfig:

@@ -313,7 +313,8 @@ class SegmentationTask(Task):
                         f"{undecided[0]}; say it with --set task.labels=NAME:", in_lines(self.conventions.values())
                     )
             else:
-                if (named := self._names_say(found)) and set(named.values()) != {asked}:
+                named = self._names_say(found) if asked in self.conventions else {}  # else it is refused below
+                if named and set(named.values()) != {asked}:
                     told = f"those of {first_of([*named], 3)} are as in {', '.join(dict.fromkeys(named.values()))}"
                     say(f"labels are read as in {asked} (task.labels); by their names, {told}")
                 cases = tuple(replace(case, convention=None) for case in found.cases)
@@ -785,7 +786,8 @@ class SegmentationTask(Task):
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(
                 "task.component_filter is validation, and the run has not chosen a filter, which is done at the end of "
-                "training; finish it with --resume, or leave masks as they are with task.component_filter=none"
+                "training; finish it with 'cggm-med train --resume RUN', or leave masks as they are with "
+                "task.component_filter=none"
             ) from error
 
     def segment(

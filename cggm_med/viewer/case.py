@@ -238,7 +238,8 @@ def _inspected(source: Case, convention: LabelConvention | None, *, resampled: b
     """What the files of a case hold; on different grids only if everything will be resampled."""
     found = inspect(source, convention)
     if len(found.problems) > (len(found.differing) if resampled else 0):
-        raise DataError(f"{source.id} cannot be shown; expected readable volumes on one grid:", found.problems)
+        labels = ", and labels of the convention that --labels names" if found.undeclared else ""
+        raise DataError(f"{source.id} cannot be shown; expected readable volumes on one grid{labels}:", found.problems)
     return found
 
 

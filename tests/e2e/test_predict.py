@@ -329,7 +329,7 @@ def other_grid(scans, tmp_path):
 
 def test_images_on_other_grids(run, predictor, other_grid, scans, tmp_path, monkeypatch, capsys):
     with pytest.raises(
-        DataError, match=r"--resample-to MODALITY:(?s:.*)differ in shape: 48 x 48 x 32 and 25 x 25 x 17"
+        DataError, match=r"--resample-to MODALITY\):(?s:.*)differ in shape: 48 x 48 x 32 and 25 x 25 x 17"
     ):
         predictor.predict("case", other_grid)
     target = tmp_path / "mask.nii.gz"

@@ -305,7 +305,7 @@ def test_one_modality_needs_only_its_own_files(few, tmp_path):
 
 
 BAD_ENTRIES = {
-    "no list": ({}, "holds dict, expected a list"),
+    "no list": ({}, "holds an object, expected a list"),
     "no object": (["x"], "train.json, entry 0: str, expected an object"),
     "no label": ([{"id": "a", "text_tokens": [], "img_path": "x"}], "train.json, entry 0: no label"),
     "id": ([{"id": None, "label": "a", "text_tokens": [], "img_path": "x"}], "entry 0: id is None"),

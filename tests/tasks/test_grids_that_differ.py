@@ -71,7 +71,7 @@ def test_without_the_option_it_is_named_before_anything_is_written(trained, tmp_
     words = ("train", "--task", "segmentation", "--data", trained[1], "--out", tmp_path / "run")
     command(monkeypatch, *words, "--set", f"data.cache={tmp_path / 'cache'}", code=1)
     told = capsys.readouterr().err
-    assert "(of several, choose one with --resample-to MODALITY)" in told
+    assert "(of several, choose one with --set data.resample_to=MODALITY)" in told
     assert not (tmp_path / "run").exists()
 
 

@@ -443,7 +443,7 @@ def test_a_video_in_two_splits_is_refused(tmp_path, cache):
 
 
 def test_a_folder_with_several_pickles_or_none_is_told(tmp_path, cache):
-    with pytest.raises(DataError, match="must hold one pickle, found none; name the file itself with --data"):
+    with pytest.raises(DataError, match="must hold one pickle, found none; name the file itself"):
         found(tmp_path, cache)
     save(tmp_path, whole()).rename(tmp_path / "mosi_data.pkl")
     (tmp_path / "mosi_data_noalign.pickle").write_bytes(b"")

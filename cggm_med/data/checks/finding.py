@@ -57,7 +57,8 @@ class Finding:
             >>> Finding(empty, "case7", ("label",), "holds 0 voxels of any region").describe()
             'case7: label holds 0 voxels of any region; leave the case out'
         """
-        return f"{self.where} {self.said}; {self.kind.fix}".lstrip()
+        named = f"{self.where}:" if self.where and self.seen.startswith("the ") else self.where  # it has a subject
+        return f"{named} {self.said}; {self.kind.fix}".lstrip()
 
     @property
     def said(self) -> str:
@@ -236,7 +237,11 @@ def require_known(accepted: Iterable[str], kinds: Iterable[Kind]) -> None:
     Raises:
         UnknownName: for such a name.
     """
-    known = [kind.name for kind in kinds if kind.severity == "asked"]
+    severities = {kind.name: kind.severity for kind in kinds}
+    known = [name for name, severity in severities.items() if severity == "asked"]
+    why = {"refused": "such files cannot be used as they are; fix them", "told": "it stops nothing; leave it out"}
     for name in accepted:
         if name not in known:
-            raise UnknownName("kind of finding that can be accepted", name, known)
+            because = why.get(severities.get(name, ""), "")
+            fix = f"'{name}' is a kind, but {because}" if because else ""
+            raise UnknownName("kind of finding that can be accepted", name, known, fix, guess="" if because else None)

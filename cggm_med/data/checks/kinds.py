@@ -55,7 +55,7 @@ KINDS: Mapping[str, Kind] = {
             "differing_sizes",
             "refused",
             "cases whose voxels differ in size, where the settings name no common size",
-            "choose a common size, such as --set data.spacing=[1,1,1]",
+            "choose one for all with --set data.spacing=[X,Y,Z], in mm, such as that of most cases",
         ),
         Kind(
             "displaced_image",

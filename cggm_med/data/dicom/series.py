@@ -171,7 +171,7 @@ def none_found() -> DataError:
     """The error that says that there is no image."""
     return DataError(
         "no DICOM images found in the given folder (searched its subfolders too); "
-        "expected unpacked files with DICM at byte 128"
+        "expected unpacked files with DICM at byte 128; a folder of other images is read without --series"
     )
 
 

@@ -84,6 +84,7 @@ def declared_in(
         content = {**content, **run.labels_json()}
     declaration = Declaration.from_json(content, source)
     if questions := content.get("questions"):
+        questions = questions if isinstance(questions, list) else [questions]
         raise DataError(
             f'{source} has open questions; settle each in the file, then delete it from its "questions":',
             [str(question) for question in questions],
@@ -158,14 +159,18 @@ def _case(entry: Any, declaration: Declaration, folder: Path, where: str) -> Cas
             return f'{modality} is {given!r}; expected a path, or {{"file": path, "channel": number}}'
         images[modality] = image
     label, raters = entry.get(LABEL), entry.get("raters") or {}
-    if not (isinstance(raters, dict) and isinstance(entry.get("patient") or "x", str)):
-        return "patient must be a text, and raters label maps by name"
+    if not isinstance(entry.get("patient") or "x", str):
+        return f'"patient" is {entry["patient"]!r}; expected a text'
+    if not isinstance(raters, dict):
+        return f'"raters" is {raters!r}; expected a label map of each, such as {{"reader1": path}}'
     convention = entry.get("convention")
     several = len(declaration.conventions) > 1
-    if (several or convention is not None) and convention not in declaration.conventions:
+    if (several or convention is not None) and convention not in [*declaration.conventions]:
         return f'"convention" is {convention!r}; expected one of {", ".join(declaration.conventions)}'
     not_drawn = entry.get("not_drawn") or []
-    if not (isinstance(not_drawn, list) and set(not_drawn) < set(declaration.regions)):
+    if not (isinstance(not_drawn, list) and all(isinstance(n, str) for n in not_drawn)) or (
+        not set(not_drawn) < set(declaration.regions)
+    ):
         return f'"not_drawn" is {not_drawn!r}; expected some of the regions {", ".join(declaration.regions)}'
     meaning = declaration.conventions[convention or next(iter(declaration.conventions))]
     drawn: dict[str, LabelFile] = {}

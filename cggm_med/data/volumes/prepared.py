@@ -24,7 +24,7 @@ from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.raters import majority, shares
 from cggm_med.data.volumes.resample import OneGrid, onto_grid
 from cggm_med.data.volumes.transforms import NativeGrid, spacing_along_axes
-from cggm_med.errors import DataError
+from cggm_med.errors import DataError, first_of
 from cggm_med.objectives.losses import UNKNOWN
 
 MEASURED = "measured.json"  # beside a prepared case, which it does not change
@@ -160,11 +160,12 @@ def common_spacing(prepared: Sequence[PreparedCase]) -> tuple[float, float, floa
     Raises:
         DataError: if they differ, since then the size of a structure in voxels would mean nothing.
     """
-    sizes: dict[tuple[float, float, float], str] = {}
+    sizes: dict[tuple[float, float, float], list[str]] = {}
     for case in prepared:
         x, y, z = spacing_along_axes(np.array(case.facts["affine"]))
-        sizes.setdefault((round(x, 2), round(y, 2), round(z, 2)), case.id)
+        sizes.setdefault((round(x, 2), round(y, 2), round(z, 2)), []).append(case.id)
     if len(sizes) > 1:
-        found = [f"{case}: {' x '.join(map(str, size))} mm" for size, case in sizes.items()]
-        raise DataError("voxel sizes differ between cases; choose one, such as --set data.spacing=[1,1,1]:", found)
+        found = [f"{' x '.join(map(str, size))} mm: {first_of(cases, 3)}" for size, cases in sizes.items()]
+        most = ",".join(f"{n:g}" for n in max(sizes, key=lambda size: len(sizes[size])))
+        raise DataError(f"voxel sizes differ between cases; choose one, such as --set data.spacing=[{most}]:", found)
     return next(iter(sizes))

@@ -152,10 +152,10 @@ def prepare(
         problems += objections(findings, preprocessing.accepted, accept=ACCEPT)
         followed = {of.name: of for of in map(preprocessing.convention_of, cases)}
         known = " or ".join(f"{sorted(of.meanings)} ({name})" for name, of in followed.items())
-        choose = " (of several, choose one with --resample-to MODALITY)" if differing else ""
+        choose = " (of several, choose one with --set data.resample_to=MODALITY)" if differing else ""
         raise DataError(
-            f"{len(problems)} problem{'s' * (len(problems) > 1)} in {len(cases)} cases; expected are finite voxels, "
-            f"one grid a case{choose} and labels {known}. Fix or leave out these files:",
+            f"{len(problems)} problem{'s' * (len(problems) > 1)} in {len(cases)} cases; expected finite voxels, "
+            f"one grid for each case{choose} and labels {known}. Fix or leave out these files:",
             [*problems, *(["what label numbers mean:", *meanings] if undeclared and meanings else [])],
         )
     decide(findings, preprocessing.accepted, lambda line: None, accept=ACCEPT)

@@ -52,12 +52,12 @@ def require_benchmark(benchmark: Benchmark, lists: Sequence[Splits], run: Finish
     if number is None:
         closest = min(lists, key=lambda of: len({*of.test} ^ {*run.splits.test}))
         differing = [
-            f"{split}: {len(others)} of {len(ids)}"
+            f"{split}: {len({*ids} - {*listed})} of {len(ids)} unlisted, {len({*listed} - {*ids})} of {len(listed)} missing"
             for (split, ids), (_, listed) in zip(run.splits.items(), closest.items(), strict=True)
-            if (others := {*ids} ^ {*listed})
+            if {*ids} != {*listed}
         ]
         raise ConfigError(
-            f"{run.path} was not trained on {benchmark.name}: cases of one but not of the other: "
+            f"{run.path} was not trained on {benchmark.name}, whose cases are others: "
             f"{'; '.join(differing)}; train it with 'cggm-med benchmark {benchmark.name} --data PATH'"
         )
     regions = {row.get("region") for row in run.report.scores.cases}

@@ -280,7 +280,7 @@ def _the_pickle(path: Path) -> Path:
     files = sorted(file for file in found if file.suffix in (".pkl", ".pickle"))
     if len(files) != 1:
         listed = ", ".join(file.name for file in files) or "none"
-        raise DataError(f"{path} must hold one pickle, found {listed}; name the file itself with --data")
+        raise DataError(f"{path} must hold one pickle, found {listed}; name the file itself")
     return files[0]
 
 

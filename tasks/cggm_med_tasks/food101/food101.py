@@ -38,7 +38,7 @@ from cggm_med import distributed
 from cggm_med.config import Tree, require
 from cggm_med.data.layouts import read_json
 from cggm_med.data.splits import Splits
-from cggm_med.errors import ConfigError, DataError, first_of
+from cggm_med.errors import ConfigError, DataError, first_of, kind_of
 from cggm_med.files import cache_folder, digest_of, write_json, write_text
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
@@ -325,7 +325,7 @@ def _json_rows(folder: Path, name: str, problems: list[str]) -> Iterator[ListedS
     """The rows of a JSON list; what is wrong with the others is added to ``problems``."""
     content = read_json(folder / name)
     if not isinstance(content, list):
-        raise DataError(f"{folder / name} holds {type(content).__name__}, expected a list; {LAYOUTS[0]}")
+        raise DataError(f"{folder / name} holds {kind_of(content)}, expected a list; {LAYOUTS[0]}")
     for number, entry in enumerate(content):
         where = f"{name}, entry {number}"
         wrong = _wrong_entry(entry)
@@ -340,9 +340,7 @@ def _unlabelled_rows(file: Path, modalities: Sequence[str], problems: list[str])
     """The entries of a JSON list without labels; what is wrong with the others is added to ``problems``."""
     content = read_json(file)
     if not isinstance(content, list):
-        raise DataError(
-            f'{file} holds {type(content).__name__}, expected a list of {{"id", "text_tokens", "img_path"}}'
-        )
+        raise DataError(f'{file} holds {kind_of(content)}, expected a list of {{"id", "text_tokens", "img_path"}}')
     for number, entry in enumerate(content):
         where = f"{file.name}, entry {number}"
         filled = {"text_tokens": [], "img_path": "-", **entry, "label": "-"} if isinstance(entry, dict) else entry

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cggm_med.data.layouts import read_json
 from cggm_med.data.parallel import map_in_processes
-from cggm_med.errors import DataError, MissingExtra, first_of
+from cggm_med.errors import DataError, MissingExtra, first_of, kind_of
 from cggm_med.files import digest_of, pieces
 from cggm_med.torchvision_repair import repair_torchvision
 from cggm_med_tasks.food101.feature_store import Computed, FeatureStore
@@ -325,7 +325,7 @@ def _half(values: Tensor, folder: Path) -> Any:
 def _read_settings(file: Path) -> dict[str, Any]:
     content = read_json(file)
     if not isinstance(content, dict):
-        raise DataError(f"{file} holds {type(content).__name__}, expected settings by name")
+        raise DataError(f"{file} holds {kind_of(content)}, expected settings by name")
     return content
 
 

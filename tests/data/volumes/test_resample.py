@@ -166,7 +166,9 @@ def test_a_case_without_the_reference_is_on_the_grid_of_its_label(tmp_path):
 
 def test_without_a_reference_the_option_is_named(tmp_path):
     case = prostate(tmp_path / "a", label_on=ADC)
-    with pytest.raises(DataError, match=r"one grid a case \(of several, choose one with --resample-to MODALITY\)"):
+    with pytest.raises(
+        DataError, match=r"one grid for each case \(of several, choose one with --set data\.resample_to="
+    ):
         prepare([case], Preprocessing(("adc", "t2"), LESION), tmp_path / "cache")
     # Other problems are never resampled away.
     case.images["adc"].path.write_bytes(b"")
