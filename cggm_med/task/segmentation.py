@@ -506,8 +506,8 @@ class SegmentationTask(Task):
         data = self.config.data
         if splits.train and self.config.task.component_filter == "validation" and not splits.validation:
             raise ConfigError(
-                "task.component_filter is validation, and no case is held out for validation; expected some "
-                "(data.validation), or task.component_filter=none"
+                "task.component_filter is validation, and no case is held out for validation; hold some "
+                "out (data.validation), or set task.component_filter=none"
             )
         found: Sequence[Case] = self.found.cases
         if data.missing is not None and splits.train:

@@ -139,8 +139,8 @@ def require_watchable(task: Task, strategy: BalancingStrategy, splits: Splits) -
     optim, stop_after = task.config.optim, task.config.train.stop_after
     if stop_after is not None and not splits.validation:
         raise ConfigError(
-            f"train.stop_after is {stop_after}, and no case is held out for validation; expected some "
-            "(data.validation), or a training to its last epoch"
+            f"train.stop_after is {stop_after}, and no case is held out for validation; hold some "
+            "out (data.validation), or train to the last epoch without train.stop_after"
         )
     if strategy.measures_losses:
         require_validation_cases(task.config.strategy.name, splits)
@@ -148,8 +148,8 @@ def require_watchable(task: Task, strategy: BalancingStrategy, splits: Splits) -
         return
     if not splits.validation:
         raise ConfigError(
-            "optim.schedule is plateau, and no case is held out for validation; expected some (data.validation), or "
-            "another schedule"
+            "optim.schedule is plateau, and no case is held out for validation; hold some out (data.validation), or "
+            "choose another schedule"
         )
     if optim.plateau_by == "loss" and not task.says_loss:
         raise ConfigError(

@@ -297,7 +297,7 @@ def test_what_a_plateau_needs_is_missed_before_training(tmp_path):
     task.settle(optim=plateau)
     joint, none = Joint(Joint.Config("joint")), dataclasses.replace(task.splits, validation=())
     require_watchable(task, joint, task.splits)
-    with pytest.raises(ConfigError, match=r"no case is held out for validation; expected some \(data.validation\)"):
+    with pytest.raises(ConfigError, match=r"no case is held out for validation; hold some out \(data.validation\)"):
         require_watchable(task, joint, none)
     task = found(toy(ToyValueTask, stop_after=2), tmp_path)
     with pytest.raises(ConfigError, match=r"train.stop_after is 2, and no case is held out for validation"):

@@ -52,9 +52,9 @@ def require_benchmark(benchmark: Benchmark, lists: Sequence[Splits], run: Finish
     if number is None:
         closest = min(lists, key=lambda of: len({*of.test} ^ {*run.splits.test}))
         differing = [
-            f"{split}: {len({*ids} - {*listed})} of {len(ids)} unlisted, {len({*listed} - {*ids})} of {len(listed)} missing"
+            f"{split}: {len(extra)} of {len(ids)} unlisted, {len(lacking)} of {len(listed)} missing"
             for (split, ids), (_, listed) in zip(run.splits.items(), closest.items(), strict=True)
-            if {*ids} != {*listed}
+            if (extra := {*ids} - {*listed}) | (lacking := {*listed} - {*ids})
         ]
         raise ConfigError(
             f"{run.path} was not trained on {benchmark.name}, whose cases are others: "
