@@ -396,5 +396,6 @@ def _read_facts(run: FinishedRun) -> tuple[str, Known]:
         return str(run.facts["labels"]), Known.from_facts(run.facts)
     except (ValueError, KeyError, TypeError, DataError, CheckpointError) as error:
         raise CheckpointError(
-            f"{run.path} is not a complete run folder: {run.folder.facts.name} is missing or damaged"
+            f"{run.path} is not a complete run folder: {run.folder.facts.name} is missing or damaged; put back a "
+            "whole copy"
         ) from error
