@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from cggm_med.data.cases import CaseList, natural_key
 from cggm_med.data.layouts import read_json
-from cggm_med.errors import ConfigError, DataError, UnknownName
+from cggm_med.errors import ConfigError, DataError, UnknownName, counted
 from cggm_med.files import write_json
 
 NAMES = ("train", "validation", "test")
@@ -270,8 +270,8 @@ def members_of(splits: Splits, cases: Sequence[C]) -> list[C]:
     found = [case for case in cases if case.id in wanted]
     if unknown := sorted(wanted - {case.id for case in found}):
         raise DataError(
-            f"{len(unknown)} cases of the splits are missing in the data; put them back, or name splits of the others "
-            "with data.splits:",
+            f"{counted(len(unknown), 'case')} of the splits missing in the data; put back the files, or leave these "
+            "cases out of the splits:",
             unknown,
             listed=MAX_MISSING,
         )

@@ -310,9 +310,10 @@ class FinishedRun:
         try:
             return read(file)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            absent = isinstance(error, FileNotFoundError)
+            what = "is missing" if absent else f"is damaged or incomplete ({type(error).__name__}: {error})"
             raise CheckpointError(
-                f"{file} is damaged or incomplete ({type(error).__name__}: {error}); finish it with 'cggm-med "
-                f"train --resume {self.path}' or put back a whole copy"
+                f"{file} {what}; finish it with 'cggm-med train --resume {self.path}' or put back a whole copy"
             ) from error
 
 

@@ -138,7 +138,8 @@ class RunFolder:
             return Splits(**{name: tuple(content[name]) for name in ("train", "validation", "test")})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
-                f"{self.path} is not a complete run folder: {self.splits.name} is missing or damaged; put back a whole copy"
+                f"{self.path} is not a complete run folder: {self.splits.name} is missing or damaged; put back a "
+                "whole copy"
             ) from error
 
     def digests(self, ids: Sequence[str]) -> set[str]:

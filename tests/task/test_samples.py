@@ -156,7 +156,7 @@ def test_samples_that_went_missing_are_listed(task):
     with pytest.raises(DataError) as error:
         task.prepare(Splits(tuple(ids(range(60))), (), ()), print)
     assert error.value.problems == tuple(sorted(ids(range(24, 60)))[:20])
-    assert str(error.value).startswith("36 cases of the splits are missing in the data; ")
+    assert str(error.value).startswith("36 cases of the splits missing in the data; ")
 
 
 # --- contents ---
