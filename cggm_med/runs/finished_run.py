@@ -312,9 +312,10 @@ class FinishedRun:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             absent = isinstance(error, FileNotFoundError)
             what = "is missing" if absent else f"is damaged or incomplete ({type(error).__name__}: {error})"
-            raise CheckpointError(
-                f"{file} {what}; finish it with 'cggm-med train --resume {self.path}' or put back a whole copy"
-            ) from error
+            # Other files are written when a run begins, and while it trains.
+            written_last = file in (self.folder.results, self.folder.cost)
+            again = f"write it anew with 'cggm-med train --resume {self.path}', or " if written_last else ""
+            raise CheckpointError(f"{file} {what}; {again}put back a whole copy") from error
 
 
 @dataclass(frozen=True)
