@@ -313,7 +313,7 @@ class FinishedRun:
             absent = isinstance(error, FileNotFoundError)
             what = "is missing" if absent else f"is damaged or incomplete ({type(error).__name__}: {error})"
             # Other files are written when a run begins, and while it trains.
-            written_last = file in (self.folder.results, self.folder.cost)
+            written_last = file == self.folder.results
             again = f"write it anew with 'cggm-med train --resume {self.path}', or " if written_last else ""
             raise CheckpointError(f"{file} {what}; {again}put back a whole copy") from error
 

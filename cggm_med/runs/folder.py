@@ -166,10 +166,20 @@ class RunFolder:
         return _read_lines(self.gradients) if self.gradients.exists() else []
 
     def forget_after(self, step: int) -> None:
-        """Drop the records after a step, since these steps will be logged again."""
+        """Drop the records after a step, since these steps will be logged again.
+
+        Raises:
+            CheckpointError: if the records are damaged.
+        """
         for path in (self.metrics, self.gradients):
             if path.exists():
-                kept = [record for record in _read_lines(path) if record["step"] <= step]
+                try:
+                    kept = [record for record in _read_lines(path) if record["step"] <= step]
+                except (OSError, ValueError, KeyError, TypeError) as error:
+                    raise CheckpointError(
+                        f"{path} is damaged ({type(error).__name__}: {error}); put back a whole copy, or remove it to "
+                        "go on without the records up to now"
+                    ) from error
                 write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
