@@ -127,7 +127,7 @@ def break_two_cases(data):
             ("several", break_two_cases, "2 problems in 6 cases", "BraTS2021_00001_t1.nii.gz cannot be read",
              "BraTS2021_00004_t2.nii.gz: 1 NaN voxels"),
             ("same id", repeat_a_case, "BraTS2021_00000: the same id twice:", "/again/", "fix or leave out"),
-            ("voxel size", stretch_a_case, "5.0 x 5.0 x 6.0 mm", "BraTS2021_00002", "--set data.spacing=[1,1,1]"),
+            ("voxel size", stretch_a_case, "5.0 x 5.0 x 6.0 mm", "BraTS2021_00002", "--set data.spacing=[5,5,5]"),
             ("no ET", lose_a_region, "region ET has no voxel in any of the 4 training cases", "'brats2021'",
              "--set task.labels=NAME"),
         ]
@@ -224,8 +224,8 @@ def test_names_and_settings(words, parts, train_refused):
     [
         (None, ["mine.yaml: it does not exist; expected a YAML or JSON file"]),
         ("optim: [1", ["mine.yaml is not valid YAML", "line 1, column 8"]),
-        ("- a\n", ["mine.yaml holds list, expected settings such as 'optim: {lr: 1e-3}'"]),
-        ("", ["mine.yaml holds NoneType, expected settings such as"]),
+        ("- a\n", ["mine.yaml holds a list, expected settings such as 'optim: {lr: 1e-3}'"]),
+        ("", ["mine.yaml holds nothing, expected settings such as"]),
         ("lr: 0.1\n", ["mine.yaml: lr is 0.1, expected settings such as 'optim: {lr: 1e-3}'"]),
         ("optim: {lrr: 1}\n", ["no configuration key 'optim.lrr'. Did you mean 'optim.lr'?"]),
         ("7: {a: 1}\n", ["no configuration section '7'. Known: data, model"]),
