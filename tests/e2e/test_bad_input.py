@@ -345,8 +345,10 @@ def test_folders_that_are_no_runs(finished, refused, tmp_path):
     says(refused("train", "--resume", folder), "splits.json is missing or damaged")
     (folder / "splits.json").write_text('{"train": ["a"], "validation": [], "test": []}')
     says(refused("evaluate", folder), "held no case out; name other scans with --data, or", "with --split")
-    shutil.rmtree(folder / "checkpoints")
     shutil.copy(finished / "splits.json", folder)
+    (folder / "metrics.jsonl").write_text("{\n")
+    says(refused("train", "--resume", folder), "metrics.jsonl is damaged", "put back a whole copy, or remove it")
+    shutil.rmtree(folder / "checkpoints")
     says(refused("evaluate", folder), "no checkpoint", "last.pt; train first, or name another run folder")
 
 
@@ -354,7 +356,9 @@ def test_a_run_keeps_its_settings(finished, refused):
     before = snapshot(finished)
     message = refused("train", "--resume", finished, "--set", "optim.lr=0.01", "--set", "data.workers=1")
     says(message, "other settings (run != now): optim.lr: 0.003 != 0.01; leave them as they were, or start a new run")
-    says(refused("train", "--resume", finished, "--strategy", "joint"), "'joint'", "settings of 'cggm'; leave them out")
+    says(
+        refused("train", "--resume", finished, "--strategy", "joint"), "run of strategy 'cggm', not 'joint'; leave that"
+    )
     says(refused("train", "--resume", finished, "--preset", "tiny", code=2), "--preset cannot go with --resume")
     message = refused("evaluate", finished, "--set", "model.channels=[4,16]")
     says(message, "best.pt does not fit this model, keep the settings of its run", "size mismatch")
