@@ -172,7 +172,7 @@ def test_a_seed_without_all_splits_says_so(small, tmp_path, monkeypatch):
     [
         (
             {"train": ("t1", "c")},
-            "was not trained on brats2018-3fold: whose cases are others: train: 1 of 2 unlisted, 0 of 1 missing",
+            "was not trained on brats2018-3fold, whose cases are others: train: 1 of 2 unlisted, 0 of 1 missing",
         ),
         ({"hd95": False}, "lacks HD95 of t2 in a; move that folder away"),
         ({"subsets": SUBSETS[1:]}, "lacks scores of t2 in a"),
