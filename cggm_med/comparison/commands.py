@@ -27,7 +27,7 @@ from cggm_med.errors import ConfigError, DataError
 from cggm_med.files import require_own, require_writable, results_folder, writable_folder, write_text
 from cggm_med.results.tables import Table, markdown_table, p_text, print_table, rounded
 from cggm_med.runs.finished_run import FinishedRun
-from cggm_med.runs.provenance import origin
+from cggm_med.runs.provenance import origin, plugins_of
 
 
 def train_and_compare(
@@ -149,13 +149,14 @@ def _as_named(declared: Sequence[Declaration], runs: Sequence[FinishedRun]) -> l
 def _show(comparison: Comparison, out: Path, console: Console) -> Comparison:
     """Write the files of a comparison and show its tables."""
     writable_folder(out)
-    write_comparison(out, comparison, origin())
+    plugins = {name: version for run in comparison.runs for name, version in plugins_of(run.settings).items()}
+    write_comparison(out, comparison, origin(plugins))
     tables = comparison_tables(comparison)
     for table in (t for t in tables if not t.detail):
         print_table(shown_in_terminal(table), console, fold=True)
         for line in notes(comparison) if table is tables[0] else ():
             console.print(line)
-    console.print(f"written: {out / 'comparison.md'}, .csv, .json, {out / 'runs.csv'} and figures")
+    console.print(f"written: {out / 'comparison.md'}, .csv, .json, .tex, {out / 'runs.csv'} and figures")
     return comparison
 
 

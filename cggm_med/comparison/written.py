@@ -18,17 +18,17 @@ from cggm_med.comparison.subset_figure import subset_figure
 from cggm_med.comparison.tables import RULES, comparison_tables
 from cggm_med.files import write_json, write_text
 from cggm_med.results.aggregate import mean_of
-from cggm_med.results.tables import Table, csv_text, markdown_table
+from cggm_med.results.tables import Table, csv_text, latex_table, markdown_table
 
 # What is written to a comparison's folder, see ``files.require_own``.
 FILES = (
-    *("comparison.json", "comparison.md", "comparison.csv", "runs.csv"),
+    *("comparison.json", "comparison.md", "comparison.csv", "comparison.tex", "runs.csv"),
     *("comparison.png", "curves.png", "subsets.png", "cost.png"),
 )
 
 
 def write_comparison(folder: Path, comparison: Comparison, provenance: Mapping[str, str]) -> None:
-    """Write ``comparison.md``, ``.csv``, ``.json`` and ``.png``, ``runs.csv``, and figures of cost, subsets and curves.
+    """Write ``comparison.md``, ``.csv``, ``.json``, ``.tex`` and ``.png``, ``runs.csv``, and figures.
 
     Args:
         folder: to write to; an older comparison there is replaced.
@@ -57,6 +57,7 @@ def write_comparison(folder: Path, comparison: Comparison, provenance: Mapping[s
     tables = comparison_tables(comparison)
     figures = draw(folder, comparison)
     write_text(folder / "comparison.md", _markdown(comparison, tables, figures, provenance))
+    write_text(folder / "comparison.tex", _latex(comparison, tables, provenance))
     write_text(folder / "comparison.csv", csv_text([_plain(row) for row in comparison.rows]))
     write_text(folder / "runs.csv", csv_text(run_rows(comparison)))
 
@@ -112,6 +113,18 @@ def _markdown(
     parts += ["## How it was scored", "\n".join(f"- {name}: {text}" for name, text in rules.items())]
     parts += ["## Where it comes from", "\n".join(f"- {name}: {text}" for name, text in provenance.items())]
     return "\n\n".join(parts) + "\n"
+
+
+def _latex(comparison: Comparison, tables: Sequence[Table], provenance: Mapping[str, str]) -> str:
+    """The tables for a paper; what they speak about stands in the caption of the first."""
+    seeds = ", ".join(str(seed) for seed in sorted({run.seed for run in comparison.runs}))
+    about = f"{comparison.task}, seeds {seeds}; differences, p and cost are against {comparison.baseline}."
+    parts = [f"% {name}: {text}" for name, text in provenance.items()] + [r"% \usepackage{booktabs}"]
+    for table in tables:
+        title = f"{table.title[0].upper()}{table.title[1:]}"
+        said = f" {about} {' '.join(notes(comparison))}" if table is tables[0] else ""
+        parts.append("\n" + latex_table(table, f"{title}.{said}"))
+    return "\n".join(parts) + "\n"
 
 
 def _plain(row: ComparisonRow) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Tables for people and for spreadsheets: in a terminal, as Markdown and as CSV."""
+"""Tables for people, for papers and for spreadsheets: in a terminal, as Markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from rich.console import Console
 from rich.table import Table as ConsoleTable
 
 MAX_ROWS = 200  # of a table in Markdown; results.json has them all
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"},
+    **{"±": r"$\pm$", "<": "$<$", ">": "$>$", "≥": r"$\geq$", "≤": r"$\leq$", "×": r"$\times$", "[": "{[}"},
+}
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,44 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table as Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def latex_table(table: Table, caption: str) -> str:
+    r"""A table as LaTeX, which needs the package booktabs.
+
+    Example:
+        >>> print(latex_table(Table("", ("strategy", "mean"), (("joint_a", "0.905 ± 0.05"),)), "50 % of cases."))
+        \begin{table}
+        \caption{50 \% of cases.}
+        \begin{tabular}{ll}
+        \toprule
+        strategy & mean \\
+        \midrule
+        joint\_a & 0.905 $\pm$ 0.05 \\
+        \bottomrule
+        \end{tabular}
+        \end{table}
+    """
+    lines = [" & ".join(map(latex_text, row)) + r" \\" for row in (table.header, *table.rows)]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            rf"\caption{{{latex_text(caption)}}}",
+            rf"\begin{{tabular}}{{{'l' * len(table.header)}}}",
+            r"\toprule",
+            lines[0],
+            r"\midrule",
+            *lines[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+    )
+
+
+def latex_text(text: str) -> str:
+    """Text in which nothing is a command of LaTeX."""
+    return "".join(_LATEX.get(character, character) for character in text.replace("`", ""))
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:

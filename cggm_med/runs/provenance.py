@@ -8,18 +8,24 @@ import platform
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
-from cggm_med import distributed
-from cggm_med.config import RunConfig
+from cggm_med import distributed, registry
+from cggm_med.config import RunConfig, Tree, to_tree
 from cggm_med.task.base import Task
 
 
-def origin() -> dict[str, str]:
-    """Command, versions and date."""
+def origin(plugins: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+    """Command, versions and date.
+
+    Args:
+        plugins: versions of further packages by name, see ``plugins_of``.
+    """
     packages = ("cggm-med", "torch", "monai", "torchio", "nibabel", "numpy")
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    known = {**{name: importlib.metadata.version(name) for name in packages}, **plugins}
+    versions = ", ".join(f"{name} {version}" for name, version in known.items())
     program = "python -m monai.bundle" if "monai" in Path(sys.argv[0]).parts else "cggm-med"
     return {
         "command": " ".join([program, *sys.argv[1:]]),
@@ -28,10 +34,28 @@ def origin() -> dict[str, str]:
     }
 
 
+def plugins_of(settings: Tree) -> dict[str, str]:
+    """Version of each other package that a run's numbers depend on, by its name.
+
+    Args:
+        settings: of the run.
+    """
+    model = settings.get("model", {})
+    used = {
+        registry.TASKS: settings["task"]["name"],
+        registry.STRATEGIES: settings["strategy"]["name"],
+        registry.ENCODERS: model.get("encoder"),
+        registry.FUSIONS: model.get("fusion"),
+    }
+    packages = [registry.package(group, name).split() for group, name in used.items() if name is not None]
+    packages += [registry.package(registry.METRICS, name).split() for name in settings["task"].get("metrics", ())]
+    return {name: version for name, version in packages if name != "cggm-med"}
+
+
 def provenance(config: RunConfig, device: torch.device) -> dict[str, str]:
     """Command, data, seed, versions and device."""
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
-    made_by = origin()
+    made_by = origin(plugins_of(to_tree(config)))
     return {
         "command": made_by["command"],
         "data": "generated (not real data)" if config.data.path is None else Path(config.data.path).name,

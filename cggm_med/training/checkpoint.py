@@ -66,6 +66,7 @@ def save_shared(path: Path, checkpoint: Checkpoint) -> None:
     """Write the states of the model and the strategy as safetensors; what else ``Checkpoint`` holds of use goes beside.
 
     Example:
+        >>> import tempfile
         >>> file = Path(tempfile.mkdtemp()) / "model.safetensors"
         >>> weights = {"layer.weight": torch.ones(2)}
         >>> save_shared(file, Checkpoint(5, {}, {}, {"score": 0.5}, weights, {}, {}, {}))

@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import statistics
 from dataclasses import replace
 
@@ -425,6 +426,12 @@ def test_files_say_the_same(tmp_path):
     assert f"{mine.mean:.3f} ± {mine.sd:.3f}" in text
     assert "Nadeau" in text
     assert (tmp_path / "out" / "comparison.png").stat().st_size > 10_000
+    paper = (tmp_path / "out" / "comparison.tex").read_text()
+    assert f"{mine.mean:.3f} $\\pm$ {mine.sd:.3f}" in paper
+    assert paper.count(r"\begin{tabular}") == len(re.findall(r"^\| ---", text, re.MULTILINE))
+    assert not re.search(
+        r"(?<!\\)[%&#_](?![^\n]*\\\\$)", re.sub(r"^%.*$", "", paper, flags=re.MULTILINE).replace(" & ", "")
+    )
 
 
 def test_a_damaged_run(tmp_path):
