@@ -61,7 +61,7 @@ KINDS: Mapping[str, Kind] = {
             "displaced_image",
             "told",
             "an image that would fit the others better elsewhere",
-            "look at the images one over the other, and register it anew",
+            "look at the images one over the other, and register it anew (how: prepare-scans.md in the documentation)",
         ),
         Kind(
             "displaced_label",
@@ -229,7 +229,8 @@ KINDS: Mapping[str, Kind] = {
             "skull",
             "asked",
             "heads with skull where the others have none, or the other way round",
-            "treat the scans as the others were treated; accepted, a network sees what it hardly learned from",
+            "treat the scans as the others were treated (how: prepare-scans.md in the documentation); accepted, a "
+            "network sees what it hardly learned from",
         ),
         Kind(
             "slices_after_end",
