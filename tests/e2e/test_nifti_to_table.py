@@ -114,7 +114,7 @@ def test_every_layout_gives_the_same_table(write, flags, cases, tmp_path, monkey
         assert score["target_ml"] == pytest.approx(ml)  # the right patient's right label, whatever its number
 
 
-def test_the_run_folder_holds_what_the_readme_says(cases, tmp_path, monkeypatch, cache):
+def test_the_run_folder_holds_what_the_quickstart_says(cases, tmp_path, monkeypatch, cache):
     run = tmp_path / "run"
     train(monkeypatch, datalist(tmp_path / "data", cases), cache, run, "--set", "task.labels=brats2021")
     files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
