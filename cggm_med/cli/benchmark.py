@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cggm_med.cli.json_output import JsonFile, require_json, write_shown
 from cggm_med.cli.options import Debug, Parallel, Phantom, PublishedSeeds, Settings, make_console
 
 
@@ -28,6 +29,7 @@ def benchmark(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Folder; the same one again goes on. [benchmarks/NAME]")
     ] = None,
+    json: JsonFile = None,
     debug: Debug = False,
 ) -> None:
     """Train or score on a published list of cases: 15 subsets of four modalities, beside the published figures."""
@@ -46,6 +48,7 @@ def benchmark(
         raise typer.BadParameter(f"{', '.join(ignored)} cannot go with finished runs")
     if phantom and (data is not None or preset is not None):
         raise typer.BadParameter("--phantom generates data, and trains shortly; leave out --data and --preset")
+    require_json(json, "benchmark", [] if data is None else [data])
     from cggm_med.comparison.commands import parse_seeds
     from cggm_med.reproduction.benchmark.command import score_runs, train_benchmark
     from cggm_med.reproduction.reproduce import Request, what_to_get
@@ -53,6 +56,7 @@ def benchmark(
     folder = out or Path("benchmarks") / (f"{name}-phantom" if phantom else name)
     if folders:
         score_runs(chosen, folders, folder, make_console())
+        write_shown(json, "benchmark", folder / "benchmark.json")
         return
     if data is None and not phantom:
         raise what_to_get(name, chosen.data, "benchmark")
@@ -63,3 +67,4 @@ def benchmark(
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on", err=True)
         raise typer.Exit(130) from None
+    write_shown(json, "benchmark", folder / "benchmark.json")

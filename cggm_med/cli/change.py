@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cggm_med.cli.json_output import JsonFile, require_json, write_shown
 from cggm_med.cli.options import Accept, Debug, kinds_of, make_console
 
 
@@ -24,7 +25,7 @@ def change(
         typer.Option(help="Of masks without the JSON file of predict: brats2021 and so on, or data that declare it."),
     ] = None,
     accept: Accept = None,
-    json: Annotated[Path | None, typer.Option(help="Write the changes to this file as well.", metavar="FILE")] = None,
+    json: JsonFile = None,
     debug: Debug = False,
 ) -> None:
     """Follow lesions from one time point to the next: new, gone, grown or shrunk, by how many mL and percent.
@@ -34,12 +35,10 @@ def change(
     from cggm_med.cli import early
 
     early.refuse_absent([earlier, later], "a mask, or a folder that 'cggm-med predict' wrote")
-    from cggm_med.files import require_writable, write_json
-    from cggm_med.inference.follow_up import change_tables, follow, is_follow_up
+    require_json(json, "change", [earlier, later])
+    from cggm_med.inference.follow_up import change_tables, follow
     from cggm_med.results.tables import print_table
 
-    if json is not None:
-        require_writable([json], inputs=[earlier, later], ours=is_follow_up)
     found = follow(
         earlier,
         later,
@@ -52,8 +51,7 @@ def change(
     console = make_console()
     for table in change_tables(found):
         print_table(table, console)
-    if json is not None:
-        write_json(json, found)
+    write_shown(json, "change", found)
     if found["failed"]:
         typer.echo(f"{len(found['failed'])} of {len(found['failed']) + len(found['cases'])} cases failed", err=True)
         raise typer.Exit(1)

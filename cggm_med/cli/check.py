@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cggm_med.cli.json_output import JsonFile, require_json, write_shown
 from cggm_med.cli.options import (
     Accept,
     ConfigFile,
@@ -23,7 +24,7 @@ from cggm_med.cli.options import (
 def check(
     data: Annotated[Path, typer.Argument(help="Folder or file in the layout of the task.", metavar="DATA")],
     task: TaskName = "segmentation",
-    json: Annotated[Path | None, typer.Option(help="Write the findings to this file as well.", metavar="FILE")] = None,
+    json: JsonFile = None,
     page: Annotated[
         Path | None, typer.Option("--html", help="Write a page with pictures of what was found.", callback=html)
     ] = None,
@@ -43,24 +44,23 @@ def check(
     layers: list[dict[str, Any]] = [*([read_file(config)] if config is not None else []), overrides]
     early.refuse_names(task)
     early.refuse_settings(layers)
-    from cggm_med.files import require_writable, write_json
+    from cggm_med.files import require_writable
     from cggm_med.report.checked import is_page, write_page
     from cggm_med.results.tables import print_table
-    from cggm_med.runs.checked import check_data, is_record
+    from cggm_med.runs.checked import check_data
     from cggm_med.runs.settings import instantiate, make_config
 
     read = [path for path in (data, config) if path is not None]
-    for out, ours, option in ((json, is_record, "--json"), (page, is_page, "--html")):
-        if out is not None:
-            require_writable([out], inputs=read, ours=ours, option=option)
+    require_json(json, "check", read)
+    if page is not None:
+        require_writable([page], inputs=read, ours=is_page, option="--html")
     console = make_console()
     made, _ = instantiate(make_config(task, layers))
     checked = check_data(made, kinds_of(accept), lambda line: console.print(line, markup=False))
     if checked.findings:
         print_table(checked.table(), console, fold=True)
     console.print(checked.summary(), markup=False)
-    if json is not None:
-        write_json(json, checked.record())
+    write_shown(json, "check", checked.record())
     if page is not None:
         write_page(page, checked)
     if checked.objecting:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cggm_med.cli.json_output import JsonFile, require_json, write_shown
 from cggm_med.cli.options import (
     Accept,
     ConfigFile,
@@ -25,6 +26,8 @@ from cggm_med.cli.options import (
     overrides_of,
     with_short_options,
 )
+
+COMPARISON = "comparison.json"  # in the folder of a comparison: what its tables show
 
 
 def evaluate(
@@ -67,6 +70,7 @@ def evaluate(
         str | None,
         typer.Option(help="Score subsets of the modalities instead: all, or such as flair+t1,t2. [RUN/subsets/NAME]"),
     ] = None,
+    json: JsonFile = None,
     debug: Debug = False,
 ) -> None:
     """Score a finished run on its held-out cases or on other data: as they are, with artefacts, or in part.
@@ -83,9 +87,10 @@ def evaluate(
             raise typer.BadParameter(
                 "--corrupt, --severity, --calibration, --subsets and --require go with a RUN, not --masks"
             )
+        require_json(json, "evaluate", [masks])
         from cggm_med.comparison.masks import evaluate_masks
 
-        evaluate_masks(
+        scored = evaluate_masks(
             masks,
             task,
             overrides,
@@ -96,6 +101,7 @@ def evaluate(
             split=split,
             out=out,
         )
+        write_shown(json, "evaluate", scored.to_json())
         return
     assert folder is not None  # noqa: S101 - one of the two was given
     if require is not None and data is None:
@@ -110,6 +116,7 @@ def evaluate(
 
     early.refuse_runs([folder])
     early.refuse_settings([overrides])
+    require_json(json, "evaluate")
     from cggm_med.evaluation import ask
     from cggm_med.evaluation.calibration.question import CalibrationQuestion
     from cggm_med.evaluation.robustness.question import RobustnessQuestion
@@ -124,9 +131,10 @@ def evaluate(
     elif corrupt is not None:
         question = RobustnessQuestion(corrupt, severity or "1..5")
     if question is None:
-        ask.evaluate_run(folder, overrides, console, split=split, out=out)
+        scored = ask.evaluate_run(folder, overrides, console, split=split, out=out)
     else:
-        ask.ask(question, folder, overrides, console, split=split, out=out)
+        scored = ask.ask(question, folder, overrides, console, split=split, out=out)
+    write_shown(json, "evaluate", scored.to_json())
 
 
 def report(
@@ -199,6 +207,7 @@ def compare(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Folder; the same one again goes on. [comparisons/TASK]")
     ] = None,
+    json: JsonFile = None,
     debug: Debug = False,
 ) -> None:
     """Compare strategies over seeds under one budget: train what is missing, then one table with statistics."""
@@ -227,6 +236,7 @@ def compare(
     overrides = overrides_of(words, data)
     early.refuse_names(task)
     early.refuse_settings([*([read_file(config)] if config is not None else []), overrides])
+    require_json(json, "compare")
     from cggm_med.comparison.commands import compare_runs, train_and_compare
     from cggm_med.comparison.experiment import Plan
     from cggm_med.comparison.primary import Question
@@ -236,7 +246,9 @@ def compare(
     question = None if primary is None else Question(table_name(primary), margin)
     baseline = None if baseline is None else table_name(baseline)
     if folders:
-        compare_runs(dict.fromkeys(folders), baseline, out or Path("comparisons") / "runs", console, question)
+        target = out or Path("comparisons") / "runs"
+        compare_runs(dict.fromkeys(folders), baseline, target, console, question)
+        write_shown(json, "compare", target / COMPARISON)
         return
     plan = Plan(out or Path("comparisons") / task, task, preset, config, overrides, tuple(words), subsets)
     try:
@@ -256,6 +268,7 @@ def compare(
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on", err=True)
         raise typer.Exit(130) from None
+    write_shown(json, "compare", plan.folder / COMPARISON)
 
 
 def rank(
@@ -263,12 +276,14 @@ def rank(
         list[Path], typer.Argument(help="Folders that 'cggm-med compare' wrote.", metavar="COMPARISON...")
     ],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Also write the table as Markdown.")] = None,
+    json: JsonFile = None,
     debug: Debug = False,
 ) -> None:
     """Rank strategies over several tasks, by the mean of each comparison."""
+    require_json(json, "rank", folders)
     from cggm_med.comparison.commands import rank_tasks
 
-    rank_tasks(folders, out, make_console())
+    write_shown(json, "rank", rank_tasks(folders, out, make_console()))
 
 
 def probe(
@@ -277,6 +292,7 @@ def probe(
     split: Annotated[str | None, typer.Option(help="train, validation or test of the run, or all.")] = None,
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Folder for table and picture. [RUN/probe/NAME]")] = None,
+    json: JsonFile = None,
     debug: Debug = False,
 ) -> None:
     """Score each modality by a linear read-out of its frozen encoder: how well each encoder was trained."""
@@ -285,11 +301,13 @@ def probe(
 
     early.refuse_runs([folder])
     early.refuse_settings([overrides])
+    require_json(json, "probe")
     from cggm_med.evaluation.ask import ask
     from cggm_med.evaluation.probe.question import ProbeQuestion
 
     console = make_console()
-    ask(ProbeQuestion(), folder, overrides, console, split=split, out=out)
+    scored = ask(ProbeQuestion(), folder, overrides, console, split=split, out=out)
+    write_shown(json, "probe", scored.to_json())
 
 
 def view(
@@ -357,6 +375,7 @@ def calibrate(
     folder: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")],
     subsets: Annotated[str, typer.Option(help="Of the modalities: all, or such as flair+t1,t2.")] = "all",
     settings: Settings = None,
+    json: JsonFile = None,
     debug: Debug = False,
 ) -> None:
     """Measure on the validation cases what to expect of masks from each subset of the modalities; predict then says it.
@@ -367,6 +386,10 @@ def calibrate(
     from cggm_med.cli import early
 
     early.refuse_runs([folder])
+    require_json(json, "calibrate")
+    from dataclasses import asdict
+
     from cggm_med.evaluation.expectations import calibrate_run
 
-    calibrate_run(folder, overrides, make_console(), wanted=subsets)
+    found = calibrate_run(folder, overrides, make_console(), wanted=subsets)
+    write_shown(json, "calibrate", asdict(found))

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from cggm_med.cli.json_output import JsonFile, require_json, write_shown
 from cggm_med.cli.options import Debug, make_console
 
 
@@ -18,6 +19,7 @@ def init(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of the data set. [that of the list or folder]")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a list of this command.")] = False,
+    json: JsonFile = None,
     debug: Debug = False,
 ) -> None:
     """Propose which files are which modality, label and case, and list what only you know.
@@ -31,7 +33,7 @@ def init(
     from cggm_med.data.folders.propose import open_points, propose
     from cggm_med.errors import ConfigError, DataError, OutputError
     from cggm_med.files import require_writable, write_json
-    from cggm_med.results.tables import print_table
+    from cggm_med.results.tables import plain_table, print_table
 
     if out is not None and out.suffix.lower() != ".json":
         raise ConfigError(f"--out is {out}; expected a name that ends in .json, such as dataset.json")
@@ -39,6 +41,7 @@ def init(
         require_writable([out], inputs=[path], ours=_is_list)
     if out is not None and out.exists() and not force:
         raise OutputError(f"{out} exists; choose another name, or overwrite it with --force")
+    require_json(json, "init", [path])
     proposal = propose(path)
     if name:
         proposal = dataclasses.replace(proposal, name=name)
@@ -47,11 +50,14 @@ def init(
     console = make_console()
     for line in lines(found):
         console.print(line)
-    for table in tables(found):
+    shown = list(tables(found))
+    for table in shown:
         print_table(table, console)
+    asked = open_points(proposal)
+    content = {"notes": list(lines(found)), "tables": [plain_table(table) for table in shown], "open": list(asked)}
+    write_shown(json, "init", {**content, "refusals": list(proposal.refusals)})
     if proposal.refusals:
         raise DataError(f"{path} cannot be used as it is: {'; '.join(proposal.refusals)}")
-    asked = open_points(proposal)
     if asked:
         console.print(f"{len(asked)} open, which only you can settle:")
     for number, question in enumerate(asked, start=1):

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cggm_med.cli.json_output import JsonFile, require_json, write_shown
 from cggm_med.cli.options import ConfigFile, Debug, Settings, TaskName, make_console, overrides_of
 
 
@@ -20,6 +21,7 @@ def plan(
     preset: Annotated[str | None, typer.Option(help="Of the task, such as tiny. [what suits the data]")] = None,
     config: ConfigFile = None,
     settings: Settings = None,
+    json: JsonFile = None,
     debug: Debug = False,
 ) -> None:
     """Show the voxel size, patch, network, batch, memory and hours of a training on these data.
@@ -35,12 +37,15 @@ def plan(
     layers: list[dict[str, Any]] = [*([read_file(config)] if config is not None else []), overrides]
     early.refuse_names(task, strategy)
     early.refuse_settings(layers)
-    from cggm_med.results.tables import print_table
+    require_json(json, "plan", [path for path in (data, config) if path is not None])
+    from cggm_med.results.tables import plain_table, print_table
     from cggm_med.runs.outlook import outlook
     from cggm_med.runs.settings import instantiate, make_config
 
     planned, _ = instantiate(make_config(task, layers, preset=preset, strategy=strategy))
     console = make_console()
     planned.find(console.print)
-    for table in outlook(planned, at_hand=gpu_memory is None):
+    tables = outlook(planned, at_hand=gpu_memory is None)
+    for table in tables:
         print_table(table, console)
+    write_shown(json, "plan", {"tables": [plain_table(table) for table in tables]})

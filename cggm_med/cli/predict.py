@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cggm_med.cli.json_output import JsonFile, require_json, write_shown
 from cggm_med.cli.options import Accept, Debug, files_by_modality, kinds_of, make_console
 
 
@@ -52,6 +53,7 @@ def predict(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    json: JsonFile = None,
     debug: Debug = False,
 ) -> None:
     """Segment scans with a finished run: a folder as for training, one or many DICOM studies, or a file per modality.
@@ -75,6 +77,7 @@ def predict(
     from cggm_med.cli import early
 
     early.refuse_runs([Path(run)])
+    require_json(json, "predict", [Path(run), *map(Path, folders), *images.values()])
     from cggm_med import distributed
     from cggm_med.data.dicom.series import holds_dicom
     from cggm_med.data.dicom.studies import find_studies
@@ -116,6 +119,7 @@ def predict(
             modalities=modalities.split(",") if modalities else None,
             required=require.split(",") if require else (),
             refused=[option for option, given in of_scans.items() if given],
+            json=json,
         )
         return
     with distributed.processes(select_device(device)):
@@ -152,9 +156,11 @@ def predict(
             files = {case: out / f"{case}{ending}" for case in cases}
             failed = predict_cases(predictor, cases, files, **options)
         rows = cohort_rows(predictor, cases, files, failed, review_below)
+        lesions = cohort_lesions(rows, files)
+        write_shown(json, "predict", {"cases": rows, "lesions": lesions})
         if cohort and distributed.rank() == 0:
             write_text(out / "cohort.csv", csv_text(rows))
-            write_text(out / "lesions.csv", csv_text(cohort_lesions(files), LESION_COLUMNS))
+            write_text(out / "lesions.csv", csv_text(lesions, LESION_COLUMNS))
             print_table(cohort_table(rows), make_console())
             typer.echo(f"written: {out / 'cohort.csv'} and lesions.csv")
         if review_below is not None and distributed.rank() == 0:
@@ -174,6 +180,7 @@ def _label(
     modalities: Sequence[str] | None,
     required: Sequence[str],
     refused: Sequence[str],
+    json: Path | None,
 ) -> None:
     """Label the cases of a folder or file, and write the table."""
     if refused:
@@ -192,6 +199,7 @@ def _label(
         labeller = Labeller(run, device)
         cases = labeller.find(data[0], modalities, required, typer.echo)
         rows = labeller.label(cases)
+        write_shown(json, "predict", {"cases": rows})
         if distributed.rank() == 0:
             write_text(out, csv_text(rows))
             print_table(cohort_table(list({row["case"]: row for row in rows}.values())), make_console())

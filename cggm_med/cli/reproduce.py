@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cggm_med.cli.json_output import JsonFile, require_json, write_shown
 from cggm_med.cli.options import Debug, Parallel, Phantom, PublishedSeeds, Settings, make_console
 
 
@@ -25,6 +26,7 @@ def reproduce(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Folder; the same one again goes on. [reproductions/NAME]")
     ] = None,
+    json: JsonFile = None,
     debug: Debug = False,
 ) -> None:
     """Make a table or figure of a paper again, with its settings, beside the published figures that are known."""
@@ -39,6 +41,7 @@ def reproduce(
     table = find(name)
     if phantom and data is not None:
         raise typer.BadParameter("--phantom generates data; leave out --data, or --phantom")
+    require_json(json, "reproduce", [] if data is None else [data])
     from cggm_med.comparison.commands import parse_seeds
     from cggm_med.reproduction.reproduce import Request, reproduce, what_to_get
 
@@ -52,3 +55,4 @@ def reproduce(
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on", err=True)
         raise typer.Exit(130) from None
+    write_shown(json, "reproduce", folder / "table.json")

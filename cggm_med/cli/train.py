@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from cggm_med.cli.json_output import JsonFile, require_json, write_shown
 from cggm_med.cli.options import (
     ConfigFile,
     Data,
@@ -55,6 +56,7 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be trained on which cases; write nothing.")
     ] = False,
+    json: JsonFile = None,
     debug: Debug = False,
 ) -> None:
     """Train, then score the held-out cases.
@@ -78,6 +80,7 @@ def train(
     early.refuse_names(task, strategy)
     early.refuse_settings(layers)
     early.refuse_runs(folder for folder in (resume, init) if folder is not None)
+    require_json(json, "train")
     from cggm_med import distributed
     from cggm_med.device import select_device
     from cggm_med.runs import train as run
@@ -85,6 +88,8 @@ def train(
     from cggm_med.runs.settings import make_config, of_first_process
 
     console = make_console()
+    if dry_run and json is not None:
+        raise typer.BadParameter("--json holds the results of a training; 'cggm-med plan DATA --json FILE' plans one")
     if resume is not None:
         options = [("--config", config), ("--out", out), ("--preset", preset), ("--init", init), ("--dry-run", dry_run)]
         ignored = [name for name, value in options if value]
@@ -94,7 +99,8 @@ def train(
             overrides["strategy"] = {**overrides.get("strategy", {}), "name": strategy}
         chosen = select_device(RunFolder(resume).device_setting(overrides))
         with distributed.processes(chosen), _interruptible(resume):
-            run.resume(resume, overrides, console)
+            report = run.resume(resume, overrides, console)
+        write_shown(json, "train", {} if report is None else report.to_json())
         return
     resolved = make_config(task, layers, preset=preset, strategy=strategy)
     chosen = select_device(resolved.train.device)
@@ -107,7 +113,8 @@ def train(
             run.rehearse(resolved, folder, console)
             return
         with _interruptible(folder):
-            run.start(resolved, folder, console)
+            report = run.start(resolved, folder, console)
+    write_shown(json, "train", {} if report is None else report.to_json())
 
 
 @contextlib.contextmanager

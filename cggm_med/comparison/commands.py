@@ -160,13 +160,17 @@ def _show(comparison: Comparison, out: Path, console: Console) -> Comparison:
     return comparison
 
 
-def rank_tasks(folders: Sequence[Path], out: Path | None, console: Console) -> Table:
+def rank_tasks(folders: Sequence[Path], out: Path | None, console: Console) -> dict[str, Any]:
     """Rank each strategy in each comparison by its mean, and by its mean rank over all comparisons.
 
     Args:
         folders: written by ``compare``.
         out: Markdown file to write, or None.
         console: for the table.
+
+    Returns:
+        Of each strategy, best first, its rank and mean in each comparison and its mean rank; and the p of Friedman's
+        test, None below three comparisons or strategies.
 
     Raises:
         DataError: if a folder holds no comparison, or fewer than two strategies are in all of them.
@@ -201,16 +205,25 @@ def rank_tasks(folders: Sequence[Path], out: Path | None, console: Console) -> T
         for name in sorted(common, key=average.__getitem__)
     )
     title = f"rank of the mean among {len(common)} strategies, and the mean"
+    p = None
     if len(places) > 2 and len(common) > 2:
         # Friedman 1937: do the strategies differ at all over the tasks?
-        p = stats.friedmanchisquare(*([place[name] for place in places.values()] for name in common)).pvalue
-        title += f"; Friedman test that all are alike: p {p_text(float(p))}"
+        p = float(stats.friedmanchisquare(*([place[name] for place in places.values()] for name in common)).pvalue)
+        title += f"; Friedman test that all are alike: p {p_text(p)}"
     table = Table(title, ("strategy", *places, "mean rank"), lines)
     print_table(table, console, fold=True)
     if out is not None:
         write_text(out, f"# {title[0].upper()}{title[1:]}\n\n{markdown_table(table.header, table.rows)}\n")
         console.print(f"written: {out}")
-    return table
+    rows = [
+        {
+            "strategy": name,
+            "mean_rank": average[name],
+            "comparisons": {c: {"rank": places[c][name], "mean": comparisons[c][0][name]} for c in places},
+        }
+        for name in sorted(common, key=average.__getitem__)
+    ]
+    return {"rows": rows, "friedman_p": p}
 
 
 def parse_seeds(text: str) -> list[int]:

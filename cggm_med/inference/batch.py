@@ -228,13 +228,14 @@ def cohort_rows(
     return rows
 
 
-def cohort_lesions(files: Mapping[str, Path]) -> list[Record]:
+def cohort_lesions(rows: Sequence[Record], files: Mapping[str, Path]) -> list[Record]:
     """The lesions of a cohort, one row each, by case and region, the largest first.
 
     Args:
-        files: mask of each case; those that are not there have none.
+        rows: of the cohort; of cases that failed, what an earlier call found is left out.
+        files: mask of each case.
     """
-    said = (read_side_car(mask) for mask in files.values())
+    said = (read_side_car(files[row["case"]]) for row in rows if not row["failed"])
     return [row for facts in said if facts is not None for row in lesion_rows(facts)]
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -330,7 +328,6 @@ def follow(
     rules = next(iter(pairs.values()))[1].rules
     return {
         "schema": SCHEMA,
-        "software": f"cggm-med {importlib.metadata.version('cggm-med')}",
         "registered": registered,
         "same_percent": same_percent,
         "lesion_rules": {name: getattr(rules, name) for name in ("dilations", "connectivity", "min_mm3")},
@@ -338,15 +335,6 @@ def follow(
         "alone": alone,
         "failed": failed,
     }
-
-
-def is_follow_up(path: Path) -> bool:
-    """Whether a file holds what ``follow`` returns, as an earlier call wrote it."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and {"same_percent", "cases", "alone"} <= set(content)
 
 
 def change_tables(found: Record) -> list[Table]:

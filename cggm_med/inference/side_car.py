@@ -58,7 +58,8 @@ FIELDS = (
     Field("task", "of the run"),
     Field(
         "weights",
-        "digest of the run's weights: `b2sum -l 96 RUN/checkpoints/best.pt`, or of `last.pt` if there is no best",
+        "digest of the run's weights: `b2sum -l 96 RUN/checkpoints/best.pt`, or of `last.pt` if there is none; of an "
+        "ensemble, of its `ensemble.json`",
         "`weights`",
         _same("weights"),
     ),

@@ -55,6 +55,16 @@ def print_table(table: Table, console: Console, *, title: str = "", fold: bool =
     console.print(shown)
 
 
+def plain_table(table: Table) -> dict[str, Any]:
+    """A table as plain values, each row by column.
+
+    Example:
+        >>> plain_table(Table("grids", ("shape", "mm"), (("8 x 8 x 8", "1"),)))
+        {'title': 'grids', 'rows': [{'shape': '8 x 8 x 8', 'mm': '1'}]}
+    """
+    return {"title": table.title, "rows": [dict(zip(table.header, row, strict=True)) for row in table.rows]}
+
+
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table as Markdown."""
     lines = [header, ["---"] * len(header), *rows]

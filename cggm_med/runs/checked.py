@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, get_args
 
 from cggm_med.data.checks.finding import Finding, Severity, condensed, require_known, standing
@@ -68,15 +66,6 @@ class CheckedData:
         """As plain values."""
         found = [{**of.record(self.accepted), "fix": of.kind.fix} for of in self.findings]
         return {"cases": self.count, "accepted": list(self.accepted), "findings": found}
-
-
-def is_record(path: Path) -> bool:
-    """Whether a file holds such values, as an earlier call wrote them."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and set(content) == {"cases", "accepted", "findings"}
 
 
 def check_data(task: Task, accepted: Sequence[str], say: Callable[[str], None]) -> CheckedData:

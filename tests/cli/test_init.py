@@ -34,12 +34,14 @@ def init(*words):
 
 def test_what_is_written_is_read_once_it_is_settled(folder, tmp_path):
     out = tmp_path / "dataset.json"
-    done = init(folder, "-o", out, "--name", "ms")
+    done = init(folder, "-o", out, "--name", "ms", "--json", out.with_name("shown.json"))
     assert done.exit_code == 0, done.output
     assert "what 3 means" in done.output
     assert f'wrote {out}; write what you know in the place of each "?"' in done.output
     assert "cggm-med train --task segmentation --data" in done.output
-    written = json.loads(out.read_text())
+    shown, written = (json.loads(file.read_text()) for file in (out.with_name("shown.json"), out))
+    assert shown["open"] == written["questions"]
+    assert [row["modality"] for row in shown["tables"][0]["rows"]] == list(written["modalities"])
     assert (written["name"], written["labels"], len(written["questions"])) == ("ms", {"3": "?"}, 2)
     with pytest.raises(DataError, match='label 3 has the meaning "\\?"'):
         read_declared(out)

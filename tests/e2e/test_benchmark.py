@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from helpers import processes
-from helpers.command_line import command
+from helpers.command_line import command, same_values
 
 from cggm_med.comparison import experiment
 from cggm_med.reproduction.outcome import MARK
@@ -18,7 +18,9 @@ def test_a_benchmark_is_trained_scored_and_gone_on_with(tmp_path, cache, monkeyp
     monkeypatch.setattr(experiment.subprocess, "Popen", processes.Popen)
     out = tmp_path / "out"
     words = ["--set", f"data.cache={cache}", "--strategies", "joint", "--set", "data.workers=0"]
-    command(monkeypatch, "benchmark", "brats2023-im-fuse", "--phantom", *words, "-o", out)
+    shown = ("--json", tmp_path / "a.json")
+    command(monkeypatch, "benchmark", "brats2023-im-fuse", "--phantom", *words, "-o", out, *shown)
+    assert same_values(tmp_path / "a.json", out / "benchmark.json", "benchmark")
     first = out / "phantom" / "BraTS-GLI-00000-000"
     assert (first / f"{first.name}-t2f.nii.gz").exists()
     assert {*np.unique(nib.load(first / f"{first.name}-seg.nii.gz").dataobj)} <= {0, 1, 2, 3}

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from helpers.command_line import command
+from helpers.command_line import command, same_values
 from helpers.small_runs import trained_run
 from scipy.ndimage import distance_transform_edt
 from scipy.optimize import minimize_scalar
@@ -51,7 +51,9 @@ def run(scans, cache, tmp_path_factory):
     options |= {"train__batch_size": "1", "model__prior_bias": "true", "data__patch_size": "[32,32,32]"}
     made = trained_run(folder / "run", scans, cache, **options)
     with pytest.MonkeyPatch.context() as patch:
-        command(patch, "calibrate", made)
+        shown = made.parent / "calibrate.json"
+        command(patch, "calibrate", made, "--json", shown)
+        assert same_values(shown, made / "expectations.json", "calibrate")
     return made
 
 

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from helpers import processes
-from helpers.command_line import command, set_options
+from helpers.command_line import command, same_values, set_options
 from helpers.declared_cohort import SMALL, cohort
 from helpers.pictures import without_pictures
 
@@ -146,7 +146,9 @@ def test_strategies_are_compared(run, tmp_path, monkeypatch):
     words = ("--task", "segmentation", "--data", run[1], "--strategies", "joint,uniform", "--seeds", "1")
     with without_pictures():
         cache = ("--set", f"data.cache={tmp_path / 'cache'}")
-        command(monkeypatch, "compare", *words, "--out", tmp_path / "out", *cache, *FLAGS)
+        shown = ("--json", tmp_path / "a.json")
+        command(monkeypatch, "compare", *words, "--out", tmp_path / "out", *shown, *cache, *FLAGS)
+    assert same_values(tmp_path / "a.json", tmp_path / "out" / "comparison.json", "compare")
     assert "Dice rim" in (tmp_path / "out" / "comparison.md").read_text()
 
 

@@ -6,7 +6,7 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
-from helpers.command_line import command, set_options
+from helpers.command_line import command, same_values, set_options
 from helpers.declared_cohort import AFFINE, SHAPE, SMALL, cohort
 from helpers.pictures import without_pictures
 from helpers.small_runs import trained_run
@@ -71,7 +71,9 @@ def test_a_run_s_own_masks_have_its_table_to_the_last_bit(run, masks, phantom, t
     assert {row[4] for row in paired["rows"]} == {"+0.000"}
     assert {row[6] for row in paired["rows"]} == {"1.000"}
 
-    command(monkeypatch, "evaluate", "--masks", masks, "--data", phantom, "--out", tmp_path / "all")
+    words = ["--data", phantom, "--out", tmp_path / "all", "--json", tmp_path / "a.json"]
+    command(monkeypatch, "evaluate", "--masks", masks, *words)
+    assert same_values(tmp_path / "a.json", tmp_path / "all" / "results.json", "evaluate")
     assert len(results(tmp_path / "all")["cases"]) == 3 * 6
     assert {path.name for path in (tmp_path / "all").iterdir()} == {
         "results.json",

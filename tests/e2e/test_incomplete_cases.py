@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from helpers.command_line import command, set_options
+from helpers.command_line import command, same_values, set_options
 from helpers.processes import run_together
 from helpers.small_runs import small_config, small_settings, trained_run
 
@@ -76,10 +76,11 @@ def test_what_is_required_is_still_refused(folder, cache):
 
 
 def test_the_table_before_the_first_step_says_who_lacks_what(folder, cache, tmp_path, monkeypatch, capsys):
-    words = set_options(small_settings(folder, cache, train__epochs="1"))
+    words = [*set_options(small_settings(folder, cache, train__epochs="1")), "--json", tmp_path / "a.json"]
     command(monkeypatch, "train", "--preset", "tiny", "--allow-missing", *words, "--out", tmp_path / "run")
     said = capsys.readouterr().out
     assert said.index("cases that lack a modality") < said.index("step 1/")
+    assert same_values(tmp_path / "a.json", tmp_path / "run" / "results.json", "train")
     splits = json.loads((tmp_path / "run" / "splits.json").read_text())
     lacking = json.loads((tmp_path / "run" / "facts.json").read_text())["lacking"]
     expected = {
@@ -134,7 +135,8 @@ def test_a_case_is_scored_by_the_mask_that_predict_writes(run, predictor, folder
 def test_other_data_are_scored_with_what_they_have(run, folder, tmp_path, monkeypatch):
     """Also by all other questions."""
     options = ["--data", folder, "--split", "all"]
-    command(monkeypatch, "evaluate", run, *options, "--out", tmp_path / "all")
+    command(monkeypatch, "evaluate", run, *options, "--out", tmp_path / "all", "--json", tmp_path / "a.json")
+    assert same_values(tmp_path / "a.json", tmp_path / "all" / "results.json", "evaluate")
     rows = json.loads((tmp_path / "all" / "results.json").read_text())["cases"]
     assert {row["case"]: row["present"] for row in rows}[name(2)] == "t2"
     command(monkeypatch, "evaluate", run, *options, "--require", "t2", code=1)
@@ -142,7 +144,9 @@ def test_other_data_are_scored_with_what_they_have(run, folder, tmp_path, monkey
 
 
 def test_subsets_use_what_a_case_has_of_them(run, tmp_path, monkeypatch):
-    command(monkeypatch, "evaluate", run, "--subsets", "flair+t2,t1", "--out", tmp_path / "subsets")
+    words = ["--out", tmp_path / "subsets", "--json", tmp_path / "a.json"]
+    command(monkeypatch, "evaluate", run, "--subsets", "flair+t2,t1", *words)
+    assert same_values(tmp_path / "a.json", tmp_path / "subsets" / "results.json", "evaluate")
     rows = json.loads((tmp_path / "subsets" / "results.json").read_text())["cases"]
     present = {row["case"]: row["present"].split("+") for row in FinishedRun(run).report.scores.cases}
     without = [row for row in rows if row["subset"] == "t1" and "t1" not in present[row["case"]]]
@@ -155,7 +159,8 @@ def test_subsets_use_what_a_case_has_of_them(run, tmp_path, monkeypatch):
 def test_all_other_questions_are_answered(run, tmp_path, monkeypatch):
     command(monkeypatch, "evaluate", run, "--corrupt", "noise,missing:t2", "--severity", "1", "--out", tmp_path / "a")
     command(monkeypatch, "evaluate", run, "--calibration", "--out", tmp_path / "b")
-    command(monkeypatch, "probe", run, "--out", tmp_path / "c")
+    command(monkeypatch, "probe", run, "--out", tmp_path / "c", "--json", tmp_path / "probe.json")
+    assert same_values(tmp_path / "probe.json", tmp_path / "c" / "results.json", "probe")
     assert all((tmp_path / sub / "results.json").exists() for sub in "abc")
 
 

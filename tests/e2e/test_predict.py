@@ -202,7 +202,7 @@ def test_a_folder_and_a_case_that_fails(run, scans, tmp_path, monkeypatch, capsy
         label.unlink()
     broken = files(data, 3)["t1"]
     broken.write_bytes(broken.read_bytes()[:500])
-    command(monkeypatch, "predict", run, data, "-o", tmp_path / "out", code=1)
+    command(monkeypatch, "predict", run, data, "-o", tmp_path / "out", "--json", tmp_path / "shown.json", code=1)
     said = capsys.readouterr()
     assert "1 of 6 cases failed: BraTS2021_00003" in said.err
     assert {p.name for p in (tmp_path / "out").glob("*.nii.gz")} == {
@@ -213,6 +213,9 @@ def test_a_folder_and_a_case_that_fails(run, scans, tmp_path, monkeypatch, capsy
     # The tables say what the files beside the masks say.
     (cohort, rows), (listed, lesions) = (table(tmp_path / "out" / name) for name in ("cohort.csv", "lesions.csv"))
     assert listed == list(LESION_COLUMNS)
+    shown = json.loads((tmp_path / "shown.json").read_text())
+    for written, values in ((rows, shown["cases"]), (lesions, shown["lesions"])):
+        assert written == [{name: str(value[name]) if name in value else "" for name in written[0]} for value in values]
     assert {row["case"]: bool(row["failed"]) for row in rows} == {f"BraTS2021_{n:05d}": n == 3 for n in range(6)}
     for row in rows:
         if row["failed"]:

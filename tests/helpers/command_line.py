@@ -1,5 +1,6 @@
 """The command line as a user calls it, inside the process of a test."""
 
+import json
 from collections.abc import Mapping
 
 import pytest
@@ -13,6 +14,16 @@ def command(monkeypatch, *words, code=0):
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert (end.value.code or 0) == code
+
+
+def same_values(shown, stored, name):
+    """Whether ``--json`` of a command wrote what it stored in its own file as well."""
+    values = json.loads(shown.read_text())
+    return (
+        values.pop("software").startswith("cggm-med ")
+        and values.pop("command") == name
+        and values == json.loads(stored.read_text())
+    )
 
 
 def set_options(settings):
