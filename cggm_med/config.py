@@ -103,6 +103,8 @@ class TrainConfig:
             takes longer, that is not for volumes.
         stop_after: validations in a row without a better score after which the training ends; default: only with the
             last epoch.
+        ema_decay: of a moving average of the weights, which is validated, kept and predicted with; default: the weights
+            themselves.
         checkpoint_every: steps between two checkpoints; one is always written at the end of training.
         log_every: steps between two lines of ``metrics.jsonl``.
         accumulate: number of equal parts in which each process computes its share of a batch, to save memory.
@@ -132,6 +134,7 @@ class TrainConfig:
     validate_every: int = 5
     validate_modalities: bool | None = None
     stop_after: int | None = None
+    ema_decay: float | None = None
     checkpoint_every: int = 100
     log_every: int = 10
     accumulate: int = 1
@@ -151,6 +154,8 @@ class TrainConfig:
         for name in (*counts, "accumulate", "subset_view_every"):
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
         require(self.stop_after is None or self.stop_after >= 1, "train.stop_after", self.stop_after, "at least 1")
+        decay = self.ema_decay
+        require(decay is None or 0 < decay < 1, "train.ema_decay", decay, "more than 0, below 1, such as 0.999")
         rates = self.modality_dropout
         for key, rate in flat({"train": {"modality_dropout": rates}}).items():
             require(0 <= rate < 1, key, rate, "at least 0, below 1")
@@ -399,6 +404,7 @@ _ELSEWHERE = {
     **dict.fromkeys(("max_epochs", "num_epochs", "n_epochs"), "train.epochs"),
     **dict.fromkeys(("steps", "iterations", "max_steps", "num_iterations_per_epoch"), "train.steps_per_epoch"),
     **dict.fromkeys(("early_stopping", "early_stopping_patience", "early_stop"), "train.stop_after"),
+    **dict.fromkeys(("ema", "model_ema", "model_ema_decay", "swa"), "train.ema_decay"),
     **dict.fromkeys(("bs", "batch"), "train.batch_size"),
     **dict.fromkeys(("random_seed", "manual_seed"), "train.seed"),
     **dict.fromkeys(("gpu", "gpus", "cuda"), "train.device"),

@@ -55,7 +55,8 @@ def plugins_of(settings: Tree) -> dict[str, str]:
 def provenance(config: RunConfig, device: torch.device) -> dict[str, str]:
     """Command, data, seed, versions and device."""
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
-    made_by = origin(plugins_of(to_tree(config)))
+    made_by, decay = origin(plugins_of(to_tree(config))), config.train.ema_decay
+    averaged = {} if decay is None else {"weights": f"moving average over the steps, decay {decay:g}"}
     return {
         "command": made_by["command"],
         "data": "generated (not real data)" if config.data.path is None else Path(config.data.path).name,
@@ -63,6 +64,7 @@ def provenance(config: RunConfig, device: torch.device) -> dict[str, str]:
         "preset": config.preset,
         "seed": str(config.train.seed),
         "steps": str(config.train.steps),
+        **averaged,
         "versions": made_by["versions"],
         "device": f"{hardware}, {distributed.world_size()} process(es)",
         "date": made_by["date"],

@@ -21,6 +21,7 @@ from cggm_med.errors import CheckpointError
 from cggm_med.files import atomic_file
 from cggm_med.optim.schedule import Plateau
 from cggm_med.training import resume_check
+from cggm_med.training.weight_average import WeightAverage
 
 FORMAT = 1
 _ABOUT = "cggm-med"  # what safetensors say beside tensors, as JSON
@@ -40,6 +41,8 @@ class Checkpoint:
         model, strategy, optimizer, monitor: state dictionaries.
         schedule: of the learning rate, where it depends on more than the step.
         validated: whether the validation that is due after this step, if one is, was finished.
+        unaveraged: with ``train.ema_decay`` the weights that training continues from; ``model`` and ``strategy`` hold
+            their average then, so that whoever reads a checkpoint predicts with it.
     """
 
     step: int
@@ -52,6 +55,7 @@ class Checkpoint:
     monitor: dict[str, Any]
     schedule: dict[str, Any] = field(default_factory=dict)
     validated: bool = True
+    unaveraged: dict[str, Any] = field(default_factory=dict)
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -168,8 +172,9 @@ def restore(
     path: Path,
     optimizer: Optimizer | None = None,
     monitor: nn.Module | None = None,
+    average: nn.Module | None = None,
 ) -> None:
-    """Load the states into live objects: the strategy for scoring heads, optimizer and monitor for resuming.
+    """Load the states into live objects: the strategy for scoring heads, all others for resuming.
 
     Raises:
         CheckpointError: if names or shapes of the weights do not fit, or a weight is NaN or infinite.
@@ -186,6 +191,7 @@ def restore(
             (strategy, checkpoint.strategy),
             (optimizer, checkpoint.optimizer),
             (monitor, checkpoint.monitor),
+            (average, checkpoint.unaveraged),
         ):
             if live is not None:
                 live.load_state_dict(state)
@@ -202,6 +208,7 @@ class TrainingState:
         config: resolved settings of the run.
         data: digests of each prepared case.
         model, strategy, optimizer, monitor, plateau: the objects to save.
+        average: of the weights of model and classifier heads.
     """
 
     def __init__(
@@ -214,10 +221,11 @@ class TrainingState:
         optimizer: Optimizer,
         monitor: nn.Module,
         plateau: Plateau,
+        average: WeightAverage,
     ) -> None:
         self.folder, self.config, self.data = folder, config, data
         self.model, self.strategy, self.optimizer, self.monitor = model, strategy, optimizer, monitor
-        self.plateau = plateau
+        self.plateau, self.average = plateau, average
         self.best: Mapping[str, float] | None = None
 
     @property
@@ -232,7 +240,8 @@ class TrainingState:
             CheckpointError: if it was made with other settings or data, or does not fit the model.
         """
         resume_check.require_same_run(self.last, checkpoint.config, self.config, checkpoint.data, self.data)
-        restore(checkpoint, self.model, self.strategy, self.last, self.optimizer, self.monitor)
+        restore(checkpoint, self.model, self.strategy, self.last, self.optimizer, self.monitor, self.average)
+        self.average.exchange()
         self.plateau.load_state_dict(checkpoint.schedule)
         self.best = checkpoint.best
 
@@ -253,11 +262,10 @@ class TrainingState:
             self._save(self.folder / "best.pt", step)
 
     def _save(self, path: Path, step: int, *, validated: bool = True) -> None:
-        if distributed.rank() == 0:
-            live = (self.model, self.strategy, self.optimizer, self.monitor, self.plateau)
-            model, strategy, optimizer, monitor, schedule = (x.state_dict() for x in live)
-            states = {"model": model, "strategy": strategy, "optimizer": optimizer, "monitor": monitor}
-            save(
-                path,
-                Checkpoint(step, self.config, self.data, self.best, **states, schedule=schedule, validated=validated),
-            )
+        if distributed.rank() != 0:
+            return
+        with self.average.applied():
+            live = (self.model, self.strategy, self.optimizer, self.monitor, self.average, self.plateau)
+            names = ("model", "strategy", "optimizer", "monitor", "unaveraged", "schedule")
+            states = dict(zip(names, (x.state_dict() for x in live), strict=True))
+            save(path, Checkpoint(step, self.config, self.data, self.best, validated=validated, **states))

@@ -30,6 +30,7 @@ from cggm_med.training.mean_losses import mean_losses
 from cggm_med.training.monitor import ModalityComparison, Monitor, readable
 from cggm_med.training.step import train_step
 from cggm_med.training.validation import validate
+from cggm_med.training.weight_average import WeightAverage
 from cggm_med.types import Batch
 
 Record = dict[str, Any]
@@ -82,7 +83,8 @@ def train(
     by_loss = config.optim.plateau_by == "loss"
     plateau = Plateau(config.optim, lower_is_better=by_loss or task.lower_is_better)
     tree, data = to_tree(config), dict(task.contents())
-    state = TrainingState(folder, tree, data, model, strategy, optimizer, monitor, plateau)
+    average = WeightAverage(settings.ema_decay, model, *([] if strategy.heads is None else [strategy.heads]))
+    state = TrainingState(folder, tree, data, model, strategy, optimizer, monitor, plateau, average)
     if resume is not None:
         state.restore(resume)
     first_step = 0 if resume is None else resume.step
@@ -92,7 +94,7 @@ def train(
 
     def look(done: int, stop: StopRequest) -> None:
         """Validate, and keep the weights if they are the best so far."""
-        with contextlib.nullcontext() if distributed.active() else stop.at_once():
+        with average.applied(), contextlib.nullcontext() if distributed.active() else stop.at_once():
             found = validate(task, model, strategy, config, device)
         score = found.scores[task.chosen_by]
         if (watched := found.loss if by_loss else score) is not None:
@@ -123,7 +125,11 @@ def train(
             comparison = ModalityComparison(settings.log_shapley) if to_log else None
             model.train()
             strategy.train()
-            within = contextlib.nullcontext() if memory is None else memory.watch(number, optimizer, model, strategy)
+            within = (
+                contextlib.nullcontext()
+                if memory is None
+                else memory.watch(number, optimizer, model, strategy, average)
+            )
             with within:
                 losses = train_step(
                     model,
@@ -138,6 +144,7 @@ def train(
                     monitor=monitor,
                     comparison=comparison,
                 )
+                average.update(done)
             finite.add(number, batch, losses)
             # Reading a loss makes a GPU program wait, so losses are read together, before anything is written.
             waits = to_log or to_validate or to_save

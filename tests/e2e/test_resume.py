@@ -54,6 +54,7 @@ def test_killed_with_draws_of_every_kind(strategy, tmp_path, phantom, cache, mon
         "train__subset_view": "0.5",
         "train__subset_view_guided": "true",
         "train__log_shapley": "true",
+        "train__ema_decay": "0.9",
     }
     config = small_config(phantom, cache, **changes)
     run.start(config, tmp_path / "whole", quiet())

@@ -332,3 +332,39 @@ def test_watching_the_memory_of_a_step_changes_no_bit(problem):
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
     held = sum(p.nbytes for module in (model, strategy) for p in module.parameters())
     assert memory.peak > 4 * held  # weights, gradients, and two moments
+
+
+def test_the_average_of_the_weights_is_validated_and_kept_and_resumes_alike(tmp_path):
+    """Independent authority: torch's own averaged model, with the plain mean first; training itself is unchanged."""
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    settings = {"epochs": 4, "steps_per_epoch": 1, "checkpoint_every": 1, "scripted": [4.0, 3.0, 2.0, 1.0]}
+    plain, averaged, killed = (tmp_path / name for name in ("plain", "averaged", "killed"))
+    _, model = logged(plain, **settings)
+    _, twin = logged(averaged, ema_decay=0.5, **settings)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+    weights = []  # after each of the four steps
+    for stop in (1, 2, 3, 4):
+        logged(tmp_path / f"{stop}", **settings | {"epochs": 4}, stop=stop)
+        weights.append(checkpoint.load(tmp_path / f"{stop}" / "last.pt", CPU).model)
+    name, _ = next(iter(model.named_parameters()))
+    w = [x[name] for x in weights]
+    layer = torch.nn.ParameterList([w[0]])
+    reference = AveragedModel(layer, multi_avg_fn=get_ema_multi_avg_fn(0.5))
+    for value in w:
+        layer[0].data.copy_(value)
+        reference.update_parameters(layer)
+    last, best = (checkpoint.load(averaged / f"{of}.pt", CPU) for of in ("last", "best"))
+    torch.testing.assert_close(last.model[name], reference.module[0].data)
+    assert torch.equal(best.model[name], last.model[name])
+    assert not torch.equal(last.model[name], w[3])
+    logged(killed, ema_decay=0.5, stop=3, **settings)
+    before = checkpoint.load(killed / "last.pt", CPU)
+    _, again = logged(killed, ema_decay=0.5, resume=before, **settings)
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), twin.parameters(), strict=True))
+    resumed = checkpoint.load(killed / "last.pt", CPU)
+    for part in ("model", "strategy", "unaveraged"):
+        a, b = getattr(resumed, part), getattr(last, part)
+        assert all(torch.equal(a[key], b[key]) for key in b if torch.is_tensor(b[key])), part
+    assert last.unaveraged
+    assert checkpoint.load(plain / "last.pt", CPU).unaveraged == {}
