@@ -168,6 +168,6 @@ def _write_member(target: RunFolder, run: FinishedRun) -> None:
         if source.exists():
             write_text(getattr(target, file), source.read_text())
     weights = checkpoints.load(run.folder.weights, CPU)
-    slim = dataclasses.replace(weights, strategy={}, optimizer={}, monitor={}, schedule={})
+    slim = dataclasses.replace(weights, strategy={}, optimizer={}, monitor={}, schedule={}, unaveraged={})
     chosen = run.folder.weights.name != "last.pt" and slim.best is not None
     checkpoints.save(target.checkpoints / ("best.pt" if chosen else "last.pt"), slim)
