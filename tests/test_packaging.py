@@ -71,12 +71,19 @@ def pins():
     return dict(line.split("==") for line in lines if not line.startswith("#"))
 
 
-def test_constraints_are_plain_versions_that_the_package_accepts():
-    found = pins()
+def test_constraints_are_plain_versions_of_all_that_the_tests_use():
+    found, extras = pins(), PROJECT["optional-dependencies"]
     assert all(re.fullmatch(r"[a-z0-9-]+", name) and re.fullmatch(r"[\w.]+", pin) for name, pin in found.items())
-    optional = [r for extra, rs in PROJECT["optional-dependencies"].items() if extra not in ("dev", "docs") for r in rs]
-    for needed in map(Requirement, [*PROJECT["dependencies"], *optional]):
+    tested = next(r for r in map(Requirement, extras["dev"]) if r.name == PROJECT["name"]).extras - {"docs"}
+    needs = [*PROJECT["dependencies"], *(needed for extra in tested for needed in extras[extra])]
+    for needed in map(Requirement, needs):
         assert needed.specifier.contains(found[canonicalize_name(needed.name)]), needed
+
+
+def test_every_extra_has_its_row():
+    page = (ROOT / "docs" / "how-to" / "install.md").read_text()
+    table = page.split("| extra | adds |", 1)[1].split("\n\n", 1)[0]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == sorted(PROJECT["optional-dependencies"])
 
 
 def test_the_container_is_made_of_files_that_are_there_and_sent():
