@@ -50,4 +50,4 @@ docs: .venv/.installed-dev
 	touch .venv/.installed $@
 
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv build dist docs/tutorials
