@@ -26,7 +26,8 @@ def in_git(*places):
     if listed.returncode == 0:
         return {name for name in listed.stdout.split("\0") if name}
     found = (path for place in places or (".",) for path in (ROOT / place).rglob("*"))
-    return {str(path.relative_to(ROOT)) for path in found if path.is_file() and "__pycache__" not in path.parts}
+    files = {str(path.relative_to(ROOT)) for path in found if path.is_file() and "__pycache__" not in path.parts}
+    return files - {"PKG-INFO"}  # which the build adds
 
 
 def test_the_address_stands_in_one_file_and_keeps_the_project_from_being_uploaded_until_it_is_known():
