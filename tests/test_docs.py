@@ -16,6 +16,7 @@ import typer
 import cggm_med
 from cggm_med import registry
 from cggm_med.cli.app import app
+from cggm_med.comparison.variants import UNIMODAL
 from cggm_med.config import to_tree
 from cggm_med.runs.settings import make_config
 
@@ -167,7 +168,7 @@ def test_commands_are_those_of_the_command_line(page, settings):
             if option == "--set" and not value.isupper():
                 assert value.partition("=")[0] in settings, value
             if option in ("--task", "--strategy", "--strategies") and not page.name.startswith("add-"):
-                known = {*registry.names(registry.TASKS), *registry.names(registry.STRATEGIES)}
+                known = {*registry.names(registry.TASKS), *registry.names(registry.STRATEGIES), UNIMODAL}
                 assert set(re.sub(r"\[.*?\]|\s", "", value).split(",")) <= known, value
 
 
