@@ -47,7 +47,8 @@ def plugins_of(settings: Tree) -> dict[str, str]:
         registry.ENCODERS: model.get("encoder"),
         registry.FUSIONS: model.get("fusion"),
     }
-    packages = [registry.package(group, name).split() for group, name in used.items() if name is not None]
+    # A task may have fusions of its own, which are registered nowhere.
+    packages = [registry.package(g, name).split() for g, name in used.items() if name in registry.names(g)]
     packages += [registry.package(registry.METRICS, name).split() for name in settings["task"].get("metrics", ())]
     return {name: version for name, version in packages if name != "cggm-med"}
 

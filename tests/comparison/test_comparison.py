@@ -408,7 +408,7 @@ def test_trainings_that_validation_ended_are_said_to_differ_in_length(tmp_path):
     assert any(line.startswith("Budget: 28 steps") for line in notes(comparison))  # the median, rounded
     (tmp_path / "joint-0" / "metrics.jsonl").unlink()
     without = compared(sorted(tmp_path.iterdir()))
-    assert "metrics.jsonl is damaged or incomplete" in without.excluded[0].reason
+    assert "metrics.jsonl is missing; put back a whole copy" in without.excluded[0].reason
 
 
 def test_files_say_the_same(tmp_path):

@@ -61,7 +61,7 @@ def test_the_kind_of_an_image_decides_how_it_is_normalised():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"modalities": {}}, '"modalities" is missing'),
+        ({"modalities": {}}, r'"modalities" is \{\}; expected such as'),
         ({"modalities": {"flair": {"kind": "?"}}}, "modality flair has no kind; write one of mri, ct, pet, map"),
         ({"labels": {"1": "?"}}, r'label 1 has the meaning "\?"; write what it means'),
         ({"labels": ["lesion"]}, "expected the meaning of each number"),

@@ -72,7 +72,7 @@ def test_there_is_one_rate_for_each_modality(setting, count):
 
 
 def test_rates_that_leave_nothing_are_refused():
-    with pytest.raises(ConfigError, match="that leaves case case[0-9] without any image"):
+    with pytest.raises(ConfigError, match="which leaves case case[0-9] without any image"):
         imposed("9-9-9-9")
 
 
