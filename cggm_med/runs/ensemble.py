@@ -107,7 +107,7 @@ def _convention(run: FinishedRun, task: Task) -> Any:
 
 def _described(number: int, run: FinishedRun, task: Task) -> dict[str, Any]:
     weights = checkpoints.load(run.folder.weights, CPU)
-    best = None if run.folder.weights.name == "last.pt" else weights.best
+    best = run.best_of(weights)
     return {
         "folder": f"{number}",
         "name": run.name,
@@ -169,5 +169,4 @@ def _write_member(target: RunFolder, run: FinishedRun) -> None:
             write_text(getattr(target, file), source.read_text())
     weights = checkpoints.load(run.folder.weights, CPU)
     slim = dataclasses.replace(weights, strategy={}, optimizer={}, monitor={}, schedule={}, unaveraged={})
-    chosen = run.folder.weights.name != "last.pt" and slim.best is not None
-    checkpoints.save(target.checkpoints / ("best.pt" if chosen else "last.pt"), slim)
+    checkpoints.save(target.checkpoints / ("last.pt" if run.best_of(weights) is None else "best.pt"), slim)

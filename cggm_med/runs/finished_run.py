@@ -299,7 +299,11 @@ class FinishedRun:
         file = self.folder.weights
         weights = checkpoints.load(file, device)
         checkpoints.restore(weights, model, strategy, file)
-        return None if file.name == "last.pt" else weights.best
+        return self.best_of(weights)
+
+    def best_of(self, weights: checkpoints.Checkpoint) -> Mapping[str, float] | None:
+        """Score and step of the validation that chose the final weights; None if they are those of the last step."""
+        return None if self.folder.weights.name == "last.pt" else weights.best
 
     def whole(self, file: Path, read: Callable[[Path], T]) -> T:
         """Read a file of this run with ``read``.

@@ -65,8 +65,9 @@ def share(path: Path, folder: Path) -> None:
 
 def _write_weights(target: RunFolder, run: FinishedRun) -> None:
     whole = checkpoints.load(run.folder.weights, torch.device("cpu"))
-    best = whole.best if run.folder.weights.name == "best.pt" else None
-    slim = dataclasses.replace(whole, best=best, config={}, data={}, optimizer={}, monitor={}, schedule={})
+    slim = dataclasses.replace(
+        whole, best=run.best_of(whole), config={}, data={}, optimizer={}, monitor={}, schedule={}
+    )
     checkpoints.save_shared(target.shared, slim)
 
 
