@@ -7,6 +7,7 @@ from torch import nn
 
 from cggm_med.config import RunConfig, TrainConfig
 from cggm_med.models.base import MultimodalModel
+from cggm_med.models.cpu_convolution import NarrowConv3d
 from cggm_med.randomness import Stream, random_seed
 from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task.base import Task
@@ -26,6 +27,8 @@ def build(task: Task, strategy: BalancingStrategy, config: RunConfig, device: to
     strategy.to(device)
     if config.train.memory_format == "channels_last":
         _lay_channels_last(model)
+    else:
+        NarrowConv3d.take_over(model)
     return model
 
 
