@@ -52,8 +52,9 @@ class FastConvolutions(TorchFunctionMode):
 class NarrowConv3d(nn.Conv3d):
     """A convolution of fewer than 16 channels that trains faster on a CPU in float32, and is its base class elsewhere.
 
-    For so few channels PyTorch 2.13 takes half of the time where they lie last in memory, and a quarter where a flat
-    kernel is that of images. Results differ in their last bits. ``benchmarks/strategy_overhead.py`` measures a step.
+    With so few channels, PyTorch 2.13 computes gradients in half of the time where channels lie last in memory, and in
+    a quarter where flat kernels are those of images (8 channels, one core with AVX-512). Results differ in their last
+    bits.
     """
 
     @classmethod
