@@ -71,7 +71,7 @@ class NarrowConv3d(nn.Conv3d):
             if type(layer) is nn.Conv3d and _is_narrow(layer):
                 layer.__class__ = cls
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if not _is_plain(input, weight, gradients=True):
             return super()._conv_forward(input, weight, bias)
         flat = [axis for axis in range(3) if self.kernel_size[axis] == self.stride[axis] == 1]
@@ -87,6 +87,7 @@ class NarrowConv3d(nn.Conv3d):
             each.contiguous(memory_format=torch.channels_last)
             for each in (slices.flatten(0, 1), weight.squeeze(flat + 2))
         )
+        assert not isinstance(self.padding, str)  # noqa: S101 - such layers are not taken over
         stride, padding, dilation = (
             [value for axis, value in enumerate(of) if axis != flat]
             for of in (self.stride, self.padding, self.dilation)
