@@ -7,10 +7,12 @@ import importlib.metadata
 import importlib.util
 import platform
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import typer
 from packaging.requirements import Requirement
+
+from cggm_med.cli.json_output import JsonFile, require_json, write_shown
 
 PROJECT = "cggm-med"
 FOR_DEVELOPERS = ("dev", "docs")  # extras that nobody needs who uses the package
@@ -33,15 +35,17 @@ class Check:
     fix: str = ""
 
 
-def doctor() -> None:
+def doctor(json: JsonFile = None) -> None:
     """Show versions, devices, and how to fix what is missing."""
-    healthy = True
+    require_json(json, "doctor")
+    checks = []
     for check in examine():
-        healthy = healthy and check.ok
+        checks.append(check)
         typer.echo(f"{'ok     ' if check.ok else 'MISSING'} {check.name}: {check.state}")
         if check.fix:
             typer.echo(f"        {check.fix}")
-    if not healthy:
+    write_shown(json, "doctor", {"checks": [asdict(check) for check in checks]})
+    if not all(check.ok for check in checks):
         raise typer.Exit(1)
 
 

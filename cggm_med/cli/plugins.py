@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cggm_med.cli.json_output import JsonFile, require_json, write_shown
 from cggm_med.cli.options import Debug
 
 if TYPE_CHECKING:
@@ -21,27 +22,34 @@ if TYPE_CHECKING:
 NewFolder = Annotated[Path | None, typer.Option(help="New folder. [NAME]")]
 
 
-def tasks() -> None:
+def tasks(json: JsonFile = None) -> None:
     """List the installed tasks, with the names of their modalities."""
     from cggm_med.registry import TASKS
 
-    _list(TASKS, lambda task: f"{task.description}  [{','.join(task.known_modalities)}]")
+    require_json(json, "tasks")
+    listed = _list(TASKS, lambda task: f"{task.description}  [{','.join(task.known_modalities)}]")
+    write_shown(json, "tasks", {"tasks": listed})
 
 
-def strategies() -> None:
+def strategies(json: JsonFile = None) -> None:
     """List the installed balancing strategies."""
     from cggm_med.registry import STRATEGIES
 
-    _list(STRATEGIES, lambda strategy: f"{strategy.description}  {strategy.url}")
+    require_json(json, "strategies")
+    listed = _list(STRATEGIES, lambda strategy: f"{strategy.description}  {strategy.url}")
+    write_shown(json, "strategies", {"strategies": listed})
 
 
-def plugins() -> None:
+def plugins(json: JsonFile = None) -> None:
     """List all that can be chosen by name, of each group of entry points, with its package."""
     from cggm_med.registry import GROUPS
 
+    require_json(json, "plugins")
+    listed = {}
     for group, contract in GROUPS.items():
         typer.echo(f"{contract.kind} ({group})")
-        _list(group, _first_words, indent="  ", own=True)
+        listed[group] = _list(group, _first_words, indent="  ", own=True)
+    write_shown(json, "plugins", {"groups": listed})
 
 
 def _first_words(plugin: Any) -> str:
@@ -91,7 +99,7 @@ def _write(kind: Kind, name: str, out: Path | None) -> None:
     typer.echo(f"  cggm-med train --{kind.word} {name}")
 
 
-def _list(group: str, about: Callable[[Any], str], *, indent: str = "", own: bool = False) -> None:
+def _list(group: str, about: Callable[[Any], str], *, indent: str = "", own: bool = False) -> list[dict[str, Any]]:
     """Print one line per plug-in; one that cannot be used is listed with its error and does not affect the others.
 
     Args:
@@ -99,18 +107,26 @@ def _list(group: str, about: Callable[[Any], str], *, indent: str = "", own: boo
         about: describes a plug-in in one line.
         indent: before each line.
         own: also name the package of cggm-med's own plug-ins.
+
+    Returns:
+        The same as values: ``name``, and ``about`` and ``package`` or ``error``, of each.
     """
     from cggm_med import registry
 
     names = registry.names(group)
     width = max(map(len, names), default=0)
+    listed: list[dict[str, Any]] = []
     for name in names:
         try:
             # What a package prints while it is imported does not belong in the list.
             with contextlib.redirect_stdout(sys.stderr):
-                line = about(registry.load(group, name))
+                line = about(registry.load(group, name)).rstrip()
             package = registry.package(group, name)
-            origin = f"  ({package})" if own or not package.startswith("cggm-med ") else ""
-            typer.echo(f"{indent}{name:{width}} {line.rstrip()}{origin}")
         except Exception as error:  # a third-party package may fail in any way
             typer.echo(f"{indent}{name:{width}} cannot be used: {error}")
+            listed.append({"name": name, "error": str(error)})
+            continue
+        origin = f"  ({package})" if own or not package.startswith("cggm-med ") else ""
+        typer.echo(f"{indent}{name:{width}} {line}{origin}")
+        listed.append({"name": name, "about": line, "package": package})
+    return listed

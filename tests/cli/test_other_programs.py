@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -76,13 +77,27 @@ def test_130_and_143(monkeypatch, tmp_path, change, capsys):
 
 
 def test_every_command_with_a_table_writes_its_values_and_the_page_says_what():
-    """The others show none: they write files of their own, or list names in lines."""
+    """The others show none: they write files of their own."""
     commands = typer.main.get_command(app).commands
     with_json = {name for name, of in commands.items() if any("--json" in option.opts for option in of.params)}
     assert re.findall(r"^\| `(\w+)` \|", JSON, re.M) == sorted(with_json)
     without = {"bundle", "ensemble", "nnunet", "report", "share", "view", "new-task", "new-strategy"}
-    without |= {"tasks", "strategies", "plugins", "doctor"}
     assert set(commands) == with_json | without
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "expected"),
+    [
+        ("strategies", "strategies", {"name": "joint", "package": f"cggm-med {version('cggm-med')}"}),
+        ("doctor", "checks", {"name": "cggm-med", "ok": True, "state": version("cggm-med"), "fix": ""}),
+    ],
+)
+def test_lists_are_written_as_they_are_shown(name, key, expected, tmp_path, monkeypatch, capsys):
+    command(monkeypatch, name, "--json", tmp_path / "shown.json")
+    rows = json.loads((tmp_path / "shown.json").read_text())[key]
+    shown = capsys.readouterr().out
+    assert any(expected.items() <= row.items() for row in rows)
+    assert all(row["name"] in shown and row.get("about", row.get("state")) in shown for row in rows)
 
 
 def test_only_a_file_of_the_same_command_is_replaced(tmp_path, monkeypatch):

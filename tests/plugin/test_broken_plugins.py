@@ -1,5 +1,6 @@
 """Plug-ins that are broken in any way: each says so in one line, with its package, and harms no other."""
 
+import json
 import sys
 
 import pytest
@@ -118,6 +119,15 @@ def test_the_list_of_all_groups_says_which_cannot_be_used(installed, monkeypatch
         assert "cannot be used" in line
         assert all(part in line for part in parts)
     assert f"  {'talks':16} a task that talks  (talkative 1.5)" in lines
+
+
+def test_other_programs_read_the_error_of_one_that_cannot_be_used(installed, monkeypatch, tmp_path):
+    command(monkeypatch, "tasks", "--json", tmp_path / "tasks.json")
+    rows = {row["name"]: row for row in json.loads((tmp_path / "tasks.json").read_text())["tasks"]}
+    assert rows["talks"]["package"] == "talkative 1.5"
+    for name, parts in SAID.items():
+        assert set(rows[name]) == {"name", "error"}
+        assert all(part in rows[name]["error"] for part in parts)
 
 
 @pytest.mark.parametrize("name", SAID)
