@@ -156,7 +156,7 @@ def _show(comparison: Comparison, out: Path, console: Console) -> Comparison:
         print_table(shown_in_terminal(table), console, fold=True)
         for line in notes(comparison) if table is tables[0] else ():
             console.print(line)
-    console.print(f"written: {out / 'comparison.md'}, .csv, .json, .tex, {out / 'runs.csv'} and figures")
+    console.print(f"written: {out / 'comparison.html'}, .md, .csv, .json, .tex, {out / 'runs.csv'} and figures")
     return comparison
 
 

@@ -230,6 +230,8 @@ def detectable(error: float, freedom: int, critical: float | None = None) -> flo
         >>> round(detectable(1.0, 10_000), 2)  # of a normal distribution: 1.96 + 0.84
         2.8
     """
+    if error == 0:  # then the t to exceed may be 0 as well, with any power
+        return 0.0
     needed = float(stats.t.isf((1 - LEVEL) / 2, freedom)) if critical is None else critical
     # What the error may be, at the middles of 4,000 equally likely ranges, since scipy's noncentral t lacks the tails.
     errors = np.sqrt(stats.chi2.ppf((np.arange(4_000) + 0.5) / 4_000, freedom) / freedom)

@@ -65,7 +65,7 @@ def subset_figure(path: Path, comparison: Comparison) -> None:
     left_out = "" if len(shown) == len(every) else f" ({len(shown)} of {len(every)} subsets: one, all but one, and all)"
     left_out += ", longest training" * (len(names) < len({score.name for score in scores}))
     title = f"{comparison.task}: {comparison.chosen_by} by subset{left_out}, mean and half width of its 95 % interval"
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(in_lines(title, int(12 * figure.get_figwidth())), fontsize=11)
     write_figure(path, figure)
 
 

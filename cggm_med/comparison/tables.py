@@ -58,6 +58,13 @@ OTHER_SEEDS = "other seeds"
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
     """Tables of the first metric, other metrics, subsets of the modalities, cost, and runs that were left out."""
+    more = (curves_table(comparison), order_table(comparison), subset_table(comparison), cost_table(comparison))
+    tables = [*metric_tables(comparison), *more, excluded_table(comparison)]
+    return [table for table in tables if table is not None]
+
+
+def metric_tables(comparison: Comparison) -> list[Table]:
+    """A table for each metric, the first one first."""
     tables = []
     for metric in comparison.metrics:
         of_metric = comparison.of_metric(metric)
@@ -69,12 +76,13 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
         title = metric + (LOWER_IS_BETTER if comparison.lower_is_better and metric == comparison.chosen_by else "")
         detail = metric not in (comparison.metrics[0], f"{comparison.chosen_by}, {OVER_SUBSETS}")
         tables.append(Table(title, header, rows, detail=detail))
-    more = (curves_table(comparison), order_table(comparison), subset_table(comparison), cost_table(comparison))
-    tables += [table for table in more if table is not None]
-    if comparison.excluded:
-        rows = tuple((x.run, x.reason) for x in comparison.excluded)
-        tables.append(Table("runs that take no part", ("run", "why"), rows))
     return tables
+
+
+def excluded_table(comparison: Comparison) -> Table | None:
+    """The runs that were left out, each with the reason; None if there are none."""
+    rows = tuple((x.run, x.reason) for x in comparison.excluded)
+    return Table("runs that take no part", ("run", "why"), rows) if rows else None
 
 
 def shown_in_terminal(table: Table) -> Table:

@@ -1,4 +1,4 @@
-"""Writing a comparison to its folder: Markdown, CSV, JSON and figures."""
+"""Writing a comparison to its folder: a page, Markdown, LaTeX, CSV, JSON and figures."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from cggm_med.comparison.curves import curves, curves_figure
 from cggm_med.comparison.figure import comparison_figure
 from cggm_med.comparison.metric_rows import ComparisonRow
 from cggm_med.comparison.notes import notes
+from cggm_med.comparison.page import comparison_page
 from cggm_med.comparison.subset_figure import subset_figure
 from cggm_med.comparison.tables import RULES, comparison_tables
 from cggm_med.files import write_json, write_text
@@ -22,13 +23,13 @@ from cggm_med.results.tables import Table, csv_text, latex_table, markdown_table
 
 # What is written to a comparison's folder, see ``files.require_own``.
 FILES = (
-    *("comparison.json", "comparison.md", "comparison.csv", "comparison.tex", "runs.csv"),
+    *("comparison.json", "comparison.md", "comparison.csv", "comparison.tex", "comparison.html", "runs.csv"),
     *("comparison.png", "curves.png", "subsets.png", "cost.png"),
 )
 
 
 def write_comparison(folder: Path, comparison: Comparison, provenance: Mapping[str, str]) -> None:
-    """Write ``comparison.md``, ``.csv``, ``.json``, ``.tex`` and ``.png``, ``runs.csv``, and figures.
+    """Write ``comparison.html``, ``.md``, ``.csv``, ``.json``, ``.tex`` and ``.png``, ``runs.csv``, and figures.
 
     Args:
         folder: to write to; an older comparison there is replaced.
@@ -56,6 +57,10 @@ def write_comparison(folder: Path, comparison: Comparison, provenance: Mapping[s
     write_json(folder / FILES[0], content)  # first, since it says whose the others are
     tables = comparison_tables(comparison)
     figures = draw(folder, comparison)
+    title, about, rules = _title(comparison), _about(comparison), _scoring(comparison)
+    paths = {folder / name: what for name, what in figures.items()}
+    page = comparison_page(title, about, comparison, run_rows(comparison), rules, paths, provenance)
+    write_text(folder / "comparison.html", page)
     write_text(folder / "comparison.md", _markdown(comparison, tables, figures, provenance))
     write_text(folder / "comparison.tex", _latex(comparison, tables, provenance))
     write_text(folder / "comparison.csv", csv_text([_plain(row) for row in comparison.rows]))
@@ -96,10 +101,9 @@ def run_rows(comparison: Comparison) -> list[dict[str, Any]]:
 def _markdown(
     comparison: Comparison, tables: Sequence[Table], figures: Mapping[str, str], provenance: Mapping[str, str]
 ) -> str:
-    seeds = sorted({run.seed for run in comparison.runs})
     parts = [
-        f"# {comparison.task}: {len(tables[0].rows)} strategies, seeds {', '.join(map(str, seeds))}",
-        f"Differences, p and cost are against `{comparison.baseline}`{' trained as long' * comparison.by_budget}.",
+        f"# {_title(comparison)}",
+        _about(comparison),
         *(f"![{what}]({name})" for name, what in figures.items()),
     ]
     for table in tables:
@@ -107,12 +111,27 @@ def _markdown(
         if table is tables[0]:
             parts += notes(comparison)
     parts += ["## How it was computed", "\n".join(f"- {name}: {text}" for name, text in RULES.items())]
-    rules = dict(comparison.runs[0].report.rules)
-    if len({run.report.rules["checkpoint"] for run in comparison.runs}) > 1:
-        rules["checkpoint"] = f"the one with the best validation {comparison.chosen_by}, for each run by itself"
+    rules = _scoring(comparison)
     parts += ["## How it was scored", "\n".join(f"- {name}: {text}" for name, text in rules.items())]
     parts += ["## Where it comes from", "\n".join(f"- {name}: {text}" for name, text in provenance.items())]
     return "\n\n".join(parts) + "\n"
+
+
+def _title(comparison: Comparison) -> str:
+    seeds = sorted({run.seed for run in comparison.runs})
+    return f"{comparison.task}: {len(comparison.names)} strategies, seeds {', '.join(map(str, seeds))}"
+
+
+def _about(comparison: Comparison) -> str:
+    return f"Differences, p and cost are against `{comparison.baseline}`{' trained as long' * comparison.by_budget}."
+
+
+def _scoring(comparison: Comparison) -> dict[str, str]:
+    """How the runs were scored, as their results say it."""
+    rules = dict(comparison.runs[0].report.rules)
+    if len({run.report.rules["checkpoint"] for run in comparison.runs}) > 1:
+        rules["checkpoint"] = f"the one with the best validation {comparison.chosen_by}, for each run by itself"
+    return rules
 
 
 def _latex(comparison: Comparison, tables: Sequence[Table], provenance: Mapping[str, str]) -> str:

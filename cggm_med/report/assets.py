@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,42 +14,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from cggm_med.files import write_text
+from cggm_med.pages.pictures import Link, Picture, data_uri, embedded_chart, scaled
 from cggm_med.plots.style import write_figure
 from cggm_med.results.tables import csv_text
 
 MAX_BYTES = 8_000_000  # of all pictures in the page, as text; the rest stays far below 2 MB, which makes 10 MB at most
 PHOTO_PIXELS = 1500  # width of a picture of a scan in the page
-LINE_PIXELS = 800  # width of a chart in the page
-JPEG = {"quality": 88, "subsampling": 0}  # keeps thin coloured contours sharp
-
-
-@dataclass(frozen=True)
-class Link:
-    """A link to a file in the folder."""
-
-    label: str
-    address: str
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture in the page.
-
-    Attributes:
-        data: a data URI; None if the page had no room for it.
-        width: in pixels.
-        height: in pixels.
-        alt: what it shows, for those who cannot see it.
-        caption: below it.
-        links: to the full picture, and to its numbers.
-    """
-
-    data: str | None
-    width: int
-    height: int
-    alt: str
-    caption: str
-    links: tuple[Link, ...]
 
 
 class Assets:
@@ -71,9 +40,7 @@ class Assets:
         """Write a figure as ``name.png``; the page shows it smaller, in fewer colours. For the rest see ``Picture``."""
         path = self._unused(name, ".png")
         write_figure(path, figure)
-        with Image.open(path) as picture:
-            small = _scaled(picture.convert("RGB"), LINE_PIXELS)
-        return self._embed(path, small.quantize(128), "PNG", alt, caption, (csv,))
+        return self._embed(path, embedded_chart(path, alt, caption), (csv,))
 
     def picture(
         self, name: str, source: Path, alt: str, caption: str, *csv: Link, photo: bool = False
@@ -91,9 +58,10 @@ class Assets:
         path = self._unused(name, ".png")
         path.write_bytes(content)
         if whole.width > PHOTO_PIXELS:
-            whole = _scaled(whole, PHOTO_PIXELS)
+            whole = scaled(whole, PHOTO_PIXELS)
         kind, shown = ("JPEG", whole) if photo else ("PNG", whole.quantize(256))
-        return self._embed(path, shown, kind, alt, caption, csv)
+        embedded = Picture(data_uri(shown, kind), shown.width, shown.height, alt, caption)
+        return self._embed(path, embedded, csv)
 
     def csv(self, name: str, rows: Sequence[Mapping[str, Any]], label: str = "CSV") -> Link:
         """Write rows and return a link to them."""
@@ -105,19 +73,15 @@ class Assets:
         """A link to a file in the folder."""
         return Link(label, f"{quote(self.link)}/{quote(path.name)}")
 
-    def _embed(
-        self, path: Path, shown: Image.Image, kind: str, alt: str, caption: str, csv: tuple[Link, ...]
-    ) -> Picture:
-        buffer = io.BytesIO()
-        shown.save(buffer, kind, **(JPEG if kind == "JPEG" else {"optimize": True}))
-        text = base64.b64encode(buffer.getvalue()).decode()
-        data = None
-        if len(text) <= self.room:
-            self.room -= len(text)
-            data = f"data:image/{kind.lower()};base64,{text}"
+    def _embed(self, path: Path, picture: Picture, csv: tuple[Link, ...]) -> Picture:
+        """The picture with its links, or only these where the page has no room for it."""
+        size = len(str(picture.data))
+        if size <= self.room:
+            self.room -= size
         else:
             self.left_out.append(path.name)
-        return Picture(data, shown.width, shown.height, alt, caption, (self.file(path, "PNG"), *csv))
+            picture = replace(picture, data=None)
+        return replace(picture, links=(self.file(path, "PNG"), *csv))
 
     def _unused(self, name: str, suffix: str) -> Path:
         """An unused file name that is safe in file systems and addresses."""
@@ -128,8 +92,3 @@ class Assets:
             candidate = f"{plain}-{number}"
         self.names.add(candidate + suffix)
         return self.folder / (candidate + suffix)
-
-
-def _scaled(picture: Image.Image, width: int) -> Image.Image:
-    height = round(picture.height * width / picture.width)
-    return picture.resize((width, height), Image.Resampling.LANCZOS)

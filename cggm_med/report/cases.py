@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cggm_med.metrics.regions import EMPTY_KINDS
-from cggm_med.report.assets import Assets, Picture
-from cggm_med.report.render import Section, render
-from cggm_med.report.tables import Cell, HtmlTable, column_name, html_table
+from cggm_med.pages.page import Section
+from cggm_med.pages.pictures import Picture
+from cggm_med.pages.tables import Cell, HtmlTable, column_name, html_table
+from cggm_med.report.assets import Assets
+from cggm_med.report.render import render
 from cggm_med.results.aggregate import grouped
 from cggm_med.results.results import Record
 from cggm_med.runs.finished_run import FinishedRun

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import datetime
-import importlib.metadata
 import io
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from cggm_med.data.checks.finding import merged
 from cggm_med.data.volumes.prepared import PreparedCase
 from cggm_med.data.volumes.transforms import Spacing, spacing_along_axes
 from cggm_med.files import write_text
-from cggm_med.report.render import render, verbatim
+from cggm_med.report.render import PAGES
 from cggm_med.runs.checked import CheckedData
 
 TITLE = "What checks found"
@@ -30,16 +28,7 @@ def write_page(path: Path, checked: CheckedData) -> None:
     Raises:
         OutputError: if it cannot be written.
     """
-    page = render(
-        "check.html",
-        title=TITLE,
-        version=importlib.metadata.version("cggm-med"),
-        date=datetime.date.today().isoformat(),
-        style=verbatim("style.css"),
-        summary=checked.summary(),
-        kinds=_sections(checked),
-    )
-    write_text(path, str(page))
+    write_text(path, PAGES.page("check.html", title=TITLE, summary=checked.summary(), kinds=_sections(checked)))
 
 
 def is_page(path: Path) -> bool:

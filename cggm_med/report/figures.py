@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from cggm_med.metrics.classification_regression import FUSED
+from cggm_med.pages.tables import cell_text
 from cggm_med.plots.curves import (
     FUSION_CURVES,
     MODALITY_PANELS,
@@ -25,7 +26,6 @@ from cggm_med.plots.curves import (
     validation_panel,
 )
 from cggm_med.plots.style import FUSED_COLOUR, LINE_COLOURS
-from cggm_med.report.tables import cell_text
 from cggm_med.report.tsne import GradientPoints
 from cggm_med.runs.finished_run import FinishedRun
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cggm_med.errors import OutputError
 from cggm_med.files import atomic_folder, require_writable, write_text
+from cggm_med.pages.page import Section
 from cggm_med.report import sections
 from cggm_med.report.assets import Assets
 from cggm_med.report.cases import cases_section, pictures_section
-from cggm_med.report.render import Section, render, verbatim
+from cggm_med.report.render import PAGES
 from cggm_med.report.selection import reportable_runs
 from cggm_med.runs.finished_run import Excluded, FinishedRun
 
@@ -49,13 +48,9 @@ def write_report(folders: Sequence[Path], out: Path | None = None, say: Callable
         assets = Assets(temporary, beside.name)
         content = _sections(runs, excluded, assets)
     strategies = ", ".join(dict.fromkeys(run.strategy for run in runs))
-    page = render(
+    page = PAGES.page(
         "page.html",
         title=f"{runs[0].task}: {strategies}",
-        style=verbatim("style.css"),
-        script=verbatim("script.js"),
-        version=importlib.metadata.version("cggm-med"),
-        date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         sections=content,
         left_out=assets.left_out,
         folder=assets.link,

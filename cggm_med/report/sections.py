@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cggm_med.config import flat
+from cggm_med.pages.page import Section
+from cggm_med.pages.pictures import Picture
+from cggm_med.pages.tables import DASH, Cell, HtmlTable, html_table, number_cells
 from cggm_med.report import tsne
-from cggm_med.report.assets import Assets, Picture
+from cggm_med.report.assets import Assets
 from cggm_med.report.figures import (
     PANELS,
     curve_figures,
@@ -19,8 +22,7 @@ from cggm_med.report.figures import (
     gradient_rows,
     has_curve,
 )
-from cggm_med.report.render import Section, render
-from cggm_med.report.tables import DASH, Cell, HtmlTable, html_table
+from cggm_med.report.render import render
 from cggm_med.results.results import Report
 from cggm_med.results.tables import Table
 from cggm_med.runs.finished_run import Excluded, FinishedRun
@@ -295,24 +297,13 @@ def _merged(reports: Sequence[tuple[str, Report]], fallback: str) -> list[HtmlTa
         if several:  # rows to be compared follow one another
             order = list(dict.fromkeys(row[0] for row in rows))
             rows.sort(key=lambda row: order.index(row[0]))
-        cells = [_numbers(row if several else (row[0], *row[2:])) for row in rows[:MAX_TABLE_ROWS]]
+        cells = [number_cells(row if several else (row[0], *row[2:])) for row in rows[:MAX_TABLE_ROWS]]
         names = (header[0], "run", *header[1:]) if several else header
         caption = (title[:1].upper() + title[1:]) or fallback
         merged.append(html_table(caption, names, cells, sortable=len(cells) > 2))
         if len(rows) > MAX_TABLE_ROWS:
             merged.append(f"The first {MAX_TABLE_ROWS} of {len(rows)} rows; the CSV has them all.")
     return merged
-
-
-def _numbers(row: Iterable[str]) -> list[Any]:
-    """Cells that are sorted by the number that their text starts with."""
-    cells: list[Any] = []
-    for text in row:
-        try:
-            cells.append(Cell(text, float(text.split()[0])))
-        except (ValueError, IndexError):
-            cells.append(DASH if text == "-" else text)
-    return cells
 
 
 def _rules(reports: Sequence[tuple[str, Report]]) -> list[tuple[str, str]]:

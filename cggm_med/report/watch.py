@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import datetime
-import importlib.metadata
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from rich.console import Console
 
 from cggm_med.files import require_writable, write_text
 from cggm_med.plots.curves import learning_figure, modality_figure
-from cggm_med.report.render import render, verbatim
+from cggm_med.report.render import PAGES
 from cggm_med.runs.folder import RunFolder
 from cggm_med.runs.journal import ending
 from cggm_med.runs.progress import RunProgress, clock
@@ -138,11 +137,9 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 def _write(page: Path, run: RunFolder, train: Record, records: Sequence[Record], end: str) -> None:
     log = run.log.read_text(encoding="utf-8").splitlines() if run.log.exists() else []
-    content = render(
+    content = PAGES.page(
         "progress.html",
         title=f"{run.path.resolve().name}: {'ended' if end else 'training'}",
-        style=verbatim("style.css"),
-        version=importlib.metadata.version("cggm-med"),
         date=datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
         generator=GENERATOR,
         reload=0 if end else RELOAD,

@@ -1,4 +1,5 @@
 import csv
+import html
 import json
 import re
 import statistics
@@ -432,6 +433,23 @@ def test_files_say_the_same(tmp_path):
     assert not re.search(
         r"(?<!\\)[%&#_](?![^\n]*\\\\$)", re.sub(r"^%.*$", "", paper, flags=re.MULTILINE).replace(" & ", "")
     )
+
+
+def test_the_page_shows_all_tables_and_needs_no_other_file(tmp_path):
+    folders = two_strategies(tmp_path / "runs")
+    (tmp_path / "runs" / "none").mkdir()
+    comparison = compared([*folders, tmp_path / "runs" / "none"], "<b>joint", dict.fromkeys(folders[::2], "<b>joint"))
+    write_comparison(tmp_path / "out", comparison, {"command": "cggm-med compare a<b"})
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    cells = {html.unescape(text) for text in re.findall(r"<t[dh][^>]*>(?:<button[^>]*>)?([^<]*)", page)}
+    said = html.unescape(page.replace("<code>", "").replace("</code>", ""))
+    for table in comparison_tables(comparison):
+        assert {"–" if cell == "-" else cell for row in table.rows for cell in row} <= cells, table.title
+    assert all(line.replace("`", "") in said for line in notes(comparison))
+    assert page.count('src="data:image/png;base64,') == 2  # the differences, and the cost
+    assert not re.search(r'(src|href)="(?!data:|#)|url\(|@import', page)
+    assert "<b>" not in page
+    assert "prefers-color-scheme: dark" in page
 
 
 def test_a_damaged_run(tmp_path):

@@ -150,6 +150,11 @@ def test_what_can_be_detected_has_a_power_of_80_percent(freedom, critical):
     assert stats.nct.sf(needed, freedom, true) == pytest.approx(0.8, abs=1e-4)
 
 
+def test_differences_without_an_error_are_found_however_small_they_are():
+    """Also where no comparison of a family varies, so that any t above 0 is enough."""
+    assert detectable(0.0, 4, 0.0) == detectable(0.0, 4) == 0
+
+
 def test_max_t_by_hand():
     """Three runs, two strategies. Four patterns of signs keep the first one."""
     d = np.array([[0.1, 0.3], [0.2, -0.1], [0.3, 0.1]])

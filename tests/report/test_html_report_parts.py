@@ -2,13 +2,15 @@
 
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 from jinja2 import UndefinedError
 
-from cggm_med.report.render import TEMPLATES, render
-from cggm_med.report.tables import Cell, html_table
+import cggm_med
+from cggm_med.pages.tables import Cell, html_table
+from cggm_med.report.render import render
 from cggm_med.report.tsne import embed, gradient_points
 
 
@@ -95,7 +97,7 @@ def test_text_is_escaped_once_in_elements_and_in_attributes():
 
 def test_every_value_in_an_attribute_of_a_template_is_quoted():
     """Escaping protects an attribute only inside quotation marks."""
-    for template in TEMPLATES.glob("*.html"):
+    for template in Path(cggm_med.__file__).parent.glob("*/templates/*.html"):
         text = re.sub(r"\{%.*?%\}|\{#.*?#\}", "", template.read_text(), flags=re.DOTALL)
         assert re.findall(r"=\s*\{\{", text) == [], template.name
         assert not re.search(r"\|\s*safe\b", text), template.name

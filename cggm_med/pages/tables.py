@@ -1,4 +1,4 @@
-"""Tables of the report: accessible, printable and sortable."""
+"""Tables of a page: accessible, printable and sortable."""
 
 from __future__ import annotations
 
@@ -72,6 +72,25 @@ def html_table(
     ]
     grid = [[_as_cell(value, n) for value, n in zip(row, digits, strict=True)] for row in values]
     return HtmlTable(caption, header, grid, label or caption or "table", sortable, sorted_by, marked_rows)
+
+
+def number_cells(row: Iterable[str]) -> list[Any]:
+    """Cells that are sorted by the first number of their text: of an interval its lower end.
+
+    Example:
+        >>> [cell.value for cell in number_cells(["0.812 ± 0.03", "[-0.01, 0.02]", "< 0.001"])]
+        [0.812, -0.01, 0.001]
+        >>> number_cells(["-", "joint"])
+        ['–', 'joint']
+    """
+    cells: list[Any] = []
+    for text in row:
+        try:
+            interval = text.startswith("[") and text.endswith("]")
+            cells.append(Cell(text, float(text[1:].split(",")[0] if interval else text.lstrip("< ").split()[0])))
+        except (ValueError, IndexError):
+            cells.append(DASH if text == "-" else text)
+    return cells
 
 
 def _as_cell(value: Any, decimals: int) -> Cell:

@@ -1,0 +1,1 @@
+"""What self-contained HTML pages share: their frame, tables and embedded pictures."""
