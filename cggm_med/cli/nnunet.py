@@ -24,8 +24,8 @@ Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE"
 
 @app.callback()
 def nnunet() -> None:
-    """nnU-Net: as the baseline, and with balanced modalities (trainers nnUNetTrainerCGGM, ...Joint, ...OGMGE,
-    ...MMPareto).
+    """nnU-Net: as the baseline, with balanced modalities (trainers nnUNetTrainerCGGM, ...Joint, ...OGMGE,
+    ...MMPareto), and for patients who lack some (...Subsets).
     """
 
 
@@ -76,8 +76,21 @@ def train(words: Words = None, folder: Folder = None, settings: Settings = None,
 
 
 @app.command(context_settings=PASS_ON)
-def predict(words: Words = None, folder: Folder = None, debug: Debug = False) -> None:
-    """nnUNetv2_predict, for models of any trainer."""
+def predict(
+    words: Words = None,
+    folder: Folder = None,
+    absent: Annotated[
+        str | None, typer.Option(help="Predict without these, such as t1ce,t2; their files need not exist.")
+    ] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Predict each case from the channels that it has.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """nnUNetv2_predict, for models of any trainer.
+
+    Models of our trainers can do without a modality, such as those of nnUNetTrainerSubsets, which learn to.
+    """
     from cggm_med.nnunet import commands
 
-    commands.run("nnUNetv2_predict", words or [], folder)
+    commands.predict(words or [], folder, absent.split(",") if absent else (), allow_missing, typer.echo)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from monai.networks.blocks import UnetUpBlock
+from monai.networks.blocks import Convolution, UnetUpBlock
 from torch import Tensor, nn
 
 from cggm_med.models.encoders import NORM, Steps
+
+ACTIVATION = ("LEAKYRELU", {"negative_slope": 0.01, "inplace": True})  # that of MONAI's own blocks
 
 
 class UNetDecoder(nn.Module):
@@ -18,15 +20,23 @@ class UNetDecoder(nn.Module):
         channels: feature channels of each scale, finest first.
         strides: of each scale relative to the one before, see ``Encoder``.
         kernels: width of the convolutions of each scale; default: 3.
+        single: whether a scale has one convolution after the upsampling instead of two.
     """
 
-    def __init__(self, channels: Sequence[int], strides: Steps, kernels: Steps | None = None) -> None:
+    def __init__(
+        self, channels: Sequence[int], strides: Steps, kernels: Steps | None = None, *, single: bool = False
+    ) -> None:
         super().__init__()
-        every = zip(itertools.pairwise(channels), (kernels or [3] * len(channels))[:-1], strides[1:], strict=True)
+        kernels = (kernels or [3] * len(channels))[:-1]
         self.scales = nn.ModuleList(
             UnetUpBlock(3, below, here, kernel_size=kernel, stride=1, upsample_kernel_size=stride, norm_name=NORM)
-            for (here, below), kernel, stride in every
+            for (here, below), kernel, stride in zip(itertools.pairwise(channels), kernels, strides[1:], strict=True)
         )
+        if single:
+            for scale, here, kernel in zip(self.scales, channels[:-1], kernels, strict=True):
+                scale.conv_block = Convolution(
+                    3, 2 * here, here, kernel_size=kernel, adn_ordering="NA", act=ACTIVATION, norm=NORM, bias=False
+                )
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Decoded maps, finest first; the coarsest map is where decoding starts."""

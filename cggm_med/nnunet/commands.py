@@ -7,7 +7,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -49,6 +49,36 @@ def run(command: str, words: list[str], folder: Path | None, settings: Tree | No
             resolve(_strategy_of(words), settings)
             os.environ[VARIABLE] = json.dumps(settings)
         script.load()()
+
+
+def predict(
+    words: list[str], folder: Path | None, absent: Sequence[str], allow_missing: bool, say: Callable[[str], None]
+) -> None:
+    """Run nnU-Net's prediction, also of cases that lack modalities.
+
+    Args:
+        words: arguments of ``nnUNetv2_predict``.
+        folder: see ``run``.
+        absent: modalities that no case is to be predicted from.
+        allow_missing: whether a case may lack other modalities too.
+        say: told what is absent.
+
+    Raises:
+        ConfigError: if the model cannot do without a modality.
+        UnknownName: for a modality that it does not have.
+        DataError: if cases lack a modality that is not said to be absent; names every one.
+    """
+    with _nnunet("nnUNetv2_predict", words, folder):
+        from nnunetv2.inference import predict_from_raw_data as theirs
+
+        from cggm_med.nnunet.prediction import Asked, IncompletePredictor
+
+        predictor = type("Predictor", (IncompletePredictor,), {"asked": Asked(absent, allow_missing, say)})
+        before, theirs.nnUNetPredictor = theirs.nnUNetPredictor, predictor  # which the command makes itself
+        try:
+            theirs.predict_entry_point()
+        finally:
+            theirs.nnUNetPredictor = before
 
 
 @contextlib.contextmanager

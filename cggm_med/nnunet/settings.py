@@ -1,14 +1,14 @@
-"""What can be set in a training inside nnU-Net: the strategy, and how long to train."""
+"""What can be set in a training inside nnU-Net: the strategy, how long to train, and on which subsets."""
 
 from __future__ import annotations
 
 import json
 import os
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from cggm_med import registry
-from cggm_med.config import Tree, build_section, require
+from cggm_med.config import TrainConfig, Tree, build_section, merge, require
 from cggm_med.errors import ConfigError, UnknownName
 
 # nnU-Net makes the trainer itself, maybe in another process, so settings reach it through the environment.
@@ -16,29 +16,50 @@ VARIABLE = "CGGM_MED_NNUNET_SETTINGS"
 
 
 @dataclass(frozen=True)
-class Length:
-    """How long to train; the defaults are nnU-Net's.
+class Training:
+    """How long to train, where the defaults are nnU-Net's, and on which subsets of the modalities, as ``TrainConfig``.
 
     Attributes:
         epochs: number of epochs.
         steps_per_epoch: optimizer steps in an epoch.
         validation_steps: batches by which an epoch is judged.
         checkpoint_every: epochs between two checkpoints from which training can continue.
+        modality_dropout: probability of leaving each modality of each sample out of the fusion.
+        modality_dropout_draw: see ``TrainConfig``, as all that follow.
+        modality_dropout_schedule: of that probability.
+        subset_view: weight of a second loss, on a prediction from a random proper subset of the modalities.
+        subset_view_schedule: of that weight.
+        subset_view_guided: whether most subsets lack the modality that scores best.
+        subset_view_every: steps between two such losses.
     """
 
     epochs: int = 1000
     steps_per_epoch: int = 250
     validation_steps: int = 50
     checkpoint_every: int = 50
+    modality_dropout: float = 0.0
+    modality_dropout_draw: Literal["modality", "subset"] = "modality"
+    modality_dropout_schedule: Literal["constant", "annealed"] = "constant"
+    subset_view: float = 0.0
+    subset_view_schedule: Literal["constant", "annealed"] = "constant"
+    subset_view_guided: bool = False
+    subset_view_every: int = 1
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            require(value >= 1, f"train.{name}", value, "at least 1")
+        for name in ("epochs", "steps_per_epoch", "validation_steps", "checkpoint_every"):
+            require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
+        _ = self.subsets  # which refuses what cannot be
 
     @property
     def steps(self) -> int:
         """All optimizer steps of the training."""
         return self.epochs * self.steps_per_epoch
+
+    @property
+    def subsets(self) -> TrainConfig:
+        """What a training step has to know of the subsets."""
+        own = {k: v for k, v in asdict(self).items() if k.startswith(("modality_dropout", "subset_view"))}
+        return TrainConfig(**own)
 
 
 @dataclass(frozen=True)
@@ -47,15 +68,15 @@ class Settings:
 
     Attributes:
         strategy: settings of the strategy.
-        train: how long.
+        train: how long, and on which subsets.
     """
 
     strategy: Any
-    train: Length
+    train: Training
 
 
 def resolve(strategy: str, tree: Tree) -> Settings:
-    """Checked settings of a strategy's training from nested values.
+    """Checked settings of a strategy's training from nested values, above those of ``train`` that it brings.
 
     Args:
         strategy: registered name.
@@ -75,11 +96,9 @@ def resolve(strategy: str, tree: Tree) -> Settings:
     asked = {"name": strategy, **tree.get("strategy", {})}
     if asked["name"] != strategy:
         raise UnknownName("strategy of this trainer", str(asked["name"]), [strategy], "Choose another trainer with -tr")
-    config = registry.load(registry.STRATEGIES, strategy).Config
-    return Settings(
-        build_section(config, asked, "strategy"),
-        build_section(Length, tree.get("train", {}), "train"),
-    )
+    balancing = registry.load(registry.STRATEGIES, strategy)
+    train = merge([balancing.settings_for("segmentation").get("train", {}), tree.get("train", {})])
+    return Settings(build_section(balancing.Config, asked, "strategy"), build_section(Training, train, "train"))
 
 
 def given() -> Tree:

@@ -25,7 +25,7 @@ from cggm_med.models.heads import UnimodalHeads, VoxelwiseHead
 from cggm_med.nnunet.network import PlannedNetwork, channel_modalities, initialise, network_from_plan
 from cggm_med.nnunet.settings import Settings, given, resolve
 from cggm_med.objectives.balance_scores import hard_dice_sums, soft_dice_sums, softmax_dice_sums
-from cggm_med.objectives.losses import subsample
+from cggm_med.objectives.losses import UNKNOWN, subsample
 from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.randomness import Step
 from cggm_med.runs.settings import as_trained
@@ -62,9 +62,8 @@ class BalancedTrainer(nnUNetTrainer):
         self.settings = resolve(self.strategy_name, given())
         plans[KEY] = {"modalities": list(channel_modalities(dataset_json))}
         super().__init__(plans, configuration, fold, dataset_json, device)
-        if self.is_cascaded or self.label_manager.has_ignore_label:
-            found = "a cascade" if self.is_cascaded else "an ignore label"
-            raise ConfigError(f"{type(self).__name__} cannot train with {found}; use one of nnU-Net's own trainers")
+        if self.is_cascaded:
+            raise ConfigError(f"{type(self).__name__} cannot train with a cascade; use one of nnU-Net's own trainers")
         # Strategies read gradients as they are, so the network computes in bfloat16 and needs no scaler (ADR 0002).
         self.grad_scaler = None
         self.steps_done = 0
@@ -135,7 +134,7 @@ class BalancedTrainer(nnUNetTrainer):
         self.planned.deep_supervision = enabled
 
     def train_step(self, batch: Tree) -> Tree:
-        """The engine's step on one of nnU-Net's batches; its loss is that of the fused prediction."""
+        """The engine's step on one of nnU-Net's batches; ``loss`` is that of the prediction from all modalities."""
         image, target = batch["data"].to(self.device, non_blocking=True), batch["target"]
         targets = [t.to(self.device, non_blocking=True) for t in (target if isinstance(target, list) else [target])]
         self._targets = {t.shape[2:]: t for t in targets}
@@ -144,9 +143,10 @@ class BalancedTrainer(nnUNetTrainer):
             self.strategy,
             self.optimizer,
             self._criterion,
-            Batch(self.planned.split(image), targets[0], tuple(batch["keys"])),
+            Batch(self.planned.split(image), self._annotated(targets[0]), tuple(batch["keys"])),
             Step(self.steps_done, self.settings.train.steps),
             clip_norm=CLIP_NORM,
+            settings=self.settings.train.subsets,
             autocast=precision("auto", self.device),
         )
         self.steps_done += 1
@@ -240,7 +240,7 @@ class BalancedTrainer(nnUNetTrainer):
     def _criterion(self, logits: Tensor, target: Tensor) -> Tensor:
         """nnU-Net's loss of one prediction; the strategies weigh coarser ones as nnU-Net does."""
         loss = self.loss.loss if self.enable_deep_supervision else self.loss
-        return loss(logits.float(), self._on_grid(logits, target))
+        return loss(logits.float(), self._on_grid(logits))
 
     def _no_losses(self, split: str) -> Tree:
         raise ConfigError(
@@ -250,15 +250,21 @@ class BalancedTrainer(nnUNetTrainer):
 
     def _score_sums(self, logits: Tensor, target: Tensor) -> Tensor:
         sums = soft_dice_sums if self.label_manager.has_regions else softmax_dice_sums
-        return sums(logits, self._on_grid(logits, target))
+        return sums(logits, self._annotated(self._on_grid(logits)))
 
     def _hard_score_sums(self, logits: Tensor, target: Tensor) -> Tensor:
-        return hard_dice_sums(logits, self._on_grid(logits, target))
+        return hard_dice_sums(logits, self._annotated(self._on_grid(logits)))
 
-    def _on_grid(self, logits: Tensor, target: Tensor) -> Tensor:
+    def _on_grid(self, logits: Tensor) -> Tensor:
         """The target that nnU-Net made for this grid; without deep supervision it made but the finest."""
         found = self._targets.get(logits.shape[2:])
-        return subsample(target, logits) if found is None else found
+        return subsample(next(iter(self._targets.values())), logits) if found is None else found
+
+    def _annotated(self, target: Tensor) -> Tensor:
+        """A target as strategies know it: nnU-Net marks what to ignore in a channel behind those of the regions."""
+        if not (self.label_manager.has_regions and self.label_manager.has_ignore_label):
+            return target
+        return torch.where(target[:, -1:].bool(), UNKNOWN, target[:, :-1].to(torch.uint8))
 
 
 class nnUNetTrainerCGGM(BalancedTrainer):  # noqa: N801 - nnU-Net's way to name trainers
@@ -283,6 +289,12 @@ class nnUNetTrainerMMPareto(BalancedTrainer):  # noqa: N801
     """Each encoder's own gradient and the fused one, combined without conflict."""
 
     strategy_name = "mmpareto"
+
+
+class nnUNetTrainerSubsets(BalancedTrainer):  # noqa: N801
+    """Without balancing, with a second loss on a random subset of the modalities: for patients who lack some."""
+
+    strategy_name = "subset_view"
 
 
 def _plain(value: Any) -> Any:

@@ -37,6 +37,8 @@ def soft_dice_sums(logits: Tensor, target: Tensor, *, exclusive: bool = False) -
 def softmax_dice_sums(logits: Tensor, target: Tensor) -> Tensor:
     """Segmentation into classes that exclude one another: soft Dice of each class but the background, class 0.
 
+    Voxels whose class number has no logit do not count, such as nnU-Net's ignore label, which is the last.
+
     Args:
         logits: ``(batch, class, x, y, z)``, also on a coarser grid than the target.
         target: ``(batch, 1, X, Y, Z)`` class numbers.
@@ -50,8 +52,9 @@ def softmax_dice_sums(logits: Tensor, target: Tensor) -> Tensor:
         tensor([[2., 2., 1.]])
     """
     classes = torch.arange(1, logits.shape[1], device=logits.device).view(1, -1, *[1] * (logits.ndim - 2))
-    truth = (subsample(target, logits) == classes).float()
-    return _dice_sums(torch.softmax(logits.detach().float(), dim=1)[:, 1:], truth)
+    target = subsample(target, logits)
+    probability = torch.softmax(logits.detach().float(), dim=1)[:, 1:]
+    return _dice_sums(torch.where(target < logits.shape[1], probability, 0), (target == classes).float())
 
 
 def true_class_sums(logits: Tensor, target: Tensor) -> Tensor:

@@ -21,8 +21,21 @@ def architecture(**changes):
     }
 
 
+def residual(**changes):
+    """Of nnU-Net's ResEnc planners."""
+    same = architecture(n_blocks_per_stage=[1, 2, 1, 1], n_conv_per_stage_decoder=[1, 1, 1], **changes)
+    del same["n_conv_per_stage"]
+    return same
+
+
 PLAIN = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
+RESIDUAL = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
 PATCH = (8, 32, 16)
+ORDERS = {"data": 3, "seg": 1, "probabilities": 1}
+RESAMPLING = {f"resampling_fn_{name}": "resample_data_or_seg_to_shape" for name in ORDERS} | {
+    f"resampling_fn_{name}_kwargs": {"is_seg": name == "seg", "order": order, "order_z": 0, "force_separate_z": None}
+    for name, order in ORDERS.items()
+}
 
 
 def plans(**changes):
@@ -34,9 +47,15 @@ def plans(**changes):
         "transpose_forward": [0, 1, 2],
         "transpose_backward": [0, 1, 2],
         "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {"0": {}, "1": {}},
         "configurations": {
             "3d_fullres": {
                 "data_identifier": "nnUNetPlans_3d_fullres",
+                "preprocessor_name": "DefaultPreprocessor",
+                "spacing": [1.0, 1.0, 1.0],
+                "normalization_schemes": ["ZScoreNormalization"] * 2,
+                "use_mask_for_norm": [True] * 2,
+                **RESAMPLING,
                 "batch_size": 2,
                 "patch_size": list(PATCH),
                 "batch_dice": False,

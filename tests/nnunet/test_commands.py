@@ -30,7 +30,10 @@ def called(monkeypatch, tmp_path):
     seen = {}
 
     def note():
+        from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
         seen.update(argv=sys.argv, **{name: os.environ.get(name) for name in VARIABLES})
+        seen["predictor"] = nnUNetPredictor
 
     for entry in ENTRIES.values():
         monkeypatch.setattr(entry, note)
@@ -58,6 +61,14 @@ def test_arguments_are_passed_on_as_they_are(called):
     assert called("train", *words)["argv"] == ["nnUNetv2_train", *words]
     words = ["-i", "in", "-o", "out", "-d", "900", "-f", "0", "1", "--disable_tta"]
     assert called("predict", *words)["argv"] == ["nnUNetv2_predict", *words]
+
+
+def test_what_is_absent_reaches_the_predictor_that_nnunet_makes(called):
+    seen = called("predict", "-d", "900", "--absent", "t1ce,t2", "-f", "0", "--allow-missing")
+    assert seen["argv"] == ["nnUNetv2_predict", "-d", "900", "-f", "0"]
+    asked = seen["predictor"].asked
+    assert (asked.absent, asked.allow_missing) == (["t1ce", "t2"], True)
+    assert not hasattr(called("train", "900")["predictor"], "asked")  # nnU-Net has its own back
 
 
 def test_folders_and_trainers_are_set(called, tmp_path, monkeypatch):

@@ -5,14 +5,14 @@ from functools import partial
 
 import pytest
 import torch
-from helpers.plans import PATCH, PLAIN, architecture
+from helpers.plans import PATCH, PLAIN, RESIDUAL, architecture, residual
 from torch import nn
 
 from cggm_med.errors import ConfigError, DataError, NonFiniteLoss
 from cggm_med.models.encoders import UNetEncoder
 from cggm_med.models.heads import VoxelwiseHead
 from cggm_med.models.segmentation import SegmentationModel
-from cggm_med.nnunet.network import channel_modalities, initialise, network_from_plan
+from cggm_med.nnunet.network import PlannedNetwork, channel_modalities, initialise, network_from_plan
 from cggm_med.types import Features
 
 MODALITIES = ("FLAIR", "T1")
@@ -55,6 +55,42 @@ def test_nnunet_own_network_answers_on_the_same_grids(network):
     with torch.no_grad():
         for mine, encoder in zip(network.model.encoders["T1"](image[:, 1:]), theirs.encoder(image), strict=True):
             assert mine.shape == encoder.shape
+
+
+def test_a_residual_plan_of_one_modality_is_the_network_of_nnunet():
+    """With its weights and a fusion that passes maps on, it gives the same numbers."""
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+    kinds = ["conv_op", "norm_op", "dropout_op", "nonlin"]
+    theirs = get_network_from_plans(RESIDUAL, residual(), kinds, 1, 3, deep_supervision=True)
+    ours = network_from_plan(RESIDUAL, residual(), ["FLAIR"], 3).model
+    with torch.no_grad():
+        for module in theirs.modules():
+            if isinstance(module, nn.InstanceNorm3d):
+                module.weight.uniform_(0.5, 1.5)  # else the residual blocks would add nothing
+                module.bias.normal_()
+            elif isinstance(module, nn.ConvTranspose3d):
+                module.bias.zero_()  # ours has none
+        ours.encoders["FLAIR"].scales.load_state_dict(theirs.encoder.state_dict())
+        up = theirs.decoder
+        for mine, transposed, stage in zip(reversed(ours.decoder.scales), up.transpconvs, up.stages, strict=True):
+            mine.transp_conv.conv.weight.copy_(transposed.weight)
+            mine.conv_block.conv.weight.copy_(stage.convs[0].conv.weight)  # a norm follows, so its bias has no effect
+            mine.conv_block.adn.N.load_state_dict(stage.convs[0].norm.state_dict())
+        for mine, output in zip((ours.head, *ours.deep_heads), reversed(up.seg_layers), strict=False):
+            mine.conv.conv.load_state_dict(output.state_dict())
+        for projection in ours.fusion.projections["FLAIR"]:
+            nn.init.dirac_(projection.weight)
+        image = torch.randn(1, 1, *PATCH)
+        for mine, expected in zip(PlannedNetwork(ours)(image), theirs(image)[:-1], strict=True):
+            torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_residual_blocks_add_nothing_at_first_as_in_nnunet():
+    network = network_from_plan(RESIDUAL, residual(), MODALITIES, 3)
+    last = [block.conv2.norm for block in network.modules() if type(block).__name__ == "BasicBlockD"]
+    assert len(last) == 5 * len(MODALITIES)
+    assert not any(norm.weight.any() or norm.bias.any() for norm in last)
 
 
 def test_initial_weights_are_drawn_as_nnunet_draws_them(network):
@@ -114,7 +150,7 @@ def test_heads_follow_an_anisotropic_pyramid(network):
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [
-        ("x.ResidualEncoderUNet", {"n_blocks_per_stage": [1, 3, 4, 6]}),
+        (RESIDUAL, {}),
         (PLAIN, {"conv_op": "torch.nn.modules.conv.Conv2d"}),
         (PLAIN, {"n_conv_per_stage": [1, 2, 2, 2]}),
     ],
@@ -134,6 +170,17 @@ def test_names_that_cannot_be_modalities_are_refused(names):
 def test_channels_count_as_numbers():
     names = {str(i): f"m{i}" for i in reversed(range(11))}
     assert channel_modalities({"modality": names}) == tuple(f"m{i}" for i in range(11))
+
+
+def test_only_a_network_that_is_told_takes_nan_for_an_absent_channel(network):
+    network = copy.deepcopy(network).eval()
+    network.deep_supervision = False
+    image = torch.randn(1, 2, *PATCH)
+    image[:, 0] = torch.nan
+    with pytest.raises(NonFiniteLoss, match="the prediction is NaN or infinite"):
+        network(image)
+    network.may_lack = True
+    torch.testing.assert_close(network(image), network.model({"T1": image[:, 1:]}), rtol=0, atol=0)
 
 
 def test_logits_that_are_not_finite_are_refused_when_predicting(network):

@@ -1,12 +1,13 @@
 """The trainers inside nnU-Net: its loss and learning rate, our strategies, and checkpoints that continue exactly."""
 
 import copy
+import itertools
 import json
 
 import numpy as np
 import pytest
 import torch
-from helpers.plans import PATCH, plans
+from helpers.plans import PATCH, RESIDUAL, plans, residual
 
 from cggm_med.errors import CheckpointError, ConfigError, DataError, NonFiniteLoss, UnknownName
 from cggm_med.nnunet.settings import VARIABLE
@@ -22,7 +23,9 @@ REGIONS = {
     "file_ending": ".nii.gz",
 }
 CLASSES = {**REGIONS, "labels": {"background": 0, "a": 1, "b": 2}, "regions_class_order": None}
-ALL = [getattr(trainers, f"nnUNetTrainer{name}") for name in ("CGGM", "Joint", "OGMGE", "MMPareto")]
+IGNORED = 3
+IGNORING = [{**dataset, "labels": {**dataset["labels"], "ignore": IGNORED}} for dataset in (REGIONS, CLASSES)]
+ALL = [getattr(trainers, f"nnUNetTrainer{name}") for name in ("CGGM", "Joint", "OGMGE", "MMPareto", "Subsets")]
 SHORT = {"train": {"epochs": 2, "steps_per_epoch": 4}}
 
 
@@ -53,15 +56,23 @@ def batch(trainer, seed):
     blocks = torch.randn(2, 2, *(n // 4 for n in PATCH), generator=generator)  # what a coarse output can see as well
     data = blocks.repeat_interleave(4, 2).repeat_interleave(4, 3).repeat_interleave(4, 4)
     labels = (data[:, :1] > 0.5).int() + (data[:, :1] > 1).int()
-    target = torch.cat([labels > 0, labels > 1], 1) if trainer.label_manager.has_regions else labels
+    ignores = trainer.label_manager.has_ignore_label
+    if ignores:
+        labels[..., : PATCH[2] // 2] = IGNORED
+    if trainer.label_manager.has_regions:
+        regions = [(labels > 0) & (labels < IGNORED), labels == 2, *([labels == IGNORED] if ignores else [])]
+        target = torch.cat(regions, 1)
+    else:
+        target = labels
     transforms = trainer.get_validation_transforms(trainer._get_deep_supervision_scales())
     downsampled = [transforms(segmentation=x.float())["segmentation"] for x in target]
     targets = [torch.stack(x).to(target.dtype) for x in zip(*downsampled, strict=True)]
     return {"data": data, "target": targets, "keys": np.array(["a", "b"])}
 
 
-@pytest.mark.parametrize("dataset", [REGIONS, CLASSES], ids=["regions", "classes"])
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize(
+    ("kind", "dataset"), [*itertools.product(ALL, (REGIONS, CLASSES)), *itertools.product(ALL[:1], IGNORING)]
+)
 def test_the_loss_is_that_of_nnunet(kind, dataset, make):
     """nnU-Net's wrapper around its loss, with its weights of the scales, is the authority."""
     trainer = make(kind, dataset)
@@ -79,6 +90,53 @@ def test_the_loss_is_that_of_nnunet(kind, dataset, make):
         found = trainer.validation_step(batch(trainer, 3))
     assert found["tp_hard"].shape == (2,)
     assert np.isfinite(found["loss"])
+
+
+@pytest.mark.parametrize("dataset", IGNORING, ids=["regions", "classes"])
+def test_nobody_sees_the_voxels_to_ignore(dataset, make):
+    """Neither the loss nor the scores, of the fused prediction and of the classifier heads, on each grid."""
+    trainer = make(dataset=dataset)
+    sample = batch(trainer, 0)
+    trainer.train_step(sample)
+    outputs = trainer.label_manager.num_segmentation_heads
+    for target in sample["target"][:2]:  # of the fused prediction, and of the heads
+        logits = torch.randn(2, outputs, *target.shape[2:], requires_grad=True)
+        ignored = target[:, -1:] == (1 if trainer.label_manager.has_regions else IGNORED)
+        assert 0 < ignored.sum() < ignored.numel()
+        trainer._criterion(logits, target).backward()
+        seen = logits.grad != 0
+        assert not (seen & ignored).any()
+        assert (seen | ignored).all()
+        other = torch.where(ignored, 5.0, logits.detach())
+        assert torch.equal(trainer._score_sums(other, target), trainer._score_sums(logits, target))
+        if trainer.label_manager.has_regions:
+            assert torch.equal(trainer._hard_score_sums(other, target), trainer._hard_score_sums(logits, target))
+    seen = trainer._annotated(sample["target"][0])
+    assert seen.shape[1] == (2 if trainer.label_manager.has_regions else 1)
+
+
+def test_the_subset_view_adds_its_weight_in_gradient(make, monkeypatch):
+    """Without the second loss the trainer is the joint one, bit for bit; the rest grows in proportion to the weight."""
+    monkeypatch.setattr(trainers, "CLIP_NORM", 1e9)
+
+    def gradient(kind, **train):
+        trainer = make(kind, settings={"train": {**SHORT["train"], **train}})
+        trainer.train_step(batch(trainer, 0))
+        return torch.cat([p.grad.flatten() for p in trainer.planned.parameters()])
+
+    joint = gradient(trainers.nnUNetTrainerJoint)
+    assert torch.equal(gradient(trainers.nnUNetTrainerSubsets, subset_view=0), joint)
+    half = gradient(trainers.nnUNetTrainerSubsets)  # 0.5, which comes with the strategy
+    assert (half - joint).norm() > 0.1 * joint.norm()
+    torch.testing.assert_close(gradient(trainers.nnUNetTrainerJoint, subset_view=1) - joint, 2 * (half - joint))
+
+
+def test_a_residual_plan_trains(make):
+    """Down to a classifier head on the residual encoders."""
+    trainer = make(architecture={"network_class_name": RESIDUAL, "arch_kwargs": residual()})
+    first, *_, last = (trainer.train_step(batch(trainer, 0))["loss"] for _ in range(4))
+    assert np.isfinite(last)
+    assert last < first
 
 
 def test_the_strategy_scales_the_encoders_and_nothing_else(make):
@@ -219,6 +277,7 @@ def test_wrong_settings_are_refused_in_one_line(make, monkeypatch):
         ({"strategy": {"gamma": 1}}, UnknownName, "no configuration key 'strategy.gamma'"),
         ({"strategy": {"name": "joint"}}, UnknownName, "Choose another trainer with -tr"),
         ({"train": {"epochs": 0}}, ConfigError, "train.epochs is 0, expected at least 1"),
+        ({"train": {"subset_view": -1}}, ConfigError, "train.subset_view is -1.0, expected at least 0"),
         ({"optim": {"lr": 1}}, UnknownName, "no section of settings inside nnU-Net 'optim'"),
     ]:
         with pytest.raises(error, match=text):
@@ -229,8 +288,6 @@ def test_wrong_settings_are_refused_in_one_line(make, monkeypatch):
 
 
 def test_what_cannot_be_trained_is_refused(make):
-    with pytest.raises(ConfigError, match="cannot train with an ignore label"):
-        make(dataset={**REGIONS, "labels": {**REGIONS["labels"], "ignore": 3}})
     with pytest.raises(ConfigError, match="cannot train with a cascade"):
         make(previous_stage="3d_lowres")
     trainer = make()

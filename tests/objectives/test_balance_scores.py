@@ -289,3 +289,10 @@ def test_softmax_of_two_classes_is_the_sigmoid_of_their_difference():
     logits, target = torch.randn(2, 2, 4, 4, 4), torch.randint(0, 2, (2, 1, 8, 8, 8))
     expected = soft_dice_sums(logits[:, 1:] - logits[:, :1], target)
     torch.testing.assert_close(softmax_dice_sums(logits, target), expected)
+
+
+def test_a_class_without_a_logit_does_not_count():
+    """Of four voxels the last two are ignored: they hold neither truth nor prediction."""
+    logits = torch.tensor([[0.0, 0.0, 9.0, -9.0], [0.0, 50.0, 0.0, 9.0]]).view(1, 2, 4, 1, 1)
+    target = torch.tensor([1, 1, 2, 2]).view(1, 1, 4, 1, 1)
+    torch.testing.assert_close(softmax_dice_sums(logits, target), torch.tensor([[2 * 1.5, 1.5 + 2, 2]]))

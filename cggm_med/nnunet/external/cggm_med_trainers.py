@@ -5,4 +5,5 @@ from cggm_med.nnunet.trainer import (  # noqa: F401
     nnUNetTrainerJoint,
     nnUNetTrainerMMPareto,
     nnUNetTrainerOGMGE,
+    nnUNetTrainerSubsets,
 )
