@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -89,8 +90,13 @@ def test_train_kill_resume_predict(nnunet):
     assert set(summary["mean"]) == {"(1, 2, 3)", "(1, 3)", "(3,)"}
 
     raw = nnunet.root / "raw" / "Dataset900_brats2021"
-    where = ("-i", raw / "imagesTs", "-o", nnunet.root / "masks", "-d", "900", "-c", "3d_fullres", "-f", "0")
-    nnunet("predict", *where, "-tr", "nnUNetTrainerCGGM", "-device", "cpu", "-npp", "1", "-nps", "1", "--disable_tta")
+    scans = shutil.copytree(raw / "imagesTs", nnunet.root / "scans")
+    next(scans.glob("*_0001.nii.gz")).unlink()
+    where = ("-i", scans, "-o", nnunet.root / "masks", "-d", "900", "-c", "3d_fullres", "-f", "0", "--allow-missing")
+    said = nnunet(
+        "predict", *where, "-tr", "nnUNetTrainerCGGM", "-device", "cpu", "-npp", "1", "-nps", "1", "--disable_tta"
+    )
+    assert "t1ce is absent in 1 of " in said
     for truth in (raw / "labelsTs").iterdir():
         mask, label = nib.load(nnunet.root / "masks" / truth.name), nib.load(truth)
         assert mask.shape == label.shape
