@@ -183,18 +183,19 @@ def require_writable(
         raise OutputError("\n  ".join([f"{len(problems)} outputs cannot be written:", *problems]))
 
 
-def require_unused(path: Path, *, option: str = "--out", instead: str = "") -> None:
+def require_unused(path: Path, *, option: str = "--out", instead: str = "", beside: Sequence[str] = ()) -> None:
     """Make sure, before any work, that ``path`` can become a new folder of results.
 
     Args:
         path: a folder.
         option: by which another one is chosen.
         instead: what else would help, for the message.
+        beside: names of files that may stand in it.
 
     Raises:
         OutputError: if it exists and is not an empty folder, or cannot be written.
     """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    if path.exists() and not (path.is_dir() and {file.name for file in path.iterdir()} <= {*beside}):
         raise OutputError(f"{path} already exists; choose another folder with {option}{instead}")
     require_writable([path / "results.json"], option=option)
 

@@ -25,6 +25,7 @@ from cggm_med.comparison.variants import folder_name, parse_variants
 from cggm_med.comparison.written import FILES, write_comparison
 from cggm_med.errors import ConfigError, DataError
 from cggm_med.files import require_own, require_writable, results_folder, writable_folder, write_text
+from cggm_med.lock import alone
 from cggm_med.results.tables import Table, markdown_table, p_text, print_table, rounded
 from cggm_med.runs.finished_run import FinishedRun
 from cggm_med.runs.provenance import origin, plugins_of
@@ -72,7 +73,7 @@ def train_and_compare(
     if question is not None:
         question.check(against)
     require_own(plan.folder, FILES)
-    with results_folder(plan.folder):
+    with results_folder(plan.folder), alone(plan.folder, console.print):
         runs = plan_runs(plan, variants, chosen_seeds, folds)
         require_same(plan, runs)
         if question is not None:

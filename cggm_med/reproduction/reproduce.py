@@ -14,6 +14,7 @@ from cggm_med.comparison.variants import Variant, parse_variants
 from cggm_med.config import flat, merge, parse_overrides
 from cggm_med.errors import DataError
 from cggm_med.files import require_own, results_folder
+from cggm_med.lock import alone
 from cggm_med.reproduction.cells import cells
 from cggm_med.reproduction.figures import draw
 from cggm_med.reproduction.outcome import Outcome
@@ -116,7 +117,7 @@ def reproduce(table: PaperTable, request: Request, console: Console) -> Outcome:
     """
     plan, variants, folds = plan_of(table, request), variants_of(table), folds_of(table, request)
     require_own(request.folder, FILES)
-    with results_folder(request.folder):
+    with results_folder(request.folder), alone(request.folder, console.print):
         planned = plan_runs(plan, with_teachers(tuple(dict.fromkeys(variants.values()))), request.seeds, folds)
         failed = train_all(plan, planned, request.parallel, console.print)
     lost = {Path(run.run) for run in failed}

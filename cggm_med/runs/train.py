@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from cggm_med.data.splits import Splits, write_splits
 from cggm_med.device import held_bytes, precision, select_device
 from cggm_med.errors import CheckpointError
 from cggm_med.files import require_unused, results_folder, write_json, write_text
+from cggm_med.lock import LOCK, alone
 from cggm_med.plots.curves import learning_figure, modality_figure
 from cggm_med.results.results import Report
 from cggm_med.results.tables import print_table
@@ -67,7 +68,8 @@ def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
     run, first = RunFolder(folder), distributed.rank() == 0
     # Try the folder before the data are read, which may take long.
     _require_new(folder)
-    with results_folder(folder) if first else contextlib.nullcontext():
+    with _alone(folder, journal):
+        _require_new(folder)  # nobody else made a run of it meanwhile
         task, strategy, splits = _begin(config, journal)
         task.prepare(splits, journal)
         if config.train.init is not None:
@@ -83,8 +85,8 @@ def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
             write_json(run.data, task.contents())
             write_json(run.facts, task.facts())
             write_json(run.findings, task.findings())
-    with journal.kept_in(run.log):
-        return _train_and_score(run, task, strategy, console, None, loggers, journal)
+        with journal.kept_in(run.log):
+            return _train_and_score(run, task, strategy, console, None, loggers, journal)
 
 
 def rehearse(config: RunConfig, folder: Path, console: Console) -> None:
@@ -131,7 +133,18 @@ def _require_new(folder: Path) -> None:
     if distributed.rank() != 0:
         return
     started = RunFolder(folder).config.exists()
-    require_unused(folder, instead=f", or continue its run with --resume {folder}" if started else "")
+    go_on = f", or continue its run with --resume {folder}" if started else ""
+    require_unused(folder, instead=go_on, beside=[LOCK])
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, say: Callable[[str], object]) -> Iterator[None]:
+    """A folder that can be written, in which no other process trains; of several processes, the first cares for it."""
+    if distributed.rank() != 0:
+        yield
+        return
+    with results_folder(folder), alone(folder, say):
+        yield
 
 
 def _dense_enough(settings: TrainConfig, say: Callable[[str], object]) -> TrainConfig:
@@ -175,6 +188,20 @@ def resume(folder: Path, overrides: Tree, console: Console) -> Report | None:
     task, strategy = instantiate(config)
     loggers = make_loggers(config.train.loggers)
     journal = Journal(speaker(console))
+    with _alone(folder, journal):
+        return _continue(run, task, strategy, console, loggers, journal)
+
+
+def _continue(
+    run: RunFolder,
+    task: Task,
+    strategy: BalancingStrategy,
+    console: Console,
+    loggers: Mapping[str, RunLogger],
+    journal: Journal,
+) -> Report | None:
+    """Continue a run whose settings were not changed."""
+    config = task.config
     task.find(journal)
     task.prepare(run.read_splits(), journal)
     if distributed.rank() == 0:

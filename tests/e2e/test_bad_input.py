@@ -16,6 +16,7 @@ import torch
 from helpers.command_line import command, set_options
 from helpers.small_runs import quiet, small_config, small_settings
 
+from cggm_med.lock import alone
 from cggm_med.runs import train as run
 from cggm_med.training import checkpoint as checkpoints
 from cggm_med.training import loop, step
@@ -260,6 +261,19 @@ def test_folders_that_cannot_be_written(refused, train_refused, tmp_path):
             "a file of that name is in the way; choose another folder",
             "--set data.cache=FOLDER",
         )
+
+
+def test_two_processes_never_work_on_one_folder(finished, refused, tmp_path):
+    new = tmp_path / "new"
+    new.mkdir()
+    for folder, words in (
+        (new, ("train", "--out", new)),
+        (finished, ("train", "--resume", finished)),
+        (new, ("compare", "--strategies", "joint", "--out", new)),
+    ):
+        with alone(folder):
+            says(refused(*words), f"{folder} is in use by process {os.getpid()}", "let it end")
+    assert not list(new.iterdir())
 
 
 @pytest.mark.parametrize(

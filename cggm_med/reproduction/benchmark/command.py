@@ -17,6 +17,7 @@ from cggm_med.errors import ConfigError
 from cggm_med.evaluation.ask import ask
 from cggm_med.evaluation.subsets.question import SubsetQuestion
 from cggm_med.files import require_own, results_folder, writable_folder
+from cggm_med.lock import alone
 from cggm_med.reproduction.benchmark.case_lists import case_lists, first_cases, in_folder
 from cggm_med.reproduction.benchmark.catalogue import MODALITIES, Benchmark
 from cggm_med.reproduction.benchmark.phantom import TASK, write_named_phantom
@@ -67,7 +68,7 @@ def train_benchmark(
         raise ConfigError(f"{', '.join(decided)}: benchmark {benchmark.name} decides this by its list; leave it out")
     lists = case_lists(benchmark)
     require_own(request.folder, FILES)
-    with results_folder(request.folder):
+    with results_folder(request.folder), alone(request.folder, console.print):
         if request.phantom:
             lists = first_cases(lists, PHANTOM_CASES)
             names = sorted({id for splits in lists for _, ids in splits.items() for id in ids})
