@@ -67,6 +67,7 @@ def page_html(case: ViewedCase) -> str:
         texts = {m: image_text(image, case.affine, steps[m]) for m, image in case.images.items()}
     layers = {"truth": case.truth, "prediction": case.prediction}
     volumes = list(texts.values()) + [layer_text(x, case.affine) for x in layers.values() if x is not None]
+    box = _box(case)
     content = {
         "name": case.name,
         "facts": dict(case.facts),
@@ -75,7 +76,9 @@ def page_html(case: ViewedCase) -> str:
         "regions": _regions(case),
         "layers": [{"name": name, "members": layer.members} for name, layer in layers.items() if layer is not None],
         "start": _start(case),
-        "box": _box(case),
+        "box": box,
+        "axes": _axes(case),
+        "sides": case.oriented and _holds_origin(case, box),
         "notes": case.notes,
         "oriented": case.oriented,
         "rounded": _rounded(steps),
@@ -171,6 +174,30 @@ def _box(case: ViewedCase) -> list[list[float]]:
             share = np.array([part.start, part.stop]) / n
             ends[:, to] = share if direction > 0 else 1 - share[::-1]
     return ends.tolist()
+
+
+def _axes(case: ViewedCase) -> list[dict[str, Any]]:
+    """Along right, anterior and superior: which axis of the file that is, whether it counts that way, and its voxels."""
+    shape = next(iter(case.images.values())).shape
+    axes: list[dict[str, Any]] = [{}, {}, {}]
+    for stored, (axis, direction) in enumerate(nib.orientations.io_orientation(case.affine).astype(int)):
+        axes[axis] = {"stored": stored, "ascending": bool(direction > 0), "size": shape[stored]}
+    return axes
+
+
+def _holds_origin(case: ViewedCase, box: list[list[float]]) -> bool:
+    """Whether 0 mm lies within the foreground.
+
+    Only then is a distance to the right of 0 one to the patient's right: 0 may also be a corner of the volume, as in
+    BraTS.
+    """
+    shape = next(iter(case.images.values())).shape
+    origin = nib.affines.apply_affine(np.linalg.inv(case.affine), [0.0, 0.0, 0.0])
+    shares = [0.0, 0.0, 0.0]
+    for voxel, n, (axis, direction) in zip(origin, shape, nib.orientations.io_orientation(case.affine), strict=True):
+        share = (voxel + 0.5) / n
+        shares[int(axis)] = float(share if direction > 0 else 1 - share)
+    return all(low <= share <= high for low, share, high in zip(box[0], shares, box[1], strict=True))
 
 
 def _rounded(steps: Mapping[str, float]) -> str:

@@ -93,6 +93,40 @@ def test_the_box_of_what_is_not_background_is_turned_to_ras():
     assert [ends[0] for ends in content(page_html(case))["box"]] == pytest.approx([4 / 6, 5 / 6])
 
 
+@pytest.mark.parametrize("axes", ["LAS", "RAS", "SPL", "IRA"])
+def test_slices_are_numbered_as_the_file_counts_them(axes):
+    volume = np.zeros((6, 5, 4), np.float32)
+    volume[1, 2, 3] = 1  # along right, anterior and superior
+    turn = nib.orientations.axcodes2ornt(axes)
+    image = nib.Nifti1Image(volume, np.eye(4)).as_reoriented(
+        nib.orientations.ornt_transform(nib.io_orientation(np.eye(4)), turn)
+    )
+    as_stored = image.get_fdata(dtype=np.float32)
+    case = a_case(images={"flair": as_stored}, affine=image.affine, truth=False, prediction=False)
+    told = content(page_html(case))["axes"]
+    assert [axis["size"] for axis in told] == [6, 5, 4]
+    index = {
+        axis["stored"]: k if axis["ascending"] else axis["size"] - 1 - k
+        for axis, k in zip(told, (1, 2, 3), strict=True)
+    }
+    assert [index[axis] for axis in range(3)] == np.argwhere(as_stored)[0].tolist()
+
+
+def test_sides_are_named_only_where_the_origin_lies_in_the_head():
+    # The head is at voxels 1 to 4, 1 to 3 and 1 to 2.
+    def sides(voxel, **changes):
+        affine = np.diag([-5.0, 10.0, 20.0, 1.0])
+        affine[:3, 3] = -affine[:3, :3] @ voxel
+        return content(page_html(a_case(affine=affine, **changes)))["sides"]
+
+    assert sides((2.5, 2, 1.5))
+    assert sides((1, 1, 1))
+    assert sides((4, 3, 2))
+    # BraTS: a corner of the volume; then each axis by itself.
+    assert [sides(voxel) for voxel in ((5, 4, 0), (0, 2, 1), (5, 2, 1), (2, 0, 1), (2, 2, 3))] == [False] * 5
+    assert not sides((2.5, 2, 1.5), oriented=False)
+
+
 def test_the_page_says_what_was_rounded_and_how_the_planes_lie():
     assert "flair to steps of" in content(page_html(a_case()))["rounded"]
     whole = {"flair": np.rint(a_case().images["flair"])}

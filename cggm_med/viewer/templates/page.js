@@ -13,6 +13,8 @@ const VIEWS = [["three planes", PLANES, "M"], ["axial", AXIAL, "A"], ["coronal",
 const CROSSHAIR = "rgba(90, 215, 115, 0.8)";
 const STYLES = ["contour", "filled", "hidden"];
 const IN_PLANE = [[0, 1], [0, 2], [1, 2]];  // axes across and up of each plane
+const THROUGH = [2, 1, 0];
+const BARS = [100, 50, 20, 10, 5, 2, 1];  // mm
 
 const nv = new niivue.Niivue({
   isRadiologicalConvention: true,
@@ -98,6 +100,15 @@ function outlines(layer, region, plane, index) {
   return lines;
 }
 
+/** The voxel at a share of the extent along right, anterior or superior. */
+const atShare = (axis, share) => Math.min(CASE.axes[axis].size - 1, Math.max(0, Math.floor(share * CASE.axes[axis].size)));
+
+/** The same as the file counts it, from 0 on, along the axis of the file that it belongs to. */
+function stored(axis, share) {
+  const { stored: along, ascending, size } = CASE.axes[axis];
+  return { along, size, index: ascending ? atShare(axis, share) : size - 1 - atShare(axis, share) };
+}
+
 const remembered = new Map();
 function outlinesOnce(layer, region, plane, index) {
   const key = [layer.name, region, plane, index].join();
@@ -108,49 +119,67 @@ function outlinesOnce(layer, region, plane, index) {
   return remembered.get(key);
 }
 
-/** Contours and crosshair lie on a canvas of their own, above the scan, in the same tiles. */
-function drawContours() {
+/** The planes on the screen: where each lies, and where a share of the extent along its axes does. */
+function tiles() {
+  const ends = [nv.frac2mm([0, 0, 0]), nv.frac2mm([1, 1, 1])];  // mm along the volume's own axes
+  return nv.screenSlices.filter((tile) => tile.axCorSag <= SAGITTAL).map((tile) => {
+    const [across, up] = IN_PLANE[tile.axCorSag];
+    const [left, top, width, height] = tile.leftTopWidthHeight;
+    const along = (axis, share) => ends[0][axis] + (ends[1][axis] - ends[0][axis]) * share;
+    return {
+      plane: tile.axCorSag,
+      area: [left, top, width, height],
+      mm: Math.abs(tile.fovMM[0]) / width,  // of a pixel; negative where the picture is mirrored
+      depth: tile.sliceFrac,
+      x: (share) => left + width * (along(across, share) - tile.leftTopMM[0]) / tile.fovMM[0],
+      y: (share) => top + height * (1 - (along(up, share) - tile.leftTopMM[1]) / tile.fovMM[1]),
+    };
+  });
+}
+
+/** What is drawn over the scan lies on a canvas of its own, above it, in the same tiles. */
+function drawOver() {
   const canvas = byId("contours"), scan = byId("scan");
   if (canvas.width !== scan.width || canvas.height !== scan.height) Object.assign(canvas, { width: scan.width, height: scan.height });
   const context = canvas.getContext("2d");
   context.clearRect(0, 0, canvas.width, canvas.height);
   const wide = scan.width / Math.max(1, scan.clientWidth);
-  for (const tile of nv.screenSlices) {
-    if (tile.axCorSag > SAGITTAL) continue;
-    const [across, up] = IN_PLANE[tile.axCorSag];
-    let [left, top, width, height] = tile.leftTopWidthHeight;
-    const ends = [nv.frac2mm([0, 0, 0]), nv.frac2mm([1, 1, 1])];  // mm along the volume's own axes
-    const x = (share) => left + width * (ends[0][across] + (ends[1][across] - ends[0][across]) * share - tile.leftTopMM[0]) / tile.fovMM[0];
-    const y = (share) => top + height * (1 - (ends[0][up] + (ends[1][up] - ends[0][up]) * share - tile.leftTopMM[1]) / tile.fovMM[1]);
+  for (const tile of tiles()) {
     context.save();
     context.beginPath();
-    context.rect(left, top, width, height);
+    context.rect(...tile.area);
     context.clip();
-    for (const layer of layers) {
-      if (state.style[layer.name] !== "contour") continue;
-      const depth = layer.size[3 - across - up];
-      const index = Math.min(depth - 1, Math.max(0, Math.floor(tile.sliceFrac * depth)));
-      CASE.regions.forEach((region, number) => {
-        if (!state.visible[layer.name][number]) return;
-        context.beginPath();
-        for (const line of outlinesOnce(layer, number, tile.axCorSag, index)) {
-          line.forEach(([u, v], i) => context[i ? "lineTo" : "moveTo"](x((u + 0.5) / layer.size[across]), y((v + 0.5) / layer.size[up])));
-        }
-        context.setLineDash(layer.name === "prediction" && layers.length > 1 ? [6 * wide, 4 * wide] : []);
-        for (const [colour, breadth] of [["rgba(0, 0, 0, 0.55)", 3.4], [region.colour, 1.8]]) {
-          Object.assign(context, { strokeStyle: colour, lineWidth: breadth * wide, lineJoin: "round" });
-          context.stroke();
-        }
-      });
-    }
-    if (state.crosshair) drawCrosshair(context, x(nv.scene.crosshairPos[across]), y(nv.scene.crosshairPos[up]), [left, top, width, height], wide);
+    drawContours(context, tile, wide);
+    if (state.crosshair) drawCrosshair(context, tile, wide);
+    drawScale(context, tile, wide);
     context.restore();
   }
 }
 
-function drawCrosshair(context, x, y, [left, top, width, height], wide) {
+function drawContours(context, { plane, depth, x, y }, wide) {
+  const [across, up] = IN_PLANE[plane];
+  for (const layer of layers) {
+    if (state.style[layer.name] !== "contour") continue;
+    CASE.regions.forEach((region, number) => {
+      if (!state.visible[layer.name][number]) return;
+      context.beginPath();
+      for (const line of outlinesOnce(layer, number, plane, atShare(THROUGH[plane], depth))) {
+        line.forEach(([u, v], i) => context[i ? "lineTo" : "moveTo"](x((u + 0.5) / layer.size[across]), y((v + 0.5) / layer.size[up])));
+      }
+      context.setLineDash(layer.name === "prediction" && layers.length > 1 ? [6 * wide, 4 * wide] : []);
+      for (const [colour, breadth] of [["rgba(0, 0, 0, 0.55)", 3.4], [region.colour, 1.8]]) {
+        Object.assign(context, { strokeStyle: colour, lineWidth: breadth * wide, lineJoin: "round" });
+        context.stroke();
+      }
+    });
+  }
+}
+
+function drawCrosshair(context, tile, wide) {
   const gap = 8 * wide;
-  [x, y] = [Math.floor(x) + 0.5, Math.floor(y) + 0.5];
+  const [left, top, width, height] = tile.area;
+  const [across, up] = IN_PLANE[tile.plane].map((axis) => nv.scene.crosshairPos[axis]);
+  const [x, y] = [Math.floor(tile.x(across)) + 0.5, Math.floor(tile.y(up)) + 0.5];
   context.beginPath();
   for (const [fromX, fromY, toX, toY] of [[left, y, x - gap, y], [x + gap, y, left + width, y], [x, top, x, y - gap], [x, y + gap, x, top + height]]) {
     context.moveTo(fromX, fromY);
@@ -159,6 +188,24 @@ function drawCrosshair(context, x, y, [left, top, width, height], wide) {
   Object.assign(context, { strokeStyle: CROSSHAIR, lineWidth: wide });
   context.setLineDash([]);
   context.stroke();
+}
+
+/** The number of the slice, and a bar of a round length. */
+function drawScale(context, { plane, depth, mm, area: [left, top, width, height] }, wide) {
+  const { index, size } = stored(THROUGH[plane], depth);
+  const length = BARS.find((bar) => bar / mm <= width / 4);
+  const margin = 8 * wide, bottom = top + height - margin, right = left + width - margin;
+  const write = (text, align, x, y) => {
+    context.textAlign = align;
+    context.strokeText(text, x, y);
+    context.fillText(text, x, y);
+  };
+  Object.assign(context, { font: `${12 * wide}px system-ui, sans-serif`, textBaseline: "bottom", lineJoin: "round", lineWidth: 3 * wide, strokeStyle: "#000", fillStyle: "#e8e8e8" });
+  context.setLineDash([]);
+  write(`slice ${index} (0–${size - 1})`, "left", left + margin, bottom);
+  if (!length) return;
+  context.fillRect(right - length / mm, bottom - 2 * wide, length / mm, 2 * wide);
+  write(length < 10 ? `${length} mm` : `${length / 10} cm`, "right", right, bottom - 4 * wide);
 }
 
 // ---- what is shown -----------------------------------------------------------------------------------------------
@@ -258,7 +305,7 @@ function goTo(mm) {
 }
 
 function move(across, up, through) {
-  const axes = state.view > SAGITTAL ? [0, 1, 2] : [...IN_PLANE[state.view], [2, 1, 0][state.view]];
+  const axes = state.view > SAGITTAL ? [0, 1, 2] : [...IN_PLANE[state.view], THROUGH[state.view]];
   // The arrow to the left goes to the left of the picture.
   const mirrored = nv.opts.isRadiologicalConvention ? -1 : 1;
   const step = [0, 0, 0];
@@ -267,9 +314,14 @@ function move(across, up, through) {
 }
 
 function showPosition(location) {
-  const [x, y, z] = location.mm;
-  const side = (value, positive, negative) => `${value < 0 ? negative : positive} ${Math.abs(value).toFixed(1)}`;
-  byId("place").textContent = !CASE.oriented ? `${[x, y, z].map((value) => value.toFixed(1)).join("  ")} mm` : `${side(x, "L", "R").replace(/^./, x < 0 ? "L" : "R")}  ${side(y, "A", "P")}  ${side(z, "S", "I")} mm`;
+  const places = [...location.mm].slice(0, 3).map((mm, axis) => {
+    const [negative, positive] = CASE.sides ? ["LR", "PA", "IS"][axis] : ["−", ""];
+    return `${mm < 0 ? negative : positive}${CASE.sides ? " " : ""}${Math.abs(mm).toFixed(1)}`;
+  });
+  const voxel = [];
+  nv.scene.crosshairPos.forEach((share, axis) => { const { along, index } = stored(axis, share); voxel[along] = index; });
+  byId("place").textContent = `${places.join("  ")} mm${CASE.oriented && !CASE.sides ? " (RAS+)" : ""}`;
+  byId("voxel").textContent = `voxel ${voxel.join(", ")}`;
   byId("intensity").textContent = `${CASE.images[state.modality].name} ${number(location.values[0].value)}`;
   const names = layers.map((layer, i) => {
     const regions = layer.members[Math.round(location.values[i + 1].value)] || [];
@@ -412,7 +464,7 @@ async function start() {
   nv.onLocationChange = showPosition;
   nv.onIntensityChange = showWindow;
   const draw = nv.drawScene.bind(nv);
-  nv.drawScene = (...all) => { const result = draw(...all); drawContours(); return result; };
+  nv.drawScene = (...all) => { const result = draw(...all); drawOver(); return result; };
   nv.addVolume(await image(0));
   for (const [index, layer] of layers.entries()) {
     layer.volume = await niivue.NVImage.loadFromBase64({ name: `${layer.name}.nii.gz`, base64: texts[CASE.images.length + index].textContent });
