@@ -98,6 +98,78 @@ class LesionMetrics:
     false: int
 
 
+@dataclass(frozen=True)
+class LesionMatch:
+    """Which predicted components belong to which true lesions; see ``match_lesions``.
+
+    Attributes:
+        areas: ``(x, y, z)``: the number of the lesion in whose mask, dilated if the rules say so, a voxel lies.
+        components: ``(x, y, z)``: the number of the predicted component of each voxel, 0 outside all.
+        sizes: true voxels of each lesion, by its number.
+        component_sizes: voxels of each predicted component, by its number.
+        common: predicted voxels of each lesion, by its number.
+        own: by the number of each lesion that counts, the components that belong to it.
+        found: those of these lesions that are found.
+        false: components that belong to no lesion.
+    """
+
+    areas: NDArray[np.integer]
+    components: NDArray[np.integer]
+    sizes: NDArray[np.integer]
+    component_sizes: NDArray[np.integer]
+    common: NDArray[np.integer]
+    own: dict[int, NDArray[np.integer]]
+    found: list[int]
+    false: list[int]
+
+    @property
+    def missed(self) -> list[int]:
+        """Lesions that count and are not found."""
+        return sorted(self.own.keys() - set(self.found))
+
+
+def match_lesions(
+    predicted: NDArray[np.bool_], true: NDArray[np.bool_], voxel_mm3: float, rules: LesionRules
+) -> LesionMatch:
+    """Find the true lesions and the predicted components, and which belong together, as ``lesion_metrics`` says.
+
+    Args:
+        predicted: ``(x, y, z)``.
+        true: ``(x, y, z)``.
+        voxel_mm3: volume of a voxel.
+        rules: of the task.
+
+    Example:
+        >>> true = np.array([1, 1, 0, 0, 1, 0, 0], bool).reshape(7, 1, 1)
+        >>> predicted = np.array([0, 1, 0, 0, 0, 0, 1], bool).reshape(7, 1, 1)
+        >>> match = match_lesions(predicted, true, 1.0, LesionRules())
+        >>> match.found, match.missed, match.false
+        ([1], [2], [2])
+    """
+    # Every step below visits a voxel once, not once a lesion: noise has hundreds of thousands of components.
+    areas, number = lesion_areas(true, rules)
+    components, predicted_number = label(predicted, NEIGHBOURHOODS[rules.connectivity])
+    reached = predicted & (areas > 0)
+    pairs = np.unique(areas[reached].astype(np.int64) * (predicted_number + 1) + components[reached])
+    lesion_of, component_of = np.divmod(pairs, predicted_number + 1)
+    first = np.searchsorted(lesion_of, np.arange(number + 2))  # where each lesion's components begin
+    sizes = np.bincount(areas[true], minlength=number + 1)
+    common = np.bincount(areas[predicted & true], minlength=number + 1)
+    counting = [lesion for lesion in range(1, number + 1) if rules.counts(sizes[lesion] * voxel_mm3)]
+    own = {lesion: component_of[first[lesion] : first[lesion + 1]] for lesion in counting}
+    enough = sizes * rules.min_overlap * (1 - ROUNDING)
+    return LesionMatch(
+        areas=areas,
+        components=components,
+        sizes=sizes,
+        component_sizes=np.bincount(components[predicted], minlength=predicted_number + 1),
+        common=common,
+        own=own,
+        found=[lesion for lesion in counting if own[lesion].size and common[lesion] >= enough[lesion]],
+        false=np.setdiff1d(np.arange(1, predicted_number + 1), component_of).tolist(),
+    )
+
+
 def lesion_metrics(
     prediction: Tensor,
     target: Tensor,
@@ -160,33 +232,18 @@ def lesion_metrics(
     box = find_objects((predicted | true).astype(np.uint8))[0]
     predicted, true = predicted[box], true[box]
 
-    # Every step below visits a voxel once, not once a lesion: noise has hundreds of thousands of components.
-    areas, number = lesion_areas(true, rules)
-    components, predicted_number = label(predicted, NEIGHBOURHOODS[rules.connectivity])
-    reached = predicted & (areas > 0)
-    pairs = np.unique(areas[reached].astype(np.int64) * (predicted_number + 1) + components[reached])
-    lesion_of, component_of = np.divmod(pairs, predicted_number + 1)
-    first = np.searchsorted(lesion_of, np.arange(number + 2))  # where each lesion's components begin
-    sizes = np.bincount(areas[true], minlength=number + 1)
-    common = np.bincount(areas[predicted & true], minlength=number + 1)
-    component_sizes = np.bincount(components[predicted], minlength=predicted_number + 1)
-
-    voxel_mm3 = float(np.prod(np.asarray(spacing_mm, dtype=float)))
-    counting = [lesion for lesion in range(1, number + 1) if rules.counts(sizes[lesion] * voxel_mm3)]
-    own = {lesion: component_of[first[lesion] : first[lesion + 1]] for lesion in counting}
-    enough = sizes * rules.min_overlap * (1 - ROUNDING)
-    found = [lesion for lesion in counting if own[lesion].size and common[lesion] >= enough[lesion]]
-    dices = [2 * int(common[k]) / int(component_sizes[own[k]].sum() + sizes[k]) for k in found]
+    match = match_lesions(predicted, true, float(np.prod(np.asarray(spacing_mm, dtype=float))), rules)
+    found, own = match.found, match.own
+    dices = [2 * int(match.common[k]) / int(match.component_sizes[own[k]].sum() + match.sizes[k]) for k in found]
     distances: list[float] = []
     if found:
-        predicted_surfaces = _Surfaces(components, np.concatenate([own[k] for k in found]), spacing_mm)
-        true_surfaces = _Surfaces(np.where(true, areas, 0), found, spacing_mm)
+        predicted_surfaces = _Surfaces(match.components, np.concatenate([own[k] for k in found]), spacing_mm)
+        true_surfaces = _Surfaces(np.where(true, match.areas, 0), found, spacing_mm)
         for k in found:
             pair = predicted_surfaces.of(own[k]), true_surfaces.of([k])
             distances.append(_hausdorff95_by_area(*pair, spacing_mm))
 
-    lesions, missed = len(counting), len(counting) - len(found)
-    false = predicted_number - len(np.unique(component_of))
+    lesions, missed, false = len(own), len(own) - len(found), len(match.false)
     if not lesions + false:
         return LesionMetrics(1.0, 0.0, 0, 0, 0)
     return LesionMetrics(

@@ -22,6 +22,7 @@ from cggm_med.data.volumes.resample import onto_grid
 from cggm_med.errors import ConfigError, DataError, UnknownName
 from cggm_med.inference.predictor import Predictor
 from cggm_med.inference.side_car import case_of
+from cggm_med.metrics.lesions import LesionRules
 from cggm_med.plots.style import region_colours
 from cggm_med.runs.finished_run import FinishedRun
 from cggm_med.viewer.page import ViewedCase
@@ -123,7 +124,7 @@ def view_files(
         ConfigError: if the task does not segment, or has the conventions of its data.
         UnknownName: if it has no such convention.
     """
-    convention, colours = (None, {}) if labels is None else _meaning(labels, task)
+    convention, colours, rules = (None, {}, LesionRules()) if labels is None else _meaning(labels, task)
     source = _case(images, truth)
     inspection = _inspected(source, convention)
     maps = {"truth": inspection.volumes[LABEL]} if truth is not None else {}
@@ -147,6 +148,7 @@ def view_files(
         prediction=layers.get("prediction"),
         notes=tuple(lines(findings)),
         oriented=oriented,
+        lesion_rules=rules,
     )
 
 
@@ -191,6 +193,7 @@ def _segmented(predictor: Predictor, source: Case, labels: str | None, say: Call
         prediction=Layer.of_masks(np.stack([predicted[region] for region in order])),
         notes=(*(note for note in notes if note), *lines(dict.fromkeys((*found.findings, *prediction.findings)))),
         oriented=found.oriented,
+        lesion_rules=predictor.volumes.lesion_rules,
     )
 
 
@@ -207,20 +210,20 @@ def _case(images: Mapping[str, Path], truth: Path | None) -> Case:
     return Case(name, name, {m: ImageFile(path) for m, path in images.items()}, truth)
 
 
-def _meaning(labels: str, task: str | None) -> tuple[LabelConvention, Mapping[str, str]]:
-    """A convention and the colours of its regions: of a declared data set, or by its name among those of a task."""
+def _meaning(labels: str, task: str | None) -> tuple[LabelConvention, Mapping[str, str], LesionRules]:
+    """A convention, colours and lesion rules: of a declared data set, or of a task that has one of that name."""
     if task is None and Path(labels).exists():
         declaration, _ = read_any(Path(labels), need_labels=False)
         if len(declaration.conventions) > 1:
             raise DataError(f"{labels} declares the conventions {', '.join(declaration.conventions)}; expected one")
-        return next(iter(declaration.conventions.values())), declaration.colours
+        return next(iter(declaration.conventions.values())), declaration.colours, declaration.lesion_rules
     kind = registry.load(registry.TASKS, task or "brats2021")
     if not kind.conventions:
         raise ConfigError(
             f"task '{task}' does not segment, or its label conventions are those of its data; give the data set that "
             "declares one, with --labels PATH and without --task"
         )
-    return _convention(labels, kind.conventions), kind.colours
+    return _convention(labels, kind.conventions), kind.colours, kind.lesion_rules
 
 
 def _convention(name: str | None, conventions: Mapping[str, LabelConvention]) -> LabelConvention:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import webbrowser
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,17 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
+from cggm_med.metrics.lesions import LesionRules
 from cggm_med.metrics.overlap import dice
+from cggm_med.viewer.errors import lesion_errors
 from cggm_med.viewer.volumes import Layer, grey_window, image_text, layer_text, rounding_step
 
 TEMPLATES = Path(__file__).with_name("templates")
 NIIVUE = Path(__file__).parents[1] / "vendored" / "niivue"
 FINE, COARSE = 4096, 255  # grey levels between black and white
+MAX_LESIONS = 100  # that the page lists; a mask of noise has a hundred thousand
+# Of what is true and predicted, only true, and only predicted; Okabe and Ito's colours that regions rarely have.
+ERRORS = {"correct": "#009E73", "missed": "#CC79A7", "false": "#E69F00"}
 LARGE_BYTES = 20_000_000  # of fine images; the coarse ones are written instead
 
 
@@ -44,6 +49,7 @@ class ViewedCase:
         prediction: the predicted regions, if there are any.
         notes: warnings to the reader.
         oriented: whether the files state which side is left; if not, the page does not mark any.
+        lesion_rules: by which lesions are missed or false.
     """
 
     name: str
@@ -56,6 +62,7 @@ class ViewedCase:
     prediction: Layer | None
     notes: tuple[str, ...] = ()
     oriented: bool = True
+    lesion_rules: LesionRules = field(default_factory=LesionRules)
 
 
 def page_html(case: ViewedCase) -> str:
@@ -68,6 +75,7 @@ def page_html(case: ViewedCase) -> str:
     layers = {"truth": case.truth, "prediction": case.prediction}
     volumes = list(texts.values()) + [layer_text(x, case.affine) for x in layers.values() if x is not None]
     box = _box(case)
+    lesions, count = _lesions(case)
     content = {
         "name": case.name,
         "facts": dict(case.facts),
@@ -75,6 +83,10 @@ def page_html(case: ViewedCase) -> str:
         "images": [_image(m, image, steps[m]) for m, image in case.images.items()],
         "regions": _regions(case),
         "layers": [{"name": name, "members": layer.members} for name, layer in layers.items() if layer is not None],
+        "errors": ERRORS,
+        "lesions": lesions,
+        "lesions_found": count,
+        "lesion_rules": case.lesion_rules.describe(),
         "start": _start(case),
         "box": box,
         "axes": _axes(case),
@@ -135,7 +147,7 @@ def _image(modality: str, image: NDArray[np.float32], step: float) -> dict[str, 
 
 def _regions(case: ViewedCase) -> list[dict[str, Any]]:
     """Name and colour of each region, and volumes and Dice as far as there is a truth or a prediction."""
-    ml = float(abs(np.linalg.det(case.affine[:3, :3]))) / 1000
+    ml = _voxel_mm3(case) / 1000
     rows = []
     for index, (name, meaning) in enumerate(case.regions.items()):
         true, predicted = (None if x is None else x.mask(index) for x in (case.truth, case.prediction))
@@ -146,11 +158,39 @@ def _regions(case: ViewedCase) -> list[dict[str, Any]]:
             "truth": None if true is None else float(true.sum()) * ml,
             "prediction": None if predicted is None else float(predicted.sum()) * ml,
             "dice": None,
+            "errors": None,
         }
         if true is not None and predicted is not None:
             row["dice"] = dice(torch.from_numpy(predicted), torch.from_numpy(true))
+            kinds = {"correct": true & predicted, "missed": true & ~predicted, "false": predicted & ~true}
+            row["errors"] = {kind: float(mask.sum()) * ml for kind, mask in kinds.items()}
         rows.append(row)
     return rows
+
+
+def _lesions(case: ViewedCase) -> tuple[list[dict[str, Any]], int]:
+    """The largest missed and false lesions of all regions, and how many there are."""
+    if case.truth is None or case.prediction is None:
+        return [], 0
+    rows, count, mm3 = [], 0, _voxel_mm3(case)
+    for region in range(len(case.regions)):
+        masks = case.prediction.mask(region), case.truth.mask(region)
+        errors, number = lesion_errors(*masks, mm3, case.lesion_rules, MAX_LESIONS)
+        count += number
+        rows += [
+            {
+                "kind": error.kind,
+                "region": region,
+                "ml": error.voxels * mm3 / 1000,
+                "mm": nib.affines.apply_affine(case.affine, error.voxel).tolist(),
+            }
+            for error in errors
+        ]
+    return sorted(rows, key=lambda row: -row["ml"])[:MAX_LESIONS], count
+
+
+def _voxel_mm3(case: ViewedCase) -> float:
+    return float(abs(np.linalg.det(case.affine[:3, :3])))
 
 
 def _start(case: ViewedCase) -> list[float]:
@@ -177,7 +217,7 @@ def _box(case: ViewedCase) -> list[list[float]]:
 
 
 def _axes(case: ViewedCase) -> list[dict[str, Any]]:
-    """Along right, anterior and superior: which axis of the file that is, whether it counts that way, and its voxels."""
+    """Along right, anterior and superior: the axis of the file, whether it counts that way, and its voxels."""
     shape = next(iter(case.images.values())).shape
     axes: list[dict[str, Any]] = [{}, {}, {}]
     for stored, (axis, direction) in enumerate(nib.orientations.io_orientation(case.affine).astype(int)):

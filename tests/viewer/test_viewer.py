@@ -3,15 +3,19 @@
 import hashlib
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from hatchling.builders.wheel import WheelBuilder
 
+from cggm_med.metrics.lesions import LesionRules, lesion_metrics
 from cggm_med.viewer import page as viewer
+from cggm_med.viewer.errors import lesion_errors
 from cggm_med.viewer.page import NIIVUE, ViewedCase, page_html
 from cggm_med.viewer.volumes import Layer
 
@@ -71,9 +75,50 @@ def test_volumes_and_dice_counted_by_hand():
     assert (outer["colour"], inner["colour"]) == ("#56B4E9", "#F0E442")
 
 
+def test_errors_of_each_region_and_the_lesions_to_jump_to():
+    masks = np.zeros((2, 2, 6, 5, 4), bool)  # (truth or prediction, region, x, y, z)
+    masks[:, 0, 0:2, 0, 0] = True  # found
+    masks[0, 0, 3:6, 4, 3] = masks[0, 1, 3:5, 4, 3] = True  # missed: 3 ml of the outer region, 2 of the inner
+    masks[1, 0, 0, 4, 0] = True  # false
+    layers = {name: Layer.of_masks(mask) for name, mask in zip(("truth", "prediction"), masks, strict=True)}
+    told = content(page_html(replace(a_case(), **layers)))
+    outer, inner = (region["errors"] for region in told["regions"])
+    assert outer == pytest.approx({"correct": 2, "missed": 3, "false": 1})
+    assert inner == pytest.approx({"correct": 0, "missed": 2, "false": 0})
+    found = [(lesion["kind"], lesion["region"], lesion["ml"]) for lesion in told["lesions"]]
+    assert found == [("missed", 0, pytest.approx(3)), ("missed", 1, pytest.approx(2)), ("false", 0, pytest.approx(1))]
+    # The voxel (4, 4, 3) is the middle of three; of two, the first.
+    assert [lesion["mm"] for lesion in told["lesions"]] == [[-20, 40, 60], [-15, 40, 60], [0, 40, 0]]
+    assert told["lesions_found"] == 3
+
+
+def test_of_very_many_lesions_the_largest_are_listed(monkeypatch):
+    monkeypatch.setattr(viewer, "MAX_LESIONS", 2)
+    masks = np.zeros((1, 6, 5, 4), bool)
+    masks[0, ::2, ::2, ::2] = True  # 3 * 3 * 2 voxels that do not touch
+    masks[0, 5, 4, 2] = True  # touches one of them
+    layers = {"truth": Layer.of_masks(masks), "prediction": Layer.of_masks(np.zeros_like(masks))}
+    told = content(page_html(replace(a_case(regions={"outer": ""}), **layers)))
+    assert told["lesions_found"] == 18
+    assert [lesion["ml"] for lesion in told["lesions"]] == pytest.approx([2, 1])
+
+
+@pytest.mark.parametrize("rules", [LesionRules(), LesionRules(1, 0.5), LesionRules(connectivity=6, min_overlap=0.5)])
+def test_missed_and_false_lesions_are_those_that_are_scored(rules):
+    predicted, true = np.random.default_rng(0).random((2, 30, 30, 30)) < 0.003
+    errors, count = lesion_errors(predicted, true, 1.0, rules, 1000)
+    scored = lesion_metrics(torch.from_numpy(predicted), torch.from_numpy(true), (1, 1, 1), rules)
+    kinds = [error.kind for error in errors]
+    assert (kinds.count("missed"), kinds.count("false"), count) == (scored.missed, scored.false, len(errors))
+    assert scored.missed > 5
+    assert scored.false > 5
+    assert all((true if error.kind == "missed" else predicted)[error.voxel] for error in errors)
+
+
 def test_a_case_without_truth_has_no_dice_and_one_layer():
     told = content(page_html(a_case(truth=False)))
     assert [layer["name"] for layer in told["layers"]] == ["prediction"]
+    assert told["lesions"] == []
     assert all(region["truth"] is None and region["dice"] is None for region in told["regions"])
 
 

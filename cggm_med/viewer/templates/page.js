@@ -35,7 +35,7 @@ const nv = new niivue.Niivue({
   cycleClipPlaneHotKey: "",
   viewModeHotKey: "",
 });
-const state = { modality: 0, view: PLANES, style: {}, visible: {}, opacity: 0.5, crosshair: true };
+const state = { modality: 0, view: PLANES, style: {}, visible: {}, map: 0, lesion: -1, opacity: 0.5, crosshair: true };
 const images = [];
 const layers = CASE.layers.map((layer) => ({ ...layer, volume: null, codes: null, size: null }));
 const texts = [...document.querySelectorAll("script.volume")];
@@ -46,20 +46,67 @@ const hasRegion = (layer, region) => layer.members.map((regions) => regions.incl
 
 /** Fills are a table of colours: each voxel gets that of its innermost region that is to be seen. */
 function paintFills() {
-  layers.forEach((layer, index) => {
-    const filled = state.style[layer.name] === "filled";
-    const table = { R: [], G: [], B: [], A: [], I: [] };
-    layer.members.forEach((regions, code) => {
+  for (const layer of layers) {
+    // A map takes the place of fills; contours stay.
+    const filled = state.style[layer.name] === "filled" && !state.map;
+    paint(layer, layer.members.map((regions) => {
       const seen = regions.filter((region) => state.visible[layer.name][region]);
-      const colour = seen.length ? CASE.regions[seen[seen.length - 1]].colour : "#000000";
-      [1, 3, 5].forEach((at, channel) => table["RGB"[channel]].push(parseInt(colour.slice(at, at + 2), 16)));
-      table.A.push(seen.length && filled ? 255 : 0);
-      table.I.push(code);
-    });
-    layer.volume.setColormapLabel(table);
-    layer.volume.opacity = filled ? state.opacity : 0;
-  });
+      return filled && seen.length ? CASE.regions[seen[seen.length - 1]].colour : null;
+    }));
+  }
+  if (map.volume) paint(map, MAPS[state.map].colours || []);
   nv.updateGLVolume();
+}
+
+/** Colours by code, null for none. */
+function paint(overlay, colours) {
+  const table = { R: [], G: [], B: [], A: [], I: [] };
+  colours.forEach((colour, code) => {
+    [1, 3, 5].forEach((at, channel) => table["RGB"[channel]].push(parseInt((colour || "#000000").slice(at, at + 2), 16)));
+    table.A.push(colour ? 255 : 0);
+    table.I.push(code);
+  });
+  if (colours.length) overlay.volume.setColormapLabel(table);
+  overlay.volume.opacity = colours.some(Boolean) ? state.opacity : 0;
+}
+
+// ---- maps and errors ---------------------------------------------------------------------------------------------
+
+const map = { volume: null };  // instead of the fills
+const MAPS = [
+  { name: "none" },
+  ...(layers.length < 2 ? [] : CASE.regions.map(({ name }, region) => ({ name: `errors of ${name}`, region, fill: errorCodes, colours: [null, CASE.errors.missed, CASE.errors.false, CASE.errors.correct] }))),
+];
+
+/** 1 where only the truth has the region, 2 where only the prediction has it, 3 where both do. */
+function errorCodes(region, codes) {
+  const [truth, prediction] = layers.map((layer) => hasRegion(layer, region));
+  const [true_, predicted] = layers.map((layer) => layer.volume.img);
+  for (let i = 0; i < codes.length; i++) codes[i] = truth[true_[i]] + 2 * prediction[predicted[i]];
+}
+
+function showMap(index) {
+  if (!MAPS[index]) return;
+  state.map = index;
+  const { region, fill } = MAPS[index];
+  if (fill) {
+    if (!map.volume) nv.addVolume(map.volume = layers[0].volume.clone());
+    fill(region, map.volume.img);
+  }
+  if (byId("map")) byId("map").value = index;
+  byId("legend")?.replaceChildren(...(fill ? Object.entries(CASE.errors).map(([kind, colour]) => make("span", {}, swatch(colour), `${kind} ${CASE.regions[region].errors[kind].toFixed(2)} ml`)) : []));
+  paintFills();
+}
+
+function showLesion(index) {
+  if (!CASE.lesions.length) return;
+  state.lesion = (index + CASE.lesions.length) % CASE.lesions.length;
+  const { region, mm } = CASE.lesions[state.lesion];
+  const rows = [...byId("lesions").querySelectorAll("li button")];
+  rows.forEach((row, i) => i === state.lesion ? row.setAttribute("aria-current", "true") : row.removeAttribute("aria-current"));
+  rows[state.lesion].scrollIntoView({ block: "nearest" });
+  showMap(MAPS.findIndex((entry) => entry.fill === errorCodes && entry.region === region));
+  goTo(mm);
 }
 
 /** Lines around a region in one slice, each a list of points in voxels; they run halfway between voxel centres. */
@@ -355,6 +402,12 @@ function buttons(group, entries) {
   });
 }
 
+function swatch(colour) {
+  const square = make("span", { className: "swatch" });
+  square.style.background = colour;
+  return square;
+}
+
 function describeRegions() {
   const both = layers.length === 2;
   const columns = [...(both ? ["Dice"] : []), ...layers.map((layer) => `${layer.name} (ml)`)];
@@ -362,9 +415,7 @@ function describeRegions() {
   if (!CASE.regions.length || !layers.length) return table.remove();
   table.tHead.append(make("tr", {}, ...["", ...columns].map((text) => make("th", { scope: "col" }, text))));
   CASE.regions.forEach((region, index) => {
-    const swatch = make("span", { className: "swatch" });
-    swatch.style.background = region.colour;
-    const row = make("tr", {}, make("th", { scope: "row" }, swatch, region.name));
+    const row = make("tr", {}, make("th", { scope: "row" }, swatch(region.colour), region.name));
     if (both) row.append(make("td", {}, region.dice.toFixed(3)));
     for (const layer of layers) {
       const box = make("input", { type: "checkbox", checked: true, onchange: (event) => { state.visible[layer.name][index] = event.target.checked; paintFills(); } });
@@ -390,8 +441,22 @@ function describeLayers() {
   }
   const slider = make("input", { type: "range", id: "opacity", min: 0, max: 100, oninput: (event) => setOpacity(Number(event.target.value)) });
   box.append(make("label", { className: "slider" }, "opacity", slider, make("output", { id: "opacity-value" })));
+  if (MAPS.length > 1) {
+    const choice = make("select", { id: "map", onchange: (event) => showMap(Number(event.target.value)) }, ...MAPS.map(({ name }, i) => make("option", { value: i }, name)));
+    box.append(make("label", { className: "slider" }, make("span", {}, "map ", make("kbd", {}, "E")), choice), make("p", { id: "legend" }));
+  }
   const dashed = layers.length > 1 ? "Contours: truth solid, prediction dashed. " : "";
   box.append(make("p", { className: "dim" }, `${dashed}3-D shows what is filled.`));
+}
+
+function describeLesions() {
+  if (layers.length < 2) return;
+  const box = byId("lesions"), shown = CASE.lesions.length;
+  const more = CASE.lesions_found > shown ? `, the ${shown} largest of ${CASE.lesions_found}` : "";
+  box.append(make("h2", {}, `Missed and false lesions${more} `, make("kbd", {}, "B"), " ", make("kbd", {}, "N")));
+  if (shown) box.append(make("ol", {}, ...CASE.lesions.map(({ kind, region, ml }, i) => make("li", {}, make("button", { type: "button", onclick: () => showLesion(i) },
+    make("span", {}, swatch(CASE.errors[kind]), kind), make("span", {}, CASE.regions[region].name), make("span", {}, `${number(ml)} ml`))))));
+  box.append(make("p", { className: "dim" }, `${shown ? "" : "None. "}In each region, ${CASE.lesion_rules}.`));
 }
 
 const next = (name) => setStyle(name, STYLES[(STYLES.indexOf(state.style[name]) + 1) % STYLES.length]);
@@ -399,6 +464,9 @@ const KEYS = {
   ...Object.fromEntries(CASE.images.slice(0, 9).map((_, i) => [String(i + 1), () => showModality(i)])),
   ...Object.fromEntries(VIEWS.map(([, view, key]) => [key, () => showView(view)])),
   ...Object.fromEntries(layers.map(({ name }) => [name[0].toUpperCase(), () => next(name)])),
+  ...(MAPS.length > 1 ? { E: () => showMap((state.map + 1) % MAPS.length) } : {}),
+  N: () => showLesion(state.lesion + 1),
+  B: () => showLesion(Math.max(0, state.lesion) - 1),
   R: reset,
   X: () => { state.crosshair = !state.crosshair; nv.drawScene(); },
 };
@@ -423,6 +491,7 @@ function describe() {
   buttons("views", VIEWS.map(([text, view, key]) => [text, key, () => showView(view)]));
   describeRegions();
   describeLayers();
+  describeLesions();
   const keys = [
     ["left button", "move the crosshair; turn 3-D"],
     ["right button", "drag: window (up and down brightness, left and right contrast)"],
@@ -432,6 +501,8 @@ function describe() {
     ["1 – 9", "modality"],
     ...VIEWS.map(([text, , key]) => [key, text]),
     ...layers.map(({ name }) => [name[0].toUpperCase(), `${name}: contour, filled, hidden`]),
+    ...(MAPS.length > 1 ? [["E", "next map"]] : []),
+    ...(CASE.lesions.length ? [["N, B", "next missed or false lesion, and back"]] : []),
     ["X", "crosshair on and off"],
     ["R", "reset view and window"],
   ];
@@ -449,6 +520,8 @@ async function begin() {
   if (asked.has("modality")) await showModality(CASE.images.findIndex(({ name }) => name === asked.get("modality")));
   for (const { name } of layers) if (STYLES.includes(asked.get(name))) setStyle(name, asked.get(name));
   if (asked.has("opacity")) setOpacity(Number(asked.get("opacity")));
+  if (asked.has("map")) showMap(MAPS.findIndex(({ name }) => name === asked.get("map")));
+  if (asked.has("lesion")) showLesion(Number(asked.get("lesion")) - 1);
   if (asked.has("mm")) goTo(asked.get("mm").split(",").map(Number));
   if (asked.has("window")) setWindow(...asked.get("window").split(",").map(Number));
   if (asked.get("convention") === "neurological") setRadiological(false);
