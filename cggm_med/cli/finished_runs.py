@@ -330,12 +330,17 @@ def view(
     trust_names: Annotated[bool, typer.Option(help="Do not refuse modalities that seem to be exchanged.")] = False,
     accept: Accept = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    all_cases: Annotated[
+        bool, typer.Option("--all", help="Of RUN, write a page for each held-out case, or of --split. [RUN/viewer]")
+    ] = False,
+    probabilities: Annotated[bool, typer.Option(help="Also show the probability of each region, to 0.02.")] = False,
     debug: Debug = False,
 ) -> None:
     """Look at a case in the browser: scans, true and predicted regions, in planes and in 3-D.
 
-    view RUN CASE segments a case of the run's data, or of --data. view RUN --flair FILE --t1 FILE... [--truth FILE]
-    segments these files. view --ANY_NAME FILE... [--truth FILE] [--prediction FILE] shows files as they are.
+    view RUN CASE segments a case of the run's data, or of --data; view RUN --all every held-out one. view RUN --flair
+    FILE --t1 FILE... [--truth FILE] segments these files. view --ANY_NAME FILE... [--truth FILE] [--prediction FILE]
+    shows files as they are.
     """
     files, rest = files_by_modality(words)
     truth, prediction = files.pop("truth", None), files.pop("prediction", None)
@@ -349,6 +354,10 @@ def view(
         raise typer.BadParameter("a run makes its own prediction; leave out the run, or --prediction")
     if rest and not files and truth:
         raise typer.BadParameter("the truth of a case lies beside it; --truth goes with files")
+    if probabilities and not rest:
+        raise typer.BadParameter("--probabilities are those of a run; name one")
+    if all_cases and (len(rest) != 1 or files or out or data):
+        raise typer.BadParameter("--all goes with RUN alone, and perhaps --split; its pages are in RUN/viewer")
     from cggm_med.files import require_writable, write_text
     from cggm_med.viewer import case as cases
     from cggm_med.viewer.page import is_page, open_in_browser, page_html, temporary_file
@@ -357,13 +366,21 @@ def view(
         given = [path for path in (*files.values(), truth, prediction) if path is not None]
         require_writable([out], inputs=given, ours=is_page)
     options: dict[str, Any] = {"labels": labels, "device": device, "trust_names": trust_names, "say": typer.echo}
-    options["accept"] = kinds_of(accept)
+    options |= {"accept": kinds_of(accept), "probabilities": probabilities}
+    if all_cases:
+        from cggm_med.viewer.run_pages import write_run_pages
+
+        pages = write_run_pages(Path(rest[0]), split, **options)
+        size = sum(page.stat().st_size for page in pages) / 1e6
+        typer.echo(f"written: {len(pages)} pages ({size:.1f} MB) with links from one to the next, first {pages[0]}")
+        return
     if not rest:
         case = cases.view_files(files, truth, prediction, task=task, labels=labels)
     elif files:
         case = cases.view_files_with_run(Path(rest[0]), files, truth, **options)
     else:
-        case = cases.view_run_case(Path(rest[0]), rest[1] if len(rest) > 1 else None, data=data, split=split, **options)
+        of_run = cases.RunCases(Path(rest[0]), data=data, split=split, **options)
+        case = of_run.view(rest[1] if len(rest) > 1 else None)
     path = out or temporary_file(case.name)
     write_text(path, page_html(case))
     typer.echo(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB), one file that needs no network")

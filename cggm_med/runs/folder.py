@@ -43,6 +43,7 @@ class RunFolder:
         log: what the training said, each line with its time; older runs lack it.
         gradients: last layers' gradients of some logged steps, one line per step.
         checkpoints: folder with ``last.pt`` and, if there is a validation split, ``best.pt``.
+        viewer: folder with a page for each case, once 'cggm-med view RUN --all' wrote them.
         shared: the final weights, of a run that was passed on without its checkpoints.
     """
 
@@ -59,6 +60,7 @@ class RunFolder:
         self.log = path / "log.txt"
         self.checkpoints = path / "checkpoints"
         self.initial = path / "initial_weights.json"
+        self.viewer = path / "viewer"
         self.ensemble, self.members = path / "ensemble.json", path / "members"
 
     @property
@@ -68,6 +70,10 @@ class RunFolder:
             return self.shared
         best = self.checkpoints / "best.pt"
         return best if best.exists() else self.checkpoints / "last.pt"
+
+    def viewer_page(self, case: str) -> Path:
+        """Where the page of a case is, if it was written."""
+        return self.viewer / f"{case}.html"
 
     def stored_settings(self) -> Tree:
         """The settings in ``config.yaml``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cggm_med import registry
-from cggm_med.data.cases import LABEL, Case, ImageFile
+from cggm_med.data.cases import LABEL, Case, CaseList, ImageFile
 from cggm_med.data.checks.finding import lines
 from cggm_med.data.folders.propose import read_any
 from cggm_med.data.volumes.checks import Inspection, inspect
@@ -37,53 +38,71 @@ LEARNED_FROM = {
 }
 
 
-def view_run_case(
-    run: Path,
-    case_id: str | None,
-    *,
-    data: Path | None = None,
-    split: str | None = None,
-    labels: str | None = None,
-    device: str = "auto",
-    trust_names: bool = False,
-    accept: Sequence[str] = (),
-    say: Callable[[str], None] = print,
-) -> ViewedCase:
-    """A case of a run's own data or of other data, segmented by the run.
+class RunCases:
+    """The cases of a run's own data or of other data, which the run segments.
 
     Args:
         run: folder of a finished run.
-        case_id: of the case.
         data: folder or datalist; default: what the run was trained on.
-        split: look for the case only in this split of the run; default: among all cases.
+        split: only the cases of this split of the run; default: all.
         labels: name of the convention of the truth; default: what the layout implies.
         device: see ``Predictor``.
         trust_names: see ``Predictor``.
         accept: see ``Predictor``.
+        probabilities: also show the probability of each region.
         say: called with a line of progress.
 
+    Attributes:
+        run: its files.
+        ids: of the cases, held-out ones first.
+
     Raises:
-        DataError: if there is no such case, or its files cannot be used.
-        UnknownName: for an unknown split or label convention.
+        DataError: if the data cannot be listed.
+        UnknownName: for an unknown split.
     """
-    predictor = Predictor(run, device, trust_names=trust_names, accept=accept)
-    volumes = predictor.volumes
-    listed = volumes.find_scans(data or volumes.data_path(say), need_labels=False)
-    cases = {case.id: case for case in listed.cases}
-    own = dict(predictor.run.splits.items())
-    if split is not None:
-        if split not in (*own, "all"):
+
+    def __init__(
+        self,
+        run: Path,
+        *,
+        data: Path | None = None,
+        split: str | None = None,
+        labels: str | None = None,
+        device: str = "auto",
+        trust_names: bool = False,
+        accept: Sequence[str] = (),
+        probabilities: bool = False,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self._predictor = Predictor(run, device, trust_names=trust_names, accept=accept)
+        volumes, self.run = self._predictor.volumes, self._predictor.run
+        self._listed = volumes.find_scans(data or volumes.data_path(say), need_labels=False)
+        self._stated = labels or (volumes.stated_convention if data is None else None)
+        self._probabilities, self._say = probabilities, say
+        own = dict(self.run.splits.items())
+        if split is not None and split not in (*own, "all"):
             raise UnknownName("split", split, [*own, "all"])
-        cases = {id: case for id, case in cases.items() if id in own.get(split, cases)}
-    if case_id not in cases:
-        held_out_first = [id for id in (*own["test"], *own["validation"], *cases) if id in cases]
-        raise DataError(_no_such_case(case_id, list(dict.fromkeys(held_out_first))))
-    source = cases[case_id]
-    stated = labels or (volumes.stated_convention if data is None else None)
-    if stated is None:
-        listed, _ = volumes.with_conventions(listed)
-        source = next(case for case in listed.cases if case.id == case_id)
-    return _segmented(predictor, source, stated or source.convention or listed.label_convention, say)
+        listed = [case.id for case in self._listed.cases]
+        chosen = set(own.get(split or "all", listed)) & set(listed)
+        self.ids = [id for id in dict.fromkeys((*own["test"], *own["validation"], *listed)) if id in chosen]
+
+    @functools.cached_property
+    def _told(self) -> CaseList:
+        """The cases with the convention of each, unless one was stated for all."""
+        return self._listed if self._stated else self._predictor.volumes.with_conventions(self._listed)[0]
+
+    def view(self, case_id: str | None) -> ViewedCase:
+        """One of the cases, segmented.
+
+        Raises:
+            DataError: if there is no such case, or its files cannot be used.
+            UnknownName: for an unknown label convention.
+        """
+        if case_id not in self.ids:
+            raise DataError(_no_such_case(case_id, self.ids))
+        source = next(case for case in self._told.cases if case.id == case_id)
+        labels = self._stated or source.convention or self._told.label_convention
+        return _segmented(self._predictor, source, labels, self._say, probabilities=self._probabilities)
 
 
 def view_files_with_run(
@@ -95,11 +114,12 @@ def view_files_with_run(
     device: str = "auto",
     trust_names: bool = False,
     accept: Sequence[str] = (),
+    probabilities: bool = False,
     say: Callable[[str], None] = print,
 ) -> ViewedCase:
-    """Image files by modality, segmented by a run; for arguments and errors see ``view_run_case``."""
+    """Image files by modality, segmented by a run; for arguments and errors see ``RunCases``."""
     predictor = Predictor(run, device, trust_names=trust_names, accept=accept)
-    return _segmented(predictor, _case(images, truth), labels, say)
+    return _segmented(predictor, _case(images, truth), labels, say, probabilities=probabilities)
 
 
 def view_files(
@@ -152,7 +172,9 @@ def view_files(
     )
 
 
-def _segmented(predictor: Predictor, source: Case, labels: str | None, say: Callable[[str], None]) -> ViewedCase:
+def _segmented(
+    predictor: Predictor, source: Case, labels: str | None, say: Callable[[str], None], *, probabilities: bool
+) -> ViewedCase:
     """A case with a run's prediction; ``labels`` names the convention of its truth, if it has one."""
     run = predictor.run
     convention = predictor.convention
@@ -194,6 +216,7 @@ def _segmented(predictor: Predictor, source: Case, labels: str | None, say: Call
         notes=(*(note for note in notes if note), *lines(dict.fromkeys((*found.findings, *prediction.findings)))),
         oriented=found.oriented,
         lesion_rules=predictor.volumes.lesion_rules,
+        probabilities=dict(zip(prediction.regions, prediction.probability, strict=True)) if probabilities else {},
     )
 
 

@@ -11,19 +11,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import nibabel as nib
 import numpy as np
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
 from cggm_med.metrics.lesions import LesionRules
 from cggm_med.metrics.overlap import dice
 from cggm_med.viewer.errors import lesion_errors
-from cggm_med.viewer.volumes import Layer, grey_window, image_text, layer_text, rounding_step
+from cggm_med.viewer.volumes import (
+    PROBABILITY_STEPS,
+    Layer,
+    grey_window,
+    image_text,
+    layer_text,
+    probability_text,
+    rounding_step,
+)
 
 TEMPLATES = Path(__file__).with_name("templates")
 NIIVUE = Path(__file__).parents[1] / "vendored" / "niivue"
@@ -50,6 +61,7 @@ class ViewedCase:
         notes: warnings to the reader.
         oriented: whether the files state which side is left; if not, the page does not mark any.
         lesion_rules: by which lesions are missed or false.
+        probabilities: ``(x, y, z)`` in [0, 1] by region, if they are to be shown.
     """
 
     name: str
@@ -63,10 +75,17 @@ class ViewedCase:
     notes: tuple[str, ...] = ()
     oriented: bool = True
     lesion_rules: LesionRules = field(default_factory=LesionRules)
+    probabilities: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
-def page_html(case: ViewedCase) -> str:
-    """The HTML text of a page that needs no other file and no network."""
+def page_html(case: ViewedCase, *, before: str | None = None, following: str | None = None) -> str:
+    """The HTML text of a page that needs no other file and no network.
+
+    Args:
+        case: what it shows.
+        before: name of another case, whose page lies beside this one under its name, for a link.
+        following: the same of the next case.
+    """
     steps = {m: rounding_step(image, FINE) for m, image in case.images.items()}
     texts = {m: image_text(image, case.affine, steps[m]) for m, image in case.images.items()}
     if sum(map(len, texts.values())) > LARGE_BYTES:
@@ -74,15 +93,20 @@ def page_html(case: ViewedCase) -> str:
         texts = {m: image_text(image, case.affine, steps[m]) for m, image in case.images.items()}
     layers = {"truth": case.truth, "prediction": case.prediction}
     volumes = list(texts.values()) + [layer_text(x, case.affine) for x in layers.values() if x is not None]
+    volumes += [probability_text(case.probabilities[region], case.affine) for region in case.probabilities]
     box = _box(case)
     lesions, count = _lesions(case)
     content = {
         "name": case.name,
+        "before": _link(before),
+        "following": _link(following),
         "facts": dict(case.facts),
         "grid": _grid(case),
         "images": [_image(m, image, steps[m]) for m, image in case.images.items()],
         "regions": _regions(case),
         "layers": [{"name": name, "members": layer.members} for name, layer in layers.items() if layer is not None],
+        "probabilities": [list(case.regions).index(region) for region in case.probabilities],
+        "probability_colours": _probability_colours(),
         "errors": ERRORS,
         "lesions": lesions,
         "lesions_found": count,
@@ -130,6 +154,15 @@ def open_in_browser(path: Path) -> bool:
     return graphical and webbrowser.open(path.resolve().as_uri())
 
 
+def _link(case: str | None) -> dict[str, str] | None:
+    return None if case is None else {"name": case, "address": quote(f"{case}.html")}
+
+
+def _probability_colours() -> list[str | None]:
+    """By probability in steps; none for zero."""
+    return [None, *(to_hex(colormaps["viridis"](k / PROBABILITY_STEPS)) for k in range(1, PROBABILITY_STEPS + 1))]
+
+
 def _grid(case: ViewedCase) -> str:
     shape = next(iter(case.images.values())).shape
     spacing = np.linalg.norm(case.affine[:3, :3], axis=0)
@@ -151,7 +184,7 @@ def _regions(case: ViewedCase) -> list[dict[str, Any]]:
     rows = []
     for index, (name, meaning) in enumerate(case.regions.items()):
         true, predicted = (None if x is None else x.mask(index) for x in (case.truth, case.prediction))
-        row = {
+        row: dict[str, Any] = {
             "name": name,
             "meaning": meaning,
             "colour": case.colours[name],

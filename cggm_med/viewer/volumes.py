@@ -16,6 +16,7 @@ from cggm_med.errors import DataError
 
 MAX_CODES = 255
 MAX_INT16 = np.iinfo(np.int16).max
+PROBABILITY_STEPS = 50  # between 0 and 1
 WINDOW_PERCENTILES = (1.0, 99.5)  # as in the figures of contours
 
 
@@ -108,6 +109,11 @@ def image_text(volume: NDArray[np.float32], affine: NDArray[np.float64], step: f
 def layer_text(layer: Layer, affine: NDArray[np.float64]) -> str:
     """The codes of a layer as NIfTI in base64."""
     return _text(nifti_bytes(layer.codes, affine))
+
+
+def probability_text(probability: NDArray[np.float32], affine: NDArray[np.float64]) -> str:
+    """A probability ``(x, y, z)`` as NIfTI in base64, as whole numbers of ``PROBABILITY_STEPS``."""
+    return _text(nifti_bytes(np.rint(probability * PROBABILITY_STEPS).astype(np.uint8), affine))
 
 
 def _text(content: bytes) -> str:

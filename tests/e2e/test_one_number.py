@@ -11,7 +11,7 @@ from helpers.small_runs import trained_run
 
 from cggm_med.metrics.overlap import dice
 from cggm_med.task import scan_to_mask
-from cggm_med.viewer.case import view_run_case
+from cggm_med.viewer.case import RunCases
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 LABELS = {"WT": (1, 2, 4), "TC": (1, 4), "ET": (4,)}  # of BraTS 2021, the convention of the phantom
@@ -72,7 +72,7 @@ def test_the_score_in_every_table_is_that_of_the_written_mask(run, phantom, poke
     voxel_ml = float(np.prod(image.header.get_zooms(), dtype=float)) / 1000
     probabilities = np.asarray(nib.load(tmp_path / "mask_probabilities.nii.gz").dataobj)
     assert not probabilities[~shown].any()
-    viewed = view_run_case(run, case, say=lambda line: None)
+    viewed = RunCases(run, say=lambda line: None).view(case)
     for channel, (region, labels) in enumerate(LABELS.items()):
         predicted, true = np.isin(written, labels), np.isin(truth, labels)
         expected = dice(torch.from_numpy(predicted), torch.from_numpy(true))

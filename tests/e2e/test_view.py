@@ -1,7 +1,10 @@
 """The viewer: a case of a run or any files as one page, whose canvas shows what it ought to."""
 
+import base64
+import gzip
 import json
 import re
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -12,7 +15,7 @@ from helpers.command_line import command
 from helpers.small_runs import trained_run
 
 from cggm_med.metrics.overlap import dice
-from cggm_med.viewer.case import view_files, view_run_case
+from cggm_med.viewer.case import RunCases, view_files
 from cggm_med.viewer.page import page_html
 
 SIZE = (1280, 800)
@@ -48,6 +51,27 @@ def test_a_case_of_a_run_has_the_scores_of_its_evaluation(run, tmp_path, monkeyp
         assert found == pytest.approx((row["dice"], row["target_ml"], row["predicted_ml"]), rel=1e-4, abs=1e-9)
     assert [image["name"] for image in told["images"]] == ["flair", "t1", "t1ce", "t2"]
     assert (told["facts"]["split"], told["facts"]["task"]) == ("test", "brats2021")
+
+
+def test_pages_of_all_held_out_cases_with_probabilities(run, tmp_path, monkeypatch):
+    copy = shutil.copytree(run, tmp_path / "run")
+    command(monkeypatch, "view", copy, "--all", "--probabilities")
+    cases = json.loads((run / "splits.json").read_text())["test"]
+    assert sorted(path.stem for path in (copy / "viewer").iterdir()) == sorted(cases)
+    told = [content(copy / "viewer" / f"{case}.html") for case in cases]
+    assert [page["following"] and page["following"]["name"] for page in told] == [*cases[1:], None]
+    assert [page["before"] and page["before"]["name"] for page in told] == [None, *cases[:-1]]
+    # The mask is where the probability is at least one half; regions stand in another order in the network.
+    for page, case in zip(told, cases, strict=True):
+        text = (copy / "viewer" / f"{case}.html").read_text()
+        volumes = [
+            nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(volume)))
+            for volume in re.findall(r'class="volume">(.*?)</script>', text)
+        ]
+        ml = float(abs(np.linalg.det(volumes[-1].affine[:3, :3]))) / 1000
+        for region, volume in zip(page["probabilities"], volumes[-3:], strict=True):
+            above, below = ((np.asarray(volume.dataobj) > steps).sum() * ml for steps in (24, 25))
+            assert below <= page["regions"][region]["prediction"] <= above
 
 
 def test_a_case_that_was_trained_on_says_so_under_any_name(run, phantom, tmp_path, monkeypatch):
@@ -154,7 +178,15 @@ def test_bad_input_gets_one_clear_line(words, message, run, phantom, tmp_path, m
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("a", "b", "c"), ("--flair", "a", "--data", "b"), ("a", "--flair", "b", "--prediction", "c")]
+    "words",
+    [
+        (),
+        ("a", "b", "c"),
+        ("--flair", "a", "--data", "b"),
+        ("a", "--flair", "b", "--prediction", "c"),
+        ("a", "b", "--all"),
+        ("--flair", "a", "--probabilities"),
+    ],
 )
 def test_wrong_usage(words, monkeypatch, tmp_path):
     command(monkeypatch, "view", *words, "-o", tmp_path / "page.html", code=2)
@@ -351,7 +383,7 @@ def place(told):
 @pytest.mark.slow
 def test_the_page_of_a_run_is_drawn(run, tmp_path):
     path = tmp_path / "page.html"
-    path.write_text(page_html(view_run_case(run, case_in(run, "test"), say=lambda text: None)))
+    path.write_text(page_html(RunCases(run, say=lambda text: None).view(case_in(run, "test"))))
     # After one epoch the prediction may be anywhere.
     for size, width in ((SIZE, SIZE[0] - SIDEBAR - 4), ((800, 1400), 800)):
         scan = screenshot(path, size, "prediction=hidden")[HEADER + 40 : HEADER + 500, :width]

@@ -1,11 +1,14 @@
 """The page of the viewer as text: whole, harmless, and with the numbers of the case."""
 
+import base64
+import gzip
 import hashlib
 import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -13,8 +16,12 @@ import pytest
 import torch
 from hatchling.builders.wheel import WheelBuilder
 
+from cggm_med.data.splits import Splits
+from cggm_med.errors import DataError, OutputError
 from cggm_med.metrics.lesions import LesionRules, lesion_metrics
+from cggm_med.runs.folder import RunFolder
 from cggm_med.viewer import page as viewer
+from cggm_med.viewer import run_pages
 from cggm_med.viewer.errors import lesion_errors
 from cggm_med.viewer.page import NIIVUE, ViewedCase, page_html
 from cggm_med.viewer.volumes import Layer
@@ -188,6 +195,65 @@ def test_a_page_that_would_be_large_is_rounded_more(monkeypatch):
     coarse = page_html(a_case())
     steps = [content(text)["images"][0]["step"] for text in (fine, coarse)]
     assert steps[1] == pytest.approx(steps[0] * 4096 / 255)
+
+
+class Cases:
+    """In place of the cases of a run: the second cannot be read."""
+
+    ids = ("a", "b", "c d")
+
+    def __init__(self, run, **options):
+        self.run = SimpleNamespace(splits=Splits((), (), self.ids), folder=RunFolder(run))
+
+    def view(self, id):
+        if id == "b":
+            raise DataError("b is damaged")
+        return a_case(id)
+
+
+def test_pages_of_a_run_lead_from_one_to_the_next_that_was_written(monkeypatch, tmp_path):
+    monkeypatch.setattr(run_pages, "RunCases", Cases)
+    told = []
+    written = run_pages.write_run_pages(tmp_path, None, told.append)
+    assert written == [tmp_path / "viewer" / "a.html", tmp_path / "viewer" / "c d.html"]
+    assert told == ["left out b: b is damaged"]
+    first, last = (content(page.read_text()) for page in written)
+    assert (first["before"], first["following"]) == (None, {"name": "c d", "address": "c%20d.html"})
+    assert (last["before"], last["following"]) == ({"name": "a", "address": "a.html"}, None)
+    # Our own pages are replaced, no other file is.
+    run_pages.write_run_pages(tmp_path, None, told.append)
+    written[0].write_text("mine")
+    with pytest.raises(OutputError, match=r"a.html is there"):
+        run_pages.write_run_pages(tmp_path, None, told.append)
+    assert written[0].read_text() == "mine"
+
+
+def test_pages_that_are_stopped_lead_nowhere_that_does_not_exist(monkeypatch, tmp_path):
+    def view(self, id):
+        if id == "c d":
+            raise KeyboardInterrupt
+        return a_case(id)
+
+    monkeypatch.setattr(Cases, "view", view)
+    monkeypatch.setattr(run_pages, "RunCases", Cases)
+    with pytest.raises(KeyboardInterrupt):
+        run_pages.write_run_pages(tmp_path, None, print)
+    assert [content((tmp_path / "viewer" / f"{id}.html").read_text())["following"] for id in "ab"] == [
+        {"name": "b", "address": "b.html"},
+        None,
+    ]
+
+
+def test_probabilities_are_whole_numbers_of_a_step():
+    probability = np.linspace(0, 1, 120, dtype=np.float32).reshape(6, 5, 4)
+    text = page_html(a_case(probabilities={"inner": probability}))
+    told = content(text)
+    assert told["probabilities"] == [1]
+    volume = re.findall(r'class="volume">(.*?)</script>', text)[-1]
+    codes = np.asarray(nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(volume))).dataobj)
+    assert codes.dtype == np.uint8
+    np.testing.assert_allclose(codes / (len(told["probability_colours"]) - 1), probability, atol=0.0101)
+    assert told["probability_colours"][0] is None
 
 
 def test_hostile_names_stay_text():

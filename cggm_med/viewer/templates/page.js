@@ -9,11 +9,13 @@ const make = (tag, properties = {}, ...children) => {
 
 const CASE = JSON.parse(byId("content").textContent);
 const AXIAL = 0, CORONAL = 1, SAGITTAL = 2, PLANES = 3, SOLID = 4;  // NiiVue's numbers
-const VIEWS = [["three planes", PLANES, "M"], ["axial", AXIAL, "A"], ["coronal", CORONAL, "C"], ["sagittal", SAGITTAL, "S"], ["3-D", SOLID, "D"]];
+const GRID = 5;  // all modalities side by side, which this page draws itself
+const VIEWS = [["three planes", PLANES, "M"], ["axial", AXIAL, "A"], ["coronal", CORONAL, "C"], ["sagittal", SAGITTAL, "S"], ["3-D", SOLID, "D"], ...(CASE.images.length > 1 ? [["modalities", GRID, "G"]] : [])];
 const CROSSHAIR = "rgba(90, 215, 115, 0.8)";
 const STYLES = ["contour", "filled", "hidden"];
 const IN_PLANE = [[0, 1], [0, 2], [1, 2]];  // axes across and up of each plane
 const THROUGH = [2, 1, 0];
+const SIDES = [["L", "R"], ["P", "A"], ["I", "S"]];  // where each axis begins and ends
 const BARS = [100, 50, 20, 10, 5, 2, 1];  // mm
 
 const nv = new niivue.Niivue({
@@ -35,7 +37,7 @@ const nv = new niivue.Niivue({
   cycleClipPlaneHotKey: "",
   viewModeHotKey: "",
 });
-const state = { modality: 0, view: PLANES, style: {}, visible: {}, map: 0, lesion: -1, opacity: 0.5, crosshair: true };
+const state = { modality: 0, view: PLANES, plane: AXIAL, style: {}, visible: {}, map: 0, lesion: -1, opacity: 0.5, crosshair: true };
 const images = [];
 const layers = CASE.layers.map((layer) => ({ ...layer, volume: null, codes: null, size: null }));
 const texts = [...document.querySelectorAll("script.volume")];
@@ -61,8 +63,9 @@ function paintFills() {
 /** Colours by code, null for none. */
 function paint(overlay, colours) {
   const table = { R: [], G: [], B: [], A: [], I: [] };
-  colours.forEach((colour, code) => {
-    [1, 3, 5].forEach((at, channel) => table["RGB"[channel]].push(parseInt((colour || "#000000").slice(at, at + 2), 16)));
+  overlay.colours = colours.map((colour) => colour && [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16)));
+  overlay.colours.forEach((colour, code) => {
+    (colour || [0, 0, 0]).forEach((value, channel) => table["RGB"[channel]].push(value));
     table.A.push(colour ? 255 : 0);
     table.I.push(code);
   });
@@ -72,11 +75,17 @@ function paint(overlay, colours) {
 
 // ---- maps and errors ---------------------------------------------------------------------------------------------
 
-const map = { volume: null };  // instead of the fills
+const map = { volume: null, codes: null };  // instead of the fills
 const MAPS = [
   { name: "none" },
   ...(layers.length < 2 ? [] : CASE.regions.map(({ name }, region) => ({ name: `errors of ${name}`, region, fill: errorCodes, colours: [null, CASE.errors.missed, CASE.errors.false, CASE.errors.correct] }))),
+  ...CASE.probabilities.map((region, index) => ({ name: `probability of ${CASE.regions[region].name}`, region, fill: (_, codes) => probabilityCodes(index, codes), colours: CASE.probability_colours })),
 ];
+
+async function probabilityCodes(index, codes) {
+  const text = texts[CASE.images.length + layers.length + index].textContent;
+  codes.set((await niivue.NVImage.loadFromBase64({ name: "p.nii.gz", base64: text })).img);
+}
 
 /** 1 where only the truth has the region, 2 where only the prediction has it, 3 where both do. */
 function errorCodes(region, codes) {
@@ -85,27 +94,40 @@ function errorCodes(region, codes) {
   for (let i = 0; i < codes.length; i++) codes[i] = truth[true_[i]] + 2 * prediction[predicted[i]];
 }
 
-function showMap(index) {
-  if (!MAPS[index]) return;
+async function showMap(index) {
+  if (!MAPS[index] || MAPS.length < 2) return;
   state.map = index;
   const { region, fill } = MAPS[index];
   if (fill) {
     if (!map.volume) nv.addVolume(map.volume = layers[0].volume.clone());
-    fill(region, map.volume.img);
+    const codes = new map.volume.img.constructor(map.volume.img.length);
+    await fill(region, codes);
+    if (state.map !== index) return;  // another one was asked for meanwhile
+    map.volume.img.set(codes);
+    map.codes = map.volume.img2RAS();
   }
-  if (byId("map")) byId("map").value = index;
-  byId("legend")?.replaceChildren(...(fill ? Object.entries(CASE.errors).map(([kind, colour]) => make("span", {}, swatch(colour), `${kind} ${CASE.regions[region].errors[kind].toFixed(2)} ml`)) : []));
+  byId("map").value = index;
+  byId("legend").replaceChildren(...legend(MAPS[index]));
   paintFills();
+  nv.createOnLocationChange();
 }
 
-function showLesion(index) {
+function legend({ region, fill, colours }) {
+  if (!fill) return [];
+  if (fill === errorCodes) return Object.entries(CASE.errors).map(([kind, colour]) => make("span", {}, swatch(colour), `${kind} ${CASE.regions[region].errors[kind].toFixed(2)} ml`));
+  const bar = make("span", { className: "bar" });
+  bar.style.background = `linear-gradient(90deg, ${colours.slice(1).join()})`;
+  return [make("span", {}, "0 ", bar, " 1")];
+}
+
+async function showLesion(index) {
   if (!CASE.lesions.length) return;
   state.lesion = (index + CASE.lesions.length) % CASE.lesions.length;
   const { region, mm } = CASE.lesions[state.lesion];
   const rows = [...byId("lesions").querySelectorAll("li button")];
   rows.forEach((row, i) => i === state.lesion ? row.setAttribute("aria-current", "true") : row.removeAttribute("aria-current"));
   rows[state.lesion].scrollIntoView({ block: "nearest" });
-  showMap(MAPS.findIndex((entry) => entry.fill === errorCodes && entry.region === region));
+  await showMap(MAPS.findIndex((entry) => entry.fill === errorCodes && entry.region === region));
   goTo(mm);
 }
 
@@ -168,6 +190,7 @@ function outlinesOnce(layer, region, plane, index) {
 
 /** The planes on the screen: where each lies, and where a share of the extent along its axes does. */
 function tiles() {
+  if (state.view === GRID) return gridTiles();
   const ends = [nv.frac2mm([0, 0, 0]), nv.frac2mm([1, 1, 1])];  // mm along the volume's own axes
   return nv.screenSlices.filter((tile) => tile.axCorSag <= SAGITTAL).map((tile) => {
     const [across, up] = IN_PLANE[tile.axCorSag];
@@ -184,6 +207,92 @@ function tiles() {
   });
 }
 
+/** One plane of every modality, each as large as its cell allows for what is not background. */
+function gridTiles() {
+  const { width, height } = byId("contours");
+  const columns = Math.ceil(Math.sqrt(CASE.images.length)), rows = Math.ceil(CASE.images.length / columns);
+  const [wide, high] = [width / columns, height / rows];
+  const ends = [nv.frac2mm([0, 0, 0]), nv.frac2mm([1, 1, 1])];
+  const shown = IN_PLANE[state.plane].map((axis) => {
+    const [low, high] = [CASE.box[0][axis], CASE.box[1][axis]];
+    return { extent: Math.abs(ends[1][axis] - ends[0][axis]), middle: (low + high) / 2, part: Math.max(high - low, 0.2) };
+  });
+  const perMm = 0.95 * Math.min(wide / (shown[0].extent * shown[0].part), high / (shown[1].extent * shown[1].part));
+  const mirrored = nv.opts.isRadiologicalConvention ? -1 : 1;
+  return CASE.images.map((_, index) => {
+    const [left, top] = [wide * (index % columns), high * Math.floor(index / columns)];
+    return {
+      plane: state.plane,
+      modality: index,
+      area: [left + 2, top + 2, wide - 4, high - 4],
+      mm: 1 / perMm,
+      depth: nv.scene.crosshairPos[THROUGH[state.plane]],
+      x: (share) => left + wide / 2 + mirrored * (share - shown[0].middle) * shown[0].extent * perMm,
+      y: (share) => top + high / 2 - (share - shown[1].middle) * shown[1].extent * perMm,
+      // The same the other way round.
+      shares: (x, y) => [shown[0].middle + mirrored * (x - left - wide / 2) / (shown[0].extent * perMm), shown[1].middle - (y - top - high / 2) / (shown[1].extent * perMm)],
+    };
+  });
+}
+
+/** A slice of a modality with what is filled. */
+function drawSlice(context, { plane, modality, depth, x, y, area: [left, top, width, height] }, wide) {
+  const [across, up] = IN_PLANE[plane], sizes = CASE.axes.map(({ size }) => size);
+  const steps = [1, sizes[0], sizes[0] * sizes[1]];
+  const volume = images[modality], { cal_min: low, cal_max: high } = volume;
+  const values = volume.inRAS ||= volume.img2RAS();
+  const [slope, intercept] = [volume.hdr.scl_slope || 1, volume.hdr.scl_inter || 0];
+  const fills = [...layers, map].filter((overlay) => overlay.volume && overlay.volume.opacity);
+  const [columns, rows] = [sizes[across], sizes[up]];
+  const picture = new ImageData(columns, rows);
+  const start = atShare(THROUGH[plane], depth) * steps[THROUGH[plane]];
+  const mirrored = x(1) < x(0);
+  for (let v = 0; v < rows; v++) {
+    for (let u = 0; u < columns; u++) {
+      const at = start + u * steps[across] + v * steps[up];
+      const grey = 255 * Math.min(1, Math.max(0, (values[at] * slope + intercept - low) / (high - low)));
+      const colour = [grey, grey, grey];
+      for (const { codes, colours } of fills) {
+        const fill = colours[codes[at]];
+        if (fill) colour.forEach((value, i) => (colour[i] = value + (fill[i] - value) * state.opacity));
+      }
+      picture.data.set([...colour, 255], 4 * ((rows - 1 - v) * columns + (mirrored ? columns - 1 - u : u)));
+    }
+  }
+  const canvas = new OffscreenCanvas(columns, rows);
+  canvas.getContext("2d").putImageData(picture, 0, 0);
+  context.imageSmoothingEnabled = false;
+  context.drawImage(canvas, Math.min(x(0), x(1)), y(1), Math.abs(x(1) - x(0)), y(0) - y(1));
+  Object.assign(context, { font: `${14 * wide}px system-ui, sans-serif`, textBaseline: "top", textAlign: "left", fillStyle: "#e8e8e8" });
+  context.fillText(CASE.images[modality].name, left + 8 * wide, top + 8 * wide);
+  if (!CASE.oriented) return;
+  const sides = mirrored ? SIDES[across].slice().reverse() : SIDES[across];
+  context.fillText(sides[0], left + 8 * wide, top + height / 2);
+  context.textAlign = "right";
+  context.fillText(sides[1], left + width - 8 * wide, top + height / 2);
+  context.textAlign = "center";
+  context.fillText(SIDES[up][1], left + width / 2, top + 4 * wide);
+}
+
+/** NiiVue's canvas lies below, and must not react. */
+function listenToGrid() {
+  const canvas = byId("contours");
+  const point = (event) => {
+    if (!(event.buttons & 1)) return;
+    const zoom = canvas.width / canvas.clientWidth, [x, y] = [event.offsetX * zoom, event.offsetY * zoom];
+    const tile = tiles().find(({ area: [left, top, width, height] }) => x >= left && y >= top && x < left + width && y < top + height);
+    if (!tile) return;
+    const shares = [...nv.scene.crosshairPos];
+    tile.shares(x, y).forEach((share, i) => (shares[IN_PLANE[tile.plane][i]] = Math.min(1, Math.max(0, share))));
+    nv.scene.crosshairPos = shares;
+    nv.createOnLocationChange();
+    nv.drawScene();
+  };
+  canvas.onpointerdown = (event) => { byId("scan").focus(); point(event); };
+  canvas.onpointermove = point;
+  canvas.onwheel = (event) => { move(0, 0, event.deltaY < 0 ? 1 : -1); event.preventDefault(); };
+}
+
 /** What is drawn over the scan lies on a canvas of its own, above it, in the same tiles. */
 function drawOver() {
   const canvas = byId("contours"), scan = byId("scan");
@@ -196,6 +305,7 @@ function drawOver() {
     context.beginPath();
     context.rect(...tile.area);
     context.clip();
+    if (state.view === GRID) drawSlice(context, tile, wide);
     drawContours(context, tile, wide);
     if (state.crosshair) drawCrosshair(context, tile, wide);
     drawScale(context, tile, wide);
@@ -279,9 +389,14 @@ async function showModality(index) {
   nv.createOnLocationChange();
 }
 
-function showView(view) {
+async function showView(view) {
+  if (view === GRID) {
+    if (state.view === GRID) state.plane = (state.plane + 1) % 3;
+    await Promise.all(CASE.images.map((_, index) => image(index)));
+  } else if (view <= SAGITTAL) state.plane = view;
   state.view = view;
-  nv.setSliceType(view);
+  byId("screen").className = view === GRID ? "grid" : "";
+  nv.setSliceType(view === GRID ? state.plane : view);
   check("views", VIEWS.findIndex((entry) => entry[1] === view));
 }
 
@@ -352,7 +467,8 @@ function goTo(mm) {
 }
 
 function move(across, up, through) {
-  const axes = state.view > SAGITTAL ? [0, 1, 2] : [...IN_PLANE[state.view], THROUGH[state.view]];
+  const flat = state.view <= SAGITTAL || state.view === GRID;
+  const axes = flat ? [...IN_PLANE[state.plane], THROUGH[state.plane]] : [0, 1, 2];
   // The arrow to the left goes to the left of the picture.
   const mirrored = nv.opts.isRadiologicalConvention ? -1 : 1;
   const step = [0, 0, 0];
@@ -362,7 +478,7 @@ function move(across, up, through) {
 
 function showPosition(location) {
   const places = [...location.mm].slice(0, 3).map((mm, axis) => {
-    const [negative, positive] = CASE.sides ? ["LR", "PA", "IS"][axis] : ["−", ""];
+    const [negative, positive] = CASE.sides ? SIDES[axis] : ["−", ""];
     return `${mm < 0 ? negative : positive}${CASE.sides ? " " : ""}${Math.abs(mm).toFixed(1)}`;
   });
   const voxel = [];
@@ -374,6 +490,11 @@ function showPosition(location) {
     const regions = layer.members[Math.round(location.values[i + 1].value)] || [];
     return `${layer.name}: ${regions.map((region) => CASE.regions[region].name).join(", ") || "none"}`;
   });
+  const { fill, colours } = MAPS[state.map];
+  if (fill && fill !== errorCodes && map.codes) {
+    const [i, j, k] = nv.scene.crosshairPos.map((share, axis) => atShare(axis, share)), [x, y] = CASE.axes.map(({ size }) => size);
+    names.push(`probability ${(map.codes[i + x * (j + y * k)] / (colours.length - 1)).toFixed(2)}`);
+  }
   byId("found").replaceChildren(...names.map((text) => make("span", {}, text)));
 }
 
@@ -467,6 +588,8 @@ const KEYS = {
   ...(MAPS.length > 1 ? { E: () => showMap((state.map + 1) % MAPS.length) } : {}),
   N: () => showLesion(state.lesion + 1),
   B: () => showLesion(Math.max(0, state.lesion) - 1),
+  ",": () => leave(CASE.before),
+  ".": () => leave(CASE.following),
   R: reset,
   X: () => { state.crosshair = !state.crosshair; nv.drawScene(); },
 };
@@ -485,6 +608,9 @@ function describe() {
   byId("name").textContent = CASE.name;
   byId("facts").textContent = Object.entries(CASE.facts).map(([name, fact]) => `${name} ${fact}`).join(" · ");
   byId("grid").textContent = CASE.grid;
+  for (const [link, text, key] of [[CASE.before, "previous", ","], [CASE.following, "next", "."]]) {
+    if (link) byId("cases").append(make("a", { href: link.address, title: link.name, onclick: (event) => { leave(link); event.preventDefault(); } }, `${text} case `, make("kbd", {}, key)));
+  }
   CASE.notes.forEach((note) => byId("notes").append(make("p", {}, note)));
   if (CASE.rounded) byId("notes").append(make("p", { className: "plain" }, CASE.rounded));
   buttons("modalities", CASE.images.map(({ name }, i) => [name, i < 9 ? String(i + 1) : "", () => showModality(i)]));
@@ -500,9 +626,11 @@ function describe() {
     ["Page Up, Down", "next slice"],
     ["1 – 9", "modality"],
     ...VIEWS.map(([text, , key]) => [key, text]),
+    ...(CASE.images.length > 1 ? [["G again", "next plane of all modalities"]] : []),
     ...layers.map(({ name }) => [name[0].toUpperCase(), `${name}: contour, filled, hidden`]),
     ...(MAPS.length > 1 ? [["E", "next map"]] : []),
     ...(CASE.lesions.length ? [["N, B", "next missed or false lesion, and back"]] : []),
+    ...(CASE.before || CASE.following ? [[", and .", "previous and next case, shown in the same way"]] : []),
     ["X", "crosshair on and off"],
     ["R", "reset view and window"],
   ];
@@ -512,6 +640,17 @@ function describe() {
   byId("high").oninput = (event) => setWindow(Math.min(nv.volumes[0].cal_min, Number(event.target.value)), Number(event.target.value));
   byId("reset").onclick = reset;
   document.addEventListener("keydown", onKey, true);
+  listenToGrid();
+}
+
+/** To another case, which begins as this one is shown. */
+function leave(link) {
+  if (!link) return;
+  const settings = { modality: CASE.images[state.modality].name, view: VIEWS.find(([, view]) => view === state.view)[0], opacity: 100 * state.opacity, map: MAPS[state.map].name, ...state.style };
+  if (state.view === GRID) settings.plane = VIEWS.find(([, view]) => view === state.plane)[0];
+  if (!byId("radiological").checked) settings.convention = "neurological";
+  if (!state.crosshair) settings.crosshair = "off";
+  location.href = `${link.address}#${new URLSearchParams(settings)}`;
 }
 
 /** The address may say how to begin: page.html#modality=t1&view=axial&truth=hidden&opacity=80&mm=10,-20,5&window=0,900 */
@@ -520,14 +659,15 @@ async function begin() {
   if (asked.has("modality")) await showModality(CASE.images.findIndex(({ name }) => name === asked.get("modality")));
   for (const { name } of layers) if (STYLES.includes(asked.get(name))) setStyle(name, asked.get(name));
   if (asked.has("opacity")) setOpacity(Number(asked.get("opacity")));
-  if (asked.has("map")) showMap(MAPS.findIndex(({ name }) => name === asked.get("map")));
-  if (asked.has("lesion")) showLesion(Number(asked.get("lesion")) - 1);
+  if (asked.has("map")) await showMap(MAPS.findIndex(({ name }) => name === asked.get("map")));
+  if (asked.has("lesion")) await showLesion(Number(asked.get("lesion")) - 1);
   if (asked.has("mm")) goTo(asked.get("mm").split(",").map(Number));
   if (asked.has("window")) setWindow(...asked.get("window").split(",").map(Number));
   if (asked.get("convention") === "neurological") setRadiological(false);
   if (asked.get("crosshair") === "off") KEYS.X();
   const view = VIEWS.find(([text]) => text === asked.get("view"));
-  if (view) showView(view[1]);
+  if (["axial", "coronal", "sagittal"].includes(asked.get("plane"))) state.plane = VIEWS.find(([text]) => text === asked.get("plane"))[1];
+  if (view) await showView(view[1]);
 }
 
 async function start() {
