@@ -32,6 +32,7 @@ class Picture:
         alt: what it shows, for those who cannot see it.
         caption: below it.
         links: to the full picture, and to its numbers.
+        photo: whether it shows scans, which no dark page may turn round.
     """
 
     data: str | None
@@ -40,6 +41,7 @@ class Picture:
     alt: str
     caption: str
     links: tuple[Link, ...] = ()
+    photo: bool = False
 
 
 def embedded_chart(path: Path, alt: str, caption: str, width: int | None = LINE_PIXELS) -> Picture:

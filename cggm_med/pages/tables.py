@@ -20,11 +20,13 @@ class Cell:
         content: its text.
         value: that the column is sorted by; None comes last.
         marked: whether it is highlighted.
+        address: of what it links to.
     """
 
     content: str
     value: float | str | None = None
     marked: bool = False
+    address: str | None = None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -27,11 +28,12 @@ class Assets:
 
     Args:
         folder: empty.
-        link: the folder's address on the page.
+        page: the HTML file, beside which the folder will be.
     """
 
-    def __init__(self, folder: Path, link: str) -> None:
-        self.folder, self.link = folder, link
+    def __init__(self, folder: Path, page: Path) -> None:
+        self.folder, self.link = folder, f"{page.stem}_files"
+        self._place = page.resolve().parent
         self.room = MAX_BYTES
         self.names: set[str] = set()
         self.left_out: list[str] = []
@@ -60,7 +62,7 @@ class Assets:
         if whole.width > PHOTO_PIXELS:
             whole = scaled(whole, PHOTO_PIXELS)
         kind, shown = ("JPEG", whole) if photo else ("PNG", whole.quantize(256))
-        embedded = Picture(data_uri(shown, kind), shown.width, shown.height, alt, caption)
+        embedded = Picture(data_uri(shown, kind), shown.width, shown.height, alt, caption, photo=photo)
         return self._embed(path, embedded, csv)
 
     def csv(self, name: str, rows: Sequence[Mapping[str, Any]], label: str = "CSV") -> Link:
@@ -72,6 +74,10 @@ class Assets:
     def file(self, path: Path, label: str) -> Link:
         """A link to a file in the folder."""
         return Link(label, f"{quote(self.link)}/{quote(path.name)}")
+
+    def address(self, path: Path) -> str:
+        """The address on the page of a file that lies elsewhere."""
+        return quote(Path(os.path.relpath(path.resolve(), self._place)).as_posix())
 
     def _embed(self, path: Path, picture: Picture, csv: tuple[Link, ...]) -> Picture:
         """The picture with its links, or only these where the page has no room for it."""

@@ -8,9 +8,10 @@ from typing import Any
 
 from cggm_med.metrics.regions import EMPTY_KINDS
 from cggm_med.pages.page import Section
-from cggm_med.pages.pictures import Picture
+from cggm_med.pages.pictures import Link, Picture
 from cggm_med.pages.tables import Cell, HtmlTable, column_name, html_table
 from cggm_med.report.assets import Assets
+from cggm_med.report.figures import MAX_DRAWN, distribution_figure
 from cggm_med.report.render import render
 from cggm_med.results.aggregate import grouped
 from cggm_med.results.results import Record
@@ -19,6 +20,7 @@ from cggm_med.runs.finished_run import FinishedRun
 CASES = "cases"  # name of the CSV
 MAX_ROWS = 1500  # of a table on the page; the CSV has them all
 MAX_PICTURES = 12
+SPREAD = ("dice", "hd95_mm")  # metrics of regions whose spread over the cases is drawn
 EMPTY = {"none": "", **EMPTY_KINDS}
 ORDER = {
     "regions": "Worst cases first: by the mean Dice over regions and runs.",
@@ -69,14 +71,21 @@ def cases_section(runs: Sequence[FinishedRun], assets: Assets) -> Section:
     order = worst_first(runs)
     rows = all_rows(runs, order)
     columns = [key for key in dict.fromkeys(key for row in rows for key in row) if len(runs) > 1 or key != "run"]
-    cells = [[_cell(key, row) for key in columns] for row in rows[:MAX_ROWS]]
+    pages = _viewer_pages(runs, assets)
+    cells = [[_cell(key, row, pages) for key in columns] for row in rows[:MAX_ROWS]]
+    csv = assets.csv(CASES, rows, "CSV of every score of every case")
+    of_regions = runs[0].scored == "regions"
     body = render(
         "cases.html",
+        distributions=[_distribution(runs, key, assets, csv) for key in SPREAD] if of_regions else [],
+        drawn=min(len(runs), MAX_DRAWN),
+        runs=len(runs),
+        to_view=of_regions and not pages,
         order=ORDER[runs[0].scored],
-        means=_mean_table(runs, order) if runs[0].scored == "regions" else None,
+        means=_mean_table(runs, order, pages) if of_regions else None,
         every=html_table("Every score of every case", [column_name(c) for c in columns], cells, sortable=True),
         count=len(rows),
-        csv=assets.csv(CASES, rows, "CSV of every score of every case"),
+        csv=csv,
     )
     return Section("Cases", body, wide=True)
 
@@ -84,7 +93,7 @@ def cases_section(runs: Sequence[FinishedRun], assets: Assets) -> Section:
 def pictures_section(runs: Sequence[FinishedRun], assets: Assets) -> Section | None:
     """Slices with contours of the worst cases, or pictures of all cases together."""
     order = worst_first(runs)
-    scores = {run.name: case_goodness(run) for run in runs}
+    scores, pages = {run.name: case_goodness(run) for run in runs}, _viewer_pages(runs, assets)
     csv = assets.file(assets.folder / f"{CASES}.csv", "CSV of all cases")
     sources = {
         (case, run.name): path
@@ -96,7 +105,8 @@ def pictures_section(runs: Sequence[FinishedRun], assets: Assets) -> Section | N
     for (case, name), path in list(sources.items())[:MAX_PICTURES]:
         caption = f"{case}, {name}: mean Dice {scores[name][case]:.3f}"
         alt = f"Slices of case {case} with contours of truth and of the prediction of {name}"
-        drawn.setdefault(case, []).append(assets.picture(f"case-{case}-{name}", path, alt, caption, csv, photo=True))
+        links = [csv, *([Link("viewer", pages[case, name])] if (case, name) in pages else [])]
+        drawn.setdefault(case, []).append(assets.picture(f"case-{case}-{name}", path, alt, caption, *links, photo=True))
     together = [
         assets.picture(f"{name}-{run.name}", path, f"{words} Run {run.name}.", f"{run.name}. {words}", csv)
         for name, words in TOGETHER.items()
@@ -119,6 +129,29 @@ def pictures_section(runs: Sequence[FinishedRun], assets: Assets) -> Section | N
     return Section("Pictures of predictions", body)
 
 
+def _viewer_pages(runs: Sequence[FinishedRun], assets: Assets) -> dict[tuple[str, str], str]:
+    """Addresses of the pages that 'cggm-med view RUN --all' wrote, by case and run."""
+    return {
+        (case, run.name): assets.address(page)
+        for run in runs
+        for case in case_goodness(run)
+        if (page := run.folder.viewer_page(case)).exists()
+    }
+
+
+def _distribution(runs: Sequence[FinishedRun], key: str, assets: Assets, csv: Link) -> Picture:
+    """A metric of all cases, by region and run."""
+    shown = runs[:MAX_DRAWN]
+    medians = [
+        f"{region} of {run.name} {statistics.median(known):.3g}"
+        for run in shown
+        for (region,), rows in grouped(run.report.scores.cases, ["region"]).items()
+        if (known := [row[key] for row in rows if row[key] is not None])
+    ]
+    alt = f"{column_name(key)} of every case by region; medians: {', '.join(medians)}"
+    return assets.chart(f"cases-{key}", distribution_figure(shown, key), alt, column_name(key), csv)
+
+
 def _row(run: FinishedRun, row: Record) -> dict[str, Any]:
     case, *others = row.items()
     extended = {"case": case[1], "run": run.name, **dict(others)}
@@ -129,19 +162,27 @@ def _row(run: FinishedRun, row: Record) -> dict[str, Any]:
     return extended
 
 
-def _cell(key: str, row: Mapping[str, Any]) -> Any:
+def _cell(key: str, row: Mapping[str, Any], pages: Mapping[tuple[str, str], str]) -> Any:
+    if key == "case":
+        return Cell(row[key], row[key], address=pages.get((row[key], row["run"])))
     if key == "empty":
         return EMPTY.get(row[key], row[key])
     return Cell("no", "no", marked=True) if key == "right" and row[key] is False else row.get(key)
 
 
-def _mean_table(runs: Sequence[FinishedRun], order: Sequence[str]) -> HtmlTable:
+def _mean_table(runs: Sequence[FinishedRun], order: Sequence[str], pages: Mapping[tuple[str, str], str]) -> HtmlTable:
     """Mean Dice of each case, by run; of one run also of each region."""
     columns: dict[str, dict[str, float]] = {run.name: case_goodness(run) for run in runs}
     if len(runs) == 1:
         columns = {"mean": columns[runs[0].name]}
         for row in runs[0].report.scores.cases:
             columns.setdefault(row["region"], {})[row["case"]] = float(row["dice"])
-    rows = [[case, *(values.get(case) for values in columns.values())] for case in order[:MAX_ROWS]]
+    address: dict[str, str] = {}  # of the first run that has one
+    for (case, _), page in pages.items():
+        address.setdefault(case, page)
+    rows = [
+        [Cell(case, case, address=address.get(case)), *(values.get(case) for values in columns.values())]
+        for case in order[:MAX_ROWS]
+    ]
     caption = "Dice of each case, mean over regions" + (" and by region" if len(runs) == 1 else ", by run")
     return html_table(caption, ["case", *columns], rows, sortable=True, sorted_by=1 if len(runs) == 1 else None)

@@ -12,10 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from cggm_med.metrics.classification_regression import FUSED
-from cggm_med.pages.tables import cell_text
+from cggm_med.pages.tables import cell_text, column_name
 from cggm_med.plots.curves import (
     FUSION_CURVES,
     MODALITY_PANELS,
@@ -25,10 +26,11 @@ from cggm_med.plots.curves import (
     modality_panel,
     validation_panel,
 )
-from cggm_med.plots.style import FUSED_COLOUR, LINE_COLOURS
+from cggm_med.plots.style import FUSED_COLOUR, GOLDEN_ANGLE, LINE_COLOURS, open_frame
 from cggm_med.report.tsne import GradientPoints
 from cggm_med.runs.finished_run import FinishedRun
 
+MAX_DRAWN = 6  # runs whose curves, gradients and cases are drawn
 PANEL_INCHES = (4.6, 3.7)
 FUSED_MARKERS = ("X", "D", "s", "^", "v", "P")
 PALE = 0.75  # share of white in the first step's colour
@@ -171,6 +173,38 @@ def gradient_rows(name: str, gradients: GradientPoints, plane: NDArray[np.float6
         {"run": name, "of": of, "part": part, "step": int(step), "x": round(float(x), 4), "y": round(float(y), 4)}
         for of, part, step, (x, y) in zip(gradients.of, gradients.part, gradients.step, plane, strict=True)
     ]
+
+
+def distribution_figure(runs: Sequence[FinishedRun], key: str) -> Figure:
+    """A metric of every case as a point, by region and run, over a box from the lower to the upper quartile."""
+    names = [run.name for run in runs]
+    regions = list(dict.fromkeys(row["region"] for run in runs for row in run.report.scores.cases))
+    wide = 0.8 / len(names)
+    across = max(PANEL_INCHES[0], 0.8 + 0.45 * len(regions) * len(names))
+    figure = Figure(figsize=(across, PANEL_INCHES[1]), layout="constrained")
+    ax = figure.subplots()
+    for k, (run, colour) in enumerate(zip(runs, cycle(LINE_COLOURS), strict=False)):
+        for position, region in enumerate(regions):
+            rows = [row for row in run.report.scores.cases if row["region"] == region and row[key] is not None]
+            found, middle = [row[key] for row in rows], position + (k - (len(names) - 1) / 2) * wide
+            # Beside one another by golden steps, which look random and are the same each time.
+            aside = (np.arange(len(found)) * GOLDEN_ANGLE % 1 - 0.5) * wide * 0.6
+            ax.scatter(middle + aside, found, s=16, c=colour, alpha=0.6, edgecolors="none", clip_on=False)
+            if found:
+                low, median, high = np.quantile(found, [0.25, 0.5, 0.75])
+                ax.add_patch(Rectangle((middle - 0.4 * wide, low), 0.8 * wide, high - low, fill=False, ec=colour))
+                ax.hlines(median, middle - 0.4 * wide, middle + 0.4 * wide, colors=colour, lw=2.2)
+    ax.set_xticks(range(len(regions)), regions)
+    ax.set_ylabel(column_name(key))
+    ax.set_ylim(bottom=0)
+    open_frame(ax, "y")
+    if len(names) > 1:
+        handles = [
+            Line2D([], [], color=c, marker="o", ls="", label=name)
+            for name, c in zip(names, cycle(LINE_COLOURS), strict=False)
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(names), 3), frameon=False, fontsize=9)
+    return figure
 
 
 def set_title(ax: Axes, name: str) -> None:

@@ -16,6 +16,8 @@ from cggm_med.report.render import PAGES
 from cggm_med.report.selection import reportable_runs
 from cggm_med.runs.finished_run import Excluded, FinishedRun
 
+MAX_PAGE_BYTES = 10_000_000
+
 
 def write_report(folders: Sequence[Path], out: Path | None = None, say: Callable[[str], object] = print) -> Path:
     """Write one self-contained HTML file about finished runs, and a folder beside it with its figures and numbers.
@@ -33,7 +35,7 @@ def write_report(folders: Sequence[Path], out: Path | None = None, say: Callable
 
     Raises:
         DataError: if no folder is a finished run.
-        OutputError: if the file or its folder exists or cannot be written.
+        OutputError: if the file or its folder exists or cannot be written, or the page would be larger than 10 MB.
     """
     target = out or _free()
     beside = target.with_name(f"{target.stem}_files")
@@ -45,16 +47,21 @@ def write_report(folders: Sequence[Path], out: Path | None = None, say: Callable
     for run in excluded:
         say(f"left out {run.run}: {run.reason}")
     with atomic_folder(beside) as temporary:
-        assets = Assets(temporary, beside.name)
+        assets = Assets(temporary, target)
         content = _sections(runs, excluded, assets)
-    strategies = ", ".join(dict.fromkeys(run.strategy for run in runs))
-    page = PAGES.page(
-        "page.html",
-        title=f"{runs[0].task}: {strategies}",
-        sections=content,
-        left_out=assets.left_out,
-        folder=assets.link,
-    )
+        strategies = ", ".join(dict.fromkeys(run.strategy for run in runs))
+        page = PAGES.page(
+            "page.html",
+            title=f"{runs[0].task}: {strategies}",
+            sections=content,
+            left_out=assets.left_out,
+            folder=assets.link,
+        )
+        if (size := len(page.encode())) > MAX_PAGE_BYTES:
+            raise OutputError(
+                f"the report of {len(runs)} runs would have {size / 1e6:.2g} MB; expected at most "
+                f"{MAX_PAGE_BYTES / 1e6:g}; name fewer runs"
+            )
     write_text(target, page)
     return target
 

@@ -14,6 +14,7 @@ from cggm_med.pages.tables import DASH, Cell, HtmlTable, html_table, number_cell
 from cggm_med.report import tsne
 from cggm_med.report.assets import Assets
 from cggm_med.report.figures import (
+    MAX_DRAWN,
     PANELS,
     curve_figures,
     curve_rows,
@@ -27,9 +28,9 @@ from cggm_med.results.results import Report
 from cggm_med.results.tables import Table
 from cggm_med.runs.finished_run import Excluded, FinishedRun
 
-MAX_DRAWN = 6  # runs whose curves and gradients are drawn
 MAX_IDS = 200  # of a split that are listed
 MAX_EVALUATIONS = 12  # of each kind
+OF_SCANS = {"left_out"}  # figures of evaluations that show scans
 MAX_TABLE_ROWS = 60  # of an evaluation's table
 
 Runs = Sequence[FinishedRun]
@@ -218,7 +219,15 @@ def evaluation_section(runs: Runs, assets: Assets, kind: EvaluationKind) -> Sect
         csv = assets.csv(f"{kind.folder}-{name}", report.scores.cases)
         summary = assets.csv(f"{kind.folder}-{name}-summary", report.scores.summary, "CSV of the summary")
         figures += [
-            assets.picture(f"{kind.folder}-{name}-{png.stem}", png, f"{kind.title} of {name}", name, csv, summary)
+            assets.picture(
+                f"{kind.folder}-{name}-{png.stem}",
+                png,
+                f"{kind.title} of {name}",
+                name,
+                csv,
+                summary,
+                photo=png.stem in OF_SCANS,
+            )
             for png in sorted(folder.glob("*.png"))
         ]
     holders = {name for name, _ in found}

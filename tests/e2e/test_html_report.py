@@ -15,6 +15,8 @@ from helpers.command_line import command, set_options
 from helpers.small_runs import quiet, small_config, trained_run
 from PIL import Image
 
+from cggm_med.errors import OutputError
+from cggm_med.report import page as report_page
 from cggm_med.report import write_report
 from cggm_med.report.cases import MAX_PICTURES, MAX_ROWS
 from cggm_med.runs import scoring
@@ -331,6 +333,29 @@ def test_evaluations_that_a_run_holds_are_shown(pair, tmp_path):
     assert (tmp_path / "r_files" / "subsets-cggm_test-heat.png").read_bytes() == (folder / "heat.png").read_bytes()
     assert rows(tmp_path / "r_files" / "subsets-cggm_test.csv")[0]["dice"] == "0.123"
     assert "cggm, test: results.json is damaged" in page.visible
+
+
+def test_cases_link_to_their_pages_in_the_viewer_where_these_exist(pair, tmp_path):
+    case = results(pair[0])["cases"][0]["case"]
+    assert "cggm-med view RUN --all" in assert_sound(write_report(pair, tmp_path / "none.html")).visible
+    (pair[0] / "viewer").mkdir()
+    (pair[0] / "viewer" / f"{case}.html").write_text("a page")
+    (tmp_path / "reports").mkdir()
+    page = assert_sound(write_report(pair, tmp_path / "reports" / "r.html"))
+    links = [a["href"] for a in page.all("a") if "viewer" in a["href"]]
+    assert set(links) == {f"../{pair[0].name}/viewer/{case}.html"}
+    # In the means, at each region of this run, and at its picture; nowhere for the other run.
+    assert len(links) == 1 + 3 + 1
+    assert "cggm-med view RUN --all" not in page.visible
+
+
+def test_a_page_that_would_be_too_large_is_refused_and_leaves_nothing(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr(report_page, "MAX_PAGE_BYTES", 50_000)
+    with pytest.raises(
+        OutputError, match=r"report of 2 runs would have 0\.\d MB; expected at most 0.05; name fewer runs"
+    ):
+        write_report(pair, tmp_path / "r.html")
+    assert not list(tmp_path.glob("r*"))
 
 
 def test_many_cases_and_heavy_pictures_stay_under_the_limit(pair, tmp_path):

@@ -3,13 +3,16 @@
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from jinja2 import UndefinedError
+from matplotlib.collections import PathCollection
 
 import cggm_med
 from cggm_med.pages.tables import Cell, html_table
+from cggm_med.report.figures import distribution_figure
 from cggm_med.report.render import render
 from cggm_med.report.tsne import embed, gradient_points
 
@@ -68,6 +71,24 @@ def rendered(*arguments, **options):
     """The HTML of a table, as a section of the page has it."""
     cost = html_table(*arguments, **options)
     return render("cost.html", cost=cost, csv={"label": "CSV", "address": "x.csv"})
+
+
+def test_every_case_is_a_point_and_boxes_have_the_quartiles():
+    scores = {"WT": [0.1, 0.2, 0.3, 0.4, 0.5], "TC": [0.8, None, 0.6, 0.7, 0.0]}
+    rows = [{"region": region, "dice": dice} for region, found in scores.items() for dice in found]
+    runs = [SimpleNamespace(name=name, report=SimpleNamespace(scores=SimpleNamespace(cases=rows))) for name in "ab"]
+    (axes,) = distribution_figure(runs, "dice").axes
+    clouds = [part for part in axes.collections if isinstance(part, PathCollection)]
+    points = [sorted(cloud.get_offsets()[:, 1].tolist()) for cloud in clouds]
+    known = [sorted(x for x in found if x is not None) for found in scores.values()]
+    assert points == known + known
+    # Each at its region, in the order of the runs.
+    middles = [cloud.get_offsets()[:, 0].mean() for cloud in clouds]
+    assert [round(middle) for middle in middles] == [0, 1, 0, 1]
+    assert middles[0] < middles[2]
+    boxes = [[patch.get_y(), patch.get_y() + patch.get_height()] for patch in axes.patches]
+    assert boxes[0] == pytest.approx([0.2, 0.4])  # quartiles of 0.1, 0.2, 0.3, 0.4 and 0.5
+    assert boxes == [pytest.approx(np.quantile(found, [0.25, 0.75])) for found in known + known]
 
 
 class Elements(HTMLParser):
