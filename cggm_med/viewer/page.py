@@ -159,8 +159,9 @@ def _link(case: str | None) -> dict[str, str] | None:
 
 
 def _probability_colours() -> list[str | None]:
-    """By probability in steps; none for zero."""
-    return [None, *(to_hex(colormaps["viridis"](k / PROBABILITY_STEPS)) for k in range(1, PROBABILITY_STEPS + 1))]
+    """By probability in steps; none for zero, and the more opaque the likelier, up to one half."""
+    shares = [k / PROBABILITY_STEPS for k in range(1, PROBABILITY_STEPS + 1)]
+    return [None, *(to_hex((*colormaps["viridis"](p)[:3], min(1, 2 * p)), keep_alpha=True) for p in shares)]
 
 
 def _grid(case: ViewedCase) -> str:

@@ -60,13 +60,12 @@ function paintFills() {
   nv.updateGLVolume();
 }
 
-/** Colours by code, null for none. */
+/** Colours by code, #rrggbb or #rrggbbaa, null for none. */
 function paint(overlay, colours) {
   const table = { R: [], G: [], B: [], A: [], I: [] };
-  overlay.colours = colours.map((colour) => colour && [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16)));
+  overlay.colours = colours.map((colour) => colour && [1, 3, 5, 7].map((at) => parseInt(colour.slice(at, at + 2) || "ff", 16)));
   overlay.colours.forEach((colour, code) => {
-    (colour || [0, 0, 0]).forEach((value, channel) => table["RGB"[channel]].push(value));
-    table.A.push(colour ? 255 : 0);
+    (colour || [0, 0, 0, 0]).forEach((value, channel) => table["RGBA"[channel]].push(value));
     table.I.push(code);
   });
   if (colours.length) overlay.volume.setColormapLabel(table);
@@ -254,7 +253,7 @@ function drawSlice(context, { plane, modality, depth, x, y, area: [left, top, wi
       const colour = [grey, grey, grey];
       for (const { codes, colours } of fills) {
         const fill = colours[codes[at]];
-        if (fill) colour.forEach((value, i) => (colour[i] = value + (fill[i] - value) * state.opacity));
+        if (fill) colour.forEach((value, i) => (colour[i] = value + (fill[i] - value) * state.opacity * fill[3] / 255));
       }
       picture.data.set([...colour, 255], 4 * ((rows - 1 - v) * columns + (mirrored ? columns - 1 - u : u)));
     }
