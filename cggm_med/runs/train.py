@@ -44,7 +44,7 @@ from cggm_med.training.cost import measured
 from cggm_med.training.gradient_log import GradientLog
 from cggm_med.training.loop import Record, train
 from cggm_med.training.monitor import coverage
-from cggm_med.training.resume_check import changed_settings
+from cggm_med.training.resume_check import changed_settings, require_same_data
 from cggm_med.training.validation import require_watchable
 
 MIN_POINTS = 4  # of a curve that is worth drawing
@@ -79,12 +79,13 @@ def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
         settings = dataclasses.replace(settings, steps_per_epoch=length)
         task.settle(train=_dense_enough(settings, journal))
         if first:
-            write_text(run.config, yaml.safe_dump(to_tree(task.config), sort_keys=False))
             write_splits(run.splits, splits)
             write_json(run.groups, task.groups)
             write_json(run.data, task.contents())
             write_json(run.facts, task.facts())
             write_json(run.findings, task.findings())
+            # Last, since it makes the folder a run, which can be continued.
+            write_text(run.config, yaml.safe_dump(to_tree(task.config), sort_keys=False))
         with journal.kept_in(run.log):
             return _train_and_score(run, task, strategy, console, None, loggers, journal)
 
@@ -213,6 +214,7 @@ def _continue(
         checkpoint = dataclasses.replace(checkpoint, config=completed(checkpoint.config))
         journal(f"resuming at step {checkpoint.step} of {config.train.steps}")
     else:
+        require_same_data(run.path, dict(FinishedRun(run.path).contents), dict(task.contents()))
         journal("no checkpoint yet: starting at step 0")
     if distributed.rank() == 0:
         run.forget_after(0 if checkpoint is None else checkpoint.step)

@@ -49,6 +49,20 @@ def require_same_run(path: Path, made_with: Tree, config: Tree, made_of: Tree, d
             f"{path} was made with other settings (checkpoint != now): {'; '.join(changed)}. "
             "Start a new run for new settings"
         )
+    require_same_data(path, made_of, data)
+
+
+def require_same_data(path: Path, made_of: Tree, data: Tree) -> None:
+    """Refuse to go on with other data.
+
+    Args:
+        path: of the checkpoint or the run, for the message.
+        made_of: digests of each prepared case that it was begun with.
+        data: digests of each prepared case of now.
+
+    Raises:
+        CheckpointError: names every case that differs.
+    """
     if changed := differences(made_of, data):
         cases = ", ".join(line.split(":")[0] for line in changed)
         raise CheckpointError(f"{path} was made with other data; what differs: {cases}. Start a new run")

@@ -1,5 +1,6 @@
 """A run that is killed and resumed ends with the same bits as one that was not."""
 
+import json
 import os
 import signal
 import time
@@ -8,7 +9,7 @@ import pytest
 import torch
 import yaml
 from helpers import processes
-from helpers.command_line import set_options
+from helpers.command_line import command, set_options
 from helpers.resuming import Killed, kill_at
 from helpers.small_runs import quiet, small_config, small_settings
 
@@ -134,6 +135,47 @@ def test_killed_while_writing_a_checkpoint(uninterrupted, tmp_path, phantom, cac
         run.start(config, tmp_path / "run", quiet())
     run.resume(tmp_path / "run", {}, quiet())
     expect_same_run(tmp_path / "run", uninterrupted)
+
+
+@pytest.mark.parametrize("write", range(1, 7))
+def test_killed_while_it_prepares(write, tmp_path, phantom, cache, monkeypatch, capsys):
+    """Before the last of six files is there, it is no run yet; none of the two commands proposes the other."""
+    config, writes = small_config(phantom, cache), iter(range(1, 100))
+
+    def before(real):
+        def die_or_write(*args):
+            if next(writes) == write:
+                raise Killed
+            real(*args)
+
+        return die_or_write
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        for name in ("write_text", "write_json", "write_splits"):
+            patch.setattr(run, name, before(getattr(run, name)))
+        run.start(config, tmp_path / "run", quiet())
+    (tmp_path / "run").mkdir(exist_ok=True)  # a kill of this process would leave the folder
+    command(monkeypatch, "train", "--resume", tmp_path / "run", code=1)
+    assert "is not a run folder: it has no config.yaml" in capsys.readouterr().err
+    if write > 1:
+        command(monkeypatch, "train", "--out", tmp_path / "run", code=1)
+        said = capsys.readouterr().err
+        assert "already exists; choose another folder with --out" in said
+        assert "--resume" not in said
+
+
+def test_other_data_before_the_first_checkpoint(tmp_path, phantom, cache, monkeypatch):
+    config = small_config(phantom, cache)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 1)
+        run.start(config, tmp_path / "run", quiet())
+    assert not (tmp_path / "run" / "checkpoints" / "last.pt").exists()
+    file = tmp_path / "run" / "data.json"
+    content = json.loads(file.read_text())
+    content[sorted(content)[2]]["flair"] = "0" * 40
+    file.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=rf"run was made with other data; what differs: {sorted(content)[2]}"):
+        run.resume(tmp_path / "run", {}, quiet())
 
 
 @pytest.mark.slow
