@@ -9,6 +9,7 @@ import typer
 
 from cggm_med.cli.json_output import JsonFile, require_json, write_shown
 from cggm_med.cli.options import Debug, Parallel, Phantom, PublishedSeeds, Settings, make_console
+from cggm_med.cli.stopping import goes_on_when_repeated
 
 
 def benchmark(
@@ -62,9 +63,6 @@ def benchmark(
         raise what_to_get(name, chosen.data, "benchmark")
     numbers = parse_seeds(seeds or ("1" if phantom else "3"))
     request = Request(folder, data, numbers, None, tuple(settings or ()), parallel)
-    try:
+    with goes_on_when_repeated():
         train_benchmark(chosen, request, strategies or "cggm", preset, make_console())
-    except KeyboardInterrupt:
-        typer.echo("stopped; the same command goes on", err=True)
-        raise typer.Exit(130) from None
     write_shown(json, "benchmark", folder / "benchmark.json")

@@ -26,6 +26,7 @@ from cggm_med.cli.options import (
     overrides_of,
     with_short_options,
 )
+from cggm_med.cli.stopping import goes_on_when_repeated
 
 COMPARISON = "comparison.json"  # in the folder of a comparison: what its tables show
 
@@ -251,7 +252,7 @@ def compare(
         write_shown(json, "compare", target / COMPARISON)
         return
     plan = Plan(out or Path("comparisons") / task, task, preset, config, overrides, tuple(words), subsets)
-    try:
+    with goes_on_when_repeated():
         train_and_compare(
             plan,
             str(strategies),
@@ -265,9 +266,6 @@ def compare(
             console,
             question,
         )
-    except KeyboardInterrupt:
-        typer.echo("stopped; the same command goes on", err=True)
-        raise typer.Exit(130) from None
     write_shown(json, "compare", plan.folder / COMPARISON)
 
 

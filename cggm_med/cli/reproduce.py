@@ -9,6 +9,7 @@ import typer
 
 from cggm_med.cli.json_output import JsonFile, require_json, write_shown
 from cggm_med.cli.options import Debug, Parallel, Phantom, PublishedSeeds, Settings, make_console
+from cggm_med.cli.stopping import goes_on_when_repeated
 
 
 def reproduce(
@@ -50,9 +51,6 @@ def reproduce(
     folder = out or Path("reproductions") / (f"{name}-phantom" if phantom else name)
     chosen = parse_seeds(seeds or ("1" if phantom else "3"))
     request = Request(folder, data, chosen, folds, tuple(settings or ()), parallel)
-    try:
+    with goes_on_when_repeated():
         reproduce(table, request, make_console())
-    except KeyboardInterrupt:
-        typer.echo("stopped; the same command goes on", err=True)
-        raise typer.Exit(130) from None
     write_shown(json, "reproduce", folder / "table.json")

@@ -233,7 +233,9 @@ def train_all(plan: Plan, runs: Sequence[PlannedRun], parallel: int | None, say:
                     say(f"{done}/{len(todo)} {where}: done, about {left:.0f} min left")
     finally:
         for process in active.values():
-            process.stop()
+            process.interrupt()
+        for process in active.values():
+            process.wait()
     return failed
 
 
@@ -319,9 +321,12 @@ class _Process:
         self.process = self._start(following)
         return None
 
-    def stop(self) -> None:
-        """Interrupt it, so that it writes what it needs to be resumed."""
+    def interrupt(self) -> None:
+        """Ask it to end, once, so that it writes what it needs to be resumed."""
         self.process.send_signal(signal.SIGINT)
+
+    def wait(self) -> None:
+        """Wait until it has ended."""
         self.process.wait()
         self.log.close()
 
@@ -338,6 +343,8 @@ class _Process:
             stdout=self.log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
+            # A terminal's Ctrl-C is for the comparison, which passes it on: a training asked twice saves nothing.
+            start_new_session=True,
         )
 
 

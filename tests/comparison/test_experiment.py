@@ -1,6 +1,10 @@
 import itertools
 import json
+import os
+import signal
 import sys
+import threading
+import time
 
 import pytest
 from helpers.command_line import command
@@ -81,6 +85,39 @@ def test_the_same_command_again_trains_what_is_missing(shelf, tmp_path, monkeypa
     assert (out / "runs" / "joint" / "seed-0" / "results.json").stat().st_mtime_ns == before
     assert "resuming" in (out / "runs" / "joint" / "seed-1.log").read_text()
     assert read(out)["rows"][0]["mean"] == pytest.approx(0.6)
+
+
+# Stands for a training that saves when it is asked to end, once.
+PATIENT = """
+import pathlib, signal, sys, time
+out = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
+out.mkdir()
+asked = []
+signal.signal(signal.SIGINT, lambda *words: asked.append(words))
+(out / "begun").touch()
+while not asked:
+    time.sleep(0.01)
+time.sleep(0.1)
+(out / "saved").write_text(str(len(asked)))
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_trainings_too_after_they_have_saved(number, code, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(experiment, "PROGRAM", (sys.executable, "-c", PATIENT))
+    runs = tmp_path / "out" / "runs" / "joint"
+
+    def ask():
+        while len(list(runs.glob("*/begun"))) < 2:
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    compare(monkeypatch, tmp_path / "out", "--strategies", "joint", "--seeds", "2", "--parallel", "2", code=code)
+    asking.join()
+    assert [file.read_text() for file in runs.glob("*/saved")] == ["1", "1"]
+    assert "stopped; the same command goes on" in capsys.readouterr().err
 
 
 def test_a_run_that_fails_is_named_and_not_averaged(shelf, tmp_path, monkeypatch, capsys):
