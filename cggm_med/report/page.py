@@ -12,6 +12,7 @@ from cggm_med.pages.page import Section
 from cggm_med.report import sections
 from cggm_med.report.assets import Assets
 from cggm_med.report.cases import cases_section, pictures_section
+from cggm_med.report.paper import paper_section
 from cggm_med.report.render import PAGES
 from cggm_med.report.selection import reportable_runs
 from cggm_med.runs.finished_run import Excluded, FinishedRun
@@ -88,5 +89,6 @@ def _sections(runs: Sequence[FinishedRun], excluded: Sequence[Excluded], assets:
         *([pictures] if pictures else []),
         *(sections.evaluation_section(runs, assets, kind) for kind in kinds),
         sections.cost_section(runs, assets),
+        paper_section(runs, assets),
         sections.provenance_section(runs),
     ]

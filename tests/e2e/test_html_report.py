@@ -149,6 +149,7 @@ def test_two_runs_make_one_sound_page(written):
         "Linear probes",
         "Robustness",
         "Cost",
+        "For a paper",
         "Provenance",
     ]
     for key in ("score", "gradient_norm", "cosine"):
