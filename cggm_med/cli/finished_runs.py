@@ -71,6 +71,15 @@ def evaluate(
         str | None,
         typer.Option(help="Score subsets of the modalities instead: all, or such as flair+t1,t2. [RUN/subsets/NAME]"),
     ] = None,
+    external: Annotated[
+        bool,
+        typer.Option(
+            "--external", help="Also intervals over patients, agreement of volumes and strata. [RUN/external/NAME]"
+        ),
+    ] = False,
+    strata: Annotated[
+        Path | None, typer.Option(help="Of --external: CSV with a column case and others, such as site.", metavar="CSV")
+    ] = None,
     json: JsonFile = None,
     debug: Debug = False,
 ) -> None:
@@ -83,6 +92,8 @@ def evaluate(
         raise typer.BadParameter("give either a RUN, or --masks FOLDER and perhaps --against RUN")
     if masks is None and (against or task or labels or mask_labels):
         raise typer.BadParameter("--against, --task, --labels and --mask-labels go with --masks FOLDER")
+    if strata is not None and not external:
+        raise typer.BadParameter("--strata goes with --external")
     if masks is not None:
         if corrupt or severity or calibration or subsets or require:
             raise typer.BadParameter(
@@ -101,6 +112,8 @@ def evaluate(
             against=against,
             split=split,
             out=out,
+            external=external,
+            strata=strata,
         )
         write_shown(json, "evaluate", scored.to_json())
         return
@@ -111,8 +124,8 @@ def evaluate(
         overrides["data"] = {**overrides["data"], "required": require.split(",")}
     if severity is not None and corrupt is None:
         raise typer.BadParameter("--severity goes with --corrupt ARTEFACTS")
-    if sum((subsets is not None, corrupt is not None, calibration)) > 1:
-        raise typer.BadParameter("--subsets, --corrupt and --calibration are three questions; ask one at a time")
+    if sum((subsets is not None, corrupt is not None, calibration, external)) > 1:
+        raise typer.BadParameter("--subsets, --corrupt, --calibration and --external are questions; ask one at a time")
     from cggm_med.cli import early
 
     early.refuse_runs([folder])
@@ -120,6 +133,7 @@ def evaluate(
     require_json(json, "evaluate")
     from cggm_med.evaluation import ask
     from cggm_med.evaluation.calibration.question import CalibrationQuestion
+    from cggm_med.evaluation.external.question import ExternalQuestion
     from cggm_med.evaluation.robustness.question import RobustnessQuestion
     from cggm_med.evaluation.subsets.question import SubsetQuestion
 
@@ -131,6 +145,8 @@ def evaluate(
         question = SubsetQuestion(subsets)
     elif corrupt is not None:
         question = RobustnessQuestion(corrupt, severity or "1..5")
+    elif external:
+        question = ExternalQuestion(strata)
     if question is None:
         scored = ask.evaluate_run(folder, overrides, console, split=split, out=out)
     else:

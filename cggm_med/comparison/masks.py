@@ -15,6 +15,10 @@ from cggm_med.config import Tree
 from cggm_med.data.cases import Case
 from cggm_med.data.layouts import files_under
 from cggm_med.errors import ConfigError, DataError, UnknownName, counted, first_of
+from cggm_med.evaluation.external.question import write_validation
+from cggm_med.evaluation.external.strata import read_strata
+from cggm_med.evaluation.external.validation import RULES as EXTERNAL_RULES
+from cggm_med.evaluation.external.validation import validate
 from cggm_med.evaluation.masks import MASKS_RULE, convention_of_masks, score_masks
 from cggm_med.files import atomic_folder, require_unused, unused, write_json, write_text
 from cggm_med.metrics.regions import METRICS
@@ -39,6 +43,8 @@ def evaluate_masks(
     against: Path | None = None,
     split: str | None = None,
     out: Path | None = None,
+    external: bool = False,
+    strata: Path | None = None,
 ) -> Report:
     """Score masks under the rules of a run's table; write the results and what is odd about the files.
 
@@ -52,6 +58,8 @@ def evaluate_masks(
         against: a run, a folder that ``evaluate`` wrote, or another folder of masks, for a paired test.
         split: of the data or of the run in ``against``; default: the cases that ``against`` scored, else all.
         out: new or empty folder; default: ``evaluations/NAME``.
+        external: whether to add the tables of an external validation.
+        strata: see ``ExternalQuestion``.
 
     Raises:
         ConfigError: if the task does not segment, or nothing names the data.
@@ -86,6 +94,7 @@ def evaluate_masks(
     found = {case.id: case for case in volumes.found.cases}
     splits = run.splits if run is not None else made.own_splits
     cases = _chosen(found, dict(splits.items()) if splits else {}, split, other)
+    columns = {} if strata is None else read_strata(strata, [case.id for case in cases])
     say(f"{counted(len(cases), 'mask')}, labels numbered as in {volumes.labels_in_words(cases)}")
     scores, findings = score_masks(made, volumes, masks, cases, of_masks, say)
     rules = {**made.rules(), "threshold": MASKS_RULE}
@@ -102,6 +111,11 @@ def evaluate_masks(
         scores = replace(scores, tables=(*scores.tables, paired_table(rows, against.name)))
         rules["against"] = RULE
         compared = [asdict(row) for row in rows]
+    validation = None
+    if external:
+        validation = validate(scores.cases, {case.id: case.patient for case in cases}, columns)
+        scores = replace(scores, tables=(*scores.tables, *validation.tables))
+        rules |= EXTERNAL_RULES
     made_by = origin()
     report = Report(
         task=config.task.name,
@@ -127,6 +141,8 @@ def evaluate_masks(
         write_json(temporary / "findings.json", {"accepted": list(accepted), "findings": found_odd})
         if compared:
             write_text(temporary / "against.csv", csv_text(compared))
+        if validation is not None:
+            write_validation(temporary, report, validation)
     print_results(report, console)
     console.print(f"written: {target / 'results.md'}, results.json and tables as CSV")
     return report

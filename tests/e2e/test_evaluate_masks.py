@@ -83,6 +83,21 @@ def test_a_run_s_own_masks_have_its_table_to_the_last_bit(run, masks, phantom, t
     }
 
 
+def test_an_external_validation_of_a_run_and_of_its_masks_is_the_same(run, masks, tmp_path, monkeypatch):
+    cases = {row["case"] for row in results(run)["cases"]}
+    table = tmp_path / "sites.csv"
+    table.write_text("case,site\n" + "".join(f"{case},{case[-1]}\n" for case in cases))
+    options = ["--external", "--strata", table, "--out"]
+    command(monkeypatch, "evaluate", run, *options, tmp_path / "run")
+    command(monkeypatch, "evaluate", "--masks", masks, "--against", run, *options, tmp_path / "masks")
+    assert results(tmp_path / "run")["cases"] == results(run)["cases"]
+    for name in ("agreement.csv", "strata.csv"):
+        assert (tmp_path / "run" / name).read_text() == (tmp_path / "masks" / name).read_text()
+    assert "WT,site,3," in (tmp_path / "run" / "strata.csv").read_text()
+    assert "ICC(2,1)" in (tmp_path / "run" / "results.md").read_text()
+    assert (tmp_path / "masks" / "bland_altman.png").exists()
+
+
 @pytest.mark.usefixtures("masks")
 def test_a_paired_test_by_hand(run, labels, tmp_path, monkeypatch, capsys):
     """Against scipy's own paired t-test, of the reader's and the run's Dice and HD95 of the same cases."""
