@@ -1,5 +1,6 @@
 """What is shipped is whole and says where it comes from: wheel, sdist, their page, tested versions, container."""
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ from hatchling.metadata.core import ProjectMetadata
 from hatchling.plugin.manager import PluginManager
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 METADATA = ProjectMetadata(str(ROOT), PluginManager())
@@ -79,6 +81,18 @@ def test_constraints_are_plain_versions_of_all_that_the_tests_use():
     needs = [*PROJECT["dependencies"], *(needed for extra in tested for needed in extras[extra])]
     for needed in map(Requirement, needs):
         assert needed.specifier.contains(found[canonicalize_name(needed.name)]), needed
+
+
+def test_no_version_is_allowed_for_which_an_advisory_is_known():
+    """Whoever hears of an advisory adds it to the list."""
+    optional = [line for extra in PROJECT["optional-dependencies"].values() for line in extra]
+    asked = [Requirement(line) for line in [*PROJECT["dependencies"], *optional]]
+    for advisory, of in json.loads((ROOT / "tests" / "advisories.json").read_text()).items():
+        named = [requirement for requirement in asked if requirement.name == of["package"]]
+        assert named, f"{advisory}: {of['package']} is not required any more"
+        for requirement in named:
+            floors = [Version(bound.version) for bound in requirement.specifier if bound.operator in {">=", "==", "~="}]
+            assert max(floors) >= Version(of["fixed in"]), f"{advisory}: {requirement}"
 
 
 def test_every_extra_has_its_row():
