@@ -25,6 +25,7 @@ from cggm_med.cli import (
     reproduce,
     share,
     train,
+    unforeseen,
 )
 from cggm_med.errors import CggmMedError
 
@@ -83,7 +84,7 @@ app.command()(doctor.doctor)
 
 
 def main() -> None:
-    """Entry point: errors that a user can fix are one line on stderr and exit code 1; 2 for wrong usage."""
+    """Entry point: errors are one line on stderr and exit code 1; 2 for wrong usage."""
     # One line, without the source line that issued it.
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
@@ -92,4 +93,9 @@ def main() -> None:
         if "--debug" in sys.argv:
             raise
         typer.echo(f"{type(error).__name__}: {error}", err=True)
+        raise SystemExit(1) from None
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        typer.echo(unforeseen.in_one_line(error), err=True)
         raise SystemExit(1) from None

@@ -13,6 +13,7 @@ import typer
 from packaging.requirements import Requirement
 
 from cggm_med.cli.json_output import JsonFile, require_json, write_shown
+from cggm_med.cli.options import Debug
 
 PROJECT = "cggm-med"
 FOR_DEVELOPERS = ("dev", "docs")  # extras that nobody needs who uses the package
@@ -35,7 +36,7 @@ class Check:
     fix: str = ""
 
 
-def doctor(json: JsonFile = None) -> None:
+def doctor(json: JsonFile = None, debug: Debug = False) -> None:
     """Show versions, devices, and how to fix what is missing."""
     require_json(json, "doctor")
     checks = []

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NewFolder = Annotated[Path | None, typer.Option(help="New folder. [NAME]")]
 
 
-def tasks(json: JsonFile = None) -> None:
+def tasks(json: JsonFile = None, debug: Debug = False) -> None:
     """List the installed tasks, with the names of their modalities."""
     from cggm_med.registry import TASKS
 
@@ -31,7 +31,7 @@ def tasks(json: JsonFile = None) -> None:
     write_shown(json, "tasks", {"tasks": listed})
 
 
-def strategies(json: JsonFile = None) -> None:
+def strategies(json: JsonFile = None, debug: Debug = False) -> None:
     """List the installed balancing strategies."""
     from cggm_med.registry import STRATEGIES
 
@@ -40,7 +40,7 @@ def strategies(json: JsonFile = None) -> None:
     write_shown(json, "strategies", {"strategies": listed})
 
 
-def plugins(json: JsonFile = None) -> None:
+def plugins(json: JsonFile = None, debug: Debug = False) -> None:
     """List all that can be chosen by name, of each group of entry points, with its package."""
     from cggm_med.registry import GROUPS
 

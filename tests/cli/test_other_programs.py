@@ -11,7 +11,7 @@ import typer
 from helpers.command_line import command
 
 from cggm_med.cli import doctor
-from cggm_med.cli.app import app
+from cggm_med.cli.app import app, main
 from cggm_med.cli.json_output import require_json, write_shown
 from cggm_med.errors import OutputError
 from cggm_med.inference import follow_up
@@ -55,8 +55,29 @@ def test_0_1_and_2(monkeypatch, tmp_path, change, capsys):
     change(lambda *words, **options: found, 1)
     monkeypatch.setattr(doctor, "examine", lambda: [doctor.Check("torch", False, "not installed")])
     command(monkeypatch, "doctor", code=1)
-    with pytest.raises(ZeroDivisionError):  # a traceback, with which Python ends with 1
-        change(raising(ZeroDivisionError()), 1)
+
+
+def test_an_error_that_nobody_foresaw_is_one_line_and_a_file_to_report(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(doctor, "examine", raising(ValueError("two\nlines")))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["cggm-med", "doctor"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 1
+    said = capsys.readouterr().err
+    (file,) = tmp_path.iterdir()
+    assert said == (
+        "unforeseen ValueError: two lines; this is a fault of cggm-med or of a plug-in; report it with "
+        f"{file} (which names your files and paths), or look with --debug\n"
+    )
+    report = file.read_text()
+    assert f"cggm-med {version('cggm-med')}" in report
+    assert "command: cggm-med doctor" in report
+    assert report.rstrip().endswith("two\nlines")
+    assert file.stat().st_mode & 0o077 == 0
+    monkeypatch.setattr("sys.argv", ["cggm-med", "doctor", "--debug"])
+    with pytest.raises(ValueError, match="two"):
+        main()
 
 
 def test_130_and_143(monkeypatch, tmp_path, change, capsys):

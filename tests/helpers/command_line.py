@@ -6,11 +6,17 @@ from collections.abc import Mapping
 import pytest
 
 from cggm_med.cli import app as cli
+from cggm_med.cli import unforeseen
+
+
+def _raised(error):
+    raise error
 
 
 def command(monkeypatch, *words, code=0):
-    """``cggm-med WORDS``, which must end with this exit code."""
+    """``cggm-med WORDS``, which must end with this exit code, and with no error that nobody foresaw."""
     monkeypatch.setattr("sys.argv", ["cggm-med", *map(str, words)])
+    monkeypatch.setattr(unforeseen, "in_one_line", _raised)
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert (end.value.code or 0) == code
