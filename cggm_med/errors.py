@@ -19,6 +19,9 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 
+MAX_KNOWN = 60  # names of a kind in a message: all settings of a section, not all cases of a data set
+
+
 class CggmMedError(Exception):
     """Base of all errors that the package raises on purpose."""
 
@@ -45,7 +48,8 @@ class UnknownName(CggmMedError):
             close = difflib.get_close_matches(name.strip().lower(), spelled, n=1, cutoff=0.5)
             guess = spelled[close[0]] if close else ""
         meant = f" Did you mean '{guess}'?" if guess else ""
-        super().__init__(f"no {kind} '{name}'.{meant} Known: {', '.join(known) or 'none'}{fix and '. ' + fix}")
+        shown = first_of(known, MAX_KNOWN) or "none"
+        super().__init__(f"no {kind} '{name}'.{meant} Known: {shown}{fix and '. ' + fix}")
 
 
 class MissingExtra(CggmMedError):

@@ -248,6 +248,19 @@ def cache_folder(setting: str | None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cggm-med"
 
 
+@contextlib.contextmanager
+def caching() -> Iterator[None]:
+    """What the block writes belongs into the cache: if that is impossible, say which setting chooses another one.
+
+    Raises:
+        OutputError: if the cache cannot be written.
+    """
+    try:
+        yield
+    except OutputError as error:
+        raise OutputError(f"{error} for the cache with --set data.cache=FOLDER") from error
+
+
 def digest_of(content: bytes, size: int = 12) -> str:
     """BLAKE2b digest of ``size`` bytes, in hexadecimal digits.
 

@@ -60,7 +60,10 @@ def read_npy(path: Path) -> NDArray[Any]:
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing") from error
     except Exception as error:  # of a damaged header, also errors of the tokenizer and of memory
-        raise DataError(f"{path} is damaged or no array of numbers or text: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        if "allow_pickle" in reason:  # numpy's advice is to run what is in the file
+            reason = "it holds Python objects"
+        raise DataError(f"{path} is damaged or no array of numbers or text: {reason}; copy or make it anew") from error
     return array
 
 

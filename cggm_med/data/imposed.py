@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cggm_med.data.cases import Case
 from cggm_med.data.layouts import read_json
-from cggm_med.errors import ConfigError, DataError, UnknownName
+from cggm_med.errors import ConfigError, DataError, UnknownName, kind_of
 
 _RATES = re.compile(r"(\d(?:-\d)+)(?::(\d+))?")
 
@@ -127,11 +127,12 @@ def read_absent(path: Path, modalities: Sequence[str], known: Sequence[str]) -> 
 
 def _from_json(path: Path) -> dict[str, set[str]]:
     content = read_json(path)
-    listed = isinstance(content, dict) and all(
-        isinstance(gone, list) and all(isinstance(m, str) for m in gone) for gone in content.values()
-    )
-    if not listed:
-        raise DataError(f'{path}: expected the missing modalities of each case, such as {{"case1": ["t1", "t2"]}}')
+    expected = 'expected the missing modalities of each case, such as {"case1": ["t1", "t2"]}'
+    if not isinstance(content, dict):
+        raise DataError(f"{path} holds {kind_of(content)}; {expected}")
+    for case, gone in content.items():
+        if not (isinstance(gone, list) and all(isinstance(m, str) for m in gone)):
+            raise DataError(f"{path} holds {gone!r:.80} for case {case}; {expected}")
     return {case: set(gone) for case, gone in content.items()}
 
 

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from cggm_med.data.cases import CaseList, natural_key
 from cggm_med.data.layouts import read_json
-from cggm_med.errors import ConfigError, DataError, UnknownName, counted
+from cggm_med.errors import ConfigError, DataError, UnknownName, counted, kind_of
 from cggm_med.files import write_json
 
 NAMES = ("train", "validation", "test")
@@ -172,9 +172,10 @@ def fold_splits(
     groups = sorted({case.group for case in cases} - tested, key=lambda group: _draw(group, seed))
     size = max(1, round(validation * (len(groups) + len(tested)))) if validation else 0
     if len(groups) <= size:
+        lower = f" with data.validation={validation}; lower it, or" if validation else ";"
         raise DataError(
-            f"fold {fold} tests {len(tested)} of {len(groups) + len(tested)} {kind}s, and leaves none to train with "
-            f"data.validation={validation}; lower it, or divide them into more folds"
+            f"fold {fold} tests {len(tested)} of {len(groups) + len(tested)} {kind}s, and leaves none to train"
+            f"{lower} divide them into more folds"
         )
     chosen = dict.fromkeys(groups, "train") | dict.fromkeys(groups[:size], "validation") | dict.fromkeys(tested, "test")
     splits = _divide(cases, chosen)
@@ -213,7 +214,11 @@ def read_splits(path: Path, cases: Sequence[Member], kind: str = "patient") -> S
         if name not in NAMES:
             raise UnknownName("split", name, NAMES, f"It stands in {path}")
     if not (isinstance(content, dict) and len(content) == len(NAMES) and all(map(_is_ids, content.values()))):
-        raise DataError(f'{path}: expected {{"train": [case ids], "validation": [case ids], "test": [case ids]}}')
+        of = content if isinstance(content, dict) else {}
+        given = ", ".join(f"{name}: {kind_of(ids)}" for name, ids in of.items()) or kind_of(content)
+        raise DataError(
+            f'{path} holds {given}; expected {{"train": [case ids], "validation": [case ids], "test": [case ids]}}'
+        )
     splits = Splits(**{name: tuple(ids) for name, ids in content.items()})
     check_splits(splits, cases, where=f"the splits in {path}", kind=kind)
     return splits

@@ -39,7 +39,8 @@ def masks_of(folder: Path, cases: Sequence[str]) -> dict[str, Path]:
         files.setdefault(stem(path.name), []).append(path)
     if missing := [case for case in cases if case not in files]:
         raise DataError(
-            f"{folder} holds no mask of {len(missing)} of {len(cases)} cases; add them, or choose cases with --split:",
+            f"{folder} holds no mask of {len(missing)} of {len(cases)} cases; add them, or score fewer cases: those of "
+            "a run's split with --against RUN --split test, or of a list that is given as --data:",
             [f"{case}: expected {folder / case}.nii.gz" for case in missing],
         )
     if several := [f"{case}: {', '.join(p.name for p in files[case])}" for case in cases if len(files[case]) > 1]:

@@ -183,7 +183,7 @@ class Predictor:
             raise UnknownName("modality in this run", resample_to, task.modalities)
         self.task, self.volumes = task, volumes
         self.flips, self.trust_names, self.resample_to = flips, trust_names, resample_to
-        self.accepted = tuple(accept)
+        self.accepted = (*accept, *(["exchanged_modalities"] if trust_names else []))
         self.device = select_device(task.config.train.device)
         labels, self.known = _read_facts(self.run)
         if labels not in volumes.conventions:
@@ -320,8 +320,7 @@ class Predictor:
 
     def _require_usable(self, case: str, odd: Sequence[Finding], others: Sequence[Finding]) -> None:
         """Refuse images that nobody accepted as they look."""
-        accepted = {*self.accepted, *(["exchanged_modalities"] if self.trust_names else [])}
-        objecting = standing(odd, accepted)
+        objecting = standing(odd, self.accepted)
         for finding in objecting:
             if finding.kind.name == "exchanged_modalities":
                 raise DataError(
@@ -342,7 +341,8 @@ class Predictor:
         found, scan = read_on_one_grid(case, None, wanted)
         if scan is None and found.differing and self.resample_to is not None and wanted is None:
             raise DataError(
-                f"{case.id}: files lie on different grids, and the case has no {self.resample_to} to resample them to"
+                f"{case.id}: files lie on different grids, and the case has no {self.resample_to} to resample them to; "
+                f"choose one of {', '.join(case.images)} with --resample-to"
             )
         objecting = objections(found.findings, self.accepted, accept=ACCEPT)
         if scan is None:

@@ -23,7 +23,7 @@ from cggm_med.config import RunConfig, Tree, require
 from cggm_med.data.splits import NAMES, Member, Splits, check_splits, members_of, split_by_group
 from cggm_med.data.step_sampler import visited
 from cggm_med.errors import DataError, NonFiniteLoss
-from cggm_med.files import cache_folder, did_you_mean, pieces
+from cggm_med.files import cache_folder, caching, did_you_mean, pieces
 from cggm_med.metrics.classification_regression import FUSED
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
@@ -168,7 +168,7 @@ class SampleTask(Task):
     def find(self, say: Callable[[str], None]) -> tuple[str, ...]:
         """Read the list of samples; without a path, of generated data."""
         data = self.config.data
-        with distributed.first_process_first():
+        with distributed.first_process_first(), caching():
             if data.path is None:
                 cache = cache_folder(data.cache)
                 path = generated_data(self.config.task.name, self.generated_version, self.generate, cache, say)

@@ -53,7 +53,7 @@ from cggm_med.data.volumes.raters import Raters
 from cggm_med.data.volumes.resample import OneGrid
 from cggm_med.data.volumes.transforms import NativeGrid, Spacing
 from cggm_med.errors import CheckpointError, ConfigError, DataError, NonFiniteLoss, UnknownName, counted, first_of
-from cggm_med.files import cache_folder
+from cggm_med.files import cache_folder, caching
 from cggm_med.metrics.lesions import LesionRules
 from cggm_med.metrics.metric import Metric, load_metrics
 from cggm_med.metrics.overlap import dice
@@ -346,7 +346,7 @@ class SegmentationTask(Task):
         data = self.config.data
         if data.path is not None:
             return Path(data.path)
-        with distributed.first_process_first():
+        with distributed.first_process_first(), caching():
             return self.embedded_data(cache_folder(data.cache), say)
 
     @property
@@ -595,7 +595,8 @@ class SegmentationTask(Task):
         if missing and not training:
             raise CheckpointError(f"the run's settings lack data.rescaling of {', '.join(missing)}; train it anew")
         folder = cache_folder(data.cache) / "intensities"
-        found = training_rescalings(training, preprocessing, missing, folder, workers=data.workers)
+        with caching():
+            found = training_rescalings(training, preprocessing, missing, folder, workers=data.workers)
         if found:
             # In the run's settings, so that later scans are normalised alike.
             numbers = {modality: rescaling.settings for modality, rescaling in found.items()}

@@ -67,7 +67,7 @@ def test_npy_files_come_back(tmp_path):
 def test_npy_files_with_objects_are_refused(tmp_path):
     """Objects are pickles; a pickle runs code."""
     np.save(tmp_path / "a.npy", np.array([{"a": 1}], dtype=object))
-    with pytest.raises(DataError, match="Object arrays cannot be loaded"):
+    with pytest.raises(DataError, match="it holds Python objects; copy or make it anew"):
         read_npy(tmp_path / "a.npy")
 
 

@@ -301,13 +301,16 @@ def test_bad_requests(predictor, run, scans, tmp_path):
     assert set(find_images(predictor, scans, ["t1"])["BraTS2021_00000"]) == {"t1"}
 
 
-def test_exchanged_modalities_are_refused(run, predictor, scans):
+def test_exchanged_modalities_are_refused_unless_the_names_are_trusted(run, predictor, scans, tmp_path, monkeypatch):
     images = files(scans, 0)
     exchanged = {**images, "t1": images["t2"], "t2": images["t1"]}
     with pytest.raises(DataError, match="the image given as t1 looks like t2.*--trust-names"):
         predictor.predict("case", exchanged)
     trusting = Predictor(run, "cpu", trust_names=True)
     assert trusting.predict("case", exchanged).modalities == MODALITIES
+    words = ("predict", run, *words_of(exchanged), "-o", tmp_path / "mask.nii.gz")
+    command(monkeypatch, *words, code=1)
+    command(monkeypatch, *words, "--trust-names")  # what the message says is all that is needed
 
 
 @pytest.mark.parametrize(

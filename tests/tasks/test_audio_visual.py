@@ -319,6 +319,7 @@ def test_at_most_twenty_missing_clips_are_listed(tmp_path, cache):
     for setting in ("data.skip_missing=false", "data.skip_missing=true"):  # nothing would be left
         with pytest.raises(DataError, match="51 of 51 listed clips") as error:
             make("cremad", tmp_path, cache, setting).find(silent)
+        assert "skip_missing" not in str(error.value)  # which would not help
         assert len(error.value.problems) == 21
         assert error.value.problems[20] == "and 31 more"
 
@@ -340,7 +341,10 @@ def rewrite(file, change):
 CREMAD_ERRORS = {
     "no list": (lambda r: (r / "test.csv").unlink(), r"test\.csv is missing; expected a list with clip, label"),
     "empty list": (lambda r: (r / "test.csv").write_text("\n"), r"test\.csv is empty"),
-    "no text": (lambda r: (r / "test.csv").write_bytes(b"\xff\xfe\x00"), r"test\.csv cannot be read as text"),
+    "no text": (
+        lambda r: (r / "test.csv").write_bytes(b"\xff\xfe\x00"),
+        r"test\.csv is not UTF-8: .*; save it in",
+    ),
     "label": (
         lambda r: rewrite(r / "test.csv", lambda t: t.replace("NEU\n", "JOY\n", 1)),
         r"row 1: unknown label 'JOY'",
@@ -461,9 +465,9 @@ KINETICS_ERRORS = {
     "two": (lambda r: (r / "a.json").write_text("{}"), r"has KS\.json, a\.json; expected either"),
     "both": (lambda r: (r / "train.txt").write_text("a,1,1"), r"has train\.txt, KS\.json; expected either"),
     "no JSON": (lambda r: (r / "KS.json").write_text("{"), r"KS\.json is not JSON: line 1"),
-    "a list": (lambda r: (r / "KS.json").write_text("[]"), r'KS\.json: expected \{"labels"'),
-    "labels": (lambda r: set_json(r, lambda c: c.update(labels=["a", "a"])), r'KS\.json: expected \{"labels"'),
-    "database": (lambda r: set_json(r, lambda c: c.update(database=[])), r'KS\.json: expected \{"labels"'),
+    "a list": (lambda r: (r / "KS.json").write_text("[]"), r'KS\.json holds .*; expected \{"labels"'),
+    "labels": (lambda r: set_json(r, lambda c: c.update(labels=["a", "a"])), r'KS\.json holds .*; expected \{"labels"'),
+    "database": (lambda r: set_json(r, lambda c: c.update(database=[])), r'KS\.json holds .*; expected \{"labels"'),
     "subset": (
         lambda r: set_json(r, lambda c: c["database"]["tr-0"].update(subset="dev")),
         "clip tr-0 has subset 'dev', expected one of training, validation, testing",
@@ -511,7 +515,7 @@ def test_bad_lists_of_kinetics_sounds(row, message, tmp_path, cache):
 def test_one_list_is_missing_or_there_are_two(tmp_path, cache):
     write_lists(tmp_path, names=("my_train.txt", "my_test.txt"))
     (tmp_path / "old_train.txt").write_text("a,1,1")
-    with pytest.raises(DataError, match=r"several lists for train: my_train\.txt, old_train\.txt; name the one"):
+    with pytest.raises(DataError, match=r"several lists for train: my_train\.txt, old_train\.txt; rename the right"):
         make("kinetics_sounds", tmp_path, cache).find(silent)
     (tmp_path / "old_train.txt").unlink()
     (tmp_path / "my_test.txt").unlink()

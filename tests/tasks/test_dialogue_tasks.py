@@ -330,8 +330,9 @@ def test_files_with_other_dialogues(name, problem):
         files["roberta"]["test"].append(moved)
 
     first = "Ses01F_a" if TASK[name].speaker_names else "0"
-    assert f"{TASK[name].features_file} lacks 1 dialogues of {TASK[name].roberta_file}:\n  {first}" in problem(
-        name, lose
+    assert (
+        f"{TASK[name].features_file} lacks 1 dialogues of {TASK[name].roberta_file}; use files of one source:\n"
+        f"  {first}" in problem(name, lose)
     )
     assert "1 dialogues stand in test of" in problem(name, move)
 

@@ -191,7 +191,7 @@ def test_everything_that_is_missing_is_listed(tmp_path, cache):
     write(tmp_path)
     for file in ("A/comparE.h5", STATISTICS, "target/1/val_int2name.npy"):
         (tmp_path / file).unlink()
-    with pytest.raises(DataError, match="expected the layout in the documentation of task 'iemocap'") as error:
+    with pytest.raises(DataError, match="expected a folder with A, V, L and target") as error:
         found(tmp_path, cache)
     assert set(error.value.problems) == {
         str(tmp_path / file) for file in ("A/comparE.h5", STATISTICS, "target/1/val_int2name.npy")
@@ -200,7 +200,7 @@ def test_everything_that_is_missing_is_listed(tmp_path, cache):
 
 
 def test_a_file_in_place_of_the_folder_is_told(tmp_path, cache):
-    with pytest.raises(DataError, match="files are missing"):
+    with pytest.raises(DataError, match="lacks files; expected a folder with A, V, L and target"):
         found(write(tmp_path) / FILES["text"], cache)
 
 
@@ -208,7 +208,7 @@ def test_utterances_that_a_file_lacks_are_listed(tmp_path, cache):
     with h5py.File(write(tmp_path) / FILES["vision"], "a") as store:
         del store[NAMES[4]], store[NAMES[7]]
         store.create_group(NAMES[7])
-    with pytest.raises(DataError, match=r"V/denseface\.h5 lacks 2 utterances of target/:") as error:
+    with pytest.raises(DataError, match=r"V/denseface\.h5 lacks 2 utterances of target/; use files of") as error:
         found(tmp_path, cache)
     assert set(error.value.problems) == {NAMES[4], NAMES[7]}
 
@@ -219,6 +219,13 @@ def test_without_labels_what_is_no_utterance_is_listed(tmp_path, cache):
     with pytest.raises(DataError, match=r"V/denseface\.h5 holds what is no array of an utterance") as error:
         make(tmp_path, cache).read_unlabelled(tmp_path, ("vision",), silent)
     assert error.value.problems == ("more",)
+
+
+def test_without_labels_a_missing_file_is_not_called_damaged(tmp_path, cache):
+    write(tmp_path)
+    (tmp_path / STATISTICS).unlink()
+    with pytest.raises(DataError, match=r"A/comparE_mean_std\.h5 is missing; copy it there$"):
+        make(tmp_path, cache).read_unlabelled(tmp_path, ("audio",), silent)
 
 
 def npy(file, change):

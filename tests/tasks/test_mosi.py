@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cggm_med.config import parse_overrides
-from cggm_med.errors import DataError
+from cggm_med.errors import DataError, OutputError
 from cggm_med.metrics.classification_regression import Predicted
 from cggm_med.registry import TASKS, load
 from cggm_med.runs.settings import make_config
@@ -442,12 +442,19 @@ def test_a_video_in_two_splits_is_refused(tmp_path, cache):
         read(tmp_path, content, cache)
 
 
+def test_a_cache_that_cannot_be_written_names_the_setting_that_chooses_another(tmp_path):
+    file = save(tmp_path, whole())
+    with pytest.raises(OutputError, match="choose another folder for the cache with --set data.cache=FOLDER$"):
+        found(file, cache=file)
+    found(file, cache=tmp_path / "other")
+
+
 def test_a_folder_with_several_pickles_or_none_is_told(tmp_path, cache):
-    with pytest.raises(DataError, match="must hold one pickle, found none; name the file itself"):
+    with pytest.raises(DataError, match=r"holds no pickle \(\.pkl or \.pickle\); expected a pickle \{train"):
         found(tmp_path, cache)
     save(tmp_path, whole()).rename(tmp_path / "mosi_data.pkl")
     (tmp_path / "mosi_data_noalign.pickle").write_bytes(b"")
-    with pytest.raises(DataError, match=r"found mosi_data\.pkl, mosi_data_noalign\.pickle; name the file itself"):
+    with pytest.raises(DataError, match=r"several pickles, mosi_data\.pkl, mosi_data_noalign\.pickle; name one"):
         found(tmp_path, cache)
 
 

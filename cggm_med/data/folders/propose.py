@@ -45,6 +45,8 @@ def propose(path: Path) -> Proposal:
     if not path.exists():
         near = did_you_mean(path)
         raise DataError(f"{path} does not exist{near}; expected a folder of scans, or a list of them (.json or .yaml)")
+    if path.is_file() and path.suffix.lower() not in (".json", *_YAML):
+        raise DataError(f"{path} is one file; expected a folder of scans, or a list of them (.json or .yaml)")
     lists = [path] if path.is_file() else _lists_in(path)
     if len(lists) > 1:
         raise DataError(f"{path} holds several lists of cases; give one of them:", [str(file) for file in lists])

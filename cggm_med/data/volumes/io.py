@@ -45,9 +45,10 @@ def open_image(path: Path) -> StoredImage:
     Raises:
         DataError: if it is missing, damaged or of another format.
     """
-    ending = next((ending for ending in FORMATS if path.name.lower().endswith(ending)), ".nii")
-    with reading(path):
-        image = FORMATS[ending](path)
+    known = [opened for ending, opened in FORMATS.items() if path.name.lower().endswith(ending)]
+    other = f"convert it to one of {', '.join(FORMATS)}"
+    with reading(path) if known else reading(path, other):
+        image = known[0](path) if known else open_nifti(path)
         return replace(image, findings=(*image.findings, *implausible_size(image.affine, image.shape)))
 
 

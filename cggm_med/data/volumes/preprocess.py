@@ -27,8 +27,8 @@ from cggm_med.data.volumes.prepared import MEASURED, PreparedCase, is_measured
 from cggm_med.data.volumes.raters import Raters, majority, shares
 from cggm_med.data.volumes.resample import OneGrid, read_on_one_grid
 from cggm_med.data.volumes.transforms import resampling, to_network
-from cggm_med.errors import CggmMedError, DataError, OutputError, in_one_line
-from cggm_med.files import atomic_folder, digest_of, digest_of_files, write_json
+from cggm_med.errors import CggmMedError, DataError, in_one_line
+from cggm_med.files import atomic_folder, caching, digest_of, digest_of_files, write_json
 from cggm_med.objectives.losses import UNKNOWN
 
 VERSION = 2  # part of every cache key: raise it whenever the same files would give other numbers
@@ -136,7 +136,7 @@ def prepare(
     problems: list[str] = []
     findings: list[Finding] = []
     differing = undeclared = False
-    try:
+    with caching():
         results = map_in_processes(work, cases, min(workers, len(cases)))
         for done, of in enumerate(results, start=1):
             folders.append(of.folder)
@@ -146,8 +146,6 @@ def prepare(
             undeclared |= of.undeclared
             if progress is not None:
                 progress(done, len(cases))
-    except OutputError as error:
-        raise OutputError(f"{error} for preprocessed cases with --set data.cache=FOLDER") from error
     if problems:
         problems += objections(findings, preprocessing.accepted, accept=ACCEPT)
         followed = {of.name: of for of in map(preprocessing.convention_of, cases)}

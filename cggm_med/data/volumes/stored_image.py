@@ -88,8 +88,12 @@ def needed(package: str, path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: Path, remedy: str = "it may be damaged or incomplete, copy it anew") -> Iterator[None]:
     """Turn whatever a damaged file makes the block raise into one line that names the file.
+
+    Args:
+        path: of the file.
+        remedy: what helps, unless the file itself tells something better.
 
     Raises:
         DataError: with that line.
@@ -107,11 +111,13 @@ def reading(path: Path) -> Iterator[None]:
                 f"{path} cannot be read: its voxels are in {part}, which does not exist{did_you_mean(part)}"
             ) from error
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise DataError(f"{path} cannot be read: {reason}; {_remedy(path)}") from error
+        if isinstance(error, ImageFileError):  # nibabel names the file once more, and what it tried itself
+            reason = "it does not begin as an image does"
+        raise DataError(f"{path} cannot be read: {reason}; {_remedy(path) or remedy}") from error
 
 
 def _remedy(path: Path) -> str:
-    """What helps where an existing file cannot be read."""
+    """What helps where an existing file cannot be read, if the file tells; else empty."""
     if path.is_dir():
         return "it is a folder, give one of its files"
     try:
@@ -129,7 +135,7 @@ def _remedy(path: Path) -> str:
             return f"the other file of its pair, {pair.name}, does not exist"
     if beginning[128:132] == b"DICM":
         return "it is a DICOM file, give the folder of its study"
-    return what_it_is(beginning) or "it may be damaged or incomplete, copy it anew"
+    return what_it_is(beginning)
 
 
 def without_single(axes: tuple[int, ...]) -> tuple[int, ...]:
@@ -149,4 +155,4 @@ def damage_of(promised: int, size: int, packed: bool) -> str:
     """Why a file of ``size`` bytes cannot hold ``promised`` bytes, perhaps compressed; empty if it can."""
     if promised <= size * (_MAX_GZIP_RATIO if packed else 1):
         return ""
-    return f"its header promises {promised} bytes and the file has {size}; it is damaged or incomplete"
+    return f"its header promises {promised} bytes and the file has {size}"

@@ -322,7 +322,11 @@ def _require_same_splits(a: _File, b: _File) -> None:
     }
     for one, other in ((a, b), (b, a)):
         if lacking := sorted(known[one] - known[other], key=natural_key):
-            raise DataError(f"{other.path} lacks {len(lacking)} dialogues of {one.path.name}:", lacking, listed=20)
+            raise DataError(
+                f"{other.path} lacks {len(lacking)} dialogues of {one.path.name}; use files of one source:",
+                lacking,
+                listed=20,
+            )
     if moved := sorted(set(a.listed("test")) ^ set(b.listed("test")), key=natural_key):
         raise DataError(
             f"{len(moved)} dialogues stand in test of {a.path} or of {b.path.name} only; use files of one source:",
@@ -333,10 +337,16 @@ def _require_same_splits(a: _File, b: _File) -> None:
 
 def _require_same_labels(a: _File, of_a: Sequence[int], b: _File, of_b: Sequence[int], id: str) -> None:
     if len(of_a) != len(of_b):
-        raise DataError(f"{b.path}, dialogue {id} has {len(of_b)} utterances, {a.path.name} has {len(of_a)}")
+        raise DataError(
+            f"{b.path}, dialogue {id} has {len(of_b)} utterances, {a.path.name} has {len(of_a)}; use files of one "
+            "source"
+        )
     for i, (one, other) in enumerate(zip(of_a, of_b, strict=True)):
         if one != other:
-            raise DataError(f"{b.path}, dialogue {id}, utterance {i}: label {other}, {a.path.name} has {one}")
+            raise DataError(
+                f"{b.path}, dialogue {id}, utterance {i}: label {other}, {a.path.name} has {one}; use files of one "
+                "source"
+            )
 
 
 def _require_equal_streams(file: _File, parts: Sequence[Mapping[str, NDArray[np.float32]]]) -> None:

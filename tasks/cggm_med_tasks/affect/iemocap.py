@@ -101,7 +101,7 @@ class IEMOCAP(ClassificationTask):
         files += [folder / f"{part}_{kind}.npy" for part in SECTIONS for kind in ("label", "int2name")]
         files += [path / STATISTICS] if "audio" in self.modalities else []
         if missing := [str(file) for file in files if not file.is_file()]:
-            raise DataError("files are missing; expected the layout in the documentation of task 'iemocap':", missing)
+            raise DataError(f"{path} lacks files; expected a folder with A, V, L and target. Missing are:", missing)
         labels: dict[str, int] = {}
         sections = {}
         for part, section in SECTIONS.items():
@@ -237,7 +237,9 @@ def _arrays(file: Path, names: list[str] | None) -> dict[str, NDArray[Any]]:
     if problems and names is None:
         raise DataError(f"{file} holds what is no array of an utterance, (time, channel):", problems, listed=20)
     if problems:
-        raise DataError(f"{file} lacks {len(problems)} utterances of target/:", problems, listed=20)
+        raise DataError(
+            f"{file} lacks {len(problems)} utterances of target/; use files of one source:", problems, listed=20
+        )
     return arrays
 
 
@@ -267,5 +269,7 @@ def _opened(file: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(file, "r") as store:
             yield store
+    except FileNotFoundError as error:
+        raise DataError(f"{file} is missing; copy it there") from error
     except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{file} is damaged or no HDF5 file: {' '.join(str(error).split())}; copy it anew") from error

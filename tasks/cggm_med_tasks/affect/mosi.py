@@ -279,8 +279,9 @@ def _the_pickle(path: Path) -> Path:
     found = (file for file in path.iterdir() if not file.name.startswith("."))  # as macOS puts beside each file
     files = sorted(file for file in found if file.suffix in (".pkl", ".pickle"))
     if len(files) != 1:
-        listed = ", ".join(file.name for file in files) or "none"
-        raise DataError(f"{path} must hold one pickle, found {listed}; name the file itself")
+        if not files:
+            raise DataError(f"{path} holds no pickle (.pkl or .pickle); expected {LAYOUT}")
+        raise DataError(f"{path} holds several pickles, {first_of([file.name for file in files])}; name one of them")
     return files[0]
 
 

@@ -231,7 +231,7 @@ def _recordings(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 if content is not None and member.name.lower().endswith(".wav"):
                     yield Path(member.name).name, content
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is no whole tar: {error}; expected {LAYOUT}") from error
+        raise DataError(f"{path} is no tar, or a damaged one; expected {LAYOUT}") from error
 
 
 def _images(speakers: Sequence[str]) -> dict[tuple[str, int], NDArray[np.float32]]:

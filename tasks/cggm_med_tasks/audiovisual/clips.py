@@ -216,9 +216,9 @@ class ClipTask(ClassificationTask):
         samples = [sample for sample in samples if sample.id not in unusable]
         count = f"{len(unusable)} of {listed_count} listed clips"
         if unusable and not (self.config.data.skip_missing and samples):
+            skip = ", or leave the clips out with data.skip_missing=true" if samples else ", or give their folder"
             raise DataError(
-                f"{count} lack files in {root}, or have some that cannot be read; add or copy these anew, or leave the "
-                "clips out with data.skip_missing=true:",
+                f"{count} lack files in {root}, or have some that cannot be read; add or copy these anew{skip}:",
                 [f"{clip}: {finding.seen}" for clip, finding in unusable.items()],
                 listed=20,
             )
@@ -369,10 +369,12 @@ def read_rows(file: Path, fields: Sequence[str], separator: str) -> list[tuple[s
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(f"{file} is missing; expected a list with {', '.join(fields)} in each row") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read as text: {error}") from error
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}; expected a text file") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not UTF-8: {error}; save it in this encoding") from error
     rows = []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():

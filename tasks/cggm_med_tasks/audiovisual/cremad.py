@@ -158,5 +158,8 @@ def _read_list(file: Path) -> list[tuple[str, int]]:
 def _speaker(clip: str) -> str:
     match = SPEAKER.fullmatch(clip)
     if match is None:
-        raise DataError(f"data.by_speaker=true: clip {clip} does not begin with an actor's number as 1001_IEO_NEU_XX")
+        raise DataError(
+            f"data.by_speaker=true: clip {clip} does not begin with an actor's number as 1001_IEO_NEU_XX; rename it, "
+            "or set data.by_speaker=false"
+        )
     return match.group(1)

@@ -47,7 +47,7 @@ from torch import Tensor
 from cggm_med.config import Tree
 from cggm_med.data.arrays import read_npy, require_finite, require_numbers
 from cggm_med.data.layouts import read_json
-from cggm_med.errors import DataError
+from cggm_med.errors import DataError, kind_of
 from cggm_med.files import cache_folder
 from cggm_med.task.samples import Inputs, Sample, SampleList
 from cggm_med_tasks.audiovisual.clips import PRESETS, ClipFiles, ClipTask, read_rows
@@ -134,7 +134,8 @@ class KineticsSounds(ClipTask):
         names = isinstance(labels, list) and labels and all(isinstance(name, str) for name in labels)
         if not names or len(set(labels)) < len(labels) or not isinstance(database, dict):
             database_form = '"database": {clip: {"subset": ..., "label": name}}'
-            raise DataError(f'{file}: expected {{"labels": [different names], {database_form}}}')
+            given = f"labels: {labels!r:.80}, database: {kind_of(database)}" if content else "no such object"
+            raise DataError(f'{file} holds {given}; expected {{"labels": [different names], {database_form}}}')
         self.settle_classes(labels, file)
         listed: Listed = {section: [] for section in SUBSETS.values()}
         for clip, about in database.items():
@@ -210,7 +211,7 @@ def _list_file(root: Path, section: str) -> Path | None:
     files = sorted(root.glob(f"*{section}*.txt"))
     if len(files) > 1:
         names = ", ".join(file.name for file in files)
-        raise DataError(f"{root} has several lists for {section}: {names}; name the one that counts {section}.txt")
+        raise DataError(f"{root} has several lists for {section}: {names}; rename the right one to {section}.txt")
     return files[0] if files else None
 
 
@@ -269,12 +270,13 @@ def _opened(source: Path) -> Iterator[h5py.Dataset]:
                 raise DataError(f"{source} has no frames in 'video'; expected the bytes of one JPEG each")
             yield video
     except OSError as error:
-        reason = " ".join(str(error).split())
+        reason = error.strerror or " ".join(str(error).split())
         raise DataError(f"{source} is damaged or no HDF5 file: {reason}; make it anew") from error
 
 
 def _decode(frame: Any, name: str) -> Tensor:
     """A frame from the bytes of its JPEG."""
     if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8):
-        raise DataError(f"{name} holds {type(frame).__name__}, expected the bytes of a JPEG (uint8)")
+        given = getattr(frame, "dtype", type(frame).__name__)
+        raise DataError(f"{name} holds {given}, expected the bytes of a JPEG (uint8)")
     return read_image(io.BytesIO(frame.tobytes()), name=name)

@@ -33,6 +33,7 @@ from PIL import Image
 from torch import Tensor
 
 from cggm_med.config import Tree, require
+from cggm_med.data.cases import natural_key
 from cggm_med.errors import DataError
 from cggm_med.task.samples import Inputs, Sample, SampleList
 from cggm_med_tasks.audiovisual.clips import PRESETS, ClipDataConfig, ClipFiles, ClipTask, read_rows
@@ -214,7 +215,8 @@ def _flow_files(u: Path, v: Path) -> list[tuple[Path, Path]]:
     """The files of both directions of each frame."""
     files_u, files_v = _frames(u), _frames(v)
     if [file.name for file in files_u] != [file.name for file in files_v]:
-        raise DataError(f"{u} has {len(files_u)} frames, {v} has {len(files_v)}; expected the same names in both")
+        one = sorted({file.name for file in files_u} ^ {file.name for file in files_v}, key=natural_key)[0]
+        raise DataError(f"{u} and {v} hold different frames: {one} is in one of them only; extract the flow anew")
     return list(zip(files_u, files_v, strict=True))
 
 

@@ -106,4 +106,7 @@ class FeatureStore:
 
 
 def _damaged(block: Path, error: Exception) -> DataError:
-    return DataError(f"{block} holds damaged features ({' '.join(str(error).split())}); delete it, they are made again")
+    reason = " ".join(str(error).split())
+    if "allow_pickle" in reason:  # numpy's advice is to run what is in the file
+        reason = "no array of numbers"
+    return DataError(f"{block} holds damaged features ({reason}); delete it, they are made again")

@@ -39,7 +39,7 @@ from cggm_med.config import Tree, require
 from cggm_med.data.layouts import read_json
 from cggm_med.data.splits import Splits
 from cggm_med.errors import ConfigError, DataError, first_of, kind_of
-from cggm_med.files import cache_folder, digest_of, write_json, write_text
+from cggm_med.files import cache_folder, caching, digest_of, write_json, write_text
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.models.sequence import SequenceModelConfig, sequence_heads, sequence_model, settle_channels
@@ -184,7 +184,7 @@ class Food101(ClassificationTask):
         known = self.config.task.classes or tuple(sorted({row.label for row in rows["train"]}))
         first: dict[str, str] = {}
         for row in (row for part in rows.values() for row in part):
-            if row.label not in known:
+            if known and row.label not in known:
                 problems.append(f"{row.where}: unknown label '{row.label}', expected one of {first_of(known)}")
             if "image" in self.modalities and not row.image.is_file():
                 problems.append(f"{row.where}: there is no image {row.image}")
@@ -218,7 +218,8 @@ class Food101(ClassificationTask):
         In several processes the first computes for all.
         """
         super().prepare(splits, say)
-        self.samples = self._with_features(self.samples, say)
+        with caching():
+            self.samples = self._with_features(self.samples, say)
         some = next(iter(self.samples.values()))
         arrays = [{m: self.features[m][some.inputs[m]] for m in self.modalities}]
         self.settle(model=settle_channels(self.config.model, self.modalities, arrays))
@@ -343,8 +344,10 @@ def _unlabelled_rows(file: Path, modalities: Sequence[str], problems: list[str])
         raise DataError(f'{file} holds {kind_of(content)}, expected a list of {{"id", "text_tokens", "img_path"}}')
     for number, entry in enumerate(content):
         where = f"{file.name}, entry {number}"
-        filled = {"text_tokens": [], "img_path": "-", **entry, "label": "-"} if isinstance(entry, dict) else entry
-        if wrong := _wrong_entry(filled):
+        if not isinstance(entry, dict):
+            problems.append(f"{where}: {kind_of(entry)}, expected an object with id, and text_tokens or img_path")
+            continue
+        if wrong := _wrong_entry({"text_tokens": [], "img_path": "-", **entry, "label": "-"}):
             problems.append(f"{where}: {wrong}")
             continue
         inputs: dict[str, Any] = {}
@@ -361,7 +364,7 @@ def _unlabelled_rows(file: Path, modalities: Sequence[str], problems: list[str])
 def _wrong_entry(entry: Any) -> str:
     """What is wrong with an entry of a JSON list, if anything."""
     if not isinstance(entry, dict):
-        return f"{type(entry).__name__}, expected an object with id, label, text_tokens, img_path"
+        return f"{kind_of(entry)}, expected an object with id, label, text_tokens, img_path"
     if missing := [key for key in ("id", "label", "text_tokens", "img_path") if key not in entry]:
         return f"no {', '.join(missing)}"
     if not isinstance(entry["id"], (str, int)):

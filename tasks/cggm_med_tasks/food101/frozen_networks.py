@@ -22,7 +22,7 @@ from torch import Tensor
 from cggm_med.data.layouts import read_json
 from cggm_med.data.parallel import map_in_processes
 from cggm_med.errors import DataError, MissingExtra, first_of, kind_of
-from cggm_med.files import digest_of, pieces
+from cggm_med.files import did_you_mean, digest_of, pieces
 from cggm_med.torchvision_repair import repair_torchvision
 from cggm_med_tasks.food101.feature_store import Computed, FeatureStore
 from cggm_med_tasks.readers.images import normalise, read_image, resize
@@ -118,10 +118,15 @@ class FrozenText(FrozenNetwork):
                 str(self.folder), local_files_only=True, trust_remote_code=False
             )
         positions = getattr(network.config, "max_position_embeddings", self.length)
-        if len(tokenizer) > network.config.vocab_size or self.length > positions:
+        if len(tokenizer) > network.config.vocab_size:
             raise DataError(
-                f"{self.folder}: the network knows {network.config.vocab_size} word pieces and {positions} positions, "
-                f"its tokenizer has {len(tokenizer)} word pieces, and {self.length} are to be kept of a text"
+                f"{self.folder}: the network knows {network.config.vocab_size} word pieces, its tokenizer has "
+                f"{len(tokenizer)}; use the tokenizer that belongs to the network"
+            )
+        if self.length > positions:
+            raise DataError(
+                f"{self.folder}: model.text_length is {self.length}, expected at most {positions}, as many word pieces "
+                "as the network has positions for"
             )
 
         def encode(texts: Sequence[str]) -> list[Tensor]:
@@ -337,6 +342,14 @@ def _from_hub(name: str, setting: str) -> Path:
     fix = f"name a folder with --set {setting}=FOLDER, or fetch it where there is a network: hf download {name}"
     with transformers_library():
         from huggingface_hub import snapshot_download
+        from huggingface_hub.utils import HFValidationError, validate_repo_id
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        near = did_you_mean(Path(name))
+        raise DataError(
+            f"{setting} is {name}, which does not exist{near}; expected a folder with {CONFIG}, or a name on the hub"
+        ) from error
     wanted = [CONFIG, PREPROCESSOR, *TOKENIZER, "model*.safetensors", "model.safetensors.index.json"]
     # What is here already comes first: it is quick, and a run does not change when the hub does.
     with contextlib.suppress(OSError, ValueError):
@@ -365,7 +378,10 @@ def _load_network(folder: Path, device: torch.device) -> Any:
     absent = [name for name in report["missing_keys"] if not name.startswith("pooler.")]
     if absent or report["mismatched_keys"]:
         some = first_of([*sorted(absent), *map(str, report["mismatched_keys"])])
-        raise DataError(f"{folder}: the weights do not belong to the network of {CONFIG}; missing or different: {some}")
+        raise DataError(
+            f"{folder}: the weights do not belong to the network of {CONFIG}, get both from one source; missing or "
+            f"different: {some}"
+        )
     return network.to(device).eval()
 
 
@@ -376,4 +392,8 @@ def _explained(folder: Path) -> Iterator[None]:
         yield
     except Exception as error:  # it raises anything, safetensors' own class included
         reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{folder} cannot be loaded by transformers: {type(error).__name__}: {reason}") from error
+        if "ignore_mismatched_sizes" in reason:  # which is advice for programmers, and wrong
+            reason = f"the weights have other sizes than {CONFIG} says"
+        raise DataError(
+            f"{folder} cannot be loaded by transformers: {type(error).__name__}: {reason}; copy it anew or name another"
+        ) from error

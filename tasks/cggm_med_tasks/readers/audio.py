@@ -247,4 +247,5 @@ def _reason(error: BaseException) -> str:
         return "it has no format or no samples"  # the variables that scipy would have filled from them
     if isinstance(error, HEADER):
         return "its header is damaged"
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return next(iter(said.splitlines()), "") or type(error).__name__

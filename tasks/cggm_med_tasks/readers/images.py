@@ -124,10 +124,12 @@ def image_size(file: Path) -> tuple[int, int]:
     try:
         with Image.open(file, formats=FORMATS) as image:
             width, height = image.size
-            return (width, height) if image.getexif().get(ExifTags.Base.Orientation, 1) > 4 else (height, width)
+            if image.mode in EIGHT_BITS:
+                return (width, height) if image.getexif().get(ExifTags.Base.Orientation, 1) > 4 else (height, width)
     except UNREADABLE:
-        _, height, width = read_image(file).shape
-        return height, width
+        pass  # reading it says what is wrong
+    _, height, width = read_image(file).shape
+    return height, width
 
 
 def require_one_size(sizes: Sequence[tuple[int, int]], where: Path) -> None:
@@ -269,7 +271,8 @@ def _reason(error: BaseException, source: Path | IO[bytes]) -> str:
         return "there is no such file"
     if isinstance(error, UnidentifiedImageError):
         return what_it_is(_beginning(source)) or "it is none, or of another format"
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return next(iter(said.splitlines()), "") or type(error).__name__
 
 
 def _beginning(source: Path | IO[bytes]) -> bytes:

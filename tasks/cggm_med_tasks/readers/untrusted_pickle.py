@@ -25,7 +25,7 @@ from cggm_med.errors import DataError
 from cggm_med.files import atomic_folder, write_json
 
 _WORKER = Path(__file__).with_name("unpickle_worker.py")
-_FIX = "Get the file from its source again, or convert it to npz yourself"
+_FIX = "Get the file from its source again, or pickle its content anew as numpy arrays in dicts, lists and tuples"
 # Raised whenever the converted form changes; older ones are made again.
 _FORMAT = 1
 _SECONDS = 60
