@@ -18,7 +18,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
-
 MAX_KNOWN = 60  # names of a kind in a message: all settings of a section, not all cases of a data set
 
 
