@@ -342,14 +342,7 @@ def _from_hub(name: str, setting: str) -> Path:
     fix = f"name a folder with --set {setting}=FOLDER, or fetch it where there is a network: hf download {name}"
     with transformers_library():
         from huggingface_hub import snapshot_download
-        from huggingface_hub.utils import HFValidationError, validate_repo_id
-    try:
-        validate_repo_id(name)
-    except HFValidationError as error:
-        near = did_you_mean(Path(name))
-        raise DataError(
-            f"{setting} is {name}, which does not exist{near}; expected a folder with {CONFIG}, or a name on the hub"
-        ) from error
+        from huggingface_hub.errors import HFValidationError
     wanted = [CONFIG, PREPROCESSOR, *TOKENIZER, "model*.safetensors", "model.safetensors.index.json"]
     # What is here already comes first: it is quick, and a run does not change when the hub does.
     with contextlib.suppress(OSError, ValueError):
@@ -358,6 +351,11 @@ def _from_hub(name: str, setting: str) -> Path:
             return here
     try:
         return Path(snapshot_download(name, allow_patterns=wanted, etag_timeout=5))
+    except HFValidationError as error:
+        near = did_you_mean(Path(name))
+        raise DataError(
+            f"{setting} is {name}, which does not exist{near}; expected a folder with {CONFIG}, or a name on the hub"
+        ) from error
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise DataError(f"{setting} {name} is no folder and cannot be had from the hub ({reason}); {fix}") from error
