@@ -109,8 +109,8 @@ class IncompletePredictor(nnUNetPredictor):
         cases = self._cases(Path(source))
         if problems := [problem for case, files in cases.items() for problem in self._problems(case, files)]:
             raise DataError(
-                "these cases do not fit the model; say with --absent what all lack, such as --absent "
-                f"{self.modalities[-1]}, or with --allow-missing that each may lack something:",
+                f"these cases do not fit the model, which has {', '.join(self.modalities)}; say with --absent what all "
+                "lack, or with --allow-missing that each may lack something:",
                 problems,
             )
         used = [[f for m, f in files.items() if m not in self.asked.absent] for files in cases.values()]
@@ -135,7 +135,7 @@ class IncompletePredictor(nnUNetPredictor):
 
     def _problems(self, case: str, files: dict[str, str]) -> list[str]:
         if strange := [channel for channel in files if channel not in self.modalities]:
-            return [f"{case}: {', '.join(strange)}, and the model has {len(self.modalities)}"]
+            return [f"{case}: {', '.join(strange)}, and the model has {len(self.modalities)}, from 0000"]
         wanted = [m for m in self.modalities if m not in self.asked.absent]
         if lacks := [m for m in wanted if m not in files]:
             if lacks == wanted:

@@ -176,7 +176,7 @@ def test_what_cannot_be_predicted_is_refused_before_anything_is_written(model, i
     refused(ConfigError, "--absent names all of FLAIR, T1", absent=["T1", "FLAIR"])
     refused(DataError, "holds no image of a channel, such as case_0000.nii.gz", where=tmp_path)
     (images / "p2_0001.nii.gz").unlink()
-    said = refused(DataError, "say with --absent what all lack, such as --absent T1")
+    said = refused(DataError, "which has FLAIR, T1; say with --absent what all lack")
     assert said.splitlines()[1:] == ["  p2: no T1"]
     assert refused(DataError, "do not fit", absent=["FLAIR"]).splitlines()[1:] == ["  p2: nothing of T1"]
     shutil.copy(images / "p1_0001.nii.gz", images / "p1_0002.nii.gz")
