@@ -11,7 +11,7 @@ from cggm_med.cli.options import Debug
 
 app = typer.Typer(name="nnunet", no_args_is_help=True, rich_markup_mode=None)
 
-PASS_ON = {"ignore_unknown_options": True}
+PASS_ON = {"ignore_unknown_options": True, "help_option_names": ["--help"]}  # -h is nnU-Net's
 Words = Annotated[
     list[str] | None, typer.Argument(metavar="[NNUNET OPTIONS]...", help="Passed on to nnU-Net; -h shows them.")
 ]

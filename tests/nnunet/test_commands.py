@@ -59,6 +59,7 @@ def test_arguments_are_passed_on_as_they_are(called):
     assert called("plan", *words)["argv"] == ["nnUNetv2_plan_and_preprocess", *words]
     words = ["900", "3d_fullres", "0", "-tr", "nnUNetTrainer_5epochs", "-device", "cpu", "--npz", "--c"]
     assert called("train", *words)["argv"] == ["nnUNetv2_train", *words]
+    assert called("train", "-h")["argv"] == ["nnUNetv2_train", "-h"]
     words = ["-i", "in", "-o", "out", "-d", "900", "-f", "0", "1", "--disable_tta"]
     assert called("predict", *words)["argv"] == ["nnUNetv2_predict", *words]
 

@@ -156,10 +156,10 @@ def test_the_strategy_scales_the_encoders_and_nothing_else(make):
 
 
 def test_it_learns(make):
-    trainer = make(settings={"train": {"epochs": 1, "steps_per_epoch": 150}})
-    first, *_, last = (trainer.train_step(batch(trainer, 0))["loss"] for _ in range(150))
-    assert first > 0.2
-    assert last < -0.5  # -1 is the best there is
+    trainer = make(settings={"train": {"epochs": 1, "steps_per_epoch": 60}})
+    first, *_, last = (trainer.train_step(batch(trainer, 0))["loss"] for _ in range(60))
+    assert first > 0.4
+    assert last < 0  # only a mask that overlaps gets there; -1 is the best there is
 
 
 def test_the_optimizer_is_that_of_nnunet(make):
