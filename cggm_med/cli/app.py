@@ -14,6 +14,7 @@ from cggm_med.cli import (
     bundle,
     change,
     check,
+    correct,
     doctor,
     ensemble,
     finished_runs,
@@ -65,6 +66,7 @@ app.command()(train.train)
 app.command()(ensemble.ensemble)
 app.command()(share.share)
 app.command()(finished_runs.evaluate)
+app.command()(correct.correct)
 app.command()(finished_runs.report)
 app.command()(finished_runs.compare)
 app.command()(finished_runs.rank)

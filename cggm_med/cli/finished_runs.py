@@ -80,6 +80,10 @@ def evaluate(
     strata: Annotated[
         Path | None, typer.Option(help="Of --external: CSV with a column case and others, such as site.", metavar="CSV")
     ] = None,
+    worst: Annotated[
+        int | None,
+        typer.Option(help="Of --masks: hand so many of the worst cases over to 3D Slicer or ITK-SNAP.", min=1),
+    ] = None,
     json: JsonFile = None,
     debug: Debug = False,
 ) -> None:
@@ -114,10 +118,13 @@ def evaluate(
             out=out,
             external=external,
             strata=strata,
+            worst=worst,
         )
         write_shown(json, "evaluate", scored.to_json())
         return
     assert folder is not None  # noqa: S101 - one of the two was given
+    if worst is not None:
+        raise typer.BadParameter("--worst goes with --masks FOLDER; write the masks with 'cggm-med predict' first")
     if require is not None and data is None:
         raise typer.BadParameter("--require goes with --data PATH; cases of the run have what it was trained on")
     if require is not None:

@@ -15,11 +15,12 @@ from cggm_med.config import Tree
 from cggm_med.data.cases import Case
 from cggm_med.data.layouts import files_under
 from cggm_med.errors import ConfigError, DataError, UnknownName, counted, first_of
+from cggm_med.evaluation.corrections.hand_over import README, hand_over, worst_cases
 from cggm_med.evaluation.external.question import write_validation
 from cggm_med.evaluation.external.strata import read_strata
 from cggm_med.evaluation.external.validation import RULES as EXTERNAL_RULES
 from cggm_med.evaluation.external.validation import validate
-from cggm_med.evaluation.masks import MASKS_RULE, convention_of_masks, score_masks
+from cggm_med.evaluation.masks import MASKS_RULE, convention_of_masks, masks_of, score_masks
 from cggm_med.files import atomic_folder, require_unused, unused, write_json, write_text
 from cggm_med.metrics.regions import METRICS
 from cggm_med.results.results import Record, Report, print_results
@@ -29,6 +30,7 @@ from cggm_med.runs.folder import RunFolder
 from cggm_med.runs.provenance import origin
 from cggm_med.runs.settings import make_config
 
+WORST = "worst"  # folder of the cases to correct
 COMPARED = tuple(metric for metric in METRICS if not metric.table)  # those of the first table
 
 
@@ -45,6 +47,7 @@ def evaluate_masks(
     out: Path | None = None,
     external: bool = False,
     strata: Path | None = None,
+    worst: int | None = None,
 ) -> Report:
     """Score masks under the rules of a run's table; write the results and what is odd about the files.
 
@@ -60,6 +63,7 @@ def evaluate_masks(
         out: new or empty folder; default: ``evaluations/NAME``.
         external: whether to add the tables of an external validation.
         strata: see ``ExternalQuestion``.
+        worst: how many cases to hand over for correction, in folder ``worst``.
 
     Raises:
         ConfigError: if the task does not segment, or nothing names the data.
@@ -89,6 +93,8 @@ def evaluate_masks(
     if volumes is None:
         raise ConfigError(f"task '{config.task.name}' does not segment, so it has no masks; name another with --task")
     of_masks = convention_of_masks(mask_labels, volumes)
+    if worst is not None and config.data.path is None:
+        raise ConfigError("--worst hands over files of data, and these are generated; name data with --data PATH")
     say = console.print
     made.find(say)
     found = {case.id: case for case in volumes.found.cases}
@@ -143,8 +149,24 @@ def evaluate_masks(
             write_text(temporary / "against.csv", csv_text(compared))
         if validation is not None:
             write_validation(temporary, report, validation)
+        if worst is not None:
+            dice, by_id = worst_cases(report.scores.cases, worst), {case.id: case for case in cases}
+            files = masks_of(masks, list(dice))
+            chosen = [(by_id[id], files[id], volumes.convention_of(by_id[id])) for id in dice]
+            hand_over(
+                temporary / WORST,
+                chosen,
+                dice,
+                data=Path(config.data.path),
+                colours=volumes.colours,
+                of_masks=of_masks,
+            )
     print_results(report, console)
     console.print(f"written: {target / 'results.md'}, results.json and tables as CSV")
+    if worst is not None:
+        console.print(
+            f"to correct: {target / WORST}, see {README} there; then: cggm-med correct {target / WORST} -o NEW"
+        )
     return report
 
 

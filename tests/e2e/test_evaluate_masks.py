@@ -98,6 +98,18 @@ def test_an_external_validation_of_a_run_and_of_its_masks_is_the_same(run, masks
     assert (tmp_path / "masks" / "bland_altman.png").exists()
 
 
+def test_the_worst_case_is_corrected_and_listed(labels, phantom, tmp_path, monkeypatch, capsys):
+    command(monkeypatch, "evaluate", "--masks", labels, "--data", phantom, "--worst", 1, "--out", tmp_path / "out")
+    (case,) = (tmp_path / "out" / "worst" / "cases").iterdir()
+    assert case.name.endswith("3")  # the one that was drawn one voxel aside
+    shutil.copyfile(case / "label.nii.gz", case / "mask.nii.gz")
+    command(monkeypatch, "correct", tmp_path / "out" / "worst", "-o", tmp_path / "new", "--json", tmp_path / "c.json")
+    assert f"wrote {tmp_path / 'new' / 'dataset.json'}" in capsys.readouterr().out
+    assert {change["case"] for change in json.loads((tmp_path / "c.json").read_text())["changes"]} == {case.name}
+    back = nib.load(tmp_path / "new" / "labels" / f"{case.name}.nii.gz")
+    assert np.array_equal(back.dataobj, nib.load(phantom / case.name / f"{case.name}_seg.nii.gz").dataobj)
+
+
 @pytest.mark.usefixtures("masks")
 def test_a_paired_test_by_hand(run, labels, tmp_path, monkeypatch, capsys):
     """Against scipy's own paired t-test, of the reader's and the run's Dice and HD95 of the same cases."""

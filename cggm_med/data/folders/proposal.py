@@ -121,12 +121,12 @@ class Proposal:
         section_of = {id: section for section, ids in (self.sections or {}).items() for id in ids}
         entries: dict[str, list[dict[str, Any]]] = {"training": []}
         for case in sorted(self.cases, key=lambda case: natural_key(case.id)):
-            entries.setdefault(section_of.get(case.id, "training"), []).append(_entry(case, folder))
+            entries.setdefault(section_of.get(case.id, "training"), []).append(entry_of(case, folder))
         return content | {section: listed for section, listed in entries.items() if listed}
 
 
-def _entry(case: Case, folder: Path) -> dict[str, Any]:
-    """One case of a declared list."""
+def entry_of(case: Case, folder: Path) -> dict[str, Any]:
+    """One case of a declared list, with paths relative to ``folder``."""
     entry: dict[str, Any] = {"id": case.id, "patient": case.patient}
     entry |= {modality: _file(image, folder) for modality, image in case.images.items()}
     if case.label is not None:

@@ -60,7 +60,7 @@ def agreement(predicted: Sequence[float], true: Sequence[float], patients: Seque
     Example:
         >>> found = agreement([1.0, 3.0, 4.0], [1.0, 2.0, 3.0], ["a", "b", "c"])
         >>> round(found.bias.value, 3), round(found.low.value, 3), round(found.high.value, 3), round(found.icc.value, 3)
-        (0.667, -0.465, 1.798, 0.812)
+        (0.667, -0.465, 1.798, 0.818)
     """
     pairs = np.column_stack([np.asarray(predicted, float), np.asarray(true, float)])
     cases = len(pairs)
