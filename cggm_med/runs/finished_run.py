@@ -22,10 +22,11 @@ from cggm_med.models.mean_network import MeanNetwork
 from cggm_med.results.order import ORDER, OrderViolations, metrics_in_order, order_violations
 from cggm_med.results.results import CaseValues, Record, Report
 from cggm_med.runs.folder import RunFolder
-from cggm_med.runs.settings import instantiate
+from cggm_med.runs.settings import completed, instantiate
 from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task.base import Task
 from cggm_med.training import checkpoint as checkpoints
+from cggm_med.training.resume_check import changed_settings
 
 OVER_SUBSETS = "mean over subsets"
 WORST_SUBSET = "worst subset"
@@ -294,10 +295,17 @@ class FinishedRun:
             Score and step of the validation that chose them; None if they are those of the last step.
 
         Raises:
-            CheckpointError: if they are missing, damaged or belong to another network.
+            CheckpointError: if they are missing or damaged, belong to another network, or were trained with other
+                settings than the run's file says now.
         """
         file = self.folder.weights
         weights = checkpoints.load(file, device)
+        # A run that was passed on has its settings in one place only.
+        if weights.config and (changed := changed_settings(completed(weights.config), completed(self.settings))):
+            raise CheckpointError(
+                f"{self.folder.config} was changed after the training ({file.name} != now): {'; '.join(changed)}; put "
+                "that back"
+            )
         checkpoints.restore(weights, model, strategy, file)
         return self.best_of(weights)
 

@@ -366,6 +366,25 @@ def test_folders_that_are_no_runs(finished, refused, tmp_path):
     says(refused("evaluate", folder), "no checkpoint", "last.pt; train first, or name another run folder")
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "says_what"),
+    [
+        ("  foreground: 0.5", "  foreground: 0.25", "data.foreground: 0.5 != 0.25"),
+        ("  - flair\n  - t1\n", "  - t1\n  - flair\n", "task.modalities: "),
+        ("  overlap: 0.5", "  overlap: 0.25", "data.overlap: 0.5 != 0.25"),
+    ],
+)
+def test_settings_that_were_edited_after_the_training(before, after, says_what, finished, refused, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    text = (folder / "config.yaml").read_text()
+    edited = text.replace(before, after, 1)
+    assert edited != text
+    (folder / "config.yaml").write_text(edited)
+    for words in (("evaluate", folder), ("bundle", "export", folder, "-o", tmp_path / "bundle")):
+        says(refused(*words), "config.yaml was changed after the training", says_what, "put that back")
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_a_run_keeps_its_settings(finished, refused):
     before = snapshot(finished)
     message = refused("train", "--resume", finished, "--set", "optim.lr=0.01", "--set", "data.workers=1")

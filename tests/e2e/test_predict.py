@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.command_line import command
-from helpers.small_runs import filter_components, trained_run
+from helpers.small_runs import as_if_trained_with, filter_components, trained_run
 
 from cggm_med.bundle.training import TrainedRun
 from cggm_med.data.volumes.io import write_volume
@@ -176,9 +176,7 @@ def test_a_mirrored_scan_gets_the_mirrored_mask_with_flips(run, scans, tmp_path)
 def test_windows_may_be_larger_than_the_patches_of_training(run, scans, tmp_path):
     """The prediction is that of a network whose patches had the size of the windows."""
     larger = shutil.copytree(run, tmp_path / "run")
-    text = (run / "config.yaml").read_text()
-    assert text.count("window_size: null") == 1
-    (larger / "config.yaml").write_text(text.replace("window_size: null", "window_size: [32, 32, 16]"))
+    as_if_trained_with(larger, data__window_size=[32, 32, 16])
     predictor, other = Predictor(larger, "cpu"), Predictor(run, "cpu")
     assert predictor.volumes.patch_size == (16, 16, 16)
     images = files(scans, 2)
@@ -191,7 +189,7 @@ def test_windows_may_be_larger_than_the_patches_of_training(run, scans, tmp_path
     assert predictor.cost(predictor.read("case", images))[0] < windows / 2
     assert TrainedRun(str(larger)).roi_size == [32, 32, 16]
 
-    (larger / "config.yaml").write_text(text.replace("window_size: null", "window_size: [32, 32, 15]"))
+    as_if_trained_with(larger, data__window_size=[32, 32, 15])
     with pytest.raises(ConfigError, match=r"data.window_size is \[32, 32, 15\], expected multiples of 2, at least 4"):
         Predictor(larger, "cpu")
 

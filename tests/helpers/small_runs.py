@@ -5,10 +5,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 from rich.console import Console
 
 from cggm_med.config import parse_overrides
 from cggm_med.runs.settings import make_config
+from cggm_med.training import checkpoint as checkpoints
 from helpers.command_line import command, set_options
 from helpers.pictures import without_pictures
 
@@ -41,6 +44,20 @@ def filter_components(run: Path, kept: dict) -> None:
     choice = json.loads(file.read_text())
     choice["component_filter"]["kept"] = kept
     file.write_text(json.dumps(choice))
+
+
+def as_if_trained_with(run: Path, **changes: object) -> None:
+    """Change settings of a run everywhere; keys are written with two underscores for the dot."""
+    config, device = run / "config.yaml", torch.device("cpu")
+    trained = {file: checkpoints.load(file, device) for file in (run / "checkpoints").glob("*.pt")}
+    stored = yaml.safe_load(config.read_text())
+    for tree in (stored, *(checkpoint.config for checkpoint in trained.values())):
+        for key, value in changes.items():
+            section, _, name = key.partition("__")
+            tree[section][name] = value
+    config.write_text(yaml.safe_dump(stored))
+    for file, checkpoint in trained.items():
+        checkpoints.save(file, checkpoint)
 
 
 def small_config(phantom: Path, cache: Path, **changes: str):

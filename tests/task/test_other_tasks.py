@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers.small_runs import quiet, trained_run
+from helpers.small_runs import as_if_trained_with, quiet, trained_run
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -274,9 +274,7 @@ def test_a_task_that_hands_segmentation_on_predicts_and_is_calibrated_as_the_one
 ):
     run = trained_run(tmp_path / "run", phantom, cache, train__epochs="1")
     other = shutil.copytree(run, tmp_path / "other")
-    settings = yaml.safe_load((run / "config.yaml").read_text())
-    settings["task"]["name"] = "scans"
-    (other / "config.yaml").write_text(yaml.safe_dump(settings))
+    as_if_trained_with(other, task__name="scans")
     case = "BraTS2021_00000"
     images = {m: phantom / case / f"{case}_{m}.nii.gz" for m in BraTS2021.known_modalities}
     a, b = (Predictor(folder, "cpu").predict(case, images) for folder in (run, other))
