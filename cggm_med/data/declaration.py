@@ -371,7 +371,7 @@ def _translated(trained: LabelConvention, data: LabelConvention, where: str) -> 
             if not wanted & found or wanted & set(number_of) != found & known:
                 raise DataError(
                     f"region {region} means {', '.join(sorted(wanted))} in the run and {', '.join(sorted(found))} in "
-                    f"{where}; rename one of them"
+                    f"{where}; give it another name there, or its numbers the meaning of the run"
                 )
             regions[region] = data.regions[region]
         elif wanted <= set(number_of):

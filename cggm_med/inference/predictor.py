@@ -187,7 +187,7 @@ class Predictor:
         self.device = select_device(task.config.train.device)
         labels, self.known = _read_facts(self.run)
         if labels not in volumes.conventions:
-            raise UnknownName("label convention", labels, volumes.conventions)
+            raise UnknownName("label convention", labels, volumes.conventions, f"It stands in {self.run.folder.facts}")
         self.convention = volumes.conventions[labels]
         self.model = self.run.network(task, self.device).eval()
         self.autocast = precision(task.config.train.precision, self.device)

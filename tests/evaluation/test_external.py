@@ -141,7 +141,7 @@ def test_equal_volumes_stay_in_one_third_or_are_told_by_their_ends():
         ("id,site\na,1\n", "has no column 'case'"),
         ("case\na\nb\n", "has no column 'case' and others"),
         ("case,site\na,1\n", "lacks 1 of 2 cases: b"),
-        ("case,site\na,1\na,2\nb,1\n", "names a case twice"),
+        ("case,site\na,1\na,2\nb,1\n", "names cases twice: a; keep one"),
         ("case,age\n" + "".join(f"{x},{i}\n" for i, x in enumerate("abcdefghijklmn")), "column 'age' has 14 different"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -35,12 +36,13 @@ def read_strata(path: Path, cases: Sequence[str]) -> Strata:
             table = csv.DictReader(file)
             rows, columns = list(table), [name for name in table.fieldnames or () if name and name != CASE]
     except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read ({error}); expected a CSV file with a column '{CASE}'") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path} cannot be read ({reason}); expected a CSV file with a column '{CASE}'") from error
     if (rows and CASE not in rows[0]) or not rows or not columns:
         raise DataError(f"{path} has no column '{CASE}' and others; expected a line such as 'case,site,scanner' first")
     by_case = {row[CASE]: row for row in rows}
-    if len(by_case) < len(rows):
-        raise DataError(f"{path} names a case twice; keep one line of each")
+    if twice := [case for case, count in Counter(row[CASE] for row in rows).items() if count > 1]:
+        raise DataError(f"{path} names cases twice: {first_of(twice)}; keep one line of each")
     if lacking := [case for case in cases if case not in by_case]:
         raise DataError(f"{path} lacks {len(lacking)} of {len(cases)} cases: {first_of(lacking)}; add a line for each")
     found = {column: {case: (by_case[case][column] or "").strip() or NOT_GIVEN for case in cases} for column in columns}

@@ -319,7 +319,7 @@ def test_impossible_scanners_are_refused(preset: str, changes: dict[str, dict[st
         ({"spacing_mm": 0.0}, "a spacing above 0"),
         ({"spacing_mm": float("nan")}, "a spacing above 0"),
         ({"shape": (1, 32, 32)}, "2 voxels or more"),
-        ({"shape": (16, 16, 16)}, "15.0 mm of a head of natural size, expected at most 10.0 mm"),
+        ({"shape": (16, 16, 16)}, "expected at most 10.0 mm; choose at least 24 x 24 x 16 voxels"),
     ],
 )
 def test_impossible_arguments_are_refused_before_anything_is_written(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from cggm_med.data.volumes.io import write_volume
 from cggm_med.data.volumes.phantom.anatomy import healthy_tissue, hull_of
-from cggm_med.data.volumes.phantom.grid import Grid
+from cggm_med.data.volumes.phantom.grid import FIELD_OF_VIEW_MM, Grid
 from cggm_med.data.volumes.phantom.scanner import MODALITIES, Scanner, scan
 from cggm_med.data.volumes.phantom.tumour import displaced, plan_tumour, tumour_tissue
 from cggm_med.errors import ConfigError
@@ -109,9 +110,10 @@ def make_case(
             "2 voxels or more along each axis and a spacing above 0"
         )
     grid = Grid.of(shape, spacing_mm)
+    fewest = " x ".join(str(math.ceil(extent / _COARSEST_MM)) for extent in FIELD_OF_VIEW_MM)
     too_coarse = ConfigError(
         f"no tumour fits shape {tuple(shape)} at {spacing_mm} mm, where a voxel spans {grid.voxel:.1f} mm of a head of "
-        f"natural size, expected at most {_COARSEST_MM} mm; choose more voxels, of {spacing_mm} mm or less"
+        f"natural size, expected at most {_COARSEST_MM} mm; choose at least {fewest} voxels, none larger"
     )
     if grid.voxel > _COARSEST_MM + 1e-6:
         raise too_coarse
