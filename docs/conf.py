@@ -23,7 +23,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 root_doc = "docs/index"
-include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**"]
+include_patterns = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "docs/**"]
 # Other folders of the root are not walked through.
 exclude_patterns = [".*", "benchmarks", "build", "cggm_med", "dist", "pipelines", "runs", "tasks", "tests", "tutorials"]
 exclude_patterns += ["docs/tutorials/*.ipynb", "docs/tutorials/*.py"]
