@@ -304,7 +304,13 @@ def test_what_a_run_lacks_is_said_with_the_command_that_makes_it(pair, tmp_path)
     assert "joint has no gradients.jsonl" in page.visible
     assert "cggm has no gradients.jsonl" not in page.visible
     assert "Nothing was logged: train.log_every is longer than the training." in page.visible
-    for words in ("evaluate RUN --subsets all", "evaluate RUN --calibration", "probe RUN", "evaluate RUN --corrupt"):
+    for words in (
+        "view RUN --all",
+        "evaluate RUN --subsets all",
+        "evaluate RUN --calibration",
+        "probe RUN",
+        "evaluate RUN --corrupt",
+    ):
         assert f"cggm-med {words}" in page.visible
     cost = page.text.split('id="cost"', 1)[1].split("</section>", 1)[0]
     cells = re.findall(r"<td[^>]*>(.*?)</td>", cost.split("joint", 1)[1].split("</tr>", 1)[0])
@@ -338,7 +344,6 @@ def test_evaluations_that_a_run_holds_are_shown(pair, tmp_path):
 
 def test_cases_link_to_their_pages_in_the_viewer_where_these_exist(pair, tmp_path):
     case = results(pair[0])["cases"][0]["case"]
-    assert "cggm-med view RUN --all" in assert_sound(write_report(pair, tmp_path / "none.html")).visible
     (pair[0] / "viewer").mkdir()
     (pair[0] / "viewer" / f"{case}.html").write_text("a page")
     (tmp_path / "reports").mkdir()
@@ -353,7 +358,7 @@ def test_cases_link_to_their_pages_in_the_viewer_where_these_exist(pair, tmp_pat
 def test_a_page_that_would_be_too_large_is_refused_and_leaves_nothing(pair, tmp_path, monkeypatch):
     monkeypatch.setattr(report_page, "MAX_PAGE_BYTES", 50_000)
     with pytest.raises(
-        OutputError, match=r"report of 2 runs would have 0\.\d MB; expected at most 0.05; name fewer runs"
+        OutputError, match=r"report of 2 runs would have 0\.\d+ MB; expected at most 0.05; name fewer runs"
     ):
         write_report(pair, tmp_path / "r.html")
     assert not list(tmp_path.glob("r*"))

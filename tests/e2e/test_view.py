@@ -16,11 +16,12 @@ from helpers.small_runs import trained_run
 
 from cggm_med.metrics.overlap import dice
 from cggm_med.viewer.case import RunCases, view_files
-from cggm_med.viewer.page import page_html
+from cggm_med.viewer.page import ERRORS, page_html
 
 SIZE = (1280, 800)
 SIDEBAR, HEADER, FOOTER = 340, 90, 40  # pixels that are not canvas
 LEFT_MM, RIGHT_MM = (-40, 30, 10), (40, -30, 10)  # of the patient, in RAS+
+MISSED = tuple(int(ERRORS["missed"][at : at + 2], 16) for at in (1, 3, 5))
 BLUE, YELLOW = (0x56, 0xB4, 0xE9), (0xF0, 0xE4, 0x42)
 
 
@@ -61,17 +62,15 @@ def test_pages_of_all_held_out_cases_with_probabilities(run, tmp_path, monkeypat
     told = [content(copy / "viewer" / f"{case}.html") for case in cases]
     assert [page["following"] and page["following"]["name"] for page in told] == [*cases[1:], None]
     assert [page["before"] and page["before"]["name"] for page in told] == [None, *cases[:-1]]
-    # The mask is where the probability is at least one half; regions stand in another order in the network.
+    # The mask of the innermost region is where its probability is at least one half.
     for page, case in zip(told, cases, strict=True):
         text = (copy / "viewer" / f"{case}.html").read_text()
-        volumes = [
-            nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(volume)))
-            for volume in re.findall(r'class="volume">(.*?)</script>', text)
-        ]
-        ml = float(abs(np.linalg.det(volumes[-1].affine[:3, :3]))) / 1000
-        for region, volume in zip(page["probabilities"], volumes[-3:], strict=True):
-            above, below = ((np.asarray(volume.dataobj) > steps).sum() * ml for steps in (24, 25))
-            assert below <= page["regions"][region]["prediction"] <= above
+        stored = re.findall(r'class="volume">(.*?)</script>', text)[-3:][page["probabilities"].index(2)]
+        volume = nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(stored)))
+        ml = float(abs(np.linalg.det(volume.affine[:3, :3]))) / 1000
+        above, below = ((np.asarray(volume.dataobj) > steps).sum() * ml for steps in (24, 25))
+        assert page["regions"][2]["name"] == "ET"
+        assert 0 < below <= page["regions"][2]["prediction"] <= above
 
 
 def test_a_case_that_was_trained_on_says_so_under_any_name(run, phantom, tmp_path, monkeypatch):
@@ -317,6 +316,23 @@ def test_another_modality_and_three_dimensions(heads):
     assert yellowish[0] > yellowish[1] + 200
 
 
+@needs_chromium
+@pytest.mark.slow
+def test_errors_on_all_modalities_side_by_side(heads):
+    settings = f"{AXIAL.replace('axial', 'modalities')}&truth=hidden&prediction=hidden&map=errors of label 1"
+    pictures = {axes: canvas(page, settings) for axes, page in heads.items()}
+    left, right = np.array_split(pictures["RAS"], 2, axis=1)
+    for cell in (left, right):
+        # The ball of label 1 is on the patient's left, in front, and nobody predicted it.
+        missed = np.argwhere(near(cell, MISSED))
+        assert len(missed) > 500
+        assert missed[:, 1].min() > cell.shape[1] / 2
+        assert missed[:, 0].mean() < cell.shape[0] / 2
+        assert 0.2 < greys(cell).mean() < 0.8
+    assert (np.abs(left - right[:, : left.shape[1]]).max(-1) > 24).mean() > 0.2, "the other modality is another picture"
+    assert (np.abs(pictures["RAS"] - pictures["LAS"]).max(-1) > 24).mean() < 0.002
+
+
 KEYS = """
 <script>
 const told = [];
@@ -331,7 +347,7 @@ function tell() {
 const pause = () => new Promise((resolve) => setTimeout(resolve, 200));  // another modality is unpacked first
 async function drive() {
   while (document.getElementById("message").textContent) await pause();
-  for (const keys of ["", "2", "A", "ArrowLeft", "ArrowUp", "PageUp", "t P"]) {
+  for (const keys of ["", "2", "A", "ArrowLeft", "ArrowUp", "PageUp", "t P", "n", "n"]) {
     keys.split(" ").forEach(press);
     await pause();
     tell();
@@ -360,7 +376,7 @@ def test_keys_and_a_hostile_name(heads, tmp_path):
         .replace("&gt;", ">")
         .split("\n")
     )
-    start, modality, view, left, up, through, layers = told
+    start, modality, view, left, up, through, layers, *lesions = told
     assert start.startswith(f"{name}|three planes|L ")
     assert start.endswith("|truth-contour,prediction-filled")
     assert modality.startswith("other|three planes|")
@@ -371,6 +387,9 @@ def test_keys_and_a_hostile_name(heads, tmp_path):
     ]
     assert moved == [[3, 0, 0], [0, 3, 0], [0, 0, 3]]
     assert layers.endswith("|truth-filled,prediction-hidden")
+    # One ball was missed and the other one is false; both are of one size, and in the middle of voxels of 3 mm.
+    found = [place(lesion) for lesion in lesions]
+    assert found == [pytest.approx(mm, abs=1.6) for mm in (LEFT_MM, RIGHT_MM)]
 
 
 def place(told):
