@@ -42,6 +42,7 @@ FINE, COARSE = 4096, 255  # grey levels between black and white
 MAX_LESIONS = 100  # that the page lists; a mask of noise has a hundred thousand
 # Of what is true and predicted, only true, and only predicted; Okabe and Ito's colours that regions rarely have.
 ERRORS = {"correct": "#009E73", "missed": "#CC79A7", "false": "#E69F00"}
+MIN_PROBABILITY = 0.1  # that is coloured
 LARGE_BYTES = 20_000_000  # of fine images; the coarse ones are written instead
 
 
@@ -159,9 +160,9 @@ def _link(case: str | None) -> dict[str, str] | None:
 
 
 def _probability_colours() -> list[str | None]:
-    """By probability in steps; none for zero, and the more opaque the likelier, up to one half."""
-    shares = [k / PROBABILITY_STEPS for k in range(1, PROBABILITY_STEPS + 1)]
-    return [None, *(to_hex((*colormaps["viridis"](p)[:3], min(1, 2 * p)), keep_alpha=True) for p in shares)]
+    """By probability in steps; none for small ones, which would cover the scan."""
+    shares = [k / PROBABILITY_STEPS for k in range(PROBABILITY_STEPS + 1)]
+    return [to_hex(colormaps["viridis"](p)) if p >= MIN_PROBABILITY else None for p in shares]
 
 
 def _grid(case: ViewedCase) -> str:

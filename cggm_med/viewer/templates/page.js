@@ -60,74 +60,17 @@ function paintFills() {
   nv.updateGLVolume();
 }
 
-/** Colours by code, #rrggbb or #rrggbbaa, null for none. */
+/** Colours by code, null for none. */
 function paint(overlay, colours) {
   const table = { R: [], G: [], B: [], A: [], I: [] };
-  overlay.colours = colours.map((colour) => colour && [1, 3, 5, 7].map((at) => parseInt(colour.slice(at, at + 2) || "ff", 16)));
+  overlay.colours = colours.map((colour) => colour && [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16)));
   overlay.colours.forEach((colour, code) => {
-    (colour || [0, 0, 0, 0]).forEach((value, channel) => table["RGBA"[channel]].push(value));
+    (colour || [0, 0, 0]).forEach((value, channel) => table["RGB"[channel]].push(value));
+    table.A.push(colour ? 255 : 0);
     table.I.push(code);
   });
   if (colours.length) overlay.volume.setColormapLabel(table);
   overlay.volume.opacity = colours.some(Boolean) ? state.opacity : 0;
-}
-
-// ---- maps and errors ---------------------------------------------------------------------------------------------
-
-const map = { volume: null, codes: null };  // instead of the fills
-const MAPS = [
-  { name: "none" },
-  ...(layers.length < 2 ? [] : CASE.regions.map(({ name }, region) => ({ name: `errors of ${name}`, region, fill: errorCodes, colours: [null, CASE.errors.missed, CASE.errors.false, CASE.errors.correct] }))),
-  ...CASE.probabilities.map((region, index) => ({ name: `probability of ${CASE.regions[region].name}`, region, fill: (_, codes) => probabilityCodes(index, codes), colours: CASE.probability_colours })),
-];
-
-async function probabilityCodes(index, codes) {
-  const text = texts[CASE.images.length + layers.length + index].textContent;
-  codes.set((await niivue.NVImage.loadFromBase64({ name: "p.nii.gz", base64: text })).img);
-}
-
-/** 1 where only the truth has the region, 2 where only the prediction has it, 3 where both do. */
-function errorCodes(region, codes) {
-  const [truth, prediction] = layers.map((layer) => hasRegion(layer, region));
-  const [true_, predicted] = layers.map((layer) => layer.volume.img);
-  for (let i = 0; i < codes.length; i++) codes[i] = truth[true_[i]] + 2 * prediction[predicted[i]];
-}
-
-async function showMap(index) {
-  if (!MAPS[index] || MAPS.length < 2) return;
-  state.map = index;
-  const { region, fill } = MAPS[index];
-  if (fill) {
-    if (!map.volume) nv.addVolume(map.volume = layers[0].volume.clone());
-    const codes = new map.volume.img.constructor(map.volume.img.length);
-    await fill(region, codes);
-    if (state.map !== index) return;  // another one was asked for meanwhile
-    map.volume.img.set(codes);
-    map.codes = map.volume.img2RAS();
-  }
-  byId("map").value = index;
-  byId("legend").replaceChildren(...legend(MAPS[index]));
-  paintFills();
-  nv.createOnLocationChange();
-}
-
-function legend({ region, fill, colours }) {
-  if (!fill) return [];
-  if (fill === errorCodes) return Object.entries(CASE.errors).map(([kind, colour]) => make("span", {}, swatch(colour), `${kind} ${CASE.regions[region].errors[kind].toFixed(2)} ml`));
-  const bar = make("span", { className: "bar" });
-  bar.style.background = `linear-gradient(90deg, ${colours.slice(1).join()})`;
-  return [make("span", {}, "0 ", bar, " 1")];
-}
-
-async function showLesion(index) {
-  if (!CASE.lesions.length) return;
-  state.lesion = (index + CASE.lesions.length) % CASE.lesions.length;
-  const { region, mm } = CASE.lesions[state.lesion];
-  const rows = [...byId("lesions").querySelectorAll("li button")];
-  rows.forEach((row, i) => i === state.lesion ? row.setAttribute("aria-current", "true") : row.removeAttribute("aria-current"));
-  rows[state.lesion].scrollIntoView({ block: "nearest" });
-  await showMap(MAPS.findIndex((entry) => entry.fill === errorCodes && entry.region === region));
-  goTo(mm);
 }
 
 /** Lines around a region in one slice, each a list of points in voxels; they run halfway between voxel centres. */
@@ -253,7 +196,7 @@ function drawSlice(context, { plane, modality, depth, x, y, area: [left, top, wi
       const colour = [grey, grey, grey];
       for (const { codes, colours } of fills) {
         const fill = colours[codes[at]];
-        if (fill) colour.forEach((value, i) => (colour[i] = value + (fill[i] - value) * state.opacity * fill[3] / 255));
+        if (fill) colour.forEach((value, i) => (colour[i] = value + (fill[i] - value) * state.opacity));
       }
       picture.data.set([...colour, 255], 4 * ((rows - 1 - v) * columns + (mirrored ? columns - 1 - u : u)));
     }
@@ -362,6 +305,64 @@ function drawScale(context, { plane, depth, mm, area: [left, top, width, height]
   if (!length) return;
   context.fillRect(right - length / mm, bottom - 2 * wide, length / mm, 2 * wide);
   write(length < 10 ? `${length} mm` : `${length / 10} cm`, "right", right, bottom - 4 * wide);
+}
+
+// ---- maps and errors ---------------------------------------------------------------------------------------------
+
+const map = { volume: null, codes: null };  // instead of the fills
+const MAPS = [
+  { name: "none" },
+  ...(layers.length < 2 ? [] : CASE.regions.map(({ name }, region) => ({ name: `errors of ${name}`, region, fill: errorCodes, colours: [null, CASE.errors.missed, CASE.errors.false, CASE.errors.correct] }))),
+  ...CASE.probabilities.map((region, index) => ({ name: `probability of ${CASE.regions[region].name}`, region, fill: (_, codes) => probabilityCodes(index, codes), colours: CASE.probability_colours })),
+];
+
+async function probabilityCodes(index, codes) {
+  const text = texts[CASE.images.length + layers.length + index].textContent;
+  codes.set((await niivue.NVImage.loadFromBase64({ name: "p.nii.gz", base64: text })).img);
+}
+
+/** 1 where only the truth has the region, 2 where only the prediction has it, 3 where both do. */
+function errorCodes(region, codes) {
+  const [truth, prediction] = layers.map((layer) => hasRegion(layer, region));
+  const [true_, predicted] = layers.map((layer) => layer.volume.img);
+  for (let i = 0; i < codes.length; i++) codes[i] = truth[true_[i]] + 2 * prediction[predicted[i]];
+}
+
+async function showMap(index) {
+  if (!MAPS[index] || MAPS.length < 2) return;
+  state.map = index;
+  const { region, fill } = MAPS[index];
+  if (fill) {
+    if (!map.volume) nv.addVolume(map.volume = layers[0].volume.clone());
+    const codes = new map.volume.img.constructor(map.volume.img.length);
+    await fill(region, codes);
+    if (state.map !== index) return;  // another one was asked for meanwhile
+    map.volume.img.set(codes);
+    map.codes = map.volume.img2RAS();
+  }
+  byId("map").value = index;
+  byId("legend").replaceChildren(...legend(MAPS[index]));
+  paintFills();
+  nv.createOnLocationChange();
+}
+
+function legend({ region, fill, colours }) {
+  if (!fill) return [];
+  if (fill === errorCodes) return Object.entries(CASE.errors).map(([kind, colour]) => make("span", {}, swatch(colour), `${kind} ${CASE.regions[region].errors[kind].toFixed(2)} ml`));
+  const bar = make("span", { className: "bar" });
+  bar.style.background = `linear-gradient(90deg, ${colours.filter(Boolean).join()})`;
+  return [make("span", {}, `${colours.findIndex(Boolean) / (colours.length - 1)} `, bar, " 1")];
+}
+
+async function showLesion(index) {
+  if (!CASE.lesions.length) return;
+  state.lesion = (index + CASE.lesions.length) % CASE.lesions.length;
+  const { region, mm } = CASE.lesions[state.lesion];
+  const rows = [...byId("lesions").querySelectorAll("li button")];
+  rows.forEach((row, i) => i === state.lesion ? row.setAttribute("aria-current", "true") : row.removeAttribute("aria-current"));
+  rows[state.lesion].scrollIntoView({ block: "nearest" });
+  await showMap(MAPS.findIndex((entry) => entry.fill === errorCodes && entry.region === region));
+  goTo(mm);
 }
 
 // ---- what is shown -----------------------------------------------------------------------------------------------
