@@ -76,6 +76,13 @@ EVALUATIONS = (
         "cggm-med probe RUN",
     ),
     EvaluationKind(
+        "external",
+        "External validation",
+        "How the run does on patients of others, by site and size, and how far volumes agree.",
+        "cggm-med evaluate RUN --data OTHER --external",
+        ("regions",),
+    ),
+    EvaluationKind(
         "robustness",
         "Robustness",
         "What artefacts of MRI in one modality, or in all, cost.",

@@ -147,6 +147,7 @@ def test_two_runs_make_one_sound_page(written):
         "Modality subsets",
         "Calibration",
         "Linear probes",
+        "External validation",
         "Robustness",
         "Cost",
         "For a paper",

@@ -97,7 +97,7 @@ def test_items_are_those_of_the_published_lists_and_their_facts_exist(tmp_path):
 def test_the_section_shows_each_run_and_leaves_the_text_beside_the_page(tmp_path):
     runs = [FinishedRun(known_run(tmp_path / name), name) for name in ("first", "second")]
     (tmp_path / "files").mkdir()
-    section = paper_section(runs, Assets(tmp_path / "files", "files"))
+    section = paper_section(runs, Assets(tmp_path / "files", tmp_path / "report.html"))
     text = (tmp_path / "files" / "methods.txt").read_text()
     assert text.count("The random seed was 7.") == 2
     assert methods_paragraph(runs[0]) in text
