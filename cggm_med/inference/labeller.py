@@ -81,7 +81,9 @@ class Labeller:
             raise DataError(f"no data at {path}{near}; name a folder or file in the layout of task '{self.run.task}'")
         cases = dict(self.samples.find(path, wanted, say))
         if empty := [case for case, has in cases.items() if not has]:
-            raise DataError(f"{path}: {len(empty)} cases have none of {', '.join(wanted)}: {first_of(empty)}")
+            raise DataError(
+                f"{path}: {len(empty)} cases have none of {', '.join(wanted)}: {first_of(empty)}; leave them out"
+            )
         if not cases:
             raise DataError(f"{path} holds nothing of {', '.join(wanted)} in the layout of task '{self.run.task}'")
         if lacking := [f"{case}: no {m}" for case, has in cases.items() for m in required if m not in has]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
@@ -46,9 +47,10 @@ def open_image(path: Path) -> StoredImage:
         DataError: if it is missing, damaged or of another format.
     """
     known = [opened for ending, opened in FORMATS.items() if path.name.lower().endswith(ending)]
-    other = f"convert it to one of {', '.join(FORMATS)}"
-    with reading(path) if known else reading(path, other):
-        image = known[0](path) if known else open_nifti(path)
+    with reading(path) if known else reading(path, f"convert it to one of {', '.join(FORMATS)}"):
+        if not known:  # not even tried: nibabel's readers of other formats warn and raise what they like
+            raise ImageFileError
+        image = known[0](path)
         return replace(image, findings=(*image.findings, *implausible_size(image.affine, image.shape)))
 
 

@@ -373,6 +373,10 @@ def test_what_is_said_of_a_file_that_cannot_be_read_helps(tmp_path):
             open_image(tmp_path / "a.nii.gz")
     with pytest.raises(DataError, match="it is a folder, give one of its files$"):
         open_image(tmp_path)
+    for name in ("a.png", "a.txt", "a.par"):  # copying it anew would not help
+        (tmp_path / name).write_bytes(b"no image")
+        with pytest.raises(DataError, match=r"it does not begin as an image does; convert it to one of \.nii, "):
+            open_image(tmp_path / name)
 
 
 def test_a_mistyped_path_is_told_with_the_nearest_that_exists(tmp_path):
