@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +24,7 @@ from cggm_med.comparison.selection import DRAWS, FOLDS, IRRELEVANT
 from cggm_med.comparison.variants import MODALITIES, Variant, parse_axis
 from cggm_med.config import RunConfig, Tree, flat, merge, parse_overrides, read_file, to_tree
 from cggm_med.data.splits import Splits, cross_validation, declared_folds, fold_splits, read_splits, write_splits
-from cggm_med.errors import ConfigError, OutputError
+from cggm_med.errors import ConfigError, DataError, OutputError
 from cggm_med.files import write_text
 from cggm_med.runs.finished_run import Excluded
 from cggm_med.runs.folder import RunFolder
@@ -31,6 +33,7 @@ from cggm_med.task.base import Task
 
 PROGRAM = (sys.executable, "-m", "cggm_med.cli")
 MAX_PARALLEL = 4  # runs at once on a CPU by default
+DIVISION = {*FOLDS, "data.splits"}  # of the same files
 Say = Callable[[str], object]
 Part = tuple[str, tuple[str, ...]]  # of the data: what it adds to a run's name, and to its settings
 
@@ -190,6 +193,7 @@ def train_all(plan: Plan, runs: Sequence[PlannedRun], parallel: int | None, say:
 
     Raises:
         OutputError: if a folder holds a run with other settings.
+        DataError, ConfigError: what the first run on some data refused before it trained, as the others would.
     """
     runs = _with_teachers(runs)
     require_same(plan, runs)
@@ -204,13 +208,25 @@ def train_all(plan: Plan, runs: Sequence[PlannedRun], parallel: int | None, say:
     failed: list[Excluded] = []
     waiting, free = list(todo), list(range(slots))
     active: dict[int, _Process] = {}
+    data = {run.folder: _data_of(plan, run) for run in todo}
+
+    def begun() -> list[Tree]:
+        """Data that a run has checked and prepared; its folder is written then."""
+        return [data[run.folder] for run in todo if RunFolder(run.folder).config.exists()]
+
+    def ready() -> PlannedRun | None:
+        """The next run whose teacher is finished, and whose data no other run is still checking."""
+        usable = begun()
+        checked = [of for process in active.values() if (of := data[process.run.folder]) not in usable]
+        return next((run for run in waiting if not run.waits and data[run.folder] not in checked), None)
+
     started, done = time.monotonic(), 0
     try:
         while waiting or active:
-            while free and (ready := next((run for run in waiting if not run.waits), None)) is not None:
-                waiting.remove(ready)
+            while free and (run := ready()) is not None:
+                waiting.remove(run)
                 slot = free.pop(0)
-                active[slot] = _Process(plan, ready, _environment(slot, gpus, max(1, cores // slots)))
+                active[slot] = _Process(plan, run, _environment(slot, gpus, max(1, cores // slots)))
             if not active:  # the teacher of all that wait has failed
                 failed += [
                     Excluded(str(r.folder), f"its teacher {r.teacher.folder} failed") for r in waiting if r.teacher
@@ -227,6 +243,9 @@ def train_all(plan: Plan, runs: Sequence[PlannedRun], parallel: int | None, say:
                 left = (time.monotonic() - started) / done * (len(todo) - done) / 60
                 where = f"{process.run.variant.name}, {process.run.folder.name}"
                 if code:
+                    if data[process.run.folder] not in begun() and (refusal := process.refusal()) is not None:
+                        process.forget()
+                        raise refusal
                     failed.append(Excluded(str(process.run.folder), f"failed: {process.last_error()}"))
                     say(f"{done}/{len(todo)} {where}: {failed[-1].reason}; all it said: {process.run.log}")
                 else:
@@ -336,6 +355,20 @@ class _Process:
         errors = [line for line in lines if "Error" in line or "NonFinite" in line or "Unknown" in line]
         return (errors or lines or [f"exit code {self.process.returncode}"])[-1]
 
+    def refusal(self) -> DataError | ConfigError | None:
+        """What the program said last, if that is an error in the data or settings."""
+        said = self.run.log.read_text(errors="replace").rstrip()
+        found = re.search(r"^(DataError|ConfigError): ((?:.*\n  )*.*)\Z", said, re.MULTILINE)
+        return None if found is None else {"DataError": DataError, "ConfigError": ConfigError}[found[1]](found[2])
+
+    def forget(self) -> None:
+        """Remove what was written for a run that has no folder."""
+        for file in (self.run.log, self.run.requested):
+            file.unlink()
+        for folder in itertools.takewhile(self.plan.folder.__ne__, self.run.folder.parents):
+            with contextlib.suppress(OSError):  # other runs may be there
+                folder.rmdir()
+
     def _start(self, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(  # noqa: S603 - this program, with its own arguments
             [*PROGRAM, *arguments],
@@ -378,6 +411,12 @@ def modalities_of(plan: Plan) -> tuple[str, ...]:
 
 def _settings(plan: Plan, run: PlannedRun) -> Tree:
     return to_tree(_config(plan, run.variant, run.variant.overrides(), parse_overrides(run.assignments)))
+
+
+def _data_of(plan: Plan, run: PlannedRun) -> Tree:
+    """The settings that say which files a run reads, and how, however they are divided."""
+    tree = _settings(plan, run)
+    return {"task": tree["task"], "data": {key: v for key, v in tree["data"].items() if f"data.{key}" not in DIVISION}}
 
 
 def _config(plan: Plan, variant: Variant, *more: Tree) -> RunConfig:

@@ -33,7 +33,7 @@ from cggm_med.runs.outlook import outlook
 from cggm_med.runs.progress import RunProgress, speaker
 from cggm_med.runs.scoring import score_run
 from cggm_med.runs.settings import completed, instantiate
-from cggm_med.runs.teacher import load_teacher, teacher_folder
+from cggm_med.runs.teacher import network_of, teacher_of
 from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task.base import Task
 from cggm_med.task.segmentation import SegmentationTask
@@ -72,6 +72,7 @@ def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
         _require_new(folder)  # nobody else made a run of it meanwhile
         task, strategy, splits = _begin(config, journal)
         task.prepare(splits, journal)
+        teacher_of(task, strategy, prepared=True)
         if config.train.init is not None:
             require_usable(Path(config.train.init), task)
         settings = task.config.train
@@ -120,7 +121,7 @@ def rehearse(config: RunConfig, folder: Path, console: Console) -> None:
 def _begin(config: RunConfig, say: Callable[[str], None]) -> tuple[Task, BalancingStrategy, Splits]:
     """The task with its cases found, the strategy and the split, after all that can be refused without an image."""
     task, strategy = instantiate(config)
-    teacher_folder(config, strategy)  # before the data are read
+    teacher_of(task, strategy, prepared=False)  # before the data are read
     if config.train.init is not None:
         FinishedRun(Path(config.train.init))
     task.find(say)
@@ -256,8 +257,8 @@ def _train_and_score(
             initial = start_from_run(Path(config.train.init), model, strategy.heads, known, say)
             if first:
                 write_json(run.initial, initial)
-    if (teacher := teacher_folder(config, strategy)) is not None:
-        strategy.learn_from(load_teacher(teacher, strategy.teacher, task, device))
+    if (teacher := teacher_of(task, strategy, prepared=True)) is not None:
+        strategy.learn_from(network_of(teacher, task, device))
     if first:
         write_json(run.coverage, coverage(model, strategy))
     values = sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -26,6 +26,10 @@ if "--resume" in words:
     sys.exit()
 out = pathlib.Path(words[words.index("--out") + 1])
 made = pathlib.Path(sys.argv[1], *out.parts[-2:])
+refusal = pathlib.Path(sys.argv[1], "refusal.txt")
+if refusal.exists():
+    print(refusal.read_text())
+    sys.exit(1)
 print("ConfigError: no such luck" if not made.exists() else "training", " ".join(words), flush=True)
 if not made.exists():
     print("and nothing more")
@@ -131,6 +135,16 @@ def test_a_run_that_fails_is_named_and_not_averaged(shelf, tmp_path, monkeypatch
     (cggm,) = [row for row in content["rows"] if row["name"] == "cggm" and row["score"] == "Dice mean"]
     assert (cggm["runs"], cggm["paired"], cggm["mean"]) == (1, 1, 0.9)
     assert "no such luck" in (tmp_path / "out" / "comparison.md").read_text()
+
+
+def test_what_the_first_run_refuses_ends_the_comparison_before_others_start(shelf, tmp_path, monkeypatch, capsys):
+    shelf.mkdir()
+    (shelf / "refusal.txt").write_text("2 cases; checking\nDataError: 1 case cannot be used:\n  p1: no t1\n")
+    compare(monkeypatch, tmp_path / "out", "--strategies", "joint,cggm", "--seeds", "2", "--parallel", "4", code=1)
+    said = capsys.readouterr()
+    assert said.err == "DataError: 1 case cannot be used:\n  p1: no t1\n"
+    assert "1/4" not in said.out
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_of_other_settings_is_refused(shelf, tmp_path, monkeypatch, capsys):
