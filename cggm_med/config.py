@@ -256,13 +256,28 @@ def read_file(path: Path) -> Tree:
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; expected a YAML or JSON file of settings") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are not text, or 2024-13-01 as a date
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path} is not valid YAML: {_in_one_line(error)}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds {kind_of(content)}, expected settings such as 'optim: {{lr: 1e-3}}'")
     for key, value in content.items():
         if not isinstance(value, dict) and key != "preset":
             raise ConfigError(f"{path}: {key} is {value!r}, expected settings such as 'optim: {{lr: 1e-3}}'")
     return content
+
+
+def _in_one_line(error: Exception) -> str:
+    """Where a YAML file is wrong, and what is expected there; of other errors, what they say.
+
+    Example:
+        >>> try:
+        ...     yaml.safe_load("optim: [1")
+        ... except yaml.YAMLError as error:
+        ...     _in_one_line(error)
+        "line 1, column 10: expected ',' or ']', but got '<stream end>'"
+    """
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
+    return " ".join(str(error).split())
 
 
 def parse_overrides(assignments: Sequence[str]) -> Tree:
@@ -388,9 +403,11 @@ def build_section(cls: type, values: Any, prefix: str, others: Mapping[str, type
     for key in values:
         if key not in fields:
             meant = _meant(str(key), prefix, {**others, prefix: cls})
-            raise UnknownName(
-                "configuration key", f"{prefix}.{key}", [f"{prefix}.{name}" for name in fields], guess=meant
-            )
+            # Which keys these sections have depends on the task and the strategy.
+            own = prefix in ("task", "strategy") and "name" in values
+            owner = f"{prefix.capitalize()} '{values['name']}' has no others" if own else ""
+            every = [f"{prefix}.{name}" for name in fields]
+            raise UnknownName("configuration key", f"{prefix}.{key}", every, owner, guess=meant)
     return cls(**{key: _coerce(value, fields[key], f"{prefix}.{key}") for key, value in values.items()})
 
 
@@ -468,7 +485,13 @@ def _coerce(value: Any, kind: Any, key: str) -> Any:
         mappings = [arg for arg in args if get_origin(arg) is Mapping]
         if mappings and isinstance(value, Mapping):
             return _coerce(value, mappings[0], key)
-        return _coerce(value, next(arg for arg in args if arg is not type(None)), key)
+        plain = next(arg for arg in args if arg is not type(None))
+        if mappings:
+            try:
+                return _coerce(value, plain, key)
+            except ConfigError as error:
+                raise ConfigError(f"{error}, or names and values such as {{a: 1}}") from None
+        return _coerce(value, plain, key)
     if origin in (Mapping, dict):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{key} is {value!r}, expected names and values such as {{a: 1}}")
@@ -481,14 +504,15 @@ def _coerce(value: Any, kind: Any, key: str) -> Any:
         raise UnknownName(f"value of {key}", str(value), [str(arg) for arg in args])
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            count = 2 if args[-1] is Ellipsis else len(args)
-            like = ",".join(["a" if args[0] is str else "1"] * count)
+            count = 1 if args[-1] is Ellipsis else len(args)
+            fits = isinstance(value, str if args[0] is str else (int, float))
+            like = ",".join([str(value) if fits else "a" if args[0] is str else "1"] * count)
             items = value if isinstance(value, str) and "," in value else like
             raise ConfigError(f"{key} is {value!r}, expected a list such as [{items}]")
         if len(args) == 2 and args[1] is Ellipsis:
             args = (args[0],) * len(value)
         if len(args) != len(value):
-            raise ConfigError(f"{key} has {len(value)} values, expected {len(args)}")
+            raise ConfigError(f"{key} is {list(value)}, expected {len(args)} values")
         return tuple(_coerce(item, arg, f"{key}[{n}]") for n, (item, arg) in enumerate(zip(value, args, strict=True)))
     if kind is bool and isinstance(value, bool):
         return value

@@ -82,7 +82,7 @@ def test_values_become_what_their_annotation_says(given, key, expected):
     ("given", "message"),
     [
         ("data.rate=fast", "data.rate is 'fast', expected a number"),
-        ("data.sizes=[1]", "data.sizes has 1 values, expected 2"),
+        ("data.sizes=[1]", "data.sizes is [1], expected 2 values"),
         ("data.sizes=3", "data.sizes is 3, expected a list"),
         ("data.flag=1", "data.flag is 1, expected true or false"),
         ("data.rate=true", "data.rate is True, expected a number"),
@@ -128,7 +128,7 @@ def test_unknown_keys_list_the_valid_ones_and_name_what_was_meant(given, guess):
         ("seed=1", r"SECTION\.KEY=VALUE, such as (train\.seed=1)$"),
         ("learning_rate=1e-2", r"SECTION\.KEY=VALUE, such as (optim\.lr=1e-2)$"),
         ("task.modalities=flair,t1", r"expected a list such as (\[flair,t1\])$"),
-        ("data.patch_size=32", r"expected a list such as (\[1,1,1\])$"),
+        ("data.patch_size=32", r"expected a list such as (\[32,32,32\])$"),
     ],
 )
 def test_what_a_message_says_helps(given, message):
@@ -164,7 +164,7 @@ def test_configurations_cannot_be_changed():
 
 
 def test_a_settings_file_for_another_task_is_refused():
-    with pytest.raises(UnknownName, match="they are for 'food101'"):
+    with pytest.raises(ConfigError, match="the settings are of task 'food101', not .* say --task food101"):
         make_config("brats2021", [{"task": {"name": "food101"}}])
 
 

@@ -204,12 +204,14 @@ def compare(
         list[str] | None,
         typer.Option(help="Train with each of these values; may be repeated.", metavar="KEY=VALUE,VALUE"),
     ] = None,
-    folds: Annotated[int, typer.Option(help="Cross-validation by patient; as many as patients leaves one out.")] = 0,
+    folds: Annotated[
+        int, typer.Option(help="Cross-validation by patient; as many as patients leaves one out.", min=0)
+    ] = 0,
     tune: Annotated[
         list[str] | None,
         typer.Option(help="Choose among these values by validation first; may be repeated.", metavar="KEY=VALUE,VALUE"),
     ] = None,
-    trials: Annotated[int | None, typer.Option(help="Of --tune, for each strategy. [all combinations]")] = None,
+    trials: Annotated[int | None, typer.Option(help="Of --tune, for each strategy. [all combinations]", min=1)] = None,
     subsets: Annotated[bool, typer.Option(help="Also score every subset of the modalities.")] = False,
     baseline: Annotated[
         str | None, typer.Option(help="What the others are compared with. [joint, else the first]")

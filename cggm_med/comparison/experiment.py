@@ -292,13 +292,16 @@ def tune(
             _planned(plan, plan.folder / "tuning" / t.folder, t, first.assignments, first.folder.name) for t in tried
         ]
     say(f"tuning: {len(points)} trials for each of {len(variants)} strategies, chosen by validation")
-    train_all(replace(plan, subsets=False), [run for runs in by_variant.values() for run in runs], parallel, say)
+    every = [run for runs in by_variant.values() for run in runs]
+    failed = {run.run: run.reason for run in train_all(replace(plan, subsets=False), every, parallel, say)}
     better = min if registry.load(registry.TASKS, plan.task).lower_is_better else max
     chosen = []
     for variant, runs in by_variant.items():
         scores = [(best_validation(plan, run.folder), run.variant) for run in runs]
         known = [(score, tried) for score, tried in scores if score is not None]
         if not known:
+            if why := next((failed[str(run.folder)] for run in runs if str(run.folder) in failed), None):
+                raise ConfigError(f"no trial of '{variant.name}' was trained to its end; the first one {why}")
             raise ConfigError(f"no trial of '{variant.name}' has a validation score; set data.validation above 0")
         score, best = better(known, key=lambda trial: trial[0])
         say(f"tuned: {best.name} (validation {score:.3f})")

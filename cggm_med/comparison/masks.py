@@ -79,7 +79,7 @@ def evaluate_masks(
     if labels is not None:
         overrides = {**overrides, "task": {**overrides.get("task", {}), "labels": labels}}
     if run is not None and task in (None, run.task):
-        config = run.folder.settings_with(run.folder.on_other_data(overrides))
+        config = run.folder.settings_after_training(run.folder.on_other_data(overrides))
     else:
         if task is None:
             # A convention that is asked for by name is one of the task that has several.

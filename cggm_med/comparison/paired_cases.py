@@ -10,7 +10,7 @@ import numpy as np
 
 from cggm_med.comparison.max_t import max_t
 from cggm_med.comparison.statistics import t_estimate
-from cggm_med.errors import DataError, first_of
+from cggm_med.errors import DataError, counted, first_of
 from cggm_med.metrics.metric import Metric
 from cggm_med.metrics.regions import region_case_values
 from cggm_med.results.results import Record
@@ -74,7 +74,10 @@ def paired_rows(
     volumes = {(row["case"], row["region"]): row["target_ml"] for row in others}
     shared = {row["case"] for row in rows} & {case for case, _ in volumes}
     if len(shared) < MIN_CASES:
-        raise DataError(f"the two evaluations share {len(shared)} cases; a paired test needs at least {MIN_CASES}")
+        raise DataError(
+            f"the two evaluations share {counted(len(shared), 'case')}, and a paired test needs at least {MIN_CASES}; "
+            "score both on the same data"
+        )
     differing = [
         row["case"]
         for row in rows

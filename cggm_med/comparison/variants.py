@@ -122,7 +122,8 @@ def parse_variants(strategies: str, grid: Sequence[str] = (), modalities: Sequen
         for point in itertools.product(*(values for _, values in applicable)):
             variant = Variant(name, tuple(own)).with_settings(dict(zip(keys, point, strict=True)))
             if variants.setdefault(variant.folder, variant) != variant:
-                raise ConfigError(f"'{variant.name}' and '{variants[variant.folder].name}' look alike; rename one")
+                other = variants[variant.folder].name
+                raise ConfigError(f"'{variant.name}' and '{other}' have one folder; compare them one after the other")
     if unused:
         raise ConfigError(f"--grid {', '.join(sorted(unused))}: no strategy of --strategies has such a setting")
     if not variants:
@@ -148,7 +149,10 @@ def parse_axis(text: str, option: str) -> tuple[str, tuple[str, ...]]:
         ('model.channels', ('[8,16]', '[8,16,32]'))
     """
     key, values = _assignment(text, option)
-    return key, tuple(dict.fromkeys(_outside_brackets(values, text)))
+    parts = tuple(dict.fromkeys(_outside_brackets(values, text)))
+    if not parts:
+        raise ConfigError(f"{option} {text}: expected KEY=VALUE,VALUE with at least one value")
+    return key, parts
 
 
 def _assignment(text: str, option: str) -> tuple[str, str]:

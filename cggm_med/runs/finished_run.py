@@ -266,7 +266,7 @@ class FinishedRun:
 
     def make_task(self, overrides: Tree) -> Task:
         """The task with the run's settings and ``overrides``, before it looks for its data."""
-        task, _ = instantiate(self.folder.settings_with(overrides))
+        task, _ = instantiate(self.folder.settings_after_training(overrides))
         task.use_postprocessing(self.postprocessing)
         return task
 

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cggm_med.config import RunConfig, Tree, merge, read_file
+from cggm_med.config import RunConfig, Tree, flat, merge, read_file, to_tree
 from cggm_med.data.splits import Splits
 from cggm_med.errors import CheckpointError
 from cggm_med.files import did_you_mean, write_text
 
 # What 'cggm-med share' writes.
 SHARED = ("*.json", "*.yaml", "*.safetensors", "README.md")
+# Sections that say how a run is trained, but for where and in which parts its network computes and what it draws later.
+OF_TRAINING = ("strategy", "optim", "train")
+AFTER_TRAINING = ("train.device", "train.precision", "train.memory_format", "train.batch_size", "train.seed")
 
 
 class RunFolder:
@@ -107,6 +110,27 @@ class RunFolder:
                     f"{self.path} is a run of {section} '{own}', not '{asked}'; leave that out, or train a new run"
                 )
         return make_config(str(stored["task"]["name"]), [stored, overrides], stored=True)
+
+    def settings_after_training(self, overrides: Tree) -> RunConfig:
+        """The settings of a run that is used: ``overrides`` may change where and on what, not how it was trained.
+
+        Raises:
+            CheckpointError: if they change how it was trained.
+        """
+        config = self.settings_with(overrides)
+        from cggm_med.runs.settings import completed
+
+        before, now = (flat(tree) for tree in (completed(self.stored_settings()), to_tree(config)))
+        if changed := [
+            f"{key}: {before.get(key)} != {value}"
+            for key, value in now.items()
+            if before.get(key) != value and key.startswith(OF_TRAINING) and key not in AFTER_TRAINING
+        ]:
+            raise CheckpointError(
+                f"{self.path} was trained with other settings (run != now): {'; '.join(changed)}; leave them out, or "
+                "train a new run"
+            )
+        return config
 
     def on_other_data(self, overrides: Tree) -> Tree:
         """The overrides, by which data other than the run's do not inherit what was said of the run's own files.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cggm_med.errors import DataError, first_of
+from cggm_med.errors import DataError, counted, first_of
 from cggm_med.runs.finished_run import FinishedRun
 from cggm_med.task.base import Task
 
@@ -26,6 +26,6 @@ def require_held_out_unseen(run: FinishedRun, task: Task, what: str) -> None:
     ):
         if familiar := [case for case in cases if not seen.isdisjoint(contents[case].values())]:
             raise DataError(
-                f"{what} was {how} {len(familiar)} cases that this run holds out ({first_of(familiar)}); train one on "
-                "the same splits"
+                f"{what} was {how} {counted(len(familiar), 'case')} that this run holds out ({first_of(familiar)}); "
+                "train one on the same splits"
             )

@@ -208,7 +208,7 @@ def load_run(
     if other_data and hasattr(run.task_class.DataConfig, "allow_missing"):
         # Other cases are scored with what they have.
         overrides = {**overrides, "data": {"allow_missing": True, **overrides["data"]}}
-    task, strategy = instantiate(run.folder.settings_with(run.folder.on_other_data(overrides)))
+    task, strategy = instantiate(run.folder.settings_after_training(run.folder.on_other_data(overrides)))
     check(task)
     task.use_postprocessing(run.postprocessing)
     ids, own = task.find(say), run.splits

@@ -12,7 +12,7 @@ import torch
 from cggm_med.data.splits import Splits
 from cggm_med.data.volumes.geometry import Geometry, geometries, median_shape, target_spacing
 from cggm_med.device import CONTEXT_BYTES, held_bytes, select_device
-from cggm_med.errors import ConfigError, DataError
+from cggm_med.errors import ConfigError, DataError, counted
 from cggm_med.results.tables import Table
 from cggm_med.runs.expected import expected, windows_of
 from cggm_med.runs.memory import expected_memory, scales_of
@@ -37,7 +37,7 @@ def outlook(task: Task, *, at_hand: bool) -> list[Table]:
         raise ConfigError(f"task '{task.config.task.name}' does not segment scans; there is nothing to plan")
     scans = geometries(task.found.cases, task.reference)
     if not scans:
-        raise DataError(f"no header of {len(task.found.cases)} cases can be read; 'cggm-med train' says why")
+        raise DataError(f"no header of {counted(len(task.found.cases), 'case')} can be read; 'cggm-med check' says why")
     spacing = task.spacing or target_spacing(scans)
     device = select_device(task.config.train.device) if at_hand else torch.device("cuda")
     return [_cases(scans), _network(task), _training(task, scans, spacing, device, at_hand=at_hand)]

@@ -45,7 +45,7 @@ def make_config(
     task_section, strategy_section, data_section = (_section(stated, name) for name in ("task", "strategy", "data"))
     named = task_section.get("name", task)
     if named != task:
-        raise UnknownName(f"task in these settings (they are for '{named}')", task, [str(named)], f"Say --task {named}")
+        raise ConfigError(f"the settings are of task '{named}', not '{task}'; say --task {named}")
     strategy = strategy or str(strategy_section.get("name", "cggm"))
     for layer in layers:
         foreign = layer.get("strategy", {})

@@ -221,6 +221,8 @@ class SegmentationModelConfig:
             steps = getattr(self, name)
             whole = all(n >= 1 for step in steps for n in step)
             require(whole and len(steps) in (0, len(channels)), f"model.{name}", steps, "one for each scale, or none")
+        first = {*self.strides[0]} if self.strides else {1}
+        require(first == {1}, "model.strides", self.strides, "1 along each axis at the first scale")
 
 
 class SegmentationTask(Task):

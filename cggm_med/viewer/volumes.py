@@ -122,4 +122,7 @@ def _text(content: bytes) -> str:
 
 def _require_few(codes: int) -> None:
     if codes > MAX_CODES + 1:
-        raise DataError(f"masks hold {codes - 1} labels or overlaps of regions; at most {MAX_CODES} can be shown")
+        raise DataError(
+            f"masks hold {codes - 1} labels or overlaps of regions, and at most {MAX_CODES} can be shown; name masks "
+            "with fewer"
+        )

@@ -205,7 +205,7 @@ def test_a_case_or_a_patient_in_two_splits(train_refused, phantom, tmp_path):
         ("--set train.seed=1e30", ["train.seed is 1000000000000000019884624838656, expected at least 0, below 2**63"]),
         ("--set train.device=gpu", ["device is gpu, expected auto, cpu, cuda or cuda:N"]),
         ("--set model.channels=[0,4]", ["model.channels is [0, 4], expected at least 1 channel"]),
-        ("--set data.patch_size=[40,40]", ["data.patch_size has 2 values, expected 3"]),
+        ("--set data.patch_size=[40,40]", ["data.patch_size is [40, 40], expected 3 values"]),
         ("--set data.patch_size=[17,16,16]", ["data.patch_size is [17, 16, 16], expected multiples of 2, at least 4"]),
         ("--set data.spacing=[inf,1,1]", ["data.spacing is (inf, 1.0, 1.0), expected more than 0 mm"]),
         ("--set task.modalities=[flair,t3]", ["no modality 't3'. Did you mean 't2'? Known: flair, t1, t1ce, t2"]),
@@ -224,7 +224,7 @@ def test_names_and_settings(words, parts, train_refused):
     ("content", "parts"),
     [
         (None, ["mine.yaml: it does not exist; expected a YAML or JSON file"]),
-        ("optim: [1", ["mine.yaml is not valid YAML", "line 1, column 8"]),
+        ("optim: [1", ["mine.yaml is not valid YAML", "line 1, column 10: expected"]),
         ("- a\n", ["mine.yaml holds a list, expected settings such as 'optim: {lr: 1e-3}'"]),
         ("", ["mine.yaml holds nothing, expected settings such as"]),
         ("lr: 0.1\n", ["mine.yaml: lr is 0.1, expected settings such as 'optim: {lr: 1e-3}'"]),
@@ -395,6 +395,10 @@ def test_a_run_keeps_its_settings(finished, refused):
     says(refused("train", "--resume", finished, "--preset", "tiny", code=2), "--preset cannot go with --resume")
     message = refused("evaluate", finished, "--set", "model.channels=[4,16]")
     says(message, "best.pt does not fit this model, keep the settings of its run", "size mismatch")
+    message = refused("evaluate", finished, "--set", "optim.lr=3")
+    says(
+        message, "was trained with other settings (run != now): optim.lr: 0.003 != 3.0; leave them out, or train a new"
+    )
     assert snapshot(finished) == before
 
 

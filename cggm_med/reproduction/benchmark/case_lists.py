@@ -66,7 +66,7 @@ def in_folder(
     if missing := [id for id in listed if id.lower() not in spelled]:
         raise DataError(
             f"{where} lacks {len(missing)} of the {len(listed)} cases of {benchmark.name}: {first_of(missing)}; "
-            "nothing was trained, since a figure on fewer cases compares with nothing that was published"
+            "add them, since a figure on fewer cases compares with nothing that was published; nothing was trained"
         )
     known = {id.lower() for id in listed}
     if others := [id for lower, id in spelled.items() if lower not in known]:
