@@ -91,6 +91,7 @@ def test_values_become_what_their_annotation_says(given, key, expected):
         ("data=3", "data is 3, expected settings"),
         ("optim.lr=-1", "optim.lr is -1.0, expected more than 0"),
         ("data.rate", "expected KEY=VALUE"),
+        ("train.modality_dropout=[t1]", "['t1'], expected a number, or names and values such as {a: 1}"),
         ("data.rate=[", "is not valid YAML"),
     ],
 )
@@ -129,6 +130,7 @@ def test_unknown_keys_list_the_valid_ones_and_name_what_was_meant(given, guess):
         ("learning_rate=1e-2", r"SECTION\.KEY=VALUE, such as (optim\.lr=1e-2)$"),
         ("task.modalities=flair,t1", r"expected a list such as (\[flair,t1\])$"),
         ("data.patch_size=32", r"expected a list such as (\[32,32,32\])$"),
+        ("train.loggers=tensorboard", r"expected a list such as (\[tensorboard\])$"),
     ],
 )
 def test_what_a_message_says_helps(given, message):

@@ -39,10 +39,11 @@ def plan(
     early.refuse_settings(layers)
     require_json(json, "plan", [path for path in (data, config) if path is not None])
     from cggm_med.results.tables import plain_table, print_table
-    from cggm_med.runs.outlook import outlook
+    from cggm_med.runs.outlook import outlook, require_plannable
     from cggm_med.runs.settings import instantiate, make_config
 
-    planned, _ = instantiate(make_config(task, layers, preset=preset, strategy=strategy))
+    made, _ = instantiate(make_config(task, layers, preset=preset, strategy=strategy))
+    planned = require_plannable(made)  # before its data are looked for
     console = make_console()
     planned.find(console.print)
     tables = outlook(planned, at_hand=gpu_memory is None)

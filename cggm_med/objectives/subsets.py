@@ -55,12 +55,24 @@ def subset_view(
     few = len(step.modalities(features)) < 2
     if settings.subset_view == 0 or step.number % settings.subset_view_every or few:
         return None
-    guided = settings.subset_view_guided
-    if guided and scores is None:
+    require_guidable(settings, scores is not None)
+    return draw_subset(features, step, scores if settings.subset_view_guided else None)
+
+
+def require_guidable(settings: TrainConfig, scored: bool) -> None:
+    """Refuse a subset view that is guided by scores which there are not.
+
+    Args:
+        settings: whether it is guided.
+        scored: whether there are classifier heads, by whose scores it would be.
+
+    Raises:
+        ConfigError: says what to set.
+    """
+    if settings.subset_view and settings.subset_view_guided and not scored:
         raise ConfigError(
             "train.subset_view_guided is true and there are no classifier heads to guide; set strategy.heads=true"
         )
-    return draw_subset(features, step, scores if guided else None)
 
 
 def subset_view_weight(settings: TrainConfig, step: Step) -> float:

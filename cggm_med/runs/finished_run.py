@@ -63,6 +63,11 @@ class FinishedRun:
                 f"{self.path} is an ensemble, which was not trained; name its runs instead, or score it with 'cggm-med "
                 f"evaluate {self.path}'"
             )
+        if self.folder.shared.exists():
+            raise CheckpointError(
+                f"{self.path} was passed on without its scores; score it with 'cggm-med evaluate {self.path} --data "
+                "PATH'"
+            )
         if not self.folder.results.exists():
             raise CheckpointError(
                 f"{self.path} is not finished: it has no {self.folder.results.name}; finish it with 'cggm-med train "

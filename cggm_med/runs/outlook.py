@@ -22,7 +22,20 @@ from cggm_med.training.pace import STEPS, measure_pace
 from cggm_med.types import Batch
 
 
-def outlook(task: Task, *, at_hand: bool) -> list[Table]:
+def require_plannable(task: Task) -> SegmentationTask:
+    """The task, unless there is nothing to plan.
+
+    Raises:
+        ConfigError: if it does not segment.
+    """
+    if not isinstance(task, SegmentationTask):
+        raise ConfigError(
+            f"task '{task.config.task.name}' does not segment scans, and only those are planned for; train without"
+        )
+    return task
+
+
+def outlook(task: SegmentationTask, *, at_hand: bool) -> list[Table]:
     """The cases, the scales of the network, and what training takes.
 
     Args:
@@ -30,11 +43,8 @@ def outlook(task: Task, *, at_hand: bool) -> list[Table]:
         at_hand: whether the device of the run is here, so that steps can be timed on it; else a GPU elsewhere.
 
     Raises:
-        ConfigError: if the task does not segment.
         DataError: if no header can be read.
     """
-    if not isinstance(task, SegmentationTask):
-        raise ConfigError(f"task '{task.config.task.name}' does not segment scans; there is nothing to plan")
     scans = geometries(task.found.cases, task.reference)
     if not scans:
         raise DataError(f"no header of {counted(len(task.found.cases), 'case')} can be read; 'cggm-med check' says why")

@@ -10,6 +10,7 @@ import torch
 from cggm_med import distributed, registry
 from cggm_med.config import RunConfig, Tree, merge, require, resolve, to_tree
 from cggm_med.errors import ConfigError, UnknownName
+from cggm_med.objectives.subsets import require_guidable
 from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task.base import Task
 
@@ -89,7 +90,7 @@ def instantiate(config: RunConfig) -> tuple[Task, BalancingStrategy]:
     """The task and the strategy of a config; the task has not looked for its data yet.
 
     Raises:
-        ConfigError: if the processes and parts cannot share a batch evenly.
+        ConfigError: if the processes and parts cannot share a batch evenly, or no heads guide a guided subset view.
         UnknownName: if a rate of modality dropout is for a modality that the run does not have.
     """
     processes, size = distributed.world_size(), config.train.batch_size
@@ -101,7 +102,9 @@ def instantiate(config: RunConfig) -> tuple[Task, BalancingStrategy]:
         if modality not in config.task.modalities:
             raise UnknownName("modality of train.modality_dropout", modality, config.task.modalities)
     task = registry.load(registry.TASKS, config.task.name)(config)
-    return task, registry.load(registry.STRATEGIES, config.strategy.name)(config.strategy)
+    strategy = registry.load(registry.STRATEGIES, config.strategy.name)(config.strategy)
+    require_guidable(config.train, strategy.has_heads)
+    return task, strategy
 
 
 def of_first_process(config: RunConfig, device: torch.device) -> RunConfig:

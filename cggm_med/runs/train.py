@@ -181,6 +181,8 @@ def resume(folder: Path, overrides: Tree, console: Console) -> Report | None:
     run = RunFolder(folder)
     if run.ensemble.exists():
         raise CheckpointError(f"{folder} is an ensemble, which was not trained; continue one of its runs")
+    if run.shared.exists():
+        raise CheckpointError(f"{folder} was passed on without its checkpoints; start a new run with --init {folder}")
     config = run.settings_with(overrides)
     if changed := changed_settings(completed(run.stored_settings()), to_tree(config)):
         raise CheckpointError(

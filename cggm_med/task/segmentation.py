@@ -221,6 +221,8 @@ class SegmentationModelConfig:
             steps = getattr(self, name)
             whole = all(n >= 1 for step in steps for n in step)
             require(whole and len(steps) in (0, len(channels)), f"model.{name}", steps, "one for each scale, or none")
+        odd = all(n % 2 for kernel in self.kernels for n in kernel)
+        require(odd, "model.kernels", self.kernels, "odd widths, such as 3, with which a grid keeps its size")
         first = {*self.strides[0]} if self.strides else {1}
         require(first == {1}, "model.strides", self.strides, "1 along each axis at the first scale")
 

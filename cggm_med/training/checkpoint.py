@@ -96,7 +96,7 @@ def _load_shared(path: Path, device: torch.device) -> dict[str, Any]:
     """The content of a file that ``save_shared`` wrote, as that of a checkpoint.
 
     Raises:
-        CheckpointError: if it is missing, damaged or another tool's.
+        CheckpointError: if it is damaged or another tool's.
     """
     try:
         with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
@@ -106,8 +106,6 @@ def _load_shared(path: Path, device: torch.device) -> dict[str, Any]:
         for name, value in values.items():
             part, _, rest = name.partition(".")
             states[part][rest] = value
-    except FileNotFoundError as error:
-        raise CheckpointError(f"no weights {path}; copy the shared folder anew") from error
     except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"{path} is damaged, or was not written by 'cggm-med share'; put a whole copy in its place"
@@ -126,11 +124,12 @@ def load(path: Path, device: torch.device) -> Checkpoint:
         CheckpointError: if the file is missing, damaged, or not one of ours.
     """
     content = _load_shared(path, device) if path.suffix == ".safetensors" else read_tensors(path, device)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        version = content.get("format") if isinstance(content, dict) else None
+    if not isinstance(content, dict) or "format" not in content:
+        raise CheckpointError(f"{path} is not a checkpoint of a run; name another run folder")
+    if content["format"] != FORMAT:
         raise CheckpointError(
-            f"{path} has checkpoint format {version}, this version reads {FORMAT}; use the cggm-med that wrote it, "
-            "which its run's results.md names, or a newer one"
+            f"{path} has checkpoint format {content['format']}, this version reads {FORMAT}; use the cggm-med that "
+            "wrote it, which its run's results.md names, or a newer one"
         )
     try:
         del content["format"]
@@ -149,7 +148,9 @@ def read_tensors(path: Path, device: torch.device) -> Any:
         _require_whole(path)
         return torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError as error:
-        raise CheckpointError(f"no checkpoint {path}; train first, or name another run folder") from error
+        raise CheckpointError(
+            f"no checkpoint {path}; train first, copy the whole folder anew, or name another run folder"
+        ) from error
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}; allow it, or copy it anew") from error
     except Exception as error:  # a damaged archive or pickle may raise nearly any

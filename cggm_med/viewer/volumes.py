@@ -123,6 +123,6 @@ def _text(content: bytes) -> str:
 def _require_few(codes: int) -> None:
     if codes > MAX_CODES + 1:
         raise DataError(
-            f"masks hold {codes - 1} labels or overlaps of regions, and at most {MAX_CODES} can be shown; name masks "
-            "with fewer"
+            f"masks hold {codes - 1} labels or overlaps of regions, and at most {MAX_CODES} can be shown; give masks "
+            "as --truth and --prediction, not images"
         )

@@ -48,6 +48,7 @@ def test_keys_that_end_alike_are_written_in_full():
         ("joint[data.path=x]", [], "with a section of strategy, train, optim, model"),
         ("joint", ["strategy.rho=1,2"], "no strategy of --strategies has such a setting"),
         ("cggm", ["strategy.rho"], "--grid strategy.rho"),
+        ("cggm", ["strategy.rho=,"], "at least one value"),
         ("joint x", [], "expected NAME"),
     ],
 )

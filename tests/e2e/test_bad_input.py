@@ -206,6 +206,11 @@ def test_a_case_or_a_patient_in_two_splits(train_refused, phantom, tmp_path):
         ("--set train.device=gpu", ["device is gpu, expected auto, cpu, cuda or cuda:N"]),
         ("--set model.channels=[0,4]", ["model.channels is [0, 4], expected at least 1 channel"]),
         ("--set data.patch_size=[40,40]", ["data.patch_size is [40, 40], expected 3 values"]),
+        ("--set model.strides=[[2,2,2],[2,2,2]]", ["model.strides is", "expected 1 along each axis at the first scale"]),
+        ("--set model.kernels=[[2,2,2],[3,3,3]]", ["model.kernels is", "expected odd widths"]),
+        ("--set strategy.rou=1", ["no configuration key 'strategy.rou'.", "Strategy 'cggm' has no others"]),
+        ("--strategy joint --set strategy.heads=false --set train.subset_view=1 --set train.subset_view_guided=true",
+         ["train.subset_view_guided is true", "set strategy.heads=true"]),
         ("--set data.patch_size=[17,16,16]", ["data.patch_size is [17, 16, 16], expected multiples of 2, at least 4"]),
         ("--set data.spacing=[inf,1,1]", ["data.spacing is (inf, 1.0, 1.0), expected more than 0 mm"]),
         ("--set task.modalities=[flair,t3]", ["no modality 't3'. Did you mean 't2'? Known: flair, t1, t1ce, t2"]),
@@ -363,7 +368,7 @@ def test_folders_that_are_no_runs(finished, refused, tmp_path):
     (folder / "metrics.jsonl").write_text("{\n")
     says(refused("train", "--resume", folder), "metrics.jsonl is damaged", "put back a whole copy, or remove it")
     shutil.rmtree(folder / "checkpoints")
-    says(refused("evaluate", folder), "no checkpoint", "last.pt; train first, or name another run folder")
+    says(refused("evaluate", folder), "no checkpoint", "last.pt; train first, copy the whole folder anew")
 
 
 @pytest.mark.parametrize(

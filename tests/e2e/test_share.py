@@ -83,6 +83,10 @@ def test_scans_that_it_was_trained_on_are_known_again(shared, phantom, monkeypat
     assert "were used to train this run" in capsys.readouterr().err
     command(monkeypatch, "evaluate", shared, code=1)
     assert "was passed on without its cases; name scans with --data" in capsys.readouterr().err
+    command(monkeypatch, "train", "--resume", shared, code=1)
+    assert "was passed on without its checkpoints; start a new run with --init" in capsys.readouterr().err
+    command(monkeypatch, "report", shared, code=1)
+    assert "was passed on without its scores; score it with 'cggm-med evaluate" in capsys.readouterr().err
 
 
 def test_results_of_a_run_of_the_hub_need_a_place(hub, phantom, monkeypatch, capsys):
