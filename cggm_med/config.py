@@ -231,13 +231,7 @@ def resolve(sections: Mapping[str, type], layers: Sequence[Tree]) -> RunConfig:
     for key in merged:
         if key not in known:
             raise UnknownName("configuration section", str(key), known)
-    for section, cls in types_of.items():
-        values, fields = merged.get(section, {}), _field_types(cls)
-        for key in values if isinstance(values, Mapping) else ():
-            if key not in fields:
-                keys, meant = [f"{section}.{name}" for name in fields], _meant(str(key), section, types_of)
-                raise UnknownName("configuration key", f"{section}.{key}", keys, guess=meant)
-    parts = {name: build_section(cls, merged.get(name, {}), name) for name, cls in types_of.items()}
+    parts = {name: build_section(cls, merged.get(name, {}), name, types_of) for name, cls in types_of.items()}
     return RunConfig(preset=str(merged.get("preset", "")), **parts)
 
 

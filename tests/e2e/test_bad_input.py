@@ -206,7 +206,7 @@ def test_a_case_or_a_patient_in_two_splits(train_refused, phantom, tmp_path):
         ("--set train.device=gpu", ["device is gpu, expected auto, cpu, cuda or cuda:N"]),
         ("--set model.channels=[0,4]", ["model.channels is [0, 4], expected at least 1 channel"]),
         ("--set data.patch_size=[40,40]", ["data.patch_size is [40, 40], expected 3 values"]),
-        ("--set model.strides=[[2,2,2],[2,2,2]]", ["model.strides is", "expected 1 along each axis at the first scale"]),
+        ("--set model.strides=[[2,2,2],[2,2,2]]", ["model.strides is", "expected 1 along each axis at the first"]),
         ("--set model.kernels=[[2,2,2],[3,3,3]]", ["model.kernels is", "expected odd widths"]),
         ("--set strategy.rou=1", ["no configuration key 'strategy.rou'.", "Strategy 'cggm' has no others"]),
         ("--strategy joint --set strategy.heads=false --set train.subset_view=1 --set train.subset_view_guided=true",
