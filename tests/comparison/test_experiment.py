@@ -98,6 +98,7 @@ out = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
 out.mkdir()
 asked = []
 signal.signal(signal.SIGINT, lambda *words: asked.append(words))
+(out / "config.yaml").touch()  # its data are prepared
 (out / "begun").touch()
 while not asked:
     time.sleep(0.01)
