@@ -17,10 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cggm_med.data.checks.cohort import findings_among, usual_among
+from cggm_med.data.checks.cohort import findings_among, learn, usual_among
 from cggm_med.data.layouts import find_cases
 from cggm_med.data.volumes import preprocess
-from cggm_med.data.volumes.modality_check import learn
 from cggm_med.data.volumes.phantom.cases import write_phantom
 from cggm_med_tasks.brats2021 import BraTS2021
 

@@ -23,9 +23,10 @@ from cggm_med.bundle.configs import (
     metadata,
     smallest_image,
 )
+from cggm_med.bundle.run_facts import run_facts
 from cggm_med.config import Tree
 from cggm_med.errors import ConfigError, UnknownName
-from cggm_med.files import atomic_file, atomic_folder, require_unused, write_json, write_text
+from cggm_med.files import atomic_file, atomic_folder, digest_of, require_unused, write_json, write_text
 from cggm_med.inference.predictor import Predictor
 from cggm_med.models.encoders import UNetEncoder
 from cggm_med.models.fusion import Fusion, PresenceFusion
@@ -40,14 +41,23 @@ from cggm_med.task.segmentation import SegmentationTask
 PACKAGE = "scripts"
 # Everything between a scan and its mask: the same source that training and predict run, and nothing else.
 MODULES = (
+    "bundle.transforms",
     "device",
     "errors",
     "files",
     "types",
     "data.cases",
+    "data.checks.alignment",
     "data.checks.finding",
     "data.checks.header",
+    "data.checks.heads",
+    "data.checks.judge",
     "data.checks.kinds",
+    "data.checks.known",
+    "data.checks.looks",
+    "data.checks.measure",
+    "data.checks.together",
+    "data.checks.typical",
     "data.monai_items",
     "data.layouts",
     "data.patients",
@@ -58,6 +68,7 @@ MODULES = (
     "data.volumes.itk_formats",
     "data.volumes.label_files",
     "data.volumes.labels",
+    "data.volumes.modality_check",
     "data.volumes.monai_one_grid",
     "data.volumes.monai_reader",
     "data.volumes.nibabel_formats",
@@ -65,6 +76,9 @@ MODULES = (
     "data.volumes.resample",
     "data.volumes.stored_image",
     "data.volumes.transforms",
+    "inference.mask_record",
+    "metrics.lesion_areas",
+    "metrics.lesion_list",
     "models.base",
     "models.cpu_convolution",
     "models.decoder",
@@ -147,6 +161,7 @@ def export_bundle(run: Path, folder: Path, modalities: Sequence[str] | None = No
         if _scored(predictor, task):
             write_json(temporary / "configs" / "evaluate.json", evaluate_config(inference, PACKAGE))
         _write_models(temporary / "models", network, shape, meta, inference)
+        _write_facts(temporary / "models", run_facts(predictor, chosen))
         _write_source(temporary / PACKAGE)
         _write_texts(temporary, meta, predictor, task)
 
@@ -239,6 +254,11 @@ def _write_models(folder: Path, network: StackedModalities, shape: Sequence[int]
             traced = torch.jit.trace(network, torch.zeros(1, *shape))
         extra = {"inference.json": json.dumps(inference).encode()}
         save_net_with_metadata(traced, str(folder / "model.ts"), meta_values=meta, more_extra_files=extra)
+
+
+def _write_facts(folder: Path, facts: Tree) -> None:
+    """``run.json``: what is known of the run, and which weights that is true of."""
+    write_json(folder / "run.json", {**facts, "model": digest_of((folder / "model.pt").read_bytes())})
 
 
 def _write_source(folder: Path) -> None:

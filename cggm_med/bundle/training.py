@@ -12,6 +12,7 @@ from rich.console import Console
 
 from cggm_med import distributed
 from cggm_med.bundle.configs import convention_tree
+from cggm_med.bundle.run_facts import run_facts
 from cggm_med.config import RunConfig, Tree, parse_overrides, read_file
 from cggm_med.device import select_device
 from cggm_med.errors import ConfigError
@@ -144,6 +145,7 @@ class TrainedRun:
         overlap: of windows.
         precision: in which the network computes.
         components: of regions, which stay in masks.
+        facts: see ``run_facts``.
 
     Raises:
         CheckpointError: if the folder is no such run.
@@ -159,6 +161,7 @@ class TrainedRun:
         self.convention = convention_tree(predictor.convention)
         self.roi_size, self.overlap = list(predictor.volumes.window_size), config.data.overlap
         self.precision = config.train.precision
+        self.facts = run_facts(predictor, predictor.task.modalities)
         task = predictor.volumes
         self.components = dict(task.component_filter.kept) if isinstance(task, SegmentationTask) else {}
 

@@ -11,7 +11,7 @@ from cggm_med.data.dicom.codes import UNDECLARED, SegmentCodes
 from cggm_med.data.volumes.labels import LabelConvention, painting_order
 from cggm_med.data.volumes.normalise import Normalisation
 from cggm_med.errors import DataError, UnknownName
-from cggm_med.metrics.lesions import LesionRules
+from cggm_med.metrics.lesion_areas import LesionRules
 
 Kind = Literal["mri", "ct", "pet", "map"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

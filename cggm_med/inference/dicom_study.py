@@ -21,8 +21,7 @@ from cggm_med.data.dicom.report import report_beside
 from cggm_med.data.dicom.seg import write_segmentation
 from cggm_med.data.dicom.series import Series, assign_modalities, find_series
 from cggm_med.data.dicom.volume import check_series, write_nifti
-from cggm_med.data.volumes.io import WRITTEN, open_image
-from cggm_med.data.volumes.preprocess import DIGEST_BYTES
+from cggm_med.data.volumes.io import DIGEST_BYTES, WRITTEN, open_image
 from cggm_med.errors import ConfigError, UnknownName
 from cggm_med.files import digest_of_files
 from cggm_med.inference.batch import Share, predict_cases

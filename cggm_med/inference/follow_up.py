@@ -23,11 +23,12 @@ from cggm_med.data.volumes.labels import LabelConvention, painting_order, unknow
 from cggm_med.data.volumes.resample import MIN_COVERED
 from cggm_med.errors import DataError, first_of
 from cggm_med.files import did_you_mean
+from cggm_med.inference.mask_record import SCHEMA
 from cggm_med.inference.predictor import ACCEPT
-from cggm_med.inference.side_car import SCHEMA, case_of, read_side_car, side_car_of
+from cggm_med.inference.side_car import case_of, read_side_car, side_car_of
+from cggm_med.metrics.lesion_areas import LesionRules
 from cggm_med.metrics.lesion_change import STATUSES, lesion_changes, volumes
 from cggm_med.metrics.lesion_list import number_lesions
-from cggm_med.metrics.lesions import LesionRules
 from cggm_med.results.results import Record
 from cggm_med.results.tables import Table, rounded
 

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cggm_med.data.cases import Case, ImageFile
-from cggm_med.data.checks.cohort import Known, findings_of_scan
-from cggm_med.data.checks.finding import Finding, lines, objections, require_known, standing
+from cggm_med.data.checks.finding import Finding, objections, require_known
 from cggm_med.data.checks.kinds import KINDS
+from cggm_med.data.checks.known import Known, findings_of_scan, require_usable
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.preprocess import digests
-from cggm_med.data.volumes.resample import OneGrid, read_on_one_grid
+from cggm_med.data.volumes.resample import OneGrid, no_reference, read_on_one_grid
 from cggm_med.data.volumes.transforms import NativeGrid, to_network
 from cggm_med.device import held_bytes, precision, select_device
 from cggm_med.errors import CheckpointError, ConfigError, DataError, UnknownName
@@ -35,6 +35,7 @@ from cggm_med.task.scan_to_mask import FLIPS, SegmentedScan
 from cggm_med.task.subset_agreement import agreement, proper_subsets
 
 ACCEPT = "--accept KIND"
+NOT_FROM_THESE = "none of the run's {split} cases was measured from exactly these modalities"
 
 
 @dataclass(frozen=True)
@@ -233,8 +234,9 @@ class Predictor:
         moved, grid, backgrounds = to_network(channels, affine, self.volumes.spacing, rescalings=rescalings)
         image = moved["image"].as_tensor()
         empty = dict(zip(given, backgrounds, strict=True))
-        odd = findings_of_scan(case, scan, empty, self.known)
-        self._require_usable(case, odd, findings)
+        images = {m: scan.volumes[m] for m in given}
+        odd = findings_of_scan(case, images, affine, empty, self.known)
+        require_usable(case, odd, findings, self.accepted, accept=ACCEPT, trust_names="--trust-names")
         findings += odd
         onto = scan.role if scan.resampled else None
         reference = source.images[onto or given[0]].path
@@ -259,7 +261,7 @@ class Predictor:
             (segmented,) = self.volumes.segment(
                 self.model, image, scan.grid, scan.modalities, self.autocast, flips=self.flips
             )
-        expectation, measured_on = self._expectation(scan.modalities)
+        expectation, measured_on = self.expectation(scan.modalities)
         return Prediction(
             case=scan.case,
             modalities=scan.modalities,
@@ -277,14 +279,15 @@ class Predictor:
             quality=quality,
         )
 
-    def _expectation(self, modalities: Sequence[str]) -> tuple[SubsetExpectation | None, str]:
+    def expectation(self, modalities: Sequence[str]) -> tuple[SubsetExpectation | None, str]:
         """What was measured for exactly these modalities, and on which cases or why not."""
         if self.expectations is None:
             return None, self.not_measured
-        found, given = self.expectations.subsets.get("+".join(modalities)), "+".join(modalities)
+        split, given = self.expectations.split, "+".join(modalities)
+        found = self.expectations.subsets.get(given)
         if found is None:
-            return None, f"none of the run's {self.expectations.split} cases was measured from exactly {given}"
-        return found, f"{found.cases} {self.expectations.split} cases of the run, predicted from exactly {given}"
+            return None, NOT_FROM_THESE.format(split=split)
+        return found, f"{found.cases} {split} cases of the run, predicted from exactly {given}"
 
     def temperatures(self, scan: PreprocessedCase) -> tuple[float, ...]:
         """The temperature of each region for exactly the modalities of a scan.
@@ -292,7 +295,7 @@ class Predictor:
         Raises:
             DataError: if one was not measured.
         """
-        return _temperatures(scan.case, scan.modalities, self.task.targets, *self._expectation(scan.modalities))
+        return _temperatures(scan.case, scan.modalities, self.task.targets, *self.expectation(scan.modalities))
 
     def cost(self, scan: PreprocessedCase) -> tuple[int, int]:
         """The number of windows of ``segment``, and roughly the bytes that the process will then hold on the device.
@@ -318,20 +321,6 @@ class Predictor:
             volumes += weights + 4 * len(scan.modalities) * padded  # which a CPU holds by now
         return count * (1 + len(FLIPS) if self.flips else 1), held + self._peaks[key] + volumes
 
-    def _require_usable(self, case: str, odd: Sequence[Finding], others: Sequence[Finding]) -> None:
-        """Refuse images that nobody accepted as they look."""
-        objecting = standing(odd, self.accepted)
-        for finding in objecting:
-            if finding.kind.name == "exchanged_modalities":
-                raise DataError(
-                    f"{case}: {finding.seen} ({finding.sure}); exchange the files, or if the names are right say "
-                    "--trust-names",
-                    lines(others),
-                )
-        if objecting:
-            said = objections(objecting, self.accepted, accept=ACCEPT)
-            raise DataError(f"{case} cannot be segmented as it is:", said)
-
     def _on_one_grid(self, case: Case) -> tuple[OneGrid, list[Finding]]:
         """The images of a case, brought onto one grid if they have several and it is known which; and findings."""
         wanted = self.resample_to or self.volumes.reference
@@ -353,11 +342,7 @@ class Predictor:
             )
         if objecting:
             raise DataError(f"{case.id} cannot be segmented as it is:", objecting)
-        findings = [*found.findings, *scan.findings]
-        if scan.resampled and scan.role != wanted:
-            seen = f"is absent, so that the other images are on the grid of {scan.role}"
-            findings.append(Finding(KINDS["no_reference"], case.id, (str(wanted),), seen))
-        return scan, findings
+        return scan, [*found.findings, *scan.findings, *no_reference(case.id, scan, wanted)]
 
 
 def _expectations(run: FinishedRun, *, flips: bool) -> tuple[Expectations | None, str]:

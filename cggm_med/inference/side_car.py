@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import importlib.metadata
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -10,18 +9,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cggm_med.data.cases import stem
-from cggm_med.data.volumes.labels import THRESHOLD
 from cggm_med.errors import counted
+from cggm_med.inference.mask_record import SCHEMA, mask_record, no_quality
 from cggm_med.inference.predictor import Prediction, Predictor
 from cggm_med.metrics import lesion_list
-from cggm_med.metrics.lesion_list import MAX_LESIONS, ML_DIGITS, list_lesions
+from cggm_med.metrics.lesion_list import MAX_LESIONS
 from cggm_med.results.aggregate import MEAN
 from cggm_med.results.results import Record
+from cggm_med.runs.expectations import SubsetExpectation
 
-SCHEMA = 1  # a number that goes up when a field changes its meaning or disappears
 LESION_COLUMNS = ("case", "region", "lesion", *lesion_list.COLUMNS)
 
 
@@ -143,45 +140,57 @@ def side_car(prediction: Prediction, predictor: Predictor, seconds: Mapping[str,
         predictor: what made it.
         seconds: how long each part of the work took.
     """
-    convention, rules = prediction.convention, predictor.volumes.lesion_rules
-    masks = dict(zip(convention.regions, convention.to_regions(prediction.labels), strict=True))
-    found = {region: list_lesions(masks[region], prediction.affine, rules) for region in convention.regions}
-    said = {
-        "schema": SCHEMA,
+    return mask_record(
+        prediction.labels,
+        prediction.affine,
+        prediction.convention,
+        run=run_record(predictor),
+        scan={
+            "case": prediction.case,
+            "modalities": prediction.modalities,
+            "inputs": prediction.inputs,
+            "resampled": prediction.resampled,
+            "resampled_to": prediction.resampled_to,
+            "findings": [finding.record(predictor.accepted) for finding in prediction.findings],
+            "trust_names": predictor.trust_names,
+        },
+        device=predictor.device,
+        seconds=seconds,
+        components=prediction.segmented.components.kept,
+        expected=expected_record(prediction.expectation, prediction.measured_on),
+        flips=predictor.flips,
+        quality=_quality(prediction, asked=predictor.quality),
+    )
+
+
+def run_record(predictor: Predictor) -> dict[str, Any]:
+    """What is said of a mask that every mask of a run has in common; see ``mask_record``."""
+    rules = predictor.volumes.lesion_rules
+    return {
         "software": f"cggm-med {importlib.metadata.version('cggm-med')}",
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "case": prediction.case,
         "task": predictor.task.config.task.name,
         "weights": predictor.digest,
         "ensemble": list(predictor.run.described_members) or None,
-        "device": _device(predictor.device),
-        "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "modalities": list(prediction.modalities),
-        "absent": list(prediction.absent),
-        "inputs": dict(prediction.inputs),
-        "labels": {str(n): meaning for n, meaning in convention.meanings.items()},
-        "convention": convention.name,
-        "regions": {region: list(labels) for region, labels in convention.regions.items()},
-        "threshold": THRESHOLD,
-        "components": dict(prediction.segmented.components.kept),
-        "flips": predictor.flips,
-        "trust_names": predictor.trust_names,
-        "resampled": list(prediction.resampled),
-        "resampled_to": prediction.resampled_to,
-        "volume_ml": {region: round(of.ml, ML_DIGITS) for region, of in found.items()},
+        "modalities": list(predictor.task.modalities),
         "lesion_rules": {name: getattr(rules, name) for name in ("dilations", "connectivity", "min_mm3")},
-        "lesion_count": {region: of.count for region, of in found.items()},
-        "small_lesion_count": {region: of.small for region, of in found.items()},
-        "lesions": [
-            {"region": region, "lesion": number, **lesion.record()}
-            for region, of in found.items()
-            for number, lesion in enumerate(of.lesions, start=1)
-        ],
-        "findings": [finding.record(predictor.accepted) for finding in prediction.findings],
-        **_expected(prediction),
-        **_quality(prediction, asked=predictor.quality),
     }
-    return {field.name: said[field.name] for field in FIELDS}
+
+
+def expected_record(expectation: SubsetExpectation | None, measured_on: str) -> dict[str, Any]:
+    """The Dice that was measured for exactly some modalities, and the temperatures, or that nothing was.
+
+    Args:
+        expectation: what was measured.
+        measured_on: on which cases, or why it was not.
+    """
+    of = {} if expectation is None else {**expectation.regions, MEAN: expectation.mean}
+    dice = {name: {"mean": each.dice_mean, "sd": each.dice_sd, "cases": each.cases} for name, each in of.items()}
+    known = None if expectation is None else expectation.regions
+    return {
+        "expected_dice": dice or None,
+        "temperature": None if known is None else {name: each.temperature for name, each in known.items()},
+        "measured_on": measured_on if known is not None else f"nothing: {measured_on}",
+    }
 
 
 def read_side_car(mask: Path) -> Record | None:
@@ -230,27 +239,10 @@ def volumes_in_words(said: Record) -> str:
     )
 
 
-def _device(device: torch.device) -> str:
-    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
-
-
-def _expected(prediction: Prediction) -> dict[str, Any]:
-    """The Dice that was measured for exactly these modalities, and the temperatures, or that nothing was."""
-    found = prediction.expectation
-    of = {} if found is None else {**found.regions, MEAN: found.mean}
-    dice = {name: {"mean": each.dice_mean, "sd": each.dice_sd, "cases": each.cases} for name, each in of.items()}
-    return {
-        "expected_dice": dice or None,
-        "temperature": None if found is None else {name: each.temperature for name, each in found.regions.items()},
-        "measured_on": prediction.measured_on if found is not None else f"nothing: {prediction.measured_on}",
-    }
-
-
-def _quality(prediction: Prediction, *, asked: bool) -> dict[str, Any]:
+def _quality(prediction: Prediction, *, asked: bool) -> dict[str, Any] | None:
     """The predicted quality, with how far it can be trusted."""
     if prediction.quality is None:
-        why = "a single modality has no proper subset to agree with" if asked else "it was not asked for"
-        return {"quality": None, "quality_of": f"nothing: {why}", "quality_rank_correlation": None}
+        return no_quality("a single modality has no proper subset to agree with") if asked else None
     found = prediction.expectation
     of = {} if found is None else {**found.regions, MEAN: found.mean}
     trust = {name: asdict(each.rank_correlation) for name, each in of.items()}

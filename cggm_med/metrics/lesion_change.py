@@ -105,7 +105,7 @@ def lesion_changes(earlier: NumberedLesions, later: NumberedLesions, *, same_per
 
     Example:
         >>> from cggm_med.metrics.lesion_list import number_lesions
-        >>> from cggm_med.metrics.lesions import LesionRules
+        >>> from cggm_med.metrics.lesion_areas import LesionRules
         >>> masks = np.zeros((2, 9, 9, 9), bool)
         >>> masks[0, 1:3, 1:3, 1:3] = masks[1, 1:3, 1:3, 1:4] = masks[1, 7, 7, 7] = True
         >>> found = lesion_changes(*(number_lesions(mask, np.eye(4), LesionRules()) for mask in masks))

@@ -14,7 +14,7 @@ from scipy.ndimage import find_objects
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist, squareform
 
-from cggm_med.metrics.lesions import LesionRules, lesion_areas
+from cggm_med.metrics.lesion_areas import LesionRules, lesion_areas
 
 MAX_LESIONS = 100  # of one region that are measured one by one; masks of noise have a hundred thousand
 MM_DIGITS, ML_DIGITS = 2, 6

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
-from cggm_med.metrics.lesions import LesionRules, lesion_metrics
+from cggm_med.metrics.lesion_areas import LesionRules
+from cggm_med.metrics.lesions import lesion_metrics
 from cggm_med.metrics.metric import Metric, value_of
 from cggm_med.metrics.overlap import dice, empty_region, sensitivity, specificity, volume_error_ml
 from cggm_med.metrics.surface_distance import hausdorff95, surface_dice

@@ -21,7 +21,7 @@ from cggm_med.data.volumes.prepared import PreparedCase
 from cggm_med.data.volumes.resample import OneGrid
 from cggm_med.data.volumes.transforms import NativeGrid, Spacing
 from cggm_med.metrics.classification_regression import LabelMetric
-from cggm_med.metrics.lesions import LesionRules
+from cggm_med.metrics.lesion_areas import LesionRules
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.task.scan_to_mask import SegmentedScan

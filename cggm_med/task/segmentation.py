@@ -21,9 +21,10 @@ from torch.nn import functional as F
 from cggm_med import distributed, registry
 from cggm_med.config import RunConfig, Tree, require
 from cggm_med.data.cases import Case, CaseList
-from cggm_med.data.checks.cohort import Known, findings_among, findings_beside, usual_among
+from cggm_med.data.checks.cohort import findings_among, findings_beside, learn, usual_among
 from cggm_med.data.checks.finding import Finding, decide, require_known
 from cggm_med.data.checks.kinds import KINDS
+from cggm_med.data.checks.known import Known
 from cggm_med.data.declaration import Kind
 from cggm_med.data.dicom.codes import SegmentCodes
 from cggm_med.data.folders.other_data import declares_labels, for_run, labelled
@@ -44,7 +45,6 @@ from cggm_med.data.volumes.labels import (
     regions_in_words,
     usual_convention,
 )
-from cggm_med.data.volumes.modality_check import learn
 from cggm_med.data.volumes.normalise import Normalisation, Rescaling
 from cggm_med.data.volumes.patches import PatchDataset, PatchSampling, patch_loader
 from cggm_med.data.volumes.prepared import PreparedCase, common_spacing
@@ -54,7 +54,7 @@ from cggm_med.data.volumes.resample import OneGrid
 from cggm_med.data.volumes.transforms import NativeGrid, Spacing
 from cggm_med.errors import CheckpointError, ConfigError, DataError, NonFiniteLoss, UnknownName, counted, first_of
 from cggm_med.files import cache_folder, caching
-from cggm_med.metrics.lesions import LesionRules
+from cggm_med.metrics.lesion_areas import LesionRules
 from cggm_med.metrics.metric import Metric, load_metrics
 from cggm_med.metrics.overlap import dice
 from cggm_med.metrics.regions import (

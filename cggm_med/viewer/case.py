@@ -23,7 +23,7 @@ from cggm_med.data.volumes.resample import onto_grid
 from cggm_med.errors import ConfigError, DataError, UnknownName
 from cggm_med.inference.predictor import Predictor
 from cggm_med.inference.side_car import case_of
-from cggm_med.metrics.lesions import LesionRules
+from cggm_med.metrics.lesion_areas import LesionRules
 from cggm_med.plots.style import region_colours
 from cggm_med.runs.finished_run import FinishedRun
 from cggm_med.viewer.page import ViewedCase

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
-from cggm_med.metrics.lesions import LesionRules, match_lesions
+from cggm_med.metrics.lesion_areas import LesionRules
+from cggm_med.metrics.lesions import match_lesions
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
-from cggm_med.metrics.lesions import LesionRules
+from cggm_med.metrics.lesion_areas import LesionRules
 from cggm_med.metrics.overlap import dice
 from cggm_med.viewer.errors import lesion_errors
 from cggm_med.viewer.volumes import (

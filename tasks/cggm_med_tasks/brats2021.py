@@ -23,7 +23,7 @@ from cggm_med.data.folders.scans import label_values
 from cggm_med.data.layouts import NamedFiles
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.errors import first_of
-from cggm_med.metrics.lesions import LesionRules
+from cggm_med.metrics.lesion_areas import LesionRules
 from cggm_med.task.phantom_data import (
     PhantomDataConfig,
     fresh_patients,

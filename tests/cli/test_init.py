@@ -10,7 +10,7 @@ from cggm_med.cli.app import app
 from cggm_med.data.folders.declared import read_declared
 from cggm_med.data.volumes.io import write_volume
 from cggm_med.errors import CggmMedError, ConfigError, DataError, OutputError
-from cggm_med.metrics.lesions import LesionRules
+from cggm_med.metrics.lesion_areas import LesionRules
 from cggm_med_tasks.brats2021 import BraTS2021
 
 

@@ -2,12 +2,17 @@
 
 import ast
 import csv
+import functools
+import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import venv
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import monai
@@ -20,17 +25,27 @@ from helpers.command_line import command
 from helpers.pictures import without_pictures
 from helpers.small_runs import filter_components, trained_run
 from jinja2 import UndefinedError
+from monai.data import MetaTensor
 
 import cggm_med
 from cggm_med.bundle.configs import TEMPLATE, fill_template
 from cggm_med.bundle.export import MODULES, SCHEMA_FILE, export_bundle
+from cggm_med.bundle.run_facts import run_facts
+from cggm_med.bundle.transforms import RECORD, DescribedMaskWriter
+from cggm_med.data.checks.finding import lines
 from cggm_med.data.volumes.io import write_volume
 from cggm_med.data.volumes.monai_reader import VolumeReader
 from cggm_med.errors import CheckpointError, ConfigError, DataError, OutputError, UnknownName
+from cggm_med.files import digest_of
 from cggm_med.inference.predictor import Predictor
+from cggm_med.inference.side_car import expected_record, read_side_car, side_car
 from cggm_med.models.fusion import ResidualFusion
+from cggm_med.results.rank_correlation import RankCorrelation
+from cggm_med.runs.expectations import Expectations, RegionExpectation, SubsetExpectation
+from cggm_med.runs.finished_run import FinishedRun
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
+EXCHANGED = "exchanged_modalities"
 CONFIG = ["--config_file", "configs/inference.json", "--meta_file", "configs/metadata.json"]
 
 
@@ -126,20 +141,32 @@ def in_clean_python(python, bundle, *words):
 @pytest.mark.slow
 def test_without_the_package_it_gives_the_masks_of_predict(bundle, run, others, clean_python, tmp_path):
     arguments = [*CONFIG, "--dataset_dir", others, "--output_dir", tmp_path, "--device", "cpu"]
-    done = in_clean_python(clean_python, bundle, "-m", "monai.bundle", "run", *arguments)
-    # MONAI says that a configuration is code; whatever else it warned of would be ours to fix.
-    warned = [line for line in done.stderr.splitlines() if "Warning" in line]
-    assert all("GHSA-873f-pvrv-4x83" in line or "NvImgCodec" in line for line in warned), warned
-    predictor = Predictor(run, "cpu", trust_names=True)
-    masks = {path.name: nib.load(path) for path in tmp_path.iterdir()}
+    done = in_clean_python(clean_python, bundle, "-m", "monai.bundle", "run", *arguments, "--accept", EXCHANGED)
+    predictor, told = Predictor(run, "cpu", trust_names=True), []
+    masks = {path.name: nib.load(path) for path in tmp_path.glob("*.nii.gz")}
     assert set(masks) == {"plain.nii.gz", "turned.nii.gz", "shifted.nii.gz", "lacking.nii.gz"}
     for name, mask in masks.items():
         images = {m: file for m, file in files(others, name.removesuffix(".nii.gz")).items() if file.exists()}
-        expected = predictor.predict("case", images).labels
-        assert 0 < (expected > 0).mean() < 0.9
-        np.testing.assert_array_equal(np.asarray(mask.dataobj), expected)
+        case = name.removesuffix(".nii.gz")
+        prediction = predictor.predict(case, images)
+        # Bundles name no training case.
+        findings = [replace(of, seen=re.sub(r", as BraTS\w+$", "", of.seen)) for of in prediction.findings]
+        told += lines(findings)
+        assert 0 < (prediction.labels > 0).mean() < 0.9
+        np.testing.assert_array_equal(np.asarray(mask.dataobj), prediction.labels)
         assert mask.get_data_dtype() == np.uint8
         np.testing.assert_allclose(mask.affine, nib.load(images["flair"]).affine, atol=1e-5)
+        said, seconds = read_side_car(tmp_path / name), {"reading": 1, "segmenting": 1}
+        by_predict = side_car(replace(prediction, findings=findings), predictor, seconds)
+        assert list(said) == list(by_predict)
+        assert {*said["seconds"]} == {*seconds}
+        assert by_predict["measured_on"].startswith(said["measured_on"])  # and says how to measure it
+        differing = {key for key in said if said[key] != by_predict[key]}
+        assert differing <= {"date", "seconds", "measured_on"}, differing
+    # MONAI says that a configuration is code; whatever else it warned of would be ours to fix.
+    warned = [line for line in done.stderr.splitlines() if "Warning" in line]
+    known = ("GHSA-873f-pvrv-4x83", "NvImgCodec", *told)
+    assert all(any(of in line for of in known) for line in warned), warned
 
 
 @pytest.fixture(scope="module")
@@ -185,9 +212,9 @@ def test_it_scores_as_the_run_was_scored(checked, run):
 def test_the_source_is_small_and_closed(bundle):
     """What is copied imports itself, Python's library and what the metadata list; nothing names this package."""
     sources = sorted((bundle / "scripts").rglob("*.py"))
-    assert len(sources) == len(MODULES) + 6 <= 43
+    assert len(sources) == len(MODULES) + 9 <= 59
     modules = {".".join(path.relative_to(bundle).with_suffix("").parts).removesuffix(".__init__") for path in sources}
-    # SimpleITK only when a NRRD file is opened, see the next test; scipy only where components are removed.
+    # SimpleITK only when a NRRD file is opened, see the next test.
     allowed = {"monai", "torch", "numpy", "nibabel", "SimpleITK", "scipy", *sys.stdlib_module_names}
     for path in sources:
         text = path.read_text()
@@ -277,6 +304,101 @@ def test_the_metadata_say_what_the_run_says(bundle, run):
     everything = "".join(path.read_text() for path in bundle.rglob("*") if path.suffix in (".json", ".md", ".txt"))
     assert str(run.parent) not in everything
     assert "$" not in readme
+
+
+@pytest.fixture
+def transforms(bundle, monkeypatch):
+    """The bundle's own source of the checks, in this process."""
+    monkeypatch.syspath_prepend(str(bundle))
+    for name in [name for name in sys.modules if name.split(".")[0] == "scripts"]:
+        monkeypatch.delitem(sys.modules, name)
+    return importlib.import_module("scripts.bundle.transforms")
+
+
+def loaded(scans, order):
+    """What MONAI's loader makes of a case whose images stand under other names."""
+    images = [scans / "BraTS2021_00000" / f"BraTS2021_00000_{modality}.nii.gz" for modality in order]
+    reader = VolumeReader()
+    volumes, meta = reader.get_data(reader.read(images))
+    meta |= {"filename_or_obj": str(images[0])}
+    return {"image": MetaTensor(torch.from_numpy(volumes.astype(np.float32)), meta=meta), "case": "a"}
+
+
+def refusal(call, *words):
+    """The line of an error, whichever of the two packages it is of."""
+    with pytest.raises(Exception, match="looks like") as error:
+        call(*words)
+    return str(error.value)
+
+
+def test_exchanged_modalities_are_refused_in_the_words_of_predict(transforms, run, scans, tmp_path):
+    order = ("t1", "t2", "t1ce", "flair")
+    facts, item = transforms.read_run(), loaded(scans, order)
+    images = {m: files(scans, "BraTS2021_00000")[o] for m, o in zip(MODALITIES, order, strict=True)}
+    check = functools.partial(transforms.PrepareCheckedScand, "image", MODALITIES, facts, (5, 5, 5))
+    by_predict = refusal(Predictor(run, "cpu").predict, "a", images)
+    assert refusal(check(), item) == by_predict.replace("--trust-names", f"--accept {EXCHANGED}")
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        image = check(accept=EXCHANGED)(item)["image"]
+    told = "\n".join(str(warning.message) for warning in warned)
+    assert f"accepted ({EXCHANGED}): a: the image given as flair looks like" in told
+    assert (
+        "a: flair, t1, t1ce and t2 hold voxels that the run was trained on; what is" in told
+    )  # as which case, it hides
+    said = json.loads(image.meta["scan"])
+    assert said["trust_names"] is True
+    assert [finding["kind"] for finding in said["findings"] if finding["accepted"]] == [EXCHANGED]
+    with pytest.raises(Exception, match="no kind of finding that can be accepted 'exchange'"):
+        check(accept=["exchange"])
+
+
+def test_what_was_measured_stands_beside_the_mask_of_exactly_these_modalities(run, scans, tmp_path):
+    """By hand: what ``calibrate`` measured of a subset; and of another one, that nothing was."""
+    copy = shutil.copytree(run, tmp_path / "run")
+    write_expectations(copy, {"flair+t2": 0.7, "flair+adc": 0.1})
+    predictor = Predictor(copy, "cpu")
+    facts = run_facts(predictor, ["t2", "flair"])
+    assert list(facts["expected"]) == ["flair+t2"]
+    assert facts["expected"]["flair+t2"]["expected_dice"]["WT"] == {"mean": 0.7, "sd": 0.1, "cases": 3}
+    assert facts["expected_otherwise"] == expected_record(*predictor.expectation(["t1"]))
+    assert "exactly these modalities" in facts["expected_otherwise"]["measured_on"]
+    assert "BraTS2021" not in json.dumps(facts)  # no case, training or other
+
+
+def write_expectations(run, dice):
+    """As ``calibrate`` would have measured them, by subset."""
+    finished, found = FinishedRun(run), {}
+    for name, mean in dice.items():
+        region = RegionExpectation(3, mean, 0.1, 1.5, None, None, RankCorrelation(3))
+        found[name] = SubsetExpectation(3, dict.fromkeys(("WT", "TC", "ET"), region), region)
+    Expectations(finished.digest, finished.postprocessing, "validation", 3, found, []).write(finished.folder)
+
+
+def test_other_weights_are_named_and_nothing_is_expected_of_them(bundle, transforms):
+    assert transforms.read_run()["weights"] == json.loads((bundle / "models" / "run.json").read_text())["weights"]
+    weights = bundle / "models" / "model.pt"
+    exported = weights.read_bytes()
+    try:
+        weights.write_bytes(exported + b"0")
+        facts = transforms.read_run()
+    finally:
+        weights.write_bytes(exported)
+    assert facts["weights"] == digest_of(exported + b"0")
+    assert facts["expected"] == {}
+    assert facts["expected_otherwise"]["measured_on"] == "nothing: the weights are not those that were exported"
+
+
+def test_a_mask_that_cannot_be_written_leaves_nothing_beside_it(tmp_path, monkeypatch):
+    writer = DescribedMaskWriter(output_dtype=np.uint8)
+    writer.set_data_array(np.zeros((2, 2, 2)), channel_dim=None)
+    writer.set_metadata({"affine": np.eye(4), RECORD: '{"case": "a"}'}, resample=False)
+    writer.write(tmp_path / "a.nii.gz")
+    assert json.loads((tmp_path / "a.json").read_text()) == {"case": "a"}
+    assert nib.load(tmp_path / "a.nii.gz").shape == (2, 2, 2)
+    with pytest.raises(Exception):  # noqa: B017, PT011 - whatever nibabel says of such a name
+        writer.write(tmp_path / "b.unknown")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.nii.gz"]
 
 
 def test_weights_are_a_state_dictionary(bundle):

@@ -241,7 +241,7 @@ def test_a_subset_that_was_not_measured_has_no_temperature(other, scans, tmp_pat
     predictor = Predictor(other, "cpu", trust_names=True)
     found = predictor.predict("case", files(scans, TRAINED, ("t1",)))
     assert found.expectation is None
-    assert found.measured_on == "none of the run's validation cases was measured from exactly t1"
+    assert found.measured_on == "none of the run's validation cases was measured from exactly these modalities"
     with pytest.raises(DataError, match=r"case: a temperature was not measured for each region from exactly t1 \("):
         _ = found.calibrated
     words = ["-o", tmp_path / "b.nii.gz", "--extra", "calibrated", "--trust-names"]

@@ -93,6 +93,9 @@ def test_its_bundle_gives_the_same_mask(ensemble, case, phantom, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     mask = np.asarray(nib.load(tmp_path / "masks" / f"{case}.nii.gz").dataobj)
     assert np.array_equal(mask, Predictor(ensemble, "cpu").predict(case, files(phantom, case)).labels)
+    said = json.loads((tmp_path / "masks" / f"{case}.json").read_text())
+    assert said["weights"] == FinishedRun(ensemble).digest
+    assert [each["name"] for each in said["ensemble"]] == ["a", "b"]
     readme = (tmp_path / "bundle" / "docs" / "README.md").read_text()
     assert "the mean of the probabilities of these runs: a (cggm" in readme
     assert "b (uniform" in readme

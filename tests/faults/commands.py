@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from cggm_med.data.cases import Case, ImageFile
-from cggm_med.data.checks.cohort import Known, findings_among, findings_beside, findings_of_scan, usual_among
+from cggm_med.data.checks.cohort import findings_among, findings_beside, learn, usual_among
 from cggm_med.data.checks.finding import Finding, standing
+from cggm_med.data.checks.known import Known, findings_of_scan
 from cggm_med.data.volumes.io import write_volume
 from cggm_med.data.volumes.labels import LabelConvention
-from cggm_med.data.volumes.modality_check import learn
 from cggm_med.data.volumes.prepared import PreparedCase
 from cggm_med.data.volumes.preprocess import Preprocessing, prepare
 from cggm_med.data.volumes.resample import read_on_one_grid
@@ -125,5 +125,7 @@ class Cohort:
         if scan is None or standing(found.findings, ()):
             return Answer("stopped", ("problem",))
         given = self.preprocessing.modalities
-        empty = {m: background_value(scan.volumes[m]) for m in given}
-        return Answer.of([*found.findings, *findings_of_scan(id, scan, empty, self.known)])
+        images = {m: scan.volumes[m] for m in given}
+        empty = {m: background_value(image) for m, image in images.items()}
+        affine = scan.affines[given[0]]
+        return Answer.of([*found.findings, *findings_of_scan(id, images, affine, empty, self.known)])

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import label
 
+from cggm_med.metrics.lesion_areas import LesionRules
 from cggm_med.metrics.lesion_change import STATUSES, lesion_changes
 from cggm_med.metrics.lesion_list import number_lesions
-from cggm_med.metrics.lesions import LesionRules
 
 MIRRORED = {"new": "gone", "gone": "new", "grown": "shrunk", "shrunk": "grown", "same": "same"}
 

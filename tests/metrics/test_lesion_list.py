@@ -8,8 +8,8 @@ from scipy.ndimage import label
 from scipy.spatial.distance import pdist
 
 from cggm_med.data.volumes.itk_formats import place
+from cggm_med.metrics.lesion_areas import LesionRules
 from cggm_med.metrics.lesion_list import MAX_LESIONS, list_lesions
-from cggm_med.metrics.lesions import LesionRules
 
 TURNED = nib.affines.from_matvec(
     nib.eulerangles.euler2mat(0.2, -0.1, 0.3) @ np.diag([-0.8, 1.5, 3.0]), [20.0, -40.0, 7.0]

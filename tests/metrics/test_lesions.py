@@ -17,7 +17,8 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 
 from cggm_med.metrics import lesions as lesions_module
-from cggm_med.metrics.lesions import LesionMetrics, LesionRules
+from cggm_med.metrics.lesion_areas import LesionRules
+from cggm_med.metrics.lesions import LesionMetrics
 
 MM = (1, 1, 1)
 GLIOMA = LesionRules(dilations=3, min_mm3=50.0)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from cggm_med.metrics.lesions import LesionRules, lesion_metrics
+from cggm_med.metrics.lesion_areas import LesionRules
+from cggm_med.metrics.lesions import lesion_metrics
 from cggm_med.metrics.overlap import dice, sensitivity, specificity, volume_error_ml
 from cggm_med.metrics.regions import FACTS, METRICS, region_metrics, region_scores, score_region, summarise_regions
 from cggm_med.metrics.surface_distance import hausdorff95, surface_dice

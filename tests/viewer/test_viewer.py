@@ -18,7 +18,8 @@ from hatchling.builders.wheel import WheelBuilder
 
 from cggm_med.data.splits import Splits
 from cggm_med.errors import DataError, OutputError
-from cggm_med.metrics.lesions import LesionRules, lesion_metrics
+from cggm_med.metrics.lesion_areas import LesionRules
+from cggm_med.metrics.lesions import lesion_metrics
 from cggm_med.runs.folder import RunFolder
 from cggm_med.viewer import page as viewer
 from cggm_med.viewer import run_pages

@@ -2,57 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from cggm_med.data.checks.finding import Finding
 from cggm_med.data.checks.identity import shared_content
-from cggm_med.data.checks.judge import Measured, alone, among, beside, has_other_air, with_margins
-from cggm_med.data.checks.kinds import KINDS
+from cggm_med.data.checks.judge import Measured, alone, among, with_margins
+from cggm_med.data.checks.known import Known, findings_of, of_names
 from cggm_med.data.checks.looks import ScanFeatures
-from cggm_med.data.checks.measure import measure
 from cggm_med.data.checks.typical import Typical, typical
-from cggm_med.data.volumes.modality_check import Signatures, SwapFinding, features_of, judge, judge_each
+from cggm_med.data.volumes.modality_check import Signatures, judge_each, spread_over, summarise
 from cggm_med.data.volumes.prepared import PreparedCase
-from cggm_med.data.volumes.resample import OneGrid
-from cggm_med.errors import DataError, first_of
-
-# What explains that a network's training looks other than a case, so that names are not to blame.
-_EXPLAINS = {"skull", "flat_image", "leaping_values", "empty_slices", "repeated_image"}
-# Explains that images fit no names, but not that they fit other names: those may always show less of the body.
-_EXPLAINS_NO_NAMES = _EXPLAINS | {"partly_missing"}
-
-
-@dataclass(frozen=True)
-class Known:
-    """What a run knows of the cases that it learned from.
-
-    Attributes:
-        signatures: how its modalities look; None in runs that measured it in another way.
-        usual: what is usual among them; None in runs that did not measure it.
-        voxels: the case that each digest of voxels is of; of earlier runs none is known.
-    """
-
-    signatures: Signatures | None
-    usual: Typical | None
-    voxels: Mapping[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def from_facts(cls, facts: Mapping[str, Any]) -> Known:
-        """From what ``Task.facts`` said.
-
-        Raises:
-            DataError: if it is damaged.
-        """
-        try:
-            return cls(
-                Signatures.from_json(facts["signatures"]),
-                Typical.from_json(facts["usual"]) if "usual" in facts else None,
-                {str(digest): str(id) for id, digests in facts.get("voxels", {}).items() for digest in digests},
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"what a run knows of its training cases lacks {error}") from None
 
 
 def usual_among(cases: Sequence[PreparedCase]) -> Typical:
@@ -98,69 +59,32 @@ def findings_beside(cases: Sequence[PreparedCase], known: Known) -> list[Finding
     return found
 
 
-def findings_of_scan(case: str, scan: OneGrid, backgrounds: Mapping[str, float | None], known: Known) -> list[Finding]:
-    """What is odd about a scan that has not been measured yet.
+def learn(cases: Sequence[PreparedCase], modalities: Sequence[str]) -> Signatures:
+    """What training cases look like; of more than ``MAX_CASES``, so many evenly spread over the list.
+
+    A case that cannot be measured (see ``measure``) is left out; signatures of no case make every check abstain.
 
     Args:
-        case: id.
-        scan: the images as their files have them.
-        backgrounds: of the modalities that are given.
-        known: of the run.
+        cases: training cases, which may lack modalities.
+        modalities: of the run, in order.
     """
-    volumes = {m: scan.volumes[m] for m in backgrounds}
-    measured = measure(volumes, scan.affines[next(iter(backgrounds))], backgrounds)
-    looks = ScanFeatures.of_record(measured["looks"])
-    return findings_of(Measured.of(case, measured), looks, tuple(backgrounds), known)
+    known = [features for i in spread_over(len(cases)) if (features := features_of(cases[i], modalities)) is not None]
+    return summarise(known, modalities)
 
 
-def findings_of(case: Measured, looks: ScanFeatures | str, given: Sequence[str], known: Known) -> list[Finding]:
-    """The same of one case.
-
-    Args:
-        case: what ``measure`` said.
-        looks: what was said of its images.
-        given: their names, in order.
-        known: of the run.
-    """
-    found = [*alone(case), *seen_in_training(case, known)]
-    if known.usual is not None:
-        found += beside(case, known.usual)
-    if known.signatures is None:
-        found.append(Finding(KINDS["unchecked_names"], "", (), "the run was trained by an earlier version"))
-    else:
-        kinds = {finding.kind.name for finding in found}
-        found += of_names(case, judge(known.signatures, looks, given), known.usual, kinds)
-    return found
+def features_of(case: PreparedCase, modalities: Sequence[str]) -> ScanFeatures | None:
+    """What was measured of a case when it was prepared, NaN for what it lacks; None if it could not be measured."""
+    features = ScanFeatures.of_record(case.measured["looks"])
+    return None if isinstance(features, str) else _among(features, case.modalities, modalities)
 
 
-def seen_in_training(case: Measured, known: Known) -> list[Finding]:
-    """The finding that a run learned from a case, or was chosen by it, under whatever name and type of numbers."""
-    seen = {modality: known.voxels[digest] for modality, digest in case.voxels.items() if digest in known.voxels}
-    others = [id for id in dict.fromkeys(seen.values()) if id != case.case]
-    said = f"holds voxels that the run was trained on{f', as {first_of(others)}' if others else ''}"
-    return [Finding(KINDS["seen_in_training"], case.case, tuple(seen), said)] if seen else []
-
-
-def of_names(case: Measured, swap: SwapFinding, usual: Typical | None, kinds: Set[str]) -> list[Finding]:
-    """What follows of how well names fit the images of a case: nothing, exchanged names, or images that fit none.
-
-    Args:
-        case: what ``measure`` said.
-        swap: how well names fit.
-        usual: what is usual among the others.
-        kinds: what was found of the case already.
-    """
-    if kinds & (_EXPLAINS if swap.verdict == "swapped" else _EXPLAINS_NO_NAMES):
-        return []
-    if swap.verdict == "unknown" and swap.best:
-        seen = "look unlike those of the others under any names"
-        return [Finding(KINDS["unlike_training"], case.case, swap.given, seen)]
-    if swap.verdict == "swapped" and usual is not None and has_other_air(case, usual):
-        seen = "show something around the body where the others show nothing, so that names cannot be checked"
-        return [Finding(KINDS["unlike_training"], case.case, swap.given, seen)]
-    if swap.verdict != "swapped":
-        return []
-    wrong = [(name, looks) for name, looks in zip(swap.given, swap.best, strict=True) if name != looks]
-    seen = ", ".join(f"the image given as {name} looks like {looks}" for name, looks in wrong)
-    sure = f"better by {swap.advantage:.1f}, {swap.margin:.1f} would do"
-    return [Finding(KINDS["exchanged_modalities"], case.case, (), seen, sure)]
+def _among(features: ScanFeatures, held: Sequence[str], modalities: Sequence[str]) -> ScanFeatures:
+    """The features of some modalities among those of all, NaN for the others."""
+    if tuple(held) == tuple(modalities):
+        return features
+    places, n = [modalities.index(m) for m in held], len(modalities)
+    single = np.full((n, features.single.shape[1]), np.nan)
+    single[places] = features.single
+    pair = np.full((n, n, features.pair.shape[2]), np.nan)
+    pair[np.ix_(places, places)] = features.pair
+    return ScanFeatures(single, pair)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import nibabel as nib
@@ -14,51 +14,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cggm_med.data.checks.alignment import Bins, flip_of, information, shifts
+from cggm_med.data.checks.measure import Floats, Lies, Scale, Volume
 from cggm_med.objectives.losses import UNKNOWN
 
-MIN_INSIDE = 300  # voxels of a body; with fewer nothing can be said
 WINDOW_VOXELS = 16_000  # around a label
 MARGIN_MM = 12.0  # around a label
 _SHIFTS_MM = (4.0, 8.0)
-
-Volume = NDArray[np.float32]
-Floats = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How bright the body is in an image.
-
-    Attributes:
-        middle: the median.
-        spread: between the first and the last tenth.
-        edges: between twelve bins of equally many voxels.
-    """
-
-    middle: float
-    spread: float
-    edges: NDArray[np.float32]
-
-    @classmethod
-    def of(cls, values: Volume) -> Scale:
-        """From the values of the body's voxels."""
-        low, middle, high, *edges = np.quantile(values, (0.1, 0.5, 0.9, *(np.arange(1, 12) / 12)))
-        return cls(float(middle), max(float(high - low), 1e-12), np.array(edges, dtype=np.float32))
-
-
-@dataclass(frozen=True)
-class Lies:
-    """How a label map lies.
-
-    Attributes:
-        whole: ``(x, y, z)`` in RAS+: what any region covers.
-        digest: of what is drawn; empty if nothing is.
-        numbers: by name.
-    """
-
-    whole: NDArray[np.bool_]
-    digest: str
-    numbers: Floats
 
 
 def lies_of(

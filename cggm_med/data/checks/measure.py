@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import nibabel as nib
@@ -16,13 +17,13 @@ from numpy.typing import NDArray
 
 from cggm_med.data.checks.alignment import Bins, binned, gains, information, shifts
 from cggm_med.data.checks.heads import body_of, depth_of, valley_of
-from cggm_med.data.checks.labelled import MIN_INSIDE, Scale, lies_of
 from cggm_med.data.checks.looks import looks_of
 
 VERSION = 3  # raise it whenever the same files would give other measurements
 
 THINNED_MM = 2.0  # at least, and more where a volume has many voxels
 MAX_VOXELS = 75_000  # of a thinned volume
+MIN_INSIDE = 300  # voxels of a body; with fewer nothing can be said
 TEMPLATE = 12  # voxels along each edge of a case's coarse picture
 _SHIFTS_MM = (6.0, 14.0)
 _MOVED_VOXELS = 12_000  # on which images are compared that were mirrored and shifted
@@ -33,12 +34,47 @@ Volume = NDArray[np.float32]
 Floats = dict[str, float]
 
 
+@dataclass(frozen=True)
+class Scale:
+    """How bright the body is in an image.
+
+    Attributes:
+        middle: the median.
+        spread: between the first and the last tenth.
+        edges: between twelve bins of equally many voxels.
+    """
+
+    middle: float
+    spread: float
+    edges: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, values: Volume) -> Scale:
+        """From the values of the body's voxels."""
+        low, middle, high, *edges = np.quantile(values, (0.1, 0.5, 0.9, *(np.arange(1, 12) / 12)))
+        return cls(float(middle), max(float(high - low), 1e-12), np.array(edges, dtype=np.float32))
+
+
+@dataclass(frozen=True)
+class Lies:
+    """How a label map lies.
+
+    Attributes:
+        whole: ``(x, y, z)`` in RAS+: what any region covers.
+        digest: of what is drawn; empty if nothing is.
+        numbers: by name.
+    """
+
+    whole: NDArray[np.bool_]
+    digest: str
+    numbers: Floats
+
+
 def measure(
     images: Mapping[str, Volume],
     affine: NDArray[np.float64],
     backgrounds: Mapping[str, float | None],
-    target: NDArray[Any] | None = None,
-    regions: Sequence[str] = (),
+    label: Callable[..., Lies] | None = None,
 ) -> dict[str, Any]:
     """Measure a case.
 
@@ -46,8 +82,7 @@ def measure(
         images: ``(x, y, z)`` by modality as their files have them, on one grid.
         affine: of the grid, voxels to mm in RAS+.
         backgrounds: the constant around the body in each, None where there is none.
-        target: ``(region, x, y, z)`` on the same grid, see ``preprocess.target_of``.
-        regions: names of the regions.
+        label: measures a label map on the same grid, if there is one: ``labelled.lies_of`` of that map.
 
     Returns:
         Plain values: ``version``; ``voxels``, a digest of each modality's voxels that neither the type of numbers nor
@@ -98,8 +133,8 @@ def measure(
     if valleys:
         numbers["rim"] = float(np.mean(valleys))
     numbers |= _between({m: binned(thin[m], bodies[m]) for m in scales}, bodies, coarse)
-    if target is not None:
-        lies = lies_of(target, regions, turned, to_ras, scales, backgrounds, spacing)
+    if label is not None:
+        lies = label(turned, to_ras, scales, backgrounds, spacing)
         covered = lies.whole[index] & union
         found["drawn"], numbers = lies.digest, numbers | lies.numbers
         numbers["label.share"] = float(covered.sum() / max(union.sum(), 1))

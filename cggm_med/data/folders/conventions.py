@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from cggm_med.data.declaration import UNKNOWN
 from cggm_med.data.folders.proposal import Labels
-from cggm_med.metrics.lesions import LesionRules
+from cggm_med.metrics.lesion_areas import LesionRules
 
 NOTHING_SAYS = (
     "what the numbers in the labels mean: no file says it, and the names are those of no published data set known here"

@@ -12,7 +12,7 @@ from cggm_med.data.cases import LABEL, Case, ImageFile, natural_key
 from cggm_med.data.declaration import Modality
 from cggm_med.data.folders import label_entries
 from cggm_med.data.volumes.labels import LabelConvention, painting_order
-from cggm_med.metrics.lesions import LesionRules
+from cggm_med.metrics.lesion_areas import LesionRules
 
 
 @dataclass(frozen=True)

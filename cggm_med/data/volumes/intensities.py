@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from cggm_med.data.cases import Case
 from cggm_med.data.parallel import map_in_processes
+from cggm_med.data.volumes.io import DIGEST_BYTES
 from cggm_med.data.volumes.normalise import Normalisation, Rescaling, rescaling_of, sampled
-from cggm_med.data.volumes.preprocess import DIGEST_BYTES, Preprocessing, digests, target_of
+from cggm_med.data.volumes.preprocess import Preprocessing, digests, target_of
 from cggm_med.data.volumes.resample import read_on_one_grid
 from cggm_med.errors import DataError
 from cggm_med.files import atomic_folder, digest_of

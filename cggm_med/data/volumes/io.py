@@ -22,8 +22,9 @@ from cggm_med.data.volumes.itk_formats import itk_bytes, open_meta_image, open_n
 from cggm_med.data.volumes.nibabel_formats import open_mgh, open_nifti, open_pair
 from cggm_med.data.volumes.stored_image import StoredImage, reading
 from cggm_med.errors import ConfigError
-from cggm_med.files import atomic_file
+from cggm_med.files import atomic_file, digest_of_files
 
+DIGEST_BYTES = 20  # of what is said of image files
 WRITTEN = (".nii.gz", ".nii", ".nrrd", ".mha")  # endings of outputs; formats of two files cannot be written as a whole
 
 FORMATS: Mapping[str, Callable[[Path], StoredImage]] = {
@@ -52,6 +53,15 @@ def open_image(path: Path) -> StoredImage:
             raise ImageFileError
         image = known[0](path)
         return replace(image, findings=(*image.findings, *implausible_size(image.affine, image.shape)))
+
+
+def digest_of_image(path: Path) -> str:
+    """Digest of the contents of an image file, and of the other files that belong to it: of one, ``b2sum -l 160``.
+
+    Raises:
+        DataError: see ``open_image``.
+    """
+    return digest_of_files([path, *open_image(path).parts], DIGEST_BYTES)
 
 
 def write_volume(

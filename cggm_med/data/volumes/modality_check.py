@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from cggm_med.data.checks.looks import PAIR, SINGLE, Floats, ScanFeatures
 from cggm_med.data.checks.together import Order, Together, together
 from cggm_med.data.checks.together import judge_each as judge_together
-from cggm_med.data.volumes.prepared import PreparedCase
 from cggm_med.errors import DataError, UnknownName
 
 _FIX = "copy the run folder anew, or use the cggm-med that it was trained with"
@@ -148,25 +147,6 @@ class SwapFinding:
         return f"{', '.join(parts)} (better by {self.advantage:.1f}, {self.margin:.1f} would do)"
 
 
-def learn(cases: Sequence[PreparedCase], modalities: Sequence[str]) -> Signatures:
-    """What training cases look like; of more than ``MAX_CASES``, so many evenly spread over the list.
-
-    A case that cannot be measured (see ``measure``) is left out; signatures of no case make every check abstain.
-
-    Args:
-        cases: training cases, which may lack modalities.
-        modalities: of the run, in order.
-    """
-    known = [features for i in _spread(len(cases)) if (features := features_of(cases[i], modalities)) is not None]
-    return summarise(known, modalities)
-
-
-def features_of(case: PreparedCase, modalities: Sequence[str]) -> ScanFeatures | None:
-    """What was measured of a case when it was prepared, NaN for what it lacks; None if it could not be measured."""
-    features = ScanFeatures.of_record(case.measured["looks"])
-    return None if isinstance(features, str) else _among(features, case.modalities, modalities)
-
-
 def summarise(measured: Sequence[ScanFeatures], modalities: Sequence[str]) -> Signatures:
     """Signatures of cases that were measured; features of a modality that a case lacks are NaN."""
     names, n = tuple(modalities), len(modalities)
@@ -243,7 +223,7 @@ def _leave_one_out(
     measured: Sequence[ScanFeatures], n: int, places: Sequence[int]
 ) -> Iterator[tuple[int, tuple[Floats, Floats]]]:
     """How badly the images of cases at these places fit names, by what at most ``MAX_CASES`` others look like."""
-    chosen = _spread(len(measured))
+    chosen = spread_over(len(measured))
     single = np.array([measured[k].single for k in chosen]).reshape(len(chosen), n * SINGLE)
     pair = np.array([measured[k].pair for k in chosen]).reshape(len(chosen), n * n * PAIR)
     for i in places:
@@ -251,7 +231,7 @@ def _leave_one_out(
         yield i, _costs(n, _moments(single[others]), _moments(pair[others]), measured[i])
 
 
-def _spread(cases: int) -> NDArray[np.int_]:
+def spread_over(cases: int) -> NDArray[np.int_]:
     """At most ``MAX_CASES`` places in a list, evenly spread over it."""
     return np.unique(np.linspace(0, cases - 1, min(cases, MAX_CASES)).round().astype(int))
 
@@ -302,18 +282,6 @@ def judge(signatures: Signatures, features: ScanFeatures | str, given: Sequence[
         round(advantage, 3),
         round(margin, 3),
     )
-
-
-def _among(features: ScanFeatures, held: Sequence[str], modalities: Sequence[str]) -> ScanFeatures:
-    """The features of some modalities among those of all, NaN for the others."""
-    if tuple(held) == tuple(modalities):
-        return features
-    places, n = [modalities.index(m) for m in held], len(modalities)
-    single = np.full((n, features.single.shape[1]), np.nan)
-    single[places] = features.single
-    pair = np.full((n, n, features.pair.shape[2]), np.nan)
-    pair[np.ix_(places, places)] = features.pair
-    return ScanFeatures(single, pair)
 
 
 def _moments(values: Floats) -> Moments:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -16,9 +17,9 @@ from monai.utils import ensure_tuple
 from cggm_med.data.cases import Case, ImageFile
 from cggm_med.data.checks.finding import lines, objections, require_known
 from cggm_med.data.checks.kinds import KINDS
-from cggm_med.data.volumes.monai_reader import ACCEPT
-from cggm_med.data.volumes.resample import read_on_one_grid
-from cggm_med.data.volumes.transforms import HELD
+from cggm_med.data.volumes.monai_reader import ACCEPT, how_read
+from cggm_med.data.volumes.resample import no_reference, read_on_one_grid
+from cggm_med.data.volumes.transforms import HELD, READ
 from cggm_med.errors import DataError
 
 
@@ -31,15 +32,19 @@ class LoadOnOneGridd(MapTransform):
         keys: of the files: one for each modality, or one whose channels are the modalities.
         modalities: in order; an item that lacks some names those that it has under ``HELD``.
         reference: modality to whose grid the others are resampled.
-        accept: kinds of findings that do not speak against the use of a file.
+        accept: kinds of findings that do not speak against the use of a file: one, or several.
     """
 
     def __init__(
-        self, keys: Hashable | Sequence[Hashable], modalities: Sequence[str], reference: str, accept: Sequence[str] = ()
+        self,
+        keys: Hashable | Sequence[Hashable],
+        modalities: Sequence[str],
+        reference: str,
+        accept: str | Sequence[str] = (),
     ) -> None:
         super().__init__(keys)
-        require_known(accept, KINDS.values())
-        self.modalities, self.reference, self.accept = tuple(modalities), reference, tuple(accept)
+        self.modalities, self.reference, self.accept = tuple(modalities), reference, ensure_tuple(accept)
+        require_known(self.accept, KINDS.values())
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The sample with its images ``(modality, x, y, z)`` loaded.
@@ -50,6 +55,7 @@ class LoadOnOneGridd(MapTransform):
         changed = dict(data)
         held = changed[HELD].split("+") if HELD in changed else self.modalities
         for key in self.key_iterator(changed):
+            started = time.perf_counter()
             files = [Path(file) for file in ensure_tuple(changed[key])]
             stacked = len(files) == 1 < len(held)
             paths = files * len(held) if stacked else files
@@ -61,14 +67,14 @@ class LoadOnOneGridd(MapTransform):
             if scan is None or objecting:
                 problems = [*(found.problems if scan is None else ()), *objecting]
                 raise DataError(f"{name} cannot be segmented; expected finite voxels:", problems)
-            for line in lines((*found.findings, *scan.findings)):
+            findings = (*found.findings, *scan.findings, *no_reference(name, scan, self.reference))
+            for line in lines(findings):
                 warnings.warn(line, stacklevel=2)
-            if scan.resampled and scan.role != self.reference:
-                warnings.warn(
-                    f"{name}: no {self.reference}, so that its images are on the grid of {scan.role}", stacklevel=2
-                )
             volumes = torch.from_numpy(np.stack([scan.volumes[m] for m in images]))
             affine = torch.from_numpy(scan.affines[scan.role if scan.resampled else next(iter(images))])
             file = str(images[scan.role].path)
-            changed[key] = MetaTensor(volumes, affine=affine, meta={"filename_or_obj": file})
+            records = [finding.record(self.accept) for finding in findings]
+            onto = scan.role if scan.resampled else None
+            read = how_read(started, files, [records], scan.resampled, onto)
+            changed[key] = MetaTensor(volumes, affine=affine, meta={"filename_or_obj": file, READ: read})
         return changed

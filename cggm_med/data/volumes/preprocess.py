@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from cggm_med.data.cases import LABEL, Case, RegionFiles, label_paths
 from cggm_med.data.checks.finding import Finding, decide, objections, standing
 from cggm_med.data.checks.kinds import KINDS
+from cggm_med.data.checks.labelled import lies_of
 from cggm_med.data.checks.measure import measure
 from cggm_med.data.parallel import map_in_processes
 from cggm_med.data.volumes.checks import header_findings
-from cggm_med.data.volumes.io import open_image
+from cggm_med.data.volumes.io import DIGEST_BYTES, digest_of_image, open_image
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.normalise import Rescaling
 from cggm_med.data.volumes.prepared import MEASURED, PreparedCase, is_measured
@@ -28,11 +29,10 @@ from cggm_med.data.volumes.raters import Raters, majority, shares
 from cggm_med.data.volumes.resample import OneGrid, read_on_one_grid
 from cggm_med.data.volumes.transforms import resampling, to_network
 from cggm_med.errors import CggmMedError, DataError, in_one_line
-from cggm_med.files import atomic_folder, caching, digest_of, digest_of_files, write_json
+from cggm_med.files import atomic_folder, caching, digest_of, write_json
 from cggm_med.objectives.losses import UNKNOWN
 
 VERSION = 2  # part of every cache key: raise it whenever the same files would give other numbers
-DIGEST_BYTES = 20
 ACCEPT = '--set "data.accept=[KIND]"'
 CONVERTED = ("converted_units", "size_of_qform")  # kinds of findings that change where the voxels lie
 CANDIDATES = 5000  # voxels kept a region as possible patch centres
@@ -289,7 +289,8 @@ def _measurements(
 ) -> dict[str, Any]:
     """What checks need to know of a case, see ``checks.measure``."""
     volumes = {m: scan.volumes[m] for m in backgrounds}
-    return measure(volumes, scan.affines[next(iter(backgrounds))], backgrounds, target, list(convention.regions))
+    label = functools.partial(lies_of, target, list(convention.regions))
+    return measure(volumes, scan.affines[next(iter(backgrounds))], backgrounds, label)
 
 
 def _measure_again(folder: Path, case: Case, preprocessing: Preprocessing) -> None:
@@ -316,7 +317,7 @@ def digests(case: Case) -> dict[str, str]:
     """Digest of the file behind each modality and label map."""
     images = {m: file.path for m, file in case.images.items()}
     paths = [*images.values(), *(path for label in case.labels.values() for path in label_paths(label))]
-    of = {path: digest_of_files([path, *open_image(path).parts], DIGEST_BYTES) for path in dict.fromkeys(paths)}
+    of = {path: digest_of_image(path) for path in dict.fromkeys(paths)}
     found = {m: of[path] for m, path in images.items()}
     for role, label in case.labels.items():
         found[role] = of[label] if isinstance(label, Path) else _digest_of_regions(label, of)

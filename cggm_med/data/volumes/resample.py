@@ -106,6 +106,14 @@ def read_on_one_grid(
     return found, onto_grid(case, found, roles[0], found.volumes[roles[0]].shape, found.affines[roles[0]])
 
 
+def no_reference(case: str, scan: OneGrid, reference: str | None) -> list[Finding]:
+    """The finding that images were brought onto another grid than the reference modality's, which the case lacks."""
+    if not scan.resampled or scan.role == reference:
+        return []
+    seen = f"is absent, so that the other images are on the grid of {scan.role}"
+    return [Finding(KINDS["no_reference"], case, (str(reference),), seen)]
+
+
 def onto_grid(case: Case, found: Inspection, role: str, shape: Sequence[int], affine: NDArray[np.float64]) -> OneGrid:
     """Bring what was read of a case onto a grid: images by linear interpolation, labels by nearest neighbour.
 

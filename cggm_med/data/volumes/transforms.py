@@ -24,6 +24,7 @@ Affine = Sequence[Sequence[float]]
 Spacing = tuple[float, float, float]
 HELD = "modalities"  # of a sample: names of the channels of its image, where it lacks some
 GRID = "native_grid"  # where a prepared image's metadata keep the way back
+READ = "how_read"  # where a loaded image's metadata say how it was read, see ``monai_reader.how_read``
 _T = TypeVar("_T", bound=np.generic)
 
 
@@ -280,19 +281,24 @@ class ToNativeGridd(MapTransform):
         return changed
 
 
+def convention_of(parts: Mapping[str, Any]) -> LabelConvention:
+    """A label convention from plain values; the keys of ``meanings`` may be text, as JSON has it."""
+    return LabelConvention(
+        name=parts["name"],
+        meanings={int(label): meaning for label, meaning in parts["meanings"].items()},
+        regions={region: tuple(labels) for region, labels in parts["regions"].items()},
+        paint=dict(parts["paint"]),
+        exclusive=parts.get("exclusive", False),
+        ignore=parts.get("ignore"),
+    )
+
+
 class _ByConvention(MapTransform):
     """Base of the two directions between labels and regions; takes a convention as the plain values of its parts."""
 
     def __init__(self, keys: Hashable | Sequence[Hashable], convention: Mapping[str, Any]) -> None:
         super().__init__(keys)
-        self.convention = LabelConvention(
-            name=convention["name"],
-            meanings={int(label): meaning for label, meaning in convention["meanings"].items()},
-            regions={region: tuple(labels) for region, labels in convention["regions"].items()},
-            paint=dict(convention["paint"]),
-            exclusive=convention.get("exclusive", False),
-            ignore=convention.get("ignore"),
-        )
+        self.convention = convention_of(convention)
 
 
 class RegionsToLabelsd(_ByConvention):

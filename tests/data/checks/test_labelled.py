@@ -1,14 +1,18 @@
 """A label follows the images most where it was drawn, also at the edge of the volume."""
 
+import functools
+
 import numpy as np
 import pytest
 
+from cggm_med.data.checks.labelled import lies_of
 from cggm_med.data.checks.measure import measure
 
 
 def numbers(target, image):
     affine = np.diag([-2.0, -2.0, 2.0, 1.0])
-    return measure({"t1": image}, affine, {"t1": 0.0}, target[None].astype(np.uint8), ["tumour"])["numbers"]
+    label = functools.partial(lies_of, target[None].astype(np.uint8), ["tumour"])
+    return measure({"t1": image}, affine, {"t1": 0.0}, label)["numbers"]
 
 
 @pytest.mark.parametrize("corner", [(0, 0, 0), (14, 20, 11)])

@@ -7,7 +7,7 @@ import pytest
 
 from cggm_med.data.declaration import Declaration
 from cggm_med.data.folders.conventions import PUBLISHED, RELEASES, LabelledCase, conventions_of
-from cggm_med.metrics.lesions import LesionRules
+from cggm_med.metrics.lesion_areas import LesionRules
 
 
 def told(*cases, images=()):

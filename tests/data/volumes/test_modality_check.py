@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from cggm_med.data.checks.cohort import learn
 from cggm_med.data.checks.heads import depth_of
 from cggm_med.data.checks.looks import ScanFeatures, looks_of
 from cggm_med.data.checks.measure import measure
@@ -21,7 +22,6 @@ from cggm_med.data.volumes.modality_check import (
     SwapFinding,
     judge,
     judge_each,
-    learn,
     summarise,
 )
 from cggm_med.data.volumes.preprocess import Preprocessing, prepare
