@@ -8,7 +8,7 @@ import numpy as np
 
 from cggm_med.data.checks.finding import Finding
 from cggm_med.data.checks.identity import shared_content
-from cggm_med.data.checks.judge import Measured, alone, among, with_margins
+from cggm_med.data.checks.judge import Measured, alone, among, label_gains, with_margins
 from cggm_med.data.checks.known import Known, findings_of, of_names
 from cggm_med.data.checks.looks import ScanFeatures
 from cggm_med.data.checks.typical import Typical, typical
@@ -37,7 +37,8 @@ def findings_among(
         groups: the patient of each case, or what else no split divides.
     """
     measured = [Measured.of(case.id, case.measured) for case in cases]
-    found = [finding for case in measured for finding in alone(case)]
+    gains = label_gains(measured)
+    found = [finding for case, gain in zip(measured, gains, strict=True) for finding in alone(case, gain)]
     usual, by_id = typical([case.measured for case in cases]), {case.case: case for case in measured}
     found += among(measured, usual)
     kinds: dict[str, set[str]] = {}

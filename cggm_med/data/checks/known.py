@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cggm_med.data.checks.finding import Finding, lines, objections, standing
-from cggm_med.data.checks.judge import Measured, alone, beside, has_other_air
+from cggm_med.data.checks.judge import LABEL_GAIN, Measured, alone, beside, has_other_air
 from cggm_med.data.checks.kinds import KINDS
 from cggm_med.data.checks.looks import ScanFeatures
 from cggm_med.data.checks.measure import measure
@@ -85,7 +85,8 @@ def findings_of(case: Measured, looks: ScanFeatures | str, given: Sequence[str],
         given: their names, in order.
         known: of the run.
     """
-    found = [*alone(case), *seen_in_training(case, known)]
+    gain = None if known.usual is None else known.usual.margins.get(LABEL_GAIN)
+    found = [*alone(case, gain), *seen_in_training(case, known)]
     if known.usual is not None:
         found += beside(case, known.usual)
     if known.signatures is None:

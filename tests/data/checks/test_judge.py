@@ -1,9 +1,20 @@
 """What is odd about a case beside others does not depend on their units, and never on one of them alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from cggm_med.data.checks.judge import CRITERIA, Measured, alone, among, beside, with_margins
+from cggm_med.data.checks.judge import (
+    CRITERIA,
+    LABEL_GAIN,
+    Measured,
+    alone,
+    among,
+    beside,
+    label_gains,
+    with_margins,
+)
 from cggm_med.data.checks.kinds import KINDS
 from cggm_med.data.checks.typical import Typical, typical
 
@@ -51,7 +62,7 @@ def test_a_case_that_stands_out_is_found_wherever_it_stands(changes, kind, roles
 @pytest.mark.parametrize(("others", "odd"), [(STRIPPED, WITH_SKULL), (WITH_SKULL, STRIPPED)])
 def test_a_skull_among_heads_without_and_the_reverse_is_told_as_that_and_nothing_else(others, odd):
     held = [
-        Measured(f"c{k}", {**case(f"c{k}").numbers, **of}, {}, {})
+        Measured(f"c{k}", {**case(f"c{k}").numbers, **of}, {}, {"t1": f"{k}", "t2": f"other {k}"})
         for k, of in enumerate([others] * 9 + [{**odd, "volume": 9.0, "extent_x": 5.5}])
     ]
     found = among(held, typical(content(held)))
@@ -87,6 +98,26 @@ def test_few_cases_say_nothing_about_what_is_usual():
 )
 def test_what_a_case_says_of_itself(numbers, kind):
     assert [f.kind.name for f in alone(Measured("a", numbers, {}, {"t1": "x"}))] == [kind]
+
+
+def test_a_label_that_fits_elsewhere_is_odd_where_those_of_others_do_not():
+    """Of nine others 0.15, 0.3 is above the least of 0.2 and 1.7 * 0.15 = 0.255; of nine 0.3, it is below 0.51."""
+    for others, found in ((0.15, ["displaced_label"]), (0.3, [])):
+        cases = [case(f"c{k}", label_in_share=0.1, label_in_shift=others) for k in range(9)]
+        cases.append(case("odd", label_in_share=0.1, label_in_shift=0.3))
+        gains = label_gains(cases)
+        assert gains[-1] == pytest.approx(max(0.2, 1.7 * others))
+        assert [finding.kind.name for finding in alone(cases[-1], gains[-1])] == found
+        assert with_margins(typical(content(cases[:-1])), cases[:-1]).margins[LABEL_GAIN] == pytest.approx(gains[-1])
+    assert label_gains(cases[:3]) == [None] * 3
+
+
+def test_that_a_head_was_stripped_is_not_told_of_one_image():
+    cases = [case(f"c{k}", **WITH_SKULL) for k in range(9)]
+    usual = typical(content(cases))
+    for images, found in (({"t1": "x"}, []), ({"t1": "x", "t2": "y"}, ["skull"])):
+        stripped = replace(case("stripped", **STRIPPED), voxels=images)
+        assert [f.kind.name for f in among([*cases, stripped], usual) if f.kind.name == "skull"] == found
 
 
 def test_one_image_for_two_modalities_is_refused():
