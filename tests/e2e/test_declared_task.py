@@ -144,10 +144,8 @@ def test_files_are_shown_with_the_meanings_of_their_list(run, tmp_path, monkeypa
 @pytest.mark.slow
 def test_strategies_are_compared(run, tmp_path, monkeypatch):
     words = ("--task", "segmentation", "--data", run[1], "--strategies", "joint,uniform", "--seeds", "1")
-    with without_pictures():
-        cache = ("--set", f"data.cache={tmp_path / 'cache'}")
-        shown = ("--json", tmp_path / "a.json")
-        command(monkeypatch, "compare", *words, "--out", tmp_path / "out", *shown, *cache, *FLAGS)
+    cache, shown = ("--set", f"data.cache={tmp_path / 'cache'}"), ("--json", tmp_path / "a.json")
+    command(monkeypatch, "compare", *words, "--out", tmp_path / "out", *shown, *cache, *FLAGS)
     assert same_values(tmp_path / "a.json", tmp_path / "out" / "comparison.json", "compare")
     assert "Dice rim" in (tmp_path / "out" / "comparison.md").read_text()
 

@@ -21,8 +21,10 @@ FORKS.set_forkserver_preload(["cggm_med.cli.app", "cggm_med.runs.train", "monai.
 SECONDS = 300
 
 
-def _python(words, environment, folder, stdout, stderr):
+def _python(words, environment, folder, stdout, stderr, new_session):
     """What ``python WORDS`` does: ``-m MODULE ...``, ``-c CODE ...`` or ``FILE ...``."""
+    if new_session:
+        os.setsid()
     os.dup2(os.open(stdout, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 1)
     os.dup2(1 if stderr is None else os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
     os.environ.clear()
@@ -47,14 +49,14 @@ def _python(words, environment, folder, stdout, stderr):
 class Popen:
     """``subprocess.Popen([sys.executable, *words], ...)`` with output to named files."""
 
-    def __init__(self, words, *, env=None, cwd=None, stdout=None, stderr=None, stdin=None):
+    def __init__(self, words, *, env=None, cwd=None, stdout=None, stderr=None, stdin=None, start_new_session=False):
         self.args = [str(word) for word in words]
         if self.args[0] == sys.executable:
             del self.args[0]
         environment = dict(os.environ if env is None else env)
         output = os.devnull if stdout is None else os.path.abspath(stdout.name)
         errors = None if stderr in (None, STDOUT, stdout) else os.path.abspath(stderr.name)
-        arguments = (self.args, environment, str(cwd or os.getcwd()), output, errors)
+        arguments = (self.args, environment, str(cwd or os.getcwd()), output, errors, start_new_session)
         self._process = FORKS.Process(target=_python, args=arguments)
         self._process.start()
         self.pid = self._process.pid
