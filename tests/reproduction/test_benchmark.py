@@ -74,9 +74,7 @@ def test_a_folder_that_lacks_cases_is_refused_and_other_cases_are_told():
     every = [id for _, ids in listed.items() for id in ids]
     with pytest.raises(DataError) as raised:
         in_folder(benchmark, [listed], members(every[2:]), "scans", said.append)
-    assert f"scans lacks 2 of the 369 cases of brats2020-rfnet: {every[0]}, {every[1]}; nothing was" in str(
-        raised.value
-    )
+    assert f"scans lacks 2 of the 369 cases of brats2020-rfnet: {every[0]}, {every[1]}; add them" in str(raised.value)
     assert len(str(raised.value).splitlines()) == 1
     (found,) = in_folder(benchmark, [listed], members([*map(str.upper, every), "other"]), "scans", said.append)
     assert found.test == tuple(map(str.upper, listed.test))
