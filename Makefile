@@ -33,6 +33,7 @@ bench: .venv/.installed
 	$(BIN)/python benchmarks/phantom_voxels.py
 	$(BIN)/python benchmarks/exchanged_names.py
 	$(BIN)/python benchmarks/faults.py
+	$(BIN)/python benchmarks/beside_others.py
 	$(BIN)/python benchmarks/check_cost.py
 
 docs: .venv/.installed-dev

@@ -24,7 +24,7 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from faults.catalogue import FAULTS, Fault, Scans
-from faults.commands import BRATS2021, Answer, Cohort
+from faults.commands import BRATS2021, LESION, Answer, Cohort
 from faults.patients import MIXED, PHANTOM_SEED, listed, phantom
 
 from cggm_med.data.volumes.labels import LabelConvention
@@ -33,7 +33,6 @@ from cggm_med.results.tables import Table, print_table
 
 COMMANDS = ("train", "predict", "evaluate")
 SOUND_SEEDS = 42, 43, 44
-LESION = LabelConvention("lesion", {1: "lesion"}, {"lesion": (1,)}, {"lesion": 1})
 # Faults that need several label numbers, or heads without skull.
 NOT_OF_LISTS = (
     "skull left on",

@@ -12,6 +12,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 LAYOUTS = Path(__file__).parents[2] / "shared" / "layouts"
 MET, OF = 673, 688  # points of its expected.json in which what is proposed agrees, and all
 PRINTED = {
+    "beside_others": r"skull +│ stripped │ skull +│ 6 of 6",
     "check_cost": r"checking costs [\d.]+% of preparation",
     "exchanged_names": r"the other half │ 4 names +│ 72 of 72",
     "faults": r"3 faults of 3 kinds",

@@ -31,6 +31,7 @@ BRATS2021 = LabelConvention(
     regions={"WT": (1, 2, 4), "TC": (1, 4), "ET": (4,)},
     paint={"WT": 2, "TC": 1, "ET": 4},
 )
+LESION = LabelConvention("lesion", {1: "lesion"}, {"lesion": (1,)}, {"lesion": 1})
 
 
 @dataclass(frozen=True)
