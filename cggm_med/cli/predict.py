@@ -186,7 +186,11 @@ def _label(
     if refused:
         raise typer.BadParameter(f"{', '.join(refused)}: for runs that segment; this one labels the cases of a folder")
     if out.suffix.lower() != ".csv":
-        raise typer.BadParameter(f"--out {out}: this run writes a table; expected a name such as {out.stem}.csv")
+        from cggm_med.data.cases import stem
+
+        raise typer.BadParameter(
+            f"--out {out}: this run writes a table; expected a name such as {stem(out.name) or out.stem}.csv"
+        )
     from cggm_med import distributed
     from cggm_med.device import select_device
     from cggm_med.files import require_writable, write_text

@@ -90,7 +90,8 @@ def instantiate(config: RunConfig) -> tuple[Task, BalancingStrategy]:
     """The task and the strategy of a config; the task has not looked for its data yet.
 
     Raises:
-        ConfigError: if the processes and parts cannot share a batch evenly, or no heads guide a guided subset view.
+        ConfigError: if the processes and parts cannot share a batch evenly, the strategy needs it whole, or no heads
+            guide a guided subset view.
         UnknownName: if a rate of modality dropout is for a modality that the run does not have.
     """
     processes, size = distributed.world_size(), config.train.batch_size
@@ -103,6 +104,7 @@ def instantiate(config: RunConfig) -> tuple[Task, BalancingStrategy]:
             raise UnknownName("modality of train.modality_dropout", modality, config.task.modalities)
     task = registry.load(registry.TASKS, config.task.name)(config)
     strategy = registry.load(registry.STRATEGIES, config.strategy.name)(config.strategy)
+    strategy.check_parts(parts)
     require_guidable(config.train, strategy.has_heads)
     return task, strategy
 

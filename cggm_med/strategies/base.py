@@ -124,6 +124,13 @@ class BalancingStrategy(nn.Module):
         """Whether classifier heads are trained."""
         return True
 
+    def check_parts(self, parts: int) -> None:
+        """Refuse a batch that comes in parts (``train.accumulate``), if this cannot be computed of parts.
+
+        Raises:
+            ConfigError: naming the setting that needs the whole batch at once.
+        """
+
     def setup(
         self,
         model: MultimodalModel,

@@ -136,6 +136,15 @@ class CGGM(FactorStrategy):
         """See the settings."""
         return self.config.unimodal_weight or 0.0
 
+    def check_parts(self, parts: int) -> None:
+        """See the base class."""
+        weight = self.config.guidance_weight
+        if parts > 1 and weight and self.config.mode != "released":
+            raise ConfigError(
+                f"strategy.guidance_weight is {weight} with train.accumulate {parts}: the direction of a gradient "
+                "needs the whole batch at once; set strategy.guidance_weight to 0, or train.accumulate to 1"
+            )
+
     def prepare(self, model: MultimodalModel) -> None:
         """See the base class."""
         super().prepare(model)
@@ -167,11 +176,7 @@ class CGGM(FactorStrategy):
         if weight and self.config.mode == "released":
             losses["guidance"] = weight * self.late_guidance(_weight(model.head))
         elif weight:
-            if step.parts > 1:
-                raise ConfigError(
-                    f"strategy.guidance_weight is {weight} with train.accumulate {step.parts}: the direction of a "
-                    "gradient needs the whole batch at once; set one of them to 0 or 1"
-                )
+            self.check_parts(step.parts)
             pairs = last_layer_gradients(
                 model, outputs, target, criterion, heads=self.heads, step=step, differentiable=True
             )

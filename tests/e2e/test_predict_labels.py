@@ -170,7 +170,7 @@ def test_a_clip_that_cannot_be_read_fails_alone(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["-o", "mask.nii.gz"], 2, "this run writes a table; expected a name such as mask.nii.csv"),
+        (["-o", "mask.nii.gz"], 2, "this run writes a table; expected a name such as mask.csv"),
         (["-o", "new.csv", "--flips"], 2, "--flips: for runs that segment"),
         (["-o", "new.csv", "--modalities", "text,smell"], 1, "no modality in this run 'smell'"),
         (["-o", "new.csv", "--modalities", "text", "--require", "audio"], 1, "no modality to require 'audio'"),

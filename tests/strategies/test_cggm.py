@@ -18,7 +18,7 @@ from cggm_med.models.heads import UnimodalHead
 from cggm_med.objectives.losses import RegionLoss, subsample
 from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.randomness import Step
-from cggm_med.runs.settings import make_config
+from cggm_med.runs.settings import instantiate, make_config
 from cggm_med.strategies.cggm import CGGM, CGGMConfig
 from cggm_med.strategies.joint import Joint
 from cggm_med.strategies.parts.cggm_coefficients import (
@@ -621,6 +621,11 @@ def test_the_direction_of_a_gradient_needs_the_whole_batch():
     optimizer = make_optimizer(model, strategy, OptimConfig(), CPU)
     with pytest.raises(ConfigError, match=r"guidance_weight is 0\.1 with train\.accumulate 2"):
         one_step(model, strategy, optimizer, small_batch(), settings=TrainConfig(accumulate=2))
+    strategy.check_parts(1)
+    cggm(guidance_weight=0.0).check_parts(2)
+    settings = {"strategy": {"guidance_weight": 0.1}, "train": {"accumulate": 2}}
+    with pytest.raises(ConfigError, match=r"guidance_weight is 0\.1 with train\.accumulate 2"):
+        instantiate(make_config("brats2021", [settings]))  # before any scan is read
 
 
 def test_heads_of_another_width_cannot_guide():
