@@ -224,7 +224,7 @@ def _no_such_case(case_id: str | None, known: list[str]) -> str:
     nearest = known if case_id is None else difflib.get_close_matches(case_id, known, n=MAX_NAMED, cutoff=0)
     names = ", ".join(nearest[:MAX_NAMED]) or "none"
     if case_id is None:
-        return f"no case is named; there are {len(known)}, such as {names}"
+        return f"no case is named; there are {len(known)}, such as {names}; name one, or show each with --all"
     return f"no case '{case_id}' among these {len(known)}; the nearest names are {names}"
 
 
