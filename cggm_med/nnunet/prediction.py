@@ -52,6 +52,7 @@ class IncompletePredictor(nnUNetPredictor):
         """Load the model, and prepare it for what may be absent.
 
         Raises:
+            CheckpointError: if a checkpoint of our trainers holds more than tensors and numbers.
             ConfigError: if there is no model, or one that cannot do without a modality, and for all that are absent.
             UnknownName: for a modality that the model does not have.
         """
@@ -67,13 +68,20 @@ class IncompletePredictor(nnUNetPredictor):
         incomplete = bool(self.asked.absent) or self.asked.allow_missing
         if incomplete:
             self._require_fusion(trainer)
+        files = {fold: folder / f"fold_{fold}" / checkpoint_name for fold in use_folds}
+        if lacking := [str(fold) for fold, file in files.items() if not file.is_file()]:
+            raise ConfigError(
+                f"{folder} has no {checkpoint_name} of fold {', '.join(lacking)}; name the folds that were trained, "
+                "such as -f 0"
+            )
+        # nnU-Net itself would execute what a checkpoint says; of our trainers' nothing but tensors and numbers gets by.
+        trained = [read_tensors(file, torch.device("cpu")) for file in files.values() if self.modalities]
         super().initialize_from_trained_model_folder(model_training_output_dir, use_folds, checkpoint_name)
         if incomplete:
             self.network.may_lack = True
             self.configuration_manager = IncompleteConfiguration(self.configuration_manager.configuration)
-            fold = folder / f"fold_{next(iter(use_folds))}"
-            trained = read_tensors(fold / checkpoint_name, torch.device("cpu"))[KEY]["settings"]["train"]
-            if not (trained.get("subset_view") or trained.get("modality_dropout")):
+            settings = trained[0][KEY]["settings"]["train"]
+            if not (settings.get("subset_view") or settings.get("modality_dropout")):
                 self.asked.say(
                     f"{trainer} was trained without subsets of the modalities, so masks without one may be poor; "
                     "nnUNetTrainerSubsets trains for that"

@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from helpers.plans import PATCH, plans
 
-from cggm_med.errors import ConfigError, DataError, NonFiniteLoss, UnknownName
+from cggm_med.errors import CheckpointError, ConfigError, DataError, NonFiniteLoss, UnknownName
 from cggm_med.nnunet.settings import VARIABLE
 
 prediction = pytest.importorskip("cggm_med.nnunet.prediction")
@@ -79,6 +80,34 @@ def predict(model, images, out, absent=(), allow_missing=False, predictor=predic
     out.mkdir()
     made.predict_from_files_sequential(str(images), str(out))
     return {f.name[:2]: np.asarray(nib.load(f).dataobj) for f in out.glob("*.nii.gz")}, said
+
+
+def test_folds_that_were_not_trained_are_named(model, images, tmp_path):
+    folder, _ = model(trainers.nnUNetTrainerSubsets)
+    made = type("Predictor", (prediction.IncompletePredictor,), {"asked": prediction.Asked((), False, print)})()
+    with pytest.raises(ConfigError, match=r"no checkpoint_final\.pth of fold 1, 2; name the folds that were trained"):
+        made.initialize_from_trained_model_folder(str(folder), (0, 1, 2))
+
+
+def test_nothing_in_a_checkpoint_of_ours_is_executed(model, images, tmp_path):
+    folder, _ = model(trainers.nnUNetTrainerSubsets)
+    file = folder / "fold_0" / "checkpoint_final.pth"
+    torch.save({**torch.load(file, weights_only=True), "more": Touch(tmp_path / "touched")}, file)
+    with pytest.raises(CheckpointError, match="holds more than tensors and numbers"):
+        predict(folder, images, tmp_path / "masks")
+    assert not (tmp_path / "touched").exists()
+    torch.load(file, weights_only=False)  # as nnU-Net reads it
+    assert (tmp_path / "touched").exists()
+
+
+class Touch:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
 
 
 def managed():
