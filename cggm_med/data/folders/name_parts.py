@@ -7,7 +7,7 @@ import itertools
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cggm_med.data.folders.patients import is_visit
@@ -65,6 +65,8 @@ class Words:
         times: those of visits.
         readers: numbers of readers and of channels.
         unknown: what says nothing else.
+        images: whether, on the other hand, a number that ends a name of what is shown counts the images of a case:
+            "dce_1" and "dce_2" beside "t2".
     """
 
     folders: bool = False
@@ -72,6 +74,7 @@ class Words:
     times: bool = False
     readers: bool = False
     unknown: bool = False
+    images: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,8 +144,10 @@ class Reader:
             self._in_folders(scan, of) != self._place(scan, plain) for scan in self.scans if (of := _repeated(scan))
         )
         leading = any(_leading(scan.stem) for scan in self.scans)
-        options = ([False, True] if repeated else [False], [False, True] if leading else [False])
-        return [Words(*of) for of in itertools.product(*options, *[(False, True)] * 3)]
+        counted = any(_counts_images(list(_WORD.finditer(scan.stem))) for scan in self.scans)
+        both, plain_only = (False, True), (False,)
+        options = (both if repeated else plain_only, both if leading else plain_only, both, both, both)
+        return [Words(*of) for of in itertools.product(*options, both if counted else plain_only)]
 
     def _place(self, scan: Scan, counted: Words) -> Place:
         if counted.folders and (repeated := _repeated(scan)):
@@ -239,10 +244,14 @@ def _role_folders(scans: Sequence[Scan]) -> frozenset[tuple[str, ...]]:
             below.setdefault(scan.folders[:depth], set()).add(scan.folders[depth])
             held[scan.folders[: depth + 1]] += 1
             stems[scan.folders[: depth + 1]] = scan.stem
-    found = set()
+    found: set[tuple[str, ...]] = set()
+    shared = len(common_folder(scans))
     for parent, names in below.items():
         of_role = {name: _without_numbers(name) for name in names}
         examinations = _examinations({name: inside[(*parent, name)] for name in names})
+        if len(parent) > shared and _number_series({name: inside[(*parent, name)] for name in names}):
+            found |= {(*parent, name) for name in names}
+            continue
         for name in names:
             path = (*parent, name)
             words = spelled(name).split()
@@ -279,6 +288,17 @@ def _examinations(inside: dict[str, set[str]]) -> set[str]:
         if len({shown.shows for file in told[one] & told[other] if (shown := shown_by(file)) is not None}) > 1:
             found |= {one, other}
     return found
+
+
+def _number_series(inside: Mapping[str, set[str]]) -> bool:
+    """Whether sibling folders are the series of an examination, named by their numbers: "3" with a T1, "5" with a T2.
+
+    Args:
+        inside: names of the files below each.
+    """
+    files = [file for held in inside.values() for file in held]
+    shows = {shown.shows for file in files if (shown := shown_by(file)) is not None}
+    return len(inside) > 1 and len(shows) == len(files) == len(inside) and all(map(str.isdigit, inside))
 
 
 def _all_single(names: set[str], parent: tuple[str, ...], held: Counter[tuple[str, ...]]) -> bool:
@@ -380,9 +400,22 @@ def _is_own(words: Sequence[re.Match[str]], k: int, counted: Words, channels: bo
         return counted.readers
     if re.fullmatch(r"\d{1,2}", word) and k and not counted.readers and _READER.fullmatch(words[k - 1][0].lower()):
         return False
+    if counted.images and k == len(words) - 1 and _counts_images(words):
+        return False
     if re.search(r"\d", word):
         return True
     return counted.unknown
+
+
+def _counts_images(words: Sequence[re.Match[str]]) -> bool:
+    """Whether a name is that of an image and, but for a number that ends it, says whose it is in no way."""
+    *before, last = [word[0].lower() for word in words] or [""]
+    image = bool(before) and _says_what(before[-1]) and shown_by(before[-1]) is not None
+    return (
+        image
+        and re.fullmatch(r"\d{1,2}", last) is not None
+        and not any(re.search(r"\d", w) and not _says_what(w) for w in before)
+    )
 
 
 @functools.lru_cache(maxsize=100_000)

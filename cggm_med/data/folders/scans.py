@@ -8,8 +8,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cggm_med.data.cases import stem
 from cggm_med.data.folders.segments import segments_of
@@ -132,14 +134,32 @@ def label_values(path: Path) -> frozenset[int]:
 
 
 def looks_like_label(path: Path) -> bool:
-    """Whether a volume holds few whole numbers, none below 0, and mostly 0."""
+    """Whether a volume holds few whole numbers, none below 0, mostly 0, and in patches, as no coarse image does."""
     try:
         voxels = open_image(path).voxels()
     except DataError:
         return False
     values = np.unique(voxels)
     whole = bool(np.all(np.isfinite(values)) and np.all(values == np.round(values)) and values.min(initial=0) >= 0)
-    return whole and 1 < len(values) <= MAX_LABEL_VALUES and float(np.mean(voxels == 0)) > 0.5
+    few = whole and 1 < len(values) <= MAX_LABEL_VALUES and float(np.mean(voxels == 0)) > 0.5
+    return few and _in_patches(voxels)
+
+
+def _in_patches(voxels: NDArray[Any]) -> bool:
+    """Whether most neighbours that are not 0 are equal.
+
+    Example:
+        >>> drawn = np.repeat([0, 0, 1, 2], 3)
+        >>> _in_patches(drawn), _in_patches(np.arange(12))
+        (True, False)
+    """
+    pairs = equal = 0
+    for axis in range(voxels.ndim):
+        one, next_one = (np.moveaxis(voxels, axis, 0)[part] for part in (slice(None, -1), slice(1, None)))
+        both = (one != 0) & (next_one != 0)
+        pairs += int(np.count_nonzero(both))
+        equal += int(np.count_nonzero(both & (one == next_one)))
+    return 2 * equal >= pairs
 
 
 def lowest_value(path: Path, channel: int | None = None) -> float | None:

@@ -293,7 +293,7 @@ _TARGET = (
 # Told by one word, whatever else the name says; the first that matches.
 _BEFORE_WEIGHTING: Mapping[str, str] = {
     "localiser": r"\bloc(a|ali[sz]\w*)?s?\b|lokali[sz]\w*|scout|survey|topogram\w*|scanogram|reperage|locali[sz]\w*"
-    r"|smart ?brain|\bplan ?(scan|ning)|\bcentra(tura|ggio)\b|\bpilot\b|\b3 ?pl\b",
+    r"|smart ?brain|(?<!ct )\bplan ?(scan|ning)(?! ?ct)|\bcentra(tura|ggio)\b|\bpilot\b|\b3 ?pl\b",
     "calibration": r"\bfield ?map\w*|\bfmap\b|\bb[01] ?(\w )?map\w*|\bshim\w*|\bref ?scan|\bcalib\w*"
     r"|\bcoil ?(sens|surv)\w*|\bpre ?scan(?! ?norm)|\b(sense|asset|arc|grappa|caipi\w*) ?(ref|cal)\w*|\bnoise ?scan",
     "spectroscopy": r"\b(mrs|csi|svs|spectro\w*|spektro\w*)\b",
@@ -327,7 +327,9 @@ _BEFORE_WEIGHTING: Mapping[str, str] = {
 }
 # Told by a word only where the name tells no weighting, and only if no other of these is told as well.
 _AFTER_WEIGHTING: Mapping[str, str] = {
-    "pd": r"\b(pdw?|dp|prot\w* ?dens\w*|densite\w* ?(de )?proton\w*|protonen\w*)\b",
+    "pd": r"\b(pd(w|fs)?|dp|prot\w* ?dens\w*|densite\w* ?(de )?proton\w*|protonen\w*)\b",
+    "t1 in phase": r"\bin ?phase\b",
+    "t1 opposed phase": r"\b(out( of)?|opp(osed)?) ?phase\b",
     "bssfp": r"\b(c0|b?ssfp|cine|tru ?fi\w*|fiesta|b ?[ft]fe|balanced)\b",
     "lge": r"^de$",
     "mt": r"\bmt ?([01]|w|on|off)\b",

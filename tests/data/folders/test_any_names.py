@@ -151,6 +151,19 @@ KINDS = {
         ["E1", "E2"],
         {"T1": "E1/1_T1/NIFTI/image.nii", "T1GD": "E1/2_T1GD/NIFTI/image.nii", "label": "E1/5_MASK/NIFTI/MASK.nii"},
     ),
+    "a folder for each series, by its number": (
+        [
+            f"S{who}/SCANS/{number}/NIFTI/{what}.nii"
+            for who in (1, 2)
+            for number, what in (("3", "T1"), ("9", "T1c"), ("5", "T2"))
+        ]
+        + paths("L:S{who}/RESOURCES/segmentation/tumor_seg.nii", who=[1, 2]),
+        ["S1", "S2"],
+        {
+            **{"T1": "S1/SCANS/3/NIFTI/T1.nii", "T1c": "S1/SCANS/9/NIFTI/T1c.nii", "T2": "S1/SCANS/5/NIFTI/T2.nii"},
+            "label": "S1/RESOURCES/segmentation/tumor_seg.nii",
+        },
+    ),
     "labels in another branch of a case's folder": (
         paths("{who}/scans/{what}/files/{what}.nii", who=["S001", "S002"], what=["T1", "FLAIR"])
         + paths("L:{who}/assessors/{who}_SEG/files/lesion_mask.nii", who=["S001", "S002"]),
@@ -165,6 +178,21 @@ KINDS = {
         paths("{who}/lgemri.nii", who=["0RZ", "1D7"]) + paths("L:{who}/laendo.nii", who=["0RZ", "1D7"]),
         ["0RZ", "1D7"],
         {"lgemri": "0RZ/lgemri.nii", "label": "0RZ/laendo.nii"},
+    ),
+    "numbers that count the images of a case": (
+        paths("P{who}/{what}.nii", who=[0, 1, 2], what=["t2", "dwi_b50", "adc", "dce_1", "dce_2"])
+        + paths("L:P{who}/tumor_mask.nii", who=[0, 1, 2]),
+        ["P0", "P1", "P2"],
+        {
+            **{"t2": "P0/t2.nii", "dwi_b50": "P0/dwi_b50.nii", "adc": "P0/adc.nii"},
+            **{"dce_1": "P0/dce_1.nii", "dce_2": "P0/dce_2.nii", "label": "P0/tumor_mask.nii"},
+        },
+    ),
+    "numbers that count the visits of a patient": (
+        paths("P{who}/{what}_{visit}.nii", who=[0, 1], what=["t2", "flair"], visit=[1, 2])
+        + paths("L:P{who}/mask_{visit}.nii", who=[0, 1], visit=[1, 2]),
+        ["P0/1", "P0/2", "P1/1", "P1/2"],
+        {"t2": "P0/t2_1.nii", "flair": "P0/flair_1.nii", "label": "P0/mask_1.nii"},
     ),
     "one image, numbered": (
         paths("volume-{who}.nii", who=[0, 1, 10]) + paths("L:segmentation-{who}.nii", who=[0, 1, 10]),
@@ -276,6 +304,19 @@ def test_what_no_name_tells_is_a_label_if_it_holds_one(tree):
     proposal = read_names(tree(*files, *paths("L:{who}/Leze_FLAIR_DWI2.nii", who=["115346", "2290867"])))
     assert shown(proposal) == {"rFlair": "flair", "rDWI2": "dwi"}
     assert [case.label.name for case in proposal.cases] == ["Leze_FLAIR_DWI2.nii"] * 2
+
+
+def test_an_image_of_few_values_is_no_label(tree):
+    """A coarse image has whole numbers too, but no patches of one number."""
+    files = paths("{who}/{what}.nii", who=["A1", "A2"], what=["t1", "zzz"])
+    root = tree(*files, *paths("L:{who}/lesion.nii", who=["A1", "A2"]))
+    coarse = np.zeros((12, 12, 12), np.int16)
+    coarse[2:8, 2:8, 2:8] = np.random.default_rng(0).integers(20, 50, (6, 6, 6))
+    for who in ("A1", "A2"):
+        (root / who / "zzz.nii").write_bytes(nifti_bytes(coarse, np.eye(4)))
+    proposal = read_names(root)
+    assert [case.label.name for case in proposal.cases] == ["lesion.nii"] * 2
+    assert any("zzz" in question and "does not tell" in question for question in proposal.questions)
 
 
 def test_one_name_in_two_places_is_two_cases_unless_the_images_are_the_same(tree):

@@ -34,15 +34,16 @@ NAMES = {
     ("t2", "mri"): ["T2", "t2W", "t2_tse_TRA", "acq-sag_T2w", "T2_to_T1", "T2 cor", "T2w FS", "hrT2"],
     ("adc", "map"): ["ADC", "adc", "ADCmap", "ep2d_diff_ADC"],
     ("dwi", "mri"): ["DWI", "hbv", "b1000", "difusión b1000", "Diffusion trace", "diffusione", "rDWI2"],
-    ("ct", "ct"): ["CT", "CTres", "CT mit KM", "TDM", "TC", "CTA"],
+    ("ct", "ct"): ["CT", "CTres", "CT mit KM", "TDM", "TC", "CTA", "Planning CT"],
     ("pet", "pet"): ["PT", "SUV", "trc-FET_pet", "FDG", "TEP"],
     ("cbf", "map"): ["CT_CBF", "rCBF"],
     ("tmax", "map"): ["CT_Tmax"],
     ("lge", "mri"): ["DE", "LGE", "lgemri", "late gadolinium", "PSIR"],
     ("bssfp", "mri"): ["C0", "bSSFP", "cine"],
-    ("pd", "mri"): ["PD", "DP", "PDw", "proton density", "densité protonique"],
+    ("pd", "mri"): ["PD", "DP", "PDw", "PDFS", "proton density", "densité protonique"],
     ("swi", "mri"): ["SWI"],
-    ("t1 opposed phase", "mri"): ["T1DUAL OutPhase"],
+    ("t1 in phase", "mri"): ["T1 in phase", "InPhase"],
+    ("t1 opposed phase", "mri"): ["T1DUAL OutPhase", "out of phase", "opposed phase"],
 }  # fmt: skip
 
 
