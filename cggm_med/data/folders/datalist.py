@@ -63,7 +63,7 @@ def read_yaml(file: Path) -> Any:
         raise DataError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
 
 
-def read_datalist(file: Path, content: Any) -> Proposal:
+def read_datalist(file: Path, content: Any, kind: str = "monai_datalist") -> Proposal:
     """What a datalist declares and holds.
 
     It names images by the keys of its entries; where one key holds a list, nothing says what each image is, and the
@@ -72,6 +72,7 @@ def read_datalist(file: Path, content: Any) -> Proposal:
     Args:
         file: the list.
         content: of that file.
+        kind: family of the layout.
 
     Raises:
         DataError: if it lists no case.
@@ -85,7 +86,7 @@ def read_datalist(file: Path, content: Any) -> Proposal:
     labels = labels_of(content["labels"], file.name) if content.get("labels") else Labels({})
     name = content.get("name") or file.stem
     return proposal_of_list(
-        "monai_datalist", file, name, channels, labels, cases, listed.sections, listed.files, refusals=listed.problems
+        kind, file, name, channels, labels, cases, listed.sections, listed.files, refusals=listed.problems
     )
 
 

@@ -38,7 +38,8 @@ class Entry:
     Attributes:
         section: ``training``, ``validation`` or ``test``.
         where: such as ``training[0]``.
-        images: paths as they are written, by key of the entry; those of a list have the key and their number, from 1.
+        images: paths as they are written, by key of the entry; those of a list have the key and their number, from 1;
+            those of an object its keys.
         label: path as it is written, if there is one.
         id: if the entry states one.
         patient: if the entry states one.
@@ -91,6 +92,11 @@ def entries_of(content: Mapping[str, Any]) -> Iterator[Entry | str]:
 def _images(entry: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     described = (*_ID_KEYS, *_PATIENT_KEYS, *_LABEL_KEYS, "fold")
     for key, given in entry.items():
+        if isinstance(given, dict) and key not in described:
+            yield from (
+                (name, path) for name, path in given.items() if isinstance(path, str) and looks_like_image(path)
+            )
+            continue
         texts = given if isinstance(given, list) and all(isinstance(path, str) and path for path in given) else []
         if texts and (key == "image" or (key not in described and all(map(looks_like_image, texts)))):
             yield from ([(key, texts[0])] if len(texts) == 1 else ((f"{key} {k}", p) for k, p in enumerate(texts, 1)))
@@ -202,6 +208,8 @@ class Listed:
         found = list(entries_of(content)) if isinstance(content, dict) else []
         self.entries = [entry for entry in found if isinstance(entry, Entry)]
         self.problems = [entry for entry in found if isinstance(entry, str)]
+        if not self.entries and self.problems:
+            raise DataError(f"{listing} lists no case that can be understood:", self.problems)
         if not self.entries:
             raise DataError(f"{listing} lists no case; expected a list 'training' of entries with image and label")
         self.files = ListedFiles(listing, folders)

@@ -12,6 +12,8 @@ from cggm_med.data.cases import MAX_ID, CaseList
 from cggm_med.data.declaration import UNKNOWN, Declaration, Modality
 from cggm_med.data.folders.any_names import read_names
 from cggm_med.data.folders.bids import read_bids
+from cggm_med.data.folders.case_table import ENDINGS as TABLES
+from cggm_med.data.folders.case_table import read_table
 from cggm_med.data.folders.datalist import is_auto3dseg, is_datalist, read_auto3dseg, read_datalist, read_yaml
 from cggm_med.data.folders.decathlon import is_decathlon, read_decathlon
 from cggm_med.data.folders.declared import NAME, declared_in, is_declared, read_declared
@@ -44,9 +46,11 @@ def propose(path: Path) -> Proposal:
     """
     if not path.exists():
         near = did_you_mean(path)
-        raise DataError(f"{path} does not exist{near}; expected a folder of scans, or a list of them (.json or .yaml)")
-    if path.is_file() and path.suffix.lower() not in (".json", *_YAML):
-        raise DataError(f"{path} is one file; expected a folder of scans, or a list of them (.json or .yaml)")
+        raise DataError(
+            f"{path} does not exist{near}; expected a folder of scans, or a list of them (.json, .yaml or .csv)"
+        )
+    if path.is_file() and path.suffix.lower() not in (".json", *_YAML, *TABLES):
+        raise DataError(f"{path} is one file; expected a folder of scans, or a list of them (.json, .yaml or .csv)")
     lists = [path] if path.is_file() else _lists_in(path)
     if len(lists) > 1:
         raise DataError(f"{path} holds several lists of cases; give one of them:", [str(file) for file in lists])
@@ -231,6 +235,8 @@ def _content(file: Path) -> Any:
 
 def _of_list(file: Path) -> Proposal:
     """What a list proposes."""
+    if file.suffix.lower() in TABLES:
+        return read_datalist(file, read_table(file), kind="table")
     if file.suffix.lower() in _YAML:
         content = read_yaml(file)
         if is_auto3dseg(content):

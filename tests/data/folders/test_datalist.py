@@ -102,6 +102,26 @@ def test_entries_that_cannot_be_understood_are_refused(files, folder):
     assert second.startswith("training[3] names no image")
 
 
+def test_images_of_an_object_have_its_keys(files, folder):
+    content = listed("flair", "t1ce")
+    for entry in content["training"]:
+        entry["image"] = {name: entry.pop(name) for name in ("flair", "t1ce")}
+    files(content=content, name="list.json")
+    first = propose(folder / "list.json").cases[0]
+    assert {name: image.path.name for name, image in first.images.items()} == {
+        "flair": "p7_flair.nii.gz",
+        "t1ce": "p7_t1ce.nii.gz",
+    }
+
+
+def test_a_list_of_which_nothing_is_understood_says_what_was_expected(files, folder):
+    files(content={"training": [{"fold": 1}, {"scan": 3}]}, name="list.json")
+    with pytest.raises(
+        DataError, match=r"no case that can be understood:\n *training\[0\] names no image; expected such"
+    ):
+        propose(folder / "list.json")
+
+
 def test_a_list_without_sections_holds_training_cases(files, folder):
     files(content=listed("flair", "t1ce")["training"], name="list.json")
     assert [case.id for case in propose(folder / "list.json").cases] == ["p7", "p8"]
