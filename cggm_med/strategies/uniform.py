@@ -5,9 +5,13 @@ The ablation of MMPareto (Wei and Hu, ICML 2024, https://arxiv.org/abs/2405.1773
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import ClassVar
 
-from cggm_med.config import require
+from cggm_med import registry
+from cggm_med.config import Tree, require
+from cggm_med.errors import ConfigError
 from cggm_med.strategies.base import BalancingStrategy, StrategyConfig
 
 
@@ -37,6 +41,29 @@ class Uniform(BalancingStrategy):
     def unimodal_weight(self) -> float:
         """See the settings."""
         return self.config.unimodal_weight
+
+
+class ResidualDropout(Uniform):
+    """For scans that may be missing: in a network that predicts over its heads, with an annealed dropout."""
+
+    description = "uniform with model.fusion=residual and a dropout of modalities that ends at 0: for missing scans"
+    url = ""
+    controls: ClassVar[Sequence[str]] = (*Uniform.controls, "uniform")
+
+    @classmethod
+    def settings_for(cls, task: str) -> Tree:
+        """The fusion, and the dropout's rate, draw and schedule.
+
+        Raises:
+            ConfigError: for a task whose networks have no such fusion.
+        """
+        if "fusion" not in {field.name for field in fields(registry.load(registry.TASKS, task).ModelConfig)}:
+            raise ConfigError(
+                f"strategy residual_dropout needs model.fusion=residual, which networks of task {task} do not have; "
+                "use strategy modality_dropout"
+            )
+        dropout = {"modality_dropout": 0.5, "modality_dropout_draw": "subset", "modality_dropout_schedule": "annealed"}
+        return {"model": {"fusion": "residual"}, "train": dropout}
 
 
 class UniformFull(BalancingStrategy):

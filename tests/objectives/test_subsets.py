@@ -481,6 +481,20 @@ def test_strategies_bring_the_option_of_their_name_and_settings_override_it(name
     assert option(strategy="joint") == 0
 
 
+def test_residual_dropout_is_uniform_with_its_three_options_and_its_network():
+    dropout = {"modality_dropout": 0.5, "modality_dropout_draw": "subset", "modality_dropout_schedule": "annealed"}
+    by_hand = make_config("brats2021", [{"model": {"fusion": "residual"}, "train": dropout}], strategy="uniform")
+    named = make_config("brats2021", [], strategy="residual_dropout")
+    assert (named.model, named.train) == (by_hand.model, by_hand.train)
+    assert named.strategy.unimodal_weight == by_hand.strategy.unimodal_weight
+    assert (
+        make_config("brats2021", [{"model": {"fusion": "masked_mean"}}], strategy="residual_dropout").model.fusion
+        == "masked_mean"
+    )
+    with pytest.raises(ConfigError, match="which networks of task mosi do not have; use strategy modality_dropout"):
+        make_config("mosi", [], strategy="residual_dropout")
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("modality_dropout", 1.0), ("modality_dropout", -0.1), ("subset_view", -1.0), ("subset_view", float("inf")),

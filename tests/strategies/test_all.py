@@ -28,6 +28,7 @@ NEUTRAL = {
     "inforeg": {"beta": 0.0, "unimodal_weight": 0.0},
     "modality_dropout": {},
     "subset_view": {},
+    "residual_dropout": {"unimodal_weight": 0.0},
 }
 DRAW_BY_ORDER = {"ogm_ge", "opm"}
 MAY_DIFFER = {
