@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -40,14 +41,17 @@ def read_table(file: Path) -> dict[str, list[dict[str, str]]]:
     """
     rows = _rows(file)
     columns = list(rows[0]) if rows else []
+    with_files = {column for column in columns if _names_files([row[column] for row in rows])}
     meanings = {column: _MEANINGS.get(_plain(column), "") for column in columns}
-    of_images = [c for c in columns if not meanings[c] and _names_files([row[c] for row in rows])]
+    meanings |= {column: "" for column in with_files if meanings[column] != LABEL}  # a "scan" that is no id
+    of_images = [column for column in columns if column in with_files and not meanings[column]]
     if not of_images:
         raise DataError(f"{file} has no column with files of images; expected {EXPECTED}")
-    if twice := [told for told, count in Counter(meanings.values()).items() if told and count > 1]:
-        those = [column for column in columns if meanings[column] in twice]
+    names = {c: re.sub(r"[-_. ]*(path|file|filename)$", "", c, flags=re.IGNORECASE) or c for c in of_images}
+    told_by = {column: names.get(column) or meanings[column] for column in columns}
+    if twice := [told for told, count in Counter(told_by.values()).items() if told and count > 1]:
+        those = [column for column in columns if told_by[column] in twice]
         raise DataError(f"{file} has several columns for one thing: {', '.join(those)}; keep one of them")
-    names = {column: re.sub(r"[-_. ]*(path|file|filename)$", "", column, flags=re.IGNORECASE) for column in of_images}
     problems: list[str] = []
     sections: dict[str, list[dict[str, str]]] = {}
     for number, row in enumerate(rows, 2):  # the first line has the columns' names
@@ -77,9 +81,12 @@ def _with_ids(sections: dict[str, list[dict[str, str]]]) -> dict[str, list[dict[
 def _rows(file: Path) -> list[Mapping[str, str]]:
     try:
         text = file.read_text(encoding="utf-8-sig")
-        first = text.partition("\n")[0]
-        reader = csv.DictReader(text.splitlines(), delimiter=max("\t;,", key=first.count), restkey="", restval="")
-        return [{key: str(value).strip() for key, value in row.items() if key} for row in reader if any(row.values())]
+        separator = max("\t;,", key=text.partition("\n")[0].count)
+        header, *lines = [*csv.reader(io.StringIO(text, newline=""), delimiter=separator)] or [[]]
+        if len(set(header)) < len(header):
+            raise DataError(f"{file} has two columns of one name ({', '.join(header)}); name them apart")
+        cells = [[*map(str.strip, line), *[""] * len(header)] for line in lines if any(line)]
+        return [dict(zip(header, line, strict=False)) for line in cells]
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror or error}") from error
     except (ValueError, csv.Error) as error:

@@ -40,6 +40,10 @@ def test_columns_go_by_many_names(table, separator):
     assert read_table(table(text)) == {"validation": [entry]}
 
 
+def test_a_column_of_files_is_an_image_whatever_its_name(table):
+    assert read_table(table('scan,note\na.nii,"two\nlines"\n')) == {"training": [{"scan": "a.nii"}]}
+
+
 def test_several_cases_of_a_patient_keep_names_of_their_own(table):
     rows = "patient,t1\nx,x_1_t1.nii\nx,x_2_t1.nii\n"
     assert read_table(table(rows))["training"] == [
@@ -58,6 +62,8 @@ def test_several_cases_of_a_patient_keep_names_of_their_own(table):
             r"line 2: its section is none of training, train, .*\n *line 3 names no",
         ),
         ("id,case,t1\n1,1,a.nii\n", "several columns for one thing: id, case; keep one"),
+        ("t1,t1_path\na.nii,b.nii\n", "several columns for one thing: t1, t1_path; keep one"),
+        ("t1,t1\na.nii,b.nii\n", r"two columns of one name \(t1, t1\)"),
     ],
 )
 def test_what_cannot_be_used_is_told(table, text, message):
