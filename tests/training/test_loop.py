@@ -98,11 +98,13 @@ def test_every_strategy_starts_with_the_same_model(phantom, cache):
     from cggm_med.registry import STRATEGIES, names
     from cggm_med.runs.settings import instantiate, make_config
 
-    states = []
-    for name in sorted({*names(STRATEGIES)} - {"unimodal_ensemble"}):  # which trains other networks
+    states = {}
+    for name in {*names(STRATEGIES)} - {"unimodal_ensemble"}:  # which trains other networks
         task, strategy = instantiate(make_config("brats2021", [], strategy=name))
-        states.append(build(task, strategy, task.config, CPU).state_dict())
-    assert all(torch.equal(state[key], states[0][key]) for state in states for key in state)
+        states[name] = build(task, strategy, task.config, CPU).state_dict()
+    joint = states["joint"]
+    assert all(torch.equal(state[key], joint[key]) for state in states.values() for key in joint)
+    assert {name for name in states if states[name].keys() != joint.keys()} == {"residual_dropout"}  # with heads inside
 
 
 def test_other_weights_leave_all_else_as_it_is(phantom, cache):
