@@ -22,7 +22,7 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from faults.catalogue import FAULTS, SEG, Scans
 from faults.commands import LESION, Cohort
-from faults.patients import listed, phantom
+from faults.patients import named_lists, phantom
 
 from cggm_med.results.tables import Table, print_table
 
@@ -43,10 +43,7 @@ def main() -> None:
     parser.add_argument("lists", nargs="*", metavar="NAME=LIST.json")
     parser.add_argument("--tiny", action="store_true")
     asked = parser.parse_args()
-    cohorts = {}
-    for word in asked.lists:
-        name, _, path = word.partition("=")
-        cohorts[name] = listed(Path(path))
+    cohorts = named_lists(asked.lists)
     if asked.tiny or not cohorts:
         stripped = cohorts["stripped"] = phantom(6 if asked.tiny else 24)
         draw, skull = np.random.default_rng(0), FAULTS["skull left on"]

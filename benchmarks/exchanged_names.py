@@ -21,7 +21,7 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from faults.catalogue import SEG, Scans
-from faults.patients import MIXED, listed, phantom
+from faults.patients import MIXED, named_lists, phantom
 
 from cggm_med.data.checks.looks import ScanFeatures
 from cggm_med.data.checks.measure import measure
@@ -106,9 +106,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     asked = parser.parse_args()
     cohorts = {"phantom": phantom(8 if asked.tiny else asked.patients, preset=MIXED)}
-    for word in asked.cohort:
-        name, _, path = word.partition("=")
-        cohorts[name] = listed(Path(path))
+    cohorts |= named_lists(asked.cohort)
     found = [row for name, cases in cohorts.items() for row in rows(name, cases)]
     print_table(Table("names called exchanged", ("cases", "judged by", "exchanged", "found"), tuple(found)), Console())
 

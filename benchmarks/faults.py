@@ -25,7 +25,7 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from faults.catalogue import FAULTS, Fault, Scans
 from faults.commands import BRATS2021, LESION, Answer, Cohort
-from faults.patients import MIXED, PHANTOM_SEED, listed, phantom
+from faults.patients import MIXED, PHANTOM_SEED, named_lists, phantom
 
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.phantom.scanner import PRESETS
@@ -139,9 +139,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     asked = parser.parse_args()
     cohorts = {"phantom": (phantom(10 if asked.tiny else 24), BRATS2021)}
-    for word in asked.cohort:
-        name, _, path = word.partition("=")
-        cohorts[name] = (listed(Path(path)), LESION)
+    cohorts |= {name: (cases, LESION) for name, cases in named_lists(asked.cohort).items()}
     if asked.tiny:
         for kind in list(FAULTS)[3:]:
             del FAULTS[kind]

@@ -58,9 +58,9 @@ from .task.samples import Sample as Sample
 from .task.samples import SampleDataConfig as SampleDataConfig
 from .task.samples import SampleList as SampleList
 from .task.samples import SampleTask as SampleTask
-from .task.segmentation import SegmentationDataConfig as SegmentationDataConfig
 from .task.segmentation import SegmentationTask as SegmentationTask
-from .task.segmentation import SegmentationTaskConfig as SegmentationTaskConfig
+from .task.segmentation_settings import SegmentationDataConfig as SegmentationDataConfig
+from .task.segmentation_settings import SegmentationTaskConfig as SegmentationTaskConfig
 from .training.step import train_step as train_step
 from .types import Batch as Batch
 from .types import Features as Features

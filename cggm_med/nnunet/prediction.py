@@ -75,13 +75,13 @@ class IncompletePredictor(nnUNetPredictor):
                 "such as -f 0"
             )
         # nnU-Net itself would execute what a checkpoint says; of our trainers' nothing but tensors and numbers gets by.
-        trained = [read_tensors(file, torch.device("cpu")) for file in files.values() if self.modalities]
+        checkpoints = (read_tensors(file, torch.device("cpu")) for file in files.values() if self.modalities)
+        trained = [checkpoint[KEY]["settings"]["train"] for checkpoint in checkpoints]
         super().initialize_from_trained_model_folder(model_training_output_dir, use_folds, checkpoint_name)
         if incomplete:
             self.network.may_lack = True
             self.configuration_manager = IncompleteConfiguration(self.configuration_manager.configuration)
-            settings = trained[0][KEY]["settings"]["train"]
-            if not (settings.get("subset_view") or settings.get("modality_dropout")):
+            if not (trained[0].get("subset_view") or trained[0].get("modality_dropout")):
                 self.asked.say(
                     f"{trainer} was trained without subsets of the modalities, so masks without one may be poor; "
                     "nnUNetTrainerSubsets trains for that"

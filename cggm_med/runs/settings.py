@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -35,7 +36,8 @@ def make_config(
 
     Raises:
         UnknownName: for an unknown task, strategy, preset or key.
-        ConfigError: for an impossible value, and for settings of another strategy.
+        ConfigError: for an impossible value, for settings of another strategy, and for a strategy that needs a setting
+            which the task does not have.
 
     Example:
         >>> make_config("brats2021", [{"optim": {"lr": 0.01}}]).preset
@@ -72,7 +74,14 @@ def make_config(
     names: Tree = {"preset": preset, "task": {"name": task}, "strategy": {"name": strategy}}
     if stored:
         return resolve(sections, [{"task": modalities}, as_trained(stated), names])
-    chosen = merge([cls.presets[preset], {"task": modalities}, balancing.settings_for(task), stated, names])
+    brought = balancing.settings_for(task)
+    for section, its_config in sections.items():
+        if lacking := _section(brought, section).keys() - {field.name for field in fields(its_config)}:
+            keys = ", ".join(f"{section}.{key}" for key in sorted(lacking))
+            raise ConfigError(
+                f"strategy '{strategy}' needs {keys}, which task '{task}' does not have; use another strategy"
+            )
+    chosen = merge([cls.presets[preset], {"task": modalities}, brought, stated, names])
     # Settings that were copied from a run hold what its data declared, and its data may be elsewhere by now.
     of_data = (
         {} if "declaration" in task_section else cls.settings_of_data(None if path is None else Path(str(path)), chosen)

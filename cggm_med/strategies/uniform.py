@@ -6,12 +6,10 @@ The ablation of MMPareto (Wei and Hu, ICML 2024, https://arxiv.org/abs/2405.1773
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar
 
-from cggm_med import registry
 from cggm_med.config import Tree, require
-from cggm_med.errors import ConfigError
 from cggm_med.strategies.base import BalancingStrategy, StrategyConfig
 
 
@@ -52,16 +50,7 @@ class ResidualDropout(Uniform):
 
     @classmethod
     def settings_for(cls, task: str) -> Tree:
-        """The fusion, and the dropout's rate, draw and schedule.
-
-        Raises:
-            ConfigError: for a task whose networks have no such fusion.
-        """
-        if "fusion" not in {field.name for field in fields(registry.load(registry.TASKS, task).ModelConfig)}:
-            raise ConfigError(
-                f"strategy residual_dropout needs model.fusion=residual, which networks of task {task} do not have; "
-                "use strategy modality_dropout"
-            )
+        """The fusion, and the dropout's rate, draw and schedule."""
         dropout = {"modality_dropout": 0.5, "modality_dropout_draw": "subset", "modality_dropout_schedule": "annealed"}
         return {"model": {"fusion": "residual"}, "train": dropout}
 

@@ -25,7 +25,8 @@ from cggm_med.models.encoders import UNetEncoder
 from cggm_med.task.footprint import Network
 from cggm_med.task.generated import generated_data
 from cggm_med.task.plan import Given, budget_of, make_plan
-from cggm_med.task.segmentation import SegmentationTask, SegmentationTaskConfig
+from cggm_med.task.segmentation import SegmentationTask
+from cggm_med.task.segmentation_settings import SegmentationTaskConfig
 
 
 @dataclass(frozen=True)

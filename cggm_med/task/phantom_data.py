@@ -13,7 +13,7 @@ from cggm_med.data.volumes.phantom.cases import MAX_CASES, VERSION, write_phanto
 from cggm_med.data.volumes.phantom.scanner import Scanner, scanners_of
 from cggm_med.errors import ConfigError
 from cggm_med.files import atomic_folder
-from cggm_med.task.segmentation import SegmentationDataConfig
+from cggm_med.task.segmentation_settings import SegmentationDataConfig
 
 
 @dataclass(frozen=True)

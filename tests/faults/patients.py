@@ -1,6 +1,7 @@
 """Patients whose scans faults befall: of the phantom, and of a list of cases."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -36,3 +37,8 @@ def listed(path: Path) -> dict[str, Scans]:
             files = {SEG if name == "label" else name: nib.load(path.parent / entry[name]) for name in names}
             cases[entry["id"]] = {role: (np.asanyarray(file.dataobj), file.affine) for role, file in files.items()}
     return cases
+
+
+def named_lists(words: Sequence[str]) -> dict[str, dict[str, Scans]]:
+    """The cases of each list that is given as ``NAME=LIST.json``."""
+    return {name: listed(Path(path)) for name, _, path in (word.partition("=") for word in words)}

@@ -487,11 +487,9 @@ def test_residual_dropout_is_uniform_with_its_three_options_and_its_network():
     named = make_config("brats2021", [], strategy="residual_dropout")
     assert (named.model, named.train) == (by_hand.model, by_hand.train)
     assert named.strategy.unimodal_weight == by_hand.strategy.unimodal_weight
-    assert (
-        make_config("brats2021", [{"model": {"fusion": "masked_mean"}}], strategy="residual_dropout").model.fusion
-        == "masked_mean"
-    )
-    with pytest.raises(ConfigError, match="which networks of task mosi do not have; use strategy modality_dropout"):
+    changed = make_config("brats2021", [{"model": {"fusion": "masked_mean"}}], strategy="residual_dropout")
+    assert changed.model.fusion == "masked_mean"
+    with pytest.raises(ConfigError, match="'residual_dropout' needs model.fusion, which task 'mosi' does not have"):
         make_config("mosi", [], strategy="residual_dropout")
 
 

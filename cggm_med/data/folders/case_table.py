@@ -6,23 +6,21 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from cggm_med.data.cases import LABEL
-from cggm_med.data.folders.listed import SECTION_OF, looks_like_image
+from cggm_med.data.folders.listed import ID_KEYS, LABEL_KEYS, PATIENT_KEYS, SECTION_OF, looks_like_image
 from cggm_med.errors import DataError
 
-ENDINGS = (".csv", ".tsv")
+TABLE_ENDINGS = (".csv", ".tsv")
 EXPECTED = "a first line such as 'id,t1,flair,label', and a line for each case with the paths of its files"
-# What an entry of a list calls a column, by its header in lower case without separators and words for a file.
-_MEANINGS = {
-    **dict.fromkeys(("id", "case", "caseid", "name", "uid", "scan", "scanid", "session", "sessionid"), "id"),
-    **dict.fromkeys(("patient", "patientid", "subject", "subjectid", "participant", "participantid"), "patient"),
-    **dict.fromkeys(("label", "labels", "seg", "segmentation", "mask", "target", "groundtruth", "gt"), LABEL),
-    **dict.fromkeys(("section", "split", "set", "subset", "partition"), "section"),
-    "fold": "fold",
+# What an entry of a list calls a column, by its header as ``_plain`` reads it: lists' own keys, and what tables say.
+_HEADERS = {
+    "id": (*ID_KEYS, "scan", "scan_id", "session", "session_id"),
+    "patient": (*PATIENT_KEYS, "participant", "participant_id"),
+    LABEL: (*LABEL_KEYS, "ground_truth", "gt"),
+    "section": ("section", "split", "set", "subset", "partition"),
+    "fold": ("fold",),
 }
 
 
@@ -39,31 +37,30 @@ def read_table(file: Path) -> dict[str, list[dict[str, str]]]:
     Raises:
         DataError: if it cannot be read, has no column of images, or a row has no image or an unknown section.
     """
-    rows = _rows(file)
-    columns = list(rows[0]) if rows else []
-    with_files = {column for column in columns if _names_files([row[column] for row in rows])}
-    meanings = {column: _MEANINGS.get(_plain(column), "") for column in columns}
-    meanings |= {column: "" for column in with_files if meanings[column] != LABEL}  # a "scan" that is no id
-    of_images = [column for column in columns if column in with_files and not meanings[column]]
-    if not of_images:
+    columns, rows = _rows(file)
+    cells = {column: [row[column] for row in rows.values() if row[column]] for column in columns}
+    files = {column for column in columns if cells[column] and all(map(looks_like_image, cells[column]))}
+    meanings = {_plain(header): meaning for meaning, headers in _HEADERS.items() for header in headers}
+    told_by = {column: meanings.get(_plain(column), "") for column in columns}
+    told_by |= {column: "" for column in files if told_by[column] != LABEL}  # a "scan" that is no id
+    names = {column: _named(column) or column for column in columns if column in files and not told_by[column]}
+    if not names:
         raise DataError(f"{file} has no column with files of images; expected {EXPECTED}")
-    names = {c: re.sub(r"[-_. ]*(path|file|filename)$", "", c, flags=re.IGNORECASE) or c for c in of_images}
-    told_by = {column: names.get(column) or meanings[column] for column in columns}
+    told_by |= names
     if twice := [told for told, count in Counter(told_by.values()).items() if told and count > 1]:
         those = [column for column in columns if told_by[column] in twice]
         raise DataError(f"{file} has several columns for one thing: {', '.join(those)}; keep one of them")
     problems: list[str] = []
     sections: dict[str, list[dict[str, str]]] = {}
-    for number, row in enumerate(rows, 2):  # the first line has the columns' names
-        told = {meaning: row[column] for column, meaning in meanings.items() if meaning and row[column]}
-        images = {names[column]: row[column] for column in of_images if row[column]}
-        section = SECTION_OF.get(told.pop("section", "training").lower())
+    for number, row in rows.items():
+        entry = {told: row[column] for column, told in told_by.items() if told and row[column]}
+        section = SECTION_OF.get(entry.pop("section", "training").lower())
         if section is None:
             problems.append(f"line {number}: its section is none of {', '.join(SECTION_OF)}")
-        elif not images:
+        elif entry.keys().isdisjoint(names.values()):
             problems.append(f"line {number} names no image")
         else:
-            sections.setdefault(section, []).append({**images, **told})
+            sections.setdefault(section, []).append(entry)
     if problems:
         raise DataError(f"{file} cannot be used as it is; expected {EXPECTED}:", problems)
     return _with_ids(sections)
@@ -78,24 +75,31 @@ def _with_ids(sections: dict[str, list[dict[str, str]]]) -> dict[str, list[dict[
     return {name: [{"id": entry["patient"], **entry} for entry in of] for name, of in sections.items()}
 
 
-def _rows(file: Path) -> list[Mapping[str, str]]:
+def _rows(file: Path) -> tuple[list[str], dict[int, dict[str, str]]]:
+    """The headers, and the cells of each row by them, by the number of the line where the row ends."""
     try:
         text = file.read_text(encoding="utf-8-sig")
         separator = max("\t;,", key=text.partition("\n")[0].count)
-        header, *lines = [*csv.reader(io.StringIO(text, newline=""), delimiter=separator)] or [[]]
-        if len(set(header)) < len(header):
-            raise DataError(f"{file} has two columns of one name ({', '.join(header)}); name them apart")
-        cells = [[*map(str.strip, line), *[""] * len(header)] for line in lines if any(line)]
-        return [dict(zip(header, line, strict=False)) for line in cells]
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+        header = next(reader, [])
+        rows = {}
+        for line in filter(any, reader):
+            cells = [*map(str.strip, line), *[""] * len(header)]
+            rows[reader.line_num] = dict(zip(header, cells, strict=False))
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror or error}") from error
     except (ValueError, csv.Error) as error:
         raise DataError(f"{file} is no table in UTF-8 ({error}); expected {EXPECTED}") from error
+    if len(set(header)) < len(header):
+        raise DataError(f"{file} has two columns of one name ({', '.join(header)}); name them apart")
+    return header, rows
 
 
-def _plain(column: str) -> str:
-    return re.sub(r"(path|file|filename)$", "", re.sub(r"[\W_]+", "", column.lower()))
+def _named(header: str) -> str:
+    """A header without what says that files stand below it: ``T1`` of ``T1_path``."""
+    return re.sub(r"[-_. ]*(path|file|filename)$", "", header, flags=re.IGNORECASE)
 
 
-def _names_files(cells: Sequence[Any]) -> bool:
-    return any(cells) and all(looks_like_image(cell) for cell in cells if cell)
+def _plain(header: str) -> str:
+    """A header as those are compared that name one thing."""
+    return re.sub(r"[\W_]+", "", _named(header).lower())

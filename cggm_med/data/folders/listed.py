@@ -25,9 +25,9 @@ SECTION_OF = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 NOT_LISTED = "not named by the list"
-_ID_KEYS = ("id", "case_id", "case_identifier", "case", "name", "uid")
-_PATIENT_KEYS = ("patient", "patient_id", "subject", "subject_id")
-_LABEL_KEYS = (LABEL, "labels", "seg", "segmentation", "mask", "target")
+ID_KEYS = ("id", "case_id", "case_identifier", "case", "name", "uid")
+PATIENT_KEYS = ("patient", "patient_id", "subject", "subject_id")
+LABEL_KEYS = (LABEL, "labels", "seg", "segmentation", "mask", "target")
 _GZIP = ".gz"
 
 
@@ -75,22 +75,22 @@ def entries_of(content: Mapping[str, Any]) -> Iterator[Entry | str]:
             if not images:
                 yield f"{where} names no image; expected such as {{'image': path, 'label': path}}"
                 continue
-            if several := next((key for key in _LABEL_KEYS if _several(entry.get(key))), None):
+            if several := next((key for key in LABEL_KEYS if _several(entry.get(key))), None):
                 yield f"{where} lists several files under {several!r}; expected one label map"
                 continue
             yield Entry(
                 section,
                 where,
                 images,
-                _first(entry, _LABEL_KEYS),
-                id=_first(entry, _ID_KEYS),
-                patient=_first(entry, _PATIENT_KEYS),
+                _first(entry, LABEL_KEYS),
+                id=_first(entry, ID_KEYS),
+                patient=_first(entry, PATIENT_KEYS),
                 fold=_first(entry, ("fold",)),
             )
 
 
 def _images(entry: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    described = (*_ID_KEYS, *_PATIENT_KEYS, *_LABEL_KEYS, "fold")
+    described = (*ID_KEYS, *PATIENT_KEYS, *LABEL_KEYS, "fold")
     for key, given in entry.items():
         if isinstance(given, dict) and key not in described:
             yield from (

@@ -129,7 +129,7 @@ class Reader:
     def __init__(self, scans: Sequence[Scan]) -> None:
         self.scans = scans
         self.shared = len(common_folder(scans))
-        self.role_folders = _role_folders(scans)
+        self.role_folders = _role_folders(scans, self.shared)
         self.constant = _constant_words(scans)
         self.with_masks = {scan.folders for scan in scans if tells_label(scan.stem)}
 
@@ -144,10 +144,10 @@ class Reader:
             self._in_folders(scan, of) != self._place(scan, plain) for scan in self.scans if (of := _repeated(scan))
         )
         leading = any(_leading(scan.stem) for scan in self.scans)
-        counted = any(_counts_images(list(_WORD.finditer(scan.stem))) for scan in self.scans)
-        both, plain_only = (False, True), (False,)
-        options = (both if repeated else plain_only, both if leading else plain_only, both, both, both)
-        return [Words(*of) for of in itertools.product(*options, both if counted else plain_only)]
+        numbered = any(_counts_images(list(_WORD.finditer(scan.stem))) for scan in self.scans)
+        # In the order of the attributes of ``Words``.
+        matters = (repeated, leading, True, True, True, numbered)
+        return [Words(*of) for of in itertools.product(*((False, True) if option else (False,) for option in matters))]
 
     def _place(self, scan: Scan, counted: Words) -> Place:
         if counted.folders and (repeated := _repeated(scan)):
@@ -232,7 +232,7 @@ def _holds_masks(folder: str) -> bool:
     return bool(re.search(rf"\b({words})\b", spelled(folder)))
 
 
-def _role_folders(scans: Sequence[Scan]) -> frozenset[tuple[str, ...]]:
+def _role_folders(scans: Sequence[Scan], shared: int) -> frozenset[tuple[str, ...]]:
     """Folders whose names say what lies in them, not whose it is."""
     below: dict[tuple[str, ...], set[str]] = {}
     held: Counter[tuple[str, ...]] = Counter()
@@ -245,7 +245,6 @@ def _role_folders(scans: Sequence[Scan]) -> frozenset[tuple[str, ...]]:
             held[scan.folders[: depth + 1]] += 1
             stems[scan.folders[: depth + 1]] = scan.stem
     found: set[tuple[str, ...]] = set()
-    shared = len(common_folder(scans))
     for parent, names in below.items():
         of_role = {name: _without_numbers(name) for name in names}
         examinations = _examinations({name: inside[(*parent, name)] for name in names})
@@ -410,12 +409,9 @@ def _is_own(words: Sequence[re.Match[str]], k: int, counted: Words, channels: bo
 def _counts_images(words: Sequence[re.Match[str]]) -> bool:
     """Whether a name is that of an image and, but for a number that ends it, says whose it is in no way."""
     *before, last = [word[0].lower() for word in words] or [""]
-    image = bool(before) and _says_what(before[-1]) and shown_by(before[-1]) is not None
-    return (
-        image
-        and re.fullmatch(r"\d{1,2}", last) is not None
-        and not any(re.search(r"\d", w) and not _says_what(w) for w in before)
-    )
+    if not before or shown_by(before[-1]) is None or not re.fullmatch(r"\d{1,2}", last):
+        return False
+    return all(_says_what(word) or not re.search(r"\d", word) for word in before)
 
 
 @functools.lru_cache(maxsize=100_000)

@@ -12,8 +12,7 @@ from cggm_med.data.cases import MAX_ID, CaseList
 from cggm_med.data.declaration import UNKNOWN, Declaration, Modality
 from cggm_med.data.folders.any_names import read_names
 from cggm_med.data.folders.bids import read_bids
-from cggm_med.data.folders.case_table import ENDINGS as TABLES
-from cggm_med.data.folders.case_table import read_table
+from cggm_med.data.folders.case_table import TABLE_ENDINGS, read_table
 from cggm_med.data.folders.datalist import is_auto3dseg, is_datalist, read_auto3dseg, read_datalist, read_yaml
 from cggm_med.data.folders.decathlon import is_decathlon, read_decathlon
 from cggm_med.data.folders.declared import NAME, declared_in, is_declared, read_declared
@@ -49,7 +48,7 @@ def propose(path: Path) -> Proposal:
         raise DataError(
             f"{path} does not exist{near}; expected a folder of scans, or a list of them (.json, .yaml or .csv)"
         )
-    if path.is_file() and path.suffix.lower() not in (".json", *_YAML, *TABLES):
+    if path.is_file() and path.suffix.lower() not in (".json", *_YAML, *TABLE_ENDINGS):
         raise DataError(f"{path} is one file; expected a folder of scans, or a list of them (.json, .yaml or .csv)")
     lists = [path] if path.is_file() else _lists_in(path)
     if len(lists) > 1:
@@ -235,7 +234,7 @@ def _content(file: Path) -> Any:
 
 def _of_list(file: Path) -> Proposal:
     """What a list proposes."""
-    if file.suffix.lower() in TABLES:
+    if file.suffix.lower() in TABLE_ENDINGS:
         return read_datalist(file, read_table(file), kind="table")
     if file.suffix.lower() in _YAML:
         content = read_yaml(file)

@@ -61,6 +61,7 @@ def test_several_cases_of_a_patient_keep_names_of_their_own(table):
             "id,t1,set\n1,a.nii,foo\n2,,train\n",
             r"line 2: its section is none of training, train, .*\n *line 3 names no",
         ),
+        ("id,t1\n\n1,a.nii\n\n2,\n", "line 5 names no image"),
         ("id,case,t1\n1,1,a.nii\n", "several columns for one thing: id, case; keep one"),
         ("t1,t1_path\na.nii,b.nii\n", "several columns for one thing: t1, t1_path; keep one"),
         ("t1,t1\na.nii,b.nii\n", r"two columns of one name \(t1, t1\)"),
