@@ -33,7 +33,7 @@ from .models.sequence import SequenceModelConfig as SequenceModelConfig
 from .objectives.balance_scores import residual_sums as residual_sums
 from .objectives.balance_scores import soft_dice_sums as soft_dice_sums
 from .objectives.balance_scores import true_class_sums as true_class_sums
-from .objectives.losses import RegionLoss as RegionLoss
+from .objectives.region_loss import RegionLoss as RegionLoss
 from .optim.optimizer import make_optimizer as make_optimizer
 from .randomness import Step as Step
 from .results.results import Report as Report

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cggm_med.metrics.classification_regression import FUSED
 from cggm_med.models.heads import UnimodalHeads
-from cggm_med.objectives.losses import IGNORED
+from cggm_med.objectives.targets import IGNORED
 from cggm_med.results.results import Record
 from cggm_med.runs.loaded_run import LoadedRun
 from cggm_med.task.capabilities import LabelledSamples

@@ -25,7 +25,7 @@ from cggm_med.models.heads import UnimodalHeads, VoxelwiseHead
 from cggm_med.nnunet.network import PlannedNetwork, channel_modalities, initialise, network_from_plan
 from cggm_med.nnunet.settings import Settings, given, resolve
 from cggm_med.objectives.balance_scores import hard_dice_sums, soft_dice_sums, softmax_dice_sums
-from cggm_med.objectives.losses import UNKNOWN, subsample
+from cggm_med.objectives.targets import UNKNOWN, subsample
 from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.randomness import Step
 from cggm_med.runs.settings import as_trained

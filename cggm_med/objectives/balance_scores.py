@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cggm_med.objectives.activation import activation
-from cggm_med.objectives.losses import IGNORED, UNKNOWN, subsample
+from cggm_med.objectives.targets import IGNORED, UNKNOWN, subsample
 
 ScoreSums = Callable[[Tensor, Tensor], Tensor]
 

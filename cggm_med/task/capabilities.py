@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -17,15 +17,17 @@ from cggm_med.data.cases import Case, CaseList
 from cggm_med.data.dicom.codes import SegmentCodes
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.normalise import Rescaling
-from cggm_med.data.volumes.prepared import PreparedCase
-from cggm_med.data.volumes.resample import OneGrid
-from cggm_med.data.volumes.transforms import NativeGrid, Spacing
-from cggm_med.metrics.classification_regression import LabelMetric
 from cggm_med.metrics.lesion_areas import LesionRules
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
-from cggm_med.task.scan_to_mask import SegmentedScan
 from cggm_med.types import Batch, Padded
+
+if TYPE_CHECKING:  # what a task may offer is named without importing what it takes
+    from cggm_med.data.volumes.prepared import PreparedCase
+    from cggm_med.data.volumes.resample import OneGrid
+    from cggm_med.data.volumes.transforms import NativeGrid, Spacing
+    from cggm_med.metrics.classification_regression import LabelMetric
+    from cggm_med.task.scan_to_mask import SegmentedScan
 
 
 @dataclass(frozen=True)

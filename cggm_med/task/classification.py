@@ -23,7 +23,7 @@ from cggm_med.metrics.classification_regression import (
     label_scores,
 )
 from cggm_med.objectives.balance_scores import ScoreSums, accuracy_sums, true_class_sums
-from cggm_med.objectives.losses import IGNORED
+from cggm_med.objectives.targets import IGNORED
 from cggm_med.plots.classification_regression import confusion_figure
 from cggm_med.results.results import CaseValues, Record, Scores
 from cggm_med.task.base import CaseResult, TaskConfig

@@ -15,7 +15,7 @@ from cggm_med.models.encoders import UNetEncoder
 from cggm_med.models.heads import UnimodalHeads, VoxelwiseHead
 from cggm_med.models.peak_memory import peak_bytes
 from cggm_med.models.segmentation import SegmentationModel
-from cggm_med.objectives.losses import RegionLoss
+from cggm_med.objectives.region_loss import RegionLoss
 
 Axes = tuple[int, int, int]
 # Bytes a parameter. Adam keeps two numbers; gradients are made by the step and counted there.

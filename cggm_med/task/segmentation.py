@@ -74,7 +74,8 @@ from cggm_med.models.heads import UnimodalHeads, VoxelwiseHead
 from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.objectives.activation import activation, average_exclusive, average_overlapping, prior_logits
 from cggm_med.objectives.balance_scores import ScoreSums, hard_dice_sums, soft_dice_sums
-from cggm_med.objectives.losses import UNKNOWN, RegionLoss
+from cggm_med.objectives.region_loss import RegionLoss
+from cggm_med.objectives.targets import UNKNOWN
 from cggm_med.plots.style import region_colours
 from cggm_med.randomness import Stream, random_seed
 from cggm_med.results.results import CaseValues, Record, Scores

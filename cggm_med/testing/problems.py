@@ -27,7 +27,7 @@ from cggm_med.objectives.balance_scores import (
     soft_dice_sums,
     true_class_sums,
 )
-from cggm_med.objectives.losses import RegionLoss
+from cggm_med.objectives.region_loss import RegionLoss
 from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.randomness import Step
 from cggm_med.strategies.base import BalancingStrategy, fused_loss

@@ -20,7 +20,7 @@ from cggm_med.objectives.balance_scores import (
     softmax_dice_sums,
     true_class_sums,
 )
-from cggm_med.objectives.losses import IGNORED, UNKNOWN
+from cggm_med.objectives.targets import IGNORED, UNKNOWN
 
 
 def random_pair(shape=(2, 3, 4, 4, 4)):

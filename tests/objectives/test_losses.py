@@ -7,7 +7,9 @@ import torch
 from monai.losses import DiceLoss
 from torch.nn import functional as F
 
-from cggm_med.objectives.losses import IGNORED, UNKNOWN, RegionLoss, UtteranceLoss, subsample
+from cggm_med.objectives.region_loss import RegionLoss
+from cggm_med.objectives.targets import IGNORED, UNKNOWN, subsample
+from cggm_med.objectives.utterance_loss import UtteranceLoss
 
 
 def random_pair(shape=(2, 3, 4, 4, 4)):

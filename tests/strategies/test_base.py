@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cggm_med.objectives.losses import RegionLoss
+from cggm_med.objectives.region_loss import RegionLoss
 from cggm_med.randomness import Step
 from cggm_med.strategies.base import fused_loss
 from cggm_med.testing.problems import (

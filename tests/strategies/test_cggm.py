@@ -15,7 +15,8 @@ from cggm_med import registry
 from cggm_med.config import OptimConfig, TrainConfig
 from cggm_med.errors import ConfigError, UnknownName
 from cggm_med.models.heads import UnimodalHead
-from cggm_med.objectives.losses import RegionLoss, subsample
+from cggm_med.objectives.region_loss import RegionLoss
+from cggm_med.objectives.targets import subsample
 from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.randomness import Step
 from cggm_med.runs.settings import instantiate, make_config

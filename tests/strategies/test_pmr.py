@@ -7,7 +7,7 @@ import torch
 
 from cggm_med import ConfigError
 from cggm_med.config import OptimConfig
-from cggm_med.objectives.losses import IGNORED, UNKNOWN
+from cggm_med.objectives.targets import IGNORED, UNKNOWN
 from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.strategies.parts.prototypes import Prototypes, class_weights, position_features, weighted_sums
 from cggm_med.strategies.pmr import PMRConfig, pmr_coefficients

@@ -14,7 +14,7 @@ from torch._utils import ExceptionWrapper
 from cggm_med import distributed
 from cggm_med.data.splits import Splits
 from cggm_med.errors import ConfigError, DataError, NonFiniteLoss, UnknownName
-from cggm_med.objectives.losses import IGNORED
+from cggm_med.objectives.targets import IGNORED
 from cggm_med.task import samples
 from cggm_med.task.base import CaseResult
 from cggm_med.task.samples import Sample, SampleList, pad, presets

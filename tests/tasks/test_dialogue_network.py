@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from cggm_med.errors import MissingExtra
-from cggm_med.objectives.losses import IGNORED, UtteranceLoss
+from cggm_med.objectives.targets import IGNORED
+from cggm_med.objectives.utterance_loss import UtteranceLoss
 from cggm_med.types import Features, Padded
 from cggm_med_tasks.affect.dialogue_network import (
     DialogueModel,

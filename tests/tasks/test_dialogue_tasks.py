@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from cggm_med.config import parse_overrides
 from cggm_med.errors import ConfigError, DataError, MissingExtra
-from cggm_med.objectives.losses import IGNORED
+from cggm_med.objectives.targets import IGNORED
 from cggm_med.registry import TASKS, load
 from cggm_med.runs.settings import make_config
 from cggm_med.task.base import CaseResult

@@ -14,7 +14,7 @@ from helpers.toy_task import ToyTask, ToyValueTask, built, found, toy
 from cggm_med.config import OptimConfig
 from cggm_med.device import precision, select_device
 from cggm_med.errors import ConfigError
-from cggm_med.objectives.losses import RegionLoss
+from cggm_med.objectives.region_loss import RegionLoss
 from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.results.results import Scores
 from cggm_med.runs.settings import instantiate

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from cggm_med.data.checks.alignment import Bins, flip_of, information, shifts
 from cggm_med.data.checks.measure import Floats, Lies, Scale, Volume
-from cggm_med.objectives.losses import UNKNOWN
+from cggm_med.objectives.targets import UNKNOWN
 
 WINDOW_VOXELS = 16_000  # around a label
 MARGIN_MM = 12.0  # around a label

@@ -25,7 +25,7 @@ from cggm_med.data.volumes.raters import majority, shares
 from cggm_med.data.volumes.resample import OneGrid, onto_grid
 from cggm_med.data.volumes.transforms import NativeGrid, spacing_along_axes
 from cggm_med.errors import DataError, first_of
-from cggm_med.objectives.losses import UNKNOWN
+from cggm_med.objectives.targets import UNKNOWN
 
 MEASURED = "measured.json"  # beside a prepared case, which it does not change
 

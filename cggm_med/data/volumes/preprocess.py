@@ -30,7 +30,7 @@ from cggm_med.data.volumes.resample import OneGrid, read_on_one_grid
 from cggm_med.data.volumes.transforms import resampling, to_network
 from cggm_med.errors import CggmMedError, DataError, in_one_line
 from cggm_med.files import atomic_folder, caching, digest_of, write_json
-from cggm_med.objectives.losses import UNKNOWN
+from cggm_med.objectives.targets import UNKNOWN
 
 VERSION = 2  # part of every cache key: raise it whenever the same files would give other numbers
 ACCEPT = '--set "data.accept=[KIND]"'

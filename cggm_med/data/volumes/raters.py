@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cggm_med.data.volumes.labels import LabelConvention
-from cggm_med.objectives.losses import UNKNOWN
+from cggm_med.objectives.targets import UNKNOWN
 
 Raters = Literal["consensus", "majority", "soft"]
 

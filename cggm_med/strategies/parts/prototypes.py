@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cggm_med.objectives.losses import IGNORED, UNKNOWN
+from cggm_med.objectives.targets import IGNORED, UNKNOWN
 from cggm_med.types import Features
 
 NEVER = torch.tensor(float("-inf"))  # the logit of a class without a prototype

@@ -43,7 +43,7 @@ from cggm_med.errors import DataError, MissingExtra
 from cggm_med.files import atomic_file, cache_folder
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
-from cggm_med.objectives.losses import UtteranceLoss
+from cggm_med.objectives.utterance_loss import UtteranceLoss
 from cggm_med.task.classification import ClassificationTask
 from cggm_med.task.samples import Sample, SampleList, presets, with_channels_of
 from cggm_med_tasks.affect.dialogue_files import (
