@@ -15,7 +15,7 @@ from scipy import stats
 
 from cggm_med.comparison.budgets import baselines, default_baseline
 from cggm_med.comparison.compare import Comparison, compare
-from cggm_med.comparison.experiment import Plan, modalities_of, plan_runs, require_same, train_all, tune, with_teachers
+from cggm_med.comparison.experiment import Plan, Trainer, modalities_of, plan_runs, require_same, tune, with_teachers
 from cggm_med.comparison.notes import notes
 from cggm_med.comparison.primary import Declaration, Question, declarations, declare
 from cggm_med.comparison.selection import comparable_runs
@@ -40,7 +40,7 @@ def train_and_compare(
     axes: Sequence[str],
     trials: int | None,
     baseline: str | None,
-    parallel: int | None,
+    train: Trainer,
     console: Console,
     question: Question | None = None,
 ) -> Comparison:
@@ -55,7 +55,7 @@ def train_and_compare(
         axes: of the tuning, if there is any.
         trials: of the tuning.
         baseline: name in the tables; default: ``joint``, else the first.
-        parallel: runs at once.
+        train: trains what is missing, see ``experiment.train_all`` and ``on_slurm.OnSlurm``.
         console: for progress and tables.
         question: the primary comparison, declared in the folder before anything is trained.
 
@@ -88,9 +88,9 @@ def train_and_compare(
             other = str(against[question.name])
             declare(plan.folder, question, other, finished=finished, seeds=chosen_seeds, settings=settings)
         if axes:
-            variants = tune(plan, variants, axes, trials, runs[0], parallel, console.print)
+            variants = tune(plan, variants, axes, trials, runs[0], train, console.print)
             runs = plan_runs(plan, variants, chosen_seeds, folds)
-        failed = train_all(plan, runs, parallel, console.print)
+        failed = train(plan, runs, console.print)
     tuned = dict(zip(names, (variant.name for variant in variants), strict=True))
     declared = [
         replace(one, name=tuned.get(one.name, one.name), baseline=tuned.get(one.baseline, one.baseline))

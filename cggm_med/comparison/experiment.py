@@ -35,6 +35,7 @@ PROGRAM = (sys.executable, "-m", "cggm_med.cli")
 MAX_PARALLEL = 4  # runs at once on a CPU by default
 DIVISION = {*FOLDS, "data.splits"}  # of the same files
 Say = Callable[[str], object]
+Trainer = Callable[["Plan", "Sequence[PlannedRun]", Say], list[Excluded]]  # returns those that failed
 Part = tuple[str, tuple[str, ...]]  # of the data: what it adds to a run's name, and to its settings
 
 
@@ -165,7 +166,8 @@ def _planned(
     return PlannedRun(folder, variant, (*assignments, f"strategy.teacher={os.path.abspath(teacher.folder)}"), teacher)
 
 
-def _with_teachers(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+def every_run(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """The runs, and before each the one that it learns from."""
     return list(dict.fromkeys(r for run in runs for r in (run.teacher, run) if r is not None))
 
 
@@ -175,18 +177,37 @@ def require_same(plan: Plan, runs: Sequence[PlannedRun]) -> None:
     Raises:
         OutputError: if a folder holds a run with other settings.
     """
-    for run in _with_teachers(runs):
+    for run in every_run(runs):
         _require_same(plan, run)
 
 
-def train_all(plan: Plan, runs: Sequence[PlannedRun], parallel: int | None, say: Say) -> list[Excluded]:
+def unfinished(plan: Plan, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Runs that are not trained, or not scored as the plan asks."""
+    return [run for run in runs if next(_commands(plan, run), None)]
+
+
+def write_requested(plan: Plan, run: PlannedRun) -> None:
+    """Keep the settings that a run is about to be started with, beside its folder."""
+    run.folder.parent.mkdir(parents=True, exist_ok=True)
+    if not RunFolder(run.folder).config.exists():
+        write_text(run.requested, yaml.safe_dump(_settings(plan, run), sort_keys=False))
+
+
+def last_error(log: Path) -> str:
+    """The last line of a run's output that names an error, else the last line, else nothing."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if "Error" in line or "NonFinite" in line or "Unknown" in line]
+    return (errors or lines or [""])[-1]
+
+
+def train_all(plan: Plan, runs: Sequence[PlannedRun], say: Say, parallel: int | None) -> list[Excluded]:
     """Train the runs that are not trained yet; interrupted ones are resumed.
 
     Args:
         plan: what is the same for all.
         runs: see ``plan_runs``.
-        parallel: how many at once; default: one per GPU, else one per CPU core up to four.
         say: called with a line of progress when runs start or end.
+        parallel: how many at once; default: one per GPU, else one per CPU core up to four.
 
     Returns:
         Runs that failed, with the reason.
@@ -195,9 +216,9 @@ def train_all(plan: Plan, runs: Sequence[PlannedRun], parallel: int | None, say:
         OutputError: if a folder holds a run with other settings.
         DataError, ConfigError: what the first run on some data refused before it trained, as the others would.
     """
-    runs = _with_teachers(runs)
+    runs = every_run(runs)
     require_same(plan, runs)
-    todo = [run for run in runs if next(_commands(plan, run), None)]
+    todo = unfinished(plan, runs)
     gpus = torch.cuda.device_count() if str(plan.overrides.get("train", {}).get("device", "auto")) != "cpu" else 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     slots = parallel or gpus or min(MAX_PARALLEL, cores)
@@ -264,7 +285,7 @@ def tune(
     axes: Sequence[str],
     trials: int | None,
     first: PlannedRun,
-    parallel: int | None,
+    train: Trainer,
     say: Say,
 ) -> tuple[Variant, ...]:
     """Choose settings for each variant by its best validation score, with the same number of trials for each.
@@ -275,7 +296,7 @@ def tune(
         axes: ``KEY=VALUE,VALUE`` each; their combinations are tried.
         trials: how many of them, drawn with a fixed seed; default: all.
         first: a run of the comparison, whose seed and splits the trials take.
-        parallel: see ``train_all``.
+        train: trains the trials.
         say: called with what was chosen.
 
     Raises:
@@ -293,7 +314,7 @@ def tune(
         ]
     say(f"tuning: {len(points)} trials for each of {len(variants)} strategies, chosen by validation")
     every = [run for runs in by_variant.values() for run in runs]
-    failed = {run.run: run.reason for run in train_all(replace(plan, subsets=False), every, parallel, say)}
+    failed = {run.run: run.reason for run in train(replace(plan, subsets=False), every, say)}
     better = min if registry.load(registry.TASKS, plan.task).lower_is_better else max
     chosen = []
     for variant, runs in by_variant.items():
@@ -325,9 +346,7 @@ class _Process:
 
     def __init__(self, plan: Plan, run: PlannedRun, environment: Mapping[str, str]) -> None:
         self.plan, self.run, self.environment = plan, run, environment
-        run.folder.parent.mkdir(parents=True, exist_ok=True)
-        if not RunFolder(run.folder).config.exists():
-            write_text(run.requested, yaml.safe_dump(_settings(plan, run), sort_keys=False))
+        write_requested(plan, run)
         self.log: IO[bytes] = run.log.open("wb")
         self.process = self._start(next(_commands(plan, run)))
 
@@ -353,10 +372,8 @@ class _Process:
         self.log.close()
 
     def last_error(self) -> str:
-        """The last line that names an error, else the last line."""
-        lines = [line.strip() for line in self.run.log.read_text(errors="replace").splitlines() if line.strip()]
-        errors = [line for line in lines if "Error" in line or "NonFinite" in line or "Unknown" in line]
-        return (errors or lines or [f"exit code {self.process.returncode}"])[-1]
+        """Why it failed, in one line."""
+        return last_error(self.run.log) or f"exit code {self.process.returncode}"
 
     def refusal(self) -> DataError | ConfigError | None:
         """What the program said last, if that is an error in the data or settings."""
@@ -391,12 +408,13 @@ def _commands(plan: Plan, run: PlannedRun) -> Iterator[list[str]]:
         if folder.config.exists():
             yield ["train", "--resume", str(run.folder)]
         else:
-            yield _train_command(plan, run)
+            yield train_command(plan, run)
     elif plan.subsets and not (run.folder / "subsets").exists():
         yield ["evaluate", str(run.folder), "--subsets", "all"]
 
 
-def _train_command(plan: Plan, run: PlannedRun) -> list[str]:
+def train_command(plan: Plan, run: PlannedRun) -> list[str]:
+    """Arguments of the command that begins a run."""
     command = ["train", "--task", plan.task, "--strategy", run.variant.strategy, "--out", str(run.folder)]
     command += ["--preset", plan.preset] if plan.preset else []
     command += ["--config", str(plan.config)] if plan.config else []

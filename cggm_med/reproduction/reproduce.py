@@ -119,7 +119,7 @@ def reproduce(table: PaperTable, request: Request, console: Console) -> Outcome:
     require_own(request.folder, FILES)
     with results_folder(request.folder), alone(request.folder, console.print):
         planned = plan_runs(plan, with_teachers(tuple(dict.fromkeys(variants.values()))), request.seeds, folds)
-        failed = train_all(plan, planned, request.parallel, console.print)
+        failed = train_all(plan, planned, console.print, request.parallel)
     lost = {Path(run.run) for run in failed}
     folders = {run.folder: run.variant.name for run in planned if run.folder not in lost}
     runs, excluded = comparable_runs(folders)

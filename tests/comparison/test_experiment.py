@@ -5,10 +5,12 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from helpers.command_line import command
 from helpers.finished import finished_run
+from helpers.slurm import stand_ins
 from scipy import stats
 
 from cggm_med.comparison import experiment
@@ -335,3 +337,53 @@ def test_without_its_teacher_a_run_is_not_started(shelf, tmp_path, monkeypatch, 
     assert "no such luck" in reasons[0]
     assert reasons[1].startswith("its teacher ")
     assert reasons[1].endswith(" failed")
+
+
+def test_on_a_cluster_each_run_is_submitted_once_until_it_is_done(shelf, tmp_path, monkeypatch, capsys):
+    out, put = tmp_path / "out", stand_ins(tmp_path, monkeypatch)
+    words = "--strategies", "joint,umt", "--seeds", "1", "--launcher", "slurm", "--sbatch", "partition=gpu"
+    put("sbatch", "7")
+    put("squeue")
+    compare(monkeypatch, out, *words, "--dry-run")
+    said = capsys.readouterr().out
+    assert "#SBATCH --array=0-1\n" in said
+    assert "#SBATCH --partition=gpu\n" in said
+    assert not (tmp_path / "sbatch.txt").exists()
+    assert not out.exists()
+    compare(monkeypatch, out, *words, code=75)
+    runs = [(out / "slurm" / n / "runs.tsv").read_text() for n in ("1", "2")]
+    teachers = [line.split("\t")[0] for line in runs[0].splitlines()]
+    assert [Path(run).parent.name for run in teachers] == ["joint", "unimodal_ensemble"]
+    assert runs[1].split("\t")[0] == str(out / "runs" / "umt" / "seed-0")
+    # The run that learns from another waits for the job of that one.
+    assert (tmp_path / "sbatch.txt").read_text().splitlines() == [
+        f"--parsable {out / 'slurm' / '1' / 'array.sh'}",
+        f"--parsable --dependency=afterany:7 {out / 'slurm' / '2' / 'array.sh'}",
+    ]
+    (out / "slurm" / "2" / "job.txt").write_text("8\n")
+    put("squeue", "7 0 RUNNING\n7 1 RUNNING\n8 0 PENDING")
+    capsys.readouterr()
+    compare(monkeypatch, out, *words, code=75)
+    assert "0 of 3 runs are done, 1 pending, 2 running" in capsys.readouterr().out
+    assert len((tmp_path / "sbatch.txt").read_text().splitlines()) == 2
+    # One is done, one has failed, which is said, and that one is submitted again.
+    finished_run(out / "runs" / "joint" / "seed-0", {"a": 0.5})
+    (out / "runs" / "unimodal_ensemble" / "seed-0.log").write_text("DataError: no luck\nthe end\n")
+    put("squeue", "8 0 PENDING")
+    compare(monkeypatch, out, *words, code=75)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "unimodal_ensemble, seed-0 ended before it was done, again: DataError: no luck" in said
+    assert "submitted 1 runs as job 7" in said
+    for strategy in ("unimodal_ensemble", "umt"):
+        finished_run(out / "runs" / strategy / "seed-0", {"a": 0.6}, strategy=strategy)
+    compare(monkeypatch, out, *words)
+    assert len(read(out)["runs"]) == 3
+
+
+def test_options_of_a_cluster_go_with_a_cluster(shelf, tmp_path, monkeypatch, capsys):
+    compare(monkeypatch, tmp_path / "out", "--strategies", "joint", "--sbatch", "time=1:00:00", code=2)
+    assert "--launcher slurm" in capsys.readouterr().err
+    compare(
+        monkeypatch, tmp_path / "out", "--strategies", "joint", "--launcher", "slurm", "--sbatch", "array=1", code=1
+    )
+    assert "--sbatch array is set by the script itself" in capsys.readouterr().err

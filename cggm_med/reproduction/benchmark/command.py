@@ -76,7 +76,7 @@ def train_benchmark(
         plan = _plan(request, preset)
         parts = _parts(benchmark, lists, plan, variants[0], console)
         planned = plan_parts(plan, variants, request.seeds, parts)
-        failed = train_all(plan, planned, request.parallel, console.print)
+        failed = train_all(plan, planned, console.print, request.parallel)
     lost = {Path(run.run) for run in failed}
     names_of = {run.folder: run.variant.name for run in planned if run.folder not in lost}
     runs, excluded = comparable_runs(dict(names_of))

@@ -1,0 +1,200 @@
+"""Runs as tasks of SLURM's array jobs: a readable script, what was submitted, and what of it has not ended."""
+
+from __future__ import annotations
+
+import getpass
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from cggm_med.errors import ConfigError
+from cggm_med.files import atomic_folder, write_text
+
+PROGRAM = (sys.executable, "-m", "cggm_med.cli")
+SCRIPT, RUNS, JOB = "array.sh", "runs.tsv", "job.txt"  # in the folder of a submission
+# What the script sets itself; with another value of these it would not know which run it is, or lose what it did.
+OWN = ("array", "requeue", "no-requeue", "open-mode", "output", "wait", "wrap", "parsable")
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    keep_trailing_newline=True,
+    autoescape=False,  # noqa: S701 - a shell script; values are quoted for the shell
+)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """One run of an array.
+
+    Attributes:
+        folder: of the run, absolute.
+        words: arguments of ``cggm-med`` that train it into its folder.
+    """
+
+    folder: Path
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Array:
+    """What the tasks of an array share.
+
+    Attributes:
+        folder: in which each submission has a folder of its own.
+        command: of ``cggm-med`` that submits it.
+        options: of ``sbatch``, as ``KEY=VALUE`` or ``KEY``.
+        at_once: how many run at the same time; None: as many as fit.
+        afterwards: what a trained run is asked for then: what is in its folder once that is done, and the words before
+            and after the folder of the command.
+    """
+
+    folder: Path
+    command: str
+    options: tuple[str, ...] = ()
+    at_once: int | None = None
+    afterwards: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = ()
+
+
+def require_options(options: Sequence[str]) -> None:
+    """Refuse options that ``sbatch`` cannot take from the script, or that the script needs for itself.
+
+    Raises:
+        ConfigError: with the word.
+
+    Example:
+        >>> require_options(["partition=gpu", "time=4:00:00", "exclusive"])
+    """
+    for option in options:
+        key, _, value = option.partition("=")
+        if not re.fullmatch(r"[a-z][a-z-]*", key) or not re.fullmatch(r"[^\s\x00-\x1f]*", value):
+            raise ConfigError(
+                f"--sbatch {option!r} is no option of sbatch, expected such as partition=gpu, time=4:00:00 or exclusive"
+            )
+        if key in OWN:
+            raise ConfigError(f"--sbatch {key} is set by the script itself; leave it out")
+
+
+def script(array: Array, runs: Sequence[Begun], folder: Path) -> str:
+    """The text that ``sbatch`` takes.
+
+    Args:
+        array: what the tasks share.
+        runs: one task each.
+        folder: of the submission.
+
+    Raises:
+        ConfigError: if a word or path holds what a line of a text file cannot.
+    """
+    for word in (str(folder), *(w for run in runs for w in (str(run.folder), *run.words))):
+        if not word or re.search(r"[\t\r\n\x00]", word):
+            raise ConfigError(f"{word!r} cannot stand in a list of runs: it is empty, or has a tab or line break")
+    # SLURM replaces words with a percent sign in the name of the file, and ends it at a space.
+    if re.search(r"[%\\\s]", str(folder)):
+        raise ConfigError(
+            f"SLURM cannot write to {folder}: it has a space, backslash or percent sign; choose another with --out"
+        )
+    then = [
+        {"written": written, "words": f'{shlex.join(before)} "$folder" {shlex.join(after)}'}
+        for written, before, after in array.afterwards
+    ]
+    return _TEMPLATES.get_template(SCRIPT).render(
+        command=array.command,
+        name=f"cggm-med-{array.command}",
+        last=len(runs) - 1,
+        at_once=array.at_once,
+        output=folder / "%a.txt",
+        options=array.options,
+        runs=shlex.quote(str(folder / RUNS)),
+        program=shlex.join(PROGRAM),
+        afterwards=then,
+    )
+
+
+def next_folder(array: Array) -> Path:
+    """The folder of the next submission, which is not there yet."""
+    known = [int(path.name) for path in array.folder.glob("*") if path.name.isdigit()]
+    return array.folder.absolute() / str(max(known, default=0) + 1)
+
+
+def submit(array: Array, runs: Sequence[Begun], *, after: Iterable[str] = ()) -> str:
+    """Hand runs to SLURM as one array job.
+
+    Args:
+        array: what they share.
+        runs: at least one; none of them may be waiting or running already.
+        after: numbers of jobs which have to end first.
+
+    Returns:
+        The number of the job.
+
+    Raises:
+        ConfigError: if there is no ``sbatch``, or it refuses the job; says why.
+    """
+    folder = next_folder(array)
+    with atomic_folder(folder) as temporary:
+        text = script(array, runs, folder)
+        write_text(temporary / SCRIPT, text)
+        write_text(temporary / RUNS, "".join("\t".join((str(r.folder), *r.words)) + "\n" for r in runs))
+        for run in runs:
+            run.folder.parent.mkdir(parents=True, exist_ok=True)
+    wait = [f"--dependency=afterany:{':'.join(after)}"] if (after := list(after)) else []
+    try:
+        job = _ask("sbatch", "--parsable", *wait, str(folder / SCRIPT)).strip().partition(";")[0]
+    except ConfigError:
+        shutil.rmtree(folder)
+        raise
+    write_text(folder / JOB, f"{job}\n")
+    return job
+
+
+def unended(array: Array) -> dict[Path, tuple[str, str]]:
+    """Runs that were submitted and have not ended: the job of each, and its state in SLURM's words.
+
+    Raises:
+        ConfigError: if SLURM does not answer.
+    """
+    submitted = {
+        file.read_text().strip(): [
+            Path(line.partition("\t")[0]) for line in (file.parent / RUNS).read_text().splitlines()
+        ]
+        for file in sorted(array.folder.glob(f"*/{JOB}"))
+    }
+    if not submitted:
+        return {}
+    listed = _ask("squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "-o", "%F %K %T")
+    states: dict[Path, tuple[str, str]] = {}
+    for line in listed.splitlines():
+        job, task, state = line.split(maxsplit=2)
+        if job in submitted and task.isdigit():
+            states[submitted[job][int(task)]] = (job, state)
+    return states
+
+
+def in_words(states: Mapping[Path, tuple[str, str]]) -> str:
+    """How many runs are in which state.
+
+    Example:
+        >>> in_words({Path("a"): ("7", "RUNNING"), Path("b"): ("7", "PENDING"), Path("c"): ("7", "PENDING")})
+        '2 pending, 1 running'
+    """
+    every = [state.lower() for _, state in states.values()]
+    return ", ".join(f"{every.count(state)} {state}" for state in sorted(set(every)))
+
+
+def _ask(program: str, *arguments: str) -> str:
+    """What a program of SLURM prints."""
+    if shutil.which(program) is None:
+        raise ConfigError(f"there is no '{program}' here: SLURM's programs are on a cluster's login nodes; go there")
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)  # noqa: S603 - fixed words
+    if done.returncode:
+        why = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        raise ConfigError(f"{program} failed: {why}")
+    return done.stdout
