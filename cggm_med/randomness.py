@@ -58,6 +58,24 @@ def random_seed(*key: int | str | Stream) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
+def seed_network(seed: int, device: torch.device) -> None:
+    """Seed what a network on this device draws by itself, such as dropout: torch's streams of it and of the CPU.
+
+    Each call of ``torch.manual_seed`` keeps a stack trace for every kind of device that is not in use, which takes
+    milliseconds, and memory for good; so on the CPU only its own stream is seeded.
+
+    Example:
+        >>> seed_network(0, torch.device("cpu"))
+        >>> one = torch.rand(1)
+        >>> seed_network(0, torch.device("cpu"))
+        >>> torch.equal(torch.rand(1), one)
+        True
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.manual_seed(seed)
+
+
 @dataclass(frozen=True)
 class Step:
     """One optimizer step, or one of the equal parts in which its batch is computed.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import os
+import sys
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -56,7 +59,7 @@ def names(group: str) -> tuple[str, ...]:
         >>> "joint" in names(STRATEGIES)
         True
     """
-    return tuple(sorted({entry.name for entry in entry_points(group=group)}))
+    return tuple(sorted({entry.name for entry in _entries(group)}))
 
 
 def package(group: str, name: str) -> str:
@@ -103,8 +106,26 @@ def load(group: str, name: str) -> Any:
     return plugin
 
 
+def _entries(group: str) -> tuple[EntryPoint, ...]:
+    folders = tuple(sys.path)
+    return _entries_installed(group, folders, tuple(map(_changed, folders)))
+
+
+@functools.lru_cache(maxsize=32)
+def _entries_installed(group: str, folders: tuple[str, ...], changed: tuple[int | None, ...]) -> tuple[EntryPoint, ...]:
+    """Kept, since the metadata of every installed package are read; installing one changes a folder on the path."""
+    return tuple(entry_points(group=group))
+
+
+def _changed(folder: str) -> int | None:
+    try:
+        return os.stat(folder or os.curdir).st_mtime_ns
+    except OSError:
+        return None
+
+
 def _find(group: str, name: str) -> EntryPoint:
-    entries = [entry for entry in entry_points(group=group) if entry.name == name]
+    entries = [entry for entry in _entries(group) if entry.name == name]
     if not entries:
         fix = "A new entry point is seen after its package is installed again"
         raise UnknownName(GROUPS[group].kind, name, names(group), fix)

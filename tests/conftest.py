@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(items):
 def pytest_runtest_setup():
     import torch
 
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # torch.manual_seed seeds every kind of device, in milliseconds
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from cggm_med.device import precision
 from cggm_med.models.base import MultimodalModel
 from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.optim.schedule import Plateau, learning_rate, set_learning_rate
-from cggm_med.randomness import Step, Stream, random_seed
+from cggm_med.randomness import Step, Stream, random_seed, seed_network
 from cggm_med.stop import Stopped, StopRequest
 from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task.base import Task
@@ -117,7 +117,7 @@ def train(
             to_validate = done % settings.validation_interval == 0 or done == settings.steps
             to_save = done % settings.checkpoint_every == 0 or done == settings.steps
             # A step's random draws depend on the seed and the step alone, so there is no random state to resume.
-            torch.manual_seed(random_seed(settings.seed, Stream.MODEL_IN_STEP, number, distributed.rank()))
+            seed_network(random_seed(settings.seed, Stream.MODEL_IN_STEP, number, distributed.rank()), device)
             rate = plateau.factor * learning_rate(config.optim, number, settings.steps, settings.steps_per_epoch)
             set_learning_rate(optimizer, rate, config.optim.heads_lr)
             if number % settings.steps_per_epoch == 0:

@@ -175,9 +175,9 @@ def test_a_mirrored_scan_gets_the_mirrored_mask_with_flips(run, scans, tmp_path)
 
 def test_windows_may_be_larger_than_the_patches_of_training(run, scans, tmp_path):
     """The prediction is that of a network whose patches had the size of the windows."""
-    larger = shutil.copytree(run, tmp_path / "run")
-    as_if_trained_with(larger, data__window_size=[32, 32, 16])
-    predictor, other = Predictor(larger, "cpu"), Predictor(run, "cpu")
+    patches = shutil.copytree(run, tmp_path / "run")
+    as_if_trained_with(patches, data__window_size=None)
+    predictor, other = Predictor(run, "cpu"), Predictor(patches, "cpu")
     assert predictor.volumes.patch_size == (16, 16, 16)
     images = files(scans, 2)
     small = other.predict("case", images).probability
@@ -187,11 +187,11 @@ def test_windows_may_be_larger_than_the_patches_of_training(run, scans, tmp_path
     assert np.array_equal(found, other.predict("case", images).probability)
     assert np.abs(found - small).max() > 1e-3
     assert predictor.cost(predictor.read("case", images))[0] < windows / 2
-    assert TrainedRun(str(larger)).roi_size == [32, 32, 16]
+    assert TrainedRun(str(run)).roi_size == [32, 32, 16]
 
-    as_if_trained_with(larger, data__window_size=[32, 32, 15])
+    as_if_trained_with(patches, data__window_size=[32, 32, 15])
     with pytest.raises(ConfigError, match=r"data.window_size is \[32, 32, 15\], expected multiples of 2, at least 4"):
-        Predictor(larger, "cpu")
+        Predictor(patches, "cpu")
 
 
 def test_a_folder_and_a_case_that_fails(run, scans, tmp_path, monkeypatch, capsys):
@@ -382,7 +382,7 @@ def test_what_a_scan_will_cost_is_told_first(run, predictor, scans, capsys, tmp_
     assert known.startswith("a: flair, t1, t1ce and t2 hold voxels that the run was trained on, as BraTS2021_00002; ")
     scan = predictor.read("a", files(scans, 2))
     windows, memory = predictor.cost(scan)
-    assert first.startswith(f"1 of 1: a, {windows} windows of 16 x 16 x 16 voxels, the process takes about ")
+    assert first.startswith(f"1 of 1: a, {windows} windows of 32 x 32 x 16 voxels, the process takes about ")
     assert second.startswith(f"  written: {tmp_path / 'a.nii.gz'}; WT ")
     assert Predictor(run, "cpu", flips=True).cost(scan)[0] == 8 * windows
     # What this process holds anyway, and the three probabilities; its peak is known only to the system.

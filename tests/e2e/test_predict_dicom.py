@@ -88,7 +88,7 @@ def test_nifti_of_dicom(run, study, scans, expected, tmp_path, monkeypatch, capf
     lines, facts = printed.out.splitlines(), (tmp_path / "out" / "mask.json").read_text()
     # The memory is that of this process, which is more than torch alone takes.
     assert re.fullmatch(
-        r"1 of 1: mask, 27 windows of 16 x 16 x 16 voxels, the process takes about \d+\.\d GB on cpu", lines[4]
+        r"1 of 1: mask, 3 windows of 32 x 32 x 16 voxels, the process takes about \d+\.\d GB on cpu", lines[4]
     )
     assert lines[:4] + lines[5:] == [
         "flair is series 3: flair, 48 images of 48 x 32",

@@ -32,7 +32,7 @@ def uninterrupted(tmp_path_factory, phantom, cache):
     return folder
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 5, 8, 12])
+@pytest.mark.parametrize("step", [1, 3, 5, 12])
 def test_killed_in_a_step_and_resumed(step, uninterrupted, tmp_path, phantom, cache, monkeypatch):
     config = small_config(phantom, cache, strategy__warmup_steps="2", data__augmentation="standard")
     with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -55,6 +55,7 @@ def test_killed_with_draws_of_every_kind(strategy, tmp_path, phantom, cache, mon
         "train__subset_view": "0.5",
         "train__subset_view_guided": "true",
         "train__log_shapley": "true",
+        "train__log_every": "3",
         "train__ema_decay": "0.9",
     }
     config = small_config(phantom, cache, **changes)
@@ -68,7 +69,7 @@ def test_killed_with_draws_of_every_kind(strategy, tmp_path, phantom, cache, mon
 
 @pytest.mark.parametrize(
     ("where", "call", "saved"),
-    [("train_step", 1, 1), ("train_step", 7, 7), ("train_step", 12, 12), ("validate", 1, 4), ("validate", 3, 12)],
+    [("train_step", 7, 7), ("train_step", 12, 12), ("validate", 1, 4), ("validate", 3, 12)],
 )
 def test_asked_to_stop_it_saves_the_last_step_and_goes_on_from_there(
     where, call, saved, uninterrupted, tmp_path, phantom, cache, monkeypatch

@@ -17,7 +17,7 @@ from helpers.pictures import without_pictures
 
 SMALL = {
     "data.patch_size": "[16,16,16]",
-    "data.window_size": "null",
+    "data.window_size": "[32,32,16]",  # several in a volume, but not many
     "task.component_filter": "none",
     "data.workers": "0",
     "data.validation": "0.2",

@@ -164,3 +164,10 @@ def test_a_broken_strategy_is_refused_likewise(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(PluginError, match=r"strategy 'wrong' of package wrong 2 .* subclass of .*BalancingStrategy"):
         registry.load(registry.STRATEGIES, "wrong")
+
+
+def test_what_is_installed_meanwhile_is_seen(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "meanwhile" not in registry.names(registry.TASKS)
+    write_metadata(tmp_path, "late", "1.5", registry.TASKS, {"meanwhile": "np_talks:Talks"})
+    assert registry.package(registry.TASKS, "meanwhile") == "late 1.5"
