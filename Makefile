@@ -35,6 +35,7 @@ bench: .venv/.installed
 	$(BIN)/python benchmarks/faults.py
 	$(BIN)/python benchmarks/beside_others.py
 	$(BIN)/python benchmarks/check_cost.py
+	$(BIN)/python benchmarks/gpu.py
 
 docs: .venv/.installed-dev
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs -d build/doctrees . build/site

@@ -16,6 +16,7 @@ PRINTED = {
     "check_cost": r"checking costs [\d.]+% of preparation",
     "exchanged_names": r"the other half │ 4 names +│ 72 of 72",
     "faults": r"3 faults of 3 kinds",
+    "gpu": r"cggm / joint, full +│ at most 1.02",
     "patch_loading": r"one worker makes [\d.]+ batches/s, the step uses [\d.]+: ratio [\d.]+",
     "phantom_voxels": r"balanced      flair t1 t1ce t2 +(\d\.\d+ *){4}",
     "predict": r"whole case, s +[\d.]+ +[\d.]+ +[\d.]+x faster",
