@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import inspect
 import math
+import re
 import sys
 import types
 import typing
@@ -154,6 +155,7 @@ class TrainConfig:
         for name in (*counts, "accumulate", "subset_view_every"):
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
         require(self.stop_after is None or self.stop_after >= 1, "train.stop_after", self.stop_after, "at least 1")
+        require_device(self.device, "train.device")
         decay = self.ema_decay
         require(decay is None or 0 < decay < 1, "train.ema_decay", decay, "more than 0, below 1, such as 0.999")
         rates = self.modality_dropout
@@ -206,6 +208,15 @@ def require(condition: bool, key: str, given: object, expected: str) -> None:
     """Raise a ConfigError that names the key, what was given and what was expected, unless ``condition`` holds."""
     if not condition:
         raise ConfigError(f"{key} is {given}, expected {expected}")
+
+
+def require_device(name: str, key: str) -> None:
+    """Raise a ConfigError unless the name is one of a device; whether it is there, only torch knows.
+
+    Example:
+        >>> require_device("cuda:1", "device")
+    """
+    require(re.fullmatch(r"auto|cpu|cuda(:\d+)?", name) is not None, key, name, "auto, cpu, cuda or cuda:N")
 
 
 def resolve(sections: Mapping[str, type], layers: Sequence[Tree]) -> RunConfig:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 
+from cggm_med.config import require_device
 from cggm_med.errors import ConfigError
 
 CONTEXT_BYTES = 500_000_000  # of a GPU that CUDA takes for a process, about, before the first tensor
@@ -26,8 +26,7 @@ def select_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise ConfigError(f"device is {name}, expected auto, cpu, cuda or cuda:N")
+    require_device(name, "device")
     if name != "cpu":
         asked, count = name, torch.cuda.device_count()
         if name == "cuda":

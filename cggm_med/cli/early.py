@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cggm_med import registry
-from cggm_med.config import SHARED_SECTIONS, build_section, merge
+from cggm_med.config import SHARED_SECTIONS, TrainConfig, build_section, merge
 from cggm_med.errors import DataError
 from cggm_med.files import did_you_mean
 from cggm_med.runs.folder import RunFolder
@@ -29,13 +29,13 @@ def refuse_names(task: str, strategy: str | None = None) -> None:
 
 
 def refuse_settings(layers: Iterable[Mapping[str, Any]]) -> None:
-    """Refuse settings of the sections that all tasks and strategies share, and data that are not there.
+    """Refuse settings of the sections that all tasks and strategies share, loggers and data that are not there.
 
     Args:
         layers: nested settings, later ones over earlier ones.
 
     Raises:
-        UnknownName: for a key.
+        UnknownName: for a key or a logger.
         ConfigError: for a value.
         DataError: for a path to data that does not exist.
 
@@ -44,7 +44,10 @@ def refuse_settings(layers: Iterable[Mapping[str, Any]]) -> None:
     """
     merged = merge([dict(layer) for layer in layers])
     for name, section in SHARED_SECTIONS.items():
-        build_section(section, merged.get(name, {}), name, SHARED_SECTIONS)
+        built = build_section(section, merged.get(name, {}), name, SHARED_SECTIONS)
+        if isinstance(built, TrainConfig):
+            for logger in built.loggers:
+                registry.package(registry.LOGGERS, logger)
     data = merged.get("data")
     if isinstance(data, dict) and isinstance(path := data.get("path"), str):
         refuse_absent([Path(path)], "a folder or file with the data")

@@ -9,6 +9,8 @@ REFUSED = {
     "train --task brats2121": "UnknownName: no task 'brats2121'. Did you mean 'brats2021'?",
     "train --set optim.lrr=1": "UnknownName: no configuration key 'optim.lrr'. Did you mean 'optim.lr'?",
     "train --set train.epochs=0": "ConfigError: train.epochs is 0, expected at least 1",
+    "train --device gpu": "ConfigError: train.device is gpu, expected auto, cpu, cuda or cuda:N",
+    "train --log tensorbord": "UnknownName: no logger 'tensorbord'. Did you mean 'tensorboard'?",
     "train --seed -1": "Invalid value for '--seed'",
     "train --data nowhere": "nowhere does not exist; expected a folder or file with the data",
     "train --config nowhere.yaml": "ConfigError: cannot read nowhere.yaml: it does not exist",
