@@ -156,7 +156,7 @@ def test_each_modality_is_encoded_once_a_window(run, monkeypatch):
 
         module.register_forward_hook(count)
     data = x.config.data
-    windows = window_count(case.image().shape[1:], data.patch_size, data.overlap)
+    windows = window_count(case.image().shape[1:], x.task.window_size, data.overlap)
     list(x.task.evaluate_subsets(x.model.eval(), wanted_subsets("all", MODALITIES), [case.id], **HOW))
     assert calls == {**dict.fromkeys(MODALITIES, windows), "head": 15 * windows}
 
