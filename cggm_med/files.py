@@ -95,7 +95,7 @@ def append_text(path: Path, text: str) -> None:
         OutputError: if it cannot be written.
     """
     try:
-        with path.open("a") as file:
+        with path.open("a", encoding="utf-8", newline="") as file:
             file.write(text)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}; make room, or allow it") from error

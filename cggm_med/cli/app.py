@@ -14,6 +14,7 @@ from cggm_med.cli import (
     bundle,
     change,
     check,
+    cohort,
     correct,
     doctor,
     ensemble,
@@ -59,6 +60,7 @@ def _options_of_all(
 
 app.add_typer(nnunet.app)
 app.add_typer(bundle.app)
+app.add_typer(cohort.app)
 app.command()(init.init)
 app.command()(check.check)
 app.command()(plan.plan)

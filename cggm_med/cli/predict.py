@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cggm_med.cli.json_output import JsonFile, require_json, write_shown
 from cggm_med.cli.options import Accept, Debug, files_by_modality, kinds_of, make_console
+from cggm_med.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cggm_med.data.folders.streamed import Shard
+    from cggm_med.inference.predictor import Predictor
 
 
 def predict(
@@ -34,6 +39,13 @@ def predict(
         str, typer.Option(help="Of a folder, what each mask ends with; .dcm of DICOM studies.", metavar="ENDING")
     ] = ".nii.gz",
     skip_existing: Annotated[bool, typer.Option(help="Leave out cases whose mask is there.")] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(help="Of a large cohort, segment one of N shares, and go on where it was left.", metavar="K/N"),
+    ] = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="After the shard, go on with those whose processes have died.")
+    ] = False,
     flips: Annotated[bool, typer.Option(help="Average over mirrored scans; eight times slower.")] = False,
     trust_names: Annotated[bool, typer.Option(help="Do not refuse modalities that seem to be exchanged.")] = False,
     accept: Accept = None,
@@ -74,6 +86,12 @@ def predict(
         raise typer.BadParameter("--require is about the cases of a folder; it says nothing of a single case")
     if review_below is not None and flips:
         raise typer.BadParameter("--review-below was measured without --flips; leave out one of them")
+    if shard and (images or chosen):
+        raise typer.BadParameter("--shard is for a folder of case folders or a table of cases, of image files")
+    if take_over and not shard:
+        raise typer.BadParameter("--take-over needs --shard K/N")
+    if shard:
+        _shard_of(shard, Path(folders[0]))
     from cggm_med.cli import early
 
     early.refuse_runs([Path(run)])
@@ -83,16 +101,10 @@ def predict(
     from cggm_med.data.dicom.studies import find_studies
     from cggm_med.device import select_device
     from cggm_med.files import require_writable, write_text
-    from cggm_med.inference.batch import (
-        cohort_lesions,
-        cohort_rows,
-        cohort_table,
-        find_images,
-        is_cohort,
-        predict_cases,
-    )
+    from cggm_med.inference.batch import cohort_lesions, cohort_rows, cohort_table, find_images, predict_cases
     from cggm_med.inference.dicom_studies import predict_studies
     from cggm_med.inference.dicom_study import ENDINGS, predict_study
+    from cggm_med.inference.manifest import is_cohort
     from cggm_med.inference.predictor import Predictor
     from cggm_med.inference.review import review_lines
     from cggm_med.inference.side_car import LESION_COLUMNS, case_of
@@ -104,6 +116,7 @@ def predict(
             "--MODALITY FILE": images,
             "--series": series,
             "--skip-existing": skip_existing,
+            "--shard": shard,
             "--flips": flips,
             "--trust-names": trust_names,
             "--accept": accept,
@@ -122,6 +135,8 @@ def predict(
             json=json,
         )
         return
+    if shard and distributed.started() > 1:
+        raise typer.BadParameter("--shard is for single processes; start one for each shard instead of torchrun")
     with distributed.processes(select_device(device)):
         predictor = Predictor(
             Path(run),
@@ -133,6 +148,21 @@ def predict(
             quality=review_below is not None,
         )
         wanted = modalities.split(",") if modalities else None
+        if shard:
+            _predict_shard(
+                predictor,
+                Path(folders[0]),
+                out,
+                _shard_of(shard, Path(folders[0])),
+                take_over=take_over,
+                json=json,
+                ending=ending,
+                modalities=wanted,
+                required=tuple(require.split(",")) if require else (),
+                extras=extra or [],
+                review_below=review_below,
+            )
+            return
         options: dict[str, Any] = {"skip_existing": skip_existing, "extras": extra or [], "say": typer.echo}
         cases: Mapping[str, Any] = {case_of(out): images}
         files, required = {case_of(out): out}, tuple(require.split(",")) if require else ()
@@ -171,6 +201,44 @@ def predict(
         raise typer.Exit(1)
 
 
+def _predict_shard(
+    predictor: Predictor, cohort: Path, out: Path, shard: Shard, *, take_over: bool, json: Path | None, **options: Any
+) -> None:
+    """Segment one shard of a cohort, and end with 1 if a case failed."""
+    from cggm_med.inference.cohort import status
+    from cggm_med.inference.shard_work import ShardWork
+    from cggm_med.inference.shards import ShardedCohort
+
+    work = ShardWork(predictor, out, say=typer.echo, **options)
+    made_with = {
+        "weights": predictor.digest,
+        "flips": predictor.flips,
+        "resample_to": predictor.resample_to,
+        "accepted": sorted(predictor.accepted),
+        **options,
+    }
+    sharded = ShardedCohort(out, cohort, predictor.task.modalities, shard.count, made_with)
+    sharded.require_same()
+    predict = sharded.predict_and_take_over if take_over else sharded.predict
+    failed = predict(shard, work, typer.echo)
+    write_shown(json, "predict", {"shards": [each.to_json() for each in status(out)]})
+    if failed:
+        typer.echo(f"{failed} cases failed; their rows in the manifest say why", err=True)
+        raise typer.Exit(1)
+
+
+def _shard_of(words: str, cohort: Path) -> Shard:
+    """The shard that ``K/N`` names, of a cohort that is there."""
+    from cggm_med.data.folders.streamed import Shard, cases_of
+
+    try:
+        shard = Shard.parse(words)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from None
+    cases_of(cohort, ())
+    return shard
+
+
 def _label(
     run: Path,
     data: Sequence[Path],
@@ -194,8 +262,9 @@ def _label(
     from cggm_med import distributed
     from cggm_med.device import select_device
     from cggm_med.files import require_writable, write_text
-    from cggm_med.inference.batch import cohort_table, is_cohort
+    from cggm_med.inference.batch import cohort_table
     from cggm_med.inference.labeller import Labeller
+    from cggm_med.inference.manifest import is_cohort
     from cggm_med.results.tables import csv_text, print_table
 
     with distributed.processes(select_device(device)):

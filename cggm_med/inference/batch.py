@@ -102,6 +102,20 @@ def require_outputs(
     require_writable(outputs, inputs=inputs, ours=_is_ours)
 
 
+def require_extras(predictor: Predictor, extras: Sequence[str]) -> None:
+    """Make sure, before any work, that the run can say what is asked for beside its masks.
+
+    Raises:
+        UnknownName: for an extra that is not among ``EXTRAS``.
+        CheckpointError: for calibrated probabilities, if temperatures were not measured.
+    """
+    for extra in extras:
+        if extra not in EXTRAS:
+            raise UnknownName("extra output", extra, EXTRAS)
+    if "calibrated" in extras and predictor.expectations is None:
+        raise CheckpointError(f"there is no temperature for --extra calibrated: {predictor.not_measured}")
+
+
 def predict_cases(
     predictor: Predictor,
     cases: Mapping[str, Mapping[str, Path | ImageFile]],
@@ -137,17 +151,12 @@ def predict_cases(
         The reason for each case of this process that failed.
 
     Raises:
-        UnknownName: for an extra that does not exist.
-        CheckpointError: for calibrated probabilities, if temperatures were not measured.
+        UnknownName, CheckpointError: see `require_extras`.
         ConfigError: for a mask whose name does not end with ``.nii`` or ``.nii.gz``.
         OutputError: before any work, if an output would replace an image or another file that is not such an output,
             or cannot be written.
     """
-    for extra in extras:
-        if extra not in EXTRAS:
-            raise UnknownName("extra output", extra, EXTRAS)
-    if "calibrated" in extras and predictor.expectations is None:
-        raise CheckpointError(f"there is no temperature for --extra calibrated: {predictor.not_measured}")
+    require_extras(predictor, extras)
     if write is write_labels:
         for path in files.values():
             require_image_name(path)
@@ -157,42 +166,97 @@ def predict_cases(
         [i.path if isinstance(i, ImageFile) else i for images in cases.values() for i in images.values()],
         beside,
     )
-    failed: dict[str, str] = {}
-    findings: list[Finding] = []
     mine = list(cases) if share else list(cases)[distributed.rank() :: distributed.world_size()]
     todo = [case for case in mine if not (skip_existing and files[case].exists())]
     if len(todo) < len(mine):
         say(f"{len(mine) - len(todo)} of {len(mine)} are there already")
-    window = " x ".join(map(str, predictor.volumes.window_size))
     first, total = (share.number, share.total) if share else (1, len(todo))
-    for number, (case, read) in enumerate(_read_ahead(predictor, {case: cases[case] for case in todo}), first):
+    readings = ((case, functools.partial(predictor.read, case, cases[case])) for case in todo)
+    failed: dict[str, str] = {}
+    findings: list[Finding] = []
+    for case, reason, found in segment_each(
+        predictor,
+        readings,
+        files.__getitem__,
+        extras=extras,
+        seen=seen,
+        inputs=inputs,
+        write=write,
+        beside=beside,
+        first=first,
+        total=total,
+        say=say,
+    ):
+        findings += found
+        if reason is not None:
+            failed[case] = reason
+    if share:
+        share.findings += findings
+    else:
+        decide(findings, predictor.accepted, say, accept=ACCEPT)  # each once, not once a case
+    return failed
+
+
+def segment_each(
+    predictor: Predictor,
+    cases: Iterable[tuple[str, Callable[[], PreprocessedCase]]],
+    file_of: Callable[[str], Path],
+    *,
+    extras: Sequence[str] = (),
+    seen: Sequence[Finding] = (),
+    inputs: Mapping[str, str] | None = None,
+    write: Callable[[Path, Prediction], None] = write_labels,
+    beside: Sequence[str] = (),
+    first: int = 1,
+    total: int | None = None,
+    say: Callable[[str], None] = print,
+) -> Iterator[tuple[str, str | None, Sequence[Finding]]]:
+    """Segment cases one after the other, of which only this one and the next are in memory.
+
+    Args:
+        predictor: the run.
+        cases: each case, and how to read it.
+        file_of: mask to write for a case.
+        extras: see `predict_cases`, as for the next five.
+        seen: findings.
+        inputs: digests.
+        write: writes a mask.
+        beside: endings.
+        first: number of the first case.
+        total: how many there are, if it is known.
+        say: receives progress.
+
+    Yields:
+        Each case when its files are written, why it failed if it did, and what was found of its files.
+    """
+    window = " x ".join(map(str, predictor.volumes.window_size))
+    for number, (case, read) in enumerate(_read_ahead(cases), first):
+        count = f"{number}" if total is None else f"{number} of {total}"
+        reason: str | None = None
+        findings: Sequence[Finding] = ()
         try:
             scan, reading = read()
             if "calibrated" in extras:
                 predictor.temperatures(scan)  # fail now rather than after the network
             windows, memory = predictor.cost(scan)
             say(
-                f"{number} of {total}: {case}, {windows} windows of {window} voxels, "
+                f"{count}: {case}, {windows} windows of {window} voxels, "
                 f"the process takes about {_readable(memory)} on {predictor.device}"
             )
             prediction, segmenting = _timed(predictor.segment, scan)
             found = (*seen, *prediction.findings)
             prediction = replace(prediction, findings=found, inputs=inputs or prediction.inputs)
             facts = side_car(prediction, predictor, {"reading": reading, "segmenting": segmenting})
-            _write(files[case], prediction, facts, extras, write)
+            _write(file_of(case), prediction, facts, extras, write)
             missing = f", without {', '.join(prediction.absent)}" if prediction.absent else ""
             sure = "" if prediction.quality is None else f", quality {rounded(prediction.quality[MEAN])}"
-            say(f"  written: {files[case]}{missing}{sure}; {volumes_in_words(facts)}")
-            findings += prediction.findings
+            say(f"  written: {file_of(case)}{missing}{sure}; {volumes_in_words(facts)}")
+            findings = prediction.findings
         except Exception as error:  # one odd case never stops the others
-            failed[case] = in_one_line(error)
-            _remove_half(files[case], extras, beside)
-            say(f"{number} of {total}: {case} FAILED: {failed[case]}")
-    if share:
-        share.findings += findings
-    else:
-        decide(findings, predictor.accepted, say, accept=ACCEPT)  # each once, not once a case
-    return failed
+            reason = in_one_line(error)
+            _remove_half(file_of(case), extras, beside)
+            say(f"{count}: {case} FAILED: {reason}")
+        yield case, reason, findings
 
 
 def cohort_rows(
@@ -239,12 +303,6 @@ def cohort_lesions(rows: Sequence[Record], files: Mapping[str, Path]) -> list[Re
     return [row for facts in said if facts is not None for row in lesion_rows(facts)]
 
 
-def is_cohort(path: Path) -> bool:
-    """Whether a file is a table of predicted cases or of their lesions, as an earlier call wrote it."""
-    with path.open("rb") as file:
-        return file.read(64).removeprefix(b"\xef\xbb\xbf").startswith(b"case,")
-
-
 def cohort_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """How many cases were predicted from which modalities.
 
@@ -287,7 +345,7 @@ def _readable(size: int) -> str:
 
 
 def _read_ahead(
-    predictor: Predictor, cases: Mapping[str, Mapping[str, Path | ImageFile]]
+    cases: Iterable[tuple[str, Callable[[], PreprocessedCase]]],
 ) -> Iterator[tuple[str, Callable[[], tuple[PreprocessedCase, float]]]]:
     """Each case and a function that returns its scan and the seconds that reading it took.
 
@@ -295,10 +353,10 @@ def _read_ahead(
     """
     ahead: deque[tuple[str, Callable[[], tuple[PreprocessedCase, float]]]] = deque()
     with ThreadPoolExecutor(1) as reader:
-        for case, images in cases.items():
+        for case, read in cases:
             # The caller waits for the first anyway; reading it here spares a single case the memory of a thread.
-            first = functools.partial(_timed, predictor.read, case, images)
-            ahead.append((case, reader.submit(_timed, predictor.read, case, images).result if ahead else first))
+            first = functools.partial(_timed, read)
+            ahead.append((case, reader.submit(_timed, read).result if ahead else first))
             if len(ahead) > 1:
                 yield ahead.popleft()
         yield from ahead

@@ -16,6 +16,7 @@ from helpers.command_line import command
 from helpers.small_runs import as_if_trained_with, filter_components, trained_run
 
 from cggm_med.bundle.training import TrainedRun
+from cggm_med.data.folders.streamed import shard_of
 from cggm_med.data.volumes.io import write_volume
 from cggm_med.device import held_bytes
 from cggm_med.errors import CheckpointError, ConfigError, DataError, UnknownName
@@ -236,6 +237,72 @@ def test_a_folder_and_a_case_that_fails(run, scans, tmp_path, monkeypatch, capsy
     command(monkeypatch, "predict", run, data, "-o", tmp_path / "out", "--skip-existing")
     assert (tmp_path / "out" / "BraTS2021_00003.nii.gz").exists()
     assert all(p.stat().st_mtime_ns == time for p, time in before.items())
+
+
+def test_shards_of_a_folder_are_what_the_folder_is(run, scans, tmp_path, monkeypatch, capsys):
+    """Masks, files beside them and the merged table are those of one call, but for times and the columns of a mask."""
+    data = tmp_path / "data"
+    for number in (0, 2, 3):
+        shutil.copytree(scans / f"BraTS2021_{number:05d}", data / f"BraTS2021_{number:05d}")
+    broken = files(data, 3)["t1"]
+    broken.write_bytes(broken.read_bytes()[:500])
+    (data / "empty").mkdir()
+    files(data, 2)["t2"].unlink()
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    codes = {
+        number: int(any(shard_of(name, 2) == number for name in ("BraTS2021_00003", "empty"))) for number in (1, 2)
+    }
+    for number, code in codes.items():
+        command(monkeypatch, "predict", run, data, "-o", out, "--shard", f"{number}/2", code=code)
+    command(monkeypatch, "cohort", "status", out, "--count", "--json", tmp_path / "status.json")
+    said = capsys.readouterr().out
+    assert "found: seen_in_training in 1 case" in said
+    assert re.search(r"all +│ 2 finished +│ 2 +│ 2 +│ 0 ", said)
+    assert [shard["state"] for shard in json.loads((tmp_path / "status.json").read_text())["shards"]] == [
+        "finished"
+    ] * 2
+    command(monkeypatch, "cohort", "merge", out, "-o", tmp_path / "cohort.csv")
+    (data / "empty").rmdir()
+    command(monkeypatch, "predict", run, data, "-o", whole, code=1)
+
+    (columns, rows), (merged_columns, merged) = table(whole / "cohort.csv"), table(tmp_path / "cohort.csv")
+    assert merged_columns == [*columns, "mask", "sha256"]
+    *merged, empty = merged
+    assert empty["case"] == "empty"
+    assert "no images found" in empty["failed"]
+    of_time = ("seconds reading", "seconds segmenting")
+    for row, other in zip(rows, merged, strict=True):
+        row["failed"] = " ".join(row["failed"].split())
+        assert {**row, **dict.fromkeys(of_time)} == {**{c: other[c] for c in columns}, **dict.fromkeys(of_time)}
+        if not row["failed"]:
+            mask = (out / other["mask"]).read_bytes()
+            assert mask == (whole / f"{row['case']}.nii.gz").read_bytes()
+            assert hashlib.sha256(mask).hexdigest() == other["sha256"]
+    assert {row["case"]: row["absent"] for row in merged if row["absent"]} == {"BraTS2021_00002": "t2"}
+
+
+def test_shards_of_a_table_and_what_cannot_be_asked(run, scans, tmp_path, monkeypatch, capsys):
+    lines = [
+        ",".join(["a", *(str(file) for file in files(scans, 0, ("flair", "t1")).values())]),
+        f"b,,{tmp_path}/no.nii",
+    ]
+    (tmp_path / "cohort.csv").write_text("\n".join(["id,flair,t1", *lines]))
+    command(monkeypatch, "predict", run, tmp_path / "cohort.csv", "-o", tmp_path / "out", "--shard", "1/1",
+            "--require", "flair", code=1)  # fmt: skip
+    _, rows = table(tmp_path / "out" / "manifest-1-of-1.csv")
+    assert {row["case"]: row["failed"] for row in rows} == {
+        "a": "", "b": "b: no flair in its row; add the files, or leave out the row",
+    }  # fmt: skip
+    monkeypatch.setattr(Predictor, "read", lambda *arguments: pytest.fail("work was done"))
+    for words, code, said in [
+        (("--shard", "0/4"), 2, "expected K/N with K from 1 to N"),
+        (("--take-over",), 2, "--take-over needs --shard"),
+        (("--shard", "1/1", "--require", "t9"), 1, "no modality to require 't9'"),
+        (("--shard", "1/1", "--modalities", "flair"), 1, "made with modalities None, and this call has ['flair']"),
+        (("--shard", "1/1", "--series", "flair=5"), 2, "--shard is for a folder of case folders"),
+    ]:
+        command(monkeypatch, "predict", run, tmp_path / "cohort.csv", "-o", tmp_path / "out", *words, code=code)
+        assert said in re.sub(r"[│\s]+", " ", capsys.readouterr().err)
 
 
 def test_probabilities_and_uncertainty(predictor, scans, tmp_path):

@@ -40,10 +40,9 @@ def read_table(file: Path) -> dict[str, list[dict[str, str]]]:
     columns, rows = _rows(file)
     cells = {column: [row[column] for row in rows.values() if row[column]] for column in columns}
     files = {column for column in columns if cells[column] and all(map(looks_like_image, cells[column]))}
-    meanings = {_plain(header): meaning for meaning, headers in _HEADERS.items() for header in headers}
-    told_by = {column: meanings.get(_plain(column), "") for column in columns}
+    told_by = {column: meaning_of(column) for column in columns}
     told_by |= {column: "" for column in files if told_by[column] != LABEL}  # a "scan" that is no id
-    names = {column: _named(column) or column for column in columns if column in files and not told_by[column]}
+    names = {column: named(column) or column for column in columns if column in files and not told_by[column]}
     if not names:
         raise DataError(f"{file} has no column with files of images; expected {EXPECTED}")
     told_by |= names
@@ -95,11 +94,22 @@ def _rows(file: Path) -> tuple[list[str], dict[int, dict[str, str]]]:
     return header, rows
 
 
-def _named(header: str) -> str:
+def meaning_of(header: str) -> str:
+    """What a column tells that is no image: ``id``, ``patient``, ``label``, ``section`` or ``fold``; else nothing.
+
+    Example:
+        >>> [meaning_of(header) for header in ("Case ID", "Seg_path", "flair")]
+        ['id', 'label', '']
+    """
+    plain = _plain(header)
+    return next((meaning for meaning, headers in _HEADERS.items() if plain in map(_plain, headers)), "")
+
+
+def named(header: str) -> str:
     """A header without what says that files stand below it: ``T1`` of ``T1_path``."""
     return re.sub(r"[-_. ]*(path|file|filename)$", "", header, flags=re.IGNORECASE)
 
 
 def _plain(header: str) -> str:
     """A header as those are compared that name one thing."""
-    return re.sub(r"[\W_]+", "", _named(header).lower())
+    return re.sub(r"[\W_]+", "", named(header).lower())
