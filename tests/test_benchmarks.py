@@ -14,6 +14,7 @@ MET, OF = 673, 688  # points of its expected.json in which what is proposed agre
 PRINTED = {
     "beside_others": r"skull +│ stripped │ skull +│ 6 of 6",
     "check_cost": r"checking costs [\d.]+% of preparation",
+    "cohort": r"6 scans predicted: the process takes \d+ MB",
     "exchanged_names": r"the other half │ 4 names +│ 72 of 72",
     "faults": r"3 faults of 3 kinds",
     "gpu": r"cggm / joint, full +│ at most 1.02",
@@ -23,7 +24,7 @@ PRINTED = {
     "read_layouts": r"15 of 15 points agree: 100.0%; 1 of 1 layouts in every point",
     "strategy_overhead": r"cggm / uniform: time [\d.]+ \([\d.]+-[\d.]+\), memory [\d.]+",
 }
-NEEDS = {"predict": "linux"}  # it reads /proc
+NEEDS = {"cohort": "linux", "predict": "linux"}  # they read /proc
 
 
 def test_every_benchmark_is_run_here_and_by_make():

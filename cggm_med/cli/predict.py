@@ -205,7 +205,7 @@ def _predict_shard(
     predictor: Predictor, cohort: Path, out: Path, shard: Shard, *, take_over: bool, json: Path | None, **options: Any
 ) -> None:
     """Segment one shard of a cohort, and end with 1 if a case failed."""
-    from cggm_med.inference.cohort import status
+    from cggm_med.inference.manifest import Manifest
     from cggm_med.inference.shard_work import ShardWork
     from cggm_med.inference.shards import ShardedCohort
 
@@ -221,9 +221,9 @@ def _predict_shard(
     sharded.require_same()
     predict = sharded.predict_and_take_over if take_over else sharded.predict
     failed = predict(shard, work, typer.echo)
-    write_shown(json, "predict", {"shards": [each.to_json() for each in status(out)]})
+    write_shown(json, "predict", Manifest(out, shard).finished() or {"shard": str(shard)})
     if failed:
-        typer.echo(f"{failed} cases failed; their rows in the manifest say why", err=True)
+        typer.echo(f"{failed} cases failed; their rows say why", err=True)
         raise typer.Exit(1)
 
 

@@ -102,7 +102,7 @@ def test_every_command_with_a_table_writes_its_values_and_the_page_says_what():
     commands = typer.main.get_command(app).commands
     with_json = {name for name, of in commands.items() if any("--json" in option.opts for option in of.params)}
     assert re.findall(r"^\| `(\w+)` \|", JSON, re.M) == sorted(with_json)
-    without = {"bundle", "ensemble", "nnunet", "report", "share", "view", "new-task", "new-strategy"}
+    without = {"bundle", "cohort", "ensemble", "nnunet", "report", "share", "view", "new-task", "new-strategy"}
     assert set(commands) == with_json | without
 
 
