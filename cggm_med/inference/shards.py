@@ -104,15 +104,16 @@ class ShardedCohort:
         while todo:
             locks = {self.folder / manifest.lock: manifest for manifest in todo}
             with abandoned([*locks]) as taken:
-                if taken is not None:
-                    manifest = locks[taken]
-                    if manifest.shard != shard:
-                        say(f"taking over shard {manifest.shard}, whose process has ended")
-                    failed += self._go_through(manifest, work, say)
-                elif todo[0].shard != shard:
+                manifest = None if taken is None else locks[taken]
+                if manifest is None and todo[0].shard != shard:
                     break
-                else:
+                if manifest is None:
                     say(f"another process works on shard {shard}; looking for others that were left")
+                elif manifest.shard == shard:
+                    failed += self._go_through(manifest, work, say)
+                elif manifest.finished() is None:  # it may have come to its end in the meantime
+                    say(f"taking over shard {manifest.shard}, whose process has ended")
+                    failed += self._go_through(manifest, work, say)
             others = (Manifest(self.folder, Shard(number, self.shards)) for number in range(1, self.shards + 1))
             todo = [each for each in others if each.shard != shard and each.path.exists() and each.finished() is None]
         return failed

@@ -1,5 +1,6 @@
 """A cohort in shards: each case in exactly one, the same files however often it was interrupted, one row a case."""
 
+import contextlib
 import csv
 import json
 import os
@@ -16,6 +17,7 @@ from cggm_med import lock
 from cggm_med.data.folders.streamed import Shard, cases_of, folder_of, shard_of
 from cggm_med.errors import ConfigError, DataError, OutputError, UnknownName
 from cggm_med.inference import cohort as cohorts
+from cggm_med.inference import shards
 from cggm_med.inference.manifest import Manifest
 
 NAMES = [f"case{number}" for number in range(12)]
@@ -158,6 +160,26 @@ def test_who_lives_is_not_taken_over_and_keeps_its_shard(cohort, tmp_path, monke
         first, _ = cohorts.status(out)
         assert (first.state, first.pending) == ("running", None)
         assert f"process {os.getpid()} on" in first.process
+
+
+def test_what_was_finished_in_the_meantime_is_not_taken_over(cohort, tmp_path, monkeypatch):
+    out, said = tmp_path / "out", []
+    predict(out, cohort, "1/2")
+    end = Manifest(out, Shard(1, 2)).end
+    finished = end.read_bytes()
+    end.unlink()
+
+    @contextlib.contextmanager
+    def late(files):
+        with lock.abandoned(files) as taken:
+            end.write_bytes(finished)
+            yield taken
+
+    monkeypatch.setattr(shards, "abandoned", late)
+    predict(out, cohort, "2/2", take_over=True, say=said.append)
+    end.unlink()
+    predict(out, cohort, "2/2", take_over=True, say=said.append)
+    assert not [line for line in said if "1/2" in line]
 
 
 def test_masks_of_two_runs_or_cohorts_are_not_mixed(cohort, tmp_path):
