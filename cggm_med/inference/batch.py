@@ -217,11 +217,11 @@ def segment_each(
         predictor: the run.
         cases: each case, and how to read it.
         file_of: mask to write for a case.
-        extras: see `predict_cases`, as for the next five.
-        seen: findings.
-        inputs: digests.
+        extras: further outputs, see `predict_cases`.
+        seen: what was found of the files before, of each case alike.
+        inputs: digests of the files that the user gave, where these are not what is read.
         write: writes a mask.
-        beside: endings.
+        beside: endings of what else ``write`` writes, removed if the case fails.
         first: number of the first case.
         total: how many there are, if it is known.
         say: receives progress.
