@@ -10,7 +10,6 @@ import dataclasses
 import difflib
 import inspect
 import math
-import re
 import sys
 import types
 import typing
@@ -21,6 +20,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
+from cggm_med.device_name import require_device
 from cggm_med.errors import ConfigError, UnknownName, kind_of
 from cggm_med.files import did_you_mean
 
@@ -208,15 +208,6 @@ def require(condition: bool, key: str, given: object, expected: str) -> None:
     """Raise a ConfigError that names the key, what was given and what was expected, unless ``condition`` holds."""
     if not condition:
         raise ConfigError(f"{key} is {given}, expected {expected}")
-
-
-def require_device(name: str, key: str) -> None:
-    """Raise a ConfigError unless the name is one of a device; whether it is there, only torch knows.
-
-    Example:
-        >>> require_device("cuda:1", "device")
-    """
-    require(re.fullmatch(r"auto|cpu|cuda(:\d+)?", name) is not None, key, name, "auto, cpu, cuda or cuda:N")
 
 
 def resolve(sections: Mapping[str, type], layers: Sequence[Tree]) -> RunConfig:

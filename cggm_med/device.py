@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from cggm_med.config import require_device
+from cggm_med.device_name import require_device
 from cggm_med.errors import ConfigError
 
 CONTEXT_BYTES = 500_000_000  # of a GPU that CUDA takes for a process, about, before the first tensor

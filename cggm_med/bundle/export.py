@@ -43,6 +43,7 @@ PACKAGE = "scripts"
 MODULES = (
     "bundle.transforms",
     "device",
+    "device_name",
     "errors",
     "files",
     "types",
