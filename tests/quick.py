@@ -17,6 +17,7 @@ LAWS = {
     "__init__.py": ["test_exported_members.py"],
     "__init__.pyi": ["test_exported_members.py"],
     "bundle": ["e2e/test_bundle.py"],
+    "device_name.py": ["test_device.py"],
     "distributed.py": ["strategies/test_spread.py"],
     "errors.py": ["e2e/test_bad_input.py"],
     "files.py": ["training/test_checkpoint.py"],
