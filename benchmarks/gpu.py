@@ -11,7 +11,6 @@ smallest sizes, only to see that it runs.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import statistics
 import time
@@ -230,7 +229,7 @@ def main() -> None:
     )
     print_table(Table("goals for an H100 or H200", ("what", "goal", "reached here"), lines), console)
     if options.out:
-        write_json(options.out, json.loads(json.dumps(found)))
+        write_json(options.out, found)
 
 
 if __name__ == "__main__":

@@ -71,8 +71,9 @@ def seed_network(seed: int, device: torch.device) -> None:
         >>> torch.equal(torch.rand(1), one)
         True
     """
-    torch.default_generator.manual_seed(seed)
-    if device.type != "cpu":
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
         torch.manual_seed(seed)
 
 

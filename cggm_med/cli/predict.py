@@ -86,12 +86,11 @@ def predict(
         raise typer.BadParameter("--require is about the cases of a folder; it says nothing of a single case")
     if review_below is not None and flips:
         raise typer.BadParameter("--review-below was measured without --flips; leave out one of them")
-    if shard and (images or chosen):
+    if shard is not None and (images or chosen):
         raise typer.BadParameter("--shard is for a folder of case folders or a table of cases, of image files")
-    if take_over and not shard:
+    if take_over and shard is None:
         raise typer.BadParameter("--take-over needs --shard K/N")
-    if shard:
-        _shard_of(shard, Path(folders[0]))
+    share = None if shard is None else _shard_of(shard, Path(folders[0]))
     from cggm_med.cli import early
 
     early.refuse_runs([Path(run)])
@@ -135,7 +134,7 @@ def predict(
             json=json,
         )
         return
-    if shard and distributed.started() > 1:
+    if share is not None and distributed.started() > 1:
         raise typer.BadParameter("--shard is for single processes; start one for each shard instead of torchrun")
     with distributed.processes(select_device(device)):
         predictor = Predictor(
@@ -148,12 +147,12 @@ def predict(
             quality=review_below is not None,
         )
         wanted = modalities.split(",") if modalities else None
-        if shard:
+        if share is not None:
             _predict_shard(
                 predictor,
                 Path(folders[0]),
                 out,
-                _shard_of(shard, Path(folders[0])),
+                share,
                 take_over=take_over,
                 json=json,
                 ending=ending,

@@ -59,8 +59,7 @@ class OnSlurm:
         todo = unfinished(plan, runs)
         if not todo:
             return []
-        after = (("subsets", ("evaluate",), ("--subsets", "all")),) if plan.subsets else ()
-        array = slurm.Array(plan.folder / "slurm", "compare", self.options, self.at_once, after)
+        array = slurm.Array(plan.folder / "slurm", "compare", self.options, self.at_once, plan.subsets)
         if self.dry_run:
             first = [_begun(plan, run) for run in todo if not run.waits]
             raise Shown(slurm.script(array, first, slurm.next_folder(array)))

@@ -52,15 +52,14 @@ class Array:
         command: of ``cggm-med`` that submits it.
         options: of ``sbatch``, as ``KEY=VALUE`` or ``KEY``.
         at_once: how many run at the same time; None: as many as fit.
-        afterwards: what a trained run is asked for then: what is in its folder once that is done, and the words before
-            and after the folder of the command.
+        subsets: whether every subset of the modalities is scored when a run is trained.
     """
 
     folder: Path
     command: str
     options: tuple[str, ...] = ()
     at_once: int | None = None
-    afterwards: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = ()
+    subsets: bool = False
 
 
 def require_options(options: Sequence[str]) -> None:
@@ -101,10 +100,6 @@ def script(array: Array, runs: Sequence[Begun], folder: Path) -> str:
         raise ConfigError(
             f"SLURM cannot write to {folder}: it has a space, backslash or percent sign; choose another with --out"
         )
-    then = [
-        {"written": written, "words": f'{shlex.join(before)} "$folder" {shlex.join(after)}'}
-        for written, before, after in array.afterwards
-    ]
     return _TEMPLATES.get_template(SCRIPT).render(
         command=array.command,
         name=f"cggm-med-{array.command}",
@@ -114,7 +109,7 @@ def script(array: Array, runs: Sequence[Begun], folder: Path) -> str:
         options=array.options,
         runs=shlex.quote(str(folder / RUNS)),
         program=shlex.join(PROGRAM),
-        afterwards=then,
+        subsets=array.subsets,
     )
 
 
@@ -129,7 +124,7 @@ def submit(array: Array, runs: Sequence[Begun], *, after: Iterable[str] = ()) ->
 
     Args:
         array: what they share.
-        runs: at least one; none of them may be waiting or running already.
+        runs: at least one, whose folders' parents are there; none of them may be waiting or running already.
         after: numbers of jobs which have to end first.
 
     Returns:
@@ -140,11 +135,8 @@ def submit(array: Array, runs: Sequence[Begun], *, after: Iterable[str] = ()) ->
     """
     folder = next_folder(array)
     with atomic_folder(folder) as temporary:
-        text = script(array, runs, folder)
-        write_text(temporary / SCRIPT, text)
+        write_text(temporary / SCRIPT, script(array, runs, folder))
         write_text(temporary / RUNS, "".join("\t".join((str(r.folder), *r.words)) + "\n" for r in runs))
-        for run in runs:
-            run.folder.parent.mkdir(parents=True, exist_ok=True)
     wait = [f"--dependency=afterany:{':'.join(after)}"] if (after := list(after)) else []
     try:
         job = _ask("sbatch", "--parsable", *wait, str(folder / SCRIPT)).strip().partition(";")[0]

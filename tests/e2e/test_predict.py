@@ -296,6 +296,7 @@ def test_shards_of_a_table_and_what_cannot_be_asked(run, scans, tmp_path, monkey
     monkeypatch.setattr(Predictor, "read", lambda *arguments: pytest.fail("work was done"))
     for words, code, said in [
         (("--shard", "0/4"), 2, "expected K/N with K from 1 to N"),
+        (("--shard", ""), 2, "expected K/N with K from 1 to N"),
         (("--take-over",), 2, "--take-over needs --shard"),
         (("--shard", "1/1", "--require", "t9"), 1, "no modality to require 't9'"),
         (("--shard", "1/1", "--modalities", "flair"), 1, "made with modalities None, and this call has ['flair']"),

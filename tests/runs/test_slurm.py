@@ -32,7 +32,7 @@ def array(tmp_path, monkeypatch):
     """Of runs ``tmp_path/runs/N``, whose program writes what it was called with into ``called.txt``."""
     (tmp_path / "program.py").write_text(PROGRAM)
     monkeypatch.setattr(slurm, "PROGRAM", (sys.executable, str(tmp_path / "program.py"), str(tmp_path)))
-    return slurm.Array(tmp_path / "jobs", "compare", afterwards=(("subsets", ("evaluate",), ("--subsets", "all")),))
+    return slurm.Array(tmp_path / "jobs", "compare", subsets=True)
 
 
 @pytest.fixture

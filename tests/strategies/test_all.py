@@ -1,21 +1,12 @@
 """Every registered strategy keeps the laws of ``check_strategy``, third-party ones included."""
 
 import pytest
+from helpers.at_work import AT_WORK
 
 from cggm_med import registry
 from cggm_med.testing.strategies import strategy_laws
 
 NAMES = registry.names(registry.STRATEGIES)
-# Built-in strategies whose rule depends on the step are tried where it is at work.
-AT_WORK = {
-    "cggm": {"warmup_steps": 0},
-    "cggm_paper": {"guidance_weight": 0.0},
-    "cggm_released": {"guidance_weight": 0.0},
-    "opm": {"warmup": 0.0, "probability": 1.0},
-    "dgs": {"every": 1},
-    "pmr": {"early": 1.0},
-    "gblending": {"super_epoch": 1},
-}
 # Settings under which a strategy must train the same bits as joint; the others are never joint.
 NEUTRAL = {
     "joint": {},

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.at_work import AT_WORK
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cggm_med import registry
@@ -11,13 +12,6 @@ from cggm_med.testing.problems import CPU, PROBLEMS, SEGMENTATION, make, one_ste
 from cggm_med.training.monitor import Monitor
 
 STRATEGIES = sorted(set(registry.names(registry.STRATEGIES)) - {"unimodal_ensemble"})  # each member is trained as joint
-AT_WORK = {
-    "cggm": {"warmup_steps": 0},
-    "cggm_paper": {"guidance_weight": 0.0},
-    "cggm_released": {"guidance_weight": 0.0},
-    "dgs": {"every": 1},
-    "opm": {"warmup": 0.0, "probability": 1.0},
-}
 # Of what no GPU computes: a draw on the CPU, and the range that one_hot checks there alone, twice a modality.
 ON_CPU = {"opm": 1, ("pmr", "classification"): 6}
 unbounded = pytest.mark.filterwarnings("ignore:cggm_(paper|released) mode=")

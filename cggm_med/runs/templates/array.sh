@@ -38,6 +38,6 @@ run() {
 if [ ! -e "$folder/results.json" ]; then
     if [ -e "$folder/config.yaml" ]; then run train --resume "$folder"; else run "${words[@]:1}"; fi
 fi
-{% for then in afterwards %}
-[ -e "$folder/{{ then.written }}" ] || run {{ then.words }}
-{% endfor %}
+{% if subsets %}
+[ -e "$folder/subsets" ] || run evaluate "$folder" --subsets all
+{% endif %}
