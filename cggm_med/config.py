@@ -18,11 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-import yaml
-
 from cggm_med.device_name import require_device
 from cggm_med.errors import ConfigError, UnknownName, kind_of
 from cggm_med.files import did_you_mean
+from cggm_med.trees import parse_yaml
 
 Tree = dict[str, Any]
 
@@ -244,36 +243,21 @@ def read_file(path: Path) -> Tree:
         ConfigError: if the file is missing or does not hold sections of settings.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = parse_yaml(path.read_text())
     except FileNotFoundError as error:
         raise ConfigError(
             f"cannot read {path}: it does not exist{did_you_mean(path)}; expected a YAML or JSON file of settings"
         ) from error
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; expected a YAML or JSON file of settings") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: bytes that are not text, or 2024-13-01 as a date
-        raise ConfigError(f"{path} is not valid YAML: {_in_one_line(error)}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds {kind_of(content)}, expected settings such as 'optim: {{lr: 1e-3}}'")
     for key, value in content.items():
         if not isinstance(value, dict) and key != "preset":
             raise ConfigError(f"{path}: {key} is {value!r}, expected settings such as 'optim: {{lr: 1e-3}}'")
     return content
-
-
-def _in_one_line(error: Exception) -> str:
-    """Where a YAML file is wrong, and what is expected there; of other errors, what they say.
-
-    Example:
-        >>> try:
-        ...     yaml.safe_load("optim: [1")
-        ... except yaml.YAMLError as error:
-        ...     _in_one_line(error)
-        "line 1, column 10: expected ',' or ']', but got '<stream end>'"
-    """
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
-    return " ".join(str(error).split())
 
 
 def parse_overrides(assignments: Sequence[str]) -> Tree:
@@ -289,8 +273,8 @@ def parse_overrides(assignments: Sequence[str]) -> Tree:
         if not equals or not key.strip():
             raise ConfigError(f"--set {assignment}: expected KEY=VALUE, such as --set optim.lr=1e-3")
         try:
-            leaf: Any = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError) as error:
+            leaf: Any = parse_yaml(value)
+        except ValueError as error:
             raise ConfigError(f"--set {assignment}: {value!r} is not valid YAML; put text in quotes") from error
         section, *below = key.strip().split(".")
         for part in reversed(below):

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2.utils import htmlsafe_json_dumps
 
 from cggm_med.config import RunConfig, Tree
 from cggm_med.data.declaration import Kind
 from cggm_med.data.layouts import NamedFiles
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.normalise import Normalisation
+from cggm_med.errors import ConfigError
 from cggm_med.models.encoders import UNetEncoder
 from cggm_med.models.segmentation import SegmentationModel
 from cggm_med.plots.style import region_colours
@@ -215,7 +217,31 @@ def _config(file: str, /, **values: Any) -> Tree:
     return json.loads(fill_template(f"configs/{file}", **values))
 
 
+def _inert_json(value: Any) -> str:
+    """What a run says as JSON, none of which MONAI would run, look up or load when it reads the configuration.
+
+    Example:
+        >>> _inert_json({"label": "$print(1)"})
+        Traceback (most recent call last):
+        cggm_med.errors.ConfigError: MONAI would run '$print(1)', a name in the run; ...
+    """
+    waiting = [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, str) and part.lstrip().startswith(("$", "@", "%")):
+            raise ConfigError(
+                f"MONAI would run {part!r}, a name in the run; expected names that begin otherwise: rename it "
+                "in the data, and train anew"
+            )
+        if isinstance(part, Mapping):
+            waiting += [*part.keys(), *part.values()]
+        elif isinstance(part, (list, tuple)):
+            waiting += part
+    return htmlsafe_json_dumps(value, allow_nan=False)
+
+
 _ENVIRONMENT = Environment(  # noqa: S701 - JSON and Markdown, not HTML
     loader=FileSystemLoader(TEMPLATE), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
 )
-_ENVIRONMENT.policies["json.dumps_kwargs"] = {"allow_nan": False}  # and keys stay in order
+_ENVIRONMENT.filters["tojson"] = _inert_json
+_ENVIRONMENT.filters["configuration"] = json.dumps  # of what another template wrote, which may look up and run

@@ -37,6 +37,7 @@ from cggm_med.results.results import Report
 from cggm_med.runs.ensemble import members_in_words
 from cggm_med.runs.finished_run import held_out
 from cggm_med.task.segmentation import SegmentationTask
+from cggm_med.trees import parse_json
 
 PACKAGE = "scripts"
 # Everything between a scan and its mask: the same source that training and predict run, and nothing else.
@@ -46,6 +47,7 @@ MODULES = (
     "device_name",
     "errors",
     "files",
+    "trees",
     "types",
     "data.cases",
     "data.checks.alignment",
@@ -177,7 +179,7 @@ def _results(predictor: Predictor) -> Report | None:
     run.require_ended()
     if run.members:
         file = run.path / "evaluations" / str(held_out(run.splits)) / run.folder.results.name
-        return run.whole(file, lambda file: Report.from_json(json.loads(file.read_text()))) if file.exists() else None
+        return run.whole(file, lambda file: Report.from_json(parse_json(file.read_text()))) if file.exists() else None
     return run.report if run.folder.results.exists() else None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
@@ -12,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from cggm_med.files import require_writable, write_json
+from cggm_med.trees import parse_json
 
 JsonFile = Annotated[
     Path | None,
@@ -44,13 +44,13 @@ def write_shown(path: Path | None, command: str, content: Mapping[str, Any] | Pa
     """
     if path is None or os.environ.get("RANK", "0") != "0":
         return
-    values = json.loads(content.read_bytes()) if isinstance(content, Path) else content
+    values = parse_json(content.read_bytes()) if isinstance(content, Path) else content
     write_json(path, {"software": f"cggm-med {version('cggm-med')}", "command": command, **values})
 
 
 def _is_of(path: Path, command: str) -> bool:
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return False
     ours = isinstance(content, dict) and str(content.get("software", "")).startswith("cggm-med")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -29,6 +28,7 @@ from cggm_med.lock import alone
 from cggm_med.results.tables import Table, markdown_table, p_text, print_table, rounded
 from cggm_med.runs.finished_run import FinishedRun
 from cggm_med.runs.provenance import origin, plugins_of
+from cggm_med.trees import parse_json
 
 
 def train_and_compare(
@@ -181,7 +181,7 @@ def rank_tasks(folders: Sequence[Path], out: Path | None, console: Console) -> d
     comparisons = {}
     for folder in folders:
         try:
-            content = json.loads((folder / "comparison.json").read_text())
+            content = parse_json((folder / "comparison.json").read_text())
             rows = [row for row in content["rows"] if row["score"] == content["chosen_by"]]
             means = {row["name"]: float(row["mean"]) for row in rows}
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from cggm_med.runs.finished_run import FinishedRun
 from cggm_med.runs.folder import RunFolder
 from cggm_med.runs.provenance import origin
 from cggm_med.runs.settings import make_config
+from cggm_med.trees import parse_json
 
 WORST = "worst"  # folder of the cases to correct
 COMPARED = tuple(metric for metric in METRICS if not metric.table)  # those of the first table
@@ -195,7 +195,7 @@ def _results_of(folder: Path) -> Report | None:
         report = FinishedRun(folder).report
     elif (file := folder / "results.json").exists():
         try:
-            report = Report.from_json(json.loads(file.read_text()))
+            report = Report.from_json(parse_json(file.read_text()))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{file} cannot be read ({type(error).__name__}: {error}); name another folder") from error
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from cggm_med.errors import ConfigError, DataError, UnknownName
 from cggm_med.files import write_json
+from cggm_med.trees import parse_json
 
 FILE = "primary.json"
 
@@ -107,7 +107,7 @@ def declarations(folder: Path) -> list[Declaration]:
     if not file.exists():
         return []
     try:
-        known = json.loads(file.read_text())["declarations"]
+        known = parse_json(file.read_text())["declarations"]
         return [Declaration(**{**one, "seeds": tuple(one["seeds"])}) for one in known]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file} is damaged ({error}); put back a whole copy") from error

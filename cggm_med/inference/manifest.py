@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from cggm_med.errors import OutputError
 from cggm_med.files import append_text, atomic_file, write_json
 from cggm_med.results.results import Record
 from cggm_med.results.tables import csv_text
+from cggm_med.trees import parse_json
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Manifest:
     def finished(self) -> dict[str, Any] | None:
         """What was said at the end, or None before it."""
         try:
-            return dict(json.loads(self.end.read_bytes()))
+            return dict(parse_json(self.end.read_bytes()))
         except (OSError, ValueError, TypeError):
             return None
 

@@ -16,6 +16,7 @@ from cggm_med.files import writable_folder, write_json
 from cggm_med.inference.manifest import Manifest
 from cggm_med.lock import abandoned, alone
 from cggm_med.results.results import Record
+from cggm_med.trees import parse_json
 
 COHORT = "cohort.json"  # in the folder of masks: what all shards have in common
 
@@ -161,7 +162,7 @@ def read_cohort(folder: Path) -> dict[str, Any]:
     """
     file = folder / COHORT
     try:
-        content = json.loads(file.read_bytes())
+        content = parse_json(file.read_bytes())
     except FileNotFoundError as error:
         raise DataError(f"{folder} holds no {COHORT}; expected the --out of 'predict --shard K/N'") from error
     except (OSError, ValueError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from cggm_med.metrics.lesion_list import MAX_LESIONS
 from cggm_med.results.aggregate import MEAN
 from cggm_med.results.results import Record
 from cggm_med.runs.expectations import SubsetExpectation
+from cggm_med.trees import parse_json
 
 LESION_COLUMNS = ("case", "region", "lesion", *lesion_list.COLUMNS)
 
@@ -196,7 +196,7 @@ def expected_record(expectation: SubsetExpectation | None, measured_on: str) -> 
 def read_side_car(mask: Path) -> Record | None:
     """What is said of a mask; None if nothing is."""
     try:
-        said = json.loads(side_car_of(mask).read_bytes())
+        said = parse_json(side_car_of(mask).read_bytes())
     except (OSError, ValueError):
         return None
     return said if isinstance(said, dict) and str(said.get("software", "")).startswith("cggm-med") else None

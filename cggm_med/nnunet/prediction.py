@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from cggm_med.errors import ConfigError, DataError, UnknownName, counted
 from cggm_med.nnunet.preprocessing import DIGITS, IncompleteConfiguration
 from cggm_med.nnunet.trainer import KEY
 from cggm_med.training.checkpoint import read_tensors
+from cggm_med.trees import parse_json
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class IncompletePredictor(nnUNetPredictor):
         folder = Path(model_training_output_dir)
         trainer = folder.name.split("__")[0]
         try:
-            plans = json.loads((folder / "plans.json").read_text())
+            plans = parse_json((folder / "plans.json").read_text())
         except FileNotFoundError:
             raise ConfigError(
                 f"no model is in {folder}; name the -d, -tr, -p and -c of a training that has finished"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from typing import Any, Literal
 from cggm_med import registry
 from cggm_med.config import TrainConfig, Tree, build_section, merge, require
 from cggm_med.errors import ConfigError, UnknownName
+from cggm_med.trees import parse_json
 
 # nnU-Net makes the trainer itself, maybe in another process, so settings reach it through the environment.
 VARIABLE = "CGGM_MED_NNUNET_SETTINGS"
@@ -109,7 +109,7 @@ def given() -> Tree:
     """
     text = os.environ.get(VARIABLE, "{}")
     try:
-        tree = json.loads(text)
+        tree = parse_json(text)
     except ValueError:
         tree = None
     if not isinstance(tree, dict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from cggm_med import registry
 from cggm_med.results.tables import rounded
 from cggm_med.runs.finished_run import FinishedRun
 from cggm_med.task.segmentation import SegmentationTask
+from cggm_med.trees import parse_json
 
 # Facts of ``facts_of`` that make the paragraph, in its order.
 PARAGRAPH = (
@@ -100,7 +100,7 @@ def _findings(run: FinishedRun) -> str:
     """How often each kind of finding was reported; empty without any."""
     if not run.folder.findings.exists():
         return ""
-    kinds = run.whole(run.folder.findings, lambda file: [f["kind"] for f in json.loads(file.read_text())["findings"]])
+    kinds = run.whole(run.folder.findings, lambda file: [f["kind"] for f in parse_json(file.read_text())["findings"]])
     return ", ".join(f"{kind} {count}" for kind, count in Counter(kinds).items())
 
 

@@ -27,6 +27,7 @@ from cggm_med.report.render import render
 from cggm_med.results.results import Report
 from cggm_med.results.tables import Table
 from cggm_med.runs.finished_run import Excluded, FinishedRun
+from cggm_med.trees import parse_json
 
 MAX_IDS = 200  # of a split that are listed
 MAX_EVALUATIONS = 12  # of each kind
@@ -218,7 +219,7 @@ def evaluation_section(runs: Runs, assets: Assets, kind: EvaluationKind) -> Sect
     for run_name, folder in found[:MAX_EVALUATIONS]:
         name = f"{run_name}, {folder.name}"
         try:
-            report = Report.from_json(json.loads((folder / "results.json").read_text()))
+            report = Report.from_json(parse_json((folder / "results.json").read_text()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             damaged.append(name)
             continue

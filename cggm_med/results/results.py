@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from types import NoneType
 from typing import Any
 
 from rich.console import Console
 
 from cggm_med.results.tables import MAX_ROWS, Table, markdown_table, print_table
+from cggm_med.trees import in_form
 
 Record = Mapping[str, Any]
 CaseValues = dict[str, dict[str, tuple[float, float]]]  # by metric and case: a sum, and of how many values
+
+
+_TABLE = {"title": str, "header": [str], "rows": [[str]], "detail": bool}
+_FORM = {
+    **dict.fromkeys(("task", "strategy", "split"), str),
+    "headline": {str: (float, NoneType)},
+    **{"summary": [{}], "cases": [{"case": str}], "heads": [{}], "tables": [_TABLE]},
+    **{"rules": {str: str}, "provenance": {str: str}},
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,12 @@ class Report:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Report:
-        """The report that ``to_json`` wrote."""
+        """The report that ``to_json`` wrote.
+
+        Raises:
+            ValueError: if it has another form.
+        """
+        in_form(content, _FORM)
         tables = tuple(
             Table(t["title"], tuple(t["header"]), tuple(map(tuple, t["rows"])), t["detail"]) for t in content["tables"]
         )

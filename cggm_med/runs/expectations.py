@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from cggm_med.results.rank_correlation import RankCorrelation
 from cggm_med.results.results import Record
 from cggm_med.runs.finished_run import FinishedRun
 from cggm_med.runs.folder import RunFolder
+from cggm_med.trees import parse_json
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def expectations_of(run: FinishedRun) -> Expectations:
     if not file.exists():
         raise CheckpointError(f"what to expect of the run's masks was not measured; {remedy}")
     try:
-        found = _parse(json.loads(file.read_text()))
+        found = _parse(parse_json(file.read_text()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"the run's {file.name} is damaged ({type(error).__name__}: {error}); {remedy}"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, TypeVar
 
 import torch
@@ -27,6 +27,7 @@ from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task.base import Task
 from cggm_med.training import checkpoint as checkpoints
 from cggm_med.training.resume_check import changed_settings
+from cggm_med.trees import in_form, parse_json
 
 OVER_SUBSETS = "mean over subsets"
 WORST_SUBSET = "worst subset"
@@ -73,7 +74,7 @@ class FinishedRun:
                 f"{self.path} is not finished: it has no {self.folder.results.name}; finish it with 'cggm-med train "
                 f"--resume {self.path}' (a run that held no case out has no scores)"
             )
-        return self.whole(self.folder.results, lambda file: Report.from_json(json.loads(file.read_text())))
+        return self.whole(self.folder.results, lambda file: Report.from_json(parse_json(file.read_text())))
 
     @functools.cached_property
     def members(self) -> tuple[FinishedRun, ...]:
@@ -85,7 +86,7 @@ class FinishedRun:
         """What is said of each run of an ensemble: ``name``, ``digest``, ``strategy``, ``seed`` and ``checkpoint``."""
         if not self.folder.ensemble.exists():
             return ()
-        return self.whole(self.folder.ensemble, lambda file: list(json.loads(file.read_text())["runs"]))
+        return self.whole(self.folder.ensemble, lambda file: list(parse_json(file.read_text())["runs"]))
 
     @functools.cached_property
     def splits(self) -> Splits:
@@ -97,7 +98,8 @@ class FinishedRun:
         """Digests by case, see ``Task.contents``."""
 
         def read(file: Path) -> dict[str, dict[str, str]]:
-            return {case: {"prepared": of["prepared"], **of} for case, of in json.loads(file.read_text()).items()}
+            content = in_form(parse_json(file.read_text()), {str: {str: str}})
+            return {case: {"prepared": of["prepared"], **of} for case, of in content.items()}
 
         return self.whole(self.folder.data, read)
 
@@ -106,14 +108,15 @@ class FinishedRun:
         """The patient of each case, see ``Member.group``; a case that is not named is a patient of its own."""
         if not self.folder.groups.exists():
             return {}
-        return self.whole(self.folder.groups, lambda file: dict(json.loads(file.read_text())))
+        return self.whole(self.folder.groups, lambda file: in_form(parse_json(file.read_text()), {str: str}))
 
     @functools.cached_property
     def cost(self) -> Record:
         """Time and memory of the training; empty if it was interrupted."""
         if not self.folder.cost.exists():
             return {}
-        return self.whole(self.folder.cost, lambda file: json.loads(file.read_text()))
+        form = {str: (float, str, NoneType)}
+        return self.whole(self.folder.cost, lambda file: in_form(parse_json(file.read_text()), form))
 
     @functools.cached_property
     def records(self) -> list[dict[str, Any]]:
@@ -184,7 +187,7 @@ class FinishedRun:
     def subsets(self) -> Sequence[Record]:
         """Rows of scores by modality subset; empty if ``evaluate --subsets`` was not run."""
         file = self.path / "subsets" / self.report.split / "results.json"
-        return self.whole(file, lambda file: list(json.loads(file.read_text())["cases"])) if file.exists() else ()
+        return self.whole(file, lambda file: list(parse_json(file.read_text())["cases"])) if file.exists() else ()
 
     @functools.cached_property
     def subset_values(self) -> Mapping[str, CaseValues]:
@@ -235,21 +238,21 @@ class FinishedRun:
     @functools.cached_property
     def facts(self) -> Tree:
         """What the trained network needs besides settings and weights, see ``Task.facts``."""
-        return self.whole(self.folder.facts, lambda file: dict(json.loads(file.read_text())))
+        return self.whole(self.folder.facts, lambda file: dict(parse_json(file.read_text())))
 
     @functools.cached_property
     def postprocessing(self) -> Tree:
         """What was chosen after training, see ``Task.use_postprocessing``; empty if nothing was."""
         if not self.folder.postprocessing.exists():
             return {}
-        return self.whole(self.folder.postprocessing, lambda file: dict(json.loads(file.read_text())))
+        return self.whole(self.folder.postprocessing, lambda file: dict(parse_json(file.read_text())))
 
     @functools.cached_property
     def initial(self) -> Record:
         """Which weights of another run it started from, see ``start_from_run``; empty if it started from its own."""
         if not self.folder.initial.exists():
             return {}
-        return self.whole(self.folder.initial, lambda file: dict(json.loads(file.read_text())))
+        return self.whole(self.folder.initial, lambda file: dict(parse_json(file.read_text())))
 
     @property
     def digest(self) -> str:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from cggm_med.config import RunConfig, Tree, flat, merge, read_file, to_tree
-from cggm_med.data.splits import Splits
+from cggm_med.data.splits import NAMES, Splits
 from cggm_med.errors import CheckpointError
 from cggm_med.files import did_you_mean, write_text
+from cggm_med.trees import in_form, parse_json
 
 # What 'cggm-med share' writes.
 SHARED = ("*.json", "*.yaml", "*.safetensors", "README.md")
@@ -164,9 +165,9 @@ class RunFolder:
             CheckpointError: if they are missing or damaged.
         """
         try:
-            content = json.loads(self.splits.read_text())
-            return Splits(**{name: tuple(content[name]) for name in ("train", "validation", "test")})
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            content = in_form(parse_json(self.splits.read_text()), {name: [str] for name in NAMES})
+            return Splits(**{name: tuple(content[name]) for name in NAMES})
+        except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"{self.path} is not a complete run folder: {self.splits.name} is missing or damaged; put back a "
                 "whole copy"
@@ -179,9 +180,9 @@ class RunFolder:
             CheckpointError: if they are missing or damaged.
         """
         try:
-            contents = json.loads(self.data.read_text())
+            contents = in_form(parse_json(self.data.read_text()), {str: {str: str}})
             return {digest for id in ids for digest in contents[id].values()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError) as error:
             raise CheckpointError(
                 f"{self.path} is not a complete run folder: {self.data.name} is missing or damaged, so it cannot be "
                 "told which cases it was trained on; --split all scores everything, seen or not"
@@ -189,7 +190,7 @@ class RunFolder:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The records of ``metrics.jsonl``; a last line cut off by a crash is left out."""
-        return _read_lines(self.metrics)
+        return [in_form(record, {"kind": str}) for record in _read_lines(self.metrics)]
 
     def read_gradients(self) -> list[dict[str, Any]]:
         """The records of ``gradients.jsonl``, see ``GradientLog``; none if the run has no such file."""
@@ -205,7 +206,7 @@ class RunFolder:
             if path.exists():
                 try:
                     kept = [record for record in _read_lines(path) if record["step"] <= step]
-                except (OSError, ValueError, KeyError, TypeError) as error:
+                except (OSError, ValueError) as error:
                     raise CheckpointError(
                         f"{path} is damaged ({type(error).__name__}: {error}); put back a whole copy, or remove it to "
                         "go on without the records up to now"
@@ -214,7 +215,8 @@ class RunFolder:
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [in_form(parse_json(line), {"step": int}) for line in whole]
 
 
 def _local(path: Path) -> Path:

@@ -23,6 +23,7 @@ from cggm_med.task.footprint import Axes, Footprint, Network, footprint
 MIN_EDGE = 4  # voxels of the coarsest map along an axis that is pooled, as in nnU-Net
 LARGEST_PATCH = 256**3  # voxels to begin with, as in nnU-Net
 MIN_BATCH = 2
+MAX_BATCH = 512  # of a header that states voxels of a kilometre, batches would be tried without end
 BATCH_SHARE = 0.05  # most of the data set that one batch may show, as in nnU-Net
 
 
@@ -278,7 +279,7 @@ def _candidates(patches: Sequence[Axes], voxels: int, budget: Budget, given: Giv
     if given.batch_size:
         batches = [given.batch_size]
     else:
-        most = max(MIN_BATCH, round(BATCH_SHARE * voxels / math.prod(patches[0])))
+        most = min(max(MIN_BATCH, round(BATCH_SHARE * voxels / math.prod(patches[0]))), MAX_BATCH)
         batches = list(range(most, MIN_BATCH - 1, -1))
     yield from (_Candidate(patches[0], batch, widths[0]) for batch in batches)
     smallest = 0

@@ -22,6 +22,7 @@ from cggm_med.files import atomic_file
 from cggm_med.optim.schedule import Plateau
 from cggm_med.training import resume_check
 from cggm_med.training.weight_average import WeightAverage
+from cggm_med.trees import parse_json
 
 FORMAT = 1
 _ABOUT = "cggm-med"  # what safetensors say beside tensors, as JSON
@@ -100,7 +101,7 @@ def _load_shared(path: Path, device: torch.device) -> dict[str, Any]:
     """
     try:
         with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
-            about = json.loads((file.metadata() or {})[_ABOUT])
+            about = parse_json((file.metadata() or {})[_ABOUT])
             states: dict[str, dict[str, Any]] = {"model": {}, "strategy": {}}
             values = {name: file.get_tensor(name) for name in file.keys()} | about.pop("plain")  # noqa: SIM118
         for name, value in values.items():
@@ -133,7 +134,7 @@ def load(path: Path, device: torch.device) -> Checkpoint:
         )
     try:
         del content["format"]
-        return Checkpoint(**{**content, "config": json.loads(content["config"])})
+        return Checkpoint(**{**content, "config": parse_json(content["config"])})
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is not a checkpoint of a run: {error}; name another run folder") from error
 

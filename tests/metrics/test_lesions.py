@@ -1,20 +1,12 @@
-"""Lesion-wise scores: laws, hand values, and the rules transcribed as distances between pairs of voxels.
-
-The transcription labels and dilates nothing. Dilating n times with the 18-neighbourhood reaches every offset with
-|d| <= n along each axis and <= 2n in sum; two such neighbourhoods touch when the offset, shortened by one voxel along
-each axis that neighbours may differ in, is within twice that. What belongs together follows from offsets alone.
-"""
+"""Lesion-wise scores: laws, hand values, and the rules transcribed as distances between pairs of voxels."""
 
 from collections import Counter
-from itertools import product
 
 import numpy as np
 import pytest
 import SimpleITK
 import torch
-from helpers.surface_elements import surface_elements
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial.distance import cdist
+from helpers.reference_metrics import lesion_reference, random_masks
 
 from cggm_med.metrics import lesions as lesions_module
 from cggm_med.metrics.lesion_areas import LesionRules
@@ -22,11 +14,6 @@ from cggm_med.metrics.lesions import LesionMetrics
 
 MM = (1, 1, 1)
 GLIOMA = LesionRules(dilations=3, min_mm3=50.0)
-RULES = (
-    *(GLIOMA, LesionRules(1, 50.0), LesionRules(1, 2.0), LesionRules(2, 10.0)),
-    *(LesionRules(), LesionRules(connectivity=6), LesionRules(connectivity=18, min_mm3=2.0, min_overlap=0.25)),
-    *(LesionRules(1, 2.0, connectivity=6, min_overlap=0.5), LesionRules(2, connectivity=18)),
-)
 SHAPE = (40, 14, 14)
 
 
@@ -48,101 +35,11 @@ SMALL = ((4, 5, 5), (2, 5, 5))  # 50 voxels
 ENOUGH = (0.0, 374.0)
 
 
-def random_case(rng):
-    shape = rng.integers(4, [34, 18, 12])
-
-    def boxes(number):
-        mask = np.zeros(shape, dtype=bool)
-        for _ in range(number):
-            start = rng.integers(0, shape)
-            mask[tuple(slice(a, a + n) for a, n in zip(start, rng.integers(1, 6, size=3), strict=True))] = True
-        return mask & (rng.random(shape) < rng.choice([1, 0.8]))
-
-    target = boxes(rng.integers(0, 4))
-    if rng.random() < 0.1:  # single voxels, many of which meet at edges and corners
-        target[:6] = rng.random(target[:6].shape) < 0.25
-    shifted = np.roll(target, rng.integers(-4, 5, size=3), (0, 1, 2))
-    prediction = (shifted if rng.random() < 0.7 else np.zeros_like(target)) ^ boxes(rng.integers(0, 3))
-    if rng.random() < 0.2 and target.any():  # a bar along x, which may join lesions
-        _, y, z = np.argwhere(target)[0]
-        prediction[:, y, z] = True
-    spacing = (1.0, 1.0, 1.0) if rng.random() < 0.5 else tuple(rng.choice([0.5, 0.8, 1.0, 2.5], size=3).tolist())
-    return prediction, target, spacing, RULES[rng.integers(len(RULES))]
-
-
-def groups(points, together):
-    """Sets of rows of ``points`` whose pairs, chained, satisfy ``together`` of the offsets."""
-    if not len(points):
-        return []
-    number, of = connected_components(together(np.abs(points[:, None] - points[None])), directed=False)
-    return [points[of == k] for k in range(number)]
-
-
-def hd95_between(prediction, target, spacing):
-    """HD95 by area, as (least, greatest) where rounding decides which side of the 95 % a surface element lies."""
-    (here, here_mm2), (there, there_mm2) = (surface_elements(mask, spacing) for mask in (prediction, target))
-    between = cdist(here, there)
-    bounds = []
-    for share in (0.95 - 1e-6, 0.95 + 1e-6):
-        percentiles = []
-        for distance, mm2 in ((between.min(1), here_mm2), (between.min(0), there_mm2)):
-            enough = (d for d in np.unique(distance) if mm2[distance <= d].sum() >= share * mm2.sum())
-            percentiles.append(next(enough))
-        bounds.append(max(percentiles))
-    return bounds
-
-
-def transcription(prediction, target, spacing, rules, penalty, seen):
-    def near(offset, steps):
-        return (offset.max(-1) <= steps) & (offset.sum(-1) <= 2 * steps)
-
-    def touch(offset, steps):
-        axes = {6: 1, 18: 2, 26: 3}[rules.connectivity]
-        unit_steps = (step for step in product((0, 1), repeat=3) if sum(step) <= axes)
-        return np.logical_or.reduce([near(np.maximum(offset - step, 0), steps) for step in unit_steps])
-
-    lesions = groups(np.argwhere(target), lambda d: touch(d, 2 * rules.dilations))
-    parts = groups(np.argwhere(prediction), lambda d: touch(d, 0))
-    owners = [
-        [near(np.abs(part[:, None] - lesion[None]), rules.dilations).any() for lesion in lesions] for part in parts
-    ]
-    table, missed = [], 0
-    for k, lesion in enumerate(lesions):
-        own = [part for part, owner in zip(parts, owners, strict=True) if owner[k]]
-        if len(lesion) * np.prod(spacing) <= rules.min_mm3:
-            seen["negligible, touched" if own else "negligible, not touched"] += 1
-            continue
-        enough = prediction[tuple(lesion.T)].mean() >= rules.min_overlap
-        if not (own and enough):
-            seen["too little overlap"] += bool(own)
-            missed += 1
-            table.append((0, penalty, penalty))
-            continue
-        masks = [np.zeros_like(target) for _ in range(2)]
-        for mask, points in zip(masks, (np.concatenate(own), lesion), strict=True):
-            mask[tuple(points.T)] = True
-        common = (masks[0] & masks[1]).sum()
-        table.append((2 * common / (masks[0].sum() + masks[1].sum()), *hd95_between(*masks, spacing)))
-        seen["several parts"] += len(own) > 1
-        seen["rim only"] += not common
-        seen["gathered"] += len(groups(lesion, lambda d: d.max(-1) <= 1)) > 1
-        seen["met by another"] += (np.abs(lesion[:, None] - np.argwhere(target & ~masks[1])).max(-1) <= 1).any()
-    lesion_count, false = len(table), sum(not any(owner) for owner in owners)
-    seen["one part, several lesions"] += sum(owner.count(True) > 1 for owner in owners)
-    seen["missed"] += missed
-    seen["false"] += false
-    table += [(0, penalty, penalty)] * false
-    if not table:
-        seen["nothing to score"] += 1
-        table = [(1, 0, 0)]
-    return np.mean(table, axis=0), (lesion_count, missed, false)
-
-
 def test_the_transcribed_rules_on_random_volumes():
     rng, seen = np.random.default_rng(0), Counter()
     for _ in range(1800):
-        prediction, target, spacing, rules = random_case(rng)
-        (expected, least, greatest), counts = transcription(prediction, target, spacing, rules, 374.0, seen)
+        prediction, target, spacing, rules = random_masks(rng)
+        (expected, least, greatest), counts = lesion_reference(prediction, target, spacing, rules, 374.0, seen)
         scores = lesion_metrics(torch.from_numpy(prediction), torch.from_numpy(target), spacing, rules)
         assert (scores.lesions, scores.missed, scores.false) == counts
         assert scores.dice == pytest.approx(expected, abs=1e-12)
@@ -243,7 +140,7 @@ def test_area_weighs_in_the_percentile():
 def test_surroundings_mirrors_and_order_of_axes_change_nothing():
     rng = np.random.default_rng(1)
     for _ in range(30):
-        prediction, target, spacing, _ = random_case(rng)
+        prediction, target, spacing, _ = random_masks(rng)
         prediction, target = torch.from_numpy(prediction), torch.from_numpy(target)
         scores = lesion_metrics(prediction, target, spacing)
         wide = [torch.nn.functional.pad(mask, (9, 1, 0, 8, 2, 7)) for mask in (prediction, target)]
@@ -322,7 +219,7 @@ def test_the_number_of_lesions_is_that_of_itk_and_falls_as_rules_merge_more():
 def test_a_stricter_match_finds_fewer_lesions_and_makes_none_false():
     rng, fewer = np.random.default_rng(3), 0
     for _ in range(60):
-        prediction, target, spacing, _ = random_case(rng)
+        prediction, target, spacing, _ = random_masks(rng)
         masks = torch.from_numpy(prediction), torch.from_numpy(target)
         scores = [lesion_metrics(*masks, spacing, LesionRules(min_overlap=share)) for share in (0, 0.3, 0.6, 1)]
         assert len({(one.lesions, one.false) for one in scores}) == 1

@@ -160,6 +160,12 @@ def test_what_is_given_is_kept_and_the_rest_planned_around_it(quickly):
     assert (plan.spacing, plan.median) == ((3.0, 3.0, 3.0), (67, 67, 24))
 
 
+def test_a_header_of_impossible_voxels_does_not_keep_it_busy(quickly):
+    sound = Geometry((40, 40, 20), (1.0, 1.0, 1.0))
+    plan = make_plan([sound] * 9 + [Geometry((40, 40, 20), (1e30, 1.0, 1.0))], ONE, CPU)
+    assert plan.patch_size == make_plan([sound] * 10, ONE, CPU).patch_size
+
+
 def test_too_little_memory_is_said(quickly):
     with pytest.raises(ConfigError, match=r"even patches of .* voxels need .* GB to train 8 encoders, and 0\.00 GB"):
         make_plan([GRIDS["0.3 mm"]], replace(ONE, modalities=8), gpu_budget(1e5, cores=1))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cggm_med.data.checks.measure import VERSION
 from cggm_med.errors import DataError
+from cggm_med.trees import parse_json
 
 MIN_CASES = 4  # with fewer, nothing is usual
 _NORMAL = 1.4826  # standard deviations of the normal distribution in its median absolute deviation
@@ -77,7 +78,7 @@ class Typical:
             DataError: if it is damaged.
         """
         try:
-            content = json.loads(text)
+            content = parse_json(text)
             if content["version"] != VERSION:
                 return None
             numbers = {str(n): (float(a), float(b), int(c)) for n, (a, b, c) in content["numbers"].items()}

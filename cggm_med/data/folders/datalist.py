@@ -12,8 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cggm_med.data.cases import Case, ImageFile
 from cggm_med.data.declaration import Modality
 from cggm_med.data.folders.channels import Channels, channels_of, name_of
@@ -22,6 +20,7 @@ from cggm_med.data.folders.listed import SECTION_OF, Entry, Listed, ListedFiles,
 from cggm_med.data.folders.proposal import Labels, Proposal
 from cggm_med.data.layouts import read_json
 from cggm_med.errors import DataError
+from cggm_med.trees import parse_yaml
 
 
 def is_datalist(content: Any) -> bool:
@@ -56,11 +55,11 @@ def read_yaml(file: Path) -> Any:
         DataError: if it cannot be read.
     """
     try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
+        return parse_yaml(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror or error}") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise DataError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise DataError(f"{file} is not YAML: {error}") from error
 
 
 def read_datalist(file: Path, content: Any, kind: str = "monai_datalist") -> Proposal:

@@ -56,7 +56,8 @@ def geometries(cases: Iterable[Case], reference: str | None = None) -> list[Geom
             image = open_image(file.path)
         except DataError:
             continue
-        usable = len(image.shape) in (3, 4) and min(image.shape) > 0 and np.isfinite(image.affine).all()
+        sized = not image.damage and len(image.shape) in (3, 4) and min(image.shape) > 0
+        usable = sized and np.isfinite(image.affine).all()
         if not usable or abs(np.linalg.det(image.affine[:3, :3])) == 0:
             continue
         axes = np.argsort(nib.orientations.io_orientation(image.affine)[:, 0])

@@ -20,6 +20,7 @@ from cggm_med.data.checks.looks import PAIR, SINGLE, Floats, ScanFeatures
 from cggm_med.data.checks.together import Order, Together, together
 from cggm_med.data.checks.together import judge_each as judge_together
 from cggm_med.errors import DataError, UnknownName
+from cggm_med.trees import parse_json
 
 _FIX = "copy the run folder anew, or use the cggm-med that it was trained with"
 
@@ -88,7 +89,7 @@ class Signatures:
             DataError: if it is damaged or of a later version.
         """
         try:
-            content = json.loads(text)
+            content = parse_json(text)
             version = int(content["version"])
             if version < VERSION:
                 return None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from cggm_med.data.volumes.resample import OneGrid, onto_grid
 from cggm_med.data.volumes.transforms import NativeGrid, spacing_along_axes
 from cggm_med.errors import DataError, first_of
 from cggm_med.objectives.targets import UNKNOWN
+from cggm_med.trees import in_form, parse_json
 
 MEASURED = "measured.json"  # beside a prepared case, which it does not change
 
@@ -58,14 +59,13 @@ class PreparedCase:
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What is needed to find the way back to the case's own grid."""
-        facts: dict[str, Any] = json.loads((self.folder / "case.json").read_text())
-        return facts
+        return read_facts(self.folder)
 
     @cached_property
     def measured(self) -> dict[str, Any]:
         """What checks need to know of its voxels, see ``checks.measure``."""
-        measured: dict[str, Any] = json.loads((self.folder / MEASURED).read_text())
-        return measured
+        with _reading(self.folder / MEASURED) as file:
+            return in_form(parse_json(file.read_bytes()), {})
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -74,7 +74,7 @@ class PreparedCase:
 
     def image(self) -> NDArray[np.float32]:
         """``(modality, x, y, z)`` in RAS+, mapped from disk: only the pages that are touched are read."""
-        return np.load(self.folder / "image.npy", mmap_mode="r", allow_pickle=False)
+        return _array(self.folder / "image.npy", mapped=True)
 
     def tensor(self, device: torch.device) -> Tensor:
         """The whole image on a device."""
@@ -82,19 +82,19 @@ class PreparedCase:
 
     def target(self) -> NDArray[Any]:
         """``(region, x, y, z)``: 0 and 1, or shares of readers; perhaps ``UNKNOWN``; mapped from disk."""
-        return np.load(self.folder / "target.npy", mmap_mode="r", allow_pickle=False)
+        return _array(self.folder / "target.npy", mapped=True)
 
     @cached_property
     def centres(self) -> NDArray[np.int32]:
         """``(n, 4)``: region, x, y, z of voxels that lie in a region."""
-        return np.load(self.folder / "centres.npy", allow_pickle=False)
+        return _array(self.folder / "centres.npy")
 
     @property
     def grid(self) -> NativeGrid:
         """The case's own grid, whose foreground is read from disk each time; ask once a case."""
         facts = {f.name: self.facts[f.name] for f in fields(NativeGrid) if f.name in self.facts}
         shape = [stop - start for start, stop in zip(facts["crop_start"], facts["crop_stop"], strict=True)]
-        bits = np.load(self.folder / "foreground.npy", allow_pickle=False)
+        bits = _array(self.folder / "foreground.npy")
         foreground = np.unpackbits(bits, count=math.prod(shape)).reshape(shape).view(bool)
         return NativeGrid(**facts, foreground=foreground)
 
@@ -146,10 +146,37 @@ class PreparedCase:
         return open_label(label, self.convention).voxels()
 
 
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What is said of a prepared case in its folder.
+
+    Raises:
+        DataError: if the file is damaged.
+    """
+    with _reading(folder / "case.json") as file:
+        return in_form(parse_json(file.read_bytes()), {"files": {}})
+
+
+def _array(file: Path, *, mapped: bool = False) -> NDArray[Any]:
+    with _reading(file):
+        return np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)
+
+
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[Path]:
+    """Turn what a damaged file of the cache makes the block raise into one line."""
+    try:
+        yield file
+    except (OSError, EOFError, ValueError) as error:
+        raise DataError(
+            f"{file} is damaged: {' '.join(str(error).split())}; remove the folder {file.parent}, and the case is "
+            "prepared anew"
+        ) from error
+
+
 def is_measured(folder: Path) -> bool:
     """Whether a prepared case has been measured for checks, by this version."""
     try:
-        return bool(json.loads((folder / MEASURED).read_text())["version"] == VERSION)
+        return bool(parse_json((folder / MEASURED).read_text())["version"] == VERSION)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -24,7 +24,7 @@ from cggm_med.data.volumes.checks import header_findings
 from cggm_med.data.volumes.io import DIGEST_BYTES, digest_of_image, open_image
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.normalise import Rescaling
-from cggm_med.data.volumes.prepared import MEASURED, PreparedCase, is_measured
+from cggm_med.data.volumes.prepared import MEASURED, PreparedCase, is_measured, read_facts
 from cggm_med.data.volumes.raters import Raters, majority, shares
 from cggm_med.data.volumes.resample import OneGrid, read_on_one_grid
 from cggm_med.data.volumes.transforms import resampling, to_network
@@ -191,9 +191,9 @@ def _prepared(case: Case, preprocessing: Preprocessing, cache: Path) -> Outcome:
     with contextlib.suppress(OSError, DataError):  # the check below says in words what is wrong
         files, headers = digests(case), header_findings(case)
         folder = cache / preprocessing.key(case, files, headers)
-        if (folder / "case.json").exists():
-            facts = json.loads((folder / "case.json").read_text())
-            of_voxels = [Finding.of_record({**of, "case": case.id}, KINDS) for of in facts.get("findings", ())]
+    if folder.name and (folder / "case.json").exists():
+        of_voxels = [Finding.of_record({**of, "case": case.id}, KINDS) for of in read_facts(folder).get("findings", ())]
+        with contextlib.suppress(OSError, DataError):
             if not is_measured(folder):
                 _measure_again(folder, case, preprocessing)
             return Outcome(folder, findings=(*headers, *of_voxels))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from cggm_med.errors import DataError
 from cggm_med.evaluation.corrections.hand_over import CASES, GIVEN, MASK, RECORD
 from cggm_med.files import atomic_folder, digest_of, require_unused, write_json, write_text
 from cggm_med.results.tables import Table, csv_text, rounded
+from cggm_med.trees import parse_json
 
 LABELS = "labels"  # folder of the corrected label maps
 CHANGES = "changes.csv"
@@ -120,7 +120,7 @@ def _record(folder: Path) -> tuple[Mapping[str, Any], LabelConvention]:
     """What was handed over, and in which convention."""
     file = folder / RECORD
     try:
-        record = dict(json.loads(file.read_text()))
+        record = dict(parse_json(file.read_text()))
         of = record["convention"]
         convention = LabelConvention(
             of["name"],

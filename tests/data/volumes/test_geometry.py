@@ -42,7 +42,10 @@ def test_only_headers_are_read_and_bad_ones_left_out(tmp_path):
     huge = sparse(tmp_path / "huge.nii", (4000, 4000, 3000), np.diag([0.3, 0.3, 0.3, 1]))
     flat = sparse(tmp_path / "flat.nii", (4, 4, 4), np.diag([0, 1, 1, 1]))
     (tmp_path / "bad.nii").write_bytes(b"no image")
-    found = geometries([case(huge), case(flat), case(tmp_path / "bad.nii"), case(tmp_path / "absent.nii")])
+    with huge.open("rb") as file:
+        (tmp_path / "short.nii").write_bytes(file.read(1000))
+    others = (tmp_path / f"{name}.nii" for name in ("bad", "short", "absent"))
+    found = geometries([case(huge), case(flat), *map(case, others)])
     assert [scan.shape for scan in found] == [(4000, 4000, 3000)]
     np.testing.assert_allclose(found[0].spacing, 0.3, rtol=1e-6)
 

@@ -1,0 +1,1 @@
+"""Promises of docs/trust.md, each a command that tries it many times: ``cd tests && python -m campaign.metrics``."""

@@ -1,0 +1,61 @@
+"""A few tries of each campaign, drawn from seed 0: that the promises hold, and that each campaign tries its kinds."""
+
+import pytest
+
+from campaign import hostile, malformed, metrics, private
+from campaign.child import Ended
+from campaign.tries import attempts, drawn
+
+
+def test_metrics():
+    kinds, bad = attempts(metrics.attempt, range(60))
+    assert not bad
+    assert set(kinds) == {*metrics.SHAPES, "classes", "values"}
+
+
+def test_a_metric_that_is_wrong_is_found():
+    expected = {"dice": (0.5, 0.5), "lesion_hd95_mm": (1.0, 2.0)}
+    found = {"dice": 0.5 + 2e-6, "lesion_hd95_mm": 1.5}
+    assert metrics.wrong(found, expected) == ["dice is 0.500002, expected 0.5 to 0.5"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return malformed.sound_files(tmp_path_factory.mktemp("campaign"))
+
+
+@pytest.fixture(scope="module")
+def attacks(files):
+    return hostile.Attacks(files)
+
+
+@pytest.mark.parametrize("kind", malformed.KINDS)
+def test_malformed_files(files, kind):
+    for number in range(2):
+        assert files.attempt(drawn(0, number), kind) == (kind, [])
+
+
+@pytest.mark.parametrize("carrier", hostile.CARRIERS)
+def test_hostile_files(attacks, carrier):
+    assert attacks.attempt(drawn(0, 0), carrier) == (carrier, [])
+
+
+@pytest.mark.parametrize("place", private.PLACES)
+def test_private_tokens(files, place):
+    assert private.Plants(files).attempt(drawn(0, 0), place) == (f"{place} read", [])
+
+
+@pytest.mark.parametrize(
+    ("ended", "faults"),
+    [
+        (Ended(0, "done", 1, 100), []),
+        (Ended(1, "DataError: a.nii is empty", 1, 100), []),
+        (Ended(1, "unforeseen KeyError: 'a'", 1, 100), ["not foreseen"]),
+        (Ended(1, "", 1, 100), ["exit code 1 without an error"]),
+        (Ended(-9, "", 1, 100), ["ended by SIGKILL"]),
+        (Ended(0, "", 6, 2**30), ["took 6.0 s", "took 1023 MiB more than allowed"]),
+    ],
+)
+def test_what_is_wrong_with_how_a_command_ended(ended, faults):
+    found = ended.faults(2**20)
+    assert [fault.rpartition(" (")[0] for fault in found] == faults
