@@ -103,9 +103,11 @@ class TrainConfig:
             takes longer, that is not for volumes.
         stop_after: validations in a row without a better score after which the training ends; default: only with the
             last epoch.
+        hours: of training, validations included, after which it ends; default: only with the last epoch.
         ema_decay: of a moving average of the weights, which is validated, kept and predicted with; default: the weights
             themselves.
         checkpoint_every: steps between two checkpoints; one is always written at the end of training.
+        checkpoint_minutes: minutes after a checkpoint within which another one is written; default: by steps alone.
         log_every: steps between two lines of ``metrics.jsonl``.
         accumulate: number of equal parts in which each process computes its share of a batch, to save memory.
         modality_dropout: probability of leaving each modality of each sample out of the fusion: one for all, or by
@@ -134,8 +136,10 @@ class TrainConfig:
     validate_every: int = 5
     validate_modalities: bool | None = None
     stop_after: int | None = None
+    hours: float | None = None
     ema_decay: float | None = None
     checkpoint_every: int = 100
+    checkpoint_minutes: float | None = None
     log_every: int = 10
     accumulate: int = 1
     modality_dropout: float | Mapping[str, float] = 0.0
@@ -154,6 +158,9 @@ class TrainConfig:
         for name in (*counts, "accumulate", "subset_view_every"):
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
         require(self.stop_after is None or self.stop_after >= 1, "train.stop_after", self.stop_after, "at least 1")
+        for name in ("hours", "checkpoint_minutes"):
+            time = getattr(self, name)
+            require(time is None or 0 < time < math.inf, f"train.{name}", time, "more than 0 and finite")
         require_device(self.device, "train.device")
         decay = self.ema_decay
         require(decay is None or 0 < decay < 1, "train.ema_decay", decay, "more than 0, below 1, such as 0.999")
@@ -169,7 +176,7 @@ class TrainConfig:
 
     @property
     def steps(self) -> int:
-        """All optimizer steps of the run, unless validation ends it earlier."""
+        """All optimizer steps of the run, unless validation or a budget ends it earlier."""
         return self.epochs * self.steps_per_epoch
 
     @property
@@ -401,6 +408,7 @@ _ELSEWHERE = {
     **dict.fromkeys(("max_epochs", "num_epochs", "n_epochs"), "train.epochs"),
     **dict.fromkeys(("steps", "iterations", "max_steps", "num_iterations_per_epoch"), "train.steps_per_epoch"),
     **dict.fromkeys(("early_stopping", "early_stopping_patience", "early_stop"), "train.stop_after"),
+    **dict.fromkeys(("max_time", "max_hours", "time_limit", "train_time_interval"), "train.hours"),
     **dict.fromkeys(("ema", "model_ema", "model_ema_decay", "swa"), "train.ema_decay"),
     **dict.fromkeys(("bs", "batch"), "train.batch_size"),
     **dict.fromkeys(("random_seed", "manual_seed"), "train.seed"),

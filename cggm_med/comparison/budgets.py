@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from cggm_med.runs.finished_run import FinishedRun
 
 # Settings that say how long a run trains and nothing else, as they end or stand in names, see ``variant_name``.
-KEYS = tuple(f"{section}{key}" for section in ("", "train.") for key in ("epochs", "steps_per_epoch", "stop_after"))
+KEYS = tuple(
+    f"{section}{key}" for section in ("", "train.") for key in ("epochs", "steps_per_epoch", "stop_after", "hours")
+)
 
 
 def without_budget(name: str) -> str:
@@ -73,8 +75,8 @@ def steps_of(runs: Sequence[FinishedRun]) -> int:
 
 
 def ended_early(runs: Sequence[FinishedRun]) -> list[str]:
-    """By strategy, after how many steps its runs ended; empty if none of them was ended by ``train.stop_after``."""
-    if all(run.steps == run.max_steps for run in runs):
+    """By strategy, after how many steps its runs ended; empty if none of them ended early."""
+    if not any(run.ended for run in runs):
         return []
     found = []
     for name in dict.fromkeys(run.name for run in runs):

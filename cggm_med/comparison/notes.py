@@ -105,8 +105,8 @@ def _budget(comparison: Comparison) -> Iterator[str]:
         yield f"Each strategy is compared with `{comparison.baseline}` trained for {same}."
     if early:
         yield (
-            f"Early stopping (`train.stop_after`): numbers of steps trained: {', '.join(early)}. "
-            "The budgets are not equal, so a difference between strategies is also one of the length of training."
+            f"Trainings that ended early, by {_limits(comparison)}: steps trained: {', '.join(early)}. These are not "
+            "equal, so a difference between strategies is also one of the length of training."
         )
     if alone := [name for name, baseline in comparison.baselines.items() if baseline is None]:
         names = ", ".join(f"`{name}`" for name in alone)
@@ -120,6 +120,12 @@ def _budget(comparison: Comparison) -> Iterator[str]:
                 f"{comparison.chosen_by} of `{name}` improved by {sum(gains) / len(gains):.3f} (mean over runs); while "
                 "it still improves, a ranking is also one of speeds."
             )
+
+
+def _limits(comparison: Comparison) -> str:
+    """The settings that may have ended a training before its last step."""
+    keys = [key for key in ("stop_after", "hours") if any(run.settings["train"].get(key) for run in comparison.runs)]
+    return " or ".join(f"`train.{key}`" for key in keys)
 
 
 def _about(comparison: Comparison) -> str:

@@ -151,7 +151,7 @@ def _training(run: FinishedRun) -> Facts:
     installed = run.strategy in registry.names(registry.STRATEGIES)
     description = registry.load(registry.STRATEGIES, run.strategy).description if installed else ""
     options = _options({key: value for key, value in strategy.items() if key != "name"})
-    ended = f" (of at most {run.max_steps:,}: validation ended it)" if run.steps < run.max_steps else ""
+    ended = f" (of at most {run.max_steps:,}: {run.ended['why']})" if run.ended else ""
     hardware, seconds = run.report.provenance.get("device"), run.cost.get("seconds")
     where = f" on {hardware}" if hardware else ""
     took = f" in {seconds / 60:.1f} minutes" if seconds else ""

@@ -18,7 +18,7 @@ from cggm_med.plots.curves import learning_figure, modality_figure
 from cggm_med.report.render import PAGES
 from cggm_med.runs.folder import RunFolder
 from cggm_med.runs.journal import ending
-from cggm_med.runs.progress import RunProgress, clock
+from cggm_med.runs.progress import RunProgress, clock, seconds_left
 
 INTERVAL = 5.0  # seconds between two looks at the run
 RELOAD = 15  # seconds after which a browser reads the page again
@@ -58,7 +58,7 @@ def watch(
     shown = 0
     told = False
     # Outermost, so that the bar is gone before Ctrl-C is answered.
-    with contextlib.suppress(KeyboardInterrupt), RunProgress(console, 0, _steps(train)) as progress:
+    with contextlib.suppress(KeyboardInterrupt), _progress(console, train) as progress:
         while True:
             end = ending(run.log) or ("finished" if run.results.exists() and not run.log.exists() else "")
             now = _stamp(run.metrics)
@@ -106,7 +106,7 @@ def facts(records: Sequence[Record], train: Record) -> dict[str, str]:
     last = records[-1]
     found = {"step": f"{last['step']} of {_steps(train)}, epoch {last['epoch'] + 1} of {train['epochs']}"}
     if steps := [record for record in records if record["kind"] == "train"]:
-        left = (_steps(train) - last["step"]) * steps[-1]["seconds_per_step"]
+        left = seconds_left({**steps[-1], "step": last["step"]}, _steps(train), train.get("hours"))
         found |= {"left": clock(left), "loss": f"{steps[-1]['loss']:.3f}"}
     if validations := [record for record in records if record["kind"] == "validation"]:
         scores = {k: "-" if v is None else f"{v:.3f}" for k, v in validations[-1]["scores"].items()}
@@ -115,6 +115,10 @@ def facts(records: Sequence[Record], train: Record) -> dict[str, str]:
         if best := validations[-1].get("best"):
             found["best validation"] = f"{best['score']:.3f} at step {best['step']}"
     return found
+
+
+def _progress(console: Console, train: Record) -> RunProgress:
+    return RunProgress(console, 0, _steps(train), hours=train.get("hours"))
 
 
 def _steps(train: Record) -> int:

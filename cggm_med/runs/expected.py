@@ -59,6 +59,28 @@ def how_to_shorten(settings: TrainConfig, outlook: Expected, device: torch.devic
     return f"a GPU is many times as fast; {shorter}"
 
 
+def within_budget(settings: TrainConfig, outlook: Expected, spent: float) -> str:
+    """Where ``train.hours`` is expected to end a training before its last step; empty if it is not.
+
+    Args:
+        settings: how long it trains.
+        outlook: what is left of it.
+        spent: seconds of it that are spent.
+
+    Example:
+        >>> settings = TrainConfig(epochs=100, steps_per_epoch=100, hours=2)
+        >>> print(within_budget(settings, Expected(3.6, 0, 10000, 0), spent=0))
+        train.hours 2 ends it after about step 2,000 of 10,000, before its schedules end; --epochs 20 fits them in
+    """
+    if settings.hours is None or outlook.seconds <= (left := max(0.0, 3600 * settings.hours - spent)):
+        return ""
+    done, share = settings.steps - outlook.steps, left / outlook.seconds
+    step, epochs = done + int(outlook.steps * share), int(settings.epochs * share)
+    instead = f"; --epochs {epochs} fits them in" if epochs and not done else ""
+    where = f"about step {step:,} of {settings.steps:,}, before its schedules end"
+    return f"train.hours {settings.hours:g} ends it after {where}{instead}"
+
+
 def expected(
     settings: TrainConfig, pace: Pace, device: torch.device, *, windows: int, workers: int, done: int = 0
 ) -> Expected:

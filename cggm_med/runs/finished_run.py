@@ -161,11 +161,20 @@ class FinishedRun:
 
     @functools.cached_property
     def steps(self) -> int:
-        """Optimizer steps of its training: all that its settings allow, unless ``train.stop_after`` ended it."""
-        if self.settings["train"].get("stop_after") is None:
-            return self.max_steps
-        # A training that ends early does so after a validation, which is logged.
-        return max((record["step"] for record in self.records if record["kind"] == "validation"), default=0)
+        """Optimizer steps of its training: all that its settings allow, unless it ended early."""
+        return int(self.ended.get("step", self.max_steps))
+
+    @functools.cached_property
+    def ended(self) -> Record:
+        """After which ``step`` its training ended before its last one, and ``why``; empty if it did not."""
+        if not self.folder.ended.exists():
+            return {}
+
+        def read(file: Path) -> Record:
+            content = json.loads(file.read_text())
+            return {"step": int(content["step"]), "why": str(content["why"])}
+
+        return self.whole(self.folder.ended, read)
 
     @property
     def scored(self) -> str:
@@ -268,8 +277,7 @@ class FinishedRun:
         if self.members or self.folder.results.exists() or self.folder.shared.exists():
             return
         last = checkpoints.load(self.folder.checkpoints / "last.pt", torch.device("cpu"))
-        # One that validation ended has cases held out, so it has ended once it is scored.
-        if held_out(self.splits) is not None or last.step < self.max_steps:
+        if held_out(self.splits) is not None or last.step < self.steps:
             raise CheckpointError(f"{self.path} has not ended; go on with: cggm-med train --resume {self.path}")
 
     def make_task(self, overrides: Tree) -> Task:

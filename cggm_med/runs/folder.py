@@ -40,6 +40,7 @@ class RunFolder:
             of runs that choose something.
         coverage: which parameters belong to which modality.
         findings: what checks of the data saw, and what of it was accepted; older runs lack it.
+        ended: where the training ended before its last step, and why; only of runs that did.
         cost: time and memory of the training, if it was not interrupted.
         results: scores of the held-out cases; exists once the run is finished.
         expectations: what is to be expected of masks from each subset of the modalities, once that was measured.
@@ -59,7 +60,7 @@ class RunFolder:
         self.groups, self.postprocessing = path / "groups.json", path / "postprocessing.json"
         self.findings = path / "findings.json"
         self.coverage, self.cost, self.results = path / "coverage.json", path / "cost.json", path / "results.json"
-        self.expectations = path / "expectations.json"
+        self.ended, self.expectations = path / "ended.json", path / "expectations.json"
         self.metrics, self.gradients = path / "metrics.jsonl", path / "gradients.jsonl"
         self.log = path / "log.txt"
         self.checkpoints = path / "checkpoints"

@@ -110,14 +110,9 @@ class LoadedRun:
         )
 
     def _ended_early(self) -> dict[str, str]:
-        """After how many steps validation ended the training; nothing of one that went on to its last step."""
-        run, patience = self.run, self.config.train.stop_after
-        if patience is None or run.members:
-            return {}
-        rule = f"at most {run.max_steps}, ended by {patience} validations without improvement"
-        if not run.folder.metrics.exists():  # a run that was passed on without its logs
-            return {"steps": rule}
-        return {"steps": f"{run.steps} of {rule}"} if run.steps < run.max_steps else {}
+        """After how many steps the training ended, and why; nothing of one that went on to its last step."""
+        run = self.run
+        return {"steps": f"{run.steps} of at most {run.max_steps}: {run.ended['why']}"} if run.ended else {}
 
     def _started_from(self) -> dict[str, str]:
         initial = self.run.initial

@@ -94,6 +94,8 @@ def _training(
             ("parameters in M, with heads", f"{memory.footprint.parameters / 1e6:.2f}"),
             ("memory of the process", str(memory)),
         ]
+    if train.hours is not None:
+        rows.append(("ends at the latest", f"after {train.hours:g} hours of training (train.hours)"))
     rows.append(("expected time", _time(task, scans, spacing, device) if at_hand else "said by 'train' on that GPU"))
     return Table("Training" + (f" on {device}" if at_hand else " on a GPU"), ("", ""), tuple(rows))
 

@@ -21,12 +21,19 @@ class RunProgress:
         first_step: number of steps already done.
         steps: number of all steps.
         note: receives each line as well, also where a bar is shown.
+        hours: after which the run ends at the latest.
     """
 
     def __init__(
-        self, console: Console, first_step: int, steps: int, note: Callable[[str], object] = lambda line: None
+        self,
+        console: Console,
+        first_step: int,
+        steps: int,
+        note: Callable[[str], object] = lambda line: None,
+        *,
+        hours: float | None = None,
     ) -> None:
-        self.console, self.steps, self.note = console, steps, note
+        self.console, self.steps, self.note, self.hours = console, steps, note, hours
         self.bar: Progress | None = None
         if console.is_terminal:
             # The text takes the width that the bar leaves, and wraps in a narrow terminal so that no factor is cut off.
@@ -51,7 +58,7 @@ class RunProgress:
             self._say(f"step {record['step']}: validation {scores}")
             return
         # Not the bar's own estimate, which forgets after 30 s; slow runs log less often than that.
-        text = f"{clock((self.steps - record['step']) * record['seconds_per_step'])} left  loss {record['loss']:.3f}"
+        text = f"{clock(seconds_left(record, self.steps, self.hours))} left  loss {record['loss']:.3f}"
         if "factor" in record:
             text += "  factors " + " ".join(f"{m}={value:.2f}" for m, value in record["factor"].items())
         if skipped := record.get("skipped_steps"):
@@ -72,6 +79,23 @@ class RunProgress:
 def speaker(console: Console) -> Callable[[str], Any]:
     """A function that prints lines in the first process and nothing in the others."""
     return console.print if distributed.rank() == 0 else lambda text: None
+
+
+def seconds_left(record: Mapping[str, Any], steps: int, hours: float | None) -> float:
+    """Of a training, by its pace so far.
+
+    Args:
+        record: of a step, see ``RunFolder.metrics``.
+        steps: of the whole run.
+        hours: after which it ends at the latest.
+
+    Example:
+        >>> record = {"step": 40, "seconds_per_step": 60.0, "seconds": 2400.0}
+        >>> seconds_left(record, 100, None), seconds_left(record, 100, 1.0)
+        (3600.0, 1200.0)
+    """
+    left = float((steps - record["step"]) * record["seconds_per_step"])
+    return left if hours is None else max(0.0, min(left, 3600 * hours - record["seconds"]))
 
 
 def clock(seconds: float) -> str:

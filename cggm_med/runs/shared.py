@@ -54,6 +54,8 @@ def share(path: Path, folder: Path) -> None:
         write_json(target.facts, _renamed(dict(run.facts), names))
         write_json(target.splits, {split: [names[id] for id in ids] for split, ids in run.splits.items()})
         write_json(target.data, {names[id]: dict(run.contents[id]) for id in names if id in run.contents})
+        if run.ended:
+            write_json(target.ended, dict(run.ended))
         if run.postprocessing:
             write_json(target.postprocessing, dict(run.postprocessing))
         expectations = _expectations(run)

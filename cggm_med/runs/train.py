@@ -21,7 +21,7 @@ from cggm_med.lock import LOCK, alone
 from cggm_med.plots.curves import learning_figure, modality_figure
 from cggm_med.results.results import Report
 from cggm_med.results.tables import print_table
-from cggm_med.runs.expected import MIN_STEPS, expected_of, how_to_shorten
+from cggm_med.runs.expected import MIN_STEPS, expected_of, how_to_shorten, within_budget
 from cggm_med.runs.finished_run import FinishedRun, held_out
 from cggm_med.runs.folder import RunFolder
 from cggm_med.runs.initial_weights import require_usable, start_from_run
@@ -242,11 +242,11 @@ def _train_and_score(
     loggers: Mapping[str, RunLogger],
     say: Journal,
 ) -> Report | None:
-    """Train to the last step, draw the learning curves, and score the held-out cases."""
+    """Train to the end, draw the learning curves, and score the held-out cases."""
     config, splits = task.config, task.splits
     first = distributed.rank() == 0
     device = select_device(config.train.device)
-    done = checkpoint.step if checkpoint else 0
+    done, spent = (checkpoint.step, checkpoint.seconds) if checkpoint else (0, 0.0)
     # Before the run's own network is made, so that no two are in memory.
     timed = config.train.steps - done >= MIN_STEPS
     memory = expected_memory(task, device, held_bytes(device)) if timed else None
@@ -278,9 +278,11 @@ def _train_and_score(
         say(f"expected memory of the process on {device}: {memory}")
     if duration is not None:
         say(f"expected on {device}: {duration}; Ctrl-C stops, --resume {run.path} continues")
-        if shorter := how_to_shorten(config.train, duration, device):
-            say(shorter)
-    progress = RunProgress(console if first else Console(quiet=True), done, config.train.steps, say.note)
+        for line in (how_to_shorten(config.train, duration, device), within_budget(config.train, duration, spent)):
+            if line:
+                say(line)
+    shown = console if first else Console(quiet=True)
+    progress = RunProgress(shown, done, config.train.steps, say.note, hours=config.train.hours)
     run_log = RunLog(loggers, run.path, to_tree(config), done, say)
 
     def log(record: Record) -> None:
@@ -293,7 +295,7 @@ def _train_and_score(
     cost = measured(run.cost, device) if first and done == 0 else contextlib.nullcontext()
     with run_log:
         with progress, cost as memory_of_steps:
-            steps = train(
+            steps, why = train(
                 task,
                 model,
                 strategy,
@@ -305,11 +307,10 @@ def _train_and_score(
                 resume=checkpoint,
                 memory=memory_of_steps,
             )
-        if steps < config.train.steps:
-            say(
-                f"training ended after step {steps} of at most {config.train.steps}: none of the last "
-                f"{config.train.stop_after} validations improved {task.chosen_by} (train.stop_after)"
-            )
+        if why:
+            say(f"training ended after step {steps} of at most {config.train.steps}: {why}")
+            if first:
+                write_json(run.ended, {"step": steps, "why": why})
         if first and run.metrics.exists():
             records = run.read_metrics()
             learning_figure(run.path / "figures" / "learning.png", records)

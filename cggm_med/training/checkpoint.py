@@ -21,6 +21,7 @@ from cggm_med.errors import CheckpointError
 from cggm_med.files import atomic_file
 from cggm_med.optim.schedule import Plateau
 from cggm_med.training import resume_check
+from cggm_med.training.clock import Clock
 from cggm_med.training.weight_average import WeightAverage
 from cggm_med.trees import parse_json
 
@@ -41,6 +42,7 @@ class Checkpoint:
         best: score, epoch and step of the best validation so far, if any.
         model, strategy, optimizer, monitor: state dictionaries.
         schedule: of the learning rate, where it depends on more than the step.
+        seconds: of training, up to the last reading of its clock.
         validated: whether the validation that is due after this step, if one is, was finished.
         unaveraged: with ``train.ema_decay`` the weights that training continues from; ``model`` and ``strategy`` hold
             their average then, so that whoever reads a checkpoint predicts with it.
@@ -55,6 +57,7 @@ class Checkpoint:
     optimizer: dict[str, Any]
     monitor: dict[str, Any]
     schedule: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
     validated: bool = True
     unaveraged: dict[str, Any] = field(default_factory=dict)
 
@@ -211,6 +214,7 @@ class TrainingState:
         data: digests of each prepared case.
         model, strategy, optimizer, monitor, plateau: the objects to save.
         average: of the weights of model and classifier heads.
+        clock: of the training.
     """
 
     def __init__(
@@ -224,10 +228,11 @@ class TrainingState:
         monitor: nn.Module,
         plateau: Plateau,
         average: WeightAverage,
+        clock: Clock,
     ) -> None:
         self.folder, self.config, self.data = folder, config, data
         self.model, self.strategy, self.optimizer, self.monitor = model, strategy, optimizer, monitor
-        self.plateau, self.average = plateau, average
+        self.plateau, self.average, self.clock = plateau, average, clock
         self.best: Mapping[str, float] | None = None
 
     @property
@@ -245,6 +250,7 @@ class TrainingState:
         restore(checkpoint, self.model, self.strategy, self.last, self.optimizer, self.monitor, self.average)
         self.average.exchange()
         self.plateau.load_state_dict(checkpoint.schedule)
+        self.clock.continue_from(checkpoint.seconds)
         self.best = checkpoint.best
 
     def save_last(self, step: int, *, validated: bool = True) -> None:
@@ -255,6 +261,7 @@ class TrainingState:
             validated: whether a validation that is due after this step was finished; else it is made on resuming.
         """
         self._save(self.last, step, validated=validated)
+        self.clock.saved = self.clock.seconds
 
     def save_if_best(self, score: float | None, step: int, epoch: int, *, lower_is_better: bool) -> None:
         """Write ``best.pt``, if no earlier validation was as good."""
@@ -269,5 +276,6 @@ class TrainingState:
         with self.average.applied():
             live = (self.model, self.strategy, self.optimizer, self.monitor, self.average, self.plateau)
             names = ("model", "strategy", "optimizer", "monitor", "unaveraged", "schedule")
-            states = dict(zip(names, (x.state_dict() for x in live), strict=True))
-            save(path, Checkpoint(step, self.config, self.data, self.best, validated=validated, **states))
+            states: dict[str, Any] = dict(zip(names, (x.state_dict() for x in live), strict=True))
+            states |= {"seconds": self.clock.seconds, "validated": validated}
+            save(path, Checkpoint(step, self.config, self.data, self.best, **states))

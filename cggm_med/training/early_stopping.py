@@ -73,7 +73,9 @@ def word(settings: TrainConfig, record: Mapping[str, Any], chosen_by: str) -> st
         ''
     """
     best, count = record["best"], told_after(settings)
-    if stalled(settings, best["step"], record["step"]) != count or record["step"] == settings.steps:
+    # What is not due by the interval is the validation at the end.
+    at_end = record["step"] == settings.steps or record["step"] % settings.validation_interval
+    if at_end or stalled(settings, best["step"], record["step"]) != count:
         return ""
     said = (
         f"validation has stalled: none of the last {count} was better than {chosen_by} {best['score']:.3f} at step "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task.base import Task
 from cggm_med.training import early_stopping
 from cggm_med.training.checkpoint import Checkpoint, TrainingState
+from cggm_med.training.clock import Clock
 from cggm_med.training.cost import StepMemory
 from cggm_med.training.finite_check import FiniteCheck
 from cggm_med.training.mean_losses import mean_losses
@@ -48,8 +48,8 @@ def train(
     log_gradients: Callable[[int, Mapping[str, Sequence[Tensor]]], None] | None = None,
     resume: Checkpoint | None = None,
     memory: StepMemory | None = None,
-) -> int:
-    """Train to the last step, or until ``train.stop_after`` ends it, writing ``last.pt`` and ``best.pt`` to ``folder``.
+) -> tuple[int, str]:
+    """Train to the last step, or until ``train.stop_after`` or ``train.hours`` ends it; write ``last.pt``, ``best.pt``.
 
     Killed at any moment and resumed from ``last.pt``, a run on the CPU ends with the same bits. Ctrl-C and SIGTERM end
     it after the step that is under way, which is saved first; several processes, at the next step that is logged,
@@ -69,7 +69,7 @@ def train(
         memory: watches what some of the steps take.
 
     Returns:
-        The number of steps of the whole run.
+        The number of steps of the whole run, and why it ended before the last one; empty if it did not.
 
     Raises:
         NonFiniteLoss: names the step, its cases and the last good checkpoint.
@@ -84,13 +84,13 @@ def train(
     plateau = Plateau(config.optim, lower_is_better=by_loss or task.lower_is_better)
     tree, data = to_tree(config), dict(task.contents())
     average = WeightAverage(settings.ema_decay, model, *([] if strategy.heads is None else [strategy.heads]))
-    state = TrainingState(folder, tree, data, model, strategy, optimizer, monitor, plateau, average)
+    clock = Clock()
+    state = TrainingState(folder, tree, data, model, strategy, optimizer, monitor, plateau, average, clock)
     if resume is not None:
         state.restore(resume)
     first_step = 0 if resume is None else resume.step
     finite = FiniteCheck(monitor, state.last)
     measured = functools.partial(mean_losses, task, model, strategy, criterion, config, device)
-    started = time.monotonic()
 
     def look(done: int, stop: StopRequest) -> None:
         """Validate, and keep the weights if they are the best so far."""
@@ -104,12 +104,20 @@ def train(
         assert state.best is not None  # noqa: S101 - it was just kept
         best = {"score": state.best["score"], "step": int(state.best["step"])}
         log({"kind": "validation", "step": done, "epoch": epoch, **found.record(), "best": best})
+        clock.read(device)
+
+    def ending(done: int) -> str:
+        """Why the training ends after this step, before its last."""
+        if done < settings.steps and early_stopping.ends(settings, state.best, done):
+            return f"none of the last {settings.stop_after} validations improved {task.chosen_by} (train.stop_after)"
+        spent = done < settings.steps and clock.spent(settings.hours)
+        return f"its budget of {settings.hours:g} hours is spent (train.hours)" if spent else ""
 
     with StopRequest() as stop:
         if resume is not None and not resume.validated:
             look(first_step, stop)
             state.save_last(first_step)
-        done, ended = first_step, early_stopping.ends(settings, state.best, first_step)
+        done, ended = first_step, ending(first_step)
         batches: Iterable[Batch] = () if ended else task.batches(first_step, device.type == "cuda")
         for number, batch in enumerate(batches, start=first_step):
             done, epoch = number + 1, number // settings.steps_per_epoch
@@ -146,10 +154,15 @@ def train(
                 )
                 average.update(done)
             finite.add(number, batch, losses)
+            stopping = 0
+            # Several processes agree only where they wait for one another in any case.
+            if not distributed.active() or to_log or to_validate or to_save:
+                stopping = max(distributed.gather_json(stop.number or 0, device))
+                clock.read(device)
+            to_validate |= clock.spent(settings.hours)
+            to_save |= clock.due(settings.checkpoint_minutes)
             # Reading a loss makes a GPU program wait, so losses are read together, before anything is written.
-            waits = to_log or to_validate or to_save
-            stopping = _agreed(stop, device, waits=waits)
-            if device.type == "cpu" or waits or stopping:
+            if device.type == "cpu" or to_log or to_validate or to_save or stopping:
                 loss = finite.loss()
             if comparison is not None:
                 finite.gradients(done, settings.log_every)
@@ -157,7 +170,8 @@ def train(
                 record: Record = {"kind": "train", "step": done, "epoch": epoch, "loss": loss}
                 record |= {"losses": {name: value.item() for name, value in losses.items()}, "learning_rate": rate}
                 record |= readable(diagnostics, model.modalities)
-                log({**record, "seconds_per_step": (time.monotonic() - started) / (done - first_step)})
+                pace = (clock.seconds - clock.before) / (done - first_step)
+                log({**record, "seconds_per_step": pace, "seconds": clock.seconds})
                 if log_gradients is not None:
                     log_gradients(done, comparison.gradients)
             if to_validate and task.splits.validation:
@@ -166,7 +180,7 @@ def train(
                 except Stopped as stopped:
                     state.save_last(done, validated=False)
                     raise Stopped(stopped.number, done) from None
-            ended = to_validate and early_stopping.ends(settings, state.best, done)
+            ended = ending(done)
             if to_save or stopping or ended:
                 state.save_last(done)
             if stopping:
@@ -174,11 +188,4 @@ def train(
             if ended:
                 break
     distributed.barrier()
-    return done
-
-
-def _agreed(stop: StopRequest, device: torch.device, *, waits: bool) -> int:
-    """The signal that ends the training after this step, on every process alike; 0 if it goes on."""
-    if not distributed.active():
-        return stop.number or 0
-    return max(distributed.gather_json(stop.number or 0, device)) if waits else 0
+    return done, ended

@@ -20,6 +20,8 @@ FREE_SETTINGS = (
     "data.workers",
     "train.device",
     "train.validate_modalities",
+    "train.checkpoint_every",
+    "train.checkpoint_minutes",
     "train.log_every",
     "train.log_shapley",
     "train.loggers",

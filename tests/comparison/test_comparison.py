@@ -403,13 +403,14 @@ def test_trainings_that_validation_ended_are_said_to_differ_in_length(tmp_path):
                 {"kind": "validation", "step": step, "scores": {"Dice mean": 0.5}} for step in range(5, end + 1, 5)
             ]
             (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            (run / "ended.json").write_text(json.dumps({"step": end, "why": "validation"}))
     comparison = compared(sorted(tmp_path.iterdir()))
-    (line,) = [line for line in notes(comparison) if line.startswith("Early stopping")]
-    assert "`cggm` 25, `joint` 20 to 35. The budgets are not equal" in line
+    (line,) = [line for line in notes(comparison) if line.startswith("Trainings that ended early")]
+    assert "by `train.stop_after`: steps trained: `cggm` 25, `joint` 20 to 35. These are not equal" in line
     assert any(line.startswith("Budget: 28 steps") for line in notes(comparison))  # the median, rounded
-    (tmp_path / "joint-0" / "metrics.jsonl").unlink()
+    (tmp_path / "joint-0" / "ended.json").write_text("{}")
     without = compared(sorted(tmp_path.iterdir()))
-    assert "metrics.jsonl is missing; put back a whole copy" in without.excluded[0].reason
+    assert "ended.json is damaged or incomplete (KeyError: 'step'); put back a whole copy" in without.excluded[0].reason
 
 
 def test_files_say_the_same(tmp_path):

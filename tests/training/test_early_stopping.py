@@ -48,6 +48,7 @@ def test_a_run_says_where_validation_ended_it(tmp_path, phantom, cache, no_pictu
     assert len(told) == len(ended) == 1
     assert told < ended
     results = (tmp_path / "run" / "results.md").read_text()
-    assert "- steps: 7 of at most 9, ended by 6 validations without improvement\n" in results
+    why = "none of the last 6 validations improved Dice mean (train.stop_after)"
+    assert f"- steps: 7 of at most 9: {why}\n" in results
     assert FinishedRun(tmp_path / "run").steps == 7
     assert json.loads((tmp_path / "run" / "cost.json").read_text())["steps"] == 7
