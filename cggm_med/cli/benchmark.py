@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from cggm_med.cli.json_output import JsonFile, require_json, write_shown
+from cggm_med.cli.launching import DryRun, Launcher, Sbatch, goes_on_when_repeated, trainer
 from cggm_med.cli.options import Debug, Parallel, Phantom, PublishedSeeds, Settings, make_console
-from cggm_med.cli.stopping import goes_on_when_repeated
 
 
 def benchmark(
@@ -26,6 +26,9 @@ def benchmark(
     seeds: PublishedSeeds = None,
     preset: Annotated[str | None, typer.Option(help="Of the task, such as full. [base]")] = None,
     parallel: Parallel = None,
+    launcher: Launcher = "local",
+    sbatch: Sbatch = None,
+    dry_run: DryRun = False,
     settings: Settings = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Folder; the same one again goes on. [benchmarks/NAME]")
@@ -43,18 +46,19 @@ def benchmark(
     if name is None:
         raise typer.BadParameter("name a benchmark, such as brats2020-rfnet, or list them with --list")
     chosen = find(name)
-    options = ("--data", "--phantom", "--strategies", "--seeds", "--preset", "--parallel", "--set")
-    values = (data, phantom, strategies, seeds, preset, parallel, settings)
+    options = ("--data", "--phantom", "--strategies", "--seeds", "--preset", "--parallel", "--launcher", "--set")
+    values = (data, phantom, strategies, seeds, preset, parallel, launcher == "slurm", settings)
     if folders and (ignored := [option for option, value in zip(options, values, strict=True) if value]):
         raise typer.BadParameter(f"{', '.join(ignored)} cannot go with finished runs")
     if phantom and (data is not None or preset is not None):
         raise typer.BadParameter("--phantom generates data, and trains shortly; leave out --data and --preset")
     require_json(json, "benchmark", [] if data is None else [data])
+    folder = out or Path("benchmarks") / (f"{name}-phantom" if phantom else name)
+    train = trainer(launcher, folder / "slurm", "benchmark", sbatch=sbatch, parallel=parallel, dry_run=dry_run)
     from cggm_med.comparison.commands import parse_seeds
     from cggm_med.reproduction.benchmark.command import score_runs, train_benchmark
     from cggm_med.reproduction.reproduce import Request, what_to_get
 
-    folder = out or Path("benchmarks") / (f"{name}-phantom" if phantom else name)
     if folders:
         score_runs(chosen, folders, folder, make_console())
         write_shown(json, "benchmark", folder / "benchmark.json")
@@ -62,7 +66,7 @@ def benchmark(
     if data is None and not phantom:
         raise what_to_get(name, chosen.data, "benchmark")
     numbers = parse_seeds(seeds or ("1" if phantom else "3"))
-    request = Request(folder, data, numbers, None, tuple(settings or ()), parallel)
+    request = Request(folder, data, numbers, None, tuple(settings or ()), train)
     with goes_on_when_repeated():
         train_benchmark(chosen, request, strategies or "cggm", preset, make_console())
     write_shown(json, "benchmark", folder / "benchmark.json")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from cggm_med.cli.json_output import JsonFile, require_json, write_shown
+from cggm_med.cli.launching import DryRun, Launcher, Sbatch, goes_on_when_repeated, trainer
 from cggm_med.cli.options import (
     Accept,
     ConfigFile,
@@ -27,10 +27,8 @@ from cggm_med.cli.options import (
     overrides_of,
     with_short_options,
 )
-from cggm_med.cli.stopping import goes_on_when_repeated
 
 COMPARISON = "comparison.json"  # in the folder of a comparison: what its tables show
-NOT_FINISHED = 75  # exit code: runs are under way elsewhere; sysexits.h calls it a temporary failure
 
 
 def evaluate(
@@ -227,17 +225,9 @@ def compare(
         typer.Option(help="Of --primary: by how much it may be worse, such as 0.003 of Dice. [it has to be better]"),
     ] = None,
     parallel: Parallel = None,
-    launcher: Annotated[
-        Literal["local", "slurm"], typer.Option(help="Where runs are trained: here, or as an array job of a cluster.")
-    ] = "local",
-    sbatch: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Of --launcher slurm, any option of sbatch, such as partition=gpu; may be repeated.",
-            metavar="KEY[=VALUE]",
-        ),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Of --launcher slurm: print the script alone.")] = False,
+    launcher: Launcher = "local",
+    sbatch: Sbatch = None,
+    dry_run: DryRun = False,
     epochs: Epochs = None,
     device: TrainDevice = None,
     preset: Annotated[str | None, typer.Option(help="Of the task, such as tiny. [what suits the data]")] = None,
@@ -269,37 +259,28 @@ def compare(
         raise typer.BadParameter("--trials goes with --tune KEY=VALUE,VALUE")
     if margin is not None and primary is None:
         raise typer.BadParameter("--margin goes with --primary NAME")
-    if launcher == "local" and (sbatch or dry_run):
-        raise typer.BadParameter("--sbatch and --dry-run go with --launcher slurm")
     from cggm_med.cli import early
     from cggm_med.config import read_file
 
+    folder = out or Path("comparisons") / ("runs" if folders else task)
     words = with_short_options(settings, {"train.epochs": epochs, "train.device": device})
     overrides = overrides_of(words, data)
     early.refuse_names(task)
     early.refuse_settings([*([read_file(config)] if config is not None else []), overrides])
     require_json(json, "compare")
+    train = trainer(launcher, folder / "slurm", "compare", sbatch=sbatch, parallel=parallel, dry_run=dry_run)
     from cggm_med.comparison.commands import compare_runs, train_and_compare
-    from cggm_med.comparison.experiment import Plan, Trainer, train_all
-    from cggm_med.comparison.on_slurm import NotFinished, OnSlurm, Shown
+    from cggm_med.comparison.experiment import Plan
     from cggm_med.comparison.primary import Question
     from cggm_med.comparison.variants import table_name
-    from cggm_med.runs.slurm import require_options
 
     console = make_console()
     question = None if primary is None else Question(table_name(primary), margin)
     baseline = None if baseline is None else table_name(baseline)
     if folders:
-        target = out or Path("comparisons") / "runs"
-        compare_runs(dict.fromkeys(folders), baseline, target, console, question)
-        write_shown(json, "compare", target / COMPARISON)
-        return
-    plan = Plan(out or Path("comparisons") / task, task, preset, config, overrides, tuple(words), subsets)
-    train: Trainer = partial(train_all, parallel=parallel)
-    if launcher == "slurm":
-        require_options(sbatch or [])
-        train = OnSlurm(tuple(sbatch or ()), parallel, dry_run)
-    try:
+        compare_runs(dict.fromkeys(folders), baseline, folder, console, question)
+    else:
+        plan = Plan(folder, task, preset, config, overrides, tuple(words), subsets)
         with goes_on_when_repeated():
             train_and_compare(
                 plan,
@@ -314,13 +295,7 @@ def compare(
                 console,
                 question,
             )
-    except Shown as shown:
-        typer.echo(str(shown))
-        return
-    except NotFinished as state:
-        typer.echo(str(state))
-        raise typer.Exit(NOT_FINISHED) from None
-    write_shown(json, "compare", plan.folder / COMPARISON)
+    write_shown(json, "compare", folder / COMPARISON)
 
 
 def rank(

@@ -78,8 +78,8 @@ def with_short_options(settings: list[str] | None, given: Mapping[str, object]) 
 
     Args:
         settings: words of ``--set``.
-        given: value of each such setting, None where the option was not used. The option bears the name of its key;
-            --log that of ``train.loggers``.
+        given: value of each such setting, None where the option was not used; text as YAML needs it. The option bears
+            the name of its key; --log that of ``train.loggers``.
 
     Example:
         >>> with_short_options(["optim.lr=1e-3"], {"train.seed": 3, "train.device": None})
@@ -89,7 +89,7 @@ def with_short_options(settings: list[str] | None, given: Mapping[str, object]) 
     for key, value in given.items():
         if value is None:
             continue
-        option = "--log" if key == "train.loggers" else f"--{key.rpartition('.')[2]}"
+        option = "--log" if key == "train.loggers" else f"--{key.rpartition('.')[2].replace('_', '-')}"
         if twice := [word for word in words if word.partition("=")[0].strip() == key]:
             raise typer.BadParameter(f"{option} {value} and --set {twice[0]} are the same setting; give one of them")
         words.append(f"{key}={value}")

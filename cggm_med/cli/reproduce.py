@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from cggm_med.cli.json_output import JsonFile, require_json, write_shown
+from cggm_med.cli.launching import DryRun, Launcher, Sbatch, goes_on_when_repeated, trainer
 from cggm_med.cli.options import Debug, Parallel, Phantom, PublishedSeeds, Settings, make_console
-from cggm_med.cli.stopping import goes_on_when_repeated
 
 
 def reproduce(
@@ -23,6 +23,9 @@ def reproduce(
         typer.Option(help="Of a cross-validation, such as the ten of IEMOCAP. [those of the table, else 0]", min=0),
     ] = None,
     parallel: Parallel = None,
+    launcher: Launcher = "local",
+    sbatch: Sbatch = None,
+    dry_run: DryRun = False,
     settings: Settings = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Folder; the same one again goes on. [reproductions/NAME]")
@@ -43,14 +46,15 @@ def reproduce(
     if phantom and data is not None:
         raise typer.BadParameter("--phantom generates data; leave out --data, or --phantom")
     require_json(json, "reproduce", [] if data is None else [data])
+    folder = out or Path("reproductions") / (f"{name}-phantom" if phantom else name)
+    train = trainer(launcher, folder / "slurm", "reproduce", sbatch=sbatch, parallel=parallel, dry_run=dry_run)
     from cggm_med.comparison.commands import parse_seeds
     from cggm_med.reproduction.reproduce import Request, reproduce, what_to_get
 
     if data is None and not phantom:
         raise what_to_get(table.name, table.data)
-    folder = out or Path("reproductions") / (f"{name}-phantom" if phantom else name)
     chosen = parse_seeds(seeds or ("1" if phantom else "3"))
-    request = Request(folder, data, chosen, folds, tuple(settings or ()), parallel)
+    request = Request(folder, data, chosen, folds, tuple(settings or ()), train)
     with goes_on_when_repeated():
         reproduce(table, request, make_console())
     write_shown(json, "reproduce", folder / "table.json")

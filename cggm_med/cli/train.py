@@ -7,12 +7,14 @@ import datetime
 import os
 import signal
 from collections.abc import Iterator
+from json import dumps
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cggm_med.cli.json_output import JsonFile, require_json, write_shown
+from cggm_med.cli.launching import Launcher, Sbatch, goes_on_when_repeated, trainer
 from cggm_med.cli.options import (
     ConfigFile,
     Data,
@@ -25,6 +27,13 @@ from cggm_med.cli.options import (
     overrides_of,
     with_short_options,
 )
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cggm_med.comparison.experiment import Plan
+    from cggm_med.config import RunConfig
+    from cggm_med.results.results import Report
 
 
 def train(
@@ -53,8 +62,14 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="New run folder. [runs/DATE-TASK-STRATEGY]")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run folder instead of starting one.")] = None,
+    launcher: Launcher = "local",
+    sbatch: Sbatch = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be trained on which cases; write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Only say what would be trained on which cases, or print the script of SLURM; write nothing.",
+        ),
     ] = False,
     json: JsonFile = None,
     debug: Debug = False,
@@ -66,13 +81,13 @@ def train(
     """
     loggers = f"[{','.join(log)}]" if log else None
     short = {"train.epochs": epochs, "train.seed": seed, "train.device": device, "train.loggers": loggers}
-    overrides = overrides_of(with_short_options(settings, short), data)
-    if allow_missing:
-        overrides["data"] = {**overrides.get("data", {}), "allow_missing": True}
-    if resample_to is not None:
-        overrides["data"] = {**overrides.get("data", {}), "resample_to": resample_to}
-    if init is not None:
-        overrides["train"] = {**overrides.get("train", {}), "init": os.path.abspath(init)}
+    short |= {
+        "train.init": None if init is None else dumps(os.path.abspath(init), ensure_ascii=False),
+        "data.resample_to": None if resample_to is None else dumps(resample_to, ensure_ascii=False),
+        "data.allow_missing": True if allow_missing else None,
+    }
+    words = with_short_options(settings, short)
+    overrides = overrides_of(words, data)
     from cggm_med.cli import early
     from cggm_med.config import read_file
 
@@ -91,8 +106,16 @@ def train(
     if dry_run and json is not None:
         raise typer.BadParameter("--json holds the results of a training; 'cggm-med plan DATA --json FILE' plans one")
     if resume is not None:
-        options = [("--config", config), ("--out", out), ("--preset", preset), ("--init", init), ("--dry-run", dry_run)]
-        ignored = [name for name, value in options if value]
+        options: dict[str, object] = {
+            "--config": config,
+            "--out": out,
+            "--preset": preset,
+            "--init": init,
+            "--dry-run": dry_run,
+            "--launcher": launcher == "slurm",
+            "--sbatch": sbatch,
+        }
+        ignored = [name for name, value in options.items() if value]
         if ignored:
             raise typer.BadParameter(f"{', '.join(ignored)} cannot go with --resume: the run keeps its settings")
         if strategy is not None:
@@ -103,6 +126,17 @@ def train(
         write_shown(json, "train", {} if report is None else report.to_json())
         return
     resolved = make_config(task, layers, preset=preset, strategy=strategy)
+    if launcher == "slurm":
+        if out is None:
+            raise typer.BadParameter("--launcher slurm needs --out RUN, by which the same command finds the run again")
+        from cggm_med.comparison.experiment import Plan
+
+        plan = Plan(out.parent, task, preset, config, overrides, tuple(words))
+        report = _on_cluster(plan, resolved, out, sbatch, dry_run, console)
+        write_shown(json, "train", {} if report is None else report.to_json())
+        return
+    if sbatch:
+        raise typer.BadParameter("--sbatch goes with --launcher slurm")
     chosen = select_device(resolved.train.device)
     with distributed.processes(chosen):
         resolved = of_first_process(resolved, chosen)
@@ -115,6 +149,31 @@ def train(
         with _interruptible(folder):
             report = run.start(resolved, folder, console)
     write_shown(json, "train", {} if report is None else report.to_json())
+
+
+def _on_cluster(
+    plan: Plan, config: RunConfig, out: Path, sbatch: list[str] | None, dry_run: bool, console: Console
+) -> Report | None:
+    """Submit the run as the only one of a plan, or say how far it is; its scores once it is finished, if it has any."""
+    from cggm_med.comparison.experiment import PlannedRun
+    from cggm_med.comparison.variants import Variant
+    from cggm_med.results.results import print_results
+    from cggm_med.runs.finished_run import FinishedRun
+    from cggm_med.runs.folder import RunFolder
+    from cggm_med.runs.train import examine
+
+    run = PlannedRun(out, Variant(config.strategy.name), ())
+    submit = trainer("slurm", out.with_name(f"{out.name}.slurm"), "train", sbatch=sbatch, dry_run=dry_run)
+    if not (RunFolder(out).config.exists() or run.requested.exists()):
+        examine(config, out, lambda line: None)  # before it waits in a queue
+    with goes_on_when_repeated():
+        submit(plan, [run], console.print)
+    console.print(f"{out} is finished")
+    if not RunFolder(out).results.exists():
+        return None
+    report = FinishedRun(out).report
+    print_results(report, console)
+    return report
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from cggm_med.errors import ConfigError, DataError, OutputError
 from cggm_med.files import write_text
 from cggm_med.runs.finished_run import Excluded
 from cggm_med.runs.folder import RunFolder
+from cggm_med.runs.journal import FINISHED, ending
 from cggm_med.runs.settings import completed, make_config
 from cggm_med.task.base import Task
 
@@ -200,7 +201,7 @@ def last_error(log: Path) -> str:
     return (errors or lines or [""])[-1]
 
 
-def train_all(plan: Plan, runs: Sequence[PlannedRun], say: Say, parallel: int | None) -> list[Excluded]:
+def train_all(plan: Plan, runs: Sequence[PlannedRun], say: Say, parallel: int | None = None) -> list[Excluded]:
     """Train the runs that are not trained yet; interrupted ones are resumed.
 
     Args:
@@ -405,6 +406,8 @@ def _commands(plan: Plan, run: PlannedRun) -> Iterator[list[str]]:
     """Arguments of the commands that a run still needs, the next one first."""
     folder = RunFolder(run.folder)
     if not folder.results.exists():
+        if ending(folder.log) == FINISHED:  # with no case held out
+            return
         if folder.config.exists():
             yield ["train", "--resume", str(run.folder)]
         else:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cggm_med.comparison.experiment import Plan, plan_runs, train_all, with_teachers
+from cggm_med.comparison.experiment import Plan, Trainer, plan_runs, train_all, with_teachers
 from cggm_med.comparison.selection import FOLDS, comparable_runs
 from cggm_med.comparison.variants import Variant, parse_variants
 from cggm_med.config import flat, merge, parse_overrides
@@ -40,7 +40,7 @@ class Request:
         seeds: of the runs.
         folds: of a cross-validation, or 0; None: those of the table, unless ``settings`` choose one.
         settings: ``SECTION.KEY=VALUE``, which replace those of the paper.
-        parallel: runs at once.
+        train: trains what is missing, see ``experiment.train_all`` and ``on_slurm.OnSlurm``.
     """
 
     folder: Path
@@ -48,7 +48,7 @@ class Request:
     seeds: Sequence[int]
     folds: int | None = None
     settings: Sequence[str] = ()
-    parallel: int | None = None
+    train: Trainer = train_all
 
     @property
     def phantom(self) -> bool:
@@ -119,7 +119,7 @@ def reproduce(table: PaperTable, request: Request, console: Console) -> Outcome:
     require_own(request.folder, FILES)
     with results_folder(request.folder), alone(request.folder, console.print):
         planned = plan_runs(plan, with_teachers(tuple(dict.fromkeys(variants.values()))), request.seeds, folds)
-        failed = train_all(plan, planned, console.print, request.parallel)
+        failed = request.train(plan, planned, console.print)
     lost = {Path(run.run) for run in failed}
     folders = {run.folder: run.variant.name for run in planned if run.folder not in lost}
     runs, excluded = comparable_runs(folders)

@@ -27,9 +27,14 @@ def ending(file: Path) -> str:
         >>> ending(file)
         ''
     """
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    last = lines[-1].partition(" ")[2] if lines else ""
+    last = last_line(file)
     return last if last.startswith((FINISHED, STOPPED, FAILED)) else ""
+
+
+def last_line(file: Path) -> str:
+    """What a run said last, without the time; empty if there is no log."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return lines[-1].partition(" ")[2] if lines else ""
 
 
 class Journal:

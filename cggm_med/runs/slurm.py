@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import re
 import shlex
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import jinja2
 
-from cggm_med.errors import ConfigError
+from cggm_med.errors import ConfigError, OutputError
 from cggm_med.files import atomic_folder, write_text
 
 PROGRAM = (sys.executable, "-m", "cggm_med.cli")
@@ -40,6 +41,21 @@ class Begun:
     """
 
     folder: Path
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A run of an array that has not ended.
+
+    Attributes:
+        job: its number.
+        state: in SLURM's words.
+        words: it was submitted with.
+    """
+
+    job: str
+    state: str
     words: tuple[str, ...]
 
 
@@ -113,6 +129,16 @@ def script(array: Array, runs: Sequence[Begun], folder: Path) -> str:
     )
 
 
+def rehearsal(array: Array, runs: Sequence[Begun]) -> str:
+    """What would be submitted: the script, and below it the list of the runs, as comments."""
+    listed = "".join(f"# {line}\n" for line in ("", f"{RUNS}:", *_listing(runs).splitlines()))
+    return f"{script(array, runs, next_folder(array))}{listed}"
+
+
+def _listing(runs: Sequence[Begun]) -> str:
+    return "".join("\t".join((str(run.folder), *run.words)) + "\n" for run in runs)
+
+
 def next_folder(array: Array) -> Path:
     """The folder of the next submission, which is not there yet."""
     known = [int(path.name) for path in array.folder.glob("*") if path.name.isdigit()]
@@ -136,48 +162,73 @@ def submit(array: Array, runs: Sequence[Begun], *, after: Iterable[str] = ()) ->
     folder = next_folder(array)
     with atomic_folder(folder) as temporary:
         write_text(temporary / SCRIPT, script(array, runs, folder))
-        write_text(temporary / RUNS, "".join("\t".join((str(r.folder), *r.words)) + "\n" for r in runs))
+        write_text(temporary / RUNS, _listing(runs))
     wait = [f"--dependency=afterany:{':'.join(after)}"] if (after := list(after)) else []
     try:
         job = _ask("sbatch", "--parsable", *wait, str(folder / SCRIPT)).strip().partition(";")[0]
     except ConfigError:
         shutil.rmtree(folder)
+        with contextlib.suppress(OSError):  # other submissions may be there
+            array.folder.rmdir()
         raise
     write_text(folder / JOB, f"{job}\n")
     return job
 
 
-def unended(array: Array) -> dict[Path, tuple[str, str]]:
-    """Runs that were submitted and have not ended: the job of each, and its state in SLURM's words.
+def unended(array: Array) -> dict[Path, Submitted]:
+    """Runs that were submitted and have not ended, by their folders.
 
     Raises:
         ConfigError: if SLURM does not answer.
     """
     submitted = {
-        file.read_text().strip(): [
-            Path(line.partition("\t")[0]) for line in (file.parent / RUNS).read_text().splitlines()
-        ]
+        file.read_text().strip(): [line.split("\t") for line in (file.parent / RUNS).read_text().splitlines()]
         for file in sorted(array.folder.glob(f"*/{JOB}"))
     }
     if not submitted:
         return {}
     listed = _ask("squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "-o", "%F %K %T")
-    states: dict[Path, tuple[str, str]] = {}
+    found: dict[Path, Submitted] = {}
     for line in listed.splitlines():
         job, task, state = line.split(maxsplit=2)
         if job in submitted and task.isdigit():
-            states[submitted[job][int(task)]] = (job, state)
-    return states
+            folder, *words = submitted[job][int(task)]
+            found[Path(folder)] = Submitted(job, state, tuple(words))
+    return found
 
 
-def in_words(states: Mapping[Path, tuple[str, str]]) -> str:
+def require_same_words(known: Mapping[Path, Submitted], runs: Iterable[Begun]) -> None:
+    """Refuse to wait for a run that was submitted with other settings.
+
+    Args:
+        known: see ``unended``.
+        runs: as they would be submitted now.
+
+    Raises:
+        OutputError: with the first of them.
+    """
+    for run in runs:
+        submitted = known.get(run.folder)
+        if submitted is not None and sorted(submitted.words) != sorted(run.words):
+            other, now = (
+                [word for word in one if word not in others] or ["nothing"]
+                for one, others in ((submitted.words, run.words), (run.words, submitted.words))
+            )
+            raise OutputError(
+                f"{run.folder} was submitted with other settings, as job {submitted.job} (submitted != now): "
+                f"{shlex.join(other)} != {shlex.join(now)}; choose another folder with --out, or end the job with "
+                f"scancel {submitted.job}"
+            )
+
+
+def in_words(runs: Iterable[Submitted]) -> str:
     """How many runs are in which state.
 
     Example:
-        >>> in_words({Path("a"): ("7", "RUNNING"), Path("b"): ("7", "PENDING"), Path("c"): ("7", "PENDING")})
+        >>> in_words([Submitted("7", "RUNNING", ()), Submitted("7", "PENDING", ()), Submitted("7", "PENDING", ())])
         '2 pending, 1 running'
     """
-    every = [state.lower() for _, state in states.values()]
+    every = [run.state.lower() for run in runs]
     return ", ".join(f"{every.count(state)} {state}" for state in sorted(set(every)))
 
 

@@ -104,9 +104,7 @@ def rehearse(config: RunConfig, folder: Path, console: Console) -> None:
     Raises:
         OutputError: if the folder holds files already.
     """
-    make_loggers(config.train.loggers)
-    _require_new(folder)
-    task, _, splits = _begin(config, speaker(console))
+    task, splits = examine(config, folder, speaker(console))
     device = select_device(config.train.device)
     if isinstance(task, SegmentationTask):
         for table in outlook(task, at_hand=True):
@@ -116,6 +114,26 @@ def rehearse(config: RunConfig, folder: Path, console: Console) -> None:
         f"{len(splits.validation)} validation, {len(splits.test)} test cases; run folder {folder}, which was not "
         "made. Images were not read: 'cggm-med check' reads and checks them"
     )
+
+
+def examine(config: RunConfig, folder: Path, say: Callable[[str], None]) -> tuple[Task, Splits]:
+    """Refuse what :func:`start` refuses before it reads images.
+
+    Args:
+        config: resolved settings.
+        folder: that the run would be written to.
+        say: receives lines about the data.
+
+    Returns:
+        The task, whose cases are found, and how they would be divided.
+
+    Raises:
+        OutputError: if the folder holds files already.
+    """
+    make_loggers(config.train.loggers)
+    _require_new(folder)
+    task, _, splits = _begin(config, say)
+    return task, splits
 
 
 def _begin(config: RunConfig, say: Callable[[str], None]) -> tuple[Task, BalancingStrategy, Splits]:

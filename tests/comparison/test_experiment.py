@@ -348,6 +348,7 @@ def test_on_a_cluster_each_run_is_submitted_once_until_it_is_done(shelf, tmp_pat
     said = capsys.readouterr().out
     assert "#SBATCH --array=0-1\n" in said
     assert "#SBATCH --partition=gpu\n" in said
+    assert f"\n# {out / 'runs' / 'joint' / 'seed-0'}\ttrain\t--task\t" in said
     assert not (tmp_path / "sbatch.txt").exists()
     assert not out.exists()
     compare(monkeypatch, out, *words, code=75)
@@ -373,7 +374,7 @@ def test_on_a_cluster_each_run_is_submitted_once_until_it_is_done(shelf, tmp_pat
     compare(monkeypatch, out, *words, code=75)
     said = " ".join(capsys.readouterr().out.split())
     assert "unimodal_ensemble, seed-0 ended before it was done, again: DataError: no luck" in said
-    assert "submitted 1 runs as job 7" in said
+    assert "submitted 1 run as job 7" in said
     for strategy in ("unimodal_ensemble", "umt"):
         finished_run(out / "runs" / strategy / "seed-0", {"a": 0.6}, strategy=strategy)
     compare(monkeypatch, out, *words)

@@ -9,7 +9,7 @@ import time
 import pytest
 from helpers.slurm import stand_ins
 
-from cggm_med.errors import ConfigError
+from cggm_med.errors import ConfigError, OutputError
 from cggm_med.runs import slurm
 
 # Stands for this program: writes down its words, and ends as a training that was asked to, or at once.
@@ -120,8 +120,15 @@ def test_what_was_submitted_is_found_again_until_it_ends(array, tmp_path, stand_
     assert [path.name for path in sorted(array.folder.iterdir())] == ["1", "2"]
     stand_in("squeue", "12 1 RUNNING\n13 0 PENDING\n14 0 RUNNING\n15 N/A RUNNING")
     known = slurm.unended(array)
-    assert known == {runs[1].folder: ("12", "RUNNING"), runs[0].folder: ("13", "PENDING")}
-    assert slurm.in_words(known) == "1 pending, 1 running"
+    assert known == {
+        runs[1].folder: slurm.Submitted("12", "RUNNING", runs[1].words),
+        runs[0].folder: slurm.Submitted("13", "PENDING", runs[0].words),
+    }
+    assert slurm.in_words(known.values()) == "1 pending, 1 running"
+    slurm.require_same_words(known, [slurm.Begun(runs[1].folder, runs[1].words[::-1])])
+    other = "submitted with other settings, as job 12 .* nothing != more; .* end the job with scancel 12"
+    with pytest.raises(OutputError, match=other):
+        slurm.require_same_words(known, [slurm.Begun(runs[1].folder, (*runs[1].words, "more"))])
     stand_in("squeue")
     assert slurm.unended(array) == {}
 
@@ -132,7 +139,7 @@ def test_a_job_that_is_refused_leaves_nothing(array, tmp_path, stand_in):
     file.chmod(0o755)
     with pytest.raises(ConfigError, match="sbatch failed: sbatch: error: invalid partition"):
         slurm.submit(array, begun(tmp_path))
-    assert list(array.folder.iterdir()) == []
+    assert not array.folder.exists()
 
 
 def test_without_slurm_one_line_says_where_it_is(array, tmp_path, monkeypatch):

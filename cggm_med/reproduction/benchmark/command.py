@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cggm_med.comparison.experiment import Part, Plan, plan_parts, task_of, train_all, with_teachers, written_part
+from cggm_med.comparison.experiment import Part, Plan, plan_parts, task_of, with_teachers, written_part
 from cggm_med.comparison.selection import comparable_runs
 from cggm_med.comparison.variants import MODALITIES as OF_MODALITIES
 from cggm_med.comparison.variants import Variant, parse_variants
@@ -76,7 +76,7 @@ def train_benchmark(
         plan = _plan(request, preset)
         parts = _parts(benchmark, lists, plan, variants[0], console)
         planned = plan_parts(plan, variants, request.seeds, parts)
-        failed = train_all(plan, planned, console.print, request.parallel)
+        failed = request.train(plan, planned, console.print)
     lost = {Path(run.run) for run in failed}
     names_of = {run.folder: run.variant.name for run in planned if run.folder not in lost}
     runs, excluded = comparable_runs(dict(names_of))
