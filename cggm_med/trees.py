@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import yaml
+
 from cggm_med.errors import kind_of
 
 TOO_DEEP = "it is nested too deeply"
@@ -47,8 +49,6 @@ def parse_yaml(text: str) -> Any:
         Traceback (most recent call last):
         ValueError: its aliases repeat what it holds without end
     """
-    import yaml  # here, since bundles read JSON alone, and run without it
-
     try:
         tree = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
@@ -118,5 +118,5 @@ def in_form(value: Any, form: Any) -> Any:
 def _require(value: Any, kinds: type | tuple[type, ...]) -> None:
     kinds = kinds if isinstance(kinds, tuple) else (kinds,)
     if type(value) not in kinds and not (type(value) is int and float in kinds):
-        expected = " or ".join(kind_of(kind()) for kind in kinds)
+        expected = " or ".join("a whole number" if kind is int else kind_of(kind()) for kind in kinds)
         raise ValueError(f"is {kind_of(value)}, expected {expected}")

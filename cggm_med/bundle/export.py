@@ -47,7 +47,6 @@ MODULES = (
     "device_name",
     "errors",
     "files",
-    "trees",
     "types",
     "data.cases",
     "data.checks.alignment",

@@ -15,7 +15,6 @@ from cggm_med.data.cases import ENDINGS, LABEL, SECTIONS, Case, CaseList, ImageF
 from cggm_med.data.patients import patients_among
 from cggm_med.errors import DataError, UnknownName, kind_of
 from cggm_med.files import absence, did_you_mean
-from cggm_med.trees import parse_json
 
 
 @dataclass(frozen=True)
@@ -137,14 +136,14 @@ def read_json(path: Path) -> Any:
         DataError: if it cannot be read or parsed; names line and column.
     """
     try:
-        return parse_json(path.read_bytes())
+        return json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise DataError(f"cannot read {path}: it does not exist{did_you_mean(path)}") from error
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{path} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON in UTF-8: {error}") from error
 
 

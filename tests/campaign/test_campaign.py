@@ -2,7 +2,7 @@
 
 import pytest
 
-from campaign import hostile, malformed, metrics, private
+from campaign import hostile, kills, malformed, metrics, private
 from campaign.child import Ended
 from campaign.tries import attempts, drawn
 
@@ -42,7 +42,14 @@ def test_hostile_files(attacks, carrier):
 
 @pytest.mark.parametrize("place", private.PLACES)
 def test_private_tokens(files, place):
-    assert private.Plants(files).attempt(drawn(0, 0), place) == (f"{place} read", [])
+    outcome, bad = private.Plants(files).attempt(drawn(3, 0), place)
+    assert (outcome, bad) == (f"{place} read", [])
+
+
+def test_kills(tmp_path):
+    reached, bad = kills.Trainings(tmp_path).attempt(drawn(0, 1))
+    assert not bad
+    assert reached != "not killed"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from cggm_med.data.checks.measure import VERSION
 from cggm_med.errors import DataError
-from cggm_med.trees import parse_json
 
 MIN_CASES = 4  # with fewer, nothing is usual
 _NORMAL = 1.4826  # standard deviations of the normal distribution in its median absolute deviation
@@ -78,14 +77,14 @@ class Typical:
             DataError: if it is damaged.
         """
         try:
-            content = parse_json(text)
+            content = json.loads(text)
             if content["version"] != VERSION:
                 return None
             numbers = {str(n): (float(a), float(b), int(c)) for n, (a, b, c) in content["numbers"].items()}
             pictures = {str(m): np.array(of, dtype=np.float64) / 10 for m, of in content["templates"].items()}
             margins = {str(kind): float(of) for kind, of in content["margins"].items()}
             return cls(int(content["cases"]), numbers, pictures, margins)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(f"what is usual in training cannot be read ({type(error).__name__}: {error})") from None
 
 

@@ -20,7 +20,6 @@ from cggm_med.data.checks.looks import PAIR, SINGLE, Floats, ScanFeatures
 from cggm_med.data.checks.together import Order, Together, together
 from cggm_med.data.checks.together import judge_each as judge_together
 from cggm_med.errors import DataError, UnknownName
-from cggm_med.trees import parse_json
 
 _FIX = "copy the run folder anew, or use the cggm-med that it was trained with"
 
@@ -89,7 +88,7 @@ class Signatures:
             DataError: if it is damaged or of a later version.
         """
         try:
-            content = parse_json(text)
+            content = json.loads(text)
             version = int(content["version"])
             if version < VERSION:
                 return None
@@ -103,7 +102,7 @@ class Signatures:
                 slack=tuple((tuple(str(n) for n in names), float(value)) for names, value in content["slack"]),
                 together=None if content["together"] is None else Together.of_record(content["together"]),
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(f"signatures cannot be read ({type(error).__name__}: {error}); {_FIX}") from None
         n = len(read.modalities)
         for moments, size in ((read.single, n * SINGLE), (read.pair, n * n * PAIR)):
