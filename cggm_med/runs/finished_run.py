@@ -171,8 +171,8 @@ class FinishedRun:
             return {}
 
         def read(file: Path) -> Record:
-            content = json.loads(file.read_text())
-            return {"step": int(content["step"]), "why": str(content["why"])}
+            content = in_form(parse_json(file.read_text()), {"step": int, "why": str})
+            return {"step": content["step"], "why": content["why"]}
 
         return self.whole(self.folder.ended, read)
 
