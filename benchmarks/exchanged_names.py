@@ -25,8 +25,8 @@ from faults.patients import MIXED, named_lists, phantom
 
 from cggm_med.data.checks.looks import ScanFeatures
 from cggm_med.data.checks.measure import measure
+from cggm_med.data.volumes.background import background_value
 from cggm_med.data.volumes.modality_check import judge, judge_each, summarise
-from cggm_med.data.volumes.transforms import background_value
 from cggm_med.results.tables import Table, print_table
 
 Judged = tuple[str, bool]  # the order of names, and whether it was called exchanged

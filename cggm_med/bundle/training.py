@@ -18,8 +18,8 @@ from cggm_med.device import select_device
 from cggm_med.errors import ConfigError
 from cggm_med.evaluation import ask
 from cggm_med.inference.predictor import Predictor
+from cggm_med.models.inferer import ProbabilityInferer
 from cggm_med.models.segmentation import SegmentationModel
-from cggm_med.models.sliding_window import ProbabilityInferer
 from cggm_med.models.stacked import StackedModalities
 from cggm_med.results.results import Report
 from cggm_med.runs import train as run

@@ -20,17 +20,11 @@ from cggm_med.data.cases import stem
 from cggm_med.data.checks.finding import Finding, decide, merged, require_known
 from cggm_med.data.checks.kinds import KINDS
 from cggm_med.data.checks.known import Known, findings_of_scan, require_usable
+from cggm_med.data.volumes.background import background_of
 from cggm_med.data.volumes.components import Kept
 from cggm_med.data.volumes.io import digest_of_image
 from cggm_med.data.volumes.monai_reader import ACCEPT
-from cggm_med.data.volumes.transforms import (
-    HELD,
-    READ,
-    PrepareScand,
-    SameGridWriter,
-    background_of,
-    convention_of,
-)
+from cggm_med.data.volumes.transforms import HELD, READ, PrepareScand, SameGridWriter, convention_of
 from cggm_med.files import digest_of, write_json
 from cggm_med.inference.mask_record import mask_record
 

@@ -20,9 +20,9 @@ from cggm_med.data.checks.finding import Finding, objections, require_known
 from cggm_med.data.checks.kinds import KINDS
 from cggm_med.data.checks.known import Known, findings_of_scan, require_usable
 from cggm_med.data.volumes.labels import LabelConvention
+from cggm_med.data.volumes.network_grid import NativeGrid, to_network
 from cggm_med.data.volumes.preprocess import digests
 from cggm_med.data.volumes.resample import OneGrid, no_reference, read_on_one_grid
-from cggm_med.data.volumes.transforms import NativeGrid, to_network
 from cggm_med.device import held_bytes, precision, select_device
 from cggm_med.errors import CheckpointError, ConfigError, DataError, UnknownName
 from cggm_med.inference.temperature import at_temperatures

@@ -9,14 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import (
-    accuracy_score,
-    average_precision_score,
-    f1_score,
-    mean_absolute_error,
-    precision_recall_fscore_support,
-    recall_score,
-)
 
 from cggm_med.results.results import CaseValues, Record, Scores
 from cggm_med.results.tables import Table, rounded
@@ -65,11 +57,15 @@ def accuracy(predicted: Predicted) -> float:
         >>> accuracy(Predicted(np.array([0, 1, 1, 1]), np.array([0, 1, 1, 0])))
         0.75
     """
+    from sklearn.metrics import accuracy_score
+
     return float(accuracy_score(predicted.true, predicted.predicted))
 
 
 def weighted_f1(predicted: Predicted) -> float:
     """F1 of each class, averaged with the classes' true frequencies as weights."""
+    from sklearn.metrics import f1_score
+
     return float(f1_score(predicted.true, predicted.predicted, average="weighted", zero_division=0))
 
 
@@ -80,12 +76,16 @@ def unweighted_average_recall(predicted: Predicted) -> float:
         >>> unweighted_average_recall(Predicted(np.array([0, 1, 1, 1]), np.array([0, 0, 1, 1]))).__round__(3)
         0.833
     """
+    from sklearn.metrics import recall_score
+
     occurring = np.unique(predicted.true)
     return float(recall_score(predicted.true, predicted.predicted, labels=occurring, average="macro", zero_division=0))
 
 
 def mean_average_precision(predicted: Predicted) -> float:
     """Average precision of each class that occurs, one against the rest, averaged (mAP)."""
+    from sklearn.metrics import average_precision_score
+
     assert predicted.probability is not None  # noqa: S101 - kept for every task that has this metric
     occurring = np.unique(predicted.true)
     precisions = [average_precision_score(predicted.true == c, predicted.probability[:, c]) for c in occurring]
@@ -94,6 +94,8 @@ def mean_average_precision(predicted: Predicted) -> float:
 
 def mean_absolute_difference(predicted: Predicted) -> float:
     """Mean absolute error (MAE), in the unit of the target."""
+    from sklearn.metrics import mean_absolute_error
+
     return float(mean_absolute_error(predicted.true, predicted.predicted))
 
 
@@ -180,6 +182,8 @@ def label_case_values(cases: Sequence[Record], name: str, value: Callable[[Any, 
 
 def class_table(predicted: Predicted, classes: Sequence[str]) -> Table:
     """Precision, recall and F1 of each class that occurs or is predicted."""
+    from sklearn.metrics import precision_recall_fscore_support
+
     seen = np.union1d(predicted.true, predicted.predicted)
     columns = precision_recall_fscore_support(predicted.true, predicted.predicted, labels=seen, zero_division=0)
     rows = tuple(

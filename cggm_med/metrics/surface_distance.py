@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from monai.metrics.utils import get_code_to_measure_table
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, distance_transform_edt
 from scipy.spatial import KDTree
@@ -115,6 +114,8 @@ def surface_elements(mask: NDArray[np.bool_], spacing_mm: Sequence[float]) -> tu
 
 def neighbourhood_areas(spacing_mm: Sequence[float]) -> tuple[Distances, NDArray[np.uint8]]:
     """The area in mm2 of each 2 x 2 x 2 neighbourhood by its code, and the bit of each of its voxels in that code."""
+    from monai.metrics.utils import get_code_to_measure_table
+
     table, kernel = get_code_to_measure_table([float(mm) for mm in spacing_mm])
     return table.numpy().astype(np.float64), kernel.numpy()[0, 0].astype(np.uint8)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from monai.networks.blocks import Convolution, UnetUpBlock
 from torch import Tensor, nn
 
 from cggm_med.models.encoders import NORM, Steps
@@ -26,6 +25,8 @@ class UNetDecoder(nn.Module):
     def __init__(
         self, channels: Sequence[int], strides: Steps, kernels: Steps | None = None, *, single: bool = False
     ) -> None:
+        from monai.networks.blocks import Convolution, UnetUpBlock
+
         super().__init__()
         kernels = (kernels or [3] * len(channels))[:-1]
         self.scales = nn.ModuleList(

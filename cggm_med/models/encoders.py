@@ -6,7 +6,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from monai.networks.blocks import UnetBasicBlock
 from torch import Tensor, nn
 
 NORM = ("INSTANCE", {"affine": True})  # batches of a few patches are too small for batch statistics
@@ -61,6 +60,8 @@ class UNetEncoder(Encoder):
     """
 
     def __init__(self, channels: Sequence[int], kernels: Steps | None = None, strides: Steps | None = None) -> None:
+        from monai.networks.blocks import UnetBasicBlock
+
         super().__init__(channels, strides)
         every = zip([1, *channels[:-1]], channels, kernels or [3] * len(channels), self.strides, strict=True)
         self.scales = nn.ModuleList(

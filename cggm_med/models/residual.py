@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from monai.networks.blocks import UnetOutBlock
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cggm_med.models.fusion import count_present, zero_absent
 from cggm_med.types import Features
 
 
-class ResidualOutput(UnetOutBlock):
+class ResidualOutput(nn.Module):
     """The last layer of a decoder, whose logits are added to those that its input carries behind the decoder's maps.
 
     Args:
@@ -28,12 +27,14 @@ class ResidualOutput(UnetOutBlock):
     """
 
     def __init__(self, channels: int, regions: int) -> None:
-        super().__init__(3, channels, regions)
-        self.channels = channels
+        from monai.networks.blocks import UnetOutBlock
+
+        super().__init__()
+        self.channels, self.conv = channels, UnetOutBlock(3, channels, regions).conv
 
     def forward(self, inp: Tensor) -> Tensor:
         """Logits ``(batch, region, x, y, z)`` from ``(batch, channels + region, x, y, z)``."""
-        added: Tensor = super().forward(inp[:, : self.channels])
+        added: Tensor = self.conv(inp[:, : self.channels])
         return inp[:, self.channels :] + added
 
 

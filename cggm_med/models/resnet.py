@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from monai.networks.nets import ResNet
 from torch import Tensor, nn
 
 
@@ -31,6 +30,8 @@ class ResNetEncoder(nn.Module):
     """
 
     def __init__(self, channels: int, width: int = 512, blocks: Sequence[int] = (2, 2, 2, 2)) -> None:
+        from monai.networks.nets import ResNet
+
         super().__init__()
         if width % 8 or width < 8:
             raise ValueError(f"width is {width}; expected a multiple of 8, which doubles over four scales")

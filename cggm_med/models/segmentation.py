@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
-from monai.networks.blocks import UnetOutBlock
 from torch import Tensor, nn
 
 from cggm_med.models.base import MultimodalModel
@@ -62,6 +61,8 @@ class SegmentationModel(MultimodalModel):
         decoder_kernels: Steps | None = None,
         deep_scales: int | None = None,
     ) -> None:
+        from monai.networks.blocks import UnetOutBlock
+
         super().__init__(modalities)
         if len(channels) < 2:
             raise ValueError(f"a U-Net needs at least 2 scales, {len(channels)} given")

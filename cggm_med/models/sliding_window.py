@@ -6,17 +6,12 @@ import contextlib
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
-from monai.data import MetaTensor
-from monai.inferers import Inferer, sliding_window_inference
 from torch import Tensor
 
-from cggm_med.device import precision
 from cggm_med.errors import DataError, NonFiniteLoss
 from cggm_med.models.cpu_convolution import FastConvolutions
-from cggm_med.objectives.activation import activation
 
 
 def predict_volume(
@@ -46,6 +41,8 @@ def predict_volume(
     Raises:
         DataError: if not even one patch at a time fits into memory.
     """
+    from monai.inferers import sliding_window_inference
+
     ways = _ways(batch_size or windows_at_once(image.device), image.device)
     for way, (size, device) in enumerate(ways):
         # Until the error is handled, the failed attempt holds memory; so the next one starts outside this block.
@@ -123,39 +120,3 @@ def require_finite(logits: Tensor) -> Tensor:
             "or train.precision=float32"
         )
     return logits
-
-
-class ProbabilityInferer(Inferer):
-    """``predict_volume`` as a MONAI inferer: from a network's logits in each window to probabilities of the whole.
-
-    Probabilities are blended, not logits, so that a very confident window does not outvote its neighbours.
-
-    Args:
-        roi_size: voxels of a window along x, y, z.
-        overlap: share of a window that its neighbour covers too, in [0, 1).
-        precision: see ``cggm_med.device``.
-        exclusive: whether targets exclude one another, see ``objectives.activation``.
-
-    Example:
-        >>> half = ProbabilityInferer((8, 8, 8), overlap=0.5)(torch.zeros(1, 1, 9, 9, 9), lambda window: window)
-        >>> half.shape, half.mean().item()
-        (torch.Size([1, 1, 9, 9, 9]), 0.5)
-    """
-
-    def __init__(
-        self, roi_size: Sequence[int], overlap: float, precision: str = "auto", *, exclusive: bool = False
-    ) -> None:
-        self.activation = activation(exclusive)
-        self.roi_size, self.overlap, self.precision = tuple(roi_size), overlap, precision
-
-    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        """Probabilities ``(batch, target, x, y, z)`` of images ``(batch, modality, x, y, z)``."""
-        images = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        autocast = precision(self.precision, images.device)
-
-        def predict(window: Tensor) -> Tensor:
-            with autocast():
-                logits = network(window, *args, **kwargs)
-            return self.activation(require_finite(logits))
-
-        return torch.stack([predict_volume(predict, image, self.roi_size, overlap=self.overlap) for image in images])

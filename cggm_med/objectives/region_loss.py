@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from monai.losses import DiceLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -39,6 +38,8 @@ class RegionLoss(nn.Module):
     """
 
     def __init__(self, *, exclusive: bool = False, partial: bool = False, batch_dice: bool = False) -> None:
+        from monai.losses import DiceLoss
+
         super().__init__()
         self.exclusive, self.partial = exclusive, partial
         # The smoothing keeps an empty region finite: with nothing predicted there, its Dice loss is 0.

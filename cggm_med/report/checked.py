@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from cggm_med.data.checks.finding import merged
 from cggm_med.data.volumes.prepared import PreparedCase
-from cggm_med.data.volumes.transforms import Spacing, spacing_along_axes
+from cggm_med.data.volumes.spacing import Spacing, spacing_along_axes
 from cggm_med.files import write_text
 from cggm_med.report.render import PAGES
 from cggm_med.runs.checked import CheckedData

@@ -10,7 +10,7 @@ from cggm_med.data.checks.finding import Finding, Severity, condensed, require_k
 from cggm_med.data.checks.kinds import KINDS
 from cggm_med.data.splits import Splits
 from cggm_med.data.volumes.prepared import PreparedCase, common_spacing
-from cggm_med.data.volumes.transforms import Spacing
+from cggm_med.data.volumes.spacing import Spacing
 from cggm_med.errors import DataError, counted, first_of
 from cggm_med.results.tables import Table
 from cggm_med.task.base import Task

@@ -23,9 +23,10 @@ from cggm_med.models.heads import UnimodalHeads
 from cggm_med.types import Batch, Padded
 
 if TYPE_CHECKING:  # what a task may offer is named without importing what it takes
+    from cggm_med.data.volumes.network_grid import NativeGrid
     from cggm_med.data.volumes.prepared import PreparedCase
     from cggm_med.data.volumes.resample import OneGrid
-    from cggm_med.data.volumes.transforms import NativeGrid, Spacing
+    from cggm_med.data.volumes.spacing import Spacing
     from cggm_med.metrics.classification_regression import LabelMetric
     from cggm_med.task.scan_to_mask import SegmentedScan
 

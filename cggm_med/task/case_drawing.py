@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cggm_med.data.volumes.prepared import PreparedCase
-from cggm_med.plots.contours import Column, contour_figure
 from cggm_med.results.results import Record
 
 
@@ -36,6 +35,8 @@ class CaseDrawing:
 
     def __call__(self, path: Path) -> None:
         """Write the picture."""
+        from cggm_med.plots.contours import Column, contour_figure
+
         shown = Upright.of(self.case)
         prediction = shown.masks(self.prediction)
         columns = [Column(modality, image, prediction) for modality, image in shown.images.items()]
@@ -66,6 +67,8 @@ class LeftOutDrawing:
 
     def __call__(self, path: Path) -> None:
         """Write the picture."""
+        from cggm_med.plots.contours import Column, contour_figure
+
         shown, columns = Upright.of(self.case), []
         for subset, prediction in self.predictions.items():
             left_out = [modality for modality in self.case.modalities if modality not in subset]

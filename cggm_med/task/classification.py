@@ -24,7 +24,6 @@ from cggm_med.metrics.classification_regression import (
 )
 from cggm_med.objectives.balance_scores import ScoreSums, accuracy_sums, true_class_sums
 from cggm_med.objectives.targets import IGNORED
-from cggm_med.plots.classification_regression import confusion_figure
 from cggm_med.results.results import CaseValues, Record, Scores
 from cggm_med.task.base import CaseResult, TaskConfig
 from cggm_med.task.capabilities import LabelledSamples, UnlabelledSamples
@@ -180,6 +179,8 @@ class ClassificationTask(SampleTask):
 
     def draw(self, results: Sequence[CaseResult], folder: Path) -> None:
         """The confusion matrix of the fused prediction."""
+        from cggm_med.plots.classification_regression import confusion_figure
+
         confusion_figure(folder / "confusion.png", self._predicted(results, FUSED), self.targets)
 
     def rules(self) -> dict[str, str]:

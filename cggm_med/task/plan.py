@@ -15,7 +15,7 @@ import numpy as np
 
 from cggm_med.config import Tree
 from cggm_med.data.volumes.geometry import Geometry, Shape, median_shape, target_spacing
-from cggm_med.data.volumes.transforms import Spacing
+from cggm_med.data.volumes.spacing import Spacing
 from cggm_med.device import CONTEXT_BYTES, free_bytes, select_device
 from cggm_med.errors import ConfigError
 from cggm_med.task.footprint import Axes, Footprint, Network, footprint

@@ -20,7 +20,6 @@ from cggm_med.metrics.classification_regression import (
 )
 from cggm_med.objectives.activation import average_values
 from cggm_med.objectives.balance_scores import ScoreSums, residual_sums, sign_accuracy_sums
-from cggm_med.plots.classification_regression import scatter_figure
 from cggm_med.results.results import CaseValues, Record, Scores
 from cggm_med.task.base import CaseResult
 from cggm_med.task.capabilities import LabelledSamples
@@ -102,6 +101,8 @@ class RegressionTask(SampleTask):
 
     def draw(self, results: Sequence[CaseResult], folder: Path) -> None:
         """Predicted against true values."""
+        from cggm_med.plots.classification_regression import scatter_figure
+
         scatter_figure(folder / "predictions.png", self._predicted(results, FUSED))
 
     def rules(self) -> dict[str, str]:

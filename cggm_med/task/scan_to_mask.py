@@ -14,8 +14,8 @@ from torch import Tensor
 
 from cggm_med.data.volumes.components import EVERYTHING, ComponentFilter
 from cggm_med.data.volumes.labels import THRESHOLD, LabelConvention
+from cggm_med.data.volumes.network_grid import NativeGrid
 from cggm_med.data.volumes.resample import resample_onto
-from cggm_med.data.volumes.transforms import NativeGrid
 from cggm_med.models.sliding_window import predict_volume, require_finite
 from cggm_med.objectives.activation import Activation, overlapping
 

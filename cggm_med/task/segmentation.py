@@ -44,12 +44,13 @@ from cggm_med.data.volumes.labels import (
     regions_in_words,
     usual_convention,
 )
+from cggm_med.data.volumes.network_grid import NativeGrid
 from cggm_med.data.volumes.normalise import Normalisation, Rescaling
 from cggm_med.data.volumes.patches import PatchDataset, PatchSampling, patch_loader
 from cggm_med.data.volumes.prepared import PreparedCase, common_spacing
 from cggm_med.data.volumes.preprocess import ACCEPT, Preprocessing, prepare, prepare_case
 from cggm_med.data.volumes.resample import OneGrid
-from cggm_med.data.volumes.transforms import NativeGrid, Spacing
+from cggm_med.data.volumes.spacing import Spacing
 from cggm_med.errors import CheckpointError, ConfigError, DataError, NonFiniteLoss, UnknownName, counted, first_of
 from cggm_med.files import cache_folder, caching
 from cggm_med.metrics.lesion_areas import LesionRules
@@ -76,7 +77,6 @@ from cggm_med.objectives.activation import activation, average_exclusive, averag
 from cggm_med.objectives.balance_scores import ScoreSums, hard_dice_sums, soft_dice_sums
 from cggm_med.objectives.region_loss import RegionLoss
 from cggm_med.objectives.targets import UNKNOWN
-from cggm_med.plots.style import region_colours
 from cggm_med.randomness import Stream, random_seed
 from cggm_med.results.results import CaseValues, Record, Scores
 from cggm_med.results.tables import Table
@@ -747,6 +747,8 @@ class SegmentationTask(Task):
         full: bool,
     ) -> Iterator[CaseResult]:
         """Dice and, when ``full``, all other metrics of each region on the case's own grid."""
+        from cggm_med.plots.style import region_colours
+
         for id in cases:
             case, grid, drawn_on = self.cases[id], self.cases[id].grid, self.cases[id].label_grid
             try:
@@ -786,6 +788,8 @@ class SegmentationTask(Task):
 
         A case that lacks modalities of a subset is predicted from the others; one that has none of them, as empty.
         """
+        from cggm_med.plots.style import region_colours
+
         for id in cases:
             case, drawn_on = self.cases[id], self.cases[id].label_grid
             spacing = (drawn_on or case.grid).spacing

@@ -12,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cggm_med.data.volumes.background import background_of, bounding_box, foreground_of
 from cggm_med.data.volumes.components import EVERYTHING, ComponentFilter
+from cggm_med.data.volumes.network_grid import to_network
 from cggm_med.data.volumes.normalise import Rescaling
 from cggm_med.data.volumes.resample import OneGrid
-from cggm_med.data.volumes.transforms import Spacing, background_of, bounding_box, foreground_of, to_network
+from cggm_med.data.volumes.spacing import Spacing
 from cggm_med.models.base import MultimodalModel
 from cggm_med.objectives.activation import Activation, overlapping
 from cggm_med.task.scan_to_mask import SegmentedScan, segment_scan

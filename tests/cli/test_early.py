@@ -49,3 +49,18 @@ def test_wrong_names_keys_values_and_paths_are_refused_without_torch(tmp_path):
         assert expected in message, words
         assert not heavy, words
     assert not list(tmp_path.iterdir())
+
+
+def test_tasks_are_listed_and_presets_checked_without_what_only_their_work_needs(tmp_path):
+    """MONAI alone takes twice as long to import as all of the rest, torch included."""
+    slow = ("monai", "torchio", "SimpleITK", "sklearn", "matplotlib", "transformers")
+    listed = "import sys\nfrom cggm_med.cli.app import main\n"
+    for words in (["tasks"], ["train", "--task", "brats2021", "--preset", "tinny"]):
+        ran = f"sys.argv[1:] = {words}\ntry: main()\nexcept SystemExit: pass\n"
+        listed += ran + f"print('\\n', [name for name in {slow} if name in sys.modules])\n"
+    done = subprocess.run(
+        [sys.executable, "-c", listed], capture_output=True, text=True, cwd=tmp_path, timeout=300, check=True
+    )
+    assert "brats2021        glioma in MRI" in done.stdout
+    assert "no preset of task brats2021 'tinny'. Did you mean 'tiny'?" in done.stderr
+    assert [line for line in done.stdout.splitlines() if line.strip().startswith("[")] == [" []", " []"]

@@ -554,7 +554,7 @@ def test_weights_or_predictions_that_are_not_finite_never_become_a_mask(
 
 def test_a_bundle_s_inferer_refuses_what_is_not_finite():
     from cggm_med.errors import NonFiniteLoss
-    from cggm_med.models.sliding_window import ProbabilityInferer
+    from cggm_med.models.inferer import ProbabilityInferer
 
     with pytest.raises(NonFiniteLoss, match="NaN or infinite"):
         ProbabilityInferer((8, 8, 8), overlap=0.5)(torch.zeros(1, 1, 9, 9, 9), lambda window: window / 0)

@@ -16,12 +16,12 @@ from cggm_med.data.cases import Case, ImageFile
 from cggm_med.data.checks.cohort import findings_among, findings_beside, learn, usual_among
 from cggm_med.data.checks.finding import Finding, standing
 from cggm_med.data.checks.known import Known, findings_of_scan
+from cggm_med.data.volumes.background import background_value
 from cggm_med.data.volumes.io import write_volume
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.prepared import PreparedCase
 from cggm_med.data.volumes.preprocess import Preprocessing, prepare
 from cggm_med.data.volumes.resample import read_on_one_grid
-from cggm_med.data.volumes.transforms import background_value
 from cggm_med.errors import DataError
 from faults.catalogue import SEG, Scans
 

@@ -6,7 +6,7 @@ import torch
 
 from cggm_med.data.volumes.components import ComponentFilter
 from cggm_med.data.volumes.labels import LabelConvention
-from cggm_med.data.volumes.transforms import NativeGrid
+from cggm_med.data.volumes.network_grid import NativeGrid
 from cggm_med.metrics.overlap import dice
 from cggm_med.task.component_choice import CANDIDATES, choose, try_candidates
 from cggm_med.task.scan_to_mask import SegmentedScan

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cggm_med.data.volumes.labels import LabelConvention
-from cggm_med.data.volumes.transforms import to_network
+from cggm_med.data.volumes.network_grid import to_network
 from cggm_med.task.scan_to_mask import segment_scan
 
 TWO = LabelConvention("two", {1: "inner", 2: "outer"}, {"WT": (1, 2), "TC": (1,)}, {"WT": 2, "TC": 1})

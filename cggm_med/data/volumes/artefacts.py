@@ -20,7 +20,7 @@ import torch
 import torchio as tio
 from numpy.typing import NDArray
 
-from cggm_med.data.volumes.transforms import background_value
+from cggm_med.data.volumes.background import background_value
 from cggm_med.errors import UnknownName
 
 Volume = NDArray[np.float32]

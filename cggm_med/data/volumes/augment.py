@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-import torchio as tio
 from torch import Tensor
 
 Amount = Literal["none", "light", "standard"]
@@ -24,6 +23,8 @@ class Augmentation:
     """
 
     def __init__(self, amount: Amount) -> None:
+        import torchio as tio
+
         self.margin = 1.25 if amount == "standard" else 1.0
         # The patch is nobody else's: by default, every transform first copies it.
         local = [
@@ -51,6 +52,8 @@ class Augmentation:
         """
         if self.local is None:
             return image, target
+        import torchio as tio
+
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds every device, which takes longer
             names = [f"modality{i}" for i in range(len(image))]

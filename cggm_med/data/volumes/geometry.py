@@ -10,7 +10,7 @@ import numpy as np
 
 from cggm_med.data.cases import Case
 from cggm_med.data.volumes.io import open_image
-from cggm_med.data.volumes.transforms import Spacing, spacing_along_axes
+from cggm_med.data.volumes.spacing import Spacing, spacing_along_axes
 from cggm_med.errors import DataError
 
 ANISOTROPY = 3  # from which ratio on one axis is much coarser than the others, as in nnU-Net

@@ -1,7 +1,7 @@
 """Normalisation of intensities that is the same for every case, from statistics of the training cases.
 
-An MRI has no unit, so that each image is z-scored by itself (``transforms.to_network``). A CT or a quantitative map has
-one, which this keeps: the same tissue is the same input of the network in every patient.
+An MRI has no unit, so that each image is z-scored by itself (``network_grid.to_network``). A CT or a quantitative map
+has one, which this keeps: the same tissue is the same input of the network in every patient.
 """
 
 from __future__ import annotations

@@ -21,9 +21,10 @@ from cggm_med.data.checks.measure import VERSION
 from cggm_med.data.volumes.checks import inspect
 from cggm_med.data.volumes.label_files import open_label
 from cggm_med.data.volumes.labels import LabelConvention
+from cggm_med.data.volumes.network_grid import NativeGrid
 from cggm_med.data.volumes.raters import majority, shares
 from cggm_med.data.volumes.resample import OneGrid, onto_grid
-from cggm_med.data.volumes.transforms import NativeGrid, spacing_along_axes
+from cggm_med.data.volumes.spacing import spacing_along_axes
 from cggm_med.errors import DataError, first_of
 from cggm_med.objectives.targets import UNKNOWN
 from cggm_med.trees import in_form, parse_json

@@ -7,10 +7,10 @@ import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import monai
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,11 +23,12 @@ from cggm_med.data.parallel import map_in_processes
 from cggm_med.data.volumes.checks import header_findings
 from cggm_med.data.volumes.io import DIGEST_BYTES, digest_of_image, open_image
 from cggm_med.data.volumes.labels import LabelConvention
+from cggm_med.data.volumes.network_grid import to_network
 from cggm_med.data.volumes.normalise import Rescaling
 from cggm_med.data.volumes.prepared import MEASURED, PreparedCase, is_measured, read_facts
 from cggm_med.data.volumes.raters import Raters, majority, shares
 from cggm_med.data.volumes.resample import OneGrid, read_on_one_grid
-from cggm_med.data.volumes.transforms import resampling, to_network
+from cggm_med.data.volumes.spacing import resampling
 from cggm_med.errors import CggmMedError, DataError, in_one_line
 from cggm_med.files import atomic_folder, caching, digest_of, write_json
 from cggm_med.objectives.targets import UNKNOWN
@@ -40,7 +41,7 @@ CANDIDATES = 5000  # voxels kept a region as possible patch centres
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What is done to every case; see ``transforms.to_network``.
+    """What is done to every case; see ``network_grid.to_network``.
 
     Attributes:
         modalities: channels of the image, in order; those that a case lacks are left out of its image, as if the run
@@ -90,7 +91,7 @@ class Preprocessing:
         rescaled = {m: self.rescalings[m].settings for m in self.held(case) if m in self.rescalings}
         settings = {
             "version": VERSION,
-            "monai": monai.__version__,
+            "monai": version("monai"),
             "modalities": self.held(case),
             "channels": [case.images[m].channel for m in self.held(case)],
             "regions": {name: list(values) for name, values in convention.regions.items()},

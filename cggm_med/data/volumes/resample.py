@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 - as everybody calls it
 from numpy.typing import NDArray
 
 from cggm_med.data.cases import Case
 from cggm_med.data.checks.finding import Finding
 from cggm_med.data.checks.kinds import KINDS
+from cggm_med.data.volumes.background import background_value
 from cggm_med.data.volumes.checks import Inspection, inspect
 from cggm_med.data.volumes.grids import same_grid
 from cggm_med.data.volumes.itk_formats import place
 from cggm_med.data.volumes.labels import LabelConvention
-from cggm_med.data.volumes.transforms import background_value
 from cggm_med.errors import DataError
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk  # noqa: N813 - as everybody calls it
 
 MIN_COVERED = 0.5  # of a grid that an image is resampled to; with less, something is wrong
 
@@ -50,6 +52,8 @@ def resample_onto(
         >>> moved[:, 0, 0].tolist(), covered
         ([0.5, 1.5, 2.5, 3.5], 1.0)
     """
+    import SimpleITK as sitk  # noqa: N813 - as everybody calls it
+
     image, grid = _image(volume, affine), _grid(shape, onto)
     moved = sitk.Resample(image, grid, sitk.Transform(), sitk.sitkLinear, float(outside), sitk.sitkFloat32)
     everywhere = sitk.Image(image.GetSize(), sitk.sitkUInt8) + 1
@@ -171,6 +175,8 @@ def _labels_onto(
 
     A label map may well be smaller than the image: tools crop it to what is labelled.
     """
+    import SimpleITK as sitk  # noqa: N813 - as everybody calls it
+
     moved = sitk.Resample(_image(labels, affine), _grid(shape, onto), sitk.Transform(), sitk.sitkNearestNeighbor, 0)
     places = np.argwhere(labels)
     to_grid = np.linalg.inv(onto) @ affine
@@ -180,12 +186,16 @@ def _labels_onto(
 
 
 def _image(volume: NDArray[Any], affine: NDArray[np.float64]) -> sitk.Image:
+    import SimpleITK as sitk  # noqa: N813 - as everybody calls it
+
     image = sitk.GetImageFromArray(np.ascontiguousarray(volume.T))
     place(image, affine)
     return image
 
 
 def _grid(shape: Sequence[int], affine: NDArray[np.float64]) -> sitk.Image:
+    import SimpleITK as sitk  # noqa: N813 - as everybody calls it
+
     grid = sitk.Image([int(n) for n in shape], sitk.sitkUInt8)
     place(grid, affine)
     return grid

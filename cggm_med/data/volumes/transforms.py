@@ -1,190 +1,24 @@
-"""From a scan as it is stored to what a network sees, and back: MONAI dictionary transforms."""
+"""From a scan as it is stored to what a network sees, and back, as MONAI dictionary transforms."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor, NibabelWriter
-from monai.transforms import MapTransform, NormalizeIntensity, Spacingd, SpatialResample
-from nibabel.affines import from_matvec, voxel_sizes
-from numpy.typing import NDArray
-from torch import Tensor
+from monai.transforms import MapTransform
 
 from cggm_med.data.volumes.components import ComponentFilter, Kept
 from cggm_med.data.volumes.labels import LabelConvention
+from cggm_med.data.volumes.network_grid import NativeGrid, to_network
 from cggm_med.data.volumes.normalise import Rescaling
 from cggm_med.errors import DataError
 
-Affine = Sequence[Sequence[float]]
-Spacing = tuple[float, float, float]
 HELD = "modalities"  # of a sample: names of the channels of its image, where it lacks some
 GRID = "native_grid"  # where a prepared image's metadata keep the way back
 READ = "how_read"  # where a loaded image's metadata say how it was read, see ``monai_reader.how_read``
-_T = TypeVar("_T", bound=np.generic)
-
-
-@dataclass(frozen=True)
-class NativeGrid:
-    """The grid of a case's own files, and the way back to it from what preprocessing made of them.
-
-    Attributes:
-        affine: of the files, voxels to mm in RAS+.
-        oriented_shape: after turning to RAS+.
-        crop_start, crop_stop: what was cut out of that.
-        cropped_affine: of what was cut out.
-        prepared_affine: of that after resampling.
-        foreground: ``(x, y, z)`` of what was cut out: where the images show something, see ``foreground_of``.
-    """
-
-    affine: Affine
-    oriented_shape: Sequence[int]
-    crop_start: Sequence[int]
-    crop_stop: Sequence[int]
-    cropped_affine: Affine
-    prepared_affine: Affine
-    foreground: NDArray[np.bool_] = field(compare=False)
-
-    @classmethod
-    def whole(cls, affine: NDArray[np.float64], shape: Sequence[int]) -> NativeGrid:
-        """A grid from which nothing is cropped.
-
-        Example:
-            >>> NativeGrid.whole(np.diag([-1.0, 1, 2, 1]), (4, 5, 6)).shape
-            (4, 5, 6)
-        """
-        to_ras = nib.orientations.io_orientation(affine)
-        oriented = np.empty(len(shape), int)
-        oriented[to_ras[:, 0].astype(int)] = shape
-        turned = (affine @ nib.orientations.inv_ornt_aff(to_ras, shape)).tolist()
-        stop = oriented.tolist()
-        return cls(affine.tolist(), stop, [0] * len(stop), stop, turned, turned, np.ones(stop, dtype=bool))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the files' volumes."""
-        axes = nib.orientations.io_orientation(np.array(self.affine))[:, 0].astype(int)
-        return tuple(int(self.oriented_shape[axis]) for axis in axes)
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Everything but the foreground, as plain values."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "foreground"}
-
-    @property
-    def spacing(self) -> Spacing:
-        """Voxel size in mm, along the grid's own axes."""
-        x, y, z = np.linalg.norm(np.array(self.affine)[:3, :3], axis=0).tolist()
-        return (x, y, z)
-
-    def to_native(self, volume: Tensor) -> NDArray[np.float32]:
-        """Bring ``(channel, x, y, z)`` from the preprocessed grid to the case's own grid and orientation.
-
-        Resampling is undone by linear interpolation; voxels outside the foreground, cropped away or not, become 0; axes
-        are turned back exactly.
-        """
-        return np.stack([self.uncropped(channel) for channel in self.resampled_back(volume)])
-
-    def resampled_back(self, volume: Tensor) -> NDArray[np.float32]:
-        """The first half of the way: ``(channel, x, y, z)`` at the case's own voxel size, still cropped.
-
-        Nothing is left of what lies outside the foreground, which is exact, since it never left this grid.
-        """
-        cropped = [stop - start for start, stop in zip(self.crop_start, self.crop_stop, strict=True)]
-        if list(volume.shape[1:]) != cropped:
-            resample = SpatialResample(mode="bilinear", padding_mode="border")
-            image = MetaTensor(volume, affine=torch.tensor(self.prepared_affine, dtype=torch.float64))
-            volume = resample(image, dst_affine=torch.tensor(self.cropped_affine), spatial_size=cropped).as_tensor()
-        back: NDArray[np.float32] = np.where(self.foreground, volume.cpu().numpy(), np.float32(0))
-        return back
-
-    def uncropped(self, channel: NDArray[_T]) -> NDArray[_T]:
-        """The second half: ``(x, y, z)`` on the whole of the case's own grid, 0 where it was cropped away."""
-        oriented = np.zeros(self.oriented_shape, dtype=channel.dtype)
-        oriented[tuple(slice(a, b) for a, b in zip(self.crop_start, self.crop_stop, strict=True))] = channel
-        native = nib.orientations.io_orientation(np.array(self.affine))
-        back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), native)
-        return np.asarray(nib.orientations.apply_orientation(oriented, back))
-
-    def cropped(self, volume: NDArray[_T]) -> NDArray[_T]:
-        """The inverse of ``uncropped``, inside the crop: of ``(x, y, z)`` on the whole of the case's own grid."""
-        to_ras = nib.orientations.io_orientation(np.array(self.affine))
-        window = tuple(slice(a, b) for a, b in zip(self.crop_start, self.crop_stop, strict=True))
-        return np.asarray(nib.orientations.apply_orientation(volume, to_ras)[window])
-
-
-def to_network(
-    channels: Sequence[NDArray[np.float32]],
-    affine: NDArray[np.float64],
-    spacing: Spacing | None,
-    target: NDArray[Any] | None = None,
-    *,
-    rescalings: Sequence[Rescaling | None] = (),
-) -> tuple[dict[str, MetaTensor], NativeGrid, list[float | None]]:
-    """What a network sees of a case.
-
-    Subtract each modality's constant background, so that it is exactly 0; reorient to RAS+; crop to the foreground of
-    any modality, see ``foreground_of``; z-score each modality inside those voxels; resample to a common spacing if one
-    is given and the voxels do not have it. A modality with a rescaling is changed by that alone.
-
-    Args:
-        channels: a volume ``(x, y, z)`` for each modality, on one grid.
-        affine: of the grid, voxels to mm in RAS+.
-        spacing: voxel size in mm along right, anterior, superior; None to keep the scan's own.
-        target: ``(region, x, y, z)`` on the same grid, if there is one.
-        rescalings: of each modality, None where it is z-scored; default: of all.
-
-    Returns:
-        ``image`` ``(modality, x, y, z)`` and perhaps ``target``; the way back; and each modality's background, None
-        where there is none.
-    """
-    rescalings = rescalings or [None] * len(channels)
-    backgrounds = [background_of(*pair) for pair in zip(channels, rescalings, strict=True)]
-    to_ras = nib.orientations.io_orientation(affine)
-    # Turned volumes are views of the given ones; what is copied is only what lies inside the crop.
-    turned = [nib.orientations.apply_orientation(channel, to_ras) for channel in channels]
-    shape = turned[0].shape
-    foreground = np.zeros(shape, dtype=bool)
-    for channel, background in zip(turned, backgrounds, strict=True):
-        foreground |= foreground_of(channel, background)
-    start, stop = bounding_box(foreground)
-    window = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-    image = np.empty((len(channels), *(b - a for a, b in zip(start, stop, strict=True))), dtype=np.float32)
-    z_score = NormalizeIntensity(nonzero=True, channel_wise=True)
-    for i, (channel, background, rescaling) in enumerate(zip(turned, backgrounds, rescalings, strict=True)):
-        if rescaling is None:
-            np.subtract(channel[window], np.float32(background or 0), out=image[i])
-            image[i : i + 1] = z_score(torch.from_numpy(image[i : i + 1])).as_tensor().numpy()
-        else:
-            image[i] = rescaling(channel[window])
-    oriented_affine = affine @ nib.orientations.inv_ornt_aff(to_ras, channels[0].shape)
-    cropped_affine = oriented_affine @ from_matvec(np.eye(3), start)
-    space = torch.from_numpy(cropped_affine)
-    moved = {"image": MetaTensor(torch.from_numpy(image), affine=space)}
-    if target is not None:
-        regions = [nib.orientations.apply_orientation(region, to_ras)[window] for region in target]
-        moved["target"] = MetaTensor(torch.from_numpy(_numbers(np.stack(regions))), affine=space)
-    if (size := resampling(affine, spacing)) is not None:
-        modes = ["nearest" if key == "target" else "bilinear" for key in moved]
-        moved = Spacingd(tuple(moved), pixdim=size, mode=modes, padding_mode="border")(moved)
-    grid = NativeGrid(
-        affine=affine.tolist(),
-        oriented_shape=list(shape),
-        crop_start=start,
-        crop_stop=stop,
-        cropped_affine=cropped_affine.tolist(),
-        prepared_affine=moved["image"].affine.tolist(),
-        foreground=foreground[window].copy(),
-    )
-    return moved, grid, backgrounds
-
-
-def _numbers(masks: NDArray[Any]) -> NDArray[Any]:
-    return masks.view(np.uint8) if masks.dtype == bool else masks
 
 
 class PrepareScand(MapTransform):
@@ -369,95 +203,6 @@ class SameGridWriter(NibabelWriter):
     def resample_if_needed(cls, data_array: Any, affine: Any = None, **options: Any) -> tuple[Any, Any]:
         """Both as they are."""
         return data_array, affine
-
-
-def background_value(image: NDArray[Any]) -> float | None:
-    """The constant that surrounds the brain: the value of most voxels on the six faces of the volume.
-
-    It is 0 in raw BraTS files and another number in copies that were normalised. None if no single value covers half
-    of the faces; such an image is normalised over all its voxels.
-
-    Example:
-        >>> volume = np.full((8, 8, 8), -3.5)
-        >>> volume[2:6, 2:6, 2:6] = 1
-        >>> background_value(volume)
-        -3.5
-    """
-    faces = np.concatenate([image[index].ravel() for axis in range(3) for index in _ends(axis)])
-    values, counts = np.unique(faces, return_counts=True)
-    most = int(counts.argmax())
-    return float(values[most]) if counts[most] * 2 >= len(faces) else None
-
-
-def background_of(image: NDArray[Any], rescaling: Rescaling | None) -> float | None:
-    """The value of background of a modality, None if it has none.
-
-    It is 0 where 0 is kept: no uptake, no diffusion. Else it is the constant around the body, which a CT may not have:
-    air is not taken for background, since lungs are filled with it.
-    """
-    return 0.0 if rescaling is not None and rescaling.keeps_zero else background_value(image)
-
-
-def foreground_of(image: NDArray[Any], background: float | None) -> NDArray[np.bool_]:
-    """The voxels of an image that differ from its constant background; all of them where it has none.
-
-    Example:
-        >>> volume = np.zeros((3, 3, 3))
-        >>> volume[1, 1, 1] = 7
-        >>> [int(foreground_of(volume, background).sum()) for background in (background_value(volume), None)]
-        [1, 27]
-    """
-    if background is None:
-        return np.ones(image.shape, dtype=bool)
-    return np.asarray(image != image.dtype.type(background))
-
-
-def resampling(affine: NDArray[np.float64], spacing: Spacing | None) -> Spacing | None:
-    """The spacing to resample to; None if there is none or the voxels have that size already.
-
-    Example:
-        >>> resampling(np.diag([1.0, 1.0, 2.0, 1.0]), (1.0, 1.0, 1.0))
-        (1.0, 1.0, 1.0)
-        >>> resampling(np.eye(4), (1.0, 1.0, 1.0)) is None
-        True
-    """
-    if spacing is None or np.allclose(spacing_along_axes(affine), spacing, rtol=0.01):
-        return None
-    return spacing
-
-
-def spacing_along_axes(affine: NDArray[np.float64]) -> Spacing:
-    """Voxel size in mm along right, anterior and superior, whatever the order of the array's axes.
-
-    Example:
-        >>> spacing_along_axes(np.array([[0, 0, 2.0, 0], [3, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]))
-        (2.0, 3.0, 1.0)
-    """
-    axes = nib.orientations.io_orientation(affine)[:, 0].astype(int)
-    x, y, z = (float(size) for _, size in sorted(zip(axes, voxel_sizes(affine), strict=True)))
-    return (x, y, z)
-
-
-def bounding_box(mask: NDArray[np.bool_]) -> tuple[list[int], list[int]]:
-    """First voxel and the one after the last, along each axis, of those that are True.
-
-    Example:
-        >>> volume = np.zeros((8, 8, 8), bool)
-        >>> volume[2:6, 3:5, 4] = True
-        >>> bounding_box(volume)
-        ([2, 3, 4], [6, 5, 5])
-    """
-    start, stop = [], []
-    for axis in range(3):
-        found = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        start.append(int(found[0]))
-        stop.append(int(found[-1]) + 1)
-    return start, stop
-
-
-def _ends(axis: int) -> tuple[Any, Any]:
-    before: tuple[Any, ...] = (slice(None),) * axis
-    return (*before, 0), (*before, -1)
 
 
 def _name(image: MetaTensor) -> str:

@@ -14,9 +14,9 @@ from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
 from cggm_med.data.volumes.artefacts import corrupt
+from cggm_med.data.volumes.network_grid import to_network
 from cggm_med.data.volumes.prepared import PreparedCase
 from cggm_med.data.volumes.resample import OneGrid
-from cggm_med.data.volumes.transforms import to_network
 from cggm_med.errors import ConfigError
 from cggm_med.evaluation.ask import Answer, Question
 from cggm_med.evaluation.robustness.conditions import MISSING, Condition, parse_conditions

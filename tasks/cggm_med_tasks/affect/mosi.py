@@ -25,7 +25,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import f1_score
 
 from cggm_med.config import Tree
 from cggm_med.data.arrays import require_finite, require_numbers, trim
@@ -373,6 +372,8 @@ def _accuracy(true: NDArray[np.bool_], guess: NDArray[np.bool_]) -> float | None
 
 
 def _f1(true: NDArray[np.bool_], guess: NDArray[np.bool_]) -> float | None:
+    from sklearn.metrics import f1_score
+
     return float(f1_score(true, guess, average="weighted", zero_division=0)) if len(true) else None
 
 

@@ -29,8 +29,6 @@ from typing import IO, ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.io import wavfile
-from sklearn.datasets import load_digits
 from torch.nn.functional import interpolate
 
 from cggm_med.config import Tree, require
@@ -202,6 +200,8 @@ class AVDigits(ClassificationTask):
 
     def generate(self, folder: Path) -> None:
         """Six made-up speakers: a digit is four tones, low or high as its binary digits; a speaker has a pitch."""
+        from scipy.io import wavfile
+
         random = np.random.Generator(np.random.Philox(0))
         (folder / "recordings").mkdir()
         for number, speaker in enumerate(("ada", "ben", "cleo", "dan", "eve", "finn")):
@@ -236,6 +236,8 @@ def _recordings(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
 
 def _images(speakers: Sequence[str]) -> dict[tuple[str, int], NDArray[np.float32]]:
     """Images ``(image, 8, 8)`` in [0, 1] by speaker and digit; no image has two speakers."""
+    from sklearn.datasets import load_digits
+
     bunch = load_digits()
     pixels = (bunch.images / 16).astype(np.float32)
     of_digit = {digit: pixels[bunch.target == digit] for digit in range(10)}

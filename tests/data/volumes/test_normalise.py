@@ -10,10 +10,12 @@ from helpers.volume_cases import CONVENTION, LPS, RSA, write_case
 from monai.data import MetaTensor
 
 from cggm_med.data.cases import ImageFile
+from cggm_med.data.volumes.background import background_of
 from cggm_med.data.volumes.intensities import training_rescalings
+from cggm_med.data.volumes.network_grid import to_network
 from cggm_med.data.volumes.normalise import Rescaling, rescaling_of, sampled
 from cggm_med.data.volumes.preprocess import Preprocessing, prepare
-from cggm_med.data.volumes.transforms import PrepareScand, background_of, to_network
+from cggm_med.data.volumes.transforms import PrepareScand
 from cggm_med.errors import DataError
 
 PREPROCESSING = Preprocessing(("ct", "pet", "flair"), CONVENTION)

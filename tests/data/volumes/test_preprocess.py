@@ -11,10 +11,10 @@ import torch
 from helpers.volume_cases import CONVENTION, LPS, RSA, write_case
 
 from cggm_med.data.cases import Case, ImageFile
+from cggm_med.data.volumes.background import background_value
 from cggm_med.data.volumes.labels import LabelConvention
 from cggm_med.data.volumes.prepared import common_spacing
 from cggm_med.data.volumes.preprocess import VERSION, Preprocessing, digests, prepare
-from cggm_med.data.volumes.transforms import background_value
 from cggm_med.errors import DataError
 
 

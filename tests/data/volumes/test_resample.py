@@ -10,10 +10,10 @@ from scipy.spatial.transform import Rotation
 
 from cggm_med.data.cases import LABEL, Case, ImageFile
 from cggm_med.data.volumes.labels import LabelConvention
+from cggm_med.data.volumes.network_grid import NativeGrid
 from cggm_med.data.volumes.prepared import common_spacing
 from cggm_med.data.volumes.preprocess import Preprocessing, prepare
 from cggm_med.data.volumes.resample import read_on_one_grid, resample_onto
-from cggm_med.data.volumes.transforms import NativeGrid
 from cggm_med.errors import DataError
 from cggm_med.task.scan_to_mask import SegmentedScan
 

@@ -14,6 +14,7 @@ from cggm_med.data.cases import Case, ImageFile
 from cggm_med.data.layouts import NamedFiles
 from cggm_med.data.monai_items import case_items
 from cggm_med.data.volumes.checks import inspect
+from cggm_med.data.volumes.network_grid import to_network
 from cggm_med.data.volumes.preprocess import Preprocessing, prepare
 from cggm_med.data.volumes.transforms import (
     LabelsToRegionsd,
@@ -21,7 +22,6 @@ from cggm_med.data.volumes.transforms import (
     RegionsToLabelsd,
     SameGridWriter,
     ToNativeGridd,
-    to_network,
 )
 from cggm_med.errors import DataError
 
