@@ -98,9 +98,12 @@ def train(
     require_json(json, "train")
     from cggm_med import distributed
     from cggm_med.device import select_device
+    from cggm_med.runs.settings import make_config, of_first_process
+
+    if resume is None:  # what is wrong in it is said before all that trains and draws is imported
+        resolved = make_config(task, layers, preset=preset, strategy=strategy)
     from cggm_med.runs import train as run
     from cggm_med.runs.folder import RunFolder
-    from cggm_med.runs.settings import make_config, of_first_process
 
     console = make_console()
     if dry_run and json is not None:
@@ -125,7 +128,6 @@ def train(
             report = run.resume(resume, overrides, console)
         write_shown(json, "train", {} if report is None else report.to_json())
         return
-    resolved = make_config(task, layers, preset=preset, strategy=strategy)
     if launcher == "slurm":
         if out is None:
             raise typer.BadParameter("--launcher slurm needs --out RUN, by which the same command finds the run again")
