@@ -212,7 +212,7 @@ def test_it_scores_as_the_run_was_scored(checked, run):
 def test_the_source_is_small_and_closed(bundle):
     """What is copied imports itself, Python's library and what the metadata list; nothing names this package."""
     sources = sorted((bundle / "scripts").rglob("*.py"))
-    assert len(sources) == len(MODULES) + 9 <= 60
+    assert len(sources) == len(MODULES) + 9 <= 70
     modules = {".".join(path.relative_to(bundle).with_suffix("").parts).removesuffix(".__init__") for path in sources}
     # SimpleITK only when a NRRD file is opened, see the next test.
     allowed = {"monai", "torch", "numpy", "nibabel", "SimpleITK", "scipy", *sys.stdlib_module_names}
