@@ -29,6 +29,7 @@ from cggm_med.cli import (
     train,
     unforeseen,
 )
+from cggm_med.cli.json_output import alone_on_stdout
 from cggm_med.errors import CggmMedError
 
 FILES_BY_MODALITY = {"ignore_unknown_options": True}  # --flair FILE, whatever the modalities are called
@@ -92,7 +93,8 @@ def main() -> None:
     # One line, without the source line that issued it.
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
-        app()
+        with alone_on_stdout(sys.argv):
+            app()
     except CggmMedError as error:
         if "--debug" in sys.argv:
             raise

@@ -160,3 +160,15 @@ def test_ranks_by_hand(tmp_path, monkeypatch):
     ]
     assert found["rows"][0]["comparisons"]["t (2)"] == {"rank": 2, "mean": 0.2}
     assert found["friedman_p"] is None
+
+
+@pytest.mark.parametrize("words", [["--json", "-"], ["--json=-"]])
+def test_a_hyphen_gives_stdout_to_the_values_alone(words, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    command(monkeypatch, "strategies")
+    plain = capsys.readouterr()
+    command(monkeypatch, "strategies", *words)
+    said = capsys.readouterr()
+    assert "cggm" in {strategy["name"] for strategy in json.loads(said.out)["strategies"]}
+    assert said.err == plain.out + plain.err
+    assert not list(tmp_path.iterdir())
