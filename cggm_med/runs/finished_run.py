@@ -176,6 +176,14 @@ class FinishedRun:
 
         return self.whole(self.folder.ended, read)
 
+    @functools.cached_property
+    def parts(self) -> Sequence[Mapping[str, int]]:
+        """After which ``step`` the batch was computed in how many ``parts``, where memory ended; mostly empty."""
+        if not self.folder.parts.exists():
+            return ()
+        form = [{"step": int, "parts": int}]
+        return self.whole(self.folder.parts, lambda file: list(in_form(parse_json(file.read_text()), form)))
+
     @property
     def scored(self) -> str:
         """The kind of scored targets: ``regions``, ``classes`` or ``values``."""

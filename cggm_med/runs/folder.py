@@ -40,6 +40,7 @@ class RunFolder:
             of runs that choose something.
         coverage: which parameters belong to which modality.
         findings: what checks of the data saw, and what of it was accepted; older runs lack it.
+        parts: since when the batch was computed in more parts, and in how many; only of runs whose memory ended.
         ended: where the training ended before its last step, and why; only of runs that did.
         cost: time and memory of the training, if it was not interrupted.
         results: scores of the held-out cases; exists once the run is finished.
@@ -62,7 +63,7 @@ class RunFolder:
         self.coverage, self.cost, self.results = path / "coverage.json", path / "cost.json", path / "results.json"
         self.ended, self.expectations = path / "ended.json", path / "expectations.json"
         self.metrics, self.gradients = path / "metrics.jsonl", path / "gradients.jsonl"
-        self.log = path / "log.txt"
+        self.log, self.parts = path / "log.txt", path / "parts.json"
         self.checkpoints = path / "checkpoints"
         self.initial = path / "initial_weights.json"
         self.viewer = path / "viewer"

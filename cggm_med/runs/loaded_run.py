@@ -104,6 +104,7 @@ class LoadedRun:
             provenance={
                 **provenance(self.config, self.device),
                 **self._ended_early(),
+                **self._in_parts(),
                 **self._started_from(),
                 **(more or {}),
             },
@@ -113,6 +114,11 @@ class LoadedRun:
         """After how many steps the training ended, and why; nothing of one that went on to its last step."""
         run = self.run
         return {"steps": f"{run.steps} of at most {run.max_steps}: {run.ended['why']}"} if run.ended else {}
+
+    def _in_parts(self) -> dict[str, str]:
+        """In how many parts a batch was computed, where memory ended."""
+        said = ", ".join(f"in {change['parts']} parts after step {change['step']}" for change in self.run.parts)
+        return {"batch": f"computed {said}, since the memory of the device ended"} if said else {}
 
     def _started_from(self) -> dict[str, str]:
         initial = self.run.initial

@@ -33,6 +33,7 @@ from cggm_med.runs.outlook import outlook
 from cggm_med.runs.progress import RunProgress, speaker
 from cggm_med.runs.scoring import score_run
 from cggm_med.runs.settings import completed, instantiate
+from cggm_med.runs.short_memory import TooLarge, more_parts
 from cggm_med.runs.teacher import network_of, teacher_of
 from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.task.base import Task
@@ -87,8 +88,7 @@ def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
             write_json(run.findings, task.findings())
             # Last, since it makes the folder a run, which can be continued.
             write_text(run.config, yaml.safe_dump(to_tree(task.config), sort_keys=False))
-        with journal.kept_in(run.log):
-            return _train_and_score(run, task, strategy, console, None, loggers, journal)
+        return _in_memory(run, task, strategy, console, None, loggers, journal)
 
 
 def rehearse(config: RunConfig, folder: Path, console: Console) -> None:
@@ -239,8 +239,7 @@ def _continue(
         journal("no checkpoint yet: starting at step 0")
     if distributed.rank() == 0:
         run.forget_after(0 if checkpoint is None else checkpoint.step)
-    with journal.kept_in(run.log):
-        return _train_and_score(run, task, strategy, console, checkpoint, loggers, journal)
+    return _in_memory(run, task, strategy, console, checkpoint, loggers, journal)
 
 
 def _store_choice(run: RunFolder, config: RunConfig) -> None:
@@ -249,6 +248,36 @@ def _store_choice(run: RunFolder, config: RunConfig) -> None:
     now = to_tree(config)["task"].get(key)
     if now is not None and stored["task"].get(key, "none") != now:
         write_text(run.config, yaml.safe_dump(merge([stored, {"task": {key: now}}]), sort_keys=False))
+
+
+def _in_memory(
+    run: RunFolder,
+    task: Task,
+    strategy: BalancingStrategy,
+    console: Console,
+    checkpoint: checkpoints.Checkpoint | None,
+    loggers: Mapping[str, RunLogger],
+    journal: Journal,
+) -> Report | None:
+    """Train and score; where memory ends, go on from the last checkpoint with the batch in more parts."""
+    with journal.kept_in(run.log):
+        try:
+            return _train_and_score(run, task, strategy, console, checkpoint, loggers, journal)
+        except TooLarge as error:
+            parts = error.parts
+        # Here, since until an error is handled, what has failed holds its memory.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        last = run.checkpoints / "last.pt"
+        step = checkpoints.load(last, torch.device("cpu")).step if last.exists() else 0
+        journal(
+            f"memory is short: going on after step {step} with each batch of {task.config.train.batch_size} in {parts} "
+            f"parts, which changes its update by rounding alone; train.accumulate={parts} begins with that"
+        )
+        write_json(run.parts, [*FinishedRun(run.path).parts, {"step": step, "parts": parts}])
+    config = task.config
+    task, strategy = instantiate(config)
+    return _continue(run, task, strategy, console, make_loggers(config.train.loggers), journal)
 
 
 def _train_and_score(
@@ -265,6 +294,8 @@ def _train_and_score(
     first = distributed.rank() == 0
     device = select_device(config.train.device)
     done, spent = (checkpoint.step, checkpoint.seconds) if checkpoint else (0, 0.0)
+    changes = FinishedRun(run.path).parts
+    parts = changes[-1]["parts"] if changes else config.train.accumulate
     # Before the run's own network is made, so that no two are in memory.
     timed = config.train.steps - done >= MIN_STEPS
     memory = expected_memory(task, device, held_bytes(device)) if timed else None
@@ -313,18 +344,22 @@ def _train_and_score(
     cost = measured(run.cost, device) if first and done == 0 else contextlib.nullcontext()
     with run_log:
         with progress, cost as memory_of_steps:
-            steps, why = train(
-                task,
-                model,
-                strategy,
-                config,
-                run.checkpoints,
-                device=device,
-                log=log,
-                log_gradients=GradientLog(run.gradients, config.train.steps, config.train.log_every),
-                resume=checkpoint,
-                memory=memory_of_steps,
-            )
+            try:
+                steps, why = train(
+                    task,
+                    model,
+                    strategy,
+                    config,
+                    run.checkpoints,
+                    device=device,
+                    log=log,
+                    log_gradients=GradientLog(run.gradients, config.train.steps, config.train.log_every),
+                    resume=checkpoint,
+                    memory=memory_of_steps,
+                    parts=parts,
+                )
+            except torch.OutOfMemoryError:
+                raise TooLarge(more_parts(config, parts, model, strategy, device)) from None
         if why:
             say(f"training ended after step {steps} of at most {config.train.steps}: {why}")
             if first:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -48,6 +49,7 @@ def train(
     log_gradients: Callable[[int, Mapping[str, Sequence[Tensor]]], None] | None = None,
     resume: Checkpoint | None = None,
     memory: StepMemory | None = None,
+    parts: int | None = None,
 ) -> tuple[int, str]:
     """Train to the last step, or until ``train.stop_after`` or ``train.hours`` ends it; write ``last.pt``, ``best.pt``.
 
@@ -67,6 +69,7 @@ def train(
             see ``GradientLog``.
         resume: the checkpoint to continue from.
         memory: watches what some of the steps take.
+        parts: in how many each batch is computed; default: ``train.accumulate``.
 
     Returns:
         The number of steps of the whole run, and why it ended before the last one; empty if it did not.
@@ -75,7 +78,7 @@ def train(
         NonFiniteLoss: names the step, its cases and the last good checkpoint.
         Stopped: after a signal, with the number of steps that are saved.
     """
-    settings = config.train
+    settings = dataclasses.replace(config.train, accumulate=parts or config.train.accumulate)
     criterion = task.criterion().to(device)
     optimizer = make_optimizer(model, strategy, config.optim, device)
     autocast = precision(settings.precision, device)
