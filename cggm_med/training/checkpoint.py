@@ -150,7 +150,9 @@ def read_tensors(path: Path, device: torch.device) -> Any:
     """
     try:
         _require_whole(path)
-        return torch.load(path, map_location=device, weights_only=True)
+        content = torch.load(path, map_location=device, weights_only=True)
+        _require_stored(content)
+        return content
     except FileNotFoundError as error:
         raise CheckpointError(
             f"no checkpoint {path}; train first, copy the whole folder anew, or name another run folder"
@@ -166,8 +168,23 @@ def read_tensors(path: Path, device: torch.device) -> Any:
 def _require_whole(path: Path) -> None:
     """Compare the checksums inside the file with its bytes; torch would silently load changed weights."""
     with zipfile.ZipFile(path) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise zipfile.BadZipFile("torch compresses nothing, and what is compressed may be far larger than the file")
         if (changed := archive.testzip()) is not None:
             raise zipfile.BadZipFile(f"the checksum of {changed} is wrong")
+
+
+def _require_stored(content: Any) -> None:
+    """Raise `ValueError` for a tensor whose numbers are not all in the file, which would take memory without end."""
+    if isinstance(content, Mapping):
+        content = list(content.values())
+    if isinstance(content, (list, tuple)):
+        for part in content:
+            _require_stored(part)
+    elif torch.is_tensor(content):
+        dense = content.layout is torch.strided and content.device.type != "meta"
+        if not dense or content.numel() * content.element_size() > content.untyped_storage().nbytes():
+            raise ValueError("a tensor is not stored as a whole")
 
 
 def restore(

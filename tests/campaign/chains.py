@@ -1,13 +1,12 @@
 """A training that is killed and resumed three times, with any workers and processes, ends with the same bits: 200."""
 
-from contextlib import ExitStack
 from pathlib import Path
 
 from campaign.kills import trainings
 from campaign.tries import campaign
 
 
-def prepare(folder: Path, stack: ExitStack):
+def prepare(folder: Path):
     """What the tries share."""
     runs = trainings(folder)
 

@@ -97,7 +97,8 @@ def _limited(work: Callable[[], object], said: Path) -> int:
     handle = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
-    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115  not pytest's
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115  not pytest's; as Python itself opens them
+    sys.stderr = open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
     resource.setrlimit(resource.RLIMIT_CPU, (3 * SECONDS, 3 * SECONDS + 1))
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     address = pages * resource.getpagesize() + ADDRESS_BYTES

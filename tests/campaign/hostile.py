@@ -5,7 +5,6 @@ import json
 import shutil
 import tempfile
 import zipfile
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -149,7 +148,7 @@ def _keys(config) -> list[object]:
     return list(config) if isinstance(config, dict) else []
 
 
-def prepare(folder: Path, stack: ExitStack):
+def prepare(folder: Path):
     """What the tries share: sound files and a run."""
     return Attacks(sound_files(folder)).attempt
 

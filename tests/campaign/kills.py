@@ -13,7 +13,6 @@ import socket
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -200,7 +199,7 @@ def trainings(folder: Path) -> Trainings:
     return Trainings(folder)
 
 
-def prepare(folder: Path, stack: ExitStack):
+def prepare(folder: Path):
     """What the tries share."""
     return trainings(folder).attempt
 

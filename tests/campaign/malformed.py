@@ -148,4 +148,4 @@ def sound_files(folder: Path) -> Files:
 
 
 if __name__ == "__main__":
-    campaign("malformed", 10000, lambda folder, stack: sound_files(folder).attempt)
+    campaign("malformed", 10000, lambda folder: sound_files(folder).attempt)

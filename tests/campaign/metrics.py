@@ -116,4 +116,4 @@ def attempt(rng):
 
 
 if __name__ == "__main__":
-    campaign("metrics", 1000, lambda folder, stack: attempt)
+    campaign("metrics", 1000, lambda folder: attempt)

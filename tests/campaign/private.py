@@ -9,7 +9,6 @@ import gzip
 import json
 import shutil
 import tempfile
-from contextlib import ExitStack
 from pathlib import Path
 
 import nibabel as nib
@@ -124,7 +123,7 @@ def holds(path: Path, token: str) -> bool:
     return any(word.encode(coding) in content for word in (token, token.upper()) for coding in ("ascii", "utf-16-le"))
 
 
-def prepare(folder: Path, stack: ExitStack):
+def prepare(folder: Path):
     """What the tries share: sound files and a run."""
     return Plants(sound_files(folder)).attempt
 

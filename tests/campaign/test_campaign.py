@@ -1,8 +1,10 @@
 """A few tries of each campaign, drawn from seed 0: that the promises hold, and that each campaign tries its kinds."""
 
+import ast
+
 import pytest
 
-from campaign import hostile, kills, malformed, metrics, private
+from campaign import flat, hostile, kills, malformed, metrics, mutants, private
 from campaign.child import Ended
 from campaign.tries import attempts, drawn
 
@@ -50,6 +52,27 @@ def test_kills(tmp_path):
     reached, bad = kills.Trainings(tmp_path).attempt(drawn(0, 1))
     assert not bad
     assert reached != "not killed"
+
+
+def test_memory_and_handles_stay_flat(files, monkeypatch):
+    monkeypatch.setattr(flat, "WARM", 5)
+    kinds, bad = attempts(flat.Cohort(files).attempt, range(12))
+    assert not bad
+    assert kinds["segmented"] >= 5
+
+
+def test_mutants_are_other_programs():
+    source = "def f(a: int) -> int:\n    if not a:\n        raise ValueError(1 + 2)\n    return a < 1 and a + 2\n"
+    changes = [mutants.mutated(source, number) for number in range(len(list(mutants.changes(ast.parse(source)))))]
+    assert {"a < 1 -> a <= 1", "a + 2 -> a - 2", "1 -> 2", "not a -> +a", "raise ValueError(1 + 2) -> pass"} < {
+        change for _, change in changes
+    }
+    assert len({content for content, _ in changes}) == len(changes)
+
+
+def test_earlier_survivors_are_where_they_were():
+    for name, old, _ in mutants.EARLIER:
+        assert (mutants.ROOT / "cggm_med" / name).read_text().count(old) == 1
 
 
 @pytest.mark.parametrize(

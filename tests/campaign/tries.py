@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +38,7 @@ def attempts(attempt: Attempt, tries: range, seed: int = 0) -> tuple[Counter[str
     return kinds, bad
 
 
-def campaign(promise: str, asked: int, prepare: Callable[[Path, ExitStack], Attempt]) -> None:
+def campaign(promise: str, asked: int, prepare: Callable[[Path], Attempt]) -> None:
     """The command of a promise: one line of figures, what was bad, and a JSON file of both.
 
     Args:
@@ -59,8 +58,8 @@ def campaign(promise: str, asked: int, prepare: Callable[[Path, ExitStack], Atte
         if (earlier["promise"], earlier["seed"]) != (promise, options.seed):
             parser.error(f"{options.json} holds another campaign; choose another file")
         done = earlier
-    with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
-        attempt = prepare(Path(folder), stack)
+    with tempfile.TemporaryDirectory() as folder:
+        attempt = prepare(Path(folder))
         numbers = range(done["tried"], options.tries) if options.only is None else [options.only]
         saved = time.monotonic()
         for number in numbers:

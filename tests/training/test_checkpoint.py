@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -101,6 +102,24 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
         with pytest.raises(CheckpointError, match="more than tensors"):
             checkpoints.load(tmp_path / name, CPU)
     assert not witness.exists()
+
+
+@pytest.mark.parametrize(
+    "tensor", [torch.zeros(1).expand(2**40), torch.zeros(2, device="meta"), torch.eye(3).to_sparse()]
+)
+def test_tensors_that_the_file_does_not_hold_are_refused(tensor, tmp_path):
+    torch.save({"format": 1, "optimizer": {"state": [tensor]}}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="more than tensors and numbers"):
+        checkpoints.load(tmp_path / "a.pt", CPU)
+
+
+def test_an_archive_that_grows_when_it_is_read_is_refused(tmp_path):
+    torch.save({"format": 1}, tmp_path / "sound.pt")
+    with zipfile.ZipFile(tmp_path / "sound.pt") as sound, zipfile.ZipFile(tmp_path / "a.pt", "w", 8) as packed:
+        for name in sound.namelist():
+            packed.writestr(name, sound.read(name))
+    with pytest.raises(CheckpointError, match="damaged or holds more than"):
+        checkpoints.load(tmp_path / "a.pt", CPU)
 
 
 def test_other_files_and_versions_are_refused(tmp_path):
