@@ -1,5 +1,6 @@
 """What all tests share: offline, seeded, and one small phantom data set for the whole session."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -9,7 +10,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 # Torch and what builds on it are imported by who needs them: the process that only hands out tests to others does not.
 import pytest
-from helpers.pictures import without_pictures
 from hypothesis import settings
 
 # How long an example takes says more about the machine than about the code.
@@ -55,6 +55,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
+def pytest_collection_finish(session):
+    """What was imported by now stays; the garbage collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_runtest_setup():
     import torch
 
@@ -92,15 +98,25 @@ def shared_data():
     return find
 
 
-@pytest.fixture
-def no_pictures():
-    """Runs leave empty files in place of their pictures, whose drawing takes almost half of the time of a small run."""
+@pytest.fixture(scope="session", autouse=True)
+def _without_pictures():
+    from helpers.pictures import without_pictures
+
     with without_pictures():
         yield
 
 
 @pytest.fixture
-def figure(monkeypatch):
+def pictures():
+    """Figures are drawn in this test; fixtures that others share are made with ``helpers.pictures.drawn``."""
+    from helpers.pictures import drawn
+
+    with drawn():
+        yield
+
+
+@pytest.fixture
+def figure(pictures):
     """The figures that were saved, newest last."""
     from matplotlib.figure import Figure
 
@@ -110,5 +126,6 @@ def figure(monkeypatch):
         saved.append(self)
         save(self, *args, **kwargs)
 
-    monkeypatch.setattr(Figure, "savefig", record)
-    return saved
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", record)
+        yield saved

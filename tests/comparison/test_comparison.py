@@ -250,7 +250,7 @@ def test_runs_that_do_not_fit_are_named_with_the_reason(tmp_path):
     assert comparison_tables(comparison)[-1].title == "runs that take no part"
 
 
-def test_controls_that_no_run_has_are_named_with_who_needs_them(tmp_path):
+def test_controls_that_no_run_has_are_named_with_who_needs_them(pictures, tmp_path):
     two = two_strategies(tmp_path)
     absent = {"uniform": ("cggm",), "unimodal_ensemble": ("cggm", "joint")}
     assert compared(two).absent_controls == absent
@@ -303,7 +303,7 @@ def test_order_violations_and_the_worst_subset_are_compared_too(tmp_path):
     assert table.rows[1][1:4] == ("0.0 % / 0.0 %",) * 3
 
 
-def test_a_network_of_one_modality_has_no_mean_over_subsets(tmp_path):
+def test_a_network_of_one_modality_has_no_mean_over_subsets(pictures, tmp_path):
     subsets = {(c, s): d for c in (A, B) for s, d in [("flair", 0.2), ("t1", 0.4), ("flair+t1", 0.6)]}
     finished_run(tmp_path / "joint", {A: 0.6, B: 0.6}, subsets=subsets)
     finished_run(tmp_path / "cggm", {A: 0.7, B: 0.7}, strategy="cggm", subsets=subsets)
@@ -352,7 +352,7 @@ def budgets(tmp_path):
     return folders
 
 
-def test_a_strategy_is_compared_with_the_baseline_that_was_trained_as_long(tmp_path):
+def test_a_strategy_is_compared_with_the_baseline_that_was_trained_as_long(pictures, tmp_path):
     folders = budgets(tmp_path / "runs")
     comparison = compared(folders)
     assert comparison.baselines["cggm, epochs=20"] == "joint, epochs=20"
@@ -413,7 +413,7 @@ def test_trainings_that_validation_ended_are_said_to_differ_in_length(tmp_path):
     assert "ended.json is damaged or incomplete (KeyError: 'step'); put back a whole copy" in without.excluded[0].reason
 
 
-def test_files_say_the_same(tmp_path):
+def test_files_say_the_same(pictures, tmp_path):
     comparison = compared(two_strategies(tmp_path / "runs"))
     write_comparison(tmp_path / "out", comparison, {"command": "cggm-med compare"})
     content = json.loads((tmp_path / "out" / "comparison.json").read_text())
@@ -436,7 +436,7 @@ def test_files_say_the_same(tmp_path):
     )
 
 
-def test_the_page_shows_all_tables_and_needs_no_other_file(tmp_path):
+def test_the_page_shows_all_tables_and_needs_no_other_file(pictures, tmp_path):
     folders = two_strategies(tmp_path / "runs")
     (tmp_path / "runs" / "none").mkdir()
     comparison = compared([*folders, tmp_path / "runs" / "none"], "<b>joint", dict.fromkeys(folders[::2], "<b>joint"))

@@ -22,7 +22,6 @@ import pytest
 import torch
 from helpers import processes
 from helpers.command_line import command
-from helpers.pictures import without_pictures
 from helpers.small_runs import filter_components, trained_run
 from jinja2 import UndefinedError
 from monai.data import MetaTensor
@@ -66,7 +65,7 @@ def run(phantom, cache, tmp_path_factory):
         task__component_filter="validation",
     )
     filter_components(run, {"WT": "largest", "ET": 2000.0})
-    with pytest.MonkeyPatch.context() as patch, without_pictures():
+    with pytest.MonkeyPatch.context() as patch:
         command(patch, "evaluate", run, "--out", run / "filtered")
     shutil.copy(run / "filtered" / "results.json", run / "results.json")
     return run

@@ -9,7 +9,6 @@ import pytest
 from helpers import processes
 from helpers.command_line import command, same_values, set_options
 from helpers.declared_cohort import SMALL, cohort
-from helpers.pictures import without_pictures
 
 from cggm_med import registry
 from cggm_med.data.volumes.io import write_volume
@@ -27,7 +26,7 @@ ALONE = {"numbers": (3, 3), "labels": {"3": "lesion"}}
 
 def trained(folder, **declared):
     data = cohort(folder / "data", **declared)
-    with pytest.MonkeyPatch.context() as patch, without_pictures():
+    with pytest.MonkeyPatch.context() as patch:
         words = ("--task", "segmentation", "--data", data, "--set", f"data.cache={folder / 'cache'}")
         command(patch, "train", *words, "--out", folder / "run", *FLAGS)
     return folder / "run", data
@@ -64,15 +63,14 @@ def results(folder):
 def test_questions_about_a_run(kind, request, tmp_path, monkeypatch):
     path, _ = request.getfixturevalue(kind)
     regions = {row["region"] for row in results(path)["cases"]}
-    with without_pictures():
-        for name, flags in {
-            "subsets": ("--subsets", "all"),
-            "calibration": ("--calibration",),
-            "robustness": ("--corrupt", "noise,missing:flair", "--severity", "1"),
-        }.items():
-            command(monkeypatch, "evaluate", path, *flags, "--out", tmp_path / name)
-            assert {row["region"] for row in results(tmp_path / name)["cases"]} >= regions
-        command(monkeypatch, "probe", path, "--out", tmp_path / "probe")
+    for name, flags in {
+        "subsets": ("--subsets", "all"),
+        "calibration": ("--calibration",),
+        "robustness": ("--corrupt", "noise,missing:flair", "--severity", "1"),
+    }.items():
+        command(monkeypatch, "evaluate", path, *flags, "--out", tmp_path / name)
+        assert {row["region"] for row in results(tmp_path / name)["cases"]} >= regions
+    command(monkeypatch, "probe", path, "--out", tmp_path / "probe")
     assert regions <= {row["region"] for row in results(tmp_path / "probe")["cases"]}
     command(monkeypatch, "report", path, "-o", tmp_path / "report.html")
     assert all(region in (tmp_path / "report.html").read_text() for region in regions)
@@ -93,8 +91,7 @@ def test_a_file_for_each_region_is_the_label_map_of_them(nested, tmp_path, monke
 
 
 def test_calibration_leaves_out_voxels_that_nobody_annotated(run, tmp_path, monkeypatch):
-    with without_pictures():
-        command(monkeypatch, "evaluate", run[0], "--calibration", "--out", tmp_path / "out")
+    command(monkeypatch, "evaluate", run[0], "--calibration", "--out", tmp_path / "out")
     (case,) = results(run[0])["cases"][:1]
     label = np.asarray(nib.load(run[1].parent / "labels" / f"{case['case']}.nii.gz").dataobj)
     whole = next(

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from helpers.command_line import command, same_values, set_options
 from helpers.declared_cohort import AFFINE, SHAPE, SMALL, cohort
-from helpers.pictures import without_pictures
 from helpers.small_runs import trained_run
 from scipy import stats
 
@@ -280,8 +279,7 @@ def test_masks_of_nnunet_are_scored_in_the_numbers_of_its_data_set(tmp_path, mon
         scored[name] = {(row["case"], row["region"]): row["dice"] for row in rows}
     assert scored["new numbers"] == scored["exported labels"] == scored["plain"]
     words = ("--task", "segmentation", "--data", data, *small, "--set", f"data.cache={tmp_path / 'cache'}")
-    with without_pictures():
-        command(monkeypatch, "train", *words, "--out", tmp_path / "run")
+    command(monkeypatch, "train", *words, "--out", tmp_path / "run")
     against = ("--against", tmp_path / "run", "--mask-labels", raw)
     command(monkeypatch, "evaluate", "--masks", nnunet, *against, "--out", tmp_path / "paired")
     held_out = {(row["case"], row["region"]): row["dice"] for row in results(tmp_path / "paired")["cases"]}

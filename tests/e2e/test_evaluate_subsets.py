@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.command_line import command, set_options
+from helpers.pictures import drawn
 from helpers.small_runs import quiet, trained_run
 from matplotlib.image import imread
 
@@ -39,7 +40,7 @@ def run(phantom, cache, tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(run):
     """What all subsets of the run's modalities give."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, drawn():
         command(patch, "evaluate", run, "--subsets", "all")
     return run / "subsets" / "test"
 

@@ -82,7 +82,7 @@ def test_other_shapes_are_listed_with_their_sizes(source, phantom, cache):
     assert name in "\n".join(said)
 
 
-def test_it_is_stored_and_never_applied_again(source, tmp_path, monkeypatch, phantom, cache, capsys, no_pictures):
+def test_it_is_stored_and_never_applied_again(source, tmp_path, monkeypatch, phantom, cache, capsys):
     flags = set_options(small_settings(phantom, cache, train__epochs="1"))
     moved = shutil.copytree(source, tmp_path / "source")
     run = tmp_path / "run"

@@ -86,7 +86,6 @@ def dice_table(text):
     return {m[1]: float(m[2]) for m in re.finditer(r"^[|│] (\w+) +[|│] (\d\.\d{3})(?: ±)?", text, re.M)}
 
 
-@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(
     ("write", "flags"),
     [
@@ -181,7 +180,6 @@ def test_evaluate_repeats_the_table_and_scores_other_data(cases, tmp_path, monke
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == foreign
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_other_scans_are_brought_to_the_voxel_size_of_the_training(cases, tmp_path, monkeypatch, cache):
     run = tmp_path / "run"
     train(monkeypatch, brats2021(tmp_path / "data", cases), cache, run)
@@ -199,7 +197,6 @@ def test_other_scans_are_brought_to_the_voxel_size_of_the_training(cases, tmp_pa
     assert score["target_ml"] == pytest.approx((cases[0].labels == 4).sum() * 0.125)
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_a_trained_case_is_known_again_however_it_is_prepared(cases, tmp_path, monkeypatch, cache, capsys):
     run, data = tmp_path / "run", brats2021(tmp_path / "data", cases)
     train(monkeypatch, data, cache, run)
@@ -218,7 +215,6 @@ def test_a_trained_case_is_known_again_however_it_is_prepared(cases, tmp_path, m
     assert "hold voxels that the run was trained on, as BraTS2021_0000" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_deep_supervision_trains(cases, tmp_path, monkeypatch, cache):
     data = brats2021(tmp_path / "data", cases)
     deep = ["--set", "model.deep_supervision=true", "--set", "model.channels=[4,4,8]"]
@@ -226,7 +222,6 @@ def test_deep_supervision_trains(cases, tmp_path, monkeypatch, cache):
     assert (tmp_path / "run" / "results.md").exists()
 
 
-@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("pipeline", ["brats2021_cggm", "brats2021_joint", "brats2013_cggm"])
 def test_every_shipped_pipeline_runs(pipeline, cases, tmp_path, monkeypatch, cache):
     from pathlib import Path

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from helpers.command_line import command, set_options
 from helpers.nifti import write
-from helpers.pictures import without_pictures
 from helpers.small_runs import small_settings
 
 ENDS = {"flair": "-t2f", "t1": "-t1n", "t1ce": "-t1c", "t2": "-t2w", "seg": "-seg"}
@@ -43,14 +42,13 @@ def run(data, cache, tmp_path_factory):
     # After one step the network still finds every region somewhere, so that no score is 0 by itself.
     changes = {"task__labels": "brats2013", "train__epochs": "1", "train__steps_per_epoch": "1"}
     flags = set_options(small_settings(data / "list.json", cache, **changes))
-    with pytest.MonkeyPatch.context() as patch, without_pictures():
+    with pytest.MonkeyPatch.context() as patch:
         command(patch, "train", "--preset", "tiny", "--out", folder, *flags)
     return folder
 
 
 def scores(monkeypatch, run, data, out, *words):
-    with without_pictures():
-        command(monkeypatch, "evaluate", run, "--data", data, "--split", "all", "--out", out, *words)
+    command(monkeypatch, "evaluate", run, "--data", data, "--split", "all", "--out", out, *words)
     return json.loads((out / "results.json").read_text())
 
 

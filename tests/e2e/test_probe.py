@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.command_line import command, set_options
+from helpers.pictures import drawn
 from helpers.small_runs import quiet, trained_run
 from matplotlib.image import imread
 from sklearn.linear_model import LogisticRegression
@@ -34,7 +35,7 @@ def run(phantom, cache, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(run):
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, drawn():
         command(patch, "probe", run)
     return run / "probe" / "test"
 

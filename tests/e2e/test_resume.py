@@ -20,8 +20,6 @@ from cggm_med.testing.runs import expect_same_run, final_state
 from cggm_med.training import checkpoint as checkpoints
 from cggm_med.training import loop
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 IN_A_GROUP = "import os; os.setsid(); from cggm_med.cli.app import main; main()"  # with the processes that it starts
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import processes
 from helpers.command_line import command
+from helpers.pictures import drawn
 from helpers.small_runs import quiet, trained_run
 from matplotlib.image import imread
 
@@ -43,7 +44,7 @@ def run(phantom, cache, tmp_path_factory):
 @pytest.fixture(scope="module")
 def table(run):
     """The folder of the whole suite at the highest severity."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, drawn():
         command(patch, "evaluate", run, "--corrupt", WANTED, "--severity", "5")
     return run / "robustness" / "test"
 

@@ -108,7 +108,7 @@ def rows(count=12):
     ]
 
 
-def test_strata_divide_all_cases_of_each_region(tmp_path):
+def test_strata_divide_all_cases_of_each_region(pictures, tmp_path):
     site = {f"c{i}": "north" if i < 6 else "south" for i in range(12)}
     found = validate(rows(), {}, {"site": site})
     of = {(r["region"], r["column"], r["stratum"]): r for r in found.strata}

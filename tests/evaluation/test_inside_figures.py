@@ -37,7 +37,7 @@ def test_the_diagram_shows_each_bin(shown, tmp_path):
     assert above.get_title() == f"WT\nECE before {0.75 * (1 / 3 - 0.1) + 0.25 * 0.1:.3f}\nECE after 0.125"
 
 
-def test_one_bin_many_regions_and_no_temperature(tmp_path):
+def test_one_bin_many_regions_and_no_temperature(pictures, tmp_path):
     one = counted([0.0], [False]).scores()
     for regions in (1, 6):
         path = tmp_path / f"{regions}.png"
@@ -56,7 +56,7 @@ def test_bars_stand_by_modality_in_the_order_of_read_outs(shown, tmp_path):
     assert [t.get_text() for t in shown[0].legends[0].get_texts()] == ["X", "Y", "fused prediction"]
 
 
-def test_errors_above_1_and_no_fusion(tmp_path):
+def test_errors_above_1_and_no_fusion(pictures, tmp_path):
     panels = {"MAE": {("a", "x"): 3.5}, "Corr": {("a", "x"): -0.1}, "third": {("a", "x"): 0.1}}
     probes.probe_figure(tmp_path / "x.png", "t", panels, ["a"], {"x": "X"}, "fused")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")

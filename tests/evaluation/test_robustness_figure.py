@@ -41,6 +41,6 @@ def test_lines_begin_at_the_clean_scan(figure, tmp_path):
     ],
     ids=["clean alone", "missing alone", "nothing lost", "many"],
 )
-def test_any_number_of_panels(rows, tmp_path):
+def test_any_number_of_panels(pictures, rows, tmp_path):
     robustness_figure(tmp_path / "a.png", "title", rows, ["t1"])
     assert imread(tmp_path / "a.png").size

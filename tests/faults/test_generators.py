@@ -9,7 +9,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from helpers.pictures import without_pictures
 from typer.testing import CliRunner
 
 from cggm_med.cli.app import app
@@ -60,8 +59,7 @@ def make(made):
 
 def command(*words):
     """The exit code of a command, and all that it said in one line."""
-    with without_pictures():
-        ended = CliRunner().invoke(app, [str(word) for word in words])
+    ended = CliRunner().invoke(app, [str(word) for word in words])
     said = ended.output if ended.exception is None else f"{ended.output} {ended.exception}"
     return ended.exit_code, " ".join(said.split())
 

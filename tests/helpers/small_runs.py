@@ -13,7 +13,7 @@ from cggm_med.config import parse_overrides
 from cggm_med.runs.settings import make_config
 from cggm_med.training import checkpoint as checkpoints
 from helpers.command_line import command, set_options
-from helpers.pictures import without_pictures
+from helpers.pictures import drawn
 
 SMALL = {
     "data.patch_size": "[16,16,16]",
@@ -69,8 +69,8 @@ def quiet() -> Console:
 
 
 def trained_run(folder: Path, phantom: Path, cache: Path, *, pictures: bool = False, **changes: str) -> Path:
-    """Train through the command line; returns the run folder, whose pictures are empty files if not wanted."""
+    """Train through the command line; returns the run folder."""
     flags = set_options(small_settings(phantom, cache, **changes))
-    with pytest.MonkeyPatch.context() as patch, contextlib.nullcontext() if pictures else without_pictures():
+    with pytest.MonkeyPatch.context() as patch, drawn() if pictures else contextlib.nullcontext():
         command(patch, "train", "--preset", "tiny", "--out", folder, *flags)
     return folder

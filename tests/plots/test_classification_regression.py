@@ -7,6 +7,8 @@ from cggm_med.metrics.classification_regression import Predicted
 from cggm_med.plots import classification_regression as label_figures
 from cggm_med.plots.classification_regression import confusion_figure, scatter_figure
 
+pytestmark = pytest.mark.usefixtures("pictures")
+
 
 @pytest.fixture
 def shown(monkeypatch):

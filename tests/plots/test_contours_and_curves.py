@@ -11,6 +11,7 @@ from cggm_med.plots.contours import Column, contour_figure
 from cggm_med.plots.curves import learning_figure, modality_figure
 from cggm_med.plots.style import REGION_COLOURS, region_colours
 
+pytestmark = pytest.mark.usefixtures("pictures")
 SHAPE = (32, 32, 32)
 
 

@@ -6,7 +6,6 @@ import re
 import pytest
 import torch
 from helpers.command_line import command, set_options
-from helpers.pictures import without_pictures
 from helpers.small_runs import SMALL
 
 from cggm_med.config import TrainConfig
@@ -48,8 +47,7 @@ def test_it_is_said_before_the_first_step_and_changes_no_bit(phantom, tmp_path, 
     train = ["train", "--data", phantom, "--preset", "tiny", "--set", f"data.cache={tmp_path / 'cache'}", *settings]
     for name, least in (("plain", 10**9), ("timed", 1)):
         monkeypatch.setattr("cggm_med.runs.train.MIN_STEPS", least)
-        with without_pictures():
-            command(monkeypatch, *train, "--out", tmp_path / name)
+        command(monkeypatch, *train, "--out", tmp_path / name)
         lines = capfd.readouterr().out.splitlines()
         said = [i for i, line in enumerate(lines) if line.startswith("expected on cpu: ")]
         assert len(said) == (name == "timed")

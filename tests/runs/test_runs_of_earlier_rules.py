@@ -15,8 +15,6 @@ from cggm_med.runs.folder import RunFolder
 from cggm_med.testing.runs import expect_same_run
 from cggm_med.training import checkpoint as checkpoints
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 # By strategy: settings of any run of it, those by which a new run follows the earlier rule, and the keys that a run of
 # that time does not have.
 EARLIER = {

@@ -8,7 +8,6 @@ import pytest
 import yaml
 from helpers.command_line import command, set_options
 from helpers.nifti import write
-from helpers.pictures import without_pictures
 
 from cggm_med.errors import CheckpointError, ConfigError
 from cggm_med.inference.predictor import Predictor
@@ -60,7 +59,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("petct")
     data = patients(folder / "data")
     flags = set_options(SMALL)
-    with pytest.MonkeyPatch.context() as patch, without_pictures():
+    with pytest.MonkeyPatch.context() as patch:
         cache = f"data.cache={folder / 'cache'}"
         train = ("train", "--task", "segmentation", "--data", data, "--out", folder / "run", "--set", cache, *flags)
         command(patch, *train)

@@ -9,7 +9,6 @@ import pytest
 import SimpleITK as sitk  # noqa: N813 - as everybody calls it
 from helpers.command_line import command, set_options
 from helpers.nifti import write
-from helpers.pictures import without_pictures
 
 from cggm_med.errors import DataError, UnknownName
 from cggm_med.inference.predictor import Predictor
@@ -62,7 +61,7 @@ def trained(tmp_path_factory):
     data = patients(folder / "data")
     flags = set_options(SMALL)
     flags += ["--set", f"data.cache={folder / 'cache'}", "--resample-to", "t2"]
-    with pytest.MonkeyPatch.context() as patch, without_pictures():
+    with pytest.MonkeyPatch.context() as patch:
         command(patch, "train", "--task", "segmentation", "--data", data, "--out", folder / "run", *flags)
     return folder / "run", data
 
@@ -165,8 +164,7 @@ def test_all_questions_are_answered_on_the_grid_of_the_label(trained, tmp_path, 
     (trained_row,) = json.loads((trained[0] / "results.json").read_text())["cases"]
 
     def ask(name, *words):
-        with without_pictures():
-            command(monkeypatch, "evaluate", trained[0], "--out", tmp_path / name, *words)
+        command(monkeypatch, "evaluate", trained[0], "--out", tmp_path / name, *words)
         return json.loads((tmp_path / name / "results.json").read_text())
 
     assert ask("again")["cases"][0]["dice"] == trained_row["dice"]

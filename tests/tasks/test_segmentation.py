@@ -9,7 +9,6 @@ import torch
 from helpers.command_line import command, set_options
 from helpers.declared_cohort import AFFINE, SHAPE, SMALL, cohort
 from helpers.nifti import write
-from helpers.pictures import without_pictures
 
 from cggm_med import registry
 from cggm_med.config import to_tree
@@ -24,7 +23,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("declared")
     data = cohort(folder / "data")
     flags = set_options(SMALL)
-    with pytest.MonkeyPatch.context() as patch, without_pictures():
+    with pytest.MonkeyPatch.context() as patch:
         cache = f"data.cache={folder / 'cache'}"
         train = ("train", "--task", "segmentation", "--data", data, "--out", folder / "run", "--set", cache, *flags)
         command(patch, *train)
@@ -142,9 +141,8 @@ def test_several_readers_are_one_truth_and_scored_one_by_one(tmp_path, monkeypat
     file.write_text(json.dumps(content))
     flags = set_options(SMALL)
     flags += ["--set", f"data.cache={tmp_path / 'cache'}", "--set", "data.raters=soft"]
-    with without_pictures():
-        train = ("train", "--task", "segmentation", "--data", file, "--out", tmp_path / "run", *flags)
-        command(monkeypatch, *train)
+    train = ("train", "--task", "segmentation", "--data", file, "--out", tmp_path / "run", *flags)
+    command(monkeypatch, *train)
     rows = FinishedRun(tmp_path / "run").report.scores.cases
     for row in rows:
         assert row["raters"]["A"] == row["raters"]["B"] == row["dice"]

@@ -38,7 +38,7 @@ def test_a_patience_that_is_none():
         TrainConfig(stop_after=0)
 
 
-def test_a_run_says_where_validation_ended_it(tmp_path, phantom, cache, no_pictures):
+def test_a_run_says_where_validation_ended_it(tmp_path, phantom, cache):
     """Nothing is learned, so the first of 9 validations stays the best; five are told, and the sixth ends it."""
     length = {"train__epochs": "9", "train__steps_per_epoch": "1", "train__stop_after": "6", "optim__lr": "1e-12"}
     run.start(small_config(phantom, cache, **length), tmp_path / "run", quiet())
