@@ -12,7 +12,7 @@ from cggm_med.reproduction.outcome import MARK
 
 
 @pytest.mark.slow
-def test_a_figure_on_generated_data_and_going_on(tmp_path, monkeypatch, capsys):
+def test_a_figure_on_generated_data_and_going_on(pictures, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(experiment.subprocess, "Popen", processes.Popen)
     out = tmp_path / "out"
     words = ("reproduce", "cggm/figure3", "--phantom", "--parallel", "2", "-o", out)
