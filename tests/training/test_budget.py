@@ -133,7 +133,7 @@ def test_a_time_that_is_none(name, value):
         TrainConfig(**{name: value})
 
 
-def test_a_run_says_that_its_budget_ended_it(tmp_path, phantom, cache, no_pictures, monkeypatch):
+def test_a_run_says_that_its_budget_ended_it(tmp_path, phantom, cache, monkeypatch):
     length = {"train__epochs": "9", "train__steps_per_epoch": "1", "train__hours": "1e-9"}
     folder = tmp_path / "run"
     run.start(small_config(phantom, cache, **length), folder, quiet())

@@ -23,13 +23,14 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
 # SIGTERM lets a training save the step that is under way. SLURM sends it to every process of a job that is cancelled;
 # only a job whose time is up, or that is preempted, goes back into the queue.
 again=
-trap 'again=yes; kill -TERM "$pid" 2>/dev/null' USR1
-trap : TERM
+trap 'told=yes; again=yes; kill -TERM "$pid" 2>/dev/null' USR1
+trap 'told=yes' TERM
 
 run() {
     "${program[@]}" "$@" >>"$folder.log" 2>&1 &
-    pid=$!
-    while wait "$pid"; code=$?; kill -0 "$pid" 2>/dev/null; do :; done
+    pid=$! told=yes
+    # A signal ends 'wait' with a code of its own; the program's is that of a 'wait' that no signal ended.
+    while [ "$told" ]; do told=; wait "$pid"; code=$?; done
     [ "$code" = 0 ] && return
     [ "$again" ] && scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
     exit "$code"
