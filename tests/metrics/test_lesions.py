@@ -137,6 +137,12 @@ def test_area_weighs_in_the_percentile():
     assert lesion_metrics(volume(plate, rod), volume(plate), (6, 0.5, 0.5)).hd95_mm > 0
 
 
+def test_exactly_95_of_100_mm2_are_enough():
+    distances, areas = np.array([2.0, 1.0]), np.array([5.0, 95.0])
+    assert lesions_module._percentile95(distances, areas) == 1
+    assert lesions_module._percentile95(distances, np.array([6.0, 94.0])) == 2
+
+
 def test_surroundings_mirrors_and_order_of_axes_change_nothing():
     rng = np.random.default_rng(1)
     for _ in range(30):

@@ -75,3 +75,15 @@ def test_deep_supervision_and_its_subset_view_use_the_same_weights():
     criterion = RegionLoss()
     expected = (criterion(outputs.logits, batch.target) + 0.5 * criterion(outputs.deep_logits[0], batch.target)) / 1.5
     torch.testing.assert_close(fused_loss(outputs, batch.target, criterion), expected)
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_factors_are_kept_where_one_is_not_finite(odd):
+    strategy = set_up(make("ogm"), small_model())
+    before = strategy.factor.clone()
+    strategy.set_factors(
+        slice(None), torch.full_like(before, 0.5).index_fill(0, torch.tensor([0]), odd), torch.tensor(True)
+    )
+    assert torch.equal(strategy.factor, before)
+    strategy.set_factors(slice(None), torch.full_like(before, 0.5), torch.tensor(True))
+    assert torch.equal(strategy.factor, torch.full_like(before, 0.5))

@@ -1,15 +1,17 @@
 """Checkpoints: round trip, whole or not there, nothing executed, foreign ones refused by key."""
 
 import dataclasses
+import math
 import os
 import pickle
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 
 from cggm_med.errors import CheckpointError, OutputError
-from cggm_med.files import atomic_file, atomic_folder
+from cggm_med.files import atomic_file, atomic_folder, write_json
 from cggm_med.training import checkpoint as checkpoints
 
 CPU = torch.device("cpu")
@@ -32,6 +34,20 @@ def test_what_is_saved_is_loaded(tmp_path):
     for field in ("step", "config", "data", "best"):
         assert getattr(loaded, field) == getattr(EXAMPLE, field)
     assert loaded.optimizer["param_groups"] == EXAMPLE.optimizer["param_groups"]
+
+
+def test_every_state_is_put_back_into_its_own_object():
+    saved = [torch.nn.Linear(1, 1) for _ in range(4)]
+    states = [module.state_dict() for module in saved]
+    optimizer = torch.optim.SGD(saved[0].parameters(), lr=0.25)
+    names = ("model", "strategy", "monitor", "unaveraged")
+    checkpoint = dataclasses.replace(EXAMPLE, optimizer=optimizer.state_dict(), **dict(zip(names, states, strict=True)))
+    live = [torch.nn.Linear(1, 1) for _ in range(4)]
+    other = torch.optim.SGD(live[0].parameters(), lr=1)
+    model, strategy, monitor, average = live
+    checkpoints.restore(checkpoint, model, strategy, "last.pt", other, monitor, average)
+    assert [module.weight.item() for module in live] == [module.weight.item() for module in saved]
+    assert other.param_groups[0]["lr"] == 0.25
 
 
 def test_a_save_that_dies_leaves_the_old_checkpoint_and_no_litter(tmp_path, monkeypatch):
@@ -63,6 +79,23 @@ def test_a_new_file_is_as_readable_as_any_other(tmp_path):
     with atomic_file(tmp_path / "atomic") as file:
         file.write(b"x")
     assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_folder_that_cannot_take_its_place_is_told(tmp_path, monkeypatch):
+    def refused(self, target):
+        raise OSError(122, "Disk quota exceeded")
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(OutputError, match="Disk quota exceeded"), atomic_folder(tmp_path / "data"):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_numbers_that_json_does_not_have_are_not_written(number, tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"score": number})
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
