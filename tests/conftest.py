@@ -21,9 +21,11 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 # The files that take longest are begun first, so that at the end no process works alone for long.
 LONGEST = (
+    "test_all.py",
     "test_nnunet.py",
     "test_resume.py",
-    "test_all.py",
+    "test_view.py",
+    "test_slurm.py",
     "test_benchmarks.py",
     "test_new_task.py",
     "test_new_segmentation.py",
@@ -42,6 +44,11 @@ LONGEST = (
     "test_every_task.py",
     "test_compare.py",
 )
+
+
+def pytest_xdist_auto_num_workers():
+    """One more than cores: some tests wait for processes of their own, such as SLURM's, Chromium or nnU-Net."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else None
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups

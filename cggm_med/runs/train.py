@@ -294,7 +294,8 @@ def _train_and_score(
     first = distributed.rank() == 0
     device = select_device(config.train.device)
     done, spent = (checkpoint.step, checkpoint.seconds) if checkpoint else (0, 0.0)
-    changes = FinishedRun(run.path).parts
+    # Several processes have smaller shares, and the first one has only begun to write the folder.
+    changes = FinishedRun(run.path).parts if distributed.world_size() == 1 else ()
     parts = changes[-1]["parts"] if changes else config.train.accumulate
     # Before the run's own network is made, so that no two are in memory.
     timed = config.train.steps - done >= MIN_STEPS

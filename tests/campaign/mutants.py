@@ -25,7 +25,19 @@ from campaign.tries import campaign
 ROOT = quick.ROOT
 FILES = (
     *("metrics", "strategies", "files.py", "training/checkpoint.py"),
-    *(f"data/volumes/{name}.py" for name in ("labels", "label_files", "geometry", "grids", "transforms")),
+    *(
+        f"data/volumes/{name}.py"
+        for name in (
+            "labels",
+            "label_files",
+            "geometry",
+            "grids",
+            "background",
+            "spacing",
+            "network_grid",
+            "transforms",
+        )
+    ),
 )
 OWN = ("cggm_med", "cggm_med_tasks", "campaign", "helpers", "quick")
 SECONDS = 600  # of the processor; a mutant that computes without end is killed

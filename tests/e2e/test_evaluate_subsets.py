@@ -166,7 +166,7 @@ def test_the_picture_shows_a_case_from_all_scans_and_without_each(run, folder, m
     """With the Dice that the table has of this case, over the scan that is left out."""
     x = load_run(run, {}, lambda text: None, split=None)
     drawn = []
-    monkeypatch.setattr("cggm_med.task.case_drawing.contour_figure", lambda *given, **_: drawn.append(given))
+    monkeypatch.setattr("cggm_med.plots.contours.contour_figure", lambda *given, **_: drawn.append(given))
     (result,) = x.task.evaluate_subsets(x.model.eval(), wanted_subsets("all", MODALITIES), x.cases[:1], **HOW)
     result.draw(tmp_path / "left_out.png")
     ((_, title, columns, *_),) = drawn
