@@ -46,11 +46,6 @@ LONGEST = (
 )
 
 
-def pytest_xdist_auto_num_workers():
-    """One more than cores: some tests wait for processes of their own, such as SLURM's, Chromium or nnU-Net."""
-    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else None
-
-
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """What shares fixtures runs in one process: a file, or of the tests of all tasks those of one task."""
