@@ -88,7 +88,7 @@ def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
             write_json(run.findings, task.findings())
             # Last, since it makes the folder a run, which can be continued.
             write_text(run.config, yaml.safe_dump(to_tree(task.config), sort_keys=False))
-        return _in_memory(run, task, strategy, console, None, loggers, journal)
+        return _as_memory_allows(run, task, strategy, console, None, loggers, journal)
 
 
 def rehearse(config: RunConfig, folder: Path, console: Console) -> None:
@@ -239,7 +239,7 @@ def _continue(
         journal("no checkpoint yet: starting at step 0")
     if distributed.rank() == 0:
         run.forget_after(0 if checkpoint is None else checkpoint.step)
-    return _in_memory(run, task, strategy, console, checkpoint, loggers, journal)
+    return _as_memory_allows(run, task, strategy, console, checkpoint, loggers, journal)
 
 
 def _store_choice(run: RunFolder, config: RunConfig) -> None:
@@ -250,7 +250,7 @@ def _store_choice(run: RunFolder, config: RunConfig) -> None:
         write_text(run.config, yaml.safe_dump(merge([stored, {"task": {key: now}}]), sort_keys=False))
 
 
-def _in_memory(
+def _as_memory_allows(
     run: RunFolder,
     task: Task,
     strategy: BalancingStrategy,

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from campaign.kills import trainings
+from campaign.child import shared
+from campaign.kills import Trainings
 from campaign.tries import campaign
 
 
 def prepare(folder: Path):
     """What the tries share."""
-    runs = trainings(folder)
+    runs = shared(folder, Trainings)
 
     def attempt(rng) -> tuple[str, list[str]]:
         workers, processes = int(rng.choice([0, 2])), int(rng.choice([1, 2]))

@@ -6,17 +6,20 @@ import re
 import resource
 import signal
 import sys
+import tempfile
 import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 import cggm_med
 from cggm_med.cli import app, unforeseen
 
+T = TypeVar("T")
 SECONDS = 5  # of the processor, which a busy machine does not stretch
 WALL_SECONDS = 120  # for what waits without computing
 ADDRESS_BYTES = 8 * 2**30  # beyond what this process has
@@ -71,6 +74,22 @@ def import_everything() -> None:
     torch.set_num_threads(1)
 
 
+def shared(folder: Path, made: Callable[[Path], T]) -> T:
+    """What the tries of a campaign share, made in a process that has imported the package."""
+    import_everything()
+    tempfile.tempdir = str(folder)
+    return made(folder)
+
+
+def say_into(said: Path, *, append: bool = False) -> None:
+    """Let this process write its standard output and standard error into a file."""
+    handle = os.open(said, os.O_WRONLY | os.O_CREAT | (os.O_APPEND if append else os.O_TRUNC), 0o600)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115  not pytest's; as Python itself opens them
+    sys.stderr = open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
+
+
 def run_in_child(work: Callable[[], object], said: Path) -> Ended:
     """Call ``work`` in a forked process whose output goes to the file ``said``, with limits of time and memory."""
     sys.stdout.flush()
@@ -94,11 +113,7 @@ def run_in_child(work: Callable[[], object], said: Path) -> Ended:
 
 
 def _limited(work: Callable[[], object], said: Path) -> int:
-    handle = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115  not pytest's; as Python itself opens them
-    sys.stderr = open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
+    say_into(said)
     resource.setrlimit(resource.RLIMIT_CPU, (3 * SECONDS, 3 * SECONDS + 1))
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     address = pages * resource.getpagesize() + ADDRESS_BYTES

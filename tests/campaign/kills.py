@@ -21,7 +21,7 @@ from helpers.command_line import set_options
 from helpers.declared_cohort import SMALL, cohort
 from helpers.pictures import without_pictures
 
-from campaign.child import command, import_everything
+from campaign.child import command, say_into, shared
 from campaign.tries import campaign
 from cggm_med.testing.runs import expect_same_run
 from cggm_med.training import checkpoint as checkpoints
@@ -163,10 +163,7 @@ def _led(words: list[object], processes: int, said: Path, change: int | None, co
 
 
 def _ranked(words: list[object], said: Path, change: int | None, counted: Path | None) -> int:
-    handle = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
+    say_into(said, append=True)
     random.seed()
     own, seen = os.getpid(), 0
 
@@ -192,17 +189,5 @@ def _ranked(words: list[object], said: Path, change: int | None, counted: Path |
             counted.write_text(str(seen))
 
 
-def trainings(folder: Path) -> Trainings:
-    """What the tries share, made in a process that has imported the package."""
-    import_everything()
-    tempfile.tempdir = str(folder)
-    return Trainings(folder)
-
-
-def prepare(folder: Path):
-    """What the tries share."""
-    return trainings(folder).attempt
-
-
 if __name__ == "__main__":
-    campaign("kills", 1000, prepare)
+    campaign("kills", 1000, lambda folder: shared(folder, Trainings).attempt)

@@ -15,7 +15,7 @@ from helpers.dicom_phantom import write_scan
 from helpers.pictures import without_pictures
 
 from campaign import spoiled
-from campaign.child import SLACK_BYTES, command, import_everything, run_in_child
+from campaign.child import SLACK_BYTES, command, run_in_child, shared
 from campaign.tries import campaign
 
 KINDS = ("nifti", "dicom", "json", "yaml", "pickle", "checkpoint", "run folder")
@@ -139,10 +139,8 @@ def sentences():
 
 
 def sound_files(folder: Path) -> Files:
-    """What the tries share, made in a process that has imported the package."""
-    import_everything()
-    tempfile.tempdir = str(folder)
-    return Files(folder)
+    """See ``child.shared``."""
+    return shared(folder, Files)
 
 
 if __name__ == "__main__":
