@@ -94,8 +94,9 @@ class TrainConfig:
         init_seed: decides, together with ``seed``, the initial weights alone, to see how much they matter; default:
             they follow from ``seed``.
         init: folder of another run from whose final weights this one starts, as far as names and shapes agree.
-        device: ``auto`` (CUDA when present), ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: ``auto`` (bfloat16 autocast on CUDA, float32 elsewhere), ``float32`` or ``bfloat16``.
+        device: ``auto`` (CUDA when present), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        precision: ``auto`` (float32; on CUDA bfloat16 autocast, or float16 where the GPU only emulates that),
+            ``float32``, ``float16`` or ``bfloat16``.
         memory_format: how the weights of convolutions lie in memory: ``contiguous``, or ``channels_last``, with which
             narrow networks train faster on a CPU; results differ in their last bits.
         validate_every: epochs between two validations.
@@ -131,7 +132,7 @@ class TrainConfig:
     init_seed: int | None = None
     init: str | None = None
     device: str = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
     validate_every: int = 5
     validate_modalities: bool | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -19,15 +20,18 @@ CONTEXT_BYTES = 500_000_000  # of a GPU that CUDA takes for a process, about, be
 
 
 def select_device(name: str) -> torch.device:
-    """The device to train on; ``auto`` is this process's GPU if there is one.
+    """The device to train on; ``auto`` is this process's CUDA device if there is one, else the CPU.
 
     Raises:
-        ConfigError: if CUDA is asked for and absent, or the name is not a device.
+        ConfigError: if CUDA or MPS is asked for and absent, or the name is not a device.
     """
     if name == "auto":
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
     require_device(name, "device")
-    if name != "cpu":
+    if name == "mps":
+        if not torch.backends.mps.is_available():
+            raise ConfigError("device is mps, and torch sees no GPU of Apple here; choose another, auto or cpu")
+    elif name != "cpu":
         asked, count = name, torch.cuda.device_count()
         if name == "cuda":
             name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
@@ -40,15 +44,41 @@ def select_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def precision(name: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
-    """The context for the network's computations. No loss scaling: strategies read gradients as they are (ADR 0002).
+def hardware(device: torch.device) -> str:
+    """What a device is called where results are stated.
+
+    Example:
+        >>> hardware(torch.device("cpu")).split()[0]
+        'CPU'
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{'CPU' if device.type == 'cpu' else 'GPU of Apple'} ({platform.machine()})"
+
+
+def number_format(name: str, device: torch.device) -> torch.dtype:
+    """The format of numbers in which a network computes.
 
     Args:
-        name: ``auto`` (bfloat16 on CUDA, float32 elsewhere), ``float32`` or ``bfloat16``.
+        name: setting ``train.precision``; ``auto`` is float32, but on CUDA bfloat16, and float16 where a GPU would only
+            emulate that (before NVIDIA's Ampere).
         device: the network's device.
+
+    Example:
+        >>> number_format("auto", torch.device("cpu"))
+        torch.float32
     """
-    low = name == "bfloat16" or (name == "auto" and device.type == "cuda")
-    return lambda: torch.autocast(device.type, torch.bfloat16, enabled=low)
+    if name != "auto":
+        return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[name]
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def precision(name: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
+    """The context for the network's computations; see ``number_format``."""
+    number = number_format(name, device)
+    return lambda: torch.autocast(device.type, number, enabled=number != torch.float32)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -20,5 +20,5 @@ def require_device(name: str, key: str) -> None:
     Example:
         >>> require_device("cuda:1", "train.device")
     """
-    if re.fullmatch(r"auto|cpu|cuda(:\d+)?", name) is None:
-        raise ConfigError(f"{key} is {name}, expected auto, cpu, cuda or cuda:N")
+    if re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name) is None:
+        raise ConfigError(f"{key} is {name}, expected auto, cpu, cuda, cuda:N or mps")

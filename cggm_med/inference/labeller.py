@@ -24,7 +24,7 @@ class Labeller:
 
     Args:
         run: folder of a finished run of a task that reads cases without labels, see ``Task.unlabelled_samples``.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
 
     Attributes:
         run: its files.

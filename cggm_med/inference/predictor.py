@@ -142,7 +142,7 @@ class Predictor:
 
     Args:
         run: folder of a finished run of a segmentation task, or of an ensemble of them.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         flips: average over all mirrored versions of a scan, which takes eight times as long.
         trust_names: segment even if the images clearly fit other modality names better.
         resample_to: modality to whose grid the others are resampled where they have another; default: the run's.

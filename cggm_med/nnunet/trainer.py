@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cggm_med import distributed, registry
 from cggm_med.config import OptimConfig, Tree, differences
-from cggm_med.device import precision
+from cggm_med.device import number_format, precision
 from cggm_med.errors import CheckpointError, ConfigError, DataError, NonFiniteLoss
 from cggm_med.files import atomic_file
 from cggm_med.models.heads import UnimodalHeads, VoxelwiseHead
@@ -31,6 +31,7 @@ from cggm_med.randomness import Step
 from cggm_med.runs.settings import as_trained
 from cggm_med.strategies.base import BalancingStrategy
 from cggm_med.training.checkpoint import read_tensors
+from cggm_med.training.gradient_scale import GradientScale
 from cggm_med.training.step import train_step
 from cggm_med.types import Batch
 
@@ -64,7 +65,7 @@ class BalancedTrainer(nnUNetTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         if self.is_cascaded:
             raise ConfigError(f"{type(self).__name__} cannot train with a cascade; use one of nnU-Net's own trainers")
-        # Strategies read gradients as they are, so the network computes in bfloat16 and needs no scaler (ADR 0002).
+        # Strategies read gradients as they are: theirs would come in another unit from nnU-Net's scaler (ADR 0002).
         self.grad_scaler = None
         self.steps_done = 0
 
@@ -116,6 +117,8 @@ class BalancedTrainer(nnUNetTrainer):
         if distributed.active():
             for tensor in self.strategy.state_dict().values():
                 torch.distributed.broadcast(tensor, 0)
+        number = number_format("auto", self.device)
+        self.gradient_scale = GradientScale(number, model, self.strategy).to(self.device)
         config = OptimConfig("sgd", lr=self.initial_lr, weight_decay=self.weight_decay, momentum=MOMENTUM)
         optimizer = make_optimizer(model, self.strategy, config, self.device)
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
@@ -148,6 +151,7 @@ class BalancedTrainer(nnUNetTrainer):
             clip_norm=CLIP_NORM,
             settings=self.settings.train.subsets,
             autocast=precision("auto", self.device),
+            scale=self.gradient_scale,
         )
         self.steps_done += 1
         return {"loss": losses["task"].detach().cpu().numpy()}
@@ -192,6 +196,7 @@ class BalancedTrainer(nnUNetTrainer):
                 "settings": asdict(self.settings),
                 "steps_done": self.steps_done,
                 "strategy": self.strategy.state_dict(),
+                "gradient_scale": self.gradient_scale.state_dict(),
             },
         }
         with atomic_file(Path(filename)) as file:
@@ -215,6 +220,7 @@ class BalancedTrainer(nnUNetTrainer):
             self.planned.load_state_dict(checkpoint["network_weights"])
             self.strategy.load_state_dict(own["strategy"])
             self.optimizer.load_state_dict(checkpoint["optimizer_state"])
+            self.gradient_scale.continue_from(own["gradient_scale"])
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:300]
             raise CheckpointError(f"{path} does not fit this plan, keep the plan of its training: {reason}") from error

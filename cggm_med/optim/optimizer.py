@@ -104,16 +104,27 @@ def scale_updates(optimizer: Optimizer, factors: Mapping[str, Tensor]) -> None:
             group["lr"] = group["lr"] * (factor if group.get("fused") else factor.item())
 
 
-def step_if_finite(optimizer: Optimizer, total: Tensor) -> None:
-    """Take the optimizer's step unless the gradient's norm is not finite.
+def step_if_finite(optimizer: Optimizer, total: Tensor) -> Tensor:
+    """Take the optimizer's step unless a gradient is not finite.
 
     A fused optimizer decides on the device, by the flag that torch's own gradient scaler sets.
+
+    Args:
+        optimizer: from ``make_optimizer``.
+        total: norm of the model's gradient; those of the classifier heads, which are not clipped, are looked at here.
+
+    Returns:
+        Whether the step was taken, a boolean scalar on the device.
     """
+    heads = [p.grad for group in optimizer.param_groups if group.get("heads") for p in group["params"]]
+    own = get_total_norm([gradient for gradient in heads if gradient is not None])
+    finite = torch.isfinite(total) & torch.isfinite(own.to(total.device))
     if all(group.get("fused") for group in optimizer.param_groups):
-        optimizer.found_inf = (~torch.isfinite(total)).float()  # type: ignore[attr-defined]
+        optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
         optimizer.step()
-    elif torch.isfinite(total):
+    elif finite:
         optimizer.step()
+    return finite
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import torch
 
 from cggm_med import distributed, registry
 from cggm_med.config import RunConfig, Tree, to_tree
+from cggm_med.device import hardware, number_format
 from cggm_med.task.base import Task
 
 
@@ -55,7 +56,7 @@ def plugins_of(settings: Tree) -> dict[str, str]:
 
 def provenance(config: RunConfig, device: torch.device) -> dict[str, str]:
     """Command, data, seed, versions and device."""
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
+    number = str(number_format(config.train.precision, device)).removeprefix("torch.")
     made_by, decay = origin(plugins_of(to_tree(config))), config.train.ema_decay
     averaged = {} if decay is None else {"weights": f"moving average over the steps, decay {decay:g}"}
     return {
@@ -66,8 +67,9 @@ def provenance(config: RunConfig, device: torch.device) -> dict[str, str]:
         "seed": str(config.train.seed),
         "steps": str(config.train.steps),
         **averaged,
+        **({} if number == "float32" else {"precision": number}),
         "versions": made_by["versions"],
-        "device": f"{hardware}, {distributed.world_size()} process(es)",
+        "device": f"{hardware(device)}, {distributed.world_size()} process(es)",
         "date": made_by["date"],
     }
 

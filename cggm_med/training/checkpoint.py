@@ -22,6 +22,7 @@ from cggm_med.files import atomic_file
 from cggm_med.optim.schedule import Plateau
 from cggm_med.training import resume_check
 from cggm_med.training.clock import Clock
+from cggm_med.training.gradient_scale import GradientScale
 from cggm_med.training.weight_average import WeightAverage
 from cggm_med.trees import parse_json
 
@@ -46,6 +47,7 @@ class Checkpoint:
         validated: whether the validation that is due after this step, if one is, was finished.
         unaveraged: with ``train.ema_decay`` the weights that training continues from; ``model`` and ``strategy`` hold
             their average then, so that whoever reads a checkpoint predicts with it.
+        gradient_scale: in float16, see ``GradientScale``.
     """
 
     step: int
@@ -60,6 +62,7 @@ class Checkpoint:
     seconds: float = 0.0
     validated: bool = True
     unaveraged: dict[str, Any] = field(default_factory=dict)
+    gradient_scale: dict[str, Any] = field(default_factory=dict)
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -232,6 +235,7 @@ class TrainingState:
         model, strategy, optimizer, monitor, plateau: the objects to save.
         average: of the weights of model and classifier heads.
         clock: of the training.
+        scale: of the gradients.
     """
 
     def __init__(
@@ -246,10 +250,11 @@ class TrainingState:
         plateau: Plateau,
         average: WeightAverage,
         clock: Clock,
+        scale: GradientScale,
     ) -> None:
         self.folder, self.config, self.data = folder, config, data
         self.model, self.strategy, self.optimizer, self.monitor = model, strategy, optimizer, monitor
-        self.plateau, self.average, self.clock = plateau, average, clock
+        self.plateau, self.average, self.clock, self.scale = plateau, average, clock, scale
         self.best: Mapping[str, float] | None = None
 
     @property
@@ -268,6 +273,7 @@ class TrainingState:
         self.average.exchange()
         self.plateau.load_state_dict(checkpoint.schedule)
         self.clock.continue_from(checkpoint.seconds)
+        self.scale.continue_from(checkpoint.gradient_scale)
         self.best = checkpoint.best
 
     def save_last(self, step: int, *, validated: bool = True) -> None:
@@ -291,8 +297,8 @@ class TrainingState:
         if distributed.rank() != 0:
             return
         with self.average.applied():
-            live = (self.model, self.strategy, self.optimizer, self.monitor, self.average, self.plateau)
-            names = ("model", "strategy", "optimizer", "monitor", "unaveraged", "schedule")
+            live = (self.model, self.strategy, self.optimizer, self.monitor, self.average, self.plateau, self.scale)
+            names = ("model", "strategy", "optimizer", "monitor", "unaveraged", "schedule", "gradient_scale")
             states: dict[str, Any] = dict(zip(names, (x.state_dict() for x in live), strict=True))
             states |= {"seconds": self.clock.seconds, "validated": validated}
             save(path, Checkpoint(step, self.config, self.data, self.best, **states))

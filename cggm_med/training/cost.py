@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from cggm_med.device import hardware
 from cggm_med.files import write_json
 from cggm_med.models.peak_memory import LiveTensors
 
@@ -109,7 +109,7 @@ def measured(path: Path, device: torch.device) -> Iterator[StepMemory]:
         "peak_memory_bytes": allocated if cuda else _peak_resident_bytes(),
         "step_memory_bytes": memory.peak or None,
         "steps": memory.steps,
-        "device": torch.cuda.get_device_name(device) if cuda else f"CPU ({platform.machine()})",
+        "device": hardware(device),
         "threads": torch.get_num_threads(),
     }
     write_json(path, cost)

@@ -49,15 +49,20 @@ class FiniteCheck:
         self.pending.clear()
         return float(values[-1])
 
-    def gradients(self, done: int, log_every: int) -> None:
+    def gradients(self, done: int, log_every: int, *, searching: bool = False) -> None:
         """Check the gradients; to be called every ``log_every`` steps, with the number of steps done.
+
+        Args:
+            done: number of steps done.
+            log_every: number of steps between two calls.
+            searching: whether steps are skipped to find a scale of the gradients.
 
         Raises:
             NonFiniteLoss: if the gradient was not finite in any step since the last call.
         """
         skipped, self.skipped = int(self.monitor.skipped_steps.item()) - self.skipped, self.skipped
         self.skipped += skipped
-        if skipped >= max(2, log_every):
+        if skipped >= max(2, log_every) and not searching:
             raise NonFiniteLoss(
                 f"the gradient was not finite in any of the {skipped} steps up to {done}, so nothing was "
                 "learned; lower optim.lr, or train with train.precision=float32"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cggm_med import distributed
 from cggm_med.config import RunConfig, to_tree
-from cggm_med.device import precision
+from cggm_med.device import number_format, precision
 from cggm_med.models.base import MultimodalModel
 from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.optim.schedule import Plateau, learning_rate, set_learning_rate
@@ -27,6 +27,7 @@ from cggm_med.training.checkpoint import Checkpoint, TrainingState
 from cggm_med.training.clock import Clock
 from cggm_med.training.cost import StepMemory
 from cggm_med.training.finite_check import FiniteCheck
+from cggm_med.training.gradient_scale import GradientScale
 from cggm_med.training.mean_losses import mean_losses
 from cggm_med.training.monitor import ModalityComparison, Monitor, readable
 from cggm_med.training.step import train_step
@@ -82,13 +83,14 @@ def train(
     criterion = task.criterion().to(device)
     optimizer = make_optimizer(model, strategy, config.optim, device)
     autocast = precision(settings.precision, device)
+    scale = GradientScale(number_format(settings.precision, device), model, strategy).to(device)
     monitor = Monitor(len(model.modalities)).to(device)
     by_loss = config.optim.plateau_by == "loss"
     plateau = Plateau(config.optim, lower_is_better=by_loss or task.lower_is_better)
     tree, data = to_tree(config), dict(task.contents())
     average = WeightAverage(settings.ema_decay, model, *([] if strategy.heads is None else [strategy.heads]))
     clock = Clock()
-    state = TrainingState(folder, tree, data, model, strategy, optimizer, monitor, plateau, average, clock)
+    state = TrainingState(folder, tree, data, model, strategy, optimizer, monitor, plateau, average, clock, scale)
     if resume is not None:
         state.restore(resume)
     first_step = 0 if resume is None else resume.step
@@ -152,6 +154,7 @@ def train(
                     clip_norm=config.optim.clip_norm,
                     settings=settings,
                     autocast=autocast,
+                    scale=scale,
                     monitor=monitor,
                     comparison=comparison,
                 )
@@ -168,7 +171,7 @@ def train(
             if device.type == "cpu" or to_log or to_validate or to_save or stopping:
                 loss = finite.loss()
             if comparison is not None:
-                finite.gradients(done, settings.log_every)
+                finite.gradients(done, settings.log_every, searching=scale.searching)
                 diagnostics = {**monitor.values(), **comparison.values(), **strategy.diagnostics()}
                 record: Record = {"kind": "train", "step": done, "epoch": epoch, "loss": loss}
                 record |= {"losses": {name: value.item() for name, value in losses.items()}, "learning_rate": rate}

@@ -47,15 +47,27 @@ class Monitor(nn.Module):
             self.register_buffer(name, torch.zeros(()))
 
     def record(
-        self, norms: Tensor, fusion: Tensor, total: Tensor, clip_norm: float, absent: Sequence[int] = ()
+        self,
+        norms: Tensor,
+        fusion: Tensor,
+        clipped: Tensor,
+        taken: Tensor,
+        absent: Sequence[int] = (),
     ) -> None:
-        """Record one step; see ``optim.optimizer.clip_gradients``. ``absent`` are modalities that no sample had."""
-        finite = torch.isfinite(total)
+        """Record one step; see ``optim.optimizer``.
+
+        Args:
+            norms: of each modality's gradient, from ``clip_gradients``.
+            fusion: that of what no modality owns.
+            clipped: whether the gradient was longer than it may be, a boolean scalar.
+            taken: from ``step_if_finite``.
+            absent: modalities that no sample had.
+        """
         self.gradient_norm.copy_(norms)
         self.fusion_gradient_norm.copy_(fusion)
         self.gradient_norm[list(absent)] = float("nan")
-        self.clipped_steps += finite & (total > clip_norm)
-        self.skipped_steps += ~finite
+        self.clipped_steps += taken & clipped
+        self.skipped_steps += ~taken
 
     def values(self) -> dict[str, Tensor]:
         """What to log."""

@@ -10,12 +10,13 @@ import torch
 
 from cggm_med import registry
 from cggm_med.config import RunConfig
-from cggm_med.device import precision
+from cggm_med.device import number_format, precision
 from cggm_med.models.cpu_convolution import FastConvolutions
 from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.randomness import Step
 from cggm_med.task.base import Task
 from cggm_med.training.build import build
+from cggm_med.training.gradient_scale import GradientScale
 from cggm_med.training.step import train_step
 from cggm_med.types import Batch
 
@@ -64,6 +65,7 @@ def measure_pace(task: Task, config: RunConfig, device: torch.device, batches: I
     model = build(task, strategy, config, device)
     optimizer = make_optimizer(model, strategy, config.optim, device)
     criterion, autocast = task.criterion().to(device), precision(config.train.precision, device)
+    scale = GradientScale(number_format(config.train.precision, device), model, strategy).to(device)
     reading, learning, samples = [], [], 1
     model.train()
     strategy.train()
@@ -81,6 +83,7 @@ def measure_pace(task: Task, config: RunConfig, device: torch.device, batches: I
             clip_norm=config.optim.clip_norm,
             settings=config.train,
             autocast=autocast,
+            scale=scale,
         )
         _wait(device)
         learning.append(time.monotonic() - started)
@@ -100,3 +103,5 @@ def measure_pace(task: Task, config: RunConfig, device: torch.device, batches: I
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -19,6 +19,7 @@ from cggm_med.objectives.subsets import modality_dropout, subset_view, subset_vi
 from cggm_med.optim.optimizer import clip_gradients, step_if_finite, unchanged_rates
 from cggm_med.randomness import Step
 from cggm_med.strategies.base import BalancingStrategy, Criterion, fused_loss
+from cggm_med.training.gradient_scale import GradientScale
 from cggm_med.training.monitor import ModalityComparison, Monitor
 from cggm_med.types import Batch
 
@@ -34,6 +35,7 @@ def train_step(
     clip_norm: float,
     settings: TrainConfig = TrainConfig(),  # noqa: B008 - frozen
     autocast: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+    scale: GradientScale | None = None,
     monitor: Monitor | None = None,
     comparison: ModalityComparison | None = None,
 ) -> dict[str, Tensor]:
@@ -49,6 +51,7 @@ def train_step(
         clip_norm: largest norm of the model's gradient.
         settings: only ``accumulate``, the modality dropout and the subset view are used.
         autocast: context for the network's computations.
+        scale: of the gradients of model and strategy, needed where the network computes in float16.
         monitor: counts clipped and skipped steps.
         comparison: records how the modalities compare.
     """
@@ -78,17 +81,22 @@ def train_step(
                 comparison.add(model, strategy, outputs, part.target, criterion, now)
         if parts > 1:
             losses = {name: loss / parts for name, loss in losses.items()}
-        strategy.backward(losses, model)
+        if scale is None:
+            strategy.backward(losses, model)
+        else:
+            scale.backward(strategy, losses, model)
         for name, loss in losses.items():
             total_losses[name] = total_losses[name] + loss.detach() if name in total_losses else loss.detach()
     strategy.combine(model)
     norms, fusion, norm = clip_gradients(model, clip_norm)
     with unchanged_rates(optimizer):
         strategy.modulate(model, optimizer, step)
-        step_if_finite(optimizer, norm)
+        taken = step_if_finite(optimizer, norm)
+    if scale is not None:
+        scale.follow(taken)
     if monitor is not None:
         absent = [i for i, m in enumerate(model.modalities) if step.counts is not None and not step.counts[m]]
-        monitor.record(norms, fusion, norm, clip_norm, absent)
+        monitor.record(norms, fusion, norm > clip_norm, taken, absent)
     return total_losses
 
 

@@ -136,8 +136,26 @@ def test_a_fused_optimizer_skips_by_flag(kind):
     for total, moves in ((float("inf"), False), (1.0, True), (float("nan"), False)):
         before = p.detach().clone()
         p.grad = torch.full((3,), 0.5)
-        step_if_finite(optimizer, torch.tensor(total))
+        assert step_if_finite(optimizer, torch.tensor(total)).item() == moves
         assert (not torch.equal(p, before)) == moves
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_head_whose_gradient_is_not_finite_keeps_its_weights_too(fused):
+    """They are outside the norm by which the model is clipped."""
+    model, strategy = small_model(), CGGM(CGGMConfig("cggm"))
+    set_up(strategy, model)
+    optimizer = make_optimizer(model, strategy, OptimConfig(), CPU)
+    for group in optimizer.param_groups:
+        group["fused"] = fused
+    for p in [*model.parameters(), *strategy.parameters()]:
+        p.grad = torch.zeros_like(p)
+    weight = next(strategy.heads.parameters())
+    before = weight.detach().clone()
+    for gradient, moves in ((float("inf"), False), (float("nan"), False), (1.0, True)):
+        weight.grad.fill_(gradient)
+        assert step_if_finite(optimizer, torch.tensor(1.0)).item() == moves
+        assert torch.equal(weight, before) != moves
 
 
 def walk(kind, scale, steps=5):

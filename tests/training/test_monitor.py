@@ -1,6 +1,7 @@
 """What is logged about a step: norms, counters, cosines and shares, each against a computation of its own."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -48,7 +49,8 @@ def compared(problem, batch, name="joint", accumulate=1, shapley=True, **own):
 def test_counters():
     monitor = Monitor(2)
     for total in (0.5, 2.0, float("nan"), 3.0, float("inf")):
-        monitor.record(torch.tensor([0.1, 0.2]), torch.tensor(0.3), torch.tensor(total), clip_norm=1.0)
+        clipped, taken = torch.tensor(total > 1), torch.tensor(math.isfinite(total))
+        monitor.record(torch.tensor([0.1, 0.2]), torch.tensor(0.3), clipped, taken)
     values = monitor.values()
     assert values["clipped_steps"] == 2
     assert values["skipped_steps"] == 2
