@@ -308,8 +308,18 @@ def _written_out(name: str, leaf: Any, value: str) -> str:
         return f"{name}.name={value}"
     if name in {field.name for field in dataclasses.fields(RunConfig)}:
         return f"{name}.KEY={value}"
-    meant = _meant(name, "", SHARED_SECTIONS)
+    meant = setting_meant(name)
     return f"{meant}={value}" if meant else "optim.lr=1e-3"
+
+
+def setting_meant(name: str) -> str:
+    """The setting that a name without a section may have meant, also as other tools call it; empty if none is like it.
+
+    Example:
+        >>> [setting_meant(name) for name in ("learning-rate", "roi_size", "epoch", "x")]
+        ['optim.lr', 'data.patch_size', 'train.epochs', '']
+    """
+    return _ELSEWHERE.get(name.lower().replace("-", "_")) or _meant(name, "", SHARED_SECTIONS)
 
 
 def to_tree(config: RunConfig) -> Tree:
@@ -415,10 +425,10 @@ _ELSEWHERE = {
     **dict.fromkeys(("random_seed", "manual_seed"), "train.seed"),
     **dict.fromkeys(("gpu", "gpus", "cuda"), "train.device"),
     **dict.fromkeys(("amp", "fp16", "bf16", "mixed_precision", "dtype"), "train.precision"),
-    **dict.fromkeys(("roi", "roi_size", "crop_size"), "data.patch_size"),
-    **dict.fromkeys(("num_workers", "n_workers"), "data.workers"),
+    **dict.fromkeys(("patch_size", "roi", "roi_size", "crop_size"), "data.patch_size"),
+    **dict.fromkeys(("workers", "num_workers", "n_workers"), "data.workers"),
     **dict.fromkeys(("data_dir", "dataroot", "root", "folder"), "data.path"),
-    **dict.fromkeys(("voxel_size", "pixdim"), "data.spacing"),
+    **dict.fromkeys(("spacing", "voxel_size", "pixdim"), "data.spacing"),
     **dict.fromkeys(("augment", "aug"), "data.augmentation"),
     **dict.fromkeys(("features", "filters", "base_channels"), "model.channels"),
     **dict.fromkeys(("backbone", "network", "arch"), "model.encoder"),

@@ -30,11 +30,12 @@ from cggm_med.cli import (
     unforeseen,
 )
 from cggm_med.cli.json_output import alone_on_stdout
+from cggm_med.cli.unknown_option import App
 from cggm_med.errors import CggmMedError
 
 FILES_BY_MODALITY = {"ignore_unknown_options": True}  # --flair FILE, whatever the modalities are called
 
-app = typer.Typer(
+app = App(
     name="cggm-med",
     help="Multimodal learning, medical image segmentation first, whose modalities are balanced while they train.",
     no_args_is_help=True,

@@ -9,7 +9,7 @@ import typer
 
 from cggm_med.cli.json_output import JsonFile, require_json, write_shown
 from cggm_med.cli.launching import DryRun, Launcher, Sbatch, goes_on_when_repeated, trainer
-from cggm_med.cli.options import Debug, Parallel, Phantom, PublishedSeeds, Settings, make_console
+from cggm_med.cli.options import Debug, Parallel, Phantom, PublishedSeeds, Settings, make_console, overrides_of
 
 
 def benchmark(
@@ -52,10 +52,16 @@ def benchmark(
         raise typer.BadParameter(f"{', '.join(ignored)} cannot go with finished runs")
     if phantom and (data is not None or preset is not None):
         raise typer.BadParameter("--phantom generates data, and trains shortly; leave out --data and --preset")
+    from cggm_med.cli import early
+
+    early.refuse_settings([overrides_of(settings, data)])
+    from cggm_med.comparison.variants import parse_seeds, refuse_strategies
+
+    numbers = parse_seeds(seeds or ("1" if phantom else "3"))
+    refuse_strategies(strategies or "cggm")
     require_json(json, "benchmark", [] if data is None else [data])
     folder = out or Path("benchmarks") / (f"{name}-phantom" if phantom else name)
     train = trainer(launcher, folder / "slurm", "benchmark", sbatch=sbatch, parallel=parallel, dry_run=dry_run)
-    from cggm_med.comparison.commands import parse_seeds
     from cggm_med.reproduction.benchmark.command import score_runs, train_benchmark
     from cggm_med.reproduction.reproduce import Request, what_to_get
 
@@ -65,7 +71,6 @@ def benchmark(
         return
     if data is None and not phantom:
         raise what_to_get(name, chosen.data, "benchmark")
-    numbers = parse_seeds(seeds or ("1" if phantom else "3"))
     request = Request(folder, data, numbers, None, tuple(settings or ()), train)
     with goes_on_when_repeated():
         train_benchmark(chosen, request, strategies or "cggm", preset, make_console())

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from cggm_med.cli.options import Debug
+from cggm_med.cli.unknown_option import App
 
-app = typer.Typer(name="bundle", no_args_is_help=True, help="MONAI bundles.")
+app = App(name="bundle", no_args_is_help=True, help="MONAI bundles.")
 
 
 @app.command("export")
@@ -20,9 +21,13 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Write a finished run as a MONAI bundle that runs without this package."""
+    from cggm_med.cli import early
+
+    channels = modalities.split(",") if modalities else None
+    early.refuse_modalities(run, channels or ())
     from cggm_med.bundle.export import export_bundle
 
-    export_bundle(run, out, modalities.split(",") if modalities else None)
+    export_bundle(run, out, channels)
     typer.echo(f"wrote {out}; next, in that folder:")
     typer.echo(
         "  python -m monai.bundle run --config_file configs/inference.json --dataset_dir SCANS --output_dir MASKS"

@@ -9,8 +9,9 @@ import typer
 
 from cggm_med.cli.json_output import JsonFile, require_json, write_shown
 from cggm_med.cli.options import Debug, make_console
+from cggm_med.cli.unknown_option import App
 
-app = typer.Typer(name="cohort", no_args_is_help=True, rich_markup_mode=None)
+app = App(name="cohort", no_args_is_help=True, rich_markup_mode=None)
 Masks = Annotated[Path, typer.Argument(metavar="OUT", help="The --out of 'predict --shard K/N'.")]
 
 

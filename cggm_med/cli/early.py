@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from cggm_med import registry
 from cggm_med.config import SHARED_SECTIONS, TrainConfig, build_section, merge
-from cggm_med.errors import DataError
+from cggm_med.data.splits import NAMES
+from cggm_med.errors import CheckpointError, DataError, UnknownName
 from cggm_med.files import did_you_mean
 from cggm_med.runs.folder import RunFolder
 
@@ -76,3 +78,51 @@ def refuse_runs(folders: Iterable[Path]) -> None:
     """
     for folder in folders:
         RunFolder(folder).stored_settings()
+
+
+def refuse_without_run(folders: Iterable[Path]) -> None:
+    """Refuse folders of which none is a run; where one is, the others are left out later, with the reason of each.
+
+    Raises:
+        CheckpointError: with the first of them.
+    """
+    first: CheckpointError | None = None
+    for folder in folders:
+        try:
+            RunFolder(folder).stored_settings()
+        except CheckpointError as error:
+            first = first or error
+        else:
+            return
+    if first is not None:
+        raise first
+
+
+def refuse_modalities(run: Path, names: Iterable[str], options: Iterable[str] = ()) -> None:
+    """Refuse what is no modality of a run.
+
+    Args:
+        run: its folder.
+        names: that were given.
+        options: parameters of the command; a name that is nearly one of them was meant as that.
+
+    Raises:
+        UnknownName: with the first of them.
+        CheckpointError: if the folder is no run.
+    """
+    known = RunFolder(run).stored_settings()["task"].get("modalities")
+    for name in names if isinstance(known, list) else ():
+        if name not in known:
+            meant = difflib.get_close_matches(name, [*options], n=1, cutoff=0.8)
+            option = f"--{meant[0].replace('_', '-')}" if meant else None
+            raise UnknownName("modality in this run", name, known, guess=option)
+
+
+def refuse_split(split: str | None) -> None:
+    """Refuse what is no split.
+
+    Raises:
+        UnknownName: for a name that no split has.
+    """
+    if split is not None and split not in (*NAMES, "all"):
+        raise UnknownName("split", split, (*NAMES, "all"))

@@ -16,6 +16,9 @@ def ensemble(
     debug: Debug = False,
 ) -> None:
     """Put finished runs together: other commands take the folder as a RUN, which predicts the mean probability."""
+    from cggm_med.cli import early
+
+    early.refuse_runs(runs)
     from cggm_med.runs.ensemble import make_ensemble
 
     make_ensemble(runs, out)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -103,6 +105,14 @@ def evaluate(
             raise typer.BadParameter(
                 "--corrupt, --severity, --calibration, --subsets and --require go with a RUN, not --masks"
             )
+        from cggm_med.cli import early
+
+        early.refuse_absent([masks], "a folder of masks")
+        early.refuse_absent([against] if against else [], "a run, an evaluation or a folder of masks")
+        early.refuse_settings([overrides])
+        early.refuse_split(split)
+        if task is not None:
+            early.refuse_names(task)
         require_json(json, "evaluate", [masks])
         from cggm_med.comparison.masks import evaluate_masks
 
@@ -135,8 +145,10 @@ def evaluate(
         raise typer.BadParameter("--subsets, --corrupt, --calibration and --external are questions; ask one at a time")
     from cggm_med.cli import early
 
-    early.refuse_runs([folder])
+    subset = () if subsets in (None, "all") else re.split(r"[+,]", subsets)
+    early.refuse_modalities(folder, [*(name for name in subset if name), *(require.split(",") if require else ())])
     early.refuse_settings([overrides])
+    early.refuse_split(split)
     require_json(json, "evaluate")
     from cggm_med.evaluation import ask
     from cggm_med.evaluation.calibration.question import CalibrationQuestion
@@ -173,12 +185,12 @@ def report(
 
     report RUN --watch shows the progress of a run that is still training, here and on a page that follows it.
     """
-    if watch:
-        from cggm_med.cli import early
+    from cggm_med.cli import early
 
+    early.refuse_without_run(folders)
+    if watch:
         if len(folders) > 1:
             raise typer.BadParameter("--watch follows one run; name one folder")
-        early.refuse_runs(folders)
         from cggm_med.report.watch import watch as follow
 
         follow(folders[0], out, make_console())
@@ -260,6 +272,7 @@ def compare(
     if margin is not None and primary is None:
         raise typer.BadParameter("--margin goes with --primary NAME")
     from cggm_med.cli import early
+    from cggm_med.comparison.variants import parse_seeds, refuse_strategies, table_name
     from cggm_med.config import read_file
 
     folder = out or Path("comparisons") / ("runs" if folders else task)
@@ -267,12 +280,14 @@ def compare(
     overrides = overrides_of(words, data)
     early.refuse_names(task)
     early.refuse_settings([*([read_file(config)] if config is not None else []), overrides])
+    early.refuse_without_run(folders or ())
+    parse_seeds(seeds or "3")
+    refuse_strategies(strategies or "")
     require_json(json, "compare")
     train = trainer(launcher, folder / "slurm", "compare", sbatch=sbatch, parallel=parallel, dry_run=dry_run)
     from cggm_med.comparison.commands import compare_runs, train_and_compare
     from cggm_med.comparison.experiment import Plan
     from cggm_med.comparison.primary import Question
-    from cggm_med.comparison.variants import table_name
 
     console = make_console()
     question = None if primary is None else Question(table_name(primary), margin)
@@ -307,6 +322,9 @@ def rank(
     debug: Debug = False,
 ) -> None:
     """Rank strategies over several tasks, by the mean of each comparison."""
+    from cggm_med.cli import early
+
+    early.refuse_absent(folders, "a folder that 'cggm-med compare' wrote")
     require_json(json, "rank", folders)
     from cggm_med.comparison.commands import rank_tasks
 
@@ -328,6 +346,7 @@ def probe(
 
     early.refuse_runs([folder])
     early.refuse_settings([overrides])
+    early.refuse_split(split)
     require_json(json, "probe")
     from cggm_med.evaluation.ask import ask
     from cggm_med.evaluation.probe.question import ProbeQuestion
@@ -385,6 +404,14 @@ def view(
         raise typer.BadParameter("--probabilities are those of a run; name one")
     if all_cases and (len(rest) != 1 or files or out or data):
         raise typer.BadParameter("--all goes with RUN alone, and perhaps --split; its pages are in RUN/viewer")
+    from cggm_med.cli import early
+    from cggm_med.device_name import require_device
+
+    require_device(device, "device")
+    if rest:
+        early.refuse_modalities(Path(rest[0]), files, inspect.signature(view).parameters)
+    read = [*files.values(), *(path for path in (truth, prediction, data) if path is not None)]
+    early.refuse_absent(read, "an image" if files else "a folder or file with the data")
     from cggm_med.files import require_writable, write_text
     from cggm_med.viewer import case as cases
     from cggm_med.viewer.page import is_page, open_in_browser, page_html, temporary_file

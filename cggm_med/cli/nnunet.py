@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from cggm_med.cli.options import Debug
+from cggm_med.cli.options import Debug, overrides_of
+from cggm_med.cli.unknown_option import App
 
-app = typer.Typer(name="nnunet", no_args_is_help=True, rich_markup_mode=None)
+app = App(name="nnunet", no_args_is_help=True, rich_markup_mode=None)
 
 PASS_ON = {"ignore_unknown_options": True, "help_option_names": ["--help"]}  # -h is nnU-Net's
 Words = Annotated[
@@ -40,15 +41,16 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Write a data set in nnU-Net's format, with the cases and splits of 'cggm-med train'."""
+    from cggm_med.cli import early
+
+    overrides = overrides_of(settings, data)
+    early.refuse_names(task)
+    early.refuse_settings([overrides])
     from cggm_med import registry
-    from cggm_med.config import parse_overrides
     from cggm_med.nnunet.commands import folders_of
     from cggm_med.nnunet.export import export_dataset
     from cggm_med.runs.settings import make_config
 
-    overrides = parse_overrides(settings or [])
-    if data is not None:
-        overrides["data"] = {**overrides.get("data", {}), "path": str(data)}
     made = registry.load(registry.TASKS, task)(make_config(task, [overrides]))
     written = export_dataset(made, Path(folders_of(folder)["nnUNet_raw"]), number, name or task, say=typer.echo)
     option = "" if folder is None else f"--folder {folder} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,7 @@ import typer
 
 from cggm_med.cli.json_output import JsonFile, require_json, write_shown
 from cggm_med.cli.options import Accept, Debug, files_by_modality, kinds_of, make_console
+from cggm_med.device_name import require_device
 from cggm_med.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -93,7 +95,12 @@ def predict(
     share = None if shard is None else _shard_of(shard, Path(folders[0]))
     from cggm_med.cli import early
 
-    early.refuse_runs([Path(run)])
+    named = [name for names in (modalities, require) if names for name in names.split(",")]
+    early.refuse_modalities(Path(run), [*images, *chosen, *named], inspect.signature(predict).parameters)
+    early.refuse_absent(images.values(), "an image")
+    # Of studies of which series are chosen, nothing is repeated: a path may hold a patient's name.
+    early.refuse_absent(map(Path, () if chosen else folders), "a folder of images or studies, or a datalist")
+    require_device(device, "device")
     require_json(json, "predict", [Path(run), *map(Path, folders), *images.values()])
     from cggm_med import distributed
     from cggm_med.data.dicom.series import holds_dicom

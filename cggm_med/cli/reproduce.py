@@ -9,7 +9,7 @@ import typer
 
 from cggm_med.cli.json_output import JsonFile, require_json, write_shown
 from cggm_med.cli.launching import DryRun, Launcher, Sbatch, goes_on_when_repeated, trainer
-from cggm_med.cli.options import Debug, Parallel, Phantom, PublishedSeeds, Settings, make_console
+from cggm_med.cli.options import Debug, Parallel, Phantom, PublishedSeeds, Settings, make_console, overrides_of
 
 
 def reproduce(
@@ -45,16 +45,20 @@ def reproduce(
     table = find(name)
     if phantom and data is not None:
         raise typer.BadParameter("--phantom generates data; leave out --data, or --phantom")
+    from cggm_med.cli import early
+
+    early.refuse_settings([overrides_of(settings, data)])
+    from cggm_med.comparison.variants import parse_seeds
+
+    numbers = parse_seeds(seeds or ("1" if phantom else "3"))
     require_json(json, "reproduce", [] if data is None else [data])
     folder = out or Path("reproductions") / (f"{name}-phantom" if phantom else name)
     train = trainer(launcher, folder / "slurm", "reproduce", sbatch=sbatch, parallel=parallel, dry_run=dry_run)
-    from cggm_med.comparison.commands import parse_seeds
     from cggm_med.reproduction.reproduce import Request, reproduce, what_to_get
 
     if data is None and not phantom:
         raise what_to_get(table.name, table.data)
-    chosen = parse_seeds(seeds or ("1" if phantom else "3"))
-    request = Request(folder, data, chosen, folds, tuple(settings or ()), train)
+    request = Request(folder, data, numbers, folds, tuple(settings or ()), train)
     with goes_on_when_repeated():
         reproduce(table, request, make_console())
     write_shown(json, "reproduce", folder / "table.json")

@@ -19,6 +19,9 @@ def share(
 
     The folder is in the format of the Hugging Face Hub and is taken wherever a RUN is.
     """
+    from cggm_med.cli import early
+
+    early.refuse_runs([run])
     from cggm_med.runs.shared import share as write
 
     write(run, out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +19,7 @@ from cggm_med.comparison.primary import Declaration, Question, declarations, dec
 from cggm_med.comparison.selection import comparable_runs
 from cggm_med.comparison.statistics import ranks
 from cggm_med.comparison.tables import comparison_tables, shown_in_terminal
-from cggm_med.comparison.variants import folder_name, parse_variants
+from cggm_med.comparison.variants import folder_name, parse_seeds, parse_variants
 from cggm_med.comparison.written import FILES, write_comparison
 from cggm_med.errors import ConfigError, DataError
 from cggm_med.files import require_own, require_writable, results_folder, writable_folder, write_text
@@ -225,16 +224,3 @@ def rank_tasks(folders: Sequence[Path], out: Path | None, console: Console) -> d
         for name in sorted(common, key=average.__getitem__)
     ]
     return {"rows": rows, "friedman_p": p}
-
-
-def parse_seeds(text: str) -> list[int]:
-    """Seeds from their number, or from a list.
-
-    Example:
-        >>> parse_seeds("3"), parse_seeds("3,7")
-        ([0, 1, 2], [3, 7])
-    """
-    if re.fullmatch(r"\d+(,\d+)*,?", text) is None or text == "0":
-        raise ConfigError(f"--seeds is {text}, expected how many, such as 5, or which, such as 0,3,7")
-    numbers = [int(part) for part in text.split(",") if part]
-    return list(dict.fromkeys(numbers)) if "," in text else list(range(numbers[0]))

@@ -1,4 +1,4 @@
-"""Strategies with settings to compare, parsed from such text as ``uniform[train.subset_view=0.5]``."""
+"""Strategies with settings, and seeds, to compare, parsed from such text as ``uniform[train.subset_view=0.5]``."""
 
 from __future__ import annotations
 
@@ -129,6 +129,34 @@ def parse_variants(strategies: str, grid: Sequence[str] = (), modalities: Sequen
     if not variants:
         raise ConfigError("--strategies names nothing, expected such as joint,uniform,cggm")
     return tuple(variants.values())
+
+
+def refuse_strategies(text: str) -> None:
+    """Refuse strategies that are not installed, without importing those that are.
+
+    Args:
+        text: as for ``parse_variants``.
+
+    Raises:
+        UnknownName: with the first of them.
+        ConfigError: for text that cannot be parsed.
+    """
+    for part in _outside_brackets(text, "--strategies"):
+        if (name := part.partition("[")[0]) != UNIMODAL:
+            registry.package(registry.STRATEGIES, name)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds from their number, or from a list.
+
+    Example:
+        >>> parse_seeds("3"), parse_seeds("3,7")
+        ([0, 1, 2], [3, 7])
+    """
+    if re.fullmatch(r"\d+(,\d+)*,?", text) is None or text == "0":
+        raise ConfigError(f"--seeds is {text}, expected how many, such as 5, or which, such as 0,3,7")
+    numbers = [int(part) for part in text.split(",") if part]
+    return list(dict.fromkeys(numbers)) if "," in text else list(range(numbers[0]))
 
 
 def _with_unimodal(texts: Iterator[str], modalities: Sequence[str]) -> Iterator[str]:

@@ -25,6 +25,33 @@ REFUSED = {
     "probe nowhere": "CheckpointError: nowhere is not a run folder",
     "calibrate nowhere": "CheckpointError: nowhere is not a run folder",
     "predict nowhere scans -o masks": "CheckpointError: nowhere is not a run folder",
+    "report nowhere": "CheckpointError: nowhere is not a run folder",
+    "share nowhere -o shared": "CheckpointError: nowhere is not a run folder",
+    "ensemble nowhere other -o both": "CheckpointError: nowhere is not a run folder",
+    "bundle export nowhere -o bundle": "CheckpointError: nowhere is not a run folder",
+    "view nowhere": "CheckpointError: nowhere is not a run folder",
+    "view --flair nowhere.nii.gz": "nowhere.nii.gz does not exist; expected an image",
+    "compare nowhere other": "CheckpointError: nowhere is not a run folder",
+    "compare --strategies joint,cgm": "UnknownName: no strategy 'cgm'. Did you mean 'cggm'?",
+    "compare --strategies joint --seeds x": "ConfigError: --seeds is x, expected how many",
+    "benchmark brats2020-rfnet --phantom --seeds x": "ConfigError: --seeds is x, expected how many",
+    "benchmark brats2020-rfnet --data nowhere": "nowhere does not exist",
+    "reproduce cggm/iemocap --phantom --seeds x": "ConfigError: --seeds is x, expected how many",
+    "reproduce cggm/iemocap --data nowhere": "nowhere does not exist",
+    "rank nowhere": "nowhere does not exist; expected a folder that 'cggm-med compare' wrote",
+    "evaluate --masks nowhere": "nowhere does not exist; expected a folder of masks",
+    "nnunet export --data nowhere": "nowhere does not exist",
+    "evaluate RUN --split tset": "UnknownName: no split 'tset'. Did you mean 'test'?",
+    "evaluate RUN --subsets flair+tice": "UnknownName: no modality in this run 'tice'",
+    "predict RUN --FLAIR a.nii.gz -o m.nii.gz": "no modality in this run 'FLAIR'. Did you mean 'flair'?",
+    "predict RUN --flair a.nii.gz -o m.nii.gz": "a.nii.gz does not exist; expected an image",
+    "predict RUN --flair a.nii.gz -o m.nii.gz --devise cpu": "'devise'. Did you mean '--device'?",
+    "predict RUN nowhere -o masks": "nowhere does not exist; expected a folder of images",
+    "predict RUN RUN -o masks --device gpu": "ConfigError: device is gpu, expected auto, cpu, cuda",
+    "train --learning-rate 0.1": "No such option: --learning-rate. Did you mean --set optim.lr=VALUE?",
+    "train --max-epochs 3": "No such option: --max-epochs. Did you mean --epochs?",
+    "train optim.lr=1e-3": "(optim.lr=1e-3); a setting is given as --set optim.lr=1e-3",
+    "share --ouput shared": "No such option: --ouput. Did you mean --out?",
 }
 ASK = """
 import contextlib, io, json, sys
@@ -41,6 +68,9 @@ print(json.dumps(said))
 
 def test_wrong_names_keys_values_and_paths_are_refused_without_torch(tmp_path):
     """In one interpreter of their own, since that of the tests has imported torch."""
+    run = tmp_path / "RUN"
+    run.mkdir()
+    (run / "config.yaml").write_text("task: {name: brats2021, modalities: [flair, t1ce]}\n")
     words = [sys.executable, "-c", ASK, json.dumps(list(REFUSED))]
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, timeout=120, check=True)
     said = json.loads(done.stdout)
@@ -48,7 +78,8 @@ def test_wrong_names_keys_values_and_paths_are_refused_without_torch(tmp_path):
         message, heavy = said[words]
         assert expected in message, words
         assert not heavy, words
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [run]
+    assert len(list(run.iterdir())) == 1
 
 
 def test_tasks_are_listed_and_presets_checked_without_what_only_their_work_needs(tmp_path):

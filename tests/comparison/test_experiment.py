@@ -14,7 +14,7 @@ from helpers.slurm import stand_ins
 from scipy import stats
 
 from cggm_med.comparison import experiment
-from cggm_med.comparison.commands import parse_seeds
+from cggm_med.comparison.variants import parse_seeds
 from cggm_med.errors import ConfigError
 
 # Stands for a training: takes the finished run of that strategy and seed from a shelf, or fails if there is none.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from cggm_med.data.volumes.phantom.grid import Grid, Volume, ellipsoid
 
@@ -89,7 +89,7 @@ def tumour_tissue(
         oedemas.append(oedema + focus.oedema_radius * (0.28 * wide + 0.1 * fine) - 2 * beyond_midline)
     core = np.maximum.reduce(cores)
     kind = grid.field(rng, 26)  # low where the core is solid, high where it has bled
-    solid_below, blood_above = norm.ppf(plan.solid), norm.ppf(1 - plan.blood)
+    solid_below, blood_above = ndtri(plan.solid), ndtri(1 - plan.blood)
     # Where the rim's thickness falls to zero the rim is open and necrosis or solid tumour meets oedema.
     radius = plan.foci[0].core_radius
     rim = radius * rng.uniform(0.25, 0.48) * (1 + rng.uniform(0.3, 0.8) * grid.field(rng, 20))
