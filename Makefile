@@ -37,6 +37,7 @@ bench: .venv/.installed
 	$(BIN)/python benchmarks/check_cost.py
 	$(BIN)/python benchmarks/gpu.py
 	$(BIN)/python benchmarks/cohort.py
+	$(BIN)/python benchmarks/exchange.py
 
 docs: .venv/.installed-dev
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs -d build/doctrees . build/site

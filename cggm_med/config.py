@@ -111,6 +111,10 @@ class TrainConfig:
         checkpoint_minutes: minutes after a checkpoint within which another one is written; default: by steps alone.
         log_every: steps between two lines of ``metrics.jsonl``.
         accumulate: number of equal parts in which each process computes its share of a batch, to save memory.
+        exchange: how several processes average gradients: in ``buckets`` that are sent while the backward pass still
+            runs, or ``flat``, in one piece after it.
+        exchange_precision: type in which gradients are sent: ``float32``, or ``bfloat16``, half the bytes, which rounds
+            them to two or three digits.
         modality_dropout: probability of leaving each modality of each sample out of the fusion: one for all, or by
             modality, where those that are not named are never left out.
         modality_dropout_draw: what is drawn with that probability: ``modality``, each by itself; or ``subset``: the
@@ -143,6 +147,8 @@ class TrainConfig:
     checkpoint_minutes: float | None = None
     log_every: int = 10
     accumulate: int = 1
+    exchange: Literal["buckets", "flat"] = "buckets"
+    exchange_precision: Literal["float32", "bfloat16"] = "float32"
     modality_dropout: float | Mapping[str, float] = 0.0
     modality_dropout_draw: Literal["modality", "subset"] = "modality"
     modality_dropout_schedule: Literal["constant", "annealed"] = "constant"

@@ -79,23 +79,46 @@ def sum_over_processes(values: Tensor) -> Tensor:
     return values
 
 
-def average(tensors: Sequence[Tensor]) -> None:
-    """Replace each tensor by its mean over all processes, in one exchange; the same bits on each."""
+def flattened(tensors: Sequence[Tensor], sent_as: torch.dtype | None = None) -> Tensor:
+    """The numbers of all tensors in one, to be sent at once.
+
+    Args:
+        tensors: of one type.
+        sent_as: type in which they are sent and added; default: their own.
+    """
+    flat = torch.cat([x.reshape(-1) for x in tensors])
+    return flat if sent_as is None else flat.to(sent_as)
+
+
+def mean_of_sum(flat: Tensor) -> Tensor:
+    """What a sum over processes is divided by their number, in float32 if it was sent in half of that."""
+    return (flat.float() if flat.element_size() < 4 else flat) / world_size()
+
+
+def average(tensors: Sequence[Tensor], sent_as: torch.dtype | None = None) -> None:
+    """Replace each tensor by its mean over all processes, in one exchange; the same bits on each.
+
+    Args:
+        tensors: of one type.
+        sent_as: type in which they are sent and added; default: their own.
+    """
     if not active() or not tensors:
         return
-    flat = torch.cat([x.reshape(-1) for x in tensors])
+    flat = flattened(tensors, sent_as)
     distributed.all_reduce(flat)
-    flat /= world_size()
-    for x, mean in zip(tensors, flat.split([x.numel() for x in tensors]), strict=True):
+    for x, mean in zip(tensors, mean_of_sum(flat).split([x.numel() for x in tensors]), strict=True):
         x.copy_(mean.view_as(x))
 
 
-def average_known(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor | None]:
+def average_known(
+    tensors: Sequence[Tensor | None], like: Sequence[Tensor], sent_as: torch.dtype | None = None
+) -> list[Tensor | None]:
     """The mean of each tensor over all processes, of which some may lack it; lacking counts as 0.
 
     Args:
         tensors: replaced in place where this process has them.
         like: of the same shapes, for those that it lacks.
+        sent_as: type in which they are sent and added; default: their own.
 
     Returns:
         The means; None where every process lacks the tensor.
@@ -108,7 +131,7 @@ def average_known(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> l
         (torch.zeros_like(shape) if x is None else x) if count else None
         for x, shape, count in zip(tensors, like, known.tolist(), strict=True)
     ]
-    average([x for x in somewhere if x is not None])
+    average([x for x in somewhere if x is not None], sent_as)
     return somewhere
 
 

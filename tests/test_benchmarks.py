@@ -15,6 +15,7 @@ PRINTED = {
     "beside_others": r"skull +│ stripped │ skull +│ 6 of 6",
     "check_cost": r"checking costs [\d.]+% of preparation",
     "cohort": r"6 scans predicted: the process takes \d+ MB",
+    "exchange": r"as long as a step: [\d.]+, goal 1.3",
     "exchanged_names": r"the other half │ 4 names +│ 72 of 72",
     "faults": r"3 faults of 3 kinds",
     "gpu": r"cggm / joint, full +│ at most 1.02",

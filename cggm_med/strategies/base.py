@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cggm_med.config import Tree
-from cggm_med.distributed import average, average_known, sum_over_processes
+from cggm_med.distributed import sum_over_processes
 from cggm_med.models.base import MultimodalModel
 from cggm_med.models.heads import UnimodalHeads
 from cggm_med.objectives.activation import Average
 from cggm_med.objectives.balance_scores import ScoreSums, mean_score
+from cggm_med.optim.exchange import GradientExchange
 from cggm_med.optim.optimizer import scale_updates
 from cggm_med.randomness import Step
 from cggm_med.types import Batch, Features, Outputs, UnimodalOutput
@@ -71,6 +72,7 @@ class BalancingStrategy(nn.Module):
         from_shares: whether modalities are scored by their share of a linear fused head, where the model has one,
             instead of by their classifier heads.
         heads: classifier heads on each modality's features, or None.
+        exchange: of gradients with other processes; None: at once, in ``combine``.
     """
 
     Config: ClassVar[type[StrategyConfig]] = StrategyConfig
@@ -83,6 +85,7 @@ class BalancingStrategy(nn.Module):
     from_shares: ClassVar[bool] = False
     config: Any
     heads: UnimodalHeads | None
+    exchange: GradientExchange | None = None
     score: Tensor
     recent: Tensor
     seen: Tensor
@@ -246,12 +249,17 @@ class BalancingStrategy(nn.Module):
         return {"task": fused_loss(outputs, target, criterion), **own}
 
     def backward(self, losses: Mapping[str, Tensor], model: MultimodalModel) -> None:
-        """Add this part of the batch to ``.grad``."""
+        """Add this part of the batch to ``.grad``.
+
+        With the last part, gradients may be on their way to other processes (``train.exchange``) as soon as a backward
+        pass has completed them. Change them in ``combine``.
+        """
         torch.stack(list(losses.values())).sum().backward()
 
     def combine(self, model: MultimodalModel) -> None:
         """Finish ``.grad`` when the batch is complete: by default the mean over all processes."""
-        average_gradients(dict.fromkeys([*model.parameters(), *self.parameters()]), some_lack=self.incomplete)
+        exchange = self.exchange or GradientExchange([*model.parameters(), *self.parameters()], overlap=False)
+        exchange.finish(some_lack=self.incomplete)
 
     def modulate(self, model: MultimodalModel, optimizer: Optimizer, step: Step) -> None:
         """Scale each modality's update, after clipping and before the optimizer's step."""
@@ -332,18 +340,3 @@ def write_where(module: nn.Module, rows: Any, usable: Tensor, **values: Tensor) 
     for name, value in values.items():
         buffer = getattr(module, name)
         buffer[rows] = torch.where(usable, value, buffer[rows])
-
-
-def average_gradients(parameters: Iterable[nn.Parameter], *, some_lack: bool = False) -> None:
-    """Replace each gradient by its mean over all processes.
-
-    Args:
-        parameters: in the same order in all processes.
-        some_lack: whether a process may have no gradient of a parameter, as where its samples lack a modality.
-    """
-    parameters = list(parameters)
-    if not some_lack:
-        average([p.grad for p in parameters if p.grad is not None])
-        return
-    for parameter, mean in zip(parameters, average_known([p.grad for p in parameters], parameters), strict=True):
-        parameter.grad = mean

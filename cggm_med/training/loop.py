@@ -16,6 +16,7 @@ from cggm_med import distributed
 from cggm_med.config import RunConfig, to_tree
 from cggm_med.device import number_format, precision
 from cggm_med.models.base import MultimodalModel
+from cggm_med.optim.exchange import GradientExchange
 from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.optim.schedule import Plateau, learning_rate, set_learning_rate
 from cggm_med.randomness import Step, Stream, random_seed, seed_network
@@ -82,6 +83,11 @@ def train(
     settings = dataclasses.replace(config.train, accumulate=parts or config.train.accumulate)
     criterion = task.criterion().to(device)
     optimizer = make_optimizer(model, strategy, config.optim, device)
+    strategy.exchange = GradientExchange(
+        [*model.parameters(), *strategy.parameters()],
+        overlap=settings.exchange == "buckets",
+        sent_as=torch.bfloat16 if settings.exchange_precision == "bfloat16" else None,
+    )
     autocast = precision(settings.precision, device)
     scale = GradientScale(number_format(settings.precision, device), model, strategy).to(device)
     monitor = Monitor(len(model.modalities)).to(device)

@@ -22,6 +22,7 @@ FREE_SETTINGS = (
     "train.validate_modalities",
     "train.checkpoint_every",
     "train.checkpoint_minutes",
+    "train.exchange",
     "train.log_every",
     "train.log_shapley",
     "train.loggers",

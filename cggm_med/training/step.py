@@ -81,10 +81,12 @@ def train_step(
                 comparison.add(model, strategy, outputs, part.target, criterion, now)
         if parts > 1:
             losses = {name: loss / parts for name, loss in losses.items()}
-        if scale is None:
-            strategy.backward(losses, model)
-        else:
-            scale.backward(strategy, losses, model)
+        exchange = strategy.exchange if now.last else None
+        with contextlib.nullcontext() if exchange is None else exchange.sending():
+            if scale is None:
+                strategy.backward(losses, model)
+            else:
+                scale.backward(strategy, losses, model)
         for name, loss in losses.items():
             total_losses[name] = total_losses[name] + loss.detach() if name in total_losses else loss.detach()
     strategy.combine(model)

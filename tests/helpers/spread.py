@@ -2,13 +2,16 @@
 
 import sys
 import warnings
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import distributed
 
 from cggm_med import registry
 from cggm_med.config import OptimConfig, TrainConfig
+from cggm_med.optim.exchange import GradientExchange
 from cggm_med.optim.optimizer import make_optimizer
 from cggm_med.testing.problems import CPU, PROBLEMS, lacking, make, one_step, set_up
 from cggm_med.training.monitor import ModalityComparison
@@ -29,6 +32,7 @@ VARIANTS = {
 }
 # Strategies that exchange more than scores and gradients, where the samples of the first of two processes lack t1.
 LACKING = ("pmr", "inforeg")
+OVERLAPPED = "classification"  # the problem that is also trained with gradients exchanged in buckets
 SEEING = TrainConfig(modality_dropout=0.3, subset_view=0.5, subset_view_guided=True)
 
 
@@ -46,16 +50,19 @@ def share(batch: Batch, rank: int, processes: int) -> Batch:
     return Batch({m: x[mine] for m, x in batch.inputs.items()}, batch.target[mine], batch.ids[mine], present)
 
 
-def train_all(rank: int, processes: int) -> dict[str, dict[str, torch.Tensor]]:
+def train_all(
+    rank: int, processes: int, kinds: Collection[str] = PROBLEMS, **exchange: Any
+) -> dict[str, dict[str, torch.Tensor]]:
     """State of model, strategy and log after two steps of SGD, by problem and strategy.
 
     Two steps and not more, since rounding differs between one batch and two halves, and here and there switches a ReLU.
     """
     states = {}
     for label, (name, settings) in labels().items():
-        for kind, problem in PROBLEMS.items():
+        for kind, problem in ((kind, PROBLEMS[kind]) for kind in kinds):
             strategy, model = make(name, **settings), problem.model()
             set_up(strategy, model, problem=problem)
+            strategy.exchange = GradientExchange([*model.parameters(), *strategy.parameters()], **exchange)
             optimizer = make_optimizer(model, strategy, OptimConfig(name="sgd"), CPU)
             for number in range(2):
                 batch = problem.batch(number, samples=4)
@@ -81,7 +88,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", "cggm.* mode=")
     distributed.init_process_group("gloo")
-    rank = distributed.get_rank()
-    torch.save(train_all(rank, distributed.get_world_size()), Path(sys.argv[1]) / f"process{rank}.pt")
+    rank, processes, folder = distributed.get_rank(), distributed.get_world_size(), Path(sys.argv[1])
+    torch.save(train_all(rank, processes, overlap=False), folder / f"process{rank}.pt")
+    torch.save(train_all(rank, processes, [OVERLAPPED], bucket_bytes=100), folder / f"buckets{rank}.pt")
     distributed.barrier()
     distributed.destroy_process_group()

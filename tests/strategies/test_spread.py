@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import processes
-from helpers.spread import labels, train_all
+from helpers.spread import OVERLAPPED, labels, train_all
 
 from cggm_med.testing.problems import PROBLEMS
 
@@ -17,7 +17,7 @@ def two(tmp_path_factory):
     out = tmp_path_factory.mktemp("spread")
     for done in processes.run_together(2, Path(__file__).parents[1] / "helpers" / "spread.py", out):
         assert done.returncode == 0, done.stderr[-3000:]
-    return [torch.load(out / f"process{rank}.pt", weights_only=True) for rank in (0, 1)]
+    return {path.stem: torch.load(path, weights_only=True) for path in out.iterdir()}
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +32,28 @@ def same(a, b):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_both_processes_end_with_the_same_bits(two, case):
-    first, second = (states[case] for states in two)
+    first, second = two["process0"][case], two["process1"][case]
     assert first.keys() == second.keys()
     assert [name for name in first if not same(first[name], second[name])] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("label", labels())
+def test_gradients_in_buckets_train_the_same_bits(two, label):
+    case = f"{OVERLAPPED}, {label}"
+    at_once = two["process0"][case]
+    for rank in range(2):
+        in_buckets = two[f"buckets{rank}"][case]
+        assert at_once.keys() == in_buckets.keys()
+        assert [name for name in at_once if not same(at_once[name], in_buckets[name])] == []
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:cggm.* mode=")
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_do_what_one_does_with_the_whole_batch(two, one, case):
-    assert one[case].keys() == two[0][case].keys()
+    assert one[case].keys() == two["process0"][case].keys()
     for name, expected in one[case].items():
-        torch.testing.assert_close(two[0][case][name], expected, rtol=2e-3, atol=1e-4, equal_nan=True, msg=name)
+        torch.testing.assert_close(
+            two["process0"][case][name], expected, rtol=2e-3, atol=1e-4, equal_nan=True, msg=name
+        )
