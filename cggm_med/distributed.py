@@ -79,6 +79,14 @@ def sum_over_processes(values: Tensor) -> Tensor:
     return values
 
 
+def max_over_processes(values: Tensor) -> Tensor:
+    """The largest of each number over all processes."""
+    if active():
+        values = values.clone()
+        distributed.all_reduce(values, distributed.ReduceOp.MAX)
+    return values
+
+
 def flattened(tensors: Sequence[Tensor], sent_as: torch.dtype | None = None) -> Tensor:
     """The numbers of all tensors in one, to be sent at once.
 

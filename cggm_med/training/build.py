@@ -7,6 +7,7 @@ from torch import nn
 
 from cggm_med.config import RunConfig, TrainConfig
 from cggm_med.models.base import MultimodalModel
+from cggm_med.models.batch_norm import SharedBatchNorm
 from cggm_med.models.cpu_convolution import NarrowConv3d
 from cggm_med.randomness import Stream, random_seed
 from cggm_med.strategies.base import BalancingStrategy
@@ -25,6 +26,10 @@ def build(task: Task, strategy: BalancingStrategy, config: RunConfig, device: to
     steps = config.train.steps_per_epoch
     strategy.setup(model, lambda: task.unimodal_heads(model), task.score_sums, steps, task.hard_score_sums())
     strategy.to(device)
+    # A process whose samples all lack a modality has nothing to normalise, and the others would wait for it.
+    if not getattr(config.data, "allow_missing", False):
+        SharedBatchNorm.take_over(model)
+        SharedBatchNorm.take_over(strategy)
     if config.train.memory_format == "channels_last":
         _lay_channels_last(model)
     else:

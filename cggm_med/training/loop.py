@@ -136,7 +136,7 @@ def train(
             to_validate = done % settings.validation_interval == 0 or done == settings.steps
             to_save = done % settings.checkpoint_every == 0 or done == settings.steps
             # A step's random draws depend on the seed and the step alone, so there is no random state to resume.
-            seed_network(random_seed(settings.seed, Stream.MODEL_IN_STEP, number, distributed.rank()), device)
+            seed_network(random_seed(settings.seed, Stream.MODEL_IN_STEP, number, 0), device)
             rate = plateau.factor * learning_rate(config.optim, number, settings.steps, settings.steps_per_epoch)
             set_learning_rate(optimizer, rate, config.optim.heads_lr)
             if number % settings.steps_per_epoch == 0:

@@ -21,6 +21,7 @@ from cggm_med.randomness import Step
 from cggm_med.strategies.base import BalancingStrategy, Criterion, fused_loss
 from cggm_med.training.gradient_scale import GradientScale
 from cggm_med.training.monitor import ModalityComparison, Monitor
+from cggm_med.training.whole_batch import as_long_as_all, draws_of_whole_batch
 from cggm_med.types import Batch
 
 
@@ -47,7 +48,8 @@ def train_step(
         optimizer: from ``make_optimizer``; its learning rates are the same afterwards.
         criterion: function of logits and target.
         batch: this process's share of the samples, on any device; samples may lack modalities.
-        step: number of the step in the run; decides all random draws except those inside the model.
+        step: number of the step in the run; decides all random draws except those inside the model, which are drawn
+            from torch's own stream, of the same seed in all processes.
         clip_norm: largest norm of the model's gradient.
         settings: only ``accumulate``, the modality dropout and the subset view are used.
         autocast: context for the network's computations.
@@ -60,9 +62,10 @@ def train_step(
     parts = settings.accumulate
     step = dataclasses.replace(step, counts=_over_processes(batch.counts, model.modalities, device))
     total_losses: dict[str, Tensor] = {}
+    batch = as_long_as_all(batch, device)
     for i, whole_part in enumerate(batch.split(parts)):
         part, now = whole_part.to(device), dataclasses.replace(step, part=i, parts=parts)
-        with autocast():
+        with autocast(), draws_of_whole_batch(len(part.ids), now):
             strategy.see(part, now)
             features = model.encode(part.inputs, part.present)
             adapted = strategy.adapt_features(features, now)

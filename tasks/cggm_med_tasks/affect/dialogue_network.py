@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from cggm_med.errors import MissingExtra
 from cggm_med.models.base import MultimodalModel
+from cggm_med.models.batch_norm import SharedBatchNorm
 from cggm_med.models.heads import UnimodalHead
 from cggm_med.types import Features, Outputs, Padded
 
@@ -124,7 +125,7 @@ class TextEncoder(UtteranceEncoder):
 
     def _normalise(self, utterances: Tensor) -> Tensor:
         norm = self.norm
-        if self.training and len(utterances) == 1:
+        if self.training and len(utterances) == 1 and not isinstance(norm, SharedBatchNorm):
             # A single utterance has no spread; torch refuses it. The running statistics stand in, as in evaluation.
             return F.batch_norm(utterances, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
         return norm(utterances)
