@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import time
 
 import pytest
@@ -10,7 +11,8 @@ from helpers.command_line import command
 from helpers.finished import finished_run
 from rich.console import Console
 
-from cggm_med.errors import OutputError
+from cggm_med.errors import CheckpointError, OutputError
+from cggm_med.lock import alone
 from cggm_med.report.watch import INTERVAL, QUIET, is_page, watch
 
 
@@ -88,10 +90,28 @@ def test_a_run_is_followed_from_its_first_step_to_its_end(run):
     assert "<dd>4 of 10, epoch 1 of 2</dd>" in pages[1]
     assert "best validation" not in pages[1]
     assert pages[1].count('src="data:image/png;base64,') == 2
+    # A wide window enlarges neither of them, and both have letters of one size.
+    assert "max-width: min(100%, 60rem)" in re.search(r"figure\.curves \{[^}]*", pages[1])[0]
+    assert "figure.curves img" not in pages[1]
     for said in ("<dd>5 of 10, epoch 1 of 2</dd>", "<dd>0:05:00</dd>", "<dd>0.250 at step 5</dd>"):
         assert said in pages[3]
     assert [page.count('http-equiv="refresh"') for page in pages[1:]] == [1, 1, 1, 0]
     assert "<p>finished, see results.md</p>" in pages[-1]
+
+
+def test_a_run_that_is_prepared_is_waited_for(run):
+    settings = (run / "config.yaml").read_text()
+    (run / "config.yaml").unlink()
+    with pytest.raises(CheckpointError, match="is not a run folder"):
+        followed(run)
+    with alone(run):
+        lines, pages = followed(run)
+        assert lines == [f"{run} checks and preprocesses its cases; waiting for the training"]
+        assert pages == [None, None]
+        begin = logging(run, *steps(1, 4))
+        lines, pages = followed(run, lambda: (run / "config.yaml").write_text(settings), begin)
+    assert lines[-1].startswith("step 4/10")
+    assert "4 of 10" in pages[-1]
 
 
 def test_ctrl_c_leaves_the_run_and_the_page_that_the_next_call_replaces(run):
