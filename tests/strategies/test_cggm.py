@@ -557,6 +557,29 @@ def test_with_positive_coefficients_the_direction_term_lies_between_zero_and_twi
 
 
 @ablation
+@pytest.mark.parametrize("mode", ["stable", "paper"])
+def test_the_direction_term_takes_the_coefficients_without_rho(mode):
+    """During the warm-up factors are 1, and the term takes them as they are."""
+    batch, terms, factors = vector_batch(), [], []
+    for rho, warmup in ((1.0, 0), (1.3, 0), (1.0, 5), (1.3, 5)):
+        model = vector_model()
+        strategy = set_up(
+            cggm(mode=mode, guidance_weight=0.5, rho=rho, warmup_steps=warmup), model, problem=CLASSIFICATION
+        )
+        features = model.encode(batch.inputs)
+        outputs = replace(model.predict([features])[0], features=features, unimodal=strategy.unimodal(features))
+        step = Step(0, steps=10)
+        strategy.watch(model, outputs, batch.target, step)
+        losses = strategy.losses(model, outputs, batch.target, CLASSIFICATION.criterion, step)
+        terms.append(losses["guidance"].item())
+        factors.append(strategy.factor)
+    torch.testing.assert_close(factors[1], 1.3 * factors[0])
+    assert torch.equal(factors[2], factors[3])
+    assert terms[1] == pytest.approx(terms[0], rel=1e-5)
+    assert terms[3] == terms[2] != 0
+
+
+@ablation
 @pytest.mark.parametrize("mode", ["stable", "paper", "released"])
 @pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
 def test_the_direction_term_trains_and_resumes_in_every_mode(mode, problem):
