@@ -377,7 +377,7 @@ def view(
     ] = None,
     trust_names: Annotated[bool, typer.Option(help="Do not refuse modalities that seem to be exchanged.")] = False,
     accept: Accept = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     all_cases: Annotated[
         bool, typer.Option("--all", help="Of RUN, write a page for each held-out case, or of --split. [RUN/viewer]")
     ] = False,

@@ -24,7 +24,7 @@ Settings = Annotated[
     ),
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML or JSON file with settings.")]
-TrainDevice = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N. [auto]")]
+TrainDevice = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps. [auto]")]
 Epochs = Annotated[int | None, typer.Option("--epochs", help="How long to train. [what the task or plan says]", min=1)]
 Accept = Annotated[
     list[str] | None,

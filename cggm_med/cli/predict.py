@@ -66,7 +66,7 @@ def predict(
             metavar="QUALITY",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     json: JsonFile = None,
     debug: Debug = False,
 ) -> None:

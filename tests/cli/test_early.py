@@ -9,7 +9,7 @@ REFUSED = {
     "train --task brats2121": "UnknownName: no task 'brats2121'. Did you mean 'brats2021'?",
     "train --set optim.lrr=1": "UnknownName: no configuration key 'optim.lrr'. Did you mean 'optim.lr'?",
     "train --set train.epochs=0": "ConfigError: train.epochs is 0, expected at least 1",
-    "train --device gpu": "ConfigError: train.device is gpu, expected auto, cpu, cuda or cuda:N",
+    "train --device gpu": "ConfigError: train.device is gpu, expected auto, cpu, cuda, cuda:N or mps",
     "train --log tensorbord": "UnknownName: no logger 'tensorbord'. Did you mean 'tensorboard'?",
     "train --seed -1": "Invalid value for '--seed'",
     "train --data nowhere": "nowhere does not exist; expected a folder or file with the data",

@@ -203,7 +203,7 @@ def test_a_case_or_a_patient_in_two_splits(train_refused, phantom, tmp_path):
         ("--set optim.weight_decay=-1", ["optim.weight_decay is -1.0, expected at least 0"]),
         ("--set train.epochs=0", ["train.epochs is 0, expected at least 1"]),
         ("--set train.seed=1e30", ["train.seed is 1000000000000000019884624838656, expected at least 0, below 2**63"]),
-        ("--set train.device=gpu", ["device is gpu, expected auto, cpu, cuda or cuda:N"]),
+        ("--set train.device=gpu", ["device is gpu, expected auto, cpu, cuda, cuda:N or mps"]),
         ("--set model.channels=[0,4]", ["model.channels is [0, 4], expected at least 1 channel"]),
         ("--set data.patch_size=[40,40]", ["data.patch_size is [40, 40], expected 3 values"]),
         ("--set model.strides=[[2,2,2],[2,2,2]]", ["model.strides is", "expected 1 along each axis at the first"]),
