@@ -1,6 +1,7 @@
 """What exchanging gradients in buckets saves over one exchange at the end, between two processes on a slow link.
 
 Run: python benchmarks/exchange.py [--patch 32] [--rounds 9] [--channels 16 32 64 128] [--tiny]
+     python benchmarks/exchange.py --paper [--seconds 1]
 
 Both processes run here and speak gloo. The slow link is simulated: a thread carries one message after another and
 sleeps for its latency and for its bytes at the link's rate before it hands the message to gloo. So a message takes no
@@ -43,6 +44,11 @@ WAYS = {
     "buckets": {},
     "buckets, bfloat16": {"sent_as": torch.bfloat16},
 }
+
+LINKS = {"1 Gbit/s": 1e9, "10 Gbit/s": 1e10, "25 Gbit/s": 2.5e10, "100 Gbit/s": 1e11, "400 Gbit/s": 4e11}
+LINKS["NVLink 4, 450 GB/s"] = 3.6e12  # each way, of an H100 or H200
+PROCESSES = (2, 4, 8, 16, 32, 64)
+BACKWARD = 2 / 3  # of a step, in which gradients can be sent: it takes about twice as long as the forward pass
 
 
 class SlowLink:
@@ -140,10 +146,58 @@ def measure(rank: int, folder: str, options: argparse.Namespace) -> None:
         rate = f"{8e-6 / link.seconds_per_byte:.0f}" if share else "none"
         row = [f"{share:g}", rate, f"{1000 * statistics.median(times['flat']):.0f}", *map(quartiles, ratios.values())]
         say("| " + " | ".join(row) + " |")
-    say(f"\nflat / buckets where an exchange takes as long as a step: {reached[GOAL_AT]:.2f}, goal {GOAL}")
-    say(f"flat / buckets at worst: {min(reached.values()):.2f}, goal 1.00")
+    if GOAL_AT in reached:
+        say(f"\nflat / buckets where an exchange takes as long as a step: {reached[GOAL_AT]:.2f}, goal {GOAL}")
+    say(f"\nflat / buckets at worst: {min(reached.values()):.2f}, goal 1.00")
     distributed.barrier()
     distributed.destroy_process_group()
+
+
+def ring_seconds(size: float, processes: int, bits_per_second: float) -> float:
+    """How long a ring of processes needs to add up ``size`` bytes, without latency (Patarasuk and Yuan, 2009).
+
+    Example:
+        >>> ring_seconds(1e9, processes=4, bits_per_second=1e10)  # each sends 2 * 3/4 of them
+        1.2
+    """
+    return 2 * (processes - 1) / processes * 8 * size / bits_per_second
+
+
+def pays_up_to(size: float, bits_per_second: float, seconds: float) -> int:
+    """Number of processes that may share a batch before half of what they compute is lost to waiting.
+
+    Args:
+        size: of the gradients in bytes.
+        bits_per_second: of the link.
+        seconds: that one process takes for a step with the whole batch.
+
+    Example:
+        >>> pays_up_to(1e9, 1e11, seconds=1.0)  # 0.04 s and 0.14 s, at most twice 1/8 s
+        8
+    """
+    best = 1
+    for n in PROCESSES:
+        alone = seconds / n
+        step = (1 - BACKWARD) * alone + max(BACKWARD * alone, ring_seconds(size, n, bits_per_second))
+        best = n if step <= 2 * alone else best
+    return best
+
+
+def on_paper(seconds: float) -> None:
+    """Print what an exchange takes for each preset, link and number of processes, and what follows from it."""
+    header = ["preset, gradients", "link", *map(str, PROCESSES), "hidden from", f"a batch of {seconds:g} s pays up to"]
+    print("| " + " | ".join(header) + " |\n|" + " --- |" * len(header))
+    for preset in ("tiny", "base", "full"):
+        config = make_config("brats2021", [], preset=preset, strategy="cggm")
+        strategy = load(STRATEGIES, "cggm")(config.strategy)
+        model = build(load(TASKS, "brats2021")(config), strategy, config, torch.device("cpu"))
+        size = sum(p.numel() * p.element_size() for p in [*model.parameters(), *strategy.parameters()])
+        for link, rate in LINKS.items():
+            times = [1000 * ring_seconds(size, n, rate) for n in PROCESSES]
+            figures = [f"{x:.0f}" if x >= 100 else f"{x:.2g}" for x in (*times, times[-1] / BACKWARD)]
+            up_to = pays_up_to(size, rate, seconds)
+            row = [f"{preset}, {size / 1e6:.1f} MB", link, *figures, f"{up_to}{' or more' * (up_to == PROCESSES[-1])}"]
+            print("| " + " | ".join(row) + " |")
 
 
 def main() -> None:
@@ -152,9 +206,14 @@ def main() -> None:
     parser.add_argument("--channels", type=int, nargs="+", default=[16, 32, 64, 128], help="of the network's scales")
     parser.add_argument("--patch", type=int, default=32, help="edge of the patch, of which each process takes one")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="of a step that an exchange takes")
+    parser.add_argument("--paper", action="store_true", help="only print what exchanges of other networks would take")
+    parser.add_argument("--seconds", type=float, default=1.0, help="with --paper: of a step with the whole batch")
     parser.add_argument("--tiny", action="store_true", help="the smallest sizes, only to see that it runs")
     options = parser.parse_args()
-    options.shares = SHARES
+    if options.paper:
+        on_paper(options.seconds)
+        return
     if options.tiny:
         options.channels, options.patch, options.rounds, options.shares = [4, 8], 16, 2, (GOAL_AT,)
     with tempfile.TemporaryDirectory() as folder:

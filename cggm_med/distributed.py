@@ -35,6 +35,28 @@ def started() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def restarts() -> int:
+    """How often torchrun starts all processes again, after one of them has died."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+
+
+def launch() -> str | None:
+    """The name of the torchrun that has started this process, the same after each restart; None without one.
+
+    ``--standalone`` makes a new one, otherwise it is that of ``--rdzv-id``.
+    """
+    name = os.environ.get("TORCHELASTIC_RUN_ID")
+    return None if name == "none" else name  # what torchrun says for want of one
+
+
+def restart_hangs() -> bool:
+    """Whether restarted processes would find what their predecessors have left in torchrun's store, and wait for ever.
+
+    They do not where TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 was set for torchrun.
+    """
+    return restarts() > 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
 @contextlib.contextmanager
 def processes(device: torch.device) -> Iterator[None]:
     """Join the other processes that torchrun started, for the duration of the block; a single process does nothing.

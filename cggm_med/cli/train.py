@@ -27,6 +27,7 @@ from cggm_med.cli.options import (
     overrides_of,
     with_short_options,
 )
+from cggm_med.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -140,6 +141,13 @@ def train(
     if sbatch:
         raise typer.BadParameter("--sbatch goes with --launcher slurm")
     chosen = select_device(resolved.train.device)
+    if distributed.restarts():
+        _require_restartable(out)
+    if out is not None and RunFolder(out).begun_by(distributed.launch()):
+        with distributed.processes(chosen), _interruptible(out):
+            report = run.resume(out, {}, console)
+        write_shown(json, "train", {} if report is None else report.to_json())
+        return
     with distributed.processes(chosen):
         resolved = of_first_process(resolved, chosen)
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -151,6 +159,26 @@ def train(
         with _interruptible(folder):
             report = run.start(resolved, folder, console)
     write_shown(json, "train", {} if report is None else report.to_json())
+
+
+def _require_restartable(out: Path | None) -> None:
+    """Refuse a training that torchrun would start again, and that would not find its run or its other processes then.
+
+    Raises:
+        ConfigError: says what to give torchrun.
+    """
+    from cggm_med import distributed
+
+    if out is None or distributed.launch() is None:
+        raise ConfigError(
+            "torchrun was given --max-restarts, and a process that it starts again finds its run by --out and the name "
+            "of the torchrun; add --out RUN, and --rdzv-id NAME or --standalone to torchrun"
+        )
+    if distributed.restart_hangs():
+        raise ConfigError(
+            "torchrun was given --max-restarts, and processes that it starts again would wait for ever for what is in "
+            "its store of the first start; set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun"
+        )
 
 
 def _on_cluster(

@@ -36,6 +36,8 @@ class RunFolder:
         initial: which weights of another run it started from; only of runs that did.
         ensemble: of an ensemble, the runs whose predictions are averaged.
         members: folder with these runs' settings and weights.
+        launch: name of the torchrun that began the run, by which restarted processes know it as theirs; only of runs
+            that one began.
         postprocessing: what was chosen on the validation cases after training, see ``Task.fit_postprocessing``; only
             of runs that choose something.
         coverage: which parameters belong to which modality.
@@ -65,7 +67,7 @@ class RunFolder:
         self.metrics, self.gradients = path / "metrics.jsonl", path / "gradients.jsonl"
         self.log, self.parts = path / "log.txt", path / "parts.json"
         self.checkpoints = path / "checkpoints"
-        self.initial = path / "initial_weights.json"
+        self.initial, self.launch = path / "initial_weights.json", path / "torchrun.txt"
         self.viewer = path / "viewer"
         self.ensemble, self.members = path / "ensemble.json", path / "members"
 
@@ -76,6 +78,12 @@ class RunFolder:
             return self.shared
         best = self.checkpoints / "best.pt"
         return best if best.exists() else self.checkpoints / "last.pt"
+
+    def begun_by(self, launch: str | None) -> bool:
+        """Whether the folder is a run that a torchrun of this name began."""
+        return (
+            launch is not None and self.config.exists() and self.launch.exists() and self.launch.read_text() == launch
+        )
 
     def viewer_page(self, case: str) -> Path:
         """Where the page of a case is, if it was written."""

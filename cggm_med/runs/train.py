@@ -86,6 +86,8 @@ def start(config: RunConfig, folder: Path, console: Console) -> Report | None:
             write_json(run.data, task.contents())
             write_json(run.facts, task.facts())
             write_json(run.findings, task.findings())
+            if (launch := distributed.launch()) is not None:
+                write_text(run.launch, launch)
             # Last, since it makes the folder a run, which can be continued.
             write_text(run.config, yaml.safe_dump(to_tree(task.config), sort_keys=False))
         return _as_memory_allows(run, task, strategy, console, None, loggers, journal)
