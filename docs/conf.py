@@ -7,6 +7,7 @@ files of the source are the same here and where the repository is browsed.
 import importlib.metadata
 import re
 
+from docutils import nodes
 from sphinx.application import Sphinx
 
 project = "cggm-med"
@@ -69,6 +70,19 @@ def link_to_the_built_tutorials(app: Sphinx, name: str, text: list[str]) -> None
     text[0] = re.sub(r"\]\((?:\.\./)+tutorials/(\w+)\.py\)", r"](/docs/tutorials/\1.rst)", text[0])
 
 
+def tell_numbers_from_prose(app: Sphinx, document: nodes.document) -> None:
+    """Mark cells of numbers and tables that end with an explanation, for ``tables.css``."""
+    for table in document.findall(nodes.table):
+        for row in table.findall(nodes.row):
+            cells = [cell for cell in row.children if isinstance(cell, nodes.entry)]
+            for cell in cells:
+                if re.fullmatch(r"[-+±<\d.,%\[\]() ]*\d[-+±<\d.,%\[\]() ]*", cell.astext()):
+                    cell["classes"].append("number")
+            if cells and len(cells[-1].astext()) > 40 and "explained" not in table["classes"]:
+                table["classes"].append("explained")
+
+
 def setup(app: Sphinx) -> None:
-    """Connect what is done to each page before it is parsed."""
+    """Connect what is done to each page before and after it is parsed."""
     app.connect("source-read", link_to_the_built_tutorials)
+    app.connect("doctree-read", tell_numbers_from_prose)

@@ -1,12 +1,22 @@
-"""The check of the built site finds each kind of fault; that the site itself has none is checked by ``make docs``."""
+"""The check of the built site finds each kind of fault, and tables are marked; ``make docs`` checks the site itself."""
 
 import importlib.util
 from pathlib import Path
 
+from docutils import nodes
+from docutils.utils import new_document
+
 ROOT = Path(__file__).parents[1]
-specification = importlib.util.spec_from_file_location("check_links", ROOT / "docs" / "check_links.py")
-check_links = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(check_links)
+
+
+def module(name):
+    specification = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    loaded = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(loaded)
+    return loaded
+
+
+check_links, conf = module("check_links"), module("conf")
 
 
 def site(folder, **pages):
@@ -39,3 +49,19 @@ def test_each_kind_of_fault_is_found(tmp_path):
 
 def test_a_site_without_pages_is_a_fault(tmp_path):
     assert site(tmp_path) == [f"{tmp_path}: no page; build the site first"]
+
+
+def marked(*rows):
+    """Classes of a table of such rows, and the cells that count as numbers."""
+    cells = [[nodes.entry("", nodes.paragraph(text=text)) for text in row] for row in rows]
+    table = nodes.table("", nodes.tgroup("", nodes.tbody("", *(nodes.row("", *row) for row in cells))))
+    document = new_document("page")
+    document += table
+    conf.tell_numbers_from_prose(None, document)
+    return table["classes"], [cell.astext() for row in cells for cell in row if "number" in cell["classes"]]
+
+
+def test_numbers_stay_on_a_line_and_only_an_explanation_widens_the_last_column():
+    numbers = ["0.649 ± 0.040", "+0.041", "[-0.019, +0.101]", "< 0.001", "39.7 (33.2)", "6"]
+    assert marked(["joint", *numbers], ["T1", "t1ce 3", "-", "12 of 15 runs"]) == ([], numbers)
+    assert marked(["cost.json", "time and memory of training, if it was not interrupted"]) == (["explained"], [])
