@@ -117,9 +117,13 @@ def in_one_line(error: Exception) -> str:
     Example:
         >>> in_one_line(DataError("a.nii is missing")), in_one_line(ZeroDivisionError("division by zero"))
         ('a.nii is missing', 'ZeroDivisionError: division by zero (not foreseen: please report it)')
+        >>> in_one_line(DataError("2 files are missing:", ["a.nii", "b.nii"]))
+        '2 files are missing: a.nii; b.nii'
     """
+    if isinstance(error, DataError) and error.problems:
+        return f"{str(error).splitlines()[0]} {'; '.join(' '.join(one.split()) for one in error.problems)}"
     if isinstance(error, CggmMedError):
-        return str(error)
+        return " ".join(str(error).split())
     said = next(iter(str(error).splitlines()), "")
     return f"{type(error).__name__}{': ' if said else ''}{said} (not foreseen: please report it)"
 

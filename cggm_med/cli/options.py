@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cggm_med import registry
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-TaskName = Annotated[str, typer.Option("--task", help="What to learn; see 'cggm-med tasks'.")]
+
+def names_of(group: str) -> Callable[[str], list[str]]:
+    """What a shell completes the name of a plug-in of this group to.
+
+    Example:
+        >>> names_of("cggm_med.tasks")("brats")
+        ['brats2021']
+    """
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in registry.names(group) if name.startswith(incomplete)]
+
+    return complete
+
+
+TaskName = Annotated[
+    str,
+    typer.Option("--task", help="What to learn; see 'cggm-med tasks'.", autocompletion=names_of(registry.TASKS)),
+]
 Data = Annotated[Path | None, typer.Option("--data", help="Folder or file in the layout of the task. [generated data]")]
 OtherData = Annotated[Path | None, typer.Option("--data", help="Folder or file with other cases. [the run's own]")]
 Settings = Annotated[

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cggm_med import registry
 from cggm_med.cli.json_output import JsonFile, require_json, write_shown
 from cggm_med.cli.launching import Launcher, Sbatch, goes_on_when_repeated, trainer
 from cggm_med.cli.options import (
@@ -24,6 +25,7 @@ from cggm_med.cli.options import (
     TaskName,
     TrainDevice,
     make_console,
+    names_of,
     overrides_of,
     with_short_options,
 )
@@ -40,7 +42,12 @@ if TYPE_CHECKING:
 def train(
     task: TaskName = "brats2021",
     data: Data = None,
-    strategy: Annotated[str | None, typer.Option(help="How to balance; see 'cggm-med strategies'. [cggm]")] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            help="How to balance; see 'cggm-med strategies'. [cggm]", autocompletion=names_of(registry.STRATEGIES)
+        ),
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="Of the task, such as tiny. [what suits the data]")] = None,
     resample_to: Annotated[
         str | None,
@@ -51,7 +58,12 @@ def train(
     device: TrainDevice = None,
     log: Annotated[
         list[str] | None,
-        typer.Option("--log", metavar="LOGGER", help="Who follows the run live, such as tensorboard; may be repeated."),
+        typer.Option(
+            "--log",
+            metavar="LOGGER",
+            help="Who follows the run live, such as tensorboard; may be repeated.",
+            autocompletion=names_of(registry.LOGGERS),
+        ),
     ] = None,
     config: ConfigFile = None,
     settings: Settings = None,

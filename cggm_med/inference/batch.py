@@ -281,7 +281,8 @@ def cohort_rows(
     rows: list[Record] = []
     for case, given in cases.items():
         known, facts = predictor.task.modalities, None if case in reasons else read_side_car(files[case])
-        has = {"modalities": [m for m in known if m in given], "absent": [m for m in known if m not in given]}
+        # Of a case that failed before its modalities were known, nothing is said of them.
+        has = {"modalities": [m for m in known if m in given], "absent": [m for m in known if given and m not in given]}
         cells = cohort_cells(facts if facts is not None else {"case": case, **has})
         first = {name: cells[name] for name in ("case", "present", "absent")}
         row = {**first, "failed": reasons.get(case, ""), **cells}

@@ -79,7 +79,7 @@ def predict_studies(
         except (CheckpointError, ConfigError, MissingExtra, UnknownName):
             raise  # which is about what was asked for, not about a study
         except Exception as error:  # one odd study never stops the others
-            failed[study.name] = " ".join(line.strip() for line in in_one_line(error).splitlines())
+            failed[study.name] = in_one_line(error)
             say(f"{number} of {len(todo)}: {study.name} FAILED: {failed[study.name]}")
     decide(findings, predictor.accepted, say, accept=ACCEPT)  # each once, not once a study
     return given, failed

@@ -6,6 +6,8 @@ import pytest
 from helpers.command_line import command, set_options
 from helpers.small_runs import small_settings
 
+from cggm_med.cli import app
+
 
 @pytest.fixture
 def rehearsal(monkeypatch, phantom, cache, tmp_path, capsys):
@@ -51,3 +53,23 @@ def test_every_command_tells_version_and_help(monkeypatch, capsys):
     command(monkeypatch, "predict", "--help")
     assert short == capsys.readouterr().out
     assert "--accept" in short
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ("train --task br", ["brats2021"]),
+        ("compare --task segm", ["segmentation"]),
+        ("train --strategy uniform_", ["uniform_full"]),
+        ("train --log tens", ["tensorboard"]),
+        ("trai", ["train"]),
+    ],
+)
+def test_a_shell_completes_commands_and_names_of_plugins(monkeypatch, capsys, words, names):
+    monkeypatch.setenv("_CGGM_MED_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", f"cggm-med {words}")
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split())))
+    monkeypatch.setattr("sys.argv", ["cggm-med"])
+    with pytest.raises(SystemExit) as ended:
+        app.app(prog_name="cggm-med")
+    assert (ended.value.code, capsys.readouterr().out.split()) == (0, names)

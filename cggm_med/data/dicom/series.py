@@ -247,7 +247,8 @@ def assign_modalities(
         else:
             missing.append(modality)
     if missing:
-        wanted = f"no series found for {', '.join(missing)}; use fewer modalities (--modalities), or {_CHOOSE}"
+        fewer = "use fewer modalities (--modalities; of many studies, --require lets the others be absent)"
+        wanted = f"no series found for {', '.join(missing)}; {fewer}, or {_CHOOSE}"
         raise DataError(f"{wanted}. The folder holds:", listing)
     _refuse_mixture(found, chosen, listing)
     return found
