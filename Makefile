@@ -36,6 +36,7 @@ bench: .venv/.installed
 	$(BIN)/python benchmarks/beside_others.py
 	$(BIN)/python benchmarks/check_cost.py
 	$(BIN)/python benchmarks/gpu.py
+	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/cohort.py
 	$(BIN)/python benchmarks/exchange.py
 

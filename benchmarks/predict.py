@@ -66,6 +66,7 @@ def main() -> None:
         theirs, ours = middle["nnunet"][key], middle["ours"][key]
         ratio = theirs / ours if key.endswith("s") else ours / theirs
         print(f"{key:24}{theirs:10.2f}{ours:10.2f}{ratio:8.2f}{'x faster' if key.endswith('s') else 'x memory'}")
+    print("goals: a whole case 1.50 times as fast, with wide networks too; predicting takes 0.60 times the memory")
     print(f"Dice of the two masks: {same:.4f}")
 
 

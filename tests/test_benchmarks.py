@@ -23,6 +23,7 @@ PRINTED = {
     "phantom_voxels": r"balanced      flair t1 t1ce t2 +(\d\.\d+ *){4}",
     "predict": r"whole case, s +[\d.]+ +[\d.]+ +[\d.]+x faster",
     "read_layouts": r"15 of 15 points agree: 100.0%; 1 of 1 layouts in every point",
+    "start": r"--version +│ at most 1 +│ [\d.]+",
     "strategy_overhead": r"cggm / uniform: time [\d.]+ \([\d.]+-[\d.]+\), memory [\d.]+",
 }
 NEEDS = {"cohort": "linux", "predict": "linux"}  # they read /proc
