@@ -21,6 +21,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from cggm_med import distributed, registry
 from cggm_med.config import parse_overrides
@@ -28,12 +29,14 @@ from cggm_med.errors import ConfigError
 from cggm_med.models.base import MultimodalModel
 from cggm_med.objectives.balance_scores import mean_score
 from cggm_med.optim.optimizer import make_optimizer
+from cggm_med.randomness import Step, seed_network
 from cggm_med.runs.settings import make_config
 from cggm_med.strategies.joint import Joint, JointConfig
 from cggm_med.task.base import CaseResult, Task
 from cggm_med.task.samples import SampleTask
 from cggm_med.testing.laws import Laws, check, expect
 from cggm_med.testing.runs import equal, expect_same_run
+from cggm_med.training.whole_batch import draws_of_whole_batch
 from cggm_med.types import Batch, Padded
 
 CPU = torch.device("cpu")
@@ -225,16 +228,57 @@ def a_batch_depends_on_its_step_alone(candidate: Candidate) -> None:
 
 
 def two_processes_share_each_batch(candidate: Candidate) -> None:
-    """Each sees its part of what one process would see."""
+    """Each sees every other sample of what one process would see, loaded and augmented alike."""
     task, parts = candidate.ready, []
     whole = list(task.batches(0, False))
     for rank in range(2):
         with mock.patch.multiple(distributed, world_size=lambda: 2, rank=lambda rank=rank: rank):
             parts.append(list(task.batches(0, False)))
     for batch, *shares in zip(whole, *parts, strict=True):
-        together = sorted(id for share in shares for id in share.ids)
-        found = f"{[share.ids for share in shares]}, expected {batch.ids} shared out between them"
-        expect(together == sorted(batch.ids) and len(shares[0].ids) == len(shares[1].ids), f"two processes see {found}")
+        for rank, share in enumerate(shares):
+            found = f"{[share.ids for share in shares]}, expected {batch.ids} shared out between them in turn"
+            expect(share.ids == batch.ids[rank::2], f"two processes see {found}")
+            for modality, x in share.inputs.items():
+                mine, same = _values(x), _values(batch.inputs[modality])[rank::2]
+                # Each pads to the longest sequence of its own.
+                same = same[:, : mine.shape[1]] if isinstance(x, Padded) else same
+                expect(equal(mine, same), f"{modality} of {', '.join(share.ids)} is another in one of two processes")
+
+
+def two_processes_draw_what_one_does(candidate: Candidate) -> None:
+    """Such as dropout: what the network makes of a sample in training does not depend on who computes it."""
+    task = candidate.ready
+    torch.manual_seed(0)
+    model = task.model().train()
+    heads = task.unimodal_heads(model).train()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()  # it is over the samples of all processes, which there are not here
+    batch = next(iter(task.batches(0, False)))
+
+    def logits(rank: int, processes: int) -> dict[str, Tensor]:
+        mine = slice(rank, None, processes)
+        inputs = {
+            m: Padded(x.values[mine], x.valid[mine]) if isinstance(x, Padded) else x[mine]
+            for m, x in batch.inputs.items()
+        }
+        samples = len(batch.ids[mine])
+        seed_network(1, CPU)
+        several = mock.patch.multiple(distributed, world_size=lambda: processes, rank=lambda: rank)
+        with torch.no_grad(), several, draws_of_whole_batch(samples, Step(0, STEPS)):
+            features = model.encode(inputs)
+            own = heads(features)
+            return {"fused": model.head(model.fuse(features)[0]), **{m: x.logits for m, x in own.items()}}
+
+    whole = logits(0, 1)
+    for rank in range(2):
+        for who, x in logits(rank, 2).items():
+            same = torch.allclose(x, whole[who][rank::2], rtol=1e-3, atol=1e-4)
+            expect(
+                same,
+                f"with the same random numbers the {who} logits of {', '.join(batch.ids[rank::2])} are others in one "
+                "of two processes; draw into tensors whose first axis are the samples, as dropout does",
+            )
 
 
 def workers_change_nothing(candidate: Candidate) -> None:
@@ -477,6 +521,7 @@ LAWS: tuple[Callable[[Candidate], None], ...] = (
     contents_stand_for_each_prepared_case,
     a_batch_depends_on_its_step_alone,
     two_processes_share_each_batch,
+    two_processes_draw_what_one_does,
     workers_change_nothing,
     the_network_takes_any_subset_of_the_modalities,
     any_modality_can_be_trained_alone,
