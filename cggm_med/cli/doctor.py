@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 
 from cggm_med.cli.json_output import JsonFile, require_json, write_shown
 from cggm_med.cli.options import Debug
+from cggm_med.errors import counted
 
 PROJECT = "cggm-med"
 FOR_DEVELOPERS = ("dev", "docs")  # extras that nobody needs who uses the package
@@ -69,7 +70,7 @@ def examine() -> Iterator[Check]:
             yield Check(f"GPU {index}", True, f"{torch.cuda.get_device_name(index)}, {memory:.0f} GiB")
     else:
         hint = "a GPU is not needed; for one, install the CUDA build of torch that fits its driver"
-        yield Check("GPU", True, f"none; training on the CPU with {torch.get_num_threads()} threads", hint)
+        yield Check("GPU", True, f"none; training on the CPU with {counted(torch.get_num_threads(), 'thread')}", hint)
     if importlib.util.find_spec("torchvision") is not None:
         try:
             importlib.import_module("torchvision")

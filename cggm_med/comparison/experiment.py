@@ -24,7 +24,7 @@ from cggm_med.comparison.selection import DRAWS, FOLDS, IRRELEVANT
 from cggm_med.comparison.variants import MODALITIES, Variant, parse_axis
 from cggm_med.config import RunConfig, Tree, flat, merge, parse_overrides, read_file, to_tree
 from cggm_med.data.splits import Splits, cross_validation, declared_folds, fold_splits, read_splits, write_splits
-from cggm_med.errors import ConfigError, DataError, OutputError
+from cggm_med.errors import ConfigError, DataError, OutputError, counted
 from cggm_med.files import write_text
 from cggm_med.runs.finished_run import Excluded
 from cggm_med.runs.folder import RunFolder
@@ -226,7 +226,7 @@ def train_all(plan: Plan, runs: Sequence[PlannedRun], say: Say, parallel: int | 
     if len(runs) > len(todo):
         say(f"{len(runs) - len(todo)} of {len(runs)} runs are there already")
     if todo:
-        say(f"{len(todo)} runs to train, {min(slots, len(todo))} at once, in {plan.folder / 'runs'}")
+        say(f"{counted(len(todo), 'run')} to train, {min(slots, len(todo))} at once, in {plan.folder / 'runs'}")
     failed: list[Excluded] = []
     waiting, free = list(todo), list(range(slots))
     active: dict[int, _Process] = {}

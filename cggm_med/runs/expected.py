@@ -11,6 +11,7 @@ import torch
 
 from cggm_med import distributed
 from cggm_med.config import TrainConfig
+from cggm_med.errors import counted
 from cggm_med.models.sliding_window import window_count
 from cggm_med.task.base import Task
 from cggm_med.training.pace import Pace, measure_pace
@@ -41,7 +42,7 @@ class Expected:
         return self.steps * self.seconds_per_step + self.validations * self.seconds_per_validation
 
     def __str__(self) -> str:
-        validations = f" and {self.validations} validations" if self.seconds_per_validation else ""
+        validations = f" and {counted(self.validations, 'validation')}" if self.seconds_per_validation else ""
         return f"{self.steps:,} steps of {readable(self.seconds_per_step)}{validations}: about {readable(self.seconds)}"
 
 

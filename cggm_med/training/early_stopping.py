@@ -47,6 +47,18 @@ def ends(settings: TrainConfig, best: Mapping[str, float] | None, step: int) -> 
     return wanted is not None and best is not None and stalled(settings, best["step"], step) >= wanted
 
 
+def reason(settings: TrainConfig, chosen_by: str) -> str:
+    """Why validation ended a training, in words.
+
+    Example:
+        >>> reason(TrainConfig(stop_after=1), "Dice mean"), reason(TrainConfig(stop_after=6), "Dice mean")[:22]
+        ('the last validation did not improve Dice mean (train.stop_after)', 'none of the last 6 val')
+    """
+    if settings.stop_after == 1:
+        return f"the last validation did not improve {chosen_by} (train.stop_after)"
+    return f"none of the last {settings.stop_after} validations improved {chosen_by} (train.stop_after)"
+
+
 def told_after(settings: TrainConfig) -> int:
     """Validations without improvement of which a word is said: a fifth of all of them, and at least five.
 

@@ -120,7 +120,7 @@ def train(
     def ending(done: int) -> str:
         """Why the training ends after this step, before its last."""
         if done < settings.steps and early_stopping.ends(settings, state.best, done):
-            return f"none of the last {settings.stop_after} validations improved {task.chosen_by} (train.stop_after)"
+            return early_stopping.reason(settings, task.chosen_by)
         spent = done < settings.steps and clock.spent(settings.hours)
         return f"its budget of {settings.hours:g} hours is spent (train.hours)" if spent else ""
 

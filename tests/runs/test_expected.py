@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ def test_by_hand():
     assert (found.steps, found.validations) == (100, 3)
     assert found.seconds == pytest.approx(100 * 0.8 + 3 * 20 * 0.1)
     assert str(found) == "100 steps of 0.8 s and 3 validations: about 86 s"
+    assert " and 1 validation: about " in str(replace(found, validations=1))
     # Resumed after five epochs: half of the steps, and two validations.
     rest = expected(settings, pace, CPU, windows=20, workers=2, done=50)
     assert (rest.steps, rest.validations) == (50, 2)
@@ -52,7 +54,7 @@ def test_it_is_said_before_the_first_step_and_changes_no_bit(phantom, tmp_path, 
         said = [i for i, line in enumerate(lines) if line.startswith("expected on cpu: ")]
         assert len(said) == (name == "timed")
         if said:
-            assert re.search(r"\d+ steps of [\d.]+ s and \d+ validations: about [\d.]+ (s|min); Ctrl-C", lines[said[0]])
+            assert re.search(r"\d+ steps of [\d.]+ s and \d+ validations?: about [\d.]+ (s|min); Ctrl", lines[said[0]])
             (memory,) = [
                 i for i, line in enumerate(lines) if line.startswith("expected memory of the process on cpu: ")
             ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cggm_med.errors import ConfigError
+from cggm_med.errors import ConfigError, counted
 from cggm_med.evaluation.ask import Answer, Question
 from cggm_med.evaluation.calibration.classes import ClassCalibration
 from cggm_med.evaluation.calibration.regions import RegionCalibration
@@ -40,7 +40,7 @@ class CalibrationQuestion(Question):
         """Calibration errors before and after temperature scaling."""
         self.temperature = _temperature(run, say)
         say(f"temperature: {self.temperature.rule}")
-        say(f"scoring {len(run.cases)} cases ({run.split})")
+        say(f"scoring {counted(len(run.cases), 'case')} ({run.split})")
         self.calibration = _calibration(run)
         scores = self.calibration.scores(self.temperature)
         rule = f"temperature: {self.temperature.rule}. T of 1: the probabilities as they are"

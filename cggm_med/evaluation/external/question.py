@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from cggm_med.errors import ConfigError
+from cggm_med.errors import ConfigError, counted
 from cggm_med.evaluation.ask import Answer, Question
 from cggm_med.evaluation.external.figure import bland_altman_figure
 from cggm_med.evaluation.external.strata import read_strata
@@ -41,7 +41,7 @@ class ExternalQuestion(Question):
     def answer(self, run: LoadedRun, say: Say) -> Answer:
         """All metrics of all cases, and what follows from them."""
         strata = {} if self.strata is None else read_strata(self.strata, run.cases)
-        say(f"scoring {len(run.cases)} cases ({run.split})")
+        say(f"scoring {counted(len(run.cases), 'case')} ({run.split})")
         results = validation.evaluate_cases(
             run.task, run.model, run.strategy, run.cases, run.config, device=run.device, full=True
         )

@@ -17,7 +17,7 @@ from cggm_med.data.volumes.artefacts import corrupt
 from cggm_med.data.volumes.network_grid import to_network
 from cggm_med.data.volumes.prepared import PreparedCase
 from cggm_med.data.volumes.resample import OneGrid
-from cggm_med.errors import ConfigError
+from cggm_med.errors import ConfigError, counted
 from cggm_med.evaluation.ask import Answer, Question
 from cggm_med.evaluation.robustness.conditions import MISSING, Condition, parse_conditions
 from cggm_med.evaluation.robustness.figure import robustness_figure
@@ -54,7 +54,8 @@ class RobustnessQuestion(Question):
     def answer(self, run: LoadedRun, say: Say) -> Answer:
         """Dice in every condition."""
         conditions, cases = len(self.conditions), len(run.cases)
-        say(f"{conditions} conditions x {cases} cases = {conditions * cases} predictions")
+        of, each = counted(conditions, "condition"), counted(cases, "case")
+        say(f"{of} x {each} = {counted(conditions * cases, 'prediction')}")
         self.modalities = run.task.modalities
         rows = score_conditions(run, self.conditions, say)
         scores = robustness_scores(rows, self.conditions, self.modalities)

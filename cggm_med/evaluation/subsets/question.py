@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cggm_med.errors import counted
 from cggm_med.evaluation.ask import Answer, Question
 from cggm_med.evaluation.subsets.figure import subset_figure
 from cggm_med.evaluation.subsets.table import (
@@ -56,7 +57,8 @@ class SubsetQuestion(Question):
     def answer(self, run: LoadedRun, say: Say) -> Answer:
         """The scores of each subset and, when all are scored, the Shapley value of each modality."""
         task, subsets = run.task, self.subsets
-        say(f"{len(subsets)} subsets of {len(task.modalities)} modalities, {len(run.cases)} cases ({run.split})")
+        of, each = counted(len(subsets), "subset"), counted(len(run.cases), "case")
+        say(f"{of} of {len(task.modalities)} modalities, {each} ({run.split})")
         self.drawing: Callable[[Path], None] | None = None
         results = self._score(run, subsets, say)
         by_subset = {s: [CaseResult(r.case, r.findings[subset_name(s)]) for r in results] for s in subsets}
