@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table as ConsoleTable
@@ -43,13 +43,17 @@ def print_table(table: Table, console: Console, *, title: str = "", fold: bool =
         table: to show.
         console: to print to.
         title: for a table that has none.
-        fold: break long words in a narrow terminal, for rows that differ in the ends of words; otherwise only columns
-            with spaces become narrower, and single words stay whole.
+        fold: break long words in a narrow terminal, for rows that differ in the ends of words, but not those of the
+            header if they fit; otherwise only columns with spaces become narrower, and single words stay whole.
     """
     shown = ConsoleTable(title=table.title or title)
+    longest = [max(map(len, name.split()), default=0) for name in table.header]
+    fit = sum(longest) + 3 * len(longest) + 1 <= console.width  # with the lines and spaces between the columns
     for i, name in enumerate(table.header):
         spaces = any(" " in text for text in (name, *(row[i] for row in table.rows)))
-        shown.add_column(name, overflow="fold" if fold else "ellipsis", no_wrap=not (fold or spaces))
+        overflow: Literal["fold", "ellipsis"] = "fold" if fold else "ellipsis"
+        least = longest[i] if fold and fit else None
+        shown.add_column(name, overflow=overflow, no_wrap=not (fold or spaces), min_width=least)
     for row in table.rows:
         shown.add_row(*row)
     console.print(shown)
