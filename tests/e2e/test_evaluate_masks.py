@@ -186,7 +186,7 @@ def test_refusals(run, masks, phantom, tmp_path, monkeypatch, capsys):
     assert "does not segment" in refused("--masks", masks, *data, "--task", "avdigits")
     assert "no label convention 'brats23'" in refused("--masks", masks, *data, "--mask-labels", "brats23")
     assert "no split of these data 'test'" in refused("--masks", masks, *data, "--split", "test")
-    assert "is no folder" in refused("--masks", tmp_path / "none", *data)
+    assert "none does not exist; expected a folder of masks" in refused("--masks", tmp_path / "none", *data)
     old = shutil.copytree(run, tmp_path / "old")
     report = results(old)
     report["rules"]["threshold"] = "probability of at least 0.5, no post-processing"
