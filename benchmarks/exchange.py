@@ -194,7 +194,7 @@ def on_paper(seconds: float) -> None:
         size = sum(p.numel() * p.element_size() for p in [*model.parameters(), *strategy.parameters()])
         for link, rate in LINKS.items():
             times = [1000 * ring_seconds(size, n, rate) for n in PROCESSES]
-            figures = [f"{x:.0f}" if x >= 100 else f"{x:.2g}" for x in (*times, times[-1] / BACKWARD)]
+            figures = [f"{x:.0f}" if x >= 99.5 else f"{x:.2g}" for x in (*times, times[-1] / BACKWARD)]
             up_to = pays_up_to(size, rate, seconds)
             row = [f"{preset}, {size / 1e6:.1f} MB", link, *figures, f"{up_to}{' or more' * (up_to == PROCESSES[-1])}"]
             print("| " + " | ".join(row) + " |")
@@ -223,7 +223,7 @@ def main() -> None:
             process.start()
         for process in processes:
             process.join()
-    raise SystemExit(max(process.exitcode or 0 for process in processes))
+    raise SystemExit(any(process.exitcode for process in processes))
 
 
 if __name__ == "__main__":
