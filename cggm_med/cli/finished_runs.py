@@ -145,8 +145,9 @@ def evaluate(
         raise typer.BadParameter("--subsets, --corrupt, --calibration and --external are questions; ask one at a time")
     from cggm_med.cli import early
 
-    subset = () if subsets in (None, "all") else re.split(r"[+,]", subsets)
-    early.refuse_modalities(folder, [*(name for name in subset if name), *(require.split(",") if require else ())])
+    named = "" if subsets is None or subsets.strip() == "all" else subsets
+    subset = [name.strip() for name in re.split(r"[+,]", named) if name.strip()]
+    early.refuse_modalities(folder, [*subset, *(require.split(",") if require else ())])
     early.refuse_settings([overrides])
     early.refuse_split(split)
     require_json(json, "evaluate")

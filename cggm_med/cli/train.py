@@ -155,7 +155,7 @@ def train(
     chosen = select_device(resolved.train.device)
     if distributed.restarts():
         _require_restartable(out)
-    if out is not None and RunFolder(out).begun_by(distributed.launch()):
+    if out is not None and not dry_run and RunFolder(out).begun_by(distributed.launch()):
         with distributed.processes(chosen), _interruptible(out):
             report = run.resume(out, {}, console)
         write_shown(json, "train", {} if report is None else report.to_json())

@@ -43,6 +43,7 @@ REFUSED = {
     "nnunet export --data nowhere": "nowhere does not exist",
     "evaluate RUN --split tset": "UnknownName: no split 'tset'. Did you mean 'test'?",
     "evaluate RUN --subsets flair+tice": "UnknownName: no modality in this run 'tice'",
+    "evaluate RUN --subsets 'flair + t1ce, tice'": "UnknownName: no modality in this run 'tice'",
     "predict RUN --FLAIR a.nii.gz -o m.nii.gz": "no modality in this run 'FLAIR'. Did you mean 'flair'?",
     "predict RUN --flair a.nii.gz -o m.nii.gz": "a.nii.gz does not exist; expected an image",
     "predict RUN --flair a.nii.gz -o m.nii.gz --devise cpu": "'devise'. Did you mean '--device'?",
@@ -54,11 +55,11 @@ REFUSED = {
     "share --ouput shared": "No such option: --ouput. Did you mean --out?",
 }
 ASK = """
-import contextlib, io, json, sys
+import contextlib, io, json, shlex, sys
 from cggm_med.cli.app import main
 said = {}
 for words in json.loads(sys.argv.pop()):
-    sys.argv[1:] = words.split()
+    sys.argv[1:] = shlex.split(words)
     with contextlib.redirect_stderr(io.StringIO()) as error, contextlib.suppress(SystemExit):
         main()
     said[words] = (" ".join(error.getvalue().split()), "torch" in sys.modules)

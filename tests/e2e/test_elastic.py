@@ -105,3 +105,14 @@ def test_only_the_torchrun_that_began_a_run_goes_on_with_it(undisturbed):
     run.launch.write_text("another")
     assert [run.begun_by(launch) for launch in ("mine", None, "another")] == [False, False, True]
     run.launch.unlink()
+
+
+def test_a_rehearsal_goes_on_with_no_run(undisturbed, phantom, monkeypatch, capsys):
+    run = RunFolder(undisturbed)
+    run.launch.write_text("mine")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "mine")
+    before = sorted(run.path.iterdir())
+    command(monkeypatch, "train", "--data", phantom, "--out", undisturbed, "--dry-run", code=1)
+    assert f"--resume {undisturbed}" in capsys.readouterr().err.replace("\n", " ")
+    assert sorted(run.path.iterdir()) == before
+    run.launch.unlink()
