@@ -30,7 +30,7 @@ def select_device(name: str) -> torch.device:
     require_device(name, "device")
     if name == "mps":
         if not torch.backends.mps.is_available():
-            raise ConfigError("device is mps, and torch sees no GPU of Apple here; choose another, auto or cpu")
+            raise ConfigError("device is mps, and torch sees no Apple GPU here; choose another, auto or cpu")
     elif name != "cpu":
         asked, count = name, torch.cuda.device_count()
         if name == "cuda":
@@ -53,7 +53,7 @@ def hardware(device: torch.device) -> str:
     """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{'CPU' if device.type == 'cpu' else 'GPU of Apple'} ({platform.machine()})"
+    return f"{'CPU' if device.type == 'cpu' else 'Apple GPU'} ({platform.machine()})"
 
 
 def number_format(name: str, device: torch.device) -> torch.dtype:

@@ -46,7 +46,7 @@ def launch() -> str | None:
     ``--standalone`` makes a new one, otherwise it is that of ``--rdzv-id``.
     """
     name = os.environ.get("TORCHELASTIC_RUN_ID")
-    return None if name == "none" else name  # what torchrun says for want of one
+    return None if name == "none" else name  # torchrun's own word for no name
 
 
 def restart_hangs() -> bool:

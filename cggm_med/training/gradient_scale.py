@@ -18,8 +18,8 @@ PATIENCE = 2000  # finite steps after which a larger scale is tried
 class GradientScale(nn.Module):
     """Lets gradients pass through a network in float16 times a power of two, so that small ones do not vanish.
 
-    Behind the losses each gradient is multiplied, and at the parameters divided again, before anybody reads it, so
-    ``.grad`` and ``torch.autograd.grad`` give it as it is. The scale is halved after a step whose gradient is not
+    Each gradient is multiplied where it leaves the losses and divided again at the parameters before anything reads it,
+    so ``.grad`` and ``torch.autograd.grad`` give it as it is. The scale is halved after a step whose gradient is not
     finite, which is skipped in any case, and doubled after 2,000 others: the rule of dynamic loss scaling (Micikevicius
     et al., ICLR 2018, Section 3.2, https://arxiv.org/abs/1710.03740). Buffers, with other formats than float16 none:
     ``scale``, and ``finite``, the number of steps since it changed.
