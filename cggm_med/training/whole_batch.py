@@ -84,7 +84,8 @@ class _WholeBatch(TorchDispatchMode):
                 _, mask = func(self._whole(first).fill_(1), *args[1:], **kwargs)
                 mask, kept = mask[self.rank :: self.processes], 1 - args[1]
                 return first * mask / kept if kept else torch.zeros_like(first), mask
-            if func._schema.name.endswith("_"):  # filled in place, whatever it held
+            parameters_known = not any(isinstance(x, Tensor) for x in args[1:])  # of all samples, not of these alone
+            if parameters_known and func._schema.name.endswith("_"):  # filled in place, whatever it held
                 return first.copy_(func(self._whole(first), *args[1:], **kwargs)[self.rank :: self.processes])
         return self._by_itself(func, args, kwargs)
 

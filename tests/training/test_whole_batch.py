@@ -104,7 +104,8 @@ def drawn(p=0.5):
         across = nn.functional.dropout(torch.ones(5, samples, 2).transpose(0, 1), p)
         fused, mask = torch.native_dropout(torch.ones(samples, 3), p, True)
         own = torch.rand(3)
-    return {"flat": flat, "across": across, "fused": fused, "mask": mask, "own": own}
+        chances = torch.empty(samples, 9).bernoulli_(torch.full((samples, 9), p))
+    return {"flat": flat, "across": across, "fused": fused, "mask": mask, "own": own, "chances": chances}
 
 
 def test_a_process_draws_its_rows_of_the_whole_batch():
@@ -113,7 +114,8 @@ def test_a_process_draws_its_rows_of_the_whole_batch():
     for rank, rows in enumerate(both):
         for name in ("flat", "across", "fused", "mask"):
             assert torch.equal(rows[name], whole[name][rank::2]), name
-    assert not torch.equal(both[0]["own"], both[1]["own"])  # what is not of a sample each process draws by itself
+    for name in ("own", "chances"):  # what is not of a sample, or whose parameters are, each process draws by itself
+        assert not torch.equal(both[0][name], both[1][name]), name
     assert whole["flat"].unique().tolist() == [0, 2]
 
 
