@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from cggm_med.errors import ConfigError
+
 MAX_HOURS = 24  # that processes wait for the first one, which may have to prepare all data
 
 
@@ -63,10 +65,15 @@ def processes(device: torch.device) -> Iterator[None]:
 
     Args:
         device: this process's device; decides between nccl and gloo.
+
+    Raises:
+        ConfigError: if no processes can communicate from such a device.
     """
     if started() == 1:
         yield
         return
+    if device.type == "mps":
+        raise ConfigError(f"device is mps, and {started()} processes were started; start one, or train on the CPU")
     backend = "nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, timeout=datetime.timedelta(hours=MAX_HOURS))
     try:

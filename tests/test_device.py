@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from cggm_med import distributed
 from cggm_med.device import precision, select_device
 from cggm_med.errors import ConfigError
 from cggm_med.testing.problems import CPU
@@ -24,3 +25,9 @@ def test_autocast_is_bfloat16_only_where_asked_for():
         assert torch.ones(2, 2).mm(torch.ones(2, 2)).dtype == torch.bfloat16
     with precision("auto", CPU)():
         assert torch.ones(2, 2).mm(torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_several_processes_on_a_gpu_of_apple_are_refused_before_they_wait_for_one_another(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="device is mps, and 2 processes were started"):
+        distributed.processes(torch.device("mps")).__enter__()

@@ -12,6 +12,7 @@ from cggm_med.models.base import MultimodalModel
 from cggm_med.strategies.base import BalancingStrategy
 
 START = 2.0**16
+LARGEST = 2.0**24  # where gradients vanish even so, nothing is gained by more, and infinity could not be halved
 PATIENCE = 2000  # finite steps after which a larger scale is tried
 
 
@@ -62,7 +63,7 @@ class GradientScale(nn.Module):
         """Change the scale, on the device, by whether a step's gradient was finite (boolean scalar)."""
         if self.active:
             self.finite.copy_(torch.where(finite, self.finite + 1, 0))
-            grown = torch.where(self.finite >= PATIENCE, 2 * self.scale, self.scale)
+            grown = torch.where(self.finite >= PATIENCE, (2 * self.scale).clamp_max(LARGEST), self.scale)
             self.scale.copy_(torch.where(finite, grown, (self.scale / 2).clamp_min(1)))
             self.finite.copy_(torch.where(self.finite >= PATIENCE, 0, self.finite))
 

@@ -58,6 +58,9 @@ def test_the_scale_is_halved_by_infinity_and_doubled_by_patience(monkeypatch):
         scale.follow(norm)
         followed.append(scale.scale.item() / gradient_scale.START)
     assert followed == [0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.5, 0.5]
+    for _ in range(100):
+        scale.follow(finite)
+    assert scale.scale.item() == gradient_scale.LARGEST
     for _ in range(40):
         scale.follow(infinite)
     assert (scale.scale.item(), scale.searching) == (1, False)
