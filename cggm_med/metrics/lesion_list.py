@@ -204,13 +204,15 @@ def _in_plane(plane: NDArray[np.bool_], steps: NDArray[np.float64]) -> tuple[flo
 
 
 def _outline(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The corners of the convex hull of the faces at which voxels end, as indices ``(corner, axis)``."""
-    padded = np.pad(mask, 1)
+    """The corners of the convex hull of the faces at which voxels end, as indices ``(corner, axis)``.
+
+    Of all faces across a line of voxels, only the first and the last can be corners.
+    """
     ends: list[NDArray[np.float64]] = []
-    for axis in range(mask.ndim):
-        for step in (1, -1):
-            faces = np.argwhere(padded & ~np.roll(padded, -step, axis)).astype(float) - 1
-            faces[:, axis] += step / 2
-            ends.append(faces)
+    for axis, length in enumerate(mask.shape):
+        lines = np.argwhere(mask.any(axis))
+        first, last = mask.argmax(axis), length - 1 - np.flip(mask, axis).argmax(axis)
+        for voxel, step in ((first, -0.5), (last, 0.5)):
+            ends.append(np.insert(lines.astype(float), axis, voxel[tuple(lines.T)] + step, axis=1))
     points = np.concatenate(ends)
     return points[ConvexHull(points).vertices]
