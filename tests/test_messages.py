@@ -14,9 +14,10 @@ from cggm_med.config import SHARED_SECTIONS
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [path for folder in ("cggm_med", "tasks") for path in sorted((ROOT / folder).rglob("*.py"))]
-# Files by modality; and of dcmdjpeg, monai.bundle and nnU-Net.
+# Files by modality; and of dcmdjpeg, monai.bundle, nnU-Net and torchrun.
 OF_OTHERS = {"--flair", "--t1", "--t1ce", "--truth", "--prediction"} | {
     *("--raw", "--config_file", "--dataset_dir", "--output_dir", "--c"),
+    *("--max-restarts", "--rdzv-id", "--standalone"),
 }
 
 

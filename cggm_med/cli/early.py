@@ -84,18 +84,22 @@ def refuse_without_run(folders: Iterable[Path]) -> None:
     """Refuse folders of which none is a run; where one is, the others are left out later, with the reason of each.
 
     Raises:
-        CheckpointError: with the first of them.
+        CheckpointError: with the reason, for a single folder.
+        DataError: with that of each, for several.
     """
-    first: CheckpointError | None = None
+    reasons: list[CheckpointError] = []
     for folder in folders:
         try:
             RunFolder(folder).stored_settings()
         except CheckpointError as error:
-            first = first or error
+            reasons.append(error)
         else:
             return
-    if first is not None:
-        raise first
+    if len(reasons) == 1:
+        raise reasons[0]
+    if reasons:
+        expected = "expected folders of finished runs, as 'cggm-med train' leaves them"
+        raise DataError(f"none of the folders is a run; {expected}:", list(map(str, reasons)))
 
 
 def refuse_modalities(run: Path, names: Iterable[str], options: Iterable[str] = ()) -> None:

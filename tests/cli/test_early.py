@@ -31,7 +31,7 @@ REFUSED = {
     "bundle export nowhere -o bundle": "CheckpointError: nowhere is not a run folder",
     "view nowhere": "CheckpointError: nowhere is not a run folder",
     "view --flair nowhere.nii.gz": "nowhere.nii.gz does not exist; expected an image",
-    "compare nowhere other": "CheckpointError: nowhere is not a run folder",
+    "compare nowhere other": "DataError: none of the folders is a run; expected folders of finished runs",
     "compare --strategies joint,cgm": "UnknownName: no strategy 'cgm'. Did you mean 'cggm'?",
     "compare --strategies joint --seeds x": "ConfigError: --seeds is x, expected how many",
     "benchmark brats2020-rfnet --phantom --seeds x": "ConfigError: --seeds is x, expected how many",

@@ -298,7 +298,7 @@ def test_shards_of_a_table_and_what_cannot_be_asked(run, scans, tmp_path, monkey
         (("--shard", "0/4"), 2, "expected K/N with K from 1 to N"),
         (("--shard", ""), 2, "expected K/N with K from 1 to N"),
         (("--take-over",), 2, "--take-over needs --shard"),
-        (("--shard", "1/1", "--require", "t9"), 1, "no modality to require 't9'"),
+        (("--shard", "1/1", "--require", "t9"), 1, "no modality in this run 't9'"),
         (("--shard", "1/1", "--modalities", "flair"), 1, "made with modalities None, and this call has ['flair']"),
         (("--shard", "1/1", "--series", "flair=5"), 2, "--shard is for a folder of case folders"),
     ]:
