@@ -187,11 +187,11 @@ def report(
     report RUN --watch shows the progress of a run that is still training, here and on a page that follows it.
     """
     from cggm_med.cli import early
-    from cggm_med.lock import LOCK, holder
+    from cggm_med.runs.folder import RunFolder
 
     if watch and len(folders) > 1:
         raise typer.BadParameter("--watch follows one run; name one folder")
-    if not (watch and holder(folders[0] / LOCK)):  # a process prepares a run there
+    if not (watch and RunFolder(folders[0]).held):  # a process prepares a run there
         early.refuse_without_run(folders)
     if watch:
         from cggm_med.report.watch import watch as follow

@@ -14,7 +14,6 @@ from typing import Any
 from rich.console import Console
 
 from cggm_med.files import require_writable, write_text
-from cggm_med.lock import LOCK, holder
 from cggm_med.plots.curves import learning_figure, modality_figure
 from cggm_med.report.render import PAGES
 from cggm_med.runs.folder import RunFolder
@@ -51,12 +50,12 @@ def watch(
         OutputError: if the page cannot be written, or the file that is there is not such a page.
     """
     run, page = RunFolder(folder), out or folder / "progress.html"
-    if not run.config.exists() and is_prepared(folder):
+    if not run.config.exists() and run.held:
         console.print(
             f"{folder} checks and preprocesses its cases; waiting for the training", soft_wrap=True, markup=False
         )
         try:
-            while not run.config.exists() and is_prepared(folder):
+            while not run.config.exists() and run.held:
                 pause(INTERVAL)
         except KeyboardInterrupt:
             return None
@@ -91,11 +90,6 @@ def watch(
                 )
             pause(INTERVAL)
     return page if seen is not None else None
-
-
-def is_prepared(folder: Path) -> bool:
-    """Whether a process holds the folder, as one does that prepares a run before it writes the settings there."""
-    return holder(folder / LOCK) is not None
 
 
 def is_page(path: Path) -> bool:

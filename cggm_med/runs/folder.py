@@ -11,6 +11,7 @@ from cggm_med.config import RunConfig, Tree, flat, merge, read_file, to_tree
 from cggm_med.data.splits import NAMES, Splits
 from cggm_med.errors import CheckpointError
 from cggm_med.files import did_you_mean, write_text
+from cggm_med.lock import LOCK, holder
 from cggm_med.trees import in_form, parse_json
 
 # What 'cggm-med share' writes.
@@ -78,6 +79,11 @@ class RunFolder:
             return self.shared
         best = self.checkpoints / "best.pt"
         return best if best.exists() else self.checkpoints / "last.pt"
+
+    @property
+    def held(self) -> bool:
+        """Whether a process holds the folder, as one does that prepares a run before it writes the settings there."""
+        return holder(self.path / LOCK) is not None
 
     def begun_by(self, launch: str | None) -> bool:
         """Whether the folder is a run that a torchrun of this name began."""
